@@ -49,6 +49,7 @@ docs: $(VENV)/.installed-dev
 pytest: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2 --dist worksteal -m "quick or not (slow or real)" --durations 40
 
+# Many of these tests wait for clusters and servers, so there is work for a third process.
 pytest-all: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2 --dist worksteal -m "not real" --thorough --durations 30
 

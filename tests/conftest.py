@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is tested of all plugins at once, and order the others.
 
-    Tests with real models take longest and begin first, so that no worker waits for another at the
+    Tests with real models and slow tests begin first, so that no worker waits for another at the
     end. With `--shuffle`, modules are shuffled, and the classes and tests of each. Tests of a class
     stay together, since it may make what they share.
     """
@@ -82,7 +82,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 modules[item.path], groups[item.getparent(pytest.Class)], places[item.nodeid]
             )
         )  # fmt: skip
-    items.sort(key=lambda item: item.get_closest_marker("real") is None)
+    for name in ("slow", "real"):
+        items.sort(key=lambda item: item.get_closest_marker(name) is None)
 
 
 def pytest_collection_finish() -> None:

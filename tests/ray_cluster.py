@@ -44,13 +44,12 @@ class Cluster:
     def start_node(self, name: str = "node") -> None:
         """Start the node with the cores, or another one, and wait until it is in the cluster."""
         for _ in range(5):  # another program may take a port that Ray has chosen
-            node = self._start(
+            node = self._nodes[name] = self._start(
                 name, f"--address=127.0.0.1:{self._gcs}", "--num-cpus=4", f"--labels=name={name}"
             )
             self._processes.append(node)
-            until(lambda: self._has(name) or node.poll() is not None)
+            until(lambda: self._has(name) or self._nodes[name].poll() is not None)
             if node.poll() is None:
-                self._nodes[name] = node
                 return
         raise AssertionError((self.folder / name / "out").read_text())
 

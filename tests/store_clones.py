@@ -392,6 +392,19 @@ class Clone:
             assert is_away != link.is_symlink(), output
             assert is_away or files_in(link) == files, output
 
+    def has_sound_database(self) -> bool:
+        """Whether SQLite finds all rows that it writes.
+
+        It reads some damaged pages without an error, and may lose what it writes there.
+        """
+        if not (self.root / "finery.db").exists():
+            return True
+        with contextlib.closing(sqlite3.connect(self.root / "finery.db")) as db:
+            try:
+                return db.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
+            except sqlite3.Error:
+                return False
+
     def leads_nowhere(self) -> bool:
         """Whether `build/` has a link to an output that is gone, e.g. with the store."""
         return any(p.is_symlink() and not p.exists() for p in (self.folder / "build").rglob("*"))

@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 import resource
 import shutil
 import sqlite3
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -627,9 +629,32 @@ def test_only_links_that_finery_made_are_pruned(store: Store, tmp_path: Path) ->
     (build / "file").write_text("mine")
     (build / "link").symlink_to("/tmp")
     (build / "empty").mkdir()
-    prune_links(build, {"stays"})
+    prune_links(store.root, build, {"stays"})
     assert sorted(p.name for p in build.iterdir()) == ["empty", "file", "link", "mixed", "stays"]
-    prune_links(tmp_path / "nowhere", set())
+    prune_links(store.root, tmp_path / "nowhere", set())
+
+
+def test_builds_that_link_the_same_outputs_at_once_do_not_disturb_each_other(
+    store: Store, tmp_path: Path
+) -> None:
+    """Some link what they have made, and others the text for what wasn't fetched."""
+    kept, build = made(store, Dataset, "x", "x"), tmp_path / "build"
+    several = {"one": kept, "two": kept}
+    away = {str(build / "a"): "away", str(build / "b/one"): "away"}
+
+    def link(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(500):
+            texts = chance.choice([{}, away])
+            link_outputs(store.root, build / "a", {"": kept}, texts)
+            link_outputs(store.root, build / "b", several, texts)
+
+    processes = [get_context("fork").Process(target=link, args=[seed]) for seed in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
 
 
 def test_linking_never_replaces_a_persons_files(store: Store, tmp_path: Path) -> None:

@@ -319,7 +319,7 @@ def _collect_quietly(
     with gate(store.root, alone=True) as alone:
         collected.is_disturbed |= not is_quiet(alone)
         if not collected.is_disturbed:
-            _prune_links(stock)
+            _prune_links(store.root, stock)
             if answers:
                 catalogue.forget_answers()
             catalogue.shrink()
@@ -348,11 +348,11 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _prune_links(stock: Stock) -> None:
+def _prune_links(root: Path, stock: Stock) -> None:
     """Remove links under `build/` whose outputs are gone, of all recipes of the store."""
     for folder in {project_folder(path) / "build" for path in stock.recipes.values()}:
         for entry in (each for recipe in folder.glob("*") for each in recipe.glob("*")):
             links = [entry] if entry.is_symlink() or not entry.is_dir() else [*entry.iterdir()]
             if not all(link.exists() for link in links):
                 others = {path.name for path in entry.parent.iterdir()} - {entry.name}
-                prune_links(entry.parent, others)
+                prune_links(root, entry.parent, others)

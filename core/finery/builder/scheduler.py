@@ -151,7 +151,8 @@ class Build:
         if not self.outcome.errors:
             self._recording.write(now=True)  # since sweeping releases locks of unrecorded keys
             self.store.sweep_abandoned()
-        prune_links(self.folder, {n for section in SECTIONS for n in data.get(section) or ()})
+        steps = {name for section in SECTIONS for name in data.get(section) or ()}
+        prune_links(self.store.root, self.folder, steps)
         while self.sharing.is_pushing:
             self._wait_for_copies()
         self._show_transfer(is_last=True)

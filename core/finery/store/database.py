@@ -7,7 +7,7 @@ earlier attempts, `work/<key>.job` (a job that outlives a build, see `finery.exe
 `pinned/` (data that steps store for their pins), `runs/<id>/` (events and logs),
 `locks` and `claims` (`KeyLocks` of steps and of records), `mending` (locked while a damaged
 database is replaced, which stays as `finery.db.damaged-…`), `gate` and `uses/` (what running builds
-use, see `finery.store.uses`).
+use, see `finery.store.uses`), `linking` (locked while links in `build/` change).
 
 A commit fills a staging folder, hashes the files, renames them into `objects/`, calls fsync, and
 records the keys in one transaction. A build killed at any moment leaves only complete blobs and
@@ -542,7 +542,7 @@ def _prepared(root: Path) -> bool:
         return False
     for name in ("objects", "views", "work", "runs"):
         make_folder(root / name)
-    for name in ("finery.db", "locks", "claims", "mending", "gate"):
+    for name in ("finery.db", "locks", "claims", "mending", "gate", "linking"):
         make_way(root / name)
     ignore = root / ".gitignore"
     if not ignore.exists():

@@ -1,9 +1,11 @@
 """Views: artifacts as folders of links into the store, and the links to them under `build/`."""
 
+import fcntl
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -142,19 +144,32 @@ def link_outputs(
 
     away: link → text to put in its place, of the outputs that aren't on this machine.
     """
-    if outputs.keys() == {""}:
-        _place(root, folder, outputs[""], away)
-        return
-    if folder.is_symlink():
-        folder.unlink()
-    Path(f"{folder}{AWAY}").unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.iterdir():
-        if stale.name.removesuffix(AWAY) not in outputs and _is_ours(stale):
-            stale.unlink()
-    for name, manifest in outputs.items():
-        if name:
-            _place(root, folder / name, manifest, away)
+    with _alone(root):
+        if outputs.keys() == {""}:
+            _place(root, folder, outputs[""], away)
+            return
+        if folder.is_symlink():
+            folder.unlink()
+        Path(f"{folder}{AWAY}").unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.iterdir():
+            if stale.name.removesuffix(AWAY) not in outputs and _is_ours(stale):
+                stale.unlink()
+        for name, manifest in outputs.items():
+            if name:
+                _place(root, folder / name, manifest, away)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep other builds of the project from changing `build/`, where the file system has locks."""
+    file = os.open(root / "linking", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def _place(root: Path, link: Path, manifest: Manifest, away: Mapping[str, str]) -> None:
@@ -233,19 +248,20 @@ def _is_ours(path: Path) -> bool:
     return path.is_symlink() or path.name.endswith(AWAY)
 
 
-def prune_links(folder: Path, keep: Collection[str]) -> None:
+def prune_links(root: Path, folder: Path, keep: Collection[str]) -> None:
     """Remove links to outputs of deleted steps. Files that finery didn't create stay."""
     if not folder.is_dir():
         return
-    for entry in folder.iterdir():
-        if entry.name.removesuffix(AWAY) in keep:
-            continue
-        if _is_output(entry):
-            entry.unlink(missing_ok=True)
-        elif entry.is_dir() and not entry.is_symlink():
-            inside = list(entry.iterdir())
-            if inside and all(map(_is_output, inside)):
-                _remove_links(entry)
+    with _alone(root):
+        for entry in folder.iterdir():
+            if entry.name.removesuffix(AWAY) in keep:
+                continue
+            if _is_output(entry):
+                entry.unlink(missing_ok=True)
+            elif entry.is_dir() and not entry.is_symlink():
+                inside = list(entry.iterdir())
+                if inside and all(map(_is_output, inside)):
+                    _remove_links(entry)
 
 
 def _is_output(path: Path) -> bool:

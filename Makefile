@@ -51,7 +51,7 @@ pytest: $(VENV)/.installed-dev
 
 # Many of these tests wait for clusters and servers, so there is work for a third process.
 pytest-all: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 --dist worksteal -m "not real" --thorough --durations 30
+	$(BIN)/pytest -n 3 --dist worksteal -m "not real" --thorough --durations 30
 
 # Trainings get all cores, one after the other.
 pytest-all-real: $(VENV)/.installed-dev

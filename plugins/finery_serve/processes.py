@@ -30,6 +30,8 @@ GRACE_SECONDS = 20.0
 """For a server to end its own processes."""
 SHOWN_LINES = 8
 """Lines of a server's log that an error shows."""
+SHOWN = 250
+"""Characters of each end of a long one."""
 _WATCH = 'trap "" HUP INT TERM; read -r line || kill -TERM "$1"'
 
 
@@ -159,10 +161,11 @@ class ServerProgram(NamedTuple):
         )
 
     def last_lines(self, log: Path) -> list[str]:
-        """The end of a log of it; only the errors if there are any."""
+        """The end of its log; only the errors if there are any. Long lines lose their middle."""
         lines = [line.rstrip() for line in log.read_text("utf-8", "replace").splitlines()]
-        lines = [line[-300:] for line in lines if line]
-        return ([line for line in lines if self.errors.search(line)] or lines)[-SHOWN_LINES:]
+        lines = [line for line in lines if line]
+        lines = ([line for line in lines if self.errors.search(line)] or lines)[-SHOWN_LINES:]
+        return [f"{x[:SHOWN]} … {x[-SHOWN:]}" if len(x) > 2 * SHOWN else x for x in lines]
 
 
 def how_ended(status: int) -> str:

@@ -1,12 +1,16 @@
-"""What `finery serve` and `finery chat` do at signals, so that servers leave nothing."""
+"""What `finery serve` and `finery chat` do at signals, and what an error says of a server."""
 
+import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from finery_serve.processes import raised_at_signals
+from finery import StepError
+from finery_serve.processes import ServerProgram, raised_at_signals
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]
 
@@ -48,3 +52,16 @@ def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
     with raised_at_signals(Ended()):
         signal.raise_signal(signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_the_error_of_a_server_has_both_ends_of_a_long_line(tmp_path: Path) -> None:
+    says = f"echo begins; echo ERROR what is wrong {'.' * 2000} and where; exit 3"
+    program = ServerProgram(
+        "it", ["sh", "-c", says], os.environ, 60, re.compile("ERROR"), lambda status, text: ""
+    )
+    ended = pytest.raises(StepError, match="exit code 3")
+    with ended as error, program.running(tmp_path / "log", lambda: None):
+        pass
+    (line,) = error.value.details
+    assert line.startswith("ERROR what is wrong")
+    assert line.endswith("and where")

@@ -84,9 +84,6 @@ def _copy(
     return False
 
 
-KEYS = "SELECT key FROM results UNION SELECT key FROM parts UNION SELECT key FROM latest"
-
-
 Row = tuple[Any, ...]
 
 
@@ -141,6 +138,8 @@ SAVED: dict[str, tuple[tuple[str, ...], str]] = {
     "facts": (("name", "content"), "name LIKE 'dollars of %' OR name LIKE 'pin of %'"),
 }
 """Table → (columns, condition) of the rows to copy. Everything else can be computed again."""
+KEYS = "SELECT key FROM results UNION SELECT key FROM parts UNION SELECT key FROM latest"
+"""The keys of steps in a new database."""
 RANGES: dict[str, list[tuple[Any, Any]]] = {
     table: [(f"{n:02x}", f"{n:02x}g") for n in range(256)]
     for table in ("results", "parts", "remote")

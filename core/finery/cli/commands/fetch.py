@@ -58,5 +58,5 @@ def command(recipe: Path, step: str | None, overrides: tuple[str, ...], as_json:
     if as_json:
         print_json({"steps": [*outputs], "files": len(blobs), "bytes": total})
         return
-    fetched = f"fetched {counted(len(blobs), 'file')}, {size(total)}" if blobs else "nothing to do"
-    click.echo(f"{fetched}: {shown(folder / name)}")
+    fetched = f"fetched {counted(len(blobs), 'file')}, {size(total)}"
+    click.echo(f"{fetched if blobs else 'all files are here'}: {shown(folder / name)}")

@@ -302,7 +302,7 @@ def whole(root: Path) -> set[str]:
                 rows = db.execute(
                     "SELECT key, outputs, parts FROM results JOIN parts USING (key)"
                 ).fetchall()
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             return set()
     right: dict[str, bool] = {}
 
@@ -402,7 +402,7 @@ class Clone:
         with contextlib.closing(sqlite3.connect(self.root / "finery.db")) as db:
             try:
                 return db.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
-            except sqlite3.Error:
+            except (sqlite3.Error, UnicodeDecodeError):
                 return False
 
     def leads_nowhere(self) -> bool:

@@ -96,6 +96,13 @@ def with_text_that_is_none(path: Path) -> None:
     db.close()
 
 
+def with_a_table_that_has_no_name(path: Path) -> None:
+    """SQLite's message quotes it, and can't be decoded."""
+    names = path.read_bytes()
+    assert b"tableresultsresults" in names
+    path.write_bytes(names.replace(b"tableresultsresults", b"table\x8besults\x8besults"))
+
+
 def with_another_schema(path: Path) -> None:
     db = sqlite3.connect(path)
     db.executescript(
@@ -109,7 +116,7 @@ def with_another_schema(path: Path) -> None:
     [
         (as_text, 0), (emptied, 0), (truncated, 0), (without_first_page, 0),
         (with_random_pages, 0), (with_another_schema, 300), (with_a_random_page, 250),
-        (with_text_that_is_none, 300),
+        (with_text_that_is_none, 300), (with_a_table_that_has_no_name, 0),
     ],
 )  # fmt: skip
 def test_a_damaged_database_is_replaced_by_one_with_what_could_be_read(

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -133,7 +134,12 @@ class Database:
                     self._open()
                 assert self._db is not None
                 return action(self._db)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as raised:
+                # SQLite's message may quote damaged bytes, which aren't UTF-8.
+                error = (
+                    raised if isinstance(raised, sqlite3.Error)
+                    else sqlite3.DatabaseError(str(raised))
+                )  # fmt: skip
                 if attempt == 2 or not _is_damage(error):
                     raise self._explained(error, writing) from error
                 self._mend(str(error))
@@ -244,7 +250,7 @@ def _replace(path: Path, why: str) -> None:
         new.close()
     aside = free_name(path)
     for old in reversed(_files_of(path)):  # the log first: it must not stay beside the new file
-        if os.path.lexists(old):
+        with suppress(FileNotFoundError):  # another process that closes it removes the log
             old.rename(aside.with_name(aside.name + old.name.removeprefix(path.name)))
     staged.replace(path)
     say(

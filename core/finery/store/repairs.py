@@ -77,7 +77,7 @@ def _copy(
     """Copy valid rows until one can't be read; whether that didn't happen."""
     columns, is_valid = SAVED[table][0], VALID.get(table, bool)
     insert = f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(columns))})"
-    with suppress(sqlite3.Error):
+    with suppress(sqlite3.Error, UnicodeDecodeError):
         rows = old.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", values)
         new.executemany(insert, (row for row in rows if is_valid(row)))
         return True

@@ -86,7 +86,8 @@ class Cluster:
         """Whether the cluster takes a node for alive."""
         with urllib.request.urlopen(f"{self.address}/nodes?view=summary", timeout=30) as answer:
             nodes = [node["raylet"] for node in json.load(answer)["data"]["summary"]]
-        return any(n["state"] == "ALIVE" and n["labels"].get("name") == name for n in nodes)
+        alive = [node for node in nodes if node.get("state") == "ALIVE"]  # new ones lack it
+        return any(node["labels"].get("name") == name for node in alive)
 
     def close(self) -> None:
         """End all processes."""

@@ -3,11 +3,16 @@
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import TWO_STEPS, MakeProject, Project, until
+
+from finery.builder.uptodate import Sources
+from finery.cli.commands import build
+from finery.util.files import FINE_NS
 
 Wait = Callable[[str], str]
 
@@ -61,3 +66,39 @@ def test_it_builds_again_after_each_change_and_survives_mistakes(t: Project, wai
     wait("there is no file rows.txt")
     t.write({"rows.txt": "dos\n"})
     wait("2 steps: 2 built, 0 cached")
+
+
+def test_a_file_that_appears_while_finery_looks_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe names a missing file, which is written as soon as finery says that it watches."""
+
+    def writes(*_: object, **__: object) -> None:
+        (tmp_path / "rows.txt").write_text("one")
+
+    def waits(_: float) -> None:
+        raise AssertionError("the file isn't noticed")
+
+    monkeypatch.setattr("finery.cli.commands.build.click.secho", writes)
+    monkeypatch.setattr("finery.cli.commands.build.time.sleep", waits)
+    assert build._wait_for_change(tmp_path / "recipe.yaml", None, time.time_ns())
+
+
+def test_what_changes_during_a_build_is_noticed(tmp_path: Path) -> None:
+    """Changes before the first look at the states of all files, which is after the build."""
+    one, two, lock = tmp_path / "1.jsonl", tmp_path / "2.jsonl", tmp_path / "finery.lock"
+    one.write_text("{}")
+    time.sleep(2 * FINE_NS / 1e9)  # so that the file is old
+    began = time.time_ns()
+    sources = Sources({str(one)}, {str(lock)}, {f"{tmp_path}/*.jsonl"})
+    assert not sources.changed_since(began)
+    lock.write_text("[]")
+    assert not sources.changed_since(began, {str(lock)})
+    assert sources.changed_since(began)
+    lock.unlink()
+    two.write_text("{}")
+    assert sources.changed_since(began)
+    two.unlink()
+    assert not sources.changed_since(began)
+    one.unlink()
+    assert sources.changed_since(began)

@@ -72,9 +72,18 @@ class Sources(NamedTuple):
         matches = chain.from_iterable(map(_matches, self.patterns))
         return {path: file_state(path) for path in (*self.used, *self.absent, *matches)}
 
-    def changed_since(self, began: int) -> bool:
-        """Whether a file that the build read may have changed since then, in nanoseconds."""
-        return not all(_settled(path, began) for path in self.used if os.path.isfile(path))
+    def changed_since(self, began: int, written: Collection[str] = ()) -> bool:
+        """Whether a file may have changed, appeared or gone since then, in nanoseconds.
+
+        written: files that finery itself wrote since.
+        """
+        from finery.recipe.files import is_output
+
+        matches = chain.from_iterable(map(_matches, self.patterns))
+        files = {path for path in (*self.used, *self.absent, *matches) if os.path.isfile(path)}
+        changed = (path for path in files - set(written) if not is_output(path))
+        gone = not all(map(os.path.exists, self.used))
+        return gone or not all(_settled(path, began) for path in changed)
 
 
 def finished_if_done(

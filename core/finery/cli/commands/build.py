@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing, nullcontext, suppress
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,16 +188,18 @@ def _wait_for_change(recipe: Path, build: "Build | None", began: int) -> bool:
     build: None if the recipe can't be built; a file near it may repair it. began: when finery began
     to read the files, in nanoseconds since the epoch.
     """
+    written = set()
     if build is None:
         folder = recipe.absolute().parent
-        near = [*folder.glob("[!._]*"), *folder.glob("[!._]*/[!._]*")]
-        sources = stamp.Sources({str(p) for p in (folder, recipe.absolute(), *near)}, set(), set())
+        near = {f"{escape(str(folder))}/{each}" for each in ("[!._]*", "[!._]*/[!._]*")}
+        sources = stamp.Sources(set(), {str(folder), str(recipe.absolute())}, near)
     else:
         sources = stamp.sources_of(build)
+        written.add(str(build.planner.lock.path.absolute()))
     click.secho("Watching the recipe and its files. Press Ctrl-C to stop.", dim=True, err=True)
     try:
         before = sources.states()
-        while not sources.changed_since(began) and sources.states() == before:
+        while not sources.changed_since(began, written) and sources.states() == before:
             time.sleep(LOOK_SECONDS)
         while (now := sources.states()) != before:  # until an editor has written all files
             before = now

@@ -163,6 +163,10 @@ class Window:
         for key in keys:
             webdriver.ActionChains(self.driver).send_keys(key).perform()
 
+    def paste(self, text: str) -> None:
+        """Insert a text wherever the focus is, at once."""
+        self.driver.execute_cdp_cmd("Input.insertText", {"text": text})
+
     def chord(self, held: str, key: str) -> None:
         """Press a key while another is held."""
         chain = webdriver.ActionChains(self.driver)

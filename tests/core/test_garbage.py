@@ -11,16 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from conftest import MakeProject, Project, in_memory, until
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from finery.artifact.kinds import Bundle
-from finery.artifact.manifest import Result
+from finery.artifact.manifest import Result, manifest
 from finery.builder.garbage import blobs_in, collect
 from finery.store.blobs import ingest
 from finery.store.catalogue import Catalogue
 from finery.store.database import Store
+from finery.store.layout import Record
 
 RECIPE = """
 finery: 1
@@ -141,30 +143,47 @@ def test_answers_stay_unless_they_are_named(built: MakeProject) -> None:
 
 KEYS = [f"{n:064x}" for n in range(1, 5)]
 ACTIONS = st.tuples(
-    st.sampled_from(["look", "make", "write", "record", "end", "gc"]),
+    st.sampled_from(["look", "make", "write", "record", "adopt", "end", "gc"]),
     st.integers(0, 1), st.sampled_from(KEYS),
 )  # fmt: skip
 
 
 class Running:
-    """A build as far as the store is concerned. held: keys whose files it relies on."""
+    """A build as far as the store is concerned.
+
+    held: keys whose files it relies on. away: those of them whose files are in a shared store.
+    """
 
     def __init__(self, root: Path) -> None:
         self.store = Store(root)
         self.store.hold("run")
         self.held: set[str] = set()
+        self.away: set[str] = set()
         self.unrecorded: dict[str, Result] = {}
 
     def look(self, key: str) -> None:
-        if self.store.lookup(key) is not None:
+        if (found := self.store.lookup(key)) is not None:
             self.held.add(key)
+            if not self.store.shared.is_here(found.outputs.values()):
+                self.away.add(key)
+
+    def adopt(self, key: str) -> None:
+        """Look for a result here and then in a shared store, where each is."""
+        self.look(key)
+        if key not in self.held:
+            digest, size = blake3(key.encode()).hexdigest(), len(key)
+            made = manifest("bundle", {}, {"file": (digest, size)}, {}, {}, {})
+            record = Record(1, key, {"": made}, 0.0, {})
+            self.store.shared.adopt("file:///x", {key: record}, {key: []}, {key: []}, "")
+            self.look(key)
 
     def write(self, key: str) -> None:
         folder = Path(tempfile.mkdtemp(dir=self.store.root / "work"))
         (folder / "file").write_text(key)
-        manifest = ingest(Bundle(folder), folder, self.store.objects)
-        self.unrecorded[key] = Result(key, {"": manifest}, 0.0, [])
+        made = ingest(Bundle(folder), folder, self.store.objects)
+        self.unrecorded[key] = Result(key, {"": made}, 0.0, [])
         self.held.add(key)
+        self.away.discard(key)
         shutil.rmtree(folder)
 
     def record(self, key: str) -> None:
@@ -182,9 +201,13 @@ class Running:
             result = self.unrecorded.get(key) or self.store.lookup(key)
             assert result is not None
             ((digest, _),) = result.outputs[""].files.values()
-            assert self.store.blob(digest).read_text() == key
+            if key in self.away:
+                assert self.store.shared.has(digest)
+            else:
+                assert self.store.blob(digest).read_text() == key
 
 
+@example([(action, 0, KEYS[0]) for action in ("look", "make", "end", "gc", "adopt")])
 @given(st.lists(ACTIONS, min_size=5, max_size=40))
 def test_a_running_build_keeps_what_it_uses_at_every_moment_of_a_collection(
     actions: list[tuple[str, int, str]],

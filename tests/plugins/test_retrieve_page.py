@@ -151,7 +151,8 @@ def test_what_goes_wrong_is_said(bundle: Bundle) -> None:
     with running(bundle) as app, window() as page:
         show(page, app.page)
         ask(page)
-        page.press("word " * 2000, Keys.ENTER)
+        page.paste("word " * 2000)
+        page.press(Keys.ENTER)
         page.until(
             lambda: "the model's server refuses" in page.text(".error[role=alert]:not(#locked)")
         )

@@ -187,10 +187,10 @@ def test_a_job_continues_after_its_time_limit(project: MakeProject) -> None:
     t = project(recipe({"a": step(code, resources={"time": "1m"})}))
     t.edit("finery.toml", 'gres = ""', 'gres = ""\nnotice = 58\n')
     process = t.start("build")
-    until(lambda: slurm.running("%r") == ["BeginTime"])
+    until(lambda: slurm.running("%T:%r") == ["PENDING:BeginTime"])
     job = slurm.running().pop()
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert err.count(f"Slurm job {job} runs on") == 2
 
@@ -251,7 +251,7 @@ def test_a_training_that_reaches_its_time_limit_equals_an_uninterrupted_one(
     until(lambda: any(t.folder.glob(".finery/work/*.scratch/checkpoints/*/trainer_state.json")))
     command = ["pgrep", "-f", f"finery.execute.job {t.folder}"]
     os.kill(int(subprocess.check_output(command)), signal.SIGSTOP)
-    until(lambda: slurm.running("%r") == ["BeginTime"])
+    until(lambda: slurm.running("%T:%r") == ["PENDING:BeginTime"])
     job = slurm.running().pop()
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
     _, err = process.communicate(timeout=300)

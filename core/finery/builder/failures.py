@@ -1,5 +1,6 @@
 """Why a step fails that raised no error: its process died, or what it reads changed meanwhile."""
 
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,10 @@ from finery.util.paths import shown
 def death_of(plan: StepPlan, event: Died, log: str) -> StepError:
     """The error for the death of a step's worker."""
     code, fix = event["code"], event.get("fix")
+    has_log = os.path.exists(log) and os.path.getsize(log) > 0
+    see = f"see {log}" if has_log else "its log is empty"
     if "reason" in event:
-        kept = f"see {log}; what the step saved in its scratch folder is kept"
+        kept = f"{see}; what the step saved in its scratch folder is kept"
         return StepError(event["reason"], fix=fix or kept)
     if code == -signal.SIGKILL:
         spec = type(plan.node.step).__spec__
@@ -34,9 +37,9 @@ def death_of(plan: StepPlan, event: Died, log: str) -> StepError:
     if code >= 0:
         return StepError(
             f"its process ended with exit code {code} before the step was done",
-            fix=f"see {log}; a step must return, not call os._exit",
+            fix=f"{see}; a step must return, not call os._exit",
         )
-    return StepError(f"its process died ({signal.Signals(-code).name})", fix=f"see {log}")
+    return StepError(f"its process died ({signal.Signals(-code).name})", fix=see)
 
 
 def check_code(plan: StepPlan, planner: Planner) -> None:

@@ -256,7 +256,7 @@ def _collect(
             _each_of(some, lambda blob: _remove_blob(blob, using.since))
         catalogue.forget_blobs(blob.digest for blob in some)
     if not dry_run:
-        catalogue.forget_remote(needed)
+        catalogue.forget_remote()
     collected.scratch = store.sweep_scratch(stock.started, remove=not dry_run)
     recipes = [path for name, path in stock.recipes.items() if name not in stock.gone]
     for folder in unused_environments(recipes, store.root):

@@ -1,6 +1,6 @@
 """All that the store's database lists: results, pins, answers; and how to remove them."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -8,10 +8,17 @@ import msgspec
 from finery.artifact.manifest import Manifest
 from finery.errors import UsageError
 from finery.store.connection import Database
-from finery.store.database import Store
+from finery.store.database import KEY_DIGITS, Store
 
 LONG_TO_SHRINK = 256 << 20
 """Bytes of a database that take seconds to copy."""
+
+_DIGESTS = f"""
+SELECT made.value
+FROM (SELECT CAST(outputs AS TEXT) AS text FROM results) AS result,
+  json_tree(iif(json_valid(result.text), result.text, '{{}}')) AS made
+WHERE made.type = 'text' AND length(made.value) = {KEY_DIGITS}"""
+"""The digests in all results."""
 
 
 class Catalogue:
@@ -61,11 +68,12 @@ class Catalogue:
         rows = [[digest] for digest in digests]
         self._db.write(("DELETE FROM blobs WHERE digest = ?", rows), patient=True)
 
-    def forget_remote(self, needed: Collection[str]) -> None:
-        """Forget that blobs are in a shared store which no result has."""
-        rows = self._db.rows("SELECT digest FROM remote")
-        gone = [row for row in rows if row[0] not in needed]
-        self._db.write(("DELETE FROM remote WHERE digest = ?", gone), patient=True)
+    def forget_remote(self) -> None:
+        """Forget that blobs are in a shared store which no result has.
+
+        In one statement, since builds that run may be adding results with such blobs.
+        """
+        self._db.write((f"DELETE FROM remote WHERE digest NOT IN ({_DIGESTS})", [[]]), patient=True)
 
     def answers(self) -> tuple[int, int]:
         """(number, bytes) of the stored answers of models."""

@@ -209,7 +209,7 @@ class Store:
 
     def adopt(
         self, results: Sequence[tuple[str, bytes, float]], parts: Mapping[str, Parts],
-        places: Iterable[Sequence[Any]], run: str,
+        places: Sequence[Sequence[Any]], run: str,
     ) -> None:  # fmt: skip
         """Record results of a shared store: (key, encoded outputs, seconds) of each.
 
@@ -217,6 +217,10 @@ class Store:
         """
         if self._uses is not None:
             self._uses.add(key for key, *_ in results)
+        with gate(self.root):  # some may be here without a result, and are new from now on
+            for digest, *_ in places:
+                with suppress(OSError):
+                    os.chmod(self.blob_path(digest), 0o444)
         now = time.time()
         encoded = [(key, msgspec.json.encode(parts[key])) for key, *_ in results]
         self._db.write(

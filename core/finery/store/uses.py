@@ -9,10 +9,11 @@ the result. If that came before the collector read the file, the collector keeps
 came later, the build finds the result either kept or gone, and in the latter case runs the step.
 
 **A blob** that isn't in a result yet is protected by its ctime: that of its rename into
-`objects/`, behind the gate. The collector keeps a blob without a result if its ctime isn't earlier
-than the start of the oldest running build and of the collection. It compares and removes behind
-the gate, so it can't remove a blob that a build has just put in place of an old one. All these
-times are of the store's file system, so clocks of other machines don't matter.
+`objects/`, behind the gate, or of a `chmod` there when a result with it is taken over from a shared
+store. The collector keeps a blob without a result if its ctime isn't earlier than the start of the
+oldest running build and of the collection. It compares and removes behind the gate, so it can't
+remove a blob that a build has just put in place of an old one. All these times are of the store's
+file system, so clocks of other machines don't matter.
 
 **A job** that continues without its build counts like a build, by its folder in `work/`: since it
 was submitted, with its inputs and its key.

@@ -250,8 +250,16 @@ def test_a_training_that_reaches_its_time_limit_equals_an_uninterrupted_one(
     process = t.start("build")
     until(lambda: any(t.folder.glob(".finery/work/*.scratch/checkpoints/*/trainer_state.json")))
     command = ["pgrep", "-f", f"finery.execute.job {t.folder}"]
-    os.kill(int(subprocess.check_output(command)), signal.SIGSTOP)
-    until(lambda: slurm.running("%T:%r") == ["PENDING:BeginTime"])
+    training_process = os.pidfd_open(int(subprocess.check_output(command)))
+
+    def is_requeued() -> bool:
+        # Slurm resumes it some seconds before its notice.
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(training_process, signal.SIGSTOP)
+        return slurm.running("%T:%r") == ["PENDING:BeginTime"]
+
+    until(is_requeued)
+    os.close(training_process)
     job = slurm.running().pop()
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
     _, err = process.communicate(timeout=300)

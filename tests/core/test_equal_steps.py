@@ -1,8 +1,16 @@
 """Steps with one key under several names: built once, by one build or by two, and shown well."""
 
+import subprocess
+import sys
 from pathlib import Path
 
-from conftest import MakeProject
+import pytest
+from conftest import TWO_STEPS, MakeProject
+from in_process import InProcess
+
+from finery.builder.project import open_graph, open_store
+from finery.builder.scheduler import Build
+from finery.store.database import Store
 
 WAIT = "import time; time.sleep(0.5); open(os.environ['RAN'], 'a').write('x')"
 RECIPE = f"""\
@@ -41,3 +49,30 @@ def test_two_builds_at_once_make_equal_steps_once(project: MakeProject, tmp_path
     assert [build.returncode for build in builds] == [0, 0]
     assert (tmp_path / "ran").read_text().count("x") == 1
     assert "two" in made.run("show").out
+
+
+def test_a_key_stays_locked_until_its_folders_are_gone(
+    project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another build may be forced to run the step again, in folders of the same names."""
+    recipe = project({"recipe.yaml": TWO_STEPS, "rows.txt": "one\n"}).folder / "recipe.yaml"
+    code = (
+        "import sys; from pathlib import Path; from finery.util.locks import KeyLocks\n"
+        "sys.exit(KeyLocks(Path(sys.argv[1])).acquire(bytes.fromhex(sys.argv[2])))"
+    )
+    clear, could_lock = Store.clear_work, list[int]()
+
+    def clears(store: Store, key: str) -> None:
+        other = [sys.executable, "-c", code, str(store.root / "locks"), key]
+        could_lock.append(subprocess.run(other, check=False).returncode)
+        clear(store, key)
+
+    monkeypatch.setattr(Store, "clear_work", clears)
+    store = open_store(recipe)
+    assert not Build(open_graph(recipe, (), store), store, InProcess()).run().errors
+    assert could_lock == [0, 0]
+    assert [*store.root.glob("work/*")] == []
+    keys = [key for key, *_ in store.rows("SELECT key FROM results")]
+    assert all(subprocess.run([sys.executable, "-c", code, str(store.root / "locks"), key],
+                              check=False).returncode for key in keys)  # fmt: skip
+    store.close()

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,14 @@ def scratches(ray: Cluster) -> list[Path]:
     return [*ray.node_home.glob(".cache/finery/ray/*/work/*.scratch/[0-9]*")]
 
 
+def begun(t: Project, ray: Cluster) -> subprocess.Popen[str]:
+    """A build whose step has begun to run. Scratch of earlier steps goes after their end."""
+    before = scratches(ray)
+    process = t.start("build")
+    until(lambda: {*scratches(ray)}.difference(before), 120)
+    return process
+
+
 def job_in(err: str) -> str:
     """The id of the job that a build submitted last."""
     return str(re.findall(r"submitted as Ray job (\S+)", err)[-1])
@@ -164,9 +173,7 @@ def test_what_ended_a_job_is_said(on_ray: MakeBuild, ray: Cluster) -> None:
     assert "attempt 2 starts" in ran.err
 
     lost = f"{BEGINS}if len(list(job.scratch.iterdir())) < 2: time.sleep(600)\n{ROW}"
-    t = on_ray({"b": step(f"import time\n{lost}")})
-    process = t.start("build")
-    until(lambda: scratches(ray), 120)
+    process = begun(on_ray({"b": step(f"import time\n{lost}")}), ray)
     ray.kill_node()
     ray.start_node()
     _, err = process.communicate(timeout=300)
@@ -174,8 +181,7 @@ def test_what_ended_a_job_is_said(on_ray: MakeBuild, ray: Cluster) -> None:
     assert re.search(r"Ray job \S+ was lost with its node", err), err
 
     t = on_ray({"c": step(f"{BEGINS}import time\ntime.sleep(600)")})
-    process = t.start("build")
-    until(lambda: scratches(ray), 120)
+    process = begun(t, ray)
     (about,) = t.folder.glob(".finery/work/*.job/job.json")
     job = re.search(r'"id":"([^"]+)"', about.read_text())
     assert job is not None

@@ -57,8 +57,6 @@ class Recording:
                 fix="free some disk space and build again: no data is lost",
             ) from error
         self._sharing.push(self._new, are_new=True)
-        for result in self._new:
-            store.unlock(result.key)
         self._clear([result.key for result in self._new])
         self._new.clear()
         self._recorded_at = time.monotonic()
@@ -67,18 +65,25 @@ class Recording:
         self.keys = {}
 
     def _clear(self, keys: list[str]) -> None:
-        """Remove the folders of recorded keys in the background, since a busy disk is slow."""
+        """Remove the folders of recorded keys in the background, since a busy disk is slow.
+
+        Each is unlocked afterwards, since another build may be waiting to run its step again.
+        """
+        store = self._planner.store
 
         def clear() -> None:
             for key in keys:
-                self._planner.store.clear_work(key)
+                try:
+                    store.clear_work(key)
+                finally:
+                    store.unlock(key)
 
         thread = threading.Thread(target=clear)
         thread.start()
         self._cleaners.append(thread)
 
     def close(self) -> None:
-        """Commit everything, and wait until all folders are removed."""
+        """Commit everything, and wait until all folders are removed and all keys unlocked."""
         try:
             self.write(now=True)
         finally:

@@ -149,7 +149,7 @@ class Build:
             self._run_steps()
         data = self.graph.recipe.data
         if not self.outcome.errors:
-            self._recording.write(now=True)  # since sweeping releases locks of unrecorded keys
+            self._recording.close()  # since sweeping releases locks
             self.store.sweep_abandoned()
         steps = {name for section in SECTIONS for name in data.get(section) or ()}
         prune_links(self.store.root, self.folder, steps)

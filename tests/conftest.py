@@ -46,6 +46,23 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return checked((yield))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that forks often in a small process, since workers grow to gigabytes."""
+    worker = "PYTEST_XDIST_WORKER"
+    if worker not in os.environ or pyfuncitem.get_closest_marker("forks") is None:
+        return None
+    options = ["--thorough"] if pyfuncitem.config.getoption("thorough") else []
+    command = [sys.executable, "-m", "pytest", "-q", *options, pyfuncitem.nodeid]
+    variables = {name: value for name, value in os.environ.items() if name != worker}
+    ran = subprocess.run(
+        command, cwd=pyfuncitem.config.rootpath, env=variables, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout
+    return True
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of these tests."""
     thorough = "rows of 10 MB, five times as many examples"

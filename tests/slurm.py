@@ -124,3 +124,21 @@ def running(shown: str = "%i") -> list[str]:
     """Ids of the jobs that wait or run, or another field of squeue."""
     command = ["squeue", "-h", "-r", "--me", "-o", shown]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def is_requeued() -> bool:
+    """Whether the only job waits to run again."""
+    return running("%T:%r") == ["PENDING:BeginTime"]
+
+
+def start_again() -> str:
+    """Start the only job again, once it is requeued; its id. By itself, Slurm waits two minutes.
+
+    Its processes must have ended: Slurm would take a late end for that of the new attempt.
+    """
+    until(is_requeued)
+    job = running().pop()
+    ended = ["pgrep", "-f", rf"slurmstepd: \[{job}\."]
+    until(lambda: subprocess.run(ended, capture_output=True, check=False).returncode == 1)
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    return job

@@ -402,6 +402,7 @@ def test_old_results_are_removed_from_a_shared_store(
 
 
 @pytest.mark.slow
+@pytest.mark.forks
 def test_nothing_is_wrong_or_lost_at_random_faults(
     tmp_path: Path, proxy: Proxy, pytestconfig: pytest.Config
 ) -> None:

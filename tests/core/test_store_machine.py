@@ -255,6 +255,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.forks
 def test_no_order_of_anything_serves_wrong_bytes_or_loses_work(
     pytestconfig: pytest.Config,
 ) -> None:
@@ -268,6 +269,7 @@ def test_no_order_of_anything_serves_wrong_bytes_or_loses_work(
     )  # fmt: skip
 
 
+@pytest.mark.forks
 def test_what_can_be_read_of_a_damaged_database_is_not_built_again(
     pytestconfig: pytest.Config,
 ) -> None:

@@ -187,9 +187,7 @@ def test_a_job_continues_after_its_time_limit(project: MakeProject) -> None:
     t = project(recipe({"a": step(code, resources={"time": "1m"})}))
     t.edit("finery.toml", 'gres = ""', 'gres = ""\nnotice = 58\n')
     process = t.start("build")
-    until(lambda: slurm.running("%T:%r") == ["PENDING:BeginTime"])
-    job = slurm.running().pop()
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    job = slurm.start_again()
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert err.count(f"Slurm job {job} runs on") == 2
@@ -252,16 +250,15 @@ def test_a_training_that_reaches_its_time_limit_equals_an_uninterrupted_one(
     command = ["pgrep", "-f", f"finery.execute.job {t.folder}"]
     training_process = os.pidfd_open(int(subprocess.check_output(command)))
 
-    def is_requeued() -> bool:
+    def stays_stopped_until_requeued() -> bool:
         # Slurm resumes it some seconds before its notice.
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(training_process, signal.SIGSTOP)
-        return slurm.running("%T:%r") == ["PENDING:BeginTime"]
+        return slurm.is_requeued()
 
-    until(is_requeued)
+    until(stays_stopped_until_requeued)
     os.close(training_process)
-    job = slurm.running().pop()
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    slurm.start_again()
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert re.search(r"continuing from optimizer step [1-9]\d* of 100", err), err

@@ -83,9 +83,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what is tested of all plugins at once, and order the others.
 
     Tests with real models and slow tests begin first, so that no worker waits for another at the
-    end; among them those of `core`, which fork often, while the process is small. With `--shuffle`,
-    modules are shuffled, and the classes and tests of each. Tests of a class stay together, since
-    it may make what they share.
+    end. With `--shuffle`, modules are shuffled, and the classes and tests of each. Tests of a class
+    stay together, since it may make what they share.
     """
     again = {item for item in items if item.name in ONCE and item.path.stem.endswith("_contracts")}
     config.hook.pytest_deselected(items=again)
@@ -100,7 +99,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 modules[item.path], groups[item.getparent(pytest.Class)], places[item.nodeid]
             )
         )  # fmt: skip
-    items.sort(key=lambda item: item.path.parent.name != "core")
     for name in ("slow", "real"):
         items.sort(key=lambda item: item.get_closest_marker(name) is None)
 

@@ -178,6 +178,7 @@ def test_a_check_that_calls_sys_exit_is_an_error_with_its_place(project: MakePro
     ("code", "says"),
     [
         ("sys.exit(3)", "calls sys.exit(3)"),
+        ("os._exit(3)", "ended with exit code 3 before the step was done"),
         ("os._exit(3)", "its log is empty; a step must return, not call os._exit"),
         ("os.write(2, b'odd'); os._exit(3)", "/a.log; a step must return"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),

@@ -27,7 +27,7 @@ from blake3 import blake3
 from in_process import InProcess
 
 from finery import FineryError
-from finery.artifact.manifest import Manifest, Parts, with_references
+from finery.artifact.manifest import Manifest, Parts, is_sound, with_references
 from finery.builder import uptodate as stamp
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
@@ -37,7 +37,6 @@ from finery.errors import DISK_FULL, RemoteError
 from finery.store import layout, objects, remote
 from finery.store.blobs import blob_path
 from finery.store.connection import Database
-from finery.store.repairs import is_sound
 from finery.util import files as clock
 
 STEPS = """

@@ -151,6 +151,15 @@ def test_a_step_runs_again_if_the_names_of_its_outputs_are_damaged(project: Make
     assert t.ran("--set", "data.b.tag=2") == ["b", "halves"]
 
 
+def test_a_step_runs_again_if_the_name_of_a_file_is_damaged(built: Project) -> None:
+    db = sqlite3.connect(database(built))
+    db.execute("UPDATE results SET outputs = CAST(replace(outputs, '.jsonl', '.jsonm') AS BLOB)")
+    db.commit()
+    db.close()
+    assert built.ran("--set", "data.b.tag=2") == ["a", "b"]
+    assert set_aside(built)
+
+
 def test_what_sqlite_can_read_is_saved_from_a_damaged_database(built: Project) -> None:
     records = Database(database(built))
     records.write(("INSERT INTO records VALUES (?, ?)", ANSWERS.items()))

@@ -49,15 +49,30 @@ def manifest(
     runtime: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """A manifest with its digests. `meta` is converted to JSON values with sorted keys."""
-    plain = _plain(meta)
+    plain, facts = _plain(meta), _plain(runtime or {})
     refs, external = dict(refs or {}), dict(sorted((external or {}).items()))
+    digests = _digests(kind, plain, files, refs, external, facts)
+    return Manifest(kind, plain, dict(files), *digests, refs, external, facts)
+
+
+def is_sound(made: Manifest) -> bool:
+    """Whether a manifest, and those that it refers to, have the digests of their content."""
+    facts = made.kind, made.meta, made.files, made.refs, made.external, made.runtime
+    return (made.digest, made.view) == _digests(*facts) and all(map(is_sound, made.refs.values()))
+
+
+def _digests(
+    kind: str, meta: Mapping[str, Any], files: Mapping[str, tuple[str, int]],
+    refs: Mapping[str, Manifest], external: Mapping[str, tuple[str, int, int]],
+    runtime: Mapping[str, Any],
+) -> tuple[str, str]:  # fmt: skip
+    """(digest, view) of a manifest's content."""
     contents = sorted((name, digest) for name, (digest, _) in files.items())
     under = sorted((role, m.digest) for role, m in refs.items())
-    digest = blake3(encode([kind, plain, contents, under, list(external)])).hexdigest()
+    digest = blake3(encode([kind, meta, contents, under, list(external)])).hexdigest()
     lies = [digest, list(external.items()), sorted(m.view for m in refs.values())]
-    runtime_facts = _plain(runtime or {})
-    view = blake3(encode([*lies, runtime_facts] if runtime_facts else lies)).hexdigest()
-    return Manifest(kind, plain, dict(files), digest, view, refs, external, runtime_facts)
+    view = blake3(encode([*lies, runtime] if runtime else lies)).hexdigest()
+    return digest, view
 
 
 def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,12 @@ from typing import IO
 
 import msgspec
 
-from finery.artifact.manifest import Result
+from finery.artifact.manifest import Result, is_sound
 from finery.builder.garbage import blobs_of
 from finery.errors import UsageError
 from finery.store.blobs import put_blob
 from finery.store.database import HEX, KEY_DIGITS, Store
 from finery.store.layout import is_named_well
-from finery.store.repairs import is_sound
 from finery.store.uses import held_folder
 from finery.util.events import new_run_id
 from finery.util.files import fsync, hash_file

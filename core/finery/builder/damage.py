@@ -8,12 +8,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from finery.artifact.manifest import Manifest, with_references
+from finery.artifact.manifest import Manifest, is_sound, with_references
 from finery.builder.garbage import blobs_in, blobs_of, take_stock
 from finery.store.catalogue import Catalogue
 from finery.store.database import Store
 from finery.store.links import is_whole_view, view
-from finery.store.repairs import is_sound
 from finery.store.uses import gate
 from finery.util.files import hash_file
 from finery.util.paths import project_folder

@@ -25,7 +25,14 @@ from typing import Any
 import msgspec
 
 from finery.artifact.kinds import Artifact
-from finery.artifact.manifest import Manifest, Parts, Result, referring, with_references
+from finery.artifact.manifest import (
+    Manifest,
+    Parts,
+    Result,
+    is_sound,
+    referring,
+    with_references,
+)
 from finery.errors import DataError, UsageError
 from finery.store.blobs import FLUSHED_BYTES, as_it_was
 from finery.store.connection import Database
@@ -111,7 +118,7 @@ class Store:
         if self._uses is not None:
             self._uses.add(keys)
         for key, encoded, seconds in self._select("key, outputs, seconds", "results", "key", keys):
-            outputs = self._decoded(encoded, dict[str, Manifest])
+            outputs = self._outputs(encoded)
             if outputs is not None:
                 self._results[key] = outputs, seconds
         known = (m for by_name, _ in self._results.values() for m in by_name.values())
@@ -152,6 +159,14 @@ class Store:
             self._db.damaged(str(error))
             return None
 
+    def _outputs(self, encoded: bytes) -> dict[str, Manifest] | None:
+        """The decoded outputs of a result, like `_decoded`. Changed bytes count as damage."""
+        outputs: dict[str, Manifest] | None = self._decoded(encoded, dict[str, Manifest])
+        if outputs is None or all(map(is_sound, outputs.values())):
+            return outputs
+        self._db.damaged("the outputs of a step don't have their digest")
+        return None
+
     def lookup(
         self, key: str, inputs: Iterable[Manifest] = (), parts: Parts | None = None
     ) -> Result | None:
@@ -180,7 +195,7 @@ class Store:
         row = self._one("SELECT outputs, seconds FROM results WHERE key = ?", key)
         if row is None:
             return None
-        outputs: dict[str, Manifest] | None = self._decoded(row[0], dict[str, Manifest])
+        outputs = self._outputs(row[0])
         return None if outputs is None else (outputs, row[1])
 
     def commit(self, results: Sequence[Result], *, run: str) -> None:
@@ -291,7 +306,7 @@ class Store:
         columns, tables = "key, outputs, seconds, parts", "results JOIN parts USING (key)"
         query = f"SELECT {columns} FROM {tables} WHERE {where}"
         for key, outputs, seconds, encoded in self._db.rows(query, [value]):
-            manifests = self._decoded(outputs, dict[str, Manifest])
+            manifests = self._outputs(outputs)
             parts = self._decoded(encoded, Parts)
             if manifests is not None and parts is not None:
                 yield Result(key, manifests, seconds, parts)

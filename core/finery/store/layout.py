@@ -14,9 +14,8 @@ from typing import NamedTuple
 import msgspec
 
 from finery.artifact.kinds import KINDS
-from finery.artifact.manifest import MANIFEST, Manifest, manifest, with_references
+from finery.artifact.manifest import MANIFEST, Manifest, is_sound, manifest, with_references
 from finery.errors import RemoteError
-from finery.store.repairs import is_sound
 
 FORMAT = 1
 Packed = dict[str, tuple[str, int]]

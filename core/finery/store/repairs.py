@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import datetime
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from finery.artifact.manifest import Manifest, Parts, manifest
+from finery.artifact.manifest import Manifest, Parts, is_sound
 
 
 def say(text: str) -> None:
@@ -118,15 +118,6 @@ def _are_parts(row: Row) -> bool:
 def _is_place(row: Row) -> bool:
     """Whether a blob may be in a shared store there. Its bytes are checked when it comes."""
     return list(map(type, row)) == [str, int, str, int, str] and row[-1].isprintable()
-
-
-def is_sound(made: Manifest) -> bool:
-    """Whether a manifest has the digests of its content."""
-    refs: Mapping[str, Manifest] = made.refs
-    again = manifest(made.kind, made.meta, made.files, refs, made.external, made.runtime)
-    return (again.digest, again.view) == (made.digest, made.view) and all(
-        map(is_sound, refs.values())
-    )
 
 
 SAVED: dict[str, tuple[tuple[str, ...], str]] = {

@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -279,6 +281,22 @@ def test_a_job_that_was_replaced_does_not_start(job: tuple[Tasks, Task]) -> None
     folder.create(job[1], "test")
     supervise(str(folder.path), old.token)
     assert list(folder.read()) == []
+
+
+def test_a_job_may_be_told_to_end_when_its_step_has_ended(
+    job: tuple[Tasks, Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray tells both at once."""
+    folder, wait = JobFolder.of_task(job[1]), subprocess.Popen.wait
+
+    def told(process: "subprocess.Popen[str]", timeout: float | None = None) -> int:
+        monkeypatch.undo()
+        wait(process)
+        raise SystemExit(128 + signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", told)
+    with pytest.raises(SystemExit):
+        supervise(str(folder.path), folder.create(job[1], "test").token)
 
 
 def test_what_a_job_leaves_is_safe_from_the_next_build(job: tuple[Tasks, Task]) -> None:

@@ -180,8 +180,8 @@ def supervise(
     try:
         code = process.wait()
     except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)  # unless it was told to end as well, and has
             process.wait(PATIENCE)
         raise
     finally:

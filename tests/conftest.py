@@ -148,10 +148,14 @@ def running(mark: str) -> list[str]:
     return found
 
 
-def in_memory() -> Path:
-    """A new folder on a disk in memory where there is one; the caller removes it."""
-    memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="finery-test-", dir=memory if memory.is_dir() else None))
+@contextlib.contextmanager
+def in_memory() -> Iterator[Path]:
+    """A folder on a disk in memory where there is one."""
+    memory = Path("/dev/shm") if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(
+        prefix="finery-test-", dir=memory, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
 
 
 class Ran(NamedTuple):

@@ -108,38 +108,36 @@ def edits(draw: st.DrawFn, state: State) -> State:
 
 @given(st.data())
 def test_incremental_builds_equal_clean_ones(plugins: Path, data: st.DataObject) -> None:
-    root = in_memory()
-    state, finished = data.draw(recipes()), set[str]()
-    for turn in range(data.draw(st.integers(2, 5))):
-        incremental = build(state.write(root / "kept", plugins))
-        clean = build(state.write(root / f"clean{turn}", plugins))
-        assert digests(incremental) == digests(clean)
-        results = incremental.outcome.results
-        ran = {results[name].key for name in incremental.outcome.ran}
-        assert not ran & finished, "a key was built twice"
-        assert len(ran) == len(incremental.outcome.ran), "two steps with one key both ran"
-        finished |= {r.key for r in results.values()}
-        assert build(root / "kept/recipe.yaml").outcome.ran == []
-        shown = {p.name for p in (root / "kept/build/t").iterdir()}
-        assert shown == set(state.steps)
-        incremental.store.close()
-        clean.store.close()
-        state = data.draw(edits(state))
-    shutil.rmtree(root)
+    with in_memory() as root:
+        state, finished = data.draw(recipes()), set[str]()
+        for turn in range(data.draw(st.integers(2, 5))):
+            incremental = build(state.write(root / "kept", plugins))
+            clean = build(state.write(root / f"clean{turn}", plugins))
+            assert digests(incremental) == digests(clean)
+            results = incremental.outcome.results
+            ran = {results[name].key for name in incremental.outcome.ran}
+            assert not ran & finished, "a key was built twice"
+            assert len(ran) == len(incremental.outcome.ran), "two steps with one key both ran"
+            finished |= {r.key for r in results.values()}
+            assert build(root / "kept/recipe.yaml").outcome.ran == []
+            shown = {p.name for p in (root / "kept/build/t").iterdir()}
+            assert shown == set(state.steps)
+            incremental.store.close()
+            clean.store.close()
+            state = data.draw(edits(state))
 
 
 @settings(max_examples=2, derandomize=True)
 @given(st.data())
 def test_so_it_is_through_the_command(plugins: Path, data: st.DataObject) -> None:
-    root = in_memory()
-    state = data.draw(recipes())
-    for turn in range(2):
-        kept, clean = Project(root / "kept"), Project(root / f"clean{turn}")
-        for t in (kept, clean):
-            state.write(t.folder, plugins)
-            t.ran()
-        for name, step in state.steps.items():
-            for output in ("/first", "/second") if step["use"] == "steps.halve" else ("",):
-                assert kept.rows(name + output) == clean.rows(name + output)
-        state = data.draw(edits(state))
-    shutil.rmtree(root)
+    with in_memory() as root:
+        state = data.draw(recipes())
+        for turn in range(2):
+            kept, clean = Project(root / "kept"), Project(root / f"clean{turn}")
+            for t in (kept, clean):
+                state.write(t.folder, plugins)
+                t.ran()
+            for name, step in state.steps.items():
+                for output in ("/first", "/second") if step["use"] == "steps.halve" else ("",):
+                    assert kept.rows(name + output) == clean.rows(name + output)
+            state = data.draw(edits(state))

@@ -398,23 +398,23 @@ def test_what_is_kept_comes_back(
     meta: dict[str, object],
     more: dict[str, bytes],
 ) -> None:
-    root = in_memory() / ".finery"
-    store = Store(root)
-    out = root / "work/out"
-    out.mkdir()
-    wrote = write(out, files)
-    kept = ingest(Bundle(out, meta=meta), out, store.objects)
-    store.commit([Result("ab" * 32, {"": kept}, 0.5, [("a", 1)])], run="r")
-    found = store.lookup("ab" * 32)
-    assert found is not None
-    assert found.outputs == {"": kept}
-    assert found.parts == [("a", 1)]
-    opened = open_artifact(root, found.outputs[""])
-    assert {n: opened.file(n).read_bytes() for n in wrote} == wrote
-    assert set(kept.files) == set(wrote)
-    assert opened.meta == meta
-    store.close()
-    shutil.rmtree(root.parent)
+    with in_memory() as folder:
+        root = folder / ".finery"
+        store = Store(root)
+        out = root / "work/out"
+        out.mkdir()
+        wrote = write(out, files)
+        kept = ingest(Bundle(out, meta=meta), out, store.objects)
+        store.commit([Result("ab" * 32, {"": kept}, 0.5, [("a", 1)])], run="r")
+        found = store.lookup("ab" * 32)
+        assert found is not None
+        assert found.outputs == {"": kept}
+        assert found.parts == [("a", 1)]
+        opened = open_artifact(root, found.outputs[""])
+        assert {n: opened.file(n).read_bytes() for n in wrote} == wrote
+        assert set(kept.files) == set(wrote)
+        assert opened.meta == meta
+        store.close()
 
 
 def test_facts_that_json_lacks_are_the_same_before_and_after_they_are_stored() -> None:
@@ -602,20 +602,19 @@ def test_a_lock_dies_with_its_process_and_holds_between_processes(store: Store) 
 
 @given(files=FILES)
 def test_a_folder_of_links_shows_every_file_and_is_made_once(files: dict[str, bytes]) -> None:
-    root = in_memory() / ".finery"
-    store = Store(root)
-    out = root / "work/out"
-    out.mkdir()
-    wrote = write(out, files)
-    kept = ingest(Bundle(out), out, store.objects)
-    folder = view(root, kept)
-    inode = folder.stat().st_ino
-    moved = root.parent.rename(root.parent.with_name(root.parent.name + "-moved"))
-    again = view(moved / ".finery", kept)
-    assert again.stat().st_ino == inode
-    assert {n: (again / n).read_bytes() for n in wrote} == wrote
-    store.close()
-    shutil.rmtree(moved)
+    with in_memory() as folder:
+        root = folder / "here/.finery"
+        store = Store(root)
+        out = root / "work/out"
+        out.mkdir()
+        wrote = write(out, files)
+        kept = ingest(Bundle(out), out, store.objects)
+        inode = view(root, kept).stat().st_ino
+        moved = root.parent.rename(folder / "moved")
+        again = view(moved / ".finery", kept)
+        assert again.stat().st_ino == inode
+        assert {n: (again / n).read_bytes() for n in wrote} == wrote
+        store.close()
 
 
 def test_only_links_that_finery_made_are_pruned(store: Store, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ What a command must leave is known: an output's bytes follow from the settings, 
 the disk is never built again.
 """
 
+import contextlib
 import random
 import shutil
 import time
@@ -51,13 +52,14 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.top = in_memory()
+        self.memory = contextlib.ExitStack()
+        self.top = self.memory.enter_context(in_memory())
         self.shared = self.top / "shared"
         self.clones = [Clone(self.top / name) for name in "ab"]
         self.offset, self.has_jumped = 0.0, False
 
     def teardown(self) -> None:
-        shutil.rmtree(self.top)
+        self.memory.close()
 
     def start(
         self, action: Callable[[], Any], fault: str = "none", seed: int = 0, end: str = "",
@@ -273,25 +275,25 @@ def test_no_order_of_anything_serves_wrong_bytes_or_loses_work(
 def test_what_can_be_read_of_a_damaged_database_is_not_built_again(
     pytestconfig: pytest.Config,
 ) -> None:
-    top, spec = in_memory(), dict[str, Any](faults="none", push=True, fetch="final", force="")
-    shared, first, second = top / "shared", Clone(top / "a"), Clone(top / "b")
-    states: list[State] = [(0, 0, 0), (1, 0, 0), (0, 1, 1)]
+    spec = dict[str, Any](faults="none", push=True, fetch="final", force="")
+    with in_memory() as top:
+        shared, first, second = top / "shared", Clone(top / "a"), Clone(top / "b")
+        states: list[State] = [(0, 0, 0), (1, 0, 0), (0, 1, 1)]
 
-    def make(clone: Clone, state: State) -> Any:
-        clone.write(state)
-        time.sleep(0.025)
+        def make(clone: Clone, state: State) -> Any:
+            clone.write(state)
+            time.sleep(0.025)
 
-        def act() -> Any:
-            settle("none", 0, 0.0)
-            return build(clone.folder, shared, spec)
+            def act() -> Any:
+                settle("none", 0, 0.0)
+                return build(clone.folder, shared, spec)
 
-        return finish(start(act))
+            return finish(start(act))
 
-    for clone, some in ((first, states), (second, states[:2])):
-        for state in some:
-            assert not make(clone, state)["errors"]
-        clone.checkpoint()
-    try:
+        for clone, some in ((first, states), (second, states[:2])):
+            for state in some:
+                assert not make(clone, state)["errors"]
+            clone.checkpoint()
         for seed in range(250 if pytestconfig.getoption("thorough") else 10):
             chance = random.Random(seed)
             clone, how = chance.choice([first, second]), chance.choice(["noise", "cut", "flip"])
@@ -306,8 +308,6 @@ def test_what_can_be_read_of_a_damaged_database_is_not_built_again(
             assert not {*answer["ran"]} & built, seed
             damaged.check_outputs()
             shutil.rmtree(folder)
-    finally:
-        shutil.rmtree(top)
 
 
 @pytest.mark.slow

@@ -103,14 +103,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: item.get_closest_marker(name) is None)
 
 
-def pytest_collection_finish() -> None:
+MANY_MODULES = 300
+"""New modules after which objects are kept out of garbage collections once more."""
+_frozen = 0
+
+
+def pytest_runtest_logstart() -> None:
     """Keep the objects of all imported modules out of garbage collections.
 
     Evaluators collect garbage after each model. With torch, pandas and 6,000 tests in memory, that
     took 0.3 s a time, and tests with evaluators took ten times as long together as alone.
     """
-    gc.collect()
-    gc.freeze()
+    global _frozen
+    if len(sys.modules) > _frozen + MANY_MODULES:
+        gc.collect()
+        gc.freeze()
+        _frozen = len(sys.modules)
 
 
 ONCE = ("test_it_is_described", "test_loading_it_imports_nothing_heavy")

@@ -23,7 +23,7 @@ from needs import may_lack
 
 from finery import StepError, UsageError
 from finery.artifact.kinds import Bundle, Dataset, Model
-from finery.artifact.manifest import Manifest, Result, manifest, referring
+from finery.artifact.manifest import Manifest, Result, is_sound, manifest, referring
 from finery.store import links
 from finery.store.blobs import ingest
 from finery.store.database import Store
@@ -392,19 +392,21 @@ def write(folder: Path, files: dict[str, bytes]) -> dict[str, bytes]:
     return done
 
 
-@given(files=FILES, meta=META, more=FILES)
-def test_what_is_kept_comes_back(
-    files: dict[str, bytes],
-    meta: dict[str, object],
-    more: dict[str, bytes],
-) -> None:
+def stored(
+    root: Path, files: dict[str, bytes], meta: dict[str, object]
+) -> tuple[Store, dict[str, bytes], Manifest]:
+    """A new store, the files that could be written, and their artifact."""
+    store, out = Store(root), root / "work/out"
+    out.mkdir()
+    wrote = write(out, files)
+    return store, wrote, ingest(Bundle(out, meta=meta), out, store.objects)
+
+
+@given(files=FILES, meta=META)
+def test_what_is_kept_comes_back(files: dict[str, bytes], meta: dict[str, object]) -> None:
     with in_memory() as folder:
         root = folder / ".finery"
-        store = Store(root)
-        out = root / "work/out"
-        out.mkdir()
-        wrote = write(out, files)
-        kept = ingest(Bundle(out, meta=meta), out, store.objects)
+        store, wrote, kept = stored(root, files, meta)
         store.commit([Result("ab" * 32, {"": kept}, 0.5, [("a", 1)])], run="r")
         found = store.lookup("ab" * 32)
         assert found is not None
@@ -424,6 +426,14 @@ def test_facts_that_json_lacks_are_the_same_before_and_after_they_are_stored() -
     stored = msgspec.json.decode(msgspec.json.encode(made), type=Manifest)
     assert stored == made
     assert referring(stored, {base.digest: base}).digest == made.digest
+
+
+@pytest.mark.parametrize("there", ["2", "1.5", "9" * 30])
+def test_a_manifest_with_other_facts_is_not_sound(there: str) -> None:
+    text = msgspec.json.encode(manifest("Bundle", {"a": 1}, {"x": ("f" * 64, 3)}))
+    assert is_sound(msgspec.json.decode(text, type=Manifest))
+    other = text.replace(b'{"a":1}', b'{"a":%s}' % there.encode())
+    assert not is_sound(msgspec.json.decode(other, type=Manifest))
 
 
 @given(files=FILES, meta=META)
@@ -604,11 +614,7 @@ def test_a_lock_dies_with_its_process_and_holds_between_processes(store: Store) 
 def test_a_folder_of_links_shows_every_file_and_is_made_once(files: dict[str, bytes]) -> None:
     with in_memory() as folder:
         root = folder / "here/.finery"
-        store = Store(root)
-        out = root / "work/out"
-        out.mkdir()
-        wrote = write(out, files)
-        kept = ingest(Bundle(out), out, store.objects)
+        store, wrote, kept = stored(root, files, {})
         inode = view(root, kept).stat().st_ino
         moved = root.parent.rename(folder / "moved")
         again = view(moved / ".finery", kept)

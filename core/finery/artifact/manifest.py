@@ -58,7 +58,11 @@ def manifest(
 def is_sound(made: Manifest) -> bool:
     """Whether a manifest, and those that it refers to, have the digests of their content."""
     facts = made.kind, made.meta, made.files, made.refs, made.external, made.runtime
-    return (made.digest, made.view) == _digests(*facts) and all(map(is_sound, made.refs.values()))
+    try:
+        digests = _digests(*facts)
+    except OverflowError:  # from outside: an integer of more than 64 bits, which no manifest has
+        return False
+    return (made.digest, made.view) == digests and all(map(is_sound, made.refs.values()))
 
 
 def _digests(

@@ -181,7 +181,7 @@ def supervise(
         code = process.wait()
     except BaseException:
         with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, signal.SIGTERM)  # unless it was told to end as well, and has
+            os.killpg(process.pid, signal.SIGTERM)  # it has ended if it was told to end as well
             process.wait(PATIENCE)
         raise
     finally:

@@ -156,6 +156,7 @@ def test_a_step_runs_again_if_the_name_of_a_file_is_damaged(built: Project) -> N
     db.execute("UPDATE results SET outputs = CAST(replace(outputs, '.jsonl', '.jsonm') AS BLOB)")
     db.commit()
     db.close()
+    assert "its result was lost with a damaged database" in built.run("explain", "a").out
     assert built.ran("--set", "data.b.tag=2") == ["a", "b"]
     assert set_aside(built)
 

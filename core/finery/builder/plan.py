@@ -323,9 +323,12 @@ class Planner:
             return f"its files {'are missing or damaged' if not lost else LOST}"
         if plan.node.name not in self.latest:
             return "never built"
-        before = self.store.parts_of(self.latest[plan.node.name][0])
+        last, _ = self.latest[plan.node.name]
+        before = self.store.parts_of(last)
         if before is None:
             return "never built"
+        if last == plan.key:
+            return "its result was lost with a damaged database"
         changes = changes_between(before, plan.parts, self.code.names)
         if any(change.part == FORMAT_PART for change in changes):
             return "this version of finery computes keys in another way: built once more"

@@ -73,8 +73,6 @@ from finery.util.files import check_plain as check_plain
 from finery.util.installed import locked_versions as locked_versions
 from finery.util.paths import linked as linked
 from finery.util.paths import shown as shown
-from finery.util.references import load_reference as load_reference
-from finery.util.references import observes as observes
 from finery.util.references import outside_key as outside_key
 
 __all__: list[str]

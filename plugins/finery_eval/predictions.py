@@ -6,9 +6,9 @@ Each line has the `values` of an answer by metric and, where rows belong togethe
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
-from finery import load_reference
 from finery.rows import Row
 from finery.rows.parts import prompt as prompt_of
 from finery_eval.measure import Group, Measure, measure_of
@@ -147,8 +147,8 @@ def measure_between(
     details, statistic = report["details"], None
     if (reference := details.get(STATISTICS, {}).get(metric)) is not None:
         try:
-            statistic = load_reference(reference)
-        except (ImportError, AttributeError):  # of a plugin that isn't installed here
+            statistic = resolve_name(reference)
+        except (ImportError, AttributeError, ValueError):  # of a plugin that isn't installed here
             return None
     groups = recorded([first for first, _ in pairs], [second for _, second in pairs])
     is_share = metric not in details.get("unbounded", ())

@@ -377,7 +377,7 @@ def cache(f): return f
             {"A", "C"},
         ),
         (
-            "from finery import observes as quiet\nB = 1\n@quiet\nclass C:\n    x = B\n"
+            "from finery import outside_key as quiet\nB = 1\n@quiet\nclass C:\n    x = B\n"
             "def A(): return C",
             {"A"},
         ),

@@ -30,7 +30,3 @@ def outside_key(definition: F) -> F:
     """
     setattr(definition, OUTSIDE, True)
     return definition
-
-
-observes = outside_key
-"""Another name of `outside_key`, for hooks that only observe."""

@@ -12,8 +12,8 @@ from finery.builder.code.bindings import Bindings, chain, defaults, walk
 PLAIN_DECORATORS = frozenset({
     "abc.abstractmethod", "builtins.classmethod", "builtins.property", "builtins.staticmethod",
     "contextlib.asynccontextmanager", "contextlib.contextmanager", "finery.hookimpl",
-    "finery.observes", "finery.outside_key", "functools.cache", "functools.cached_property",
-    "functools.lru_cache", "functools.wraps",
+    "finery.outside_key", "functools.cache", "functools.cached_property", "functools.lru_cache",
+    "functools.wraps",
     *(f"{module}.{name}" for module in ("typing", "typing_extensions")
       for name in ("final", "overload", "override")),
 })  # fmt: skip

@@ -43,7 +43,7 @@ from finery.step.inspect import OUTSIDE_KEYS
 DIGITS = 16
 """Hex digits of a piece's digest."""
 IMPORT_MODULE = "importlib:import_module"
-OUTSIDE = frozenset({"finery.observes", "finery.outside_key"})
+OUTSIDE = frozenset({"finery.outside_key"})
 """Decorators of definitions that stay out of keys."""
 NAMESPACES = frozenset({"__globals__", "f_globals", "f_locals"})
 """Attributes with the names of a module, perhaps of another file."""

@@ -6,8 +6,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +17,7 @@ from conftest import FINERY, TWO_STEPS, MakeProject, Project
 from needs import may_lack
 
 from finery.inference.records import SqliteRecords
+from finery.store import repairs
 from finery.store.connection import Database
 
 ANSWERS = {
@@ -58,6 +61,10 @@ def emptied(path: Path) -> None:
 
 def truncated(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2 + 77)
+
+
+def without_its_end(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 77)
 
 
 def without_first_page(path: Path) -> None:
@@ -114,9 +121,10 @@ def with_another_schema(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "saved"),
     [
-        (as_text, 0), (emptied, 0), (truncated, 0), (without_first_page, 0),
-        (with_random_pages, 0), (with_another_schema, 300), (with_a_random_page, 250),
-        (with_text_that_is_none, 300), (with_a_table_that_has_no_name, 0),
+        (as_text, 0), (emptied, 0), (truncated, 0), (without_its_end, 250),
+        (without_first_page, 0), (with_random_pages, 0), (with_another_schema, 300),
+        (with_a_random_page, 250), (with_text_that_is_none, 300),
+        (with_a_table_that_has_no_name, 0),
     ],
 )  # fmt: skip
 def test_a_damaged_database_is_replaced_by_one_with_what_could_be_read(
@@ -131,6 +139,7 @@ def test_a_damaged_database_is_replaced_by_one_with_what_could_be_read(
     assert damage is not with_text_that_is_none or "2 finished steps were recovered" in err
     assert "Traceback" not in err
     assert "was damaged" in err
+    assert err.splitlines()[0].isprintable()
     assert "finery.db.damaged-" in err
     assert any(name.startswith("finery.db.damaged-") for name in set_aside(built))
     kept = answers(built)
@@ -171,6 +180,31 @@ def test_what_sqlite_can_read_is_saved_from_a_damaged_database(built: Project) -
     assert 0 < len(answers(built)) < len(ANSWERS)
     assert set_aside(built)
     assert built.ran() == []
+
+
+def test_what_others_write_while_a_database_is_replaced_is_kept(
+    built: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, key = database(built), min(ANSWERS)
+
+    def write() -> None:
+        Database(path).write(("INSERT INTO records VALUES (?, ?)", [(key, ANSWERS[key])]))
+
+    def salvage(*args: Any) -> Any:
+        saved = salvaged(*args)
+        writer.start()
+        writer.join(0.5)  # it waits, and must not write into what is renamed
+        return saved
+
+    salvaged, writer = repairs.salvage, threading.Thread(target=write)
+    monkeypatch.setattr(repairs, "salvage", salvage)
+    other = Database(path)
+    Database(path).damaged("a test")
+    writer.join()
+    Database(path).write(("INSERT INTO facts VALUES (?, ?)", [("new", b"")]))
+    for each in (Database(path), other):  # which has the old one open
+        assert each.rows("SELECT key FROM records") == [(key,)]
+        assert each.rows("SELECT 1 FROM facts WHERE name = 'new'") == [(1,)]
 
 
 def test_a_row_that_only_its_key_leads_to_is_saved(built: Project) -> None:

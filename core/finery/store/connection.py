@@ -5,13 +5,14 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from finery.errors import FineryError, StepError, UsageError
 from finery.util.locks import holder_of
 from finery.util.paths import STORE
+from finery.util.text import in_line, shortened
 
 T = TypeVar("T")
 Statement = tuple[str, Iterable[Sequence[Any]]]
@@ -103,6 +104,8 @@ class Database:
             db.execute(f"PRAGMA busy_timeout={round(1000 * seconds)}")
             try:
                 db.execute("BEGIN IMMEDIATE")
+                if self._is_replaced():  # while this process waited
+                    raise sqlite3.DatabaseError("it is not the store's any more")
                 for sql, rows in kept:
                     db.executemany(sql, rows)
                 db.execute("COMMIT")
@@ -110,8 +113,6 @@ class Database:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
 
-        if self._db is not None and self._file != _identity(self.path):
-            self.close()  # another process has replaced a damaged database
         self._tried(transact, writing=True)
 
     def close(self) -> None:
@@ -128,6 +129,8 @@ class Database:
 
     def _tried(self, action: Callable[[sqlite3.Connection], T], *, writing: bool = False) -> T:
         """Run an operation, and run it again after replacing a damaged database."""
+        if self._is_replaced():
+            self.close()
         for attempt in (1, 2):
             try:
                 if self._db is None:
@@ -142,19 +145,25 @@ class Database:
                 )  # fmt: skip
                 if attempt == 2 or not _is_damage(error):
                     raise self._explained(error, writing) from error
-                self._mend(str(error))
+                self._mend(shortened(in_line(str(error)), 80))  # it may quote damaged bytes
         raise AssertionError
+
+    def _is_replaced(self) -> bool:
+        """Whether another process has replaced the database, which was damaged."""
+        return not self.read_only and self._db is not None and self._file != _identity(self.path)
 
     def _open(self) -> None:
         self.opened += 1
         if self.read_only:
             self._db = _open_for_reading(self.path)
-            return
-        self._file = _identity(self.path)
-        if _is_emptied(self.path):
-            raise sqlite3.DatabaseError("the file is empty")
-        self._db = connect(self.path, self._seconds)
-        self._file = _identity(self.path)
+        else:
+            self._file = _identity(self.path)
+            if _is_emptied(self.path):
+                raise sqlite3.DatabaseError("the file is empty")
+            self._db = connect(self.path, self._seconds)
+            self._file = _identity(self.path)
+        if _is_cut(self._db, self.path):
+            raise sqlite3.DatabaseError("its end is missing")
 
     def _mend(self, why: str) -> None:
         """Replace the damaged database by a new one with all readable data."""
@@ -243,16 +252,19 @@ def _replace(path: Path, why: str) -> None:
     for leftover in _files_of(staged):
         leftover.unlink(missing_ok=True)
     new = connect(staged)
-    try:
-        saved = salvage(path, new)
-        new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        new.close()
-    aside = free_name(path)
-    for old in reversed(_files_of(path)):  # the log first: it must not stay beside the new file
-        with suppress(FileNotFoundError):  # another process that closes it removes the log
-            old.rename(aside.with_name(aside.name + old.name.removeprefix(path.name)))
-    staged.replace(path)
+    with closing(sqlite3.connect(path, timeout=SECONDS)) as locked:
+        with suppress(sqlite3.Error):  # what others write now would be lost
+            locked.execute("BEGIN IMMEDIATE")
+        try:
+            saved = salvage(path, new)
+            new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            new.close()
+        aside = free_name(path)
+        for old in reversed(_files_of(path)):  # the log first: it must not stay beside the new file
+            with suppress(FileNotFoundError):  # another process that closes it removes the log
+                old.rename(aside.with_name(aside.name + old.name.removeprefix(path.name)))
+        staged.replace(path)
     say(
         f"the database {path} was damaged ({why}) and replaced: {saved['records']:,} model answers "
         f"and {saved['results']:,} finished steps were recovered; other steps rerun; the damaged "
@@ -312,6 +324,20 @@ def _is_emptied(path: Path) -> bool:
         return age > 1 and objects.is_dir() and any(objects.iterdir())
     except OSError:
         return False
+
+
+def _is_cut(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether the end of a database is missing. SQLite reads zeros there, and loses what it writes.
+
+    With rows in the log, the file may lack pages, so that this isn't known.
+    """
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    size = pages * db.execute("PRAGMA page_size").fetchone()[0]
+    try:
+        log = path.with_name(f"{path.name}-wal")
+        return not (log.exists() and log.stat().st_size) and path.stat().st_size < size
+    except OSError:
+        return False  # it is in memory
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT / "core"), str(ROOT / "plugins")]
 from common import between, machine, parser_of  # noqa: E402
 from quality import work_folder  # noqa: E402
 from retrieval import MINILM  # noqa: E402
-from train import DATA, INTENTS, WHEEL  # noqa: E402
+from train import DATA, INTENTS, WHEEL, queries_of  # noqa: E402
 
 from finery.builder.project import Project  # noqa: E402
 from finery.util.text import duration, size  # noqa: E402
@@ -93,28 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def write(folder: Path, data: Path, intents: int, each: int) -> None:
     """The recipe, and the first queries of each intent."""
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    learned, judged = (read(data / name) for name in ("train.csv", "test.csv"))
+    learned, judged = (queries_of(data / name) for name in ("train.csv", "test.csv"))
     names = INTENTS if intents == len(INTENTS) else tuple(learned)[:intents]
     end = each + VALIDATION
     parts = {
-        "train": [row for name in names for row in learned[name][:each]],
-        "validation": [row for name in names for row in learned[name][each:end]],
-        "test": [row for name in names for row in judged[name][:TEST]],
+        "train": [(text, name) for name in names for text in learned[name][:each]],
+        "validation": [(text, name) for name in names for text in learned[name][each:end]],
+        "test": [(text, name) for name in names for text in judged[name][:TEST]],
     }
     for part, rows in parts.items():
         with (folder / f"{part}.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, ["text", "category"])
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-def read(path: Path) -> dict[str, list[dict[str, str]]]:
-    """The rows of each intent, in the order of the file."""
-    found: dict[str, list[dict[str, str]]] = {}
-    with path.open(encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines):
-            found.setdefault(row["category"], []).append(row)
-    return found
+            csv.writer(file).writerows([("text", "category"), *rows])
 
 
 if __name__ == "__main__":

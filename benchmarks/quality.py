@@ -23,7 +23,6 @@ if the whole interval is below zero.
 """
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -48,6 +47,7 @@ from train import (
     course_of,
     environment,
     event_of,
+    queries_of,
     row,
 )
 
@@ -83,12 +83,8 @@ def banking77(data: Path) -> tuple[Sequence[Row], Sequence[Row]]:
     """80 training rows and 40 test rows of each of nine intents."""
 
     def read(file: str, each: int) -> list[Row]:
-        found: dict[str, list[Row]] = {intent: [] for intent in INTENTS}
-        with (data / file).open(encoding="utf-8", newline="") as lines:
-            for record in csv.DictReader(lines):
-                if record["category"] in found:
-                    found[record["category"]].append(row(record["text"], record["category"]))
-        return [r for rows in found.values() for r in rows[:each]]
+        found = queries_of(data / file)
+        return [row(text, intent) for intent in INTENTS for text in found[intent][:each]]
 
     return read("train.csv", 80), read("test.csv", 40)
 

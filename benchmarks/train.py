@@ -140,21 +140,25 @@ class Result:
 # The rows
 
 
+def queries_of(file: Path) -> dict[str, list[str]]:
+    """Intent → its queries, both in the order of a file of Banking77."""
+    found: dict[str, list[str]] = {}
+    with file.open(encoding="utf-8", newline="") as lines:
+        for record in csv.DictReader(lines):
+            found.setdefault(record["category"], []).append(record["text"])
+    return found
+
+
 def rows_of(file: Path, start: int, count: int) -> list[Row]:
     """`count` rows behind the first `start`, taken from the intents in turn.
 
     RunError where the file has fewer.
     """
-    found: dict[str, list[str]] = {intent: [] for intent in INTENTS}
-    with file.open(encoding="utf-8", newline="") as lines:
-        for record in csv.DictReader(lines):
-            if record["category"] in found:
-                found[record["category"]].append(record["text"])
-    places = range(start, start + count)
+    found, places = queries_of(file), range(start, start + count)
     each = [(INTENTS[i % len(INTENTS)], i // len(INTENTS)) for i in places]
     try:
         return [row(found[intent][n], intent) for intent, n in each]
-    except IndexError:
+    except LookupError:
         raise RunError(f"{file} has fewer than {start + count} rows of these intents") from None
 
 

@@ -273,7 +273,8 @@ def build(folder: Path, shared: Path, spec: Spec) -> dict[str, Any]:
     if not errors and made.sharing.is_complete:
         stamp.keep(made, (), ())
     keys = {name: result.key for name, result in outcome.results.items()}
-    return {"ran": [keys[name] for name in outcome.ran], "keys": keys, "errors": errors}
+    ran = [keys[name] for name in outcome.ran if name in keys]  # not if planning again failed
+    return {"ran": ran, "keys": keys, "errors": errors}
 
 
 def command(folder: Path, *args: str) -> dict[str, Any]:

@@ -468,7 +468,7 @@ class Build:
             self.log.open()
         self._emit(
             "build_finished", ok=complete, ran=len(outcome.ran),
-            cached=len(outcome.results) - len(outcome.ran), failed=len(outcome.errors),
+            cached=len(outcome.results.keys() - {*outcome.ran}), failed=len(outcome.errors),
             blocked=len(outcome.blocked), seconds=outcome.seconds, exit_code=outcome.exit_code,
         )  # fmt: skip
         self.graph.plugins.hook.finery_build_finished(run=outcome.run, ok=complete)

@@ -161,7 +161,7 @@ class Database:
             if _is_emptied(self.path):
                 raise sqlite3.DatabaseError("the file is empty")
             self._db = connect(self.path, self._seconds)
-            self._file = _identity(self.path)
+            self._file = self._file or _identity(self.path)
         if _is_cut(self._db, self.path):
             raise sqlite3.DatabaseError("its end is missing")
 

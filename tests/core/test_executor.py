@@ -243,3 +243,28 @@ def test_a_worker_whose_parent_is_gone_runs_nothing(task: Tasks, tmp_path: Path)
     assert not (tmp_path / "ran").exists()
     connection.close()
     theirs.close()
+
+
+COLLECTIONS = """
+import gc, os, sys, types
+from finery.execute.worker import become_worker
+
+def make(count):
+    for _ in range(count):
+        made = []
+        made.append(made)
+
+default = gc.get_threshold()
+become_worker(os.getppid())
+for number in range(20):
+    sys.modules[f"new{number}"] = types.ModuleType("new")
+    make(30_000)
+rare = gc.get_threshold()
+make(150_000)
+print(rare[0], gc.get_threshold() == default, gc.callbacks)
+"""
+
+
+def test_collections_are_rare_until_no_more_modules_are_imported() -> None:
+    ran = subprocess.run([sys.executable, "-c", COLLECTIONS], capture_output=True, text=True)
+    assert ran.stdout == "50000 True []\n", ran.stderr

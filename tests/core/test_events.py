@@ -1,6 +1,7 @@
 """Events: their names and fields are stable and documented, and `--json` prints nothing else."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import msgspec
 import pytest
 from conftest import LIGHT_STEPS, Project, Ran
 
-from finery.util.events import EVENTS, described
+from finery.util.events import EVENTS, described, new_run_id
 
 RECIPE = """
 finery: 1
@@ -88,3 +89,12 @@ def test_a_runs_events_are_kept_beside_its_logs(t: Project, told: list[dict[str,
     assert (folder / "talks.log").read_text() == "printed\nfrom a child\n"
     failed = next(e for e in told if e["event"] == "step_failed" and e["step"] == "fails")
     assert Path(failed["log"]) == folder / "fails.log"
+
+
+def test_ids_of_runs_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = []
+    for pid in (99_998, 100_012, 7):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        ids.append(new_run_id())
+        time.sleep(0.002)
+    assert ids == sorted(ids)

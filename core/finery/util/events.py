@@ -7,7 +7,6 @@ Fields and events may be added, so a reader must ignore those that it doesn't kn
 """
 
 import os
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypedDict, get_args, get_type_hints
@@ -172,8 +171,8 @@ def now() -> str:
 
 
 def new_run_id() -> str:
-    """A new id for a run, which sorts by time: in UTC, e.g. `20260102-030405-1234`."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
+    """A new id for a run, which sorts by time: in UTC, e.g. `20260102-030405.678-1234`."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S.%f}"[:-3] + f"-{os.getpid()}"
 
 
 def described(kind: type) -> dict[str, tuple[Any, str]]:

@@ -25,7 +25,7 @@ from finery.testing import hostile
 
 # Examples that touch files take as long as the disk takes.
 settings.register_profile("quick", deadline=None, max_examples=20)
-settings.register_profile("thorough", deadline=None, max_examples=60)
+settings.register_profile("thorough", deadline=None, max_examples=100)
 
 collect_ignore_glob = ["thirdparty/finery-*"]  # they bring tests of their own
 
@@ -65,7 +65,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of these tests."""
-    thorough = "rows of 10 MB, three times as many examples"
+    thorough = "rows of 10 MB, five times as many examples"
     parser.addoption("--thorough", action="store_true", help=thorough)
     parser.addoption("--shuffle", type=int, metavar="SEED", help="modules and tests in any order")
 

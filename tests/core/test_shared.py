@@ -406,7 +406,7 @@ def test_old_results_are_removed_from_a_shared_store(
 def test_nothing_is_wrong_or_lost_at_random_faults(
     tmp_path: Path, proxy: Proxy, pytestconfig: pytest.Config
 ) -> None:
-    count = 100 if pytestconfig.getoption("thorough") else 12
+    count = 200 if pytestconfig.getoption("thorough") else 12
     recipe = RECIPE[: RECIPE.index("export:")]
     wanted = digests(build(clone(tmp_path / "wanted", recipe), remote=None))
     chance = random.Random(1)

@@ -265,7 +265,7 @@ def test_no_order_of_anything_serves_wrong_bytes_or_loses_work(
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=80 if thorough else 12, stateful_step_count=40 if thorough else 25,
+            max_examples=120 if thorough else 12, stateful_step_count=40 if thorough else 25,
             deadline=None, suppress_health_check=[*HealthCheck],
         ),
     )  # fmt: skip
@@ -317,7 +317,7 @@ def test_builds_that_are_killed_at_any_moment_lose_nothing(
     clone, chance = Clone(tmp_path / "a"), random.Random(3)
     project = Project(clone.folder)
     options = ["build", "--remote", f"file://{tmp_path}/shared", "--push", "--fetch", "all"]
-    for _ in range(25 if pytestconfig.getoption("thorough") else 6):
+    for _ in range(40 if pytestconfig.getoption("thorough") else 6):
         before = whole(clone.root)
         clone.write((chance.randrange(2), chance.randrange(2), chance.randrange(2)))
         process = project.start(*options)

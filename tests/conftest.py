@@ -1,6 +1,7 @@
 """What all tests share: a project in a temporary folder, and the real command in it."""
 
 import contextlib
+import functools
 import gc
 import io
 import json
@@ -52,13 +53,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     worker = "PYTEST_XDIST_WORKER"
     if worker not in os.environ or pyfuncitem.get_closest_marker("forks") is None:
         return None
-    options = ["--thorough"] if pyfuncitem.config.getoption("thorough") else []
-    command = [sys.executable, "-m", "pytest", "-q", *options, pyfuncitem.nodeid]
+    command = [sys.executable, "-m", "pytest", "-q", pyfuncitem.nodeid]
+    if pyfuncitem.config.getoption("thorough"):
+        command.append("--thorough")
     variables = {name: value for name, value in os.environ.items() if name != worker}
-    ran = subprocess.run(
-        command, cwd=pyfuncitem.config.rootpath, env=variables, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    with in_memory() as folder:  # else it would delete the files of earlier sessions
+        ran = subprocess.run(
+            [*command, f"--basetemp={folder}/t"], cwd=pyfuncitem.config.rootpath, env=variables,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
     assert ran.returncode == 0, ran.stdout
     return True
 
@@ -368,12 +371,11 @@ def smollm2_folder(smollm2_gguf: Path) -> Path:
     Made once, next to the file. Not every version of transformers can serve a GGUF file, which has
     no `architectures`.
     """
-    folder = smollm2_gguf.with_name("served")
-    if not folder.exists():
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def make(folder: Path) -> None:
+        from transformers import AutoModelForCausalLM
 
         place, name = smollm2_gguf.parent, smollm2_gguf.name
-        made = folder.with_name(f"folder-{os.getpid()}")
         read = AutoModelForCausalLM.from_pretrained(place, gguf_file=name)
         settings = read.config.to_dict()
         settings.pop("quantization_config", None)  # what was read from a GGUF can't be saved
@@ -381,9 +383,32 @@ def smollm2_folder(smollm2_gguf: Path) -> Path:
         plain = made_of(type(read.config)(**settings))
         plain.load_state_dict(read.state_dict())
         plain.generation_config.do_sample = True  # else the server ignores a temperature above 0
-        plain.bfloat16().save_pretrained(made)
-        AutoTokenizer.from_pretrained(place, gguf_file=name).save_pretrained(made)
-        made.rename(folder)
+        plain.bfloat16().save_pretrained(folder)
+        smollm2_tokenizer(smollm2_gguf).save_pretrained(folder)
+
+    return made_once(smollm2_gguf.with_name("served"), make)
+
+
+@functools.cache
+def smollm2_tokenizer(gguf: Path) -> Any:
+    """The tokenizer in that GGUF file, not to be changed. It is read from there once, in 10 s."""
+    from transformers import AutoTokenizer
+
+    def make(folder: Path) -> None:
+        read = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        read.save_pretrained(folder)
+
+    return AutoTokenizer.from_pretrained(made_once(gguf.with_name("tokenizer"), make))
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that is made if it isn't there, perhaps by several processes at the same time."""
+    if not folder.exists():
+        made = folder.with_name(f"{folder.name}-{os.getpid()}")
+        make(made)
+        with contextlib.suppress(OSError):  # another process was faster
+            made.rename(folder)
+        shutil.rmtree(made, ignore_errors=True)
     return folder
 
 

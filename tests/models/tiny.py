@@ -9,10 +9,11 @@ does, since llama.cpp's converter recognises a tokenizer by its tokens of a give
 a SentencePiece tokenizer, see `pieces`.
 """
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from conftest import smollm2_tokenizer
 from models.families import SHAPES, Family, carried
 from models.pieces import ARCHITECTURES, write_pieces
 
@@ -40,7 +41,7 @@ MULTIPLE = 64
 def template_of(family: Family, smollm2: Path) -> str:
     """The family's chat template."""
     if not family.template:
-        return str(_smollm2(smollm2).chat_template)
+        return str(smollm2_tokenizer(smollm2).chat_template)
     return carried()[family.template]
 
 
@@ -53,7 +54,7 @@ def tokenizer_of(family: Family, smollm2: Path, split: str | None = None) -> Any
     from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    raw = Tokenizer.from_str(_smollm2(smollm2).backend_tokenizer.to_str())
+    raw = Tokenizer.from_str(smollm2_tokenizer(smollm2).backend_tokenizer.to_str())
     raw.post_processor = None  # none adds a BOS: the templates write it where there is one
     if pattern := SPLITS[split or family.split]:
         words = pre_tokenizers.Split(Regex(pattern), "isolated")
@@ -98,10 +99,3 @@ def write_model(folder: Path, family: Family, smollm2: Path) -> Model:
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
     return Model(folder, meta={"format": "transformers", "name": family.architecture})
-
-
-@cache
-def _smollm2(file: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)

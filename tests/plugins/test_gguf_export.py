@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import smollm2_tokenizer
 from tiny_gguf import CHATML, tiny_tokenizer, write_tiny_gguf
 
 from finery import DataError, Dataset, Model, Request, Sampling, UsageError
@@ -30,9 +31,7 @@ TALK = [{"role": "user", "content": "Why?"}]
 @pytest.fixture(scope="module")
 def tokenizer(smollm2_gguf: Path) -> Any:
     """SmolLM2's: the converter knows tokenizers by how they split text, so no toy would do."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
+    return smollm2_tokenizer(smollm2_gguf)
 
 
 def write_llama(folder: Path, tokenizer: Any, hidden_size: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import smollm2_tokenizer
 from llama_server import needs_llama_server
 from serve_checking import check, exact, faults
 from serving import RECIPE, ROWS, THINKING, gguf_model, tiny_project, trained_model
@@ -211,10 +212,10 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Mod
     """A LoRA that changes the answers of a small random model with SmolLM2's tokenizer."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("adapter")
-    tokenizer = AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
+    tokenizer = smollm2_tokenizer(smollm2_gguf)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=256, intermediate_size=256, num_hidden_layers=2,

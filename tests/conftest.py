@@ -85,9 +85,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is tested of all plugins at once, and order the others.
 
-    Tests with real models and slow tests begin first, so that no worker waits for another at the
-    end. With `--shuffle`, modules are shuffled, and the classes and tests of each. Tests of a class
-    stay together, since it may make what they share.
+    Tests that wait for a cluster begin first, then those that fork often, with real models, and
+    slow ones, so that no worker waits for another at the end. With `--shuffle`, modules are
+    shuffled, and the classes and tests of each. Tests of a class stay together, since it may make
+    what they share.
     """
     again = {item for item in items if item.name in ONCE and item.path.stem.endswith("_contracts")}
     config.hook.pytest_deselected(items=again)
@@ -102,7 +103,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 modules[item.path], groups[item.getparent(pytest.Class)], places[item.nodeid]
             )
         )  # fmt: skip
-    for name in ("slow", "real"):
+    for name in ("slow", "real", "forks", "cluster"):
         items.sort(key=lambda item: item.get_closest_marker(name) is None)
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -134,11 +135,13 @@ def is_requeued() -> bool:
 def start_again() -> str:
     """Start the only job again, once it is requeued; its id. By itself, Slurm waits two minutes.
 
-    Its processes must have ended: Slurm would take a late end for that of the new attempt.
+    Its processes must have ended: Slurm would take a late end for that of the new attempt. And a
+    node refuses a job that begins in the second in which it was ended.
     """
     until(is_requeued)
     job = running().pop()
     ended = ["pgrep", "-f", rf"slurmstepd: \[{job}\."]
     until(lambda: subprocess.run(ended, capture_output=True, check=False).returncode == 1)
+    time.sleep(2)
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
     return job

@@ -23,7 +23,7 @@ from finery.util.files import hash_file
 from finery_ray.executor import RayExecutor, RayOptions
 
 pytest.importorskip("ray.job_submission")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 ACCESS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b-secret-key", "AWS_REGION": "eu"}
 BEGINS = "job.scratch.mkdir(exist_ok=True)\n(job.scratch / str(os.getpid())).touch()\n"
 ROW = "rows.append({'prompt': 'p'})\n"

@@ -28,6 +28,7 @@ from finery_slurm.executor import SlurmExecutor, SlurmOptions
 pytestmark = [
     pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing()),
     pytest.mark.slow,
+    pytest.mark.cluster,
 ]
 CONFIGURATION = '[executors]\ndefault = "slurm"\n[slurm]\ngres = ""\n'
 BEGINS = "job.scratch.mkdir(exist_ok=True)\n(job.scratch / str(os.getpid())).touch()\n"

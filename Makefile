@@ -2,7 +2,7 @@
 #   make quickstart   write a small recipe into quickstart/, and build it with a fresh .venv
 #   make test         lint, types, schemas, documentation and tests, in ten minutes on two cores
 # and for those who change it:
-#   make test-all     the same with all tests, in under an hour
+#   make test-all     the same with all tests, in about 40 minutes
 #   make docs         the documentation as a site, in build/site
 # and on a machine with a GPU:
 #   make gpu-check    what finery does on GPUs, in at most 10 minutes, without a network

@@ -407,9 +407,12 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     if not folder.exists():
         made = folder.with_name(f"{folder.name}-{os.getpid()}")
         make(made)
-        with contextlib.suppress(OSError):  # another process was faster
+        try:
             made.rename(folder)
-        shutil.rmtree(made, ignore_errors=True)
+        except OSError:
+            if not folder.exists():
+                raise
+            shutil.rmtree(made)  # another process was faster
     return folder
 
 

@@ -46,7 +46,7 @@ def _kill_in_training(made: Project) -> None:
         "build", *SHORTER, *CHECKPOINTS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 900
-    whole = made.folder / ".finery/work/*.scratch/**/complete.json"
+    whole = made.folder / ".finery" / "work" / "*.scratch" / "**" / "complete.json"
     while not glob.glob(str(whole), recursive=True):  # Path.glob fails if a folder goes meanwhile
         assert process.poll() is None, "the build ended before it could be killed"
         assert time.monotonic() < deadline

@@ -15,8 +15,8 @@ FAULTS = ("cut", "half", "delay", "corrupt", "forbid", "fail", "lose")
 class Proxy(ThreadingHTTPServer):
     """Passes requests on to a server on this machine.
 
-    share: how many of the requests go wrong, from 0 to 1. seen: counts faults, and methods.
-    requests: method and path of each.
+    share: how many of the requests go wrong, from 0 to 1. part: of their paths, so that others
+    don't. seen: counts faults, and methods. requests: method and path of each.
     """
 
     daemon_threads = True
@@ -24,7 +24,7 @@ class Proxy(ThreadingHTTPServer):
     def __init__(self, port: int, seed: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behind = port
-        self.share = 0.0
+        self.share, self.part = 0.0, ""
         self.faults: tuple[str, ...] = FAULTS
         self.random = random.Random(seed)
         self.seen: Counter[str] = Counter()
@@ -46,7 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         proxy = self.server
         proxy.requests.append((self.command, self.path))
-        is_wrong = proxy.random.random() < proxy.share
+        is_wrong = proxy.random.random() < proxy.share and proxy.part in self.path
         fault = proxy.random.choice(proxy.faults) if is_wrong else ""
         proxy.seen.update([fault, self.command])
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

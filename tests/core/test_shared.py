@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import random
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -205,6 +206,96 @@ def test_a_build_goes_on_without_the_server(
     warnings = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
     assert warnings == ["warning: the shared store s3://team/x can't be used: permission denied"]
     assert not made.sharing.is_complete
+
+
+TRAINING = """
+finery: 1
+name: t
+plugins: [./steps.py, ./train.py]
+data:
+  rows: {use: steps.source, path: rows.txt}
+  halves: {use: steps.halve, rows: rows}
+train:
+  sft: {use: t.train, rows: halves.first}
+evaluate:
+  judge: {use: t.judge, model: sft, rows: halves.second}
+"""
+TRAINING_STEPS = """
+from finery import DataError, Dataset, Job, Metrics, Model, Preflight, Step, hookimpl, setting
+
+class Train(Step, seeded=False, learns="answers"):
+    "A training."
+    rows: Dataset
+    epochs: int = setting(1, help="How often.")
+    def run(self, job: Job) -> Model:
+        (job.out / "weights").write_text(f"{self.epochs} {len(list(self.rows))}")
+        return Model(job.out, meta={"format": "light"})
+
+class Checks(Preflight["Judge"]):
+    def check_columns(self, columns):
+        if self.step.column not in columns.get("rows", [self.step.column]):
+            raise DataError(f"no column {self.step.column}", where="column")
+
+class Judge(Step, seeded=False, preflight=Checks):
+    "A score."
+    model: Model
+    rows: Dataset
+    column: str = setting("prompt", help="A column.")
+    def run(self, job: Job) -> Metrics:
+        return Metrics.write(job.out, rows=1, scores={"m": {"accuracy": 0.5}}, intervals={},
+                             details={}, predictions=[])
+    def verify(self, outputs):
+        outputs[""].report()
+
+@hookimpl
+def finery_steps(): return {"t.train": Train, "t.judge": Judge}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["cut", "fail", "lose"])
+def test_files_of_inputs_that_cant_be_had_are_made_here(
+    tmp_path: Path, proxy: Proxy, fault: str
+) -> None:
+    a, b = clone(tmp_path / "a", TRAINING), clone(tmp_path / "b", TRAINING)
+    for each in (a, b):
+        each.write({"train.py": TRAINING_STEPS})
+    build(a, push=True)
+    b.write({"finery.toml": 'remote = "s3://team/x"'})
+    b.env = _access()
+    b.run("build")
+    proxy.share, proxy.faults, proxy.part = 1.0, (fault,), "" if fault == "cut" else "/blobs/"
+    plan = b.run("plan", "--set", "train.sft.epochs=2")
+    assert plan.code == 0, plan.err
+    if fault == "cut":  # otherwise no request shows it
+        assert re.search(r"run +rows .* can't be had from the shared store", plan.out), plan.out
+    for args in (["report", "-o", "-", "--format", "markdown"], ["check"], ["show"]):
+        assert b.run(*args).code == 0
+    options = ["--set", "train.sft.epochs=2", "--set"]
+    for column, code, ran in [
+        ("other", 2, ["rows", "halves"]),  # they are made before the training, to check it
+        ("prompt", 0, ["sft", "judge"]),
+    ]:
+        made = b.run("build", *options, f"evaluate.judge.column={column}")
+        assert made.code == code, made.err
+        assert re.findall(r"^  run +(\w+)", made.err, re.MULTILINE) == ran, made.err
+    (file,) = (p for p in (b.folder / "build/t/sft").iterdir() if p.name == "weights")
+    assert file.read_text() == "2 2000"
+
+
+def test_without_a_connection_a_report_says_what_it_lacks(tmp_path: Path, proxy: Proxy) -> None:
+    a, b = clone(tmp_path / "a", TRAINING), clone(tmp_path / "b", TRAINING)
+    for each in (a, b):
+        each.write({"train.py": TRAINING_STEPS})
+    build(a, push=True)
+    b.write({"finery.toml": 'remote = "s3://team/x"'})
+    b.env = _access()
+    b.run("build", "--fetch", "none")
+    proxy.share, proxy.faults, proxy.part = 1.0, ("cut",), "/blobs/"
+    made = b.run("report", "-o", "-", "--format", "markdown")
+    assert made.out.count("| not built |  | its files can't be had from the shared store |") == 3
+    error = b.run("show", "rows")
+    assert (error.code, error.err.count("finery build --force STEP")) == (1, 1)
 
 
 def test_a_damaged_file_isnt_taken_for_the_one_that_cant_be_had(

@@ -26,6 +26,7 @@ from finery.rows.row import Row
 from finery.step.inspect import files_of, give_files, steps_inside
 from finery.step.interfaces import Preflight, interface
 from finery.step.step import Step
+from finery.store.layout import Lost
 from finery.util.installed import version_of, with_versions
 from finery.util.text import counted
 
@@ -147,12 +148,14 @@ def failed_gates(
 ) -> dict[str, FineryError]:
     """Step → why a build fails there, of those whose kept result isn't what `require:` asks.
 
-    Runs nothing: a step judges what is in the store.
+    Runs nothing: a step judges what is in the store. Results that can't be had are left out.
     """
     failed = {}
     for name, node in graph.nodes.items():
         result = results.get(name)
         if result is None or type(node.step).verify is Step.verify:
+            continue
+        if not store.shared.reach(result.outputs.values()):
             continue
         try:
             verify(node.step, store, result)
@@ -383,6 +386,8 @@ def misfits(graph: Graph, results: Results, node: Node) -> Iterator[FineryError]
                 preflight.check_sample(_samples(forecasts, sources))
             if kind.check_columns is not Preflight.check_columns:
                 preflight.check_columns(_columns(forecasts, sources))
+        except Lost:
+            raise
         except FineryError as error:
             yield _placed(graph, node, error, inside)
 

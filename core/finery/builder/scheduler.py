@@ -239,6 +239,7 @@ class Build:
         If built files can't be had from a shared store, the build waits for running steps and plans
         again.
         """
+        losses = self.store.shared.losses
         try:
             yield
         except Lost as lost:
@@ -246,6 +247,9 @@ class Build:
             self._is_replanned = True
         except FineryError as error:
             self._fail(self.graph.nodes[step], error)
+        if self.store.shared.losses != losses:  # also where a plugin caught the error
+            self.sharing.give_up()
+            self._is_replanned = True
 
     def _look_up(self, name: str) -> None:
         """Look up a step with built inputs in the store."""

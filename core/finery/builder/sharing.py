@@ -141,6 +141,20 @@ class Sharing:
             parts = {key: plans[key].parts for key in records}
             self._store.shared.adopt(self._remote.url, records, parts, inputs, run)
 
+    def unreachable(self, planner: Planner, plans: Sequence[StepPlan]) -> Lost | None:
+        """The error for inputs of steps to run that are only in the shared store, if it is down."""
+        if self._remote is None or not self._remote.down:
+            return None
+        results = {plan.node.name: plan.result for plan in plans}
+        inputs = [
+            result.outputs[source.output]
+            for plan in plans if plan.result is None
+            for source in plan.node.sources if (result := results[source.step]) is not None
+        ]  # fmt: skip
+        blobs = self._store.shared.missing(inputs).get(self._remote.url, [])
+        digests = {blob.digest for blob in blobs} - self._store.shared.lost
+        return Lost(self._remote.down, digests, is_down=True) if digests else None
+
     # -- from there to here ----------------------------------------------------------------------
 
     def is_here(self, name: str, manifests: Iterable[Manifest]) -> bool:
@@ -197,10 +211,9 @@ class Sharing:
 
     def give_up(self) -> None:
         """Report shared stores that can't be used, each once."""
-        for remote in self._store.shared.remotes.values():
-            self.is_behind |= bool(remote.down)
-            if remote.down:
-                remote.warn("can't be used", remote.down)
+        shared = self._store.shared
+        self.is_behind |= any(remote.down for remote in shared.remotes.values())
+        shared.warn()
 
     # -- from here to there ----------------------------------------------------------------------
 
@@ -285,5 +298,8 @@ def plans_with_shared(
             before, plans = plans, [*make_plan(planner, without_files=without_files)]
             if [plan.key for plan in plans] == [plan.key for plan in before]:
                 break
+        while (error := sharing.unreachable(planner, plans)) is not None:
+            sharing.lose(error)
+            plans = [*make_plan(planner, without_files=without_files)]
         sharing.give_up()
     return plans

@@ -27,6 +27,8 @@ def print_summary(build: Build, outcome: Outcome) -> None:
     for failure in each_once([*_show_outputs(build, outcome)]):
         print_error(failure)
     for step, before in outcome.redone.items():
+        if not build.store.shared.reach(before.outputs.values()):
+            continue
         for pair in redone(step, before, outcome.results[step], (build.store, build.store)):
             pair.print(build.graph.plugins)
     judged = any(node.evaluates and node.variant for node in build.graph.nodes.values())

@@ -229,7 +229,8 @@ def show_together(
         format_ = manifest.kind, manifest.meta.get("format")
         view = views.get(format_) or type(view_of(plugins, manifest))
         views[format_] = view
-        if view.print_together is not View.print_together:
+        has_table = view.print_together is not View.print_together
+        if has_table and store.shared.reach([manifest]):
             groups.setdefault(view, []).append(output_of(plugins, store, title, manifest))
     for view, outputs in groups.items():
         view().print_together(console or stdout(), outputs)

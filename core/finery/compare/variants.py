@@ -90,6 +90,9 @@ def lines_of(
             if result is None:
                 line.states.append(failed.get(judged.step, "not built"))
                 continue
+            if not store.shared.reach(result.outputs.values()):
+                line.states.append("not here")
+                continue
             once = line.name, judged.name, judged.outputs
             if once in scored:  # a model that the seeds don't reach
                 continue

@@ -143,7 +143,8 @@ class _Proving:
         return inner if _can_sketch(node) and inner else {name}
 
     def _built(self, name: str) -> bool:
-        return self.plans[name].result is not None
+        result = self.plans[name].result
+        return result is not None and self.store.shared.reach(result.outputs.values())
 
     def _is_light(self, name: str) -> bool:
         """Whether this step can be built without running a heavy step."""
@@ -181,7 +182,7 @@ class _Proving:
     def _artifact(self, source: Source) -> Artifact | None:
         """The artifact that an input names; None if it isn't available yet."""
         result = self.plans[source.step].result
-        if result is not None:
+        if result is not None and self.store.shared.reach([result.outputs[source.output]]):
             return self.store.artifact(result.outputs[source.output])
         return self._sketch(source.step)
 

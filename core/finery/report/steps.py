@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 from finery.artifact.manifest import Result
 from finery.builder.checks import blocked_by, failed_gates
-from finery.builder.plan import Planner, make_plan
+from finery.builder.plan import LOST, Planner, make_plan
 from finery.builder.runs import Run, progress_of
 from finery.compare.outputs import folded, title_of
 from finery.recipe.graph import Graph, Node
@@ -63,7 +63,7 @@ def steps_now(graph: Graph, store: Store, run: Run | None) -> list[ReportedStep]
         elif record and record.state == "running" and result is None and goes_on:
             state, detail = "running", progress.get(record.name, "")
         found.append(ReportedStep(plan.node, state, detail, result))
-    return [step._replace(dollars=_cost(step, store)) for step in found]
+    return [_completed(step, store) for step in found]
 
 
 def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
@@ -89,12 +89,16 @@ def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
         if state == "built" and result is None:
             state, detail = "not built", "its outputs are no longer in the store"
         found.append(ReportedStep(graph.nodes[name], state, detail, result))
-    return [step._replace(dollars=_cost(step, store)) for step in found]
+    return [_completed(step, store) for step in found]
 
 
-def _cost(step: ReportedStep, store: Store) -> float:
-
-    return store.dollars_spent([step.result.key]) if step.result else 0.0
+def _completed(step: ReportedStep, store: Store) -> ReportedStep:
+    """With its cost; without a result whose files can't be had from a shared store."""
+    if step.result is None:
+        return step
+    if not store.shared.reach(step.result.outputs.values()):
+        return step._replace(state="not built", detail=f"its files {LOST}", result=None)
+    return step._replace(dollars=store.dollars_spent([step.result.key]))
 
 
 def counts(steps: Sequence[ReportedStep]) -> Iterator[str]:

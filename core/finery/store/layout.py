@@ -44,10 +44,18 @@ class Blob(NamedTuple):
 
 
 class Lost(RemoteError):
-    """Blobs can't be had. is_down: because the store can't be reached, so they may be there."""
+    """Blobs can't be had. is_down: because the store can't be reached, so they may be there.
 
-    digests: frozenset[str] = frozenset()
-    is_down: bool = False
+    A build runs the steps that made them. Code that has to go on catches it before `FineryError`.
+    """
+
+    def __init__(self, what: str, digests: Iterable[str], *, is_down: bool) -> None:
+        super().__init__(
+            what,
+            fix="connect to the shared store and try again; or make the files here: finery build "
+            "--force STEP",
+        )
+        self.digests, self.is_down = frozenset(digests), is_down
 
 
 def object_name(folder: str, digest: str) -> str:

@@ -275,13 +275,7 @@ class Remote:
         if lost:
             reason = self.down or next(iter(lost.values()))
             what = "the shared store can't be used" if self.down else "the shared store is damaged"
-            failure = Lost(
-                f"{what}: {reason} ({public(self.url)})",
-                fix="connect to it and try again; or run finery build, which runs the steps that "
-                "made these files",
-            )
-            failure.digests, failure.is_down = frozenset(lost), bool(self.down)
-            raise failure
+            raise Lost(f"{what}: {reason} ({public(self.url)})", lost, is_down=bool(self.down))
 
     def _bring_small(
         self, root: Path, pack: str, members: Sequence[Blob], count: Count

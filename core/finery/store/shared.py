@@ -5,7 +5,7 @@ needed: `Store.artifact` brings them, and a build brings the inputs of each step
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from finery.store.database import Store
     from finery.store.remote import Remote
 
+T = TypeVar("T")
 Missing = dict[str, list[Blob]]
 """URL of a shared store → the blobs that must come from there."""
 
@@ -28,6 +29,8 @@ class SharedBlobs:
         self._store = store
         self.remotes: dict[str, Remote] = {}
         self.lost: set[str] = set()  # blobs that can't be had
+        self.losses = 0  # how often blobs were lost
+        self._adopted: set[str] = set()  # blobs of adopted results
         self._is_used: bool | None = None  # whether the table has rows
 
     def __bool__(self) -> bool:
@@ -65,7 +68,9 @@ class SharedBlobs:
                 results.append((key, msgspec.json.encode(outputs), record.seconds))
                 blobs = places_of(record.outputs.values(), record.packed)
                 places += [(*blob, url) for blob in blobs]
-        self.lost.difference_update(digest for digest, *_ in places)
+        digests = {digest for digest, *_ in places}
+        self.lost -= digests - self._adopted  # where they are lost again, they stay lost
+        self._adopted |= digests
         self._store.adopt(results, parts, places, run)
         self._is_used = self._is_used or bool(places)
 
@@ -89,15 +94,53 @@ class SharedBlobs:
             if place is not None:
                 missing.setdefault(place[0], []).append(place[1])
             elif all_known:
-                raise _lost(f"the file {self._store.blob(digest)} is gone", [digest], False)
+                raise Lost(f"the file {self._store.blob(digest)} is gone", [digest], is_down=False)
         return missing
 
     def bring(self, manifests: Iterable[Manifest], count: Count = lambda size: None) -> None:
         """Copy the missing blobs of artifacts from shared stores. Raises `Lost`."""
-        missing = self.missing(manifests)
-        if missing:
-            self.copying(missing, count)()
-            self.arrived(missing)
+        try:
+            missing = self.missing(manifests, all_known=True)
+            if missing:
+                self.copying(missing, count)()
+                self.arrived(missing)
+        except Lost as error:
+            self.lose(error)
+            raise
+
+    def reach(self, manifests: Iterable[Manifest]) -> bool:
+        """Copy the missing blobs of artifacts; False if they can't be had, with a warning."""
+        try:
+            self.bring(manifests)
+        except Lost:
+            self.warn()
+            return False
+        return True
+
+    def without_lost(self, action: Callable[[bool], T]) -> T:
+        """What an action returns that plans and opens artifacts.
+
+        If files can't be had, it is called again, with True: their results now count as not built.
+        """
+        is_again = False
+        while True:
+            before = self.losses
+            try:
+                made = action(is_again)
+            except Lost:
+                if self.losses == before:
+                    raise
+            else:
+                if self.losses == before:  # otherwise a plugin caught the error
+                    return made
+            self.warn()
+            is_again = True
+
+    def warn(self) -> None:
+        """Report shared stores that can't be used, each once."""
+        for remote in self.remotes.values():
+            if remote.down:
+                remote.warn("can't be used", remote.down)
 
     def copying(self, missing: Missing, count: Count = lambda size: None) -> Callable[[], None]:
         """A function that copies missing blobs, in any thread. Both raise `Lost`.
@@ -110,7 +153,9 @@ class SharedBlobs:
             try:
                 self.remotes[url] = Remote(url)
             except UsageError as error:  # it can't be used any more, or the database is damaged
-                raise _lost(error.what, [blob.digest for blob in missing[url]], True) from error
+                raise Lost(
+                    error.what, [blob.digest for blob in missing[url]], is_down=True
+                ) from error
         root, remotes = self._store.root, dict(self.remotes)
 
         def copy() -> None:
@@ -138,12 +183,7 @@ class SharedBlobs:
 
         Results with these blobs then count as not built.
         """
+        self.losses += not error.digests <= self.lost
         self.lost |= error.digests
         if not error.is_down:
             self._store.forget_remote(error.digests)
-
-
-def _lost(what: str, digests: Iterable[str], is_down: bool) -> Lost:
-    error = Lost(what, fix="build again")
-    error.digests, error.is_down = frozenset(digests), is_down
-    return error

@@ -10,7 +10,9 @@ from finery.cli.options import json_option, matrix_option, recipe_words
 from finery.util.text import counted
 
 if TYPE_CHECKING:
-    from finery.plugin.history import Results
+    from collections.abc import Sequence
+
+    from finery.plugin.notes import Note
     from finery.recipe.graph import Graph
 
 
@@ -35,7 +37,7 @@ def command(
     Notes are advice, not errors. docs/reference/advice.md lists them and explains how to
     silence them.
     """
-    from finery.builder.checks import check_files, note_data, notes_on
+    from finery.builder.checks import check_files, note_data
     from finery.builder.project import open_graph, open_recipe
     from finery.cli.console import print_notes, print_progress
     from finery.recipe.editor import refresh_schema
@@ -44,7 +46,7 @@ def command(
     refresh_schema(*open_recipe(recipe))
     graph = open_graph(recipe, overrides)
     raise_all(check_files(graph, print_progress))
-    notes = notes_on(graph, _built(graph))
+    notes = _notes(graph)
     if as_json:
         found = [note_data(graph, note) for note in notes]
         print_json({"recipe": graph.recipe.name, "steps": len(graph.nodes), "notes": found})
@@ -60,16 +62,16 @@ def command(
     return check_deeply(graph, open_store(recipe), rows, as_json=as_json)
 
 
-def _built(graph: "Graph") -> "Results | None":
-    """The results in the store, if one exists. A check doesn't create one.
+def _notes(graph: "Graph") -> "Sequence[Note]":
+    """The notes, also on results in the store, if one exists. A check doesn't create one.
 
     Raises the same errors as `refuse_shared_folder`.
     """
+    from finery.builder.checks import notes_on, results_of
     from finery.util.paths import store_folder
 
     if not (store_folder(graph.recipe.path) / "finery.db").is_file():
-        return None
-    from finery.builder.checks import results_of
+        return notes_on(graph)
     from finery.builder.outputs import refuse_shared_folder
     from finery.builder.plan import Planner, make_plan
     from finery.builder.project import open_store
@@ -77,4 +79,6 @@ def _built(graph: "Graph") -> "Results | None":
     store = open_store(graph.recipe.path)
     refuse_shared_folder(graph.recipe, store)
     planner = Planner(graph, store)
-    return results_of(planner, list(make_plan(planner)))
+    return store.shared.without_lost(
+        lambda _: notes_on(graph, results_of(planner, list(make_plan(planner))))
+    )

@@ -55,7 +55,7 @@ def command(
         results_of,
     )
     from finery.builder.outputs import refuse_shared_folder
-    from finery.builder.plan import Planner
+    from finery.builder.plan import Planner, make_plan
     from finery.builder.project import Project
     from finery.builder.sharing import plans_with_shared
     from finery.cli.console import notes_line, print_notes
@@ -73,17 +73,25 @@ def command(
         node.name: executor_for(routes, node.name, node.origin, node.use, node.section)
         for node in graph.nodes.values()
     }
-    plans = plans_with_shared(planner, load_config(recipe))
-    if language is not None:
+
+    def read(
+        is_again: bool,
+    ) -> "tuple[Sequence[StepPlan], Gates, Sequence[Note], Mapping[str, Estimate]]":
+        plans = [*make_plan(planner)] if is_again else plans_with_shared(planner, config)
         failed = failed_gates(graph, store, {p.node.name: p.result for p in plans})
-        _print_graph(language, plans, Gates(failed, blocked_by(graph, failed)))
+        gates = Gates(failed, blocked_by(graph, failed))
+        if language is not None:
+            return plans, gates, [], {}
+        results = results_of(planner, plans)
+        waiting = [p.node.name for p in plans if p.state != "cached" and not p.same_as]
+        estimates = estimates_of(graph, results, waiting) if waiting else {}
+        return plans, gates, notes_on(graph, results), estimates
+
+    config = load_config(recipe)
+    plans, gates, notes, estimates = store.shared.without_lost(read)
+    if language is not None:
+        _print_graph(language, plans, gates)
         return
-    results = results_of(planner, plans)
-    notes = notes_on(graph, results)
-    waiting = [p.node.name for p in plans if p.state != "cached" and not p.same_as]
-    estimates = estimates_of(graph, results, waiting) if waiting else {}
-    failed = failed_gates(graph, store, {p.node.name: p.result for p in plans})
-    gates = Gates(failed, blocked_by(graph, failed))
     if as_json:
         _print_json(planner, plans, notes, estimates, gates, executors)
         return

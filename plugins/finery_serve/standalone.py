@@ -158,7 +158,6 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
             paths = (path for path in self.model.path.rglob("*") if path.is_file())
             own = [path.relative_to(self.model.path).as_posix() for path in paths]
         for name in sorted({*own, *self.model.external}):
-            (job.out / "model" / name).parent.mkdir(parents=True, exist_ok=True)
             job.copy(self.model.file(name), f"model/{name}")
         facts = {**self.static_meta(), "name": self.name, "run": "sh run.sh", **clients}
         return Bundle(job.out, meta=facts)

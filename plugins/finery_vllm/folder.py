@@ -56,9 +56,8 @@ def linked(
 ) -> Path:
     """A folder with links to files of a model, or with copies."""
     for name in names:
-        target = folder / name
+        source, target = model.file(name).absolute(), folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        source = model.file(name).absolute()
         if copy is None:
             target.symlink_to(source)
         else:

@@ -148,6 +148,8 @@ HOSTILE: dict[str, Callable[[Members], object]] = {
     "steps": head(lambda d: d["steps"].update(lines="0" * 64)),
     "format": head(lambda d: d.update(format=9)),
     "field": head(lambda d: d.update(more=1)),
+    "role": head(lambda d: manifest_of(d).update(refs={"../x": {**manifest_of(d)}})),
+    "deep": lambda found: found.__setitem__(0, (found[0][0], b'{"results":' + b"[" * 100_000)),
     "list": lambda found: found.__setitem__(0, (found[0][0], b"[]")),
 }
 
@@ -173,15 +175,20 @@ def test_names_in_manifests_stay_in_their_folder(bundle: Path, other: Project) -
     """Also if all digests are right."""
     import msgspec
 
-    from finery.artifact.manifest import Result, manifest
-    from finery.builder.bundle import is_right
+    from finery.artifact.manifest import manifest
+    from finery.store.layout import are_right
 
     digest = "0" * 64
-    for name in ("../x", "/x", "a/../../x", "manifest.json", "", "a\0"):
+    names = ("../x", "/x", "//x", "a/../../x", "manifest.json", "", ".", "a//b", "a\0", "x" * 300)
+    right = manifest("Dataset", {}, {"a/b": (digest, 1)})
+    for name in names:
         made = manifest("Dataset", {}, {name: (digest, 1)})
-        assert not is_right(Result(digest, {"": made}, 0.0, [])), name
-    assert is_right(Result(digest, {"": manifest("Dataset", {}, {"a/b": (digest, 1)})}, 0.0, []))
-    assert not is_right(Result(digest, {"": msgspec.structs.replace(made, digest="1")}, 0.0, []))
+        assert not are_right({"": made}), name
+        assert not are_right({"": manifest("Dataset", {}, {}, {name: right})}) or "json" in name
+        assert not name or not are_right({name: right}) or "json" in name
+    assert are_right({"": right})
+    assert not are_right({"": manifest("Dataset", {}, {"a/b": (digest, 1), "a": (digest, 1)})})
+    assert not are_right({"": msgspec.structs.replace(made, digest="1")})
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.4])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from finery.rows.files import read_predictions, read_report, read_rows, write_metrics, write_rows
 from finery.rows.row import Row
+from finery.util.paths import path_in
 
 if TYPE_CHECKING:
     from finery.artifact.manifest import Manifest
@@ -77,8 +78,8 @@ class Artifact:
         return set[str]().union(*(ref.formats for ref in self.refs.values()))
 
     def file(self, name: str) -> Path:
-        """The path of the file `name` of this artifact."""
-        return self.external.get(name, self.path / name)
+        """The path of the file `name` of this artifact. `DataError` for one outside of it."""
+        return self.external.get(name, path_in(self.path, name))
 
 
 class Dataset(Artifact):

@@ -14,12 +14,12 @@ from typing import IO
 
 import msgspec
 
-from finery.artifact.manifest import Result, is_sound
+from finery.artifact.manifest import Result
 from finery.builder.garbage import blobs_of
 from finery.errors import UsageError
 from finery.store.blobs import put_blob
 from finery.store.database import HEX, KEY_DIGITS, Store
-from finery.store.layout import is_named_well
+from finery.store.layout import are_right
 from finery.store.uses import held_folder
 from finery.util.events import new_run_id
 from finery.util.files import fsync, hash_file
@@ -106,22 +106,19 @@ def _head(tar: tarfile.TarFile, file: Path) -> Bundle:
         raise _wrong(file, "its list of results is too large")
     try:
         bundle = msgspec.json.decode(_content(tar, member).read(), type=Bundle)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise _wrong(file, f"its list of results can't be read ({error})") from error
     if bundle.format != FORMAT:
         raise _wrong(file, f"another version of finery wrote it ({bundle.finery})")
     keys = {result.key for result in bundle.results}
     is_complete = keys.issuperset(bundle.steps.values()) and keys.issuperset(bundle.dollars)
-    if not is_complete or not all(is_portable(r) and is_right(r) for r in bundle.results):
+    if not is_complete or not all(
+        len(result.key) == KEY_DIGITS and HEX.issuperset(result.key)
+        and is_portable(result) and are_right(result.outputs)
+        for result in bundle.results
+    ):  # fmt: skip
         raise _wrong(file, "its list of results was changed")
     return bundle
-
-
-def is_right(result: Result) -> bool:
-    """Whether a result from elsewhere has the digests of its content, and names that are safe."""
-    outputs = result.outputs.values()
-    is_key = len(result.key) == KEY_DIGITS and HEX.issuperset(result.key)
-    return is_key and all(map(is_sound, outputs)) and all(map(is_named_well, outputs))
 
 
 def _take_blobs(

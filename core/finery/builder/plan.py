@@ -152,9 +152,13 @@ class Planner:
     def lookup(self, plan: StepPlan, inputs: Mapping[tuple[str, int], Manifest]) -> Result | None:
         """The kept result of a step's key. One with other outputs than the step's is damaged."""
         result = self.store.lookup(plan.key, inputs.values(), plan.parts)
-        if result is None or result.outputs.keys() != plan.node.outputs.keys():
-            return None
-        return result
+        return result if result is not None and self.fits(plan, result.outputs) else None
+
+    @staticmethod
+    def fits(plan: StepPlan, outputs: Mapping[str, Manifest]) -> bool:
+        """Whether a step can have these outputs, by their names and kinds."""
+        expected = {name: kind.kind for name, kind in plan.node.outputs.items()}
+        return {name: made.kind for name, made in outputs.items()} == expected
 
     @staticmethod
     def _versions(plan: StepPlan) -> dict[str, str] | None:

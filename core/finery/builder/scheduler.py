@@ -243,8 +243,7 @@ class Build:
         try:
             yield
         except Lost as lost:
-            self.sharing.lose(lost)
-            self._is_replanned = True
+            self.store.shared.lose(lost)
         except FineryError as error:
             self._fail(self.graph.nodes[step], error)
         if self.store.shared.losses != losses:  # also where a plugin caught the error

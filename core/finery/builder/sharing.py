@@ -135,7 +135,10 @@ class Sharing:
             if plan.key and plan.result is None and plan.key not in self._asked:
                 plans[plan.key] = plan
         self._asked |= plans.keys()
-        records = self._remote.records(plans)
+        every = self._remote.records(plans)
+        records = {k: r for k, r in every.items() if planner.fits(plans[k], r.outputs)}
+        if len(records) < len(every):
+            self._remote.refuse()
         if records:
             inputs = {k: [*planner.inputs(plans[k].node, results).values()] for k in records}
             parts = {key: plans[key].parts for key in records}

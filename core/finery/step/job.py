@@ -15,6 +15,7 @@ from finery.inference.records import MemoryRecords, Records
 from finery.inference.shared import SharedRecords
 from finery.step.resources import ON_NODES
 from finery.util.files import copy_file
+from finery.util.paths import path_in
 from finery.util.text import redacted
 
 Report = Callable[[dict[str, Any]], None]
@@ -91,8 +92,13 @@ class Job:
         return shlex.split(os.environ.get(ON_NODES, ""))
 
     def copy(self, source: Path, name: str) -> None:
-        """Copy a file into `out`, sharing its blocks if the file system can."""
-        copy_file(source, self.out / name)
+        """Copy a file into `out`, sharing its blocks if the file system can.
+
+        Subfolders in its name are created. Raises `DataError` for one that leads out of `out`.
+        """
+        target = path_in(self.out, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(source, target)
 
     def log(self, message: str) -> None:
         """Add a line to the step's log."""

@@ -10,6 +10,7 @@ from finery.artifact.manifest import Manifest
 from finery.errors import UsageError
 from finery.store.database import Store
 from finery.util.files import copy_file
+from finery.util.paths import path_in
 
 Progress = Callable[[int, int], None]
 """Takes the bytes that are copied, of how many."""
@@ -72,7 +73,7 @@ def copy_files(files: Sequence[Copy], folder: Path, progress: Progress) -> None:
 
     folder.mkdir(parents=True)
     for file in files:
-        target = folder / file.name
+        target = path_in(folder, file.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         copy_file(file.source, target, count)
 

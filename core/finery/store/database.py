@@ -155,7 +155,7 @@ class Store:
         """A decoded value. If it is damaged, replace the database and return None."""
         try:
             return msgspec.json.decode(content, type=kind)
-        except (msgspec.DecodeError, UnicodeError, TypeError) as error:  # SQLite may read NULL
+        except (msgspec.DecodeError, UnicodeError, TypeError, RecursionError) as error:
             self._db.damaged(str(error))
             return None
 

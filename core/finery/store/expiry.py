@@ -68,7 +68,7 @@ def _objects_of(objects: Objects, name: str) -> Iterator[str]:
         return
     try:
         record = msgspec.json.decode(body.partition(b"\n")[0], type=Record)
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise RemoteError(f"{name} isn't a result of this version of finery") from error
     for made in (each for m in record.outputs.values() for each in with_references(m)):
         for digest, _ in made.files.values():

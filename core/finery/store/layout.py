@@ -7,18 +7,25 @@ Nothing that comes from a shared store is believed. `decoded` compares a record 
 to be, and `Remote.bring` does so with blobs.
 """
 
-from collections.abc import Callable, Iterable
-from pathlib import PurePosixPath
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, NamedTuple, TypedDict
 
 import msgspec
+from msgspec import Meta
 
 from finery.artifact.kinds import KINDS
 from finery.artifact.manifest import MANIFEST, Manifest, is_sound, manifest, with_references
 from finery.errors import RemoteError
+from finery.rows.answers.jsonvalues import is_deeper
+from finery.util.paths import is_inside
 
 FORMAT = 1
-Packed = dict[str, tuple[str, int]]
+LEVELS, REFERENCES = 32, 16
+"""How deep facts of an artifact, and references of one to another, may be nested."""
+Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+"""A number of bytes that SQLite can keep."""
+Packed = dict[Digest, tuple[Digest, Bytes]]
 """Digest of a small file → (digest of the object that contains it, its first byte there)."""
 Count = Callable[[int], object]
 """Takes the number of bytes as they arrive."""
@@ -30,8 +37,27 @@ class Record(msgspec.Struct, frozen=True):
     format: int
     key: str
     outputs: dict[str, Manifest]
-    seconds: float
+    seconds: Annotated[float, Meta(ge=0, le=1e12)]
     packed: Packed
+
+
+class _Facts(TypedDict, total=False):
+    """Facts about artifacts that finery itself reads."""
+
+    rows: Annotated[int, Meta(ge=0)]
+    columns: list[str]
+    format: str
+    run: str
+    env: list[str]
+    concurrency: int
+
+
+class _Strict(msgspec.Struct):
+    """What a manifest from elsewhere must be like."""
+
+    meta: _Facts
+    runtime: _Facts
+    files: dict[str, tuple[Digest, Bytes]]
 
 
 class Blob(NamedTuple):
@@ -73,23 +99,22 @@ def decoded(key: str, body: bytes) -> Record | None:
     """The record of a key; None if it isn't one, or if it contains anything wrong."""
     try:
         record = msgspec.json.decode(body, type=Record)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-    is_right = (
-        record.format == FORMAT
-        and record.key == key
-        and all(
-            not m.external and is_named_well(m) and is_sound(m) for m in record.outputs.values()
-        )
-        and not any(
-            path
-            for m in record.outputs.values()
-            for each in with_references(m)
-            for path, *_ in each.external.values()
-        )
-        and all(_is_digest(pack) and offset >= 0 for pack, offset in record.packed.values())
+    if record.format != FORMAT or record.key != key or not are_right(record.outputs):
+        return None
+    outputs = record.outputs.values()
+    external = [f for m in outputs for each in with_references(m) for f in each.external.values()]
+    is_local = any(m.external for m in outputs) or any(path for path, *_ in external)
+    return None if is_local else record
+
+
+def are_right(outputs: Mapping[str, Manifest]) -> bool:
+    """Whether a result from elsewhere has the digests of its content, and is safe to use."""
+    return all(
+        (not name or _is_name(name)) and _is_safe(made) and is_sound(made)
+        for name, made in outputs.items()
     )
-    return record if is_right else None
 
 
 def portable(made: Manifest) -> Manifest:
@@ -101,22 +126,24 @@ def portable(made: Manifest) -> Manifest:
     return manifest(made.kind, made.meta, made.files, refs, external, made.runtime)
 
 
-def is_named_well(made: Manifest) -> bool:
-    """Whether a foreign artifact is of a known kind, and its files can't be put anywhere else."""
-    names = [*made.files, *made.external]
+def _is_safe(made: Manifest, references: int = REFERENCES) -> bool:
+    """Whether an artifact from elsewhere is of a known kind, with files that fit in its folder."""
+    names = [MANIFEST, *made.files, *made.external]
+    folders = {name[:at] for name in names for at, letter in enumerate(name) if letter == "/"}
+    try:
+        msgspec.convert(made, _Strict, from_attributes=True)
+    except msgspec.ValidationError:
+        return False
     return (
-        made.kind in KINDS
-        and all(_is_digest(digest) and size >= 0 for digest, size in made.files.values())
-        and all(
-            name == PurePosixPath(name).as_posix()
-            and name != MANIFEST
-            and not {"..", "/", "."} & {*PurePosixPath(name).parts}
-            and "\0" not in name
-            for name in names
-        )
-        and all(map(is_named_well, made.refs.values()))
+        references > 0
+        and made.kind in KINDS
+        and all(map(is_inside, names))
+        and len({*names, *folders}) == len(names) + len(folders)
+        and all(map(_is_name, made.refs))
+        and not is_deeper([made.meta, made.runtime], LEVELS)
+        and all(_is_safe(ref, references - 1) for ref in made.refs.values())
     )
 
 
-def _is_digest(text: str) -> bool:
-    return len(text) == 64 and set("0123456789abcdef").issuperset(text)
+def _is_name(text: str) -> bool:
+    return is_inside(text) and "/" not in text

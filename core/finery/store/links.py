@@ -15,6 +15,7 @@ from finery.artifact.kinds import KINDS, Artifact
 from finery.artifact.manifest import MANIFEST, Manifest
 from finery.errors import UsageError, disk_full
 from finery.store.repairs import say, set_aside
+from finery.util.paths import path_in
 
 AWAY = ".remote.txt"
 """The end of the name of a text in place of a link: the output is only in a shared store."""
@@ -79,7 +80,7 @@ def _make_view(folder: str, links: Mapping[str, str], description: bytes) -> Non
         shutil.rmtree(folder)
         os.mkdir(folder)
     for name, text in links.items():
-        _link(text, f"{folder}/{name}")
+        _link(text, str(path_in(Path(folder), name)))
     path = f"{folder}/{MANIFEST}"
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o444)) as file:
         file.write(description)
@@ -157,7 +158,7 @@ def link_outputs(
                 stale.unlink()
         for name, manifest in outputs.items():
             if name:
-                _place(root, folder / name, manifest, away)
+                _place(root, path_in(folder, name), manifest, away)
 
 
 @contextmanager

@@ -11,7 +11,9 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -126,17 +128,21 @@ class _Obstore:
 
     def __init__(self, url: str) -> None:
         self.url, self.is_stopped = url, False
+        self._folder: Path | None = None
+        self._open: Callable[[], Any]
         self._library: Any = importlib.import_module("obstore")
         stores: Any = importlib.import_module("obstore.store")
         parts = urlsplit(url)
         try:
             if parts.scheme == "file":
-                self._store = stores.LocalStore(parts.path, mkdir=True)
+                self._folder = Path(parts.path)
+                self._open = lambda: stores.LocalStore(parts.path, mkdir=True)
                 return
             given: dict[str, Any] = {"client_options": _CLIENT, "retry_config": _RETRY}
             if parts.scheme == "s3" and "AWS_ACCESS_KEY_ID" not in os.environ:
                 given |= _profile()
-            self._store = stores.from_url(url, **given)
+            store = stores.from_url(url, **given)
+            self._open = lambda: store
         except Exception as error:
             raise UsageError(
                 f"can't open the shared store {public(url)}: {_reason(error)}",
@@ -144,8 +150,15 @@ class _Obstore:
                 fix="correct the URL, or set what the bucket needs in the environment",
             ) from error
 
+    @cached_property
+    def _store(self) -> Any:
+        """Opened when it is needed, since that creates a folder."""
+        return self._open()
+
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes | None:
         def action() -> bytes:
+            if self._folder and not S_ISREG(os.stat(self._folder / name).st_mode):
+                return b""  # a pipe may never end
             if end is None:
                 return bytes(self._library.get(self._store, name).bytes())
             try:
@@ -168,6 +181,8 @@ class _Obstore:
         _put(lambda: self._library.put(self._store, name, sent, max_concurrency=4))
 
     def stocked(self, folder: str) -> Iterator[Stocked]:
+        if self._folder and not self._folder.is_dir():
+            return
         pages = iter(self._library.list(self._store, folder))
         while page := _tried(lambda: next(pages, None), None):
             yield from (Stocked(o["path"], o["size"], o["last_modified"].timestamp()) for o in page)

@@ -133,7 +133,17 @@ class Remote:
                 f"the shared store {public(self.url)} has results with {what}, which aren't used"
             )
             return None
-        return decoded(key, body)
+        record = decoded(key, body)
+        if record is None:
+            self.refuse()
+        return record
+
+    def refuse(self) -> None:
+        """Report, once, that it has results which aren't used."""
+        self._say_once(
+            f"the shared store {public(self.url)} has results that aren't valid here, which aren't "
+            "used: their steps run"
+        )
 
     # -- answers of models -----------------------------------------------------------------------
 
@@ -323,8 +333,8 @@ class Remote:
 
                 for start in range(0, len(starts), AHEAD):
                     for data in threads.map(read, starts[start : start + AHEAD]):
-                        if data is None:
-                            return {blob.digest: "a file is missing"}
+                        if not data:  # it is gone, or shorter than its record says
+                            return {blob.digest: "a file is missing or cut short"}
                         file.write(data)
                         self.count(fetched=len(data))
                         count(len(data) if attempt == 1 else 0)

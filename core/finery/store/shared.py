@@ -183,7 +183,7 @@ class SharedBlobs:
 
         Results with these blobs then count as not built.
         """
-        self.losses += not error.digests <= self.lost
+        self.losses += 1
         self.lost |= error.digests
         if not error.is_down:
             self._store.forget_remote(error.digests)

@@ -4,11 +4,37 @@ import os
 import re
 from pathlib import Path
 
+from finery.errors import DataError
+
 STORE = "FINERY_STORE"
 """The environment variable with the path of the store."""
 
 PINNED = "pinned"
 """The folder of the store with data that steps store for their pins, see `finery.Pinned`."""
+
+
+LONGEST_NAME, LONGEST_PATH = 255, 1024
+"""Bytes of a file's name, and of the path below a folder, that all file systems can have."""
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name from outside is that of a file in a folder or in its subfolders."""
+    parts = [part.encode(errors="replace") for part in name.split("/")]
+    return sum(map(len, parts)) + len(parts) <= LONGEST_PATH and all(
+        0 < len(part) <= LONGEST_NAME and part not in (b".", b"..") and b"\0" not in part
+        for part in parts
+    )
+
+
+def path_in(folder: Path, name: str) -> Path:
+    """The path of a file in a folder, by a name from outside. `DataError` for any other name."""
+    if not is_inside(name):
+        raise DataError(
+            f"{name[:80]!a} isn't the name of a file in this folder",
+            where=str(folder),
+            fix="name a file in it, such as rows.jsonl or data/rows.jsonl",
+        )
+    return folder / name
 
 
 def project_folder(recipe: Path) -> Path:

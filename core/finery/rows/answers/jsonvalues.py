@@ -77,7 +77,7 @@ def strict_at(text: str, start: int) -> tuple[Any, int]:
         raise NotJson(kind, f"{error.msg}, character {error.pos + 1}") from None
     except RecursionError:
         raise NotJson("JSON nested too deeply") from None
-    if _deeper(value, DEEPEST):
+    if is_deeper(value, DEEPEST):
         raise NotJson("JSON nested too deeply", f"more than {DEEPEST} levels")
     try:
         json.dumps(value, ensure_ascii=False).encode()
@@ -245,7 +245,7 @@ def _past_space(text: str, at: int) -> int:
     return match.end() if match is not None else at
 
 
-def _deeper(value: Any, levels: int) -> bool:
+def is_deeper(value: Any, levels: int) -> bool:
     """Whether lists and objects are nested in more than `levels` levels."""
     level = [value]
     for _ in range(levels):

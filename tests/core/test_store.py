@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -670,3 +671,34 @@ def test_linking_never_replaces_a_persons_files(store: Store, tmp_path: Path) ->
     for name in ("file", "folder"):
         with pytest.raises(UsageError, match="finery didn't create"):
             link_outputs(store.root, tmp_path / name, {"": kept})
+
+
+def test_a_newer_store_stays_as_it_is(built: Project) -> None:
+    database = built.folder / ".finery/finery.db"
+    with closing(sqlite3.connect(database)) as db:
+        db.execute("PRAGMA user_version=5")
+        db.execute("ALTER TABLE results RENAME TO outcomes")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def state() -> dict[str, bytes]:
+        paths = (path for path in (built.folder / ".finery").rglob("*") if path.is_file())
+        return {str(path): path.read_bytes() for path in paths}
+
+    shutil.rmtree(built.folder / ".finery/work")
+    before = state()
+    steps = ["build", "plan", "check", "show", "report", "runs", "diff", "cache", "fetch"]
+    for command in (*([each] for each in steps), ["cache", "gc"], ["explain", "a"]):
+        ran = built.run(*command, *(["--force", "a"] if command == ["build"] else []))
+        assert ran.code == 2, (command, ran)
+        assert f"{database}: error: a newer finery wrote this database: its version is 5" in ran.err
+        assert "pip install -U finery; or set FINERY_STORE" in ran.err
+    assert state() == before
+    assert not (built.folder / ".finery/work").exists()
+
+
+def test_a_damaged_version_is_repaired(built: Project) -> None:
+    with closing(sqlite3.connect(built.folder / ".finery/finery.db")) as db:
+        db.execute("PRAGMA user_version=67108868")
+    ran = built.run("plan")
+    assert (ran.code, "was damaged (its version is 67108868) and replaced" in ran.err) == (0, True)
+    assert " run " not in ran.out

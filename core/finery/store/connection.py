@@ -20,6 +20,8 @@ Statement = tuple[str, Iterable[Sequence[Any]]]
 
 VERSION = 4
 """Version of all tables except `records`, which never changes. Bump it when a table changes."""
+IMPLAUSIBLE = 1000
+"""A version from which on the file is damaged."""
 _REBUILT = (
     "results", "parts", "latest", "blobs", "files", "remembered", "facts",
     "code", "stamps", "checked", "remote",
@@ -215,14 +217,30 @@ def connect(path: Path, seconds: float = SECONDS) -> sqlite3.Connection:
     """
     db = sqlite3.connect(path, timeout=seconds, isolation_level=None)
     try:
-        _prepare(db)
+        _prepare(db, path)
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _prepare(db: sqlite3.Connection) -> None:
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    """The version of the tables. Raises `UsageError` for that of a newer finery."""
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if not 0 <= version < IMPLAUSIBLE:
+        raise sqlite3.DatabaseError(f"its version is {version}")
+    if version > VERSION:
+        raise UsageError(
+            f"a newer finery wrote this database: its version is {version}, and this finery reads "
+            f"up to version {VERSION}; nothing was changed",
+            where=str(path),
+            fix=f"upgrade finery: pip install -U finery; or set {STORE} to another folder",
+        )
+    return version
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    version = _version(db, path)
     db.execute("PRAGMA synchronous=NORMAL")
     deadline = time.monotonic() + SECONDS
     while db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
@@ -233,7 +251,6 @@ def _prepare(db: sqlite3.Connection) -> None:
             if _code(error) not in _LOCKED or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-    version = db.execute("PRAGMA user_version").fetchone()[0]
     newest = "SELECT 1 FROM sqlite_master WHERE name = 'remote'"  # added without a new version
     if version != VERSION or db.execute(newest).fetchone() is None:
         # Tables of another version are dropped, except the records, which cost money.
@@ -281,7 +298,7 @@ def _open_for_reading(path: Path) -> sqlite3.Connection:
     """Connect to a database in a folder that isn't writable."""
     if not path.exists():
         db = sqlite3.connect(":memory:", isolation_level=None)
-        _prepare(db)
+        _prepare(db, path)
         return db
     uri = path.absolute().as_uri()
     wal = path.with_name(f"{path.name}-wal")
@@ -289,6 +306,7 @@ def _open_for_reading(path: Path) -> sqlite3.Connection:
     mode = "mode=ro" if wal.exists() and wal.stat().st_size else "immutable=1"
     db = sqlite3.connect(f"{uri}?{mode}", uri=True, timeout=SECONDS, isolation_level=None)
     try:
+        _version(db, path)
         db.execute("SELECT 1 FROM results LIMIT 1")
     except sqlite3.OperationalError as error:
         db.close()

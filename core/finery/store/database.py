@@ -70,6 +70,8 @@ class Store:
         self.database = root / "finery.db"
         self._locks: KeyLocks | None = None
         self._uses: Uses | None = None
+        # First, since a newer finery's store must stay as it is.
+        existing = Database(self.database) if self.database.is_file() else None
         try:
             self.read_only = not _prepared(root)
             if not self.read_only:
@@ -79,7 +81,7 @@ class Store:
                 f"can't use the store {root}: {error.strerror}",
                 fix=f"free disk space, check the permissions, or set {STORE} to another folder",
             ) from error
-        self._db = Database(self.database)
+        self._db = existing or Database(self.database)
         self.read_only = self.read_only or self._db.read_only
         self.shared = SharedBlobs(self)
 

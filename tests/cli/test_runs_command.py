@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from conftest import LIGHT_STEPS, Project, until
@@ -99,3 +100,37 @@ def test_a_killed_run_is_known_as_one_and_keeps_what_it_finished(history: Projec
     with events.open("ab") as torn:
         torn.write(b'{"event":"step_finished","step":"slow"')  # as if killed while it wrote
     assert runs(history, "slow.yaml") == [killed]
+
+
+FUTURE = """\
+import datetime
+
+class Future(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(days=3650)
+
+datetime.datetime = Future
+"""
+
+
+def test_a_build_after_one_with_a_clock_in_the_future_is_the_last(tmp_path: Path) -> None:
+    t = Project(tmp_path)
+    t.write({"recipe.yaml": RECIPE, "steps.py": LIGHT_STEPS.read_text("utf-8"), "rows.txt": "a\nb"})
+    t.write({"later/sitecustomize.py": FUTURE})
+    scores = ["0.25", "0.5", "0.75"]
+    for score in scores:
+        t.env = {"PYTHONPATH": str(tmp_path / "later")} if score == "0.5" else {}
+        with t.start("build", "--set", f"evaluate.test.score={score}") as process:
+            assert process.wait(120) == 0
+    t.env = {}
+    runs = [json.loads(line) for line in t.run("runs", "--json").out.splitlines()]
+    assert [run["overrides"] for run in runs] == [
+        [f"--set evaluate.test.score={score}"] for score in reversed(scores)
+    ]
+    assert runs[1]["run"] > runs[0]["run"] > runs[2]["run"]  # by the clocks
+    assert "75.0 %" in t.run("show", "test", "--run", "last").out
+    t.run("cache", "gc", "--keep", "1")
+    assert [json.loads(line)["run"] for line in t.run("runs", "--json").out.splitlines()] == [
+        runs[0]["run"]
+    ]

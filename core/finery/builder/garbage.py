@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from finery.artifact.manifest import MANIFEST, Manifest, with_references
-from finery.builder.runs import Run, read_run
+from finery.builder.runs import Run, read_run, run_ids
 from finery.errors import FineryError, UsageError
 from finery.execute.venv import remove_environment, unused_environments
 from finery.recipe.document import load
@@ -90,7 +90,7 @@ def take_stock(store: Store, keep: int, using: InUse | None = None) -> Stock:
     catalogue = Catalogue(store)
     stock = Stock(dict(catalogue.everything()), recipes=store.recipes())
     runs: dict[str, list[Run]] = {}
-    for run_id in sorted(os.listdir(store.root / "runs"), reverse=True):
+    for run_id in run_ids(store.root):
         run = read_run(store.root, run_id)
         if run is None:  # it has just begun, or was killed then
             state = (store.root / "runs" / run_id).stat()

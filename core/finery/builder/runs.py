@@ -30,6 +30,8 @@ FLUSH_SECONDS = 1.0
 """Those that come after this time do, for `finery report --watch`."""
 EVENTS, CONTEXT = "events.jsonl", "run.json"
 """The files of a run."""
+ORDER = "run-order"
+"""The file of the store with the ids of runs, one a line, in the order in which they began."""
 
 
 class RunLog:
@@ -75,6 +77,8 @@ class RunLog:
         if self._file is not None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder.parent.parent / ORDER).open("a") as order:
+            order.write(f"{self.folder.name}\n")
         self._file = (self.folder / EVENTS).open("ab")
         with suppress(OSError):  # without locks, a running build is taken for a killed one
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,17 +196,24 @@ def runs_of(root: Path, recipe: Recipe, beginning: str = "") -> Iterator[Run]:
     beginning: of the ids, so that other records aren't read.
     """
     path = recipe_id(recipe.path, root)
-    try:
-        ids = sorted(os.listdir(root / "runs"), reverse=True)
-    except OSError:
-        return
-    for run_id in (each for each in ids if each.startswith(beginning)):
+    for run_id in (each for each in run_ids(root) if each.startswith(beginning)):
         context = _context(root / "runs" / run_id)
         if context and context.get("path") != path:
             continue
         run = read_run(root, run_id, context)
         if run is not None and (context or run.recipe == recipe.name):
             yield run
+
+
+def run_ids(root: Path) -> list[str]:
+    """The ids of recorded runs, newest first, also if a clock was wrong. root: of the store."""
+    places: dict[str, int] = {}
+    ids: list[str] = []
+    with suppress(OSError):  # a store without runs, or of an early version, whose ids count
+        ids = os.listdir(root / "runs")
+        lines = (root / ORDER).read_text(encoding="ascii", errors="replace").split()
+        places = {run: number for number, run in enumerate(lines)}
+    return sorted(ids, key=lambda run: (places.get(run, -1), run), reverse=True)
 
 
 def find_run(root: Path, recipe: Recipe, word: str) -> Run:

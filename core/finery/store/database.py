@@ -4,7 +4,7 @@ Layout under `.finery/`: `finery.db` (SQLite, WAL), `objects/ab/cdef…` (read-o
 `views/<digest>/` (an artifact as a folder of links), `work/<key>` (the output folder of a running
 step), `work/<key>.scratch` (kept for its next attempt) with a `….lock` and the `….seconds` of
 earlier attempts, `work/<key>.job` (a job that outlives a build, see `finery.execute.job`),
-`pinned/` (data that steps store for their pins), `runs/<id>/` (events and logs),
+`pinned/` (data that steps store for their pins), `runs/<id>/` (events and logs), `run-order`,
 `locks` and `claims` (`KeyLocks` of steps and of records), `mending` (locked while a damaged
 database is replaced, which stays as `finery.db.damaged-…`), `gate` and `uses/` (what running builds
 use, see `finery.store.uses`), `linking` (locked while links in `build/` change).

@@ -298,6 +298,7 @@ class Runner:
     def environment(self) -> dict[str, str]:
         """The caller's, but for what would leave traces outside the root or slow a tool down."""
         kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        kept["FINERY_PROJECT_SETTINGS"] = "allow"  # finery.toml is the benchmark's own
         return {
             **kept,
             "SHELL": "/bin/sh",

@@ -28,6 +28,10 @@ from finery.testing import hostile
 settings.register_profile("quick", deadline=None, max_examples=20)
 settings.register_profile("thorough", deadline=None, max_examples=100)
 
+# What a project's file needs consent for is tested in tests/core/test_consent.py.
+ALLOWED = {"FINERY_PROJECT_SETTINGS": "allow"}
+os.environ.update(ALLOWED)
+
 collect_ignore_glob = ["thirdparty/finery-*"]  # they bring tests of their own
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -213,7 +217,7 @@ class Project:
         ours = ("FINERY_", "CI", "PYTEST_ADDOPTS")
         clean = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         passed = "RAN MARK MEDDLE PROBE_NOTES"  # read by steps and plugins of the tests
-        return {**clean, "NO_COLOR": "1", "FINERY_PASS_ENV": passed, **self.env}
+        return {**clean, **ALLOWED, "NO_COLOR": "1", "FINERY_PASS_ENV": passed, **self.env}
 
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         """Start `finery` with these arguments, in a process group of its own."""

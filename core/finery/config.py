@@ -11,10 +11,15 @@ setting comes from the last of these that has it:
 4. an option of the command, e.g. `--remote`
 
 Tables are merged entry by entry. A table that has the name of an executor contains its options.
+
+A project may be a stranger's, so what a file of the first place could send somewhere counts only
+with the user's consent. `settings_in_force` decides that for all commands.
 """
 
+import json
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,11 +28,12 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import click
 import msgspec
+from blake3 import blake3
 from msgspec import Meta
 
 from finery.errors import UsageError
 from finery.util.paths import project_folder, shown
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, visible
 
 FILE = "finery.toml"
 VARIABLE = "FINERY_"
@@ -78,6 +84,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="A folder of wheels; environments are then made without a network."),
     ] = None
+    project_settings: Annotated[
+        Literal["ask", "allow", "ignore"],
+        Meta(description="What a project's settings need that could send data somewhere: consent "
+             "for each folder, none, or they are ignored. Not for a project's own file."),
+    ] = "ask"  # fmt: skip
     options: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
 
@@ -112,29 +123,72 @@ class Setting(NamedTuple):
     origin: str
 
 
+class ConsentError(UsageError):
+    """A project has settings that the user hasn't allowed; `rest` is in force without them."""
+
+    rest: list[Setting] = []
+
+
+HARMLESS = ("fetch", "keep", "retries", "trust", "wheels")
+"""Settings that a project may decide alone. All others, with the tables of executors, send data to
+places that they name, sign with the user's key, or choose what runs on other machines."""
+POLICY = "project_settings"
 NAMES = [name for name in Config.__struct_fields__ if name not in ("options", "origins")]
 """The settings that a file can have beside tables of executors."""
 
 
-def load_config(recipe: Path | None, **options: Any) -> Config:
+def load_config(recipe: Path | None, *, reads: bool = False, **options: Any) -> Config:
     """The settings for a recipe, or for the current folder.
 
-    options: values of options of the command; None where the user didn't give one. Raises
-    `UsageError` with the place of a wrong value.
+    reads, options: see `settings_in_force`. Raises `UsageError` with the place of a wrong value.
     """
-    settings = settings_in_force(recipe, **options)
+    settings = settings_in_force(recipe, reads=reads, **options)
     values = {s.name: s.value for s in settings}
     tables = {name: values.pop(name) for name in [*values] if name not in NAMES}
     return Config(**values, options=tables, origins={s.name: s.origin for s in settings})
 
 
-def settings_in_force(recipe: Path | None, **options: Any) -> list[Setting]:
-    """Every setting, and every entry of a table as `slurm.partition`'s table, with its origin."""
+def settings_in_force(recipe: Path | None, *, reads: bool = False, **options: Any) -> list[Setting]:
+    """Every setting, and every entry of a table as `slurm.partition`'s table, with its origin.
+
+    reads: whether the command works without settings of the project that the user hasn't allowed,
+    and only warns; otherwise they raise `ConsentError`. options: values of options of the command;
+    None where the user didn't give one.
+    """
+    project, own = _files(recipe)
+    written = _read(project) if project else {}
+    if POLICY in written:
+        raise UsageError(
+            f"a project can't decide about {POLICY}",
+            where=written[POLICY][1],
+            fix=f"move it to {_own_folder() / 'config.toml'}",
+        )
+    given = {name: (v, f"--{name}") for name, v in options.items() if v is not None}
+    layers = [_read(own) if own else {}, _variables(), given]
+    settings, risky = _merged([written, *layers]), _risky(written)
+    rest = _merged([{n: entry for n, entry in written.items() if n not in risky}, *layers])
+    values, others = ({s.name: s.value for s in each} for each in (settings, rest))
+    policy = others[POLICY]
+    if policy == "allow" or values == others or (project and _is_allowed(project, risky)):
+        return settings
+    if policy == "ask":
+        error = _no_consent(risky)
+        error.rest = rest
+        if not reads:
+            raise error
+        _warn(error)
+    return rest
+
+
+_Written = dict[str, tuple[Any, str]]
+"""Name → (value, place) of settings."""
+
+
+def _merged(layers: list[_Written]) -> list[Setting]:
+    """The settings of all layers, later ones first."""
     found = {
         name: Setting(name, getattr(Config(), name), DEFAULT) for name in NAMES
     }  # in the order of the class
-    layers = [*map(_read, _files(recipe)), _variables()]
-    layers.append({name: (v, f"--{name}") for name, v in options.items() if v is not None})
     for layer in layers:
         for name, (value, origin) in layer.items():
             before = found.get(name)
@@ -144,8 +198,84 @@ def settings_in_force(recipe: Path | None, **options: Any) -> list[Setting]:
     return [*found.values()]
 
 
-def _files(recipe: Path | None) -> list[Path]:
-    """The files with settings, those that others override first."""
+def _risky(written: _Written) -> _Written:
+    """The settings of a project's file that need consent: none that switches something off."""
+    return {n: entry for n, entry in written.items() if n not in HARMLESS and entry[0]}
+
+
+def _no_consent(risky: _Written) -> ConsentError:
+    from finery.recipe.yaml import without_secrets
+
+    lines = (
+        f"{name} = {json.dumps(value, default=str)}  ({place})"
+        for name, (value, place) in risky.items()
+    )
+    return ConsentError(
+        "these settings of the project need your consent, since they could send data elsewhere",
+        where=next(iter(risky.values()))[1],
+        details=[without_secrets(line) for line in lines],
+        fix=f"if you trust them, run: finery config --allow; in CI, set {VARIABLE}{POLICY.upper()}"
+        "=allow. To do without them, set it to ignore",
+    )
+
+
+def _warn(error: ConsentError) -> None:
+    """Name the settings that a command does without, once in a process."""
+    if error.where not in _warned:
+        _warned.add(error.where)
+        names = ", ".join(line.partition(" = ")[0] for line in error.details)
+        text = f"{error.where}: without {names}, which you haven't allowed; see finery config"
+        print(f"warning: {visible(text)}", file=sys.stderr)
+
+
+_warned: set[str | None] = set()
+
+
+def _consent(project: Path, risky: _Written) -> tuple[Path, str, str]:
+    """(the file about a project's folder, the folder, the digest of values) of a consent."""
+    folder = str(project.parent.resolve())
+    values = json.dumps({n: v for n, (v, _) in risky.items()}, sort_keys=True, default=str)
+    file = _own_folder() / "allowed" / blake3(folder.encode()).hexdigest()
+    return file, folder, blake3(values.encode()).hexdigest()
+
+
+def _is_allowed(project: Path, risky: _Written) -> bool:
+    file, _, digest = _consent(project, risky)
+    return file.is_file() and digest in file.read_text("utf-8").split("\n")[1:]
+
+
+def set_consent(recipe: Path, *, allowed: bool) -> list[Setting]:
+    """Allow the settings of a recipe's project as they are now, or forget what was allowed.
+
+    Returns those that need consent. They are asked for again when a value changes, or elsewhere.
+    """
+    project, _ = _files(recipe)
+    risky = _risky(_read(project)) if project else {}
+    if project and risky:
+        file, folder, digest = _consent(project, risky)
+        try:
+            if allowed and not _is_allowed(project, risky):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("a", encoding="utf-8") as lines:
+                    lines.write(f"{digest}\n" if lines.tell() else f"{folder}\n{digest}\n")
+            elif not allowed:
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"can't record it: {error.strerror}",
+                where=str(file),
+                fix=f"make the folder writable, or set {VARIABLE}{POLICY.upper()}=allow",
+            ) from error
+    return [Setting(name, *entry) for name, entry in risky.items()]
+
+
+def _own_folder() -> Path:
+    """The user's folder of finery's configuration."""
+    return Path(click.get_app_dir("finery"))
+
+
+def _files(recipe: Path | None) -> tuple[Path | None, Path | None]:
+    """The files with settings of the project and of the user, where there are any."""
     start = (recipe or Path("recipe.yaml")).absolute()
     top, files = project_folder(start), []
     for folder in start.parents:
@@ -153,8 +283,8 @@ def _files(recipe: Path | None) -> list[Path]:
         files = [path for path in ours if path.name == FILE or _has_table(path)][:1]
         if files or folder == top:
             break
-    own = Path(click.get_app_dir("finery"), "config.toml")
-    return [*files, *([own] if own.is_file() else [])]
+    own = _own_folder() / "config.toml"
+    return next(iter(files), None), own if own.is_file() else None
 
 
 def _has_table(pyproject: Path) -> bool:
@@ -163,8 +293,8 @@ def _has_table(pyproject: Path) -> bool:
     )
 
 
-def _read(path: Path) -> dict[str, tuple[Any, str]]:
-    """Name → (value, place) of the settings in a file."""
+def _read(path: Path) -> _Written:
+    """The settings in a file."""
     try:
         text = path.read_text("utf-8")
         written = tomllib.loads(text)
@@ -195,8 +325,8 @@ def _line(text: str, name: str, prefix: str) -> int:
     return text.count("\n", 0, found.start(1)) + 1 if found else 1
 
 
-def _variables() -> dict[str, tuple[Any, str]]:
-    """Name → (value, variable) of the settings in the environment."""
+def _variables() -> _Written:
+    """The settings in the environment. The place of each is its variable."""
     settings = {}
     for name in NAMES:
         variable = f"{VARIABLE}{name.upper()}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import MakeProject
 
-from finery.config import NAMES, load_config, settings_in_force
+from finery.config import NAMES, load_config, set_consent, settings_in_force
 from finery.errors import UsageError
 
 
@@ -81,6 +81,7 @@ def test_text_and_toml_in_variables(recipe: Path, monkeypatch: pytest.MonkeyPatc
     write(recipe.parent / "finery.toml", 'remote = "s3://bucket"\npush = true\n')
     for name in NAMES:
         monkeypatch.setenv(f"FINERY_{name.upper()}", "")
+    set_consent(recipe, allowed=True)
     config = load_config(recipe)
     assert (config.push, config.executors, config.keep) == (True, {}, 3)  # as if unset
     assert not config.remote  # removed

@@ -263,7 +263,7 @@ class Planner:
         from finery.config import load_config
 
         recipe = self.graph.recipe.path
-        return load_config(recipe).wheels_folder(recipe)
+        return load_config(recipe, reads=True).wheels_folder(recipe)
 
     def _parts(
         self,

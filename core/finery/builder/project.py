@@ -89,7 +89,8 @@ class Project:
         from finery.builder.sharing import plans_with_shared
         from finery.config import load_config
 
-        planner, config = Planner(self.graph, self.store), load_config(self.graph.recipe.path)
+        planner = Planner(self.graph, self.store)
+        config = load_config(self.graph.recipe.path, reads=True)
         plans = plans_with_shared(planner, config, without_files=True)
         return {plan.node.name: plan.result for plan in plans if plan.result is not None}
 

@@ -179,7 +179,7 @@ def collect_garbage(
 
     store, number = _store(recipe, keep=keep)
     jobs = [*(store.root / "work").glob(f"*{JOB}")]
-    settings = settings_in_force(recipe and recipe_file(recipe)) if jobs else []
+    settings = settings_in_force(recipe and recipe_file(recipe), reads=True) if jobs else []
     left = forget_jobs(store, settings, load_plugins(()), dry_run=dry_run) if jobs else []
     try:
         collected = collect(
@@ -352,4 +352,4 @@ def _store(recipe: Path | None, **options: Any) -> tuple["Store", int]:
     root = store_folder(path)
     if not root.is_dir():
         raise UsageError(f"there is no store {shown(root)}", fix="name a recipe that was built")
-    return Store(root), load_config(path, **options).keep
+    return Store(root), load_config(path, reads=True, **options).keep

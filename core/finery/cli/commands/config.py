@@ -11,8 +11,18 @@ import click
 
 from finery.cli.console import print_error, print_json
 from finery.cli.options import recipe_words
-from finery.config import DEFAULT, NAMES, VARIABLE, Setting, load_config, settings_in_force
+from finery.config import (
+    DEFAULT,
+    NAMES,
+    VARIABLE,
+    ConsentError,
+    Setting,
+    load_config,
+    set_consent,
+    settings_in_force,
+)
 from finery.errors import FineryError
+from finery.util.text import visible
 
 WIDTH = 80
 """Columns that a setting and its origin must fit in to be on one line."""
@@ -21,13 +31,31 @@ WIDTH = 80
 @click.command("config")
 @recipe_words
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
-def command(recipe: Path, as_json: bool) -> int:
+@click.option(
+    "--allow/--disallow", "allowed", default=None,
+    help="Consent to what the project's settings may do, as they are now and in this folder; or "
+    "withdraw all consents to this folder.",
+)  # fmt: skip
+def command(recipe: Path, as_json: bool, allowed: bool | None) -> int:
     """Print the settings in force for RECIPE, where each comes from, and what is wrong with them.
 
     They come from `finery.toml`. Your own `config.toml` overrides it, variables like FINERY_REMOTE
     override both, and options of a command override all. No setting changes an output.
+
+    Settings of a project that could send data elsewhere need your consent, see --allow.
     """
-    settings = settings_in_force(recipe)
+    if allowed is not None:
+        asking = set_consent(recipe, allowed=allowed)
+        click.echo(f"{'allowed' if allowed else 'not allowed'}:" if asking
+                   else "no setting of this project needs consent", err=True)  # fmt: skip
+        if asking:
+            _print_settings(asking)
+        return 0
+    error: FineryError | None = None
+    try:
+        settings = settings_in_force(recipe)
+    except ConsentError as refusal:
+        settings, error = refusal.rest, refusal
     if as_json:
         print_json([s._asdict() for s in settings])
     else:
@@ -38,7 +66,8 @@ def command(recipe: Path, as_json: bool) -> int:
             for close in get_close_matches(name, NAMES, 1, 0.9):
                 meant = f"did you mean {VARIABLE}{close.upper()}?"
                 click.echo(f"warning: ${variable} isn't a setting; {meant}", err=True)
-    errors = list(_mistakes(recipe, settings))
+    # Without consent, no plugin file of the recipe runs.
+    errors = [error] if error else list(_mistakes(recipe, settings))
     for error in errors:
         print_error(error)
     return max((error.exit_code for error in errors), default=0)
@@ -75,8 +104,9 @@ def _mistakes(recipe: Path, settings: list[Setting]) -> Iterator[FineryError]:
 def _print_settings(settings: list[Setting]) -> None:
     from finery.recipe.yaml import without_secrets
 
+    settings = [s._replace(name=visible(s.name)) for s in settings]
     wide = max(len(s.name) for s in settings)
-    values = [without_secrets(_text(s.value)) for s in settings]
+    values = [visible(without_secrets(_text(s.value))) for s in settings]
     column = min(max(map(len, values)), 40)
     for setting, value in zip(settings, values, strict=True):
         dim, line = setting.origin == DEFAULT, f"{setting.name:{wide}}  {value:{column}}"

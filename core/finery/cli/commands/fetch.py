@@ -24,7 +24,9 @@ def command(recipe: Path, step: str | None, overrides: tuple[str, ...], as_json:
     from finery.builder.outputs import OutputLinks, build_folder
     from finery.builder.project import Project
     from finery.cli.commands.show import check_step
+    from finery.config import load_config
 
+    load_config(recipe)  # raises if the shared store isn't allowed
     project = Project(recipe, overrides)
     graph, shared = project.graph, project.store.shared
     name, _, output = (step or "").partition(".")

@@ -66,7 +66,7 @@ def command(
     graph, store = project.graph.select(steps), project.store
     refuse_shared_folder(graph.recipe, store)
     planner = Planner(graph, store)
-    settings = settings_in_force(recipe)
+    settings = settings_in_force(recipe, reads=True)
     check_executors(settings, graph.plugins, graph.recipe, store.recipes().values())
     routes = next(setting.value for setting in settings if setting.name == "executors")
     executors = {
@@ -87,7 +87,7 @@ def command(
         estimates = estimates_of(graph, results, waiting) if waiting else {}
         return plans, gates, notes_on(graph, results), estimates
 
-    config = load_config(recipe)
+    config = load_config(recipe, reads=True)
     plans, gates, notes, estimates = store.shared.without_lost(read)
     if language is not None:
         _print_graph(language, plans, gates)

@@ -1,0 +1,178 @@
+"""What a project's file may decide without its user: nothing that leaves the machine."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from conftest import MakeProject, Project
+
+RECIPE = "finery: 1\nname: t\ndata:\n  rows: {use: data.file, path: rows.jsonl}\n"
+FILES = {"recipe.yaml": RECIPE, "rows.jsonl": '{"prompt": "a", "completion": "b"}\n'}
+
+
+@pytest.fixture
+def hits() -> Iterator[tuple[str, list[str]]]:
+    """(address, paths) of a web server that has nothing, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_PUT = do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/s", asked
+        server.shutdown()
+
+
+@pytest.fixture
+def stranger(project: MakeProject, tmp_path: Path) -> Callable[[str], Project]:
+    """A stranger's project with this finery.toml; its user has allowed nothing."""
+
+    def make(settings: str) -> Project:
+        t = project({**FILES, "finery.toml": settings})
+        t.env = {"FINERY_PROJECT_SETTINGS": "", "XDG_CONFIG_HOME": str(tmp_path / "config")}
+        return t
+
+    return make
+
+
+def asks(t: Project, *args: str) -> bool:
+    """Whether the user must consent to settings. (A build with nothing to do doesn't ask.)"""
+    return "need your consent" in t.here("config", *args).err
+
+
+def test_nothing_leaves_before_consent(
+    stranger: Callable[[str], Project], hits: tuple[str, list[str]]
+) -> None:
+    address, asked = hits
+    t = stranger(f'keep = 4\nremote = "{address}?sig=hunter2"\npush = true\n')
+    for args in (("build",), ("build", "--json"), ("build", "--push"), ("fetch",)):
+        ran = t.here(*args)
+        assert ran.code == 2
+        assert "finery.toml:2: error: these settings of the project need your consent" in ran.err
+        assert "push = true  (finery.toml:3)" in ran.err
+        assert "run: finery config --allow" in ran.err
+        assert "FINERY_PROJECT_SETTINGS=allow" in ran.err
+        assert "hunter2" not in ran.err
+    ran = t.here("plan")
+    assert (ran.code, asked) == (0, [])
+    assert ran.err == (
+        "warning: finery.toml:2: without remote, push, which you haven't allowed; see finery config"
+        "\n"
+    )
+    assert t.here("show", "rows").code == 2
+    assert t.here("cache", "gc", "--shared", "3").code == 2
+    assert not asked
+    t.env["FINERY_PROJECT_SETTINGS"] = "ignore"
+    assert t.here("build").code == 0
+    assert not asked
+    t.env["FINERY_PROJECT_SETTINGS"] = "allow"
+    t.edit("rows.jsonl", "a", "c")
+    t.here("build")
+    assert asked
+
+
+def test_consent_is_to_values_in_a_folder(stranger: Callable[[str], Project]) -> None:
+    t = stranger('remote = "file:///tmp"\nkeep = 2\nfetch = "none"\n')
+    before = t.here("config")
+    assert (before.code, "file:///tmp" in before.err) == (2, True)
+    allowed = t.here("config", "--allow")
+    assert (allowed.code, 'remote  "file:///tmp"' in allowed.out) == (0, True)
+    assert t.here("config").code == 0
+    assert not asks(t)
+    t.edit("finery.toml", "keep = 2", "keep = 3")  # is the project's own affair
+    assert not asks(t)
+    t.edit("finery.toml", "/tmp", "/")
+    assert asks(t)
+    t.edit("finery.toml", "///", "///tmp")
+    assert not asks(t)
+    (t.folder / "other").mkdir()
+    t.write({"other/.git/x": "", **{f"other/{n}": text for n, text in FILES.items()}})
+    (t.folder / "other/finery.toml").write_bytes((t.folder / "finery.toml").read_bytes())
+    assert asks(t, "other/recipe.yaml")  # a clone elsewhere
+    link = t.folder.with_name("link")
+    link.symlink_to(t.folder)
+    assert not asks(t, str(link / "recipe.yaml"))
+    t.write({f"child/{n}": text for n, text in FILES.items()})
+    assert not asks(t, "child/recipe.yaml")  # the nearest file is that of the project
+    assert t.here("config", "--disallow").code == 0
+    assert asks(t)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        'remote = "s3://team/x"\n', 'remote = "http://127.0.0.1:1/x"\n', "push = true\n",
+        "share_answers = true\n", 'signing_key = "~/.ssh/id_ed25519"\n',
+        '[executors]\ndefault = "ray"\n', '[ray]\npass_env = ["*"]\n',
+        '[slurm]\npython = "./python"\n',
+    ],
+)  # fmt: skip
+def test_each_dangerous_setting_asks(stranger: Callable[[str], Project], settings: str) -> None:
+    t = stranger(settings)
+    assert asks(t)
+    (t.folder / "finery.toml").unlink()
+    lines = [
+        f"[tool.finery.{line[1:]}" if line[0] == "[" else line
+        for line in settings.split("\n")
+        if line
+    ]
+    top = "" if settings[0] == "[" else "[tool.finery]\n"
+    t.write({"pyproject.toml": top + "\n".join(lines)})
+    assert asks(t)
+
+
+def test_what_changes_nothing_asks_nothing(stranger: Callable[[str], Project]) -> None:
+    t = stranger('remote = "s3://team/x"\n')
+    t.env["FINERY_REMOTE"] = ""
+    assert not asks(t)
+    t.env.pop("FINERY_REMOTE")
+    own = Path(t.env["XDG_CONFIG_HOME"], "finery/config.toml")
+    own.parent.mkdir(parents=True)
+    own.write_text('remote = "file:///tmp"\nfetch = "none"\n[slurm]\npartition = "x"\n')
+    assert not asks(t)  # the user's own takes its place
+    t.write({"finery.toml": 'trust = []\nretries = 2\npush = false\nwheels = "."\nremote = ""\n'})
+    assert not asks(t)
+    t.write({"finery.toml": "push = true\n"})  # to the user's own store
+    assert asks(t)
+    own.write_text('project_settings = "allow"\nremote = "file:///tmp"\nfetch = "none"\n')
+    t.write({"finery.toml": "share_answers = true\n"})
+    assert not asks(t)
+    t.write({"finery.toml": 'project_settings = "allow"\n'})
+    ran = t.here("build")
+    assert (ran.code, "a project can't decide about project_settings" in ran.err) == (2, True)
+
+
+def test_finery_config_runs_no_code_before_consent(stranger: Callable[[str], Project]) -> None:
+    t = stranger('remote = "s3://te\\u001bam/x"\n["\\u001b[2K"]\nx = 1\n')
+    t.write({
+        "steps.py": f"open({str(t.folder / 'ran')!r}, 'w')\n",
+        "recipe.yaml": f"plugins: [./steps.py]\n{RECIPE}",
+    })  # fmt: skip
+    for args in (["config"], ["config", "--allow"], ["plan"]):
+        ran = t.here(*args)
+        assert "\x1b" not in ran.out + ran.err
+        assert args == ["plan"] or not os.path.exists(t.folder / "ran")
+
+
+def test_consent_that_cant_be_recorded(stranger: Callable[[str], Project]) -> None:
+    t = stranger("push = true\n")
+    t.write({"config": "a file"})
+    t.env["XDG_CONFIG_HOME"] = str(t.folder / "config")
+    ran = t.here("config", "--allow")
+    assert ran.code == 2
+    assert "can't record it" in ran.err
+    assert "FINERY_PROJECT_SETTINGS=allow" in ran.err
+    ran = t.here("config", "--json")
+    assert (ran.code, len(json.loads(ran.out)) > 9) == (2, True)

@@ -1,4 +1,7 @@
-"""A client of a server's HTTP API: JSON, and answers as they are written (SSE)."""
+"""A client of a server's HTTP API: JSON, and answers as they are written (SSE).
+
+Public: `open_url` and `words_of`, which keep a key with the server that it is for.
+"""
 
 import json
 import urllib.error
@@ -9,9 +12,19 @@ from http.client import HTTPException
 from typing import Any
 
 from finery import StepError
+from finery.util.text import redacted
 
-_LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+class _OneServer(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: urllib would send the key to whatever host it names."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """None, so that the answer is an HTTPError."""
+
+
+_LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}), _OneServer)
 """Without the proxy that the environment may name: the server is on this machine."""
+_ANY = urllib.request.build_opener(_OneServer)
 SECONDS = 600.0
 """For the server to send the next part of an answer."""
 BROKEN_OFF = "the server's answer broke off"
@@ -74,23 +87,38 @@ class Client:
                 if not isinstance(event, dict):
                     raise ValueError("an event must be an object")
                 if "error" in event:
-                    raise StepError(f"the server ended the answer: {_words(event)}")
+                    raise StepError(f"the server ended the answer: {words_in(event)}")
                 yield event
         raise StepError(BROKEN_OFF, fix=AGAIN)  # http.client raises nothing
 
     def _open(self, path: str, body: Mapping[str, Any] | None) -> Any:
-        headers = {"Content-Type": "application/json"}
-        headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.address + path, data, headers)
         try:
-            return _LOCAL.open(request, timeout=self._seconds)
+            return open_url(self.address + path, body, self._key, self._seconds)
         except urllib.error.HTTPError as error:
             with _reading():
-                text = error.read().decode("utf-8", "replace")
-            raise Refused(error.code, _words(text)) from error
+                raise Refused(error.code, words_of(error, self._key)) from error
         except (OSError, HTTPException) as error:
             raise StepError(f"the server doesn't answer: {error}") from error
+
+
+def open_url(
+    url: str, body: Mapping[str, Any] | None, key: str | None, seconds: float, *,
+    is_local: bool = True,
+) -> Any:  # fmt: skip
+    """The response to a GET, or to a POST with a body. Raises as urllib, also for a redirect."""
+    headers = {"Content-Type": "application/json"}
+    headers |= {"Authorization": f"Bearer {key}"} if key else {}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers)
+    return (_LOCAL if is_local else _ANY).open(request, timeout=seconds)
+
+
+def words_of(error: urllib.error.HTTPError, key: str | None) -> str:
+    """What a server's error says, without the key, which it may repeat. Raises `OSError`."""
+    text = error.read().decode("utf-8", "replace")
+    if target := error.headers.get("Location"):
+        text = f"it redirects to {target.partition('?')[0]}, and redirects aren't followed"
+    return redacted(words_in(text, None), {"": key or ""})[:500]
 
 
 @contextmanager
@@ -109,10 +137,10 @@ def _json(content: bytes) -> Any:
         return json.loads(content)
 
 
-def _words(answer: Any) -> str:
-    """The message in a server's error."""
+def words_in(answer: Any, most: int | None = 500) -> str:
+    """The message in a server's error. most: characters of it."""
     with suppress(ValueError):
         answer = json.loads(answer) if isinstance(answer, str) else answer
     error = answer.get("error", answer) if isinstance(answer, dict) else answer
     message = error.get("message", error) if isinstance(error, dict) else error
-    return str(message)[:500]
+    return str(message)[:most]

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import msgspec
 
 from finery import Artifact, Engine, Model, Usage, UsageError
+from finery.util.text import redacted
 
 F = TypeVar("F", bound=Callable[..., Any])
 Kind = Literal["template", "thinking", "prompts", "sampling", "adapter", "options", "answers"]
@@ -52,7 +53,7 @@ class ServingJob:
     def __init__(self, plugins: Any) -> None:
         self.usage = Usage()
         self._plugins = plugins
-        self._secrets = set[str]()
+        self._secrets = dict[str, str]()
 
     def log(self, message: str) -> None:
         """Print a line on stderr."""
@@ -67,14 +68,12 @@ class ServingJob:
         if not key:
             what = f"the environment variable {name} with an API key is missing"
             raise UsageError(what, fix="set it")
-        self._secrets.add(key)
+        self._secrets[name] = key
         return key
 
     def redact(self, text: str) -> str:
         """The text without API keys."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+        return redacted(text, self._secrets)
 
     def raw_engine(self, model: Model) -> Engine:
         """The engine of a model."""

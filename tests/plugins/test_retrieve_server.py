@@ -252,6 +252,41 @@ def test_a_model_that_wants_the_other_name_gets_it(model: ModelServer) -> None:
         upstream.open([], {})
 
 
+KEY = "sk-key/of+owner"
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_the_key_stays_with_the_server_that_it_is_for(model: ModelServer, code: int) -> None:
+    elsewhere = f"{model.address}/chat/completions?key={KEY}"
+    moved = Hostile(status=code, error={}, headers={"Location": elsewhere})
+    with (
+        serving(lambda body: moved) as server,
+        app_of(Upstream(server.url, "m", KEY)) as app,
+    ):
+        answer = post(app, json.dumps(QUESTION).encode())
+    assert status(answer) == 502
+    assert b"redirects aren't followed" in answer
+    assert KEY.encode() not in answer
+    assert not model.bodies
+
+
+@pytest.mark.parametrize("code", [200, 400, 401, 500])
+@pytest.mark.parametrize("text", [KEY, KEY.replace("/", "\\/").replace("s", "\\u0073")])
+@pytest.mark.parametrize("stream", [False, True])
+def test_clients_never_get_the_key(code: int, text: str, stream: bool) -> None:
+    said = f'{{"error": {{"message": "{"x" * 400}: wrong key {text}"}}}}'
+    raw = f"data: {said}\n\n" if stream and code == 200 else said
+    reply = Hostile(status=code, error={}, raw=raw.encode())
+    with (
+        serving(lambda body: reply) as server,
+        app_of(Upstream(server.url, "m", KEY)) as app,
+    ):
+        answer = post(app, json.dumps({**QUESTION, "stream": stream}).encode())
+    assert b"xxx" in answer
+    assert KEY[:9].encode() not in answer
+    assert rb"\u0073k-key" not in answer
+
+
 SETTINGS = {
     "format": 2, "finery": "0.1.0", "name": "guide", "k": 3,
     "index": {"method": "bm25", "bm25": {"language": "none"}},

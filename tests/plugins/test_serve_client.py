@@ -140,3 +140,20 @@ def test_half_an_answer_is_not_part_of_the_conversation(
     _, answer, error, _, nothing, *_ = capsys.readouterr().out.splitlines()
     assert (answer, error) == ("The answer is ", "error: the server's answer broke off")
     assert nothing == "error: there is nothing to save yet"
+
+
+@pytest.mark.parametrize("body", [None, {}])
+def test_a_redirect_isnt_followed_and_the_key_isnt_shown(body: dict[str, str] | None) -> None:
+    key = "sk-1234567890"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        target = f"http://127.0.0.1:{other.getsockname()[1]}/{key}?sig=hunter2"
+        head = f"HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n"
+        with ending(head) as (client, is_read):
+            is_read.set()
+            keyed = Client(client.address, key, seconds=30)
+            with pytest.raises(StepError, match=r"it redirects to http.*/\*\*\*, and") as refused:
+                keyed.send("/x", body)
+        other.settimeout(0)
+        with pytest.raises(BlockingIOError):  # nobody connected
+            other.accept()
+    assert "hunter2" not in str(refused.value)

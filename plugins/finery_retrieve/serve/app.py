@@ -25,7 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finery.rows import Conversation
-from finery_retrieve.serve.upstream import Refused, Upstream, events, read
+from finery_retrieve.serve.upstream import Refused, Upstream
 from finery_serve.processes import LOOPBACK
 
 LARGEST = 4 * 2**20
@@ -72,10 +72,9 @@ def application(
             messages, sources = _prompt(prompted, asked)
             response = upstream.open(messages, asked)
             if asked.get("stream"):
-                return StreamingResponse(
-                    _stream(response, name, sources), media_type="text/event-stream"
-                )
-            return JSONResponse({**read(response), "model": name, "sources": sources})
+                events = _stream(upstream, response, name, sources)
+                return StreamingResponse(events, media_type="text/event-stream")
+            return JSONResponse({**upstream.read(response), "model": name, "sources": sources})
 
         return await run_in_threadpool(answer)
 
@@ -179,14 +178,16 @@ def _prompt(prompted: Prompted, asked: Mapping[str, Any]) -> tuple[Conversation,
     return prompt, [{"label": n, **source} for n, source in enumerate(sources, 1)]
 
 
-async def _stream(response: Any, name: str, sources: list[Source]) -> AsyncIterator[bytes]:
+async def _stream(
+    upstream: Upstream, response: Any, name: str, sources: list[Source]
+) -> AsyncIterator[bytes]:
     """Server-sent events: a chunk with the sources, then those of the model."""
     same = {"id": f"chatcmpl-{uuid.uuid4().hex}", "model": name}
     choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
     head = {"object": "chat.completion.chunk", "created": int(time.time()), "choices": [choice]}
     try:
         yield _event({**same, **head, "sources": sources})
-        async for event in iterate_in_threadpool(events(response)):
+        async for event in iterate_in_threadpool(upstream.events(response)):
             yield _event(event if "error" in event else {**event, **same})
     except Refused as error:
         yield _event(_in_words(error))

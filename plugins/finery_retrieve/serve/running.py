@@ -131,7 +131,8 @@ class Documents:
 
                 embedder.meta["server"] = address_in(EMBEDDINGS) or embedder.meta["server"]
                 embedder.runtime |= {"batch": 1, "retries": RETRIES}
-            self._lookup = Lookup.of(model, ServingJob(load_plugins()))
+            self._job = ServingJob(load_plugins())
+            self._lookup = Lookup.of(model, self._job)
             # Load the files and a local embedding model; without words no server is asked.
             is_local = embedder is not None and embedder.format != "embedder-api"
             self._lookup.search([[{"role": "user", "content": "?" if is_local else ""}]])
@@ -147,7 +148,8 @@ class Documents:
         try:
             (hits,) = self._lookup.search([messages])
         except FineryError as error:
-            raise Refused(502, f"the question can't be embedded: {error.what}") from error
+            what = self._job.redact(error.what)
+            raise Refused(502, f"the question can't be embedded: {what}") from error
         prompted = self._lookup.prompted(messages, hits)
         sources: list[Source] = []
         for hit in prompted.hits:

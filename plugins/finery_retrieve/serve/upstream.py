@@ -3,7 +3,6 @@
 import json
 import os
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -11,7 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from finery import UsageError
+from finery.recipe.yaml import without_secrets
 from finery.rows import Conversation
+from finery.util.text import redacted_data
+from finery_serve.client import open_url, words_in, words_of
 from finery_serve.processes import LOOPBACK
 
 SECONDS = 600.0
@@ -22,8 +24,6 @@ LIMITS = ("max_tokens", "max_completion_tokens")
 """Names of the longest answer: the usual one, and that of OpenAI's newer models."""
 PASSED_ON = (400, 413, 422, 429)
 """Status codes of the model's server that clients of the app get, too."""
-_LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-_ANY = urllib.request.build_opener()
 
 
 class Refused(Exception):
@@ -65,15 +65,12 @@ class Upstream:
     def open(self, messages: Conversation, asked: Mapping[str, Any]) -> Any:
         """The HTTP response to a request for a completion. `Refused` if there is none."""
         body = self.body(messages, asked)
-        headers = {"Content-Type": "application/json"}
-        headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
         url = f"{self.base_url}/chat/completions"
-        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-        opener = _LOCAL if urlsplit(url).hostname in LOOPBACK else _ANY  # a proxy can't reach it
+        is_local = urlsplit(url).hostname in LOOPBACK  # a proxy can't reach it
         try:
-            return opener.open(request, timeout=SECONDS)
+            return open_url(url, body, self.key, SECONDS, is_local=is_local)
         except urllib.error.HTTPError as error:
-            reason = _reason(error.read().decode("utf-8", "replace"))
+            reason = words_of(error, self.key)
             old, new = LIMITS
             if error.code == 400 and old in body and new in reason:  # as finery_openai does
                 self.renamed[old] = new
@@ -83,6 +80,45 @@ class Upstream:
         except (OSError, HTTPException) as error:
             raise Refused(502, f"the model's server doesn't answer: {error}") from error
 
+    def read(self, response: Any) -> dict[str, Any]:
+        """A complete completion. `Refused` if it breaks off, or isn't one."""
+        try:
+            with response:
+                answer = self._object(response.read())
+        except (ValueError, OSError, HTTPException) as error:
+            raise Refused(502, f"the model's answer can't be read: {error}") from error
+        if not isinstance(answer.get("choices"), list):
+            raise Refused(502, f"the model's server sent no answer: {words_in(answer)}")
+        return answer
+
+    def events(self, response: Any) -> Iterator[dict[str, Any]]:
+        """The events of a streamed completion. `Refused` if it breaks off, or they can't be read.
+
+        https://html.spec.whatwg.org/multipage/server-sent-events.html
+        """
+        is_whole = False
+        try:
+            for line in response:
+                name, _, data = line.partition(b":")
+                if name != b"data" or not data.strip():
+                    continue
+                if data.strip() == b"[DONE]":
+                    is_whole = True
+                    continue
+                yield (event := self._object(data))
+                is_whole = is_whole or "error" in event
+        except (ValueError, OSError, HTTPException) as error:
+            raise Refused(502, f"the model's answer broke off: {error}") from error
+        if not is_whole:
+            raise Refused(502, "the model's answer broke off")
+
+    def _object(self, data: bytes) -> dict[str, Any]:
+        """What the server sent, without the key: clients of the app may not know it."""
+        value = redacted_data(json.loads(data), {"": self.key or ""})
+        if not isinstance(value, dict):
+            raise ValueError("it isn't a JSON object")
+        return value
+
 
 def address_in(variable: str) -> str | None:
     """The address of a server in an environment variable; None if it isn't set. `UsageError`."""
@@ -90,61 +126,10 @@ def address_in(variable: str) -> str | None:
     if not address:
         return None
     parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
         raise UsageError(
-            f"{variable} is {address!r}, which isn't the address of a server",
-            fix="write it with http:// or https://, e.g. http://127.0.0.1:8081/v1",
+            f"{variable} is {without_secrets(address)!r}, which isn't the address of a server",
+            fix="write it with http:// or https:// and without a password, e.g. "
+            "http://127.0.0.1:8081/v1",
         )
     return address.rstrip("/")
-
-
-def read(response: Any) -> dict[str, Any]:
-    """A complete completion. `Refused` if it breaks off, or isn't one."""
-    try:
-        with response:
-            text = response.read()
-        answer = _object(text)
-    except (ValueError, OSError, HTTPException) as error:
-        raise Refused(502, f"the model's answer can't be read: {error}") from error
-    if not isinstance(answer.get("choices"), list):
-        reason = _reason(text.decode("utf-8", "replace"))
-        raise Refused(502, f"the model's server sent no answer: {reason}")
-    return answer
-
-
-def events(response: Any) -> Iterator[dict[str, Any]]:
-    """The events of a streamed completion. `Refused` if it breaks off, or they can't be read.
-
-    https://html.spec.whatwg.org/multipage/server-sent-events.html
-    """
-    is_whole = False
-    try:
-        for line in response:
-            name, _, data = line.partition(b":")
-            if name != b"data" or not data.strip():
-                continue
-            if data.strip() == b"[DONE]":
-                is_whole = True
-                continue
-            yield (event := _object(data))
-            is_whole = is_whole or "error" in event
-    except (ValueError, OSError, HTTPException) as error:
-        raise Refused(502, f"the model's answer broke off: {error}") from error
-    if not is_whole:
-        raise Refused(502, "the model's answer broke off")
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    value = json.loads(data)
-    if not isinstance(value, dict):
-        raise ValueError("it isn't a JSON object")
-    return value
-
-
-def _reason(text: str) -> str:
-    """The message in a server's error."""
-    try:
-        error = json.loads(text)["error"]
-        return str(error["message"] if isinstance(error, dict) else error)[:500]
-    except (ValueError, KeyError, TypeError):
-        return text[:500]

@@ -2,7 +2,9 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -176,3 +178,21 @@ def test_consent_that_cant_be_recorded(stranger: Callable[[str], Project]) -> No
     assert "FINERY_PROJECT_SETTINGS=allow" in ran.err
     ran = t.here("config", "--json")
     assert (ran.code, len(json.loads(ran.out)) > 9) == (2, True)
+
+
+def test_a_store_keeps_no_password(project: MakeProject, hits: tuple[str, list[str]]) -> None:
+    address, secrets = hits[0], ("hunter2", "topsecret")
+    url = f"{address}?sig=topsecret".replace("//", "//user:hunter2@")
+    t = project(FILES)
+    t.here("build")
+    with closing(sqlite3.connect(t.folder / ".finery/finery.db")) as db, db:
+        db.execute("INSERT INTO remote VALUES (?, 1, ?, 0, ?)", ("0" * 64, "0" * 64, url))
+    t.env["FINERY_REMOTE"] = url
+    t.edit("rows.jsonl", "a", "c")
+    ran = t.here("build", "--push")
+    assert "can't be" in ran.err
+    with closing(sqlite3.connect(t.folder / ".finery/finery.db")) as db:
+        assert db.execute("SELECT url FROM remote").fetchall() == [(address,)]
+    written = [path.read_bytes() for path in t.folder.rglob("*") if path.is_file()]
+    assert not [text for text in written for secret in secrets if secret.encode() in text]
+    assert not [secret for secret in secrets if secret in ran.out + ran.err]

@@ -10,6 +10,7 @@ from blake3 import blake3
 from finery.artifact.manifest import Manifest, Result, encode
 from finery.builder.code.steps import StepCode
 from finery.builder.keys import FORMAT
+from finery.config import load_config
 from finery.errors import PluginError, UsageError
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, check_file, load
@@ -68,7 +69,9 @@ def open_store(path: Path) -> Store:
     Raises `UsageError` if the recipe isn't a file.
     """
     check_file(path)
-    return Store(store_folder(path))
+    store = Store(store_folder(path))
+    store.shared.configured = lambda: load_config(path, reads=True).remote
+    return store
 
 
 class Project:
@@ -87,7 +90,6 @@ class Project:
         """The current results of steps, with those that the shared store has. Asks it once."""
         from finery.builder.plan import Planner
         from finery.builder.sharing import plans_with_shared
-        from finery.config import load_config
 
         planner = Planner(self.graph, self.store)
         config = load_config(self.graph.recipe.path, reads=True)

@@ -14,6 +14,7 @@ from finery.config import Config
 from finery.errors import FineryError, RemoteError
 from finery.store.database import Store
 from finery.store.layout import Lost
+from finery.store.objects import public
 from finery.store.repairs import say
 from finery.store.shared import Missing
 
@@ -82,7 +83,7 @@ class Sharing:
             self.pushes = config.push
             signs = self.pushes and config.signing_key
             self._remote = open_remote(config, config.remote)
-            store.shared.remotes[config.remote] = self._remote
+            store.shared.use(self._remote)
             if config.share_answers:
                 self.answers = {
                     "url": config.remote, "push": self.pushes, "trust": config.trust,
@@ -142,7 +143,7 @@ class Sharing:
         if records:
             inputs = {k: [*planner.inputs(plans[k].node, results).values()] for k in records}
             parts = {key: plans[key].parts for key in records}
-            self._store.shared.adopt(self._remote.url, records, parts, inputs, run)
+            self._store.shared.adopt(public(self._remote.url), records, parts, inputs, run)
 
     def unreachable(self, planner: Planner, plans: Sequence[StepPlan]) -> Lost | None:
         """The error for inputs of steps to run that are only in the shared store, if it is down."""

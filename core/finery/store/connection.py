@@ -242,6 +242,7 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     version = _version(db, path)
     db.execute("PRAGMA synchronous=NORMAL")
+    db.execute("PRAGMA secure_delete=FAST")  # a removed password leaves no bytes in its page
     deadline = time.monotonic() + SECONDS
     while db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:

@@ -249,6 +249,10 @@ class Store:
         for key, *_ in results:
             self._results.pop(key, None)
 
+    def rename_remote(self, old: str, new: str) -> None:
+        """Change the address of a shared store."""
+        self._db.write(("UPDATE remote SET url = ? WHERE url = ?", [(new, old)]), is_cache=True)
+
     def forget_remote(self, digests: Iterable[str]) -> None:
         """Forget that blobs are in a shared store."""
         self._db.write(("DELETE FROM remote WHERE digest = ?", [(d,) for d in digests]))

@@ -75,12 +75,11 @@ class Lost(RemoteError):
     A build runs the steps that made them. Code that has to go on catches it before `FineryError`.
     """
 
-    def __init__(self, what: str, digests: Iterable[str], *, is_down: bool) -> None:
-        super().__init__(
-            what,
-            fix="connect to the shared store and try again; or make the files here: finery build "
-            "--force STEP",
-        )
+    def __init__(
+        self, what: str, digests: Iterable[str], *,
+        is_down: bool, fix: str = "connect to the shared store and try again",
+    ) -> None:  # fmt: skip
+        super().__init__(what, fix=f"{fix}; or make the files here: finery build --force STEP")
         self.digests, self.is_down = frozenset(digests), is_down
 
 

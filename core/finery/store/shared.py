@@ -12,6 +12,7 @@ import msgspec
 from finery.artifact.manifest import Manifest, Parts, referring, with_references
 from finery.errors import UsageError
 from finery.store.layout import Blob, Count, Lost, Record, places_of
+from finery.store.objects import public
 
 if TYPE_CHECKING:
     from finery.store.database import Store
@@ -19,15 +20,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Missing = dict[str, list[Blob]]
-"""URL of a shared store → the blobs that must come from there."""
+"""Address of a shared store, without secrets → the blobs that must come from there."""
 
 
 class SharedBlobs:
-    """The blobs that are in shared stores, by the table `remote`. For use by one thread."""
+    """The blobs that are in shared stores, by the table `remote`. For use by one thread.
+
+    remotes: by address. configured: gives the URL of the settings in force. No other store is
+    asked, since a database may be a stranger's, and has no passwords.
+    """
 
     def __init__(self, store: "Store") -> None:
         self._store = store
         self.remotes: dict[str, Remote] = {}
+        self.configured: Callable[[], str | None] = lambda: None
         self.lost: set[str] = set()  # blobs that can't be had
         self.losses = 0  # how often blobs were lost
         self._adopted: set[str] = set()  # blobs of adopted results
@@ -41,6 +47,13 @@ class SharedBlobs:
             )
         return self._is_used
 
+    def use(self, remote: "Remote") -> None:
+        """Copy from a shared store what it has."""
+        address = public(remote.url)
+        self.remotes[address] = remote
+        if address != remote.url:  # earlier versions wrote passwords
+            self._store.rename_remote(remote.url, address)
+
     def has(self, digest: str) -> bool:
         """Whether a blob is in a shared store, as far as is known here."""
         return bool(self) and digest not in self.lost and self._place(digest) is not None
@@ -48,10 +61,10 @@ class SharedBlobs:
     def _place(self, digest: str) -> tuple[str, Blob] | None:
         query = "SELECT url, digest, size, pack, offset FROM remote WHERE digest = ?"
         row = next(iter(self._store.rows(query, [digest])), None)
-        return (row[0], Blob(*row[1:])) if row else None
+        return (public(row[0]), Blob(*row[1:])) if row else None
 
     def adopt(
-        self, url: str, records: Mapping[str, Record], parts: Mapping[str, Parts],
+        self, address: str, records: Mapping[str, Record], parts: Mapping[str, Parts],
         inputs: Mapping[str, Collection[Manifest]], run: str,
     ) -> None:  # fmt: skip
         """Keep results that a shared store has, under the keys of their records.
@@ -67,7 +80,7 @@ class SharedBlobs:
             if all(ref.digest in known for ref in refs):
                 results.append((key, msgspec.json.encode(outputs), record.seconds))
                 blobs = places_of(record.outputs.values(), record.packed)
-                places += [(*blob, url) for blob in blobs]
+                places += [(*blob, address) for blob in blobs]
         digests = {digest for digest, *_ in places}
         self.lost -= digests - self._adopted  # where they are lost again, they stay lost
         self._adopted |= digests
@@ -149,20 +162,23 @@ class SharedBlobs:
         """
         from finery.store.remote import Remote  # imports much, and few commands need it
 
-        for url in missing.keys() - self.remotes.keys():
+        for address in missing.keys() - self.remotes.keys():
+            digests = [blob.digest for blob in missing[address]]
+            url = self.configured()
+            if not url or public(url) != address:
+                what = f"the shared store {address} has the files, but isn't `remote` now"
+                raise Lost(what, digests, is_down=True, fix=f"set FINERY_REMOTE={address}")
             try:
-                self.remotes[url] = Remote(url)
-            except UsageError as error:  # it can't be used any more, or the database is damaged
-                raise Lost(
-                    error.what, [blob.digest for blob in missing[url]], is_down=True
-                ) from error
+                self.use(Remote(url))
+            except UsageError as error:  # it can't be used any more
+                raise Lost(error.what, digests, is_down=True) from error
         root, remotes = self._store.root, dict(self.remotes)
 
         def copy() -> None:
             errors = []
-            for url, blobs in missing.items():
+            for address, blobs in missing.items():
                 try:
-                    remotes[url].bring(root, blobs, count)
+                    remotes[address].bring(root, blobs, count)
                 except Lost as error:
                     errors.append(error)
             if errors:

@@ -32,7 +32,9 @@ RUN = """\
 ```
 
 `SERVE_PORT=9000 sh run.sh` uses another port. The server can be reached only from this machine. To
-open it to others, give it a key: `SERVE_HOST=0.0.0.0 SERVE_KEY=… sh run.sh`.
+open it to others, also in a container, give it a key: `SERVE_HOST=0.0.0.0 SERVE_KEY=… sh run.sh`.
+Without a key, it answers only requests whose Host is `localhost`, `127.0.0.1` or `::1`, and none of
+other web pages. A reverse proxy that passes on another Host needs a key, too.
 """
 PROBABILITY = (
     "`choices[0].probability` is the probability that the complete answer is right. Leave answers "

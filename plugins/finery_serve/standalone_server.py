@@ -8,10 +8,12 @@ import hmac
 import importlib
 import json
 import os
+import re
 import socket
 import sys
 import threading
 import time
+import traceback
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -93,6 +95,22 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 60
     server: Server
 
+    def parse_request(self) -> bool:
+        """Read a request. Without a key, refuse other web pages and foreign names of this machine.
+
+        A name that resolves to 127.0.0.1 (DNS rebinding) would let any page read answers.
+        """
+        if not super().parse_request():
+            return False
+        host, origin = self.headers.get("Host", "").lower(), self.headers.get("Origin")
+        is_ours = re.sub(r":\d*\Z", "", host).strip("[]") in (*LOOPBACK, "")
+        if self.server.key or (is_ours and origin in (None, f"http://{host}")):
+            return True
+        self.close_connection = True  # what follows isn't read
+        names = f"only requests for {', '.join(LOOPBACK)} are answered"
+        self._refuse(RefusedError(403, f"{names}, not those of other web pages; or set SERVE_KEY"))
+        return False
+
     def do_GET(self) -> None:
         """Answer /health and /v1/models."""
         model = {"id": self.server.model_name, "object": "model", "owned_by": "finery"}
@@ -113,10 +131,17 @@ class Handler(BaseHTTPRequestHandler):
                 self._complete(body)
         except RefusedError as error:
             self._refuse(error)
+        except RecursionError:
+            self._refuse(RefusedError(400, "the JSON is nested too deeply"))
+        except ConnectionError:  # the client went away
+            self.close_connection = True
+        except Exception as error:  # of the model
+            traceback.print_exc()
+            self._refuse(RefusedError(500, f"the model can't answer: {error}"))
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > LARGEST:
+        if not re.fullmatch("[0-9]{1,9}", length) or int(length) > LARGEST:
             self.close_connection = True  # what follows isn't read
             raise RefusedError(413, f"Content-Length must be at most {LARGEST}")
         return self.rfile.read(int(length))
@@ -134,7 +159,8 @@ class Handler(BaseHTTPRequestHandler):
         except ValueError as error:
             raise RefusedError(400, f"the body isn't JSON: {error}") from None
         messages = request.get("messages") if isinstance(request, dict) else None
-        if not messages or not all(isinstance(turn, dict) for turn in messages):
+        is_list = isinstance(messages, list) and messages
+        if not is_list or not all(isinstance(turn, dict) for turn in messages):
             raise RefusedError(400, "`messages` must be a list of messages, and not empty")
         text = text_of(messages)
         try:
@@ -163,7 +189,8 @@ class Handler(BaseHTTPRequestHandler):
         })  # fmt: skip
 
     def _refuse(self, error: RefusedError) -> None:
-        about = {"message": str(error), "type": "invalid_request_error", "code": error.status}
+        kind = "invalid_request_error" if error.status < 500 else "server_error"
+        about = {"message": str(error), "type": kind, "code": error.status}
         self._send({"error": about}, error.status)
 
     def _send(self, value: Any, status: int = 200) -> None:

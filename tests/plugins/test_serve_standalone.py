@@ -3,9 +3,10 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,64 @@ def test_the_server_answers_clients(project: Project) -> None:
             check=False,
         )  # fmt: skip
         assert ran.stdout.strip() == answer("money", "yes"), ran.stderr
+
+
+ASK = json.dumps({"messages": [{"role": "user", "content": "I can't log in"}]})
+
+
+@pytest.fixture(scope="module")
+def port(project: Project) -> Iterator[int]:
+    """That of the bundle's own server, without a key."""
+    bundle = open_built("ship", project.folder / "recipe.yaml", []).artifact
+    with serve_bundle(bundle, Serving(name="tickets")) as running:
+        yield int(running.address.rpartition(":")[2].partition("/")[0])
+
+
+def asked(port: int, body: str, *lines: str, length: str | None = None) -> tuple[int, str]:
+    """(status, body) of the answer to a request with these headers."""
+    sent = body.encode()
+    length = str(len(sent)) if length is None else length
+    head = ["POST /v1/chat/completions HTTP/1.1", "Connection: close", f"Content-Length: {length}"]
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall("\r\n".join([*head, *lines, "", ""]).encode("latin-1") + sent)
+        answer = connection.makefile("rb").read().decode()
+    assert answer.startswith("HTTP/1.1 "), "no answer"
+    return int(answer.split()[1]), answer
+
+
+@pytest.mark.parametrize(("body", "length", "status"), [
+    ('{"messages": 5}', None, 400), ('{"messages": {"a": 1}}', None, 400),
+    ("[" * 200_000, None, 400), ('{"messages": ' + "[" * 100_000, None, 400),
+    ('{"messages": [{"content": ' + '[' * 900 + ']' * 900 + "}]}", None, 200),
+    (ASK, "\u00b2", 413), (ASK, "9" * 5000, 413), (ASK, "-1", 413), (ASK, "+1", 413),
+])  # fmt: skip
+def test_each_wrong_request_is_answered(
+    port: int, body: str, length: str | None, status: int
+) -> None:
+    assert asked(port, body, "Host: localhost", length=length)[0] == status
+
+
+@pytest.mark.parametrize(("lines", "status"), [
+    (["Host: 127.0.0.1:1"], 200), (["Host: [::1]:9"], 200), (["Host: LOCALHOST"], 200), ([], 200),
+    (["Host: evil.example"], 403), (["Host: localhost.evil.example:80"], 403),
+    (["Host: 127.0.0.1.nip.io"], 403), (["Host: [::2]"], 403),
+    (["Host: localhost:1", "Origin: http://localhost:1"], 200),
+    (["Host: localhost:1", "Origin: http://localhost:2"], 403),
+    (["Host: localhost:1", "Origin: null"], 403),
+    (["Host: localhost:1", "Origin: https://evil.example"], 403),
+])  # fmt: skip
+def test_other_pages_and_names_are_refused(port: int, lines: list[str], status: int) -> None:
+    """DNS rebinding: a page's own name may resolve to 127.0.0.1."""
+    assert asked(port, ASK, *lines)[0] == status
+
+
+def test_a_key_opens_the_server_to_all_names(project: Project) -> None:
+    bundle = open_built("ship", project.folder / "recipe.yaml", []).artifact
+    with serve_bundle(bundle, Serving(name="tickets", host="0.0.0.0", key="k" * 9)) as running:
+        port = int(running.address.rpartition(":")[2].partition("/")[0])
+        lines = ["Host: models.example", "Origin: https://models.example"]
+        assert asked(port, ASK, *lines, f"Authorization: Bearer {'k' * 9}")[0] == 200
+        assert asked(port, ASK, *lines)[0] == 401
 
 
 def test_finery_chat_talks_to_the_bundle(project: Project) -> None:

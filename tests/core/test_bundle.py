@@ -158,10 +158,7 @@ HOSTILE: dict[str, Callable[[Members], object]] = {
 def test_a_hostile_bundle_leaves_nothing(case: str, bundle: Path, other: Project) -> None:
     found = members(bundle)
     HOSTILE[case](found)
-    with tarfile.open(other.folder / "hostile.tar", "w") as tar:
-        for member, data in found:
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+    write_bundle(found, other.folder / "hostile.tar")
     before = {p for p in other.folder.parent.rglob("*") if ".finery" not in p.parts}
     ran = other.here("import", "hostile.tar")
     assert (ran.code, ran.err.count("hostile.tar: error: can't import this file: ")) == (2, 1), ran
@@ -169,6 +166,34 @@ def test_a_hostile_bundle_leaves_nothing(case: str, bundle: Path, other: Project
     assert {p for p in other.folder.parent.rglob("*") if ".finery" not in p.parts} == before
     assert other.here("cache", "--json").out.count('"step"') == 0
     assert all("/objects/" in path for path in stored(other))
+
+
+def write_bundle(found: Members, file: Path) -> None:
+    with tarfile.open(file, "w") as tar:
+        for member, data in found:
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def test_no_terminal_obeys_a_bundle(bundle: Path, other: Project) -> None:
+    def poison(data: dict[str, Any]) -> None:
+        for result in data["results"]:
+            for part in result["parts"]:
+                part[1] = f"{part[1]}\x1b]0;x\a" if part[0] == "step type" else part[1]
+            result["parts"].append(["setting \x1b]0;y\a", "\u202e"])
+
+    found = members(bundle)
+    head(poison)(found)
+    write_bundle(found, other.folder / "t.tar")
+    for args in (["import", "t.tar"], ["build"]):
+        assert other.run(*args).code == 0
+    other.edit("lines.txt", "x", "z")
+    shown = [other.run(*args) for args in (["explain", "lines"], ["plan"], ["build"])]
+    for ran in shown:
+        assert ran.code == 0
+        assert "␛]0;x␇" in ran.out + ran.err
+        assert not {"\x1b", "\a", "\u202e"} & {*ran.out, *ran.err}
+    assert "setting ␛]0;y␇" in shown[0].out
 
 
 def test_names_in_manifests_stay_in_their_folder(bundle: Path, other: Project) -> None:

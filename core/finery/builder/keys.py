@@ -31,7 +31,7 @@ from finery.step.inspect import (
 )
 from finery.step.step import Step
 from finery.util.installed import package_version
-from finery.util.text import shortened, some_of
+from finery.util.text import shortened, some_of, visible
 
 FORMAT_PART = "key format"
 FORMAT = 4
@@ -261,7 +261,7 @@ def changes_between(before: Parts, after: Parts, names_of: FindNames) -> list[Ch
         ]  # fmt: skip
     if any(part == FORMAT_PART for part, _, _ in differing):
         differing = [each for each in differing if not each[0].startswith("code ")]
-    return [Change(part, a, b, _names(part, a, b, names_of)) for part, a, b in differing]
+    return [Change(visible(part), a, b, _names(part, a, b, names_of)) for part, a, b in differing]
 
 
 def with_paths(changes: list[Change], reaches: Collection[Reach]) -> list[Change]:
@@ -295,7 +295,7 @@ def short(value: Any, part: str, limit: int = LONGEST) -> str:
 def _in_line(value: Any, part: str) -> str:
     if value is MISSING:
         return "—"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return text[:12]
     return without_secrets(f"{part}: {' '.join(text.split())}").removeprefix(f"{part}: ")

@@ -147,7 +147,7 @@ class _Row:
         if self.total:
             yield Piece(f"{self.done:.0f}/{self.total:.0f}", "", 0)
         if self.text:
-            yield Piece(self.text, "dim" if not self.total else "", 1)
+            yield Piece(visible(self.text), "dim" if not self.total else "", 1)
         yield from self.measures()
         left = self.pace.left(time.monotonic())
         if left is not None:
@@ -250,7 +250,7 @@ class PlainProgress:
             case "step_failed":
                 self._print(row, "FAILED", row.text)
             case "step_log":
-                self._print(row, "log", visible(event["message"]))
+                self._print(row, "log", event["message"])
             case "step_note":
                 text, fix = self._rows.note(row.name, event)
                 self._print(row, "note", text)
@@ -265,7 +265,7 @@ class PlainProgress:
 
     def _print(self, row: _Row, word: str, text: str) -> None:
         line = f"  {word:<6}  {row.name:<{self._rows.width}}  {row.use}  {text}".rstrip()
-        print(line, file=self._stream, flush=True)
+        print(visible(line), file=self._stream, flush=True)
 
 
 class LiveProgress:
@@ -296,12 +296,12 @@ class LiveProgress:
             return
         from rich.markup import escape
 
-        line = f"[dim]{row.name}:[/] {escape(visible(event.get('message', '')))}"
+        line = f"[dim]{row.name}:[/] {escape(event.get('message', ''))}"
         if event["event"] == "step_note":
             text, fix = self._rows.note(row.name, event)
             line = f"[yellow]note:[/] {row.name} {escape(text)}"
             line += f"\n  [green]fix:[/] {escape(fix)}" if fix else ""
-        self._live.console.print(line, highlight=False)
+        self._live.console.print(visible(line), highlight=False)
 
     def close(self) -> None:
         """Draw the table one last time and leave it on the terminal."""

@@ -19,10 +19,11 @@ with the user's consent. `settings_in_force` decides that for all commands.
 import json
 import os
 import re
-import sys
+import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -31,9 +32,10 @@ import msgspec
 from blake3 import blake3
 from msgspec import Meta
 
-from finery.errors import UsageError
+from finery.errors import ConsentError, UsageError
+from finery.store.repairs import say
 from finery.util.paths import project_folder, shown
-from finery.util.text import did_you_mean, visible
+from finery.util.text import did_you_mean
 
 FILE = "finery.toml"
 VARIABLE = "FINERY_"
@@ -123,12 +125,6 @@ class Setting(NamedTuple):
     origin: str
 
 
-class ConsentError(UsageError):
-    """A project has settings that the user hasn't allowed; `rest` is in force without them."""
-
-    rest: list[Setting] = []
-
-
 HARMLESS = ("fetch", "keep", "retries", "trust", "wheels")
 """Settings that a project may decide alone. All others, with the tables of executors, send data to
 places that they name, sign with the user's key, or choose what runs on other machines."""
@@ -169,14 +165,24 @@ def settings_in_force(recipe: Path | None, *, reads: bool = False, **options: An
     rest = _merged([{n: entry for n, entry in written.items() if n not in risky}, *layers])
     values, others = ({s.name: s.value for s in each} for each in (settings, rest))
     policy = others[POLICY]
-    if policy == "allow" or values == others or (project and _is_allowed(project, risky)):
+    if project is None or values == others or policy == "allow":
         return settings
-    if policy == "ask":
-        error = _no_consent(risky)
+    if os.path.exists(_consent(project, risky)):
+        return settings
+    place = next(iter(risky.values()))[1]
+    if policy == "ask" and not reads:
+        error = ConsentError(
+            "these settings of the project need your consent, since they could send data elsewhere",
+            where=place,
+            details=_in_lines(risky),
+            fix="if you trust them, run: finery config --allow; in CI, set "
+            f"{VARIABLE}{POLICY.upper()}=allow. To do without them, set it to ignore",
+        )
         error.rest = rest
-        if not reads:
-            raise error
-        _warn(error)
+        raise error
+    if policy == "ask":
+        names = ", ".join(risky)
+        _warn_once(f"{place}: without {names}, which you haven't allowed; see finery config")
     return rest
 
 
@@ -203,70 +209,49 @@ def _risky(written: _Written) -> _Written:
     return {n: entry for n, entry in written.items() if n not in HARMLESS and entry[0]}
 
 
-def _no_consent(risky: _Written) -> ConsentError:
+def _in_lines(risky: _Written) -> list[str]:
+    """Settings with their values and places, for people."""
     from finery.recipe.yaml import without_secrets
 
-    lines = (
-        f"{name} = {json.dumps(value, default=str)}  ({place})"
+    return [
+        without_secrets(f"{name} = {json.dumps(value, default=str)}  ({place})")
         for name, (value, place) in risky.items()
-    )
-    return ConsentError(
-        "these settings of the project need your consent, since they could send data elsewhere",
-        where=next(iter(risky.values()))[1],
-        details=[without_secrets(line) for line in lines],
-        fix=f"if you trust them, run: finery config --allow; in CI, set {VARIABLE}{POLICY.upper()}"
-        "=allow. To do without them, set it to ignore",
-    )
+    ]
 
 
-def _warn(error: ConsentError) -> None:
-    """Name the settings that a command does without, once in a process."""
-    if error.where not in _warned:
-        _warned.add(error.where)
-        names = ", ".join(line.partition(" = ")[0] for line in error.details)
-        text = f"{error.where}: without {names}, which you haven't allowed; see finery config"
-        print(f"warning: {visible(text)}", file=sys.stderr)
+_warn_once = cache(say)
 
 
-_warned: set[str | None] = set()
-
-
-def _consent(project: Path, risky: _Written) -> tuple[Path, str, str]:
-    """(the file about a project's folder, the folder, the digest of values) of a consent."""
-    folder = str(project.parent.resolve())
+def _consent(project: Path, risky: _Written) -> Path:
+    """The file that exists if the user allows these values in a project's folder."""
+    folder = os.fsencode(project.parent.resolve())
     values = json.dumps({n: v for n, (v, _) in risky.items()}, sort_keys=True, default=str)
-    file = _own_folder() / "allowed" / blake3(folder.encode()).hexdigest()
-    return file, folder, blake3(values.encode()).hexdigest()
+    digests = (blake3(text).hexdigest() for text in (folder, values.encode()))
+    return _own_folder().joinpath("allowed", *digests)
 
 
-def _is_allowed(project: Path, risky: _Written) -> bool:
-    file, _, digest = _consent(project, risky)
-    return file.is_file() and digest in file.read_text("utf-8").split("\n")[1:]
+def set_consent(recipe: Path, *, allowed: bool) -> list[str]:
+    """Allow the settings of a recipe's project as they are now, or forget what was allowed there.
 
-
-def set_consent(recipe: Path, *, allowed: bool) -> list[Setting]:
-    """Allow the settings of a recipe's project as they are now, or forget what was allowed.
-
-    Returns those that need consent. They are asked for again when a value changes, or elsewhere.
+    Returns those that need consent, in words.
     """
     project, _ = _files(recipe)
-    risky = _risky(_read(project)) if project else {}
-    if project and risky:
-        file, folder, digest = _consent(project, risky)
-        try:
-            if allowed and not _is_allowed(project, risky):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with file.open("a", encoding="utf-8") as lines:
-                    lines.write(f"{digest}\n" if lines.tell() else f"{folder}\n{digest}\n")
-            elif not allowed:
-                file.unlink(missing_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"can't record it: {error.strerror}",
-                where=str(file),
-                fix=f"make the folder writable, or set {VARIABLE}{POLICY.upper()}=allow",
-            ) from error
-    return [Setting(name, *entry) for name, entry in risky.items()]
+    if project is None:
+        return []
+    file = _consent(project, risky := _risky(_read(project)))
+    try:
+        if allowed:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(os.fsencode(project.resolve()))
+        elif file.parent.exists():
+            shutil.rmtree(file.parent)
+    except OSError as error:
+        raise UsageError(
+            f"can't record it: {error.strerror}",
+            where=str(file),
+            fix=f"make the folder writable, or set {VARIABLE}{POLICY.upper()}=allow",
+        ) from error
+    return _in_lines(risky)
 
 
 def _own_folder() -> Path:

@@ -7,6 +7,7 @@
     ├── RemoteError        exit 1   the shared store can't be used
     └── UsageError         exit 2   the recipe, the command line or the data is wrong
         ├── RecipeError    exit 2   with file:line:column
+        ├── ConsentError   exit 2   a project's settings that the user hasn't allowed
         ├── DataError      exit 2   rows or files that a step takes
         └── PluginError    exit 2   a plugin is missing or broken
 
@@ -128,6 +129,12 @@ class UsageError(FineryError):
     """The command line is wrong: an unknown step, a bad `--set`, a missing file."""
 
     exit_code = 2
+
+
+class ConsentError(UsageError):
+    """A project has settings that the user hasn't allowed; `rest` are those in force without."""
+
+    rest: Sequence[Any] = ()
 
 
 class RecipeError(UsageError):

@@ -131,13 +131,6 @@ class Handler(BaseHTTPRequestHandler):
                 self._complete(body)
         except RefusedError as error:
             self._refuse(error)
-        except RecursionError:
-            self._refuse(RefusedError(400, "the JSON is nested too deeply"))
-        except ConnectionError:  # the client went away
-            self.close_connection = True
-        except Exception as error:  # of the model
-            traceback.print_exc()
-            self._refuse(RefusedError(500, f"the model can't answer: {error}"))
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
@@ -156,18 +149,23 @@ class Handler(BaseHTTPRequestHandler):
     def _complete(self, body: bytes) -> None:
         try:
             request = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RefusedError(400, f"the body isn't JSON: {error}") from None
         messages = request.get("messages") if isinstance(request, dict) else None
-        is_list = isinstance(messages, list) and messages
-        if not is_list or not all(isinstance(turn, dict) for turn in messages):
+        turns = messages if isinstance(messages, list) else []
+        if not turns or not all(isinstance(turn, dict) for turn in turns):
             raise RefusedError(400, "`messages` must be a list of messages, and not empty")
-        text = text_of(messages)
         try:
+            text = text_of(turns)
             text.encode()
-        except UnicodeEncodeError:
-            raise RefusedError(400, "a text holds half of a surrogate pair") from None
-        choice = self.server.choice(text)
+        except (UnicodeEncodeError, RecursionError):
+            what = "a text holds half of a surrogate pair, or a content is nested too deeply"
+            raise RefusedError(400, what) from None
+        try:
+            choice = self.server.choice(text)
+        except Exception as error:
+            traceback.print_exc()
+            raise RefusedError(500, f"the model can't answer: {error}") from None
         about = {
             "id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()),
             "model": self.server.model_name,
@@ -189,8 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         })  # fmt: skip
 
     def _refuse(self, error: RefusedError) -> None:
-        kind = "invalid_request_error" if error.status < 500 else "server_error"
-        about = {"message": str(error), "type": kind, "code": error.status}
+        about = {"message": str(error), "type": "invalid_request_error", "code": error.status}
         self._send({"error": about}, error.status)
 
     def _send(self, value: Any, status: int = 200) -> None:

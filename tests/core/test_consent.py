@@ -90,7 +90,8 @@ def test_consent_is_to_values_in_a_folder(stranger: Callable[[str], Project]) ->
     before = t.here("config")
     assert (before.code, "file:///tmp" in before.err) == (2, True)
     allowed = t.here("config", "--allow")
-    assert (allowed.code, 'remote  "file:///tmp"' in allowed.out) == (0, True)
+    assert allowed.out == 'allowed: remote = "file:///tmp"  (finery.toml:1)\n'
+
     assert t.here("config").code == 0
     assert not asks(t)
     t.edit("finery.toml", "keep = 2", "keep = 3")  # is the project's own affair
@@ -108,7 +109,10 @@ def test_consent_is_to_values_in_a_folder(stranger: Callable[[str], Project]) ->
     assert not asks(t, str(link / "recipe.yaml"))
     t.write({f"child/{n}": text for n, text in FILES.items()})
     assert not asks(t, "child/recipe.yaml")  # the nearest file is that of the project
-    assert t.here("config", "--disallow").code == 0
+    settings = (t.folder / "finery.toml").read_text()
+    t.write({"finery.toml": "keep = 3\n"})
+    assert t.here("config", "--disallow").code == 0  # all consents of the folder
+    t.write({"finery.toml": settings})
     assert asks(t)
 
 
@@ -184,12 +188,12 @@ def test_a_store_keeps_no_password(project: MakeProject, hits: tuple[str, list[s
     address, secrets = hits[0], ("hunter2", "topsecret")
     url = f"{address}?sig=topsecret".replace("//", "//user:hunter2@")
     t = project(FILES)
-    t.here("build")
+    t.run("build")
     with closing(sqlite3.connect(t.folder / ".finery/finery.db")) as db, db:
         db.execute("INSERT INTO remote VALUES (?, 1, ?, 0, ?)", ("0" * 64, "0" * 64, url))
     t.env["FINERY_REMOTE"] = url
     t.edit("rows.jsonl", "a", "c")
-    ran = t.here("build", "--push")
+    ran = t.run("build", "--push")  # whose end moves all pages to the database
     assert "can't be" in ran.err
     with closing(sqlite3.connect(t.folder / ".finery/finery.db")) as db:
         assert db.execute("SELECT url FROM remote").fetchall() == [(address,)]

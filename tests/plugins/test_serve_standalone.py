@@ -246,6 +246,13 @@ def test_each_wrong_request_is_answered(
     assert asked(port, body, "Host: localhost", length=length)[0] == status
 
 
+def test_deep_content_is_answered(port: int) -> None:
+    for depth in range(900, 1001, 5):
+        content = "[" * depth + "]" * depth
+        body = f'{{"messages": [{{"role": "user", "content": {content}}}]}}'
+        assert asked(port, body, "Host: localhost")[0] in (200, 400), depth
+
+
 @pytest.mark.parametrize(("lines", "status"), [
     (["Host: 127.0.0.1:1"], 200), (["Host: [::1]:9"], 200), (["Host: LOCALHOST"], 200), ([], 200),
     (["Host: evil.example"], 403), (["Host: localhost.evil.example:80"], 403),

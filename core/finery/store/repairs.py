@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 
 from finery.artifact.manifest import Manifest, Parts, is_sound
+from finery.util.text import visible
 
 
 def say(text: str) -> None:
     """Report a repair on stderr. In a worker, that is the step's log."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    print(f"warning: {visible(text)}", file=sys.stderr, flush=True)
 
 
 def make_folder(path: Path) -> None:

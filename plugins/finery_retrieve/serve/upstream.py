@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from finery import UsageError
-from finery.recipe.yaml import without_secrets
 from finery.rows import Conversation
 from finery.util.text import redacted_data
 from finery_serve.client import open_url, words_in, words_of
@@ -128,8 +127,7 @@ def address_in(variable: str) -> str | None:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
         raise UsageError(
-            f"{variable} is {without_secrets(address)!r}, which isn't the address of a server",
-            fix="write it with http:// or https:// and without a password, e.g. "
-            "http://127.0.0.1:8081/v1",
+            f"{variable} isn't the address of a server",
+            fix="write it with http:// or https://, and no password: http://127.0.0.1:8081/v1",
         )
     return address.rstrip("/")

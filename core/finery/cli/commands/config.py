@@ -11,17 +11,8 @@ import click
 
 from finery.cli.console import print_error, print_json
 from finery.cli.options import recipe_words
-from finery.config import (
-    DEFAULT,
-    NAMES,
-    VARIABLE,
-    ConsentError,
-    Setting,
-    load_config,
-    set_consent,
-    settings_in_force,
-)
-from finery.errors import FineryError
+from finery.config import DEFAULT, NAMES, VARIABLE, Setting, load_config, settings_in_force
+from finery.errors import ConsentError, FineryError
 from finery.util.text import visible
 
 WIDTH = 80
@@ -45,17 +36,16 @@ def command(recipe: Path, as_json: bool, allowed: bool | None) -> int:
     Settings of a project that could send data elsewhere need your consent, see --allow.
     """
     if allowed is not None:
-        asking = set_consent(recipe, allowed=allowed)
-        click.echo(f"{'allowed' if allowed else 'not allowed'}:" if asking
-                   else "no setting of this project needs consent", err=True)  # fmt: skip
-        if asking:
-            _print_settings(asking)
+        from finery.config import set_consent
+
+        for line in set_consent(recipe, allowed=allowed) or ["nothing"]:
+            click.echo(f"{'allowed' if allowed else 'not allowed'}: {visible(line)}")
         return 0
-    error: FineryError | None = None
+    errors: list[FineryError] = []
     try:
         settings = settings_in_force(recipe)
     except ConsentError as refusal:
-        settings, error = refusal.rest, refusal
+        settings, errors = [*refusal.rest], [refusal]
     if as_json:
         print_json([s._asdict() for s in settings])
     else:
@@ -66,8 +56,7 @@ def command(recipe: Path, as_json: bool, allowed: bool | None) -> int:
             for close in get_close_matches(name, NAMES, 1, 0.9):
                 meant = f"did you mean {VARIABLE}{close.upper()}?"
                 click.echo(f"warning: ${variable} isn't a setting; {meant}", err=True)
-    # Without consent, no plugin file of the recipe runs.
-    errors = [error] if error else list(_mistakes(recipe, settings))
+    errors = errors or list(_mistakes(recipe, settings))  # which runs the recipe's plugin files
     for error in errors:
         print_error(error)
     return max((error.exit_code for error in errors), default=0)
@@ -104,12 +93,11 @@ def _mistakes(recipe: Path, settings: list[Setting]) -> Iterator[FineryError]:
 def _print_settings(settings: list[Setting]) -> None:
     from finery.recipe.yaml import without_secrets
 
-    settings = [s._replace(name=visible(s.name)) for s in settings]
     wide = max(len(s.name) for s in settings)
     values = [visible(without_secrets(_text(s.value))) for s in settings]
     column = min(max(map(len, values)), 40)
     for setting, value in zip(settings, values, strict=True):
-        dim, line = setting.origin == DEFAULT, f"{setting.name:{wide}}  {value:{column}}"
+        dim, line = setting.origin == DEFAULT, f"{visible(setting.name):{wide}}  {value:{column}}"
         if len(line) + 2 + len(setting.origin) <= WIDTH:
             click.secho(f"{line}  {setting.origin}", dim=dim)
         else:

@@ -273,7 +273,8 @@ class BatchEvaluator(Judge, engines=True):
     def statistics(self) -> Mapping[str, Statistic]:
         """The metrics that aren't means over rows → a function of how often each value occurs.
 
-        It is a function of a module, so that `finery diff` finds it.
+        It is a function of a module, so that `finery diff` finds it. Its code is recorded as a
+        digest: builds with another one aren't compared by it.
         """
         return {}
 

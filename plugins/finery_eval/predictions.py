@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from finery.rows import Row
 from finery.rows.parts import prompt as prompt_of
-from finery_eval.measure import Group, Measure, measure_of
+from finery_eval.definitions import definition_of
+from finery_eval.measure import Group, Measure, mean, measure_of
 from finery_eval.verdicts import Answers, Verdicts, together
 
 PROMPT_SHOWN = 300
@@ -20,6 +21,8 @@ GROUP = "group"
 """The fact that names the group of a row, if it has related ones."""
 STATISTICS = "statistics"
 """The entry of `details`: metric → the reference of its statistic, if it has one."""
+DEFINITIONS = "definitions"
+"""The entry of `details`: metric → the digest of its statistic's code."""
 Facts = Mapping[str, Any]
 """A line of `predictions.jsonl`."""
 Place = tuple[str, Any, Any, int]
@@ -70,10 +73,11 @@ def facts_of(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def references(verdicts: Verdicts) -> dict[str, dict[str, str]]:
-    """The statistics of the metrics, for `details`."""
-    statistics = {metric: verdicts.statistic(metric) for metric in verdicts.metrics}
-    named = {m: f"{of.__module__}:{of.__qualname__}" for m, of in statistics.items() if of}
-    return {STATISTICS: named} if named else {}
+    """The statistics of the metrics and digests of their code, for `details`."""
+    statistics = {m: of for m in verdicts.metrics if (of := verdicts.statistic(m))}
+    named = {m: f"{of.__module__}:{of.__qualname__}" for m, of in statistics.items()}
+    digests = {m: digest for m, of in statistics.items() if (digest := definition_of(of))}
+    return {STATISTICS: named, DEFINITIONS: digests} if named else {}
 
 
 # -- read and paired -----------------------------------------------------------------------------
@@ -132,11 +136,12 @@ def _placed(lines: Iterable[Facts]) -> dict[Place, Facts]:
 
 
 def measure_between(
-    pairs: Sequence[tuple[Facts, Facts]], metric: str, report: Mapping[str, Any]
+    pairs: Sequence[tuple[Facts, Facts]], metric: str, *reports: Mapping[str, Any]
 ) -> Measure | None:
     """A metric of the first and the second of pairs of lines, over the groups of the evaluations.
 
-    report: of the second. None if the lines don't have the metric's values.
+    reports: of the evaluations, the second one last. None if the lines don't have the metric's
+    values, or if a report's statistic isn't that of today's code, see `changed_statistic`.
     """
     values = {
         side: [pair[place].get("values", {}).get(metric) for pair in pairs]
@@ -144,12 +149,38 @@ def measure_between(
     }
     if not all(any(value is not None for value in of) for of in values.values()):
         return None
-    details, statistic = report["details"], None
-    if (reference := details.get(STATISTICS, {}).get(metric)) is not None:
-        try:
-            statistic = resolve_name(reference)
-        except (ImportError, AttributeError, ValueError):  # of a plugin that isn't installed here
-            return None
+    if changed_statistic(metric, *reports):
+        return None
+    details = reports[-1]["details"]
+    reference = details.get(STATISTICS, {}).get(metric)
     groups = recorded([first for first, _ in pairs], [second for _, second in pairs])
     is_share = metric not in details.get("unbounded", ())
+    statistic = None if reference is None else resolve_name(reference)
     return measure_of(values, groups, statistic=statistic, is_share=is_share)
+
+
+def changed_statistic(metric: str, *reports: Mapping[str, Any]) -> str:
+    """Why the values of a metric can't be compared by today's code; empty if they can.
+
+    Another definition of its statistic would give them another meaning.
+    """
+    used = [_statistic_in(report, metric) for report in reports]
+    reference, digest = used[-1]
+    if None in (of for _, of in used):
+        return "the code of its statistic isn't recorded"
+    if len({of for _, of in used}) > 1:
+        return "the code of its statistic isn't the same in both"
+    try:
+        statistic = resolve_name(reference)
+    except (ImportError, AttributeError, ValueError):  # e.g. of a plugin that isn't installed here
+        name = reference.partition(":")[2]
+        return f"its statistic, {name}, isn't found as a function of a module"
+    return "" if definition_of(statistic) == digest else "the code of its statistic has changed"
+
+
+def _statistic_in(report: Mapping[str, Any], metric: str) -> tuple[str, str | None]:
+    """The reference and the digest of a metric's statistic, by default of the mean."""
+    details = report["details"]
+    if metric not in details.get(STATISTICS, {}):
+        return f"{mean.__module__}:{mean.__qualname__}", definition_of(mean)
+    return details[STATISTICS][metric], details.get(DEFINITIONS, {}).get(metric)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import Project
-from judged import commit, files
+from judged import RECIPE, commit, files
 
 from finery_eval import stats
 
@@ -183,3 +183,88 @@ def test_a_broken_recipe_of_a_revision_is_reported_with_the_revision(
     assert done.code == 2
     assert "recipe.yaml:9" in done.err
     assert "unknown setting 'shore'" in done.err
+
+
+OWN = """
+from finery import hookimpl
+from finery.rows import answer_text
+from finery_eval.evaluator import Evaluator
+
+SCALE = 1.0
+
+def scaled(counts):
+    return SCALE * sum(n for value, n in counts.items() if value[0]) / sum(counts.values())
+
+class Own(Evaluator):
+    '''Right, and scaled.'''
+
+    def metric_names(self):
+        return ["right", "scaled"]
+
+    def statistics(self):
+        return {"scaled": scaled}
+
+    def judge(self, row, answer):
+        right = answer.text == answer_text(row)
+        return {"right": right, "scaled": [right]}
+
+@hookimpl
+def finery_steps():
+    return {"own.eval": Own}
+"""
+
+
+@pytest.fixture(scope="module")
+def own_metric(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A build with a metric that has a statistic of its own."""
+    recipe = RECIPE.replace("./steps.py", "./steps.py, ./own.py").replace("eval.exact", "own.eval")
+    t = Project(tmp_path_factory.mktemp("own"))
+    t.write(files(recipe=recipe, **{"own.py": OWN}))
+    t.ran()
+    return t
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("SCALE = 1.0", "SCALE = 0.5", "isn't the same in both"),
+        ("value[0]", "value[0][0]", "isn't the same in both"),
+        ('"scaled": scaled', '"scaled": lambda counts: scaled(counts) / 2', "isn't the same"),
+    ],
+)
+def test_scores_of_another_statistic_are_not_compared(
+    own_metric: Project, tmp_path: Path, old: str, new: str, why: str
+) -> None:
+    t = Project(tmp_path / "t")
+    shutil.copytree(own_metric.folder, t.folder, symlinks=True)
+    t.edit("own.py", old, new)
+    if "[0][0]" in new:
+        t.edit("own.py", '"scaled": [right]', '"scaled": [[right], len(answer.text)]')
+    t.edit("recipe.yaml", "share: 0.5", "share: 0.6")
+    t.ran()
+    metrics = diff(t)[1]["test"]["outputs"][0]["difference"]["models"]["sft"]["metrics"]
+    assert metrics["right"]["test"]["difference"] == pytest.approx(0.1)
+    scaled = metrics["scaled"]
+    assert scaled["values"][0] == 0.5  # as stored
+    assert scaled["test"] is None
+    assert why in scaled["incomparable"]
+    out = t.run("diff").out
+    assert f"scaled can't be compared: {scaled['incomparable']}" in out
+
+
+def test_a_statistic_that_is_not_found_or_has_changed_is_not_computed_anew(
+    own_metric: Project, tmp_path: Path
+) -> None:
+    t = Project(tmp_path / "t")
+    shutil.copytree(own_metric.folder, t.folder, symlinks=True)
+    t.edit("recipe.yaml", "share: 0.5", "share: 0.6")
+    t.ran()
+    assert "can't be compared" not in t.run("diff").out
+    t.edit("own.py", "SCALE = 1.0", "SCALE = 0.5")
+    assert "scaled can't be compared: the code of its statistic has changed" in t.run("diff").out
+    t.edit("own.py", '"scaled": scaled', '"scaled": lambda counts: scaled(counts)')
+    t.ran()
+    t.edit("recipe.yaml", "share: 0.6", "share: 0.7")
+    t.ran()
+    out = t.run("diff").out
+    assert "Own.statistics.<locals>.<lambda>, isn't found as a function" in " ".join(out.split())

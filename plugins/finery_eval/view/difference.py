@@ -7,7 +7,14 @@ from finery import Metrics
 from finery.util.text import counted, in_points, percent, range_in_points, signed
 from finery.views import print_labelled
 from finery_eval.measure import MCNEMAR, SIGN_FLIPS
-from finery_eval.predictions import Facts, Pairs, by_model, measure_between, paired
+from finery_eval.predictions import (
+    Facts,
+    Pairs,
+    by_model,
+    changed_statistic,
+    measure_between,
+    paired,
+)
 from finery_eval.stats import holm
 from finery_eval.view.answers import PLACE, answer_of, print_question, reasons
 from finery_eval.view.tables import Report, headline, new_table, p_text, plain
@@ -50,8 +57,10 @@ def _of_model(
     for metric in (m for m in headline(reports[1]) if m in scores[0] and m in scores[1]):
         is_share = metric not in reports[1]["details"].get("unbounded", ())
         values = [score[metric] for score in scores]
-        test = _test(pairs, metric, reports[1])
+        changed = changed_statistic(metric, *reports)
+        test = None if changed else _test(pairs, metric, reports)
         metrics[metric] = {"values": values, "test": test, "is_share": is_share}
+        metrics[metric] |= {"incomparable": changed} if changed else {}
     rights = [(pair, pair[0].get("correct"), pair[1].get("correct")) for pair in pairs.pairs]
     return {
         "metrics": metrics,
@@ -65,13 +74,13 @@ def _of_model(
     }
 
 
-def _test(pairs: Pairs, metric: str, report: Report) -> dict[str, Any] | None:
+def _test(pairs: Pairs, metric: str, reports: Sequence[Report]) -> dict[str, Any] | None:
     """The difference of a metric on the paired rows, with interval and p-value.
 
     None if the predictions don't have its values. gained, lost: answers that count only for the
     second or only for the first; None if the metric isn't yes or no.
     """
-    measure = measure_between(pairs.pairs, metric, report)
+    measure = measure_between(pairs.pairs, metric, *reports)
     between = measure.difference("first", "second") if measure is not None else None
     if measure is None or between is None:
         return None
@@ -142,7 +151,8 @@ def _table(console: "Console", rows: str, models: Mapping[str, Any]) -> Any:
                 interval = " to ".join(signed(end, ".4g") for end in ends)
                 rest = [range_in_points(ends) if is_share else interval, p_text(test["p_holm"])]
                 rest += ["" if test[name] is None else str(test[name]) for name in more]
-            cells += [in_points(gap) if is_share else signed(gap, ".4g"), *rest]
+            shown = in_points(gap) if is_share else signed(gap, ".4g")
+            cells += ["" if "incomparable" in facts else shown, *rest]
             table.add_row(plain("" if index else model), plain(metric), *cells)
     return table
 
@@ -158,6 +168,9 @@ def _remarks(models: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _remark(of: Mapping[str, Any]) -> Iterator[str]:
+    for metric, facts in of["metrics"].items():
+        if why := facts.get("incomparable"):
+            yield f"{metric} can't be compared: {why}"
     changed, before, after = of["changed"], of["only_before"], of["only_after"]
     if changed or before or after:
         parts = [f"{counted(of['paired'], 'row')} paired"]
@@ -165,7 +178,8 @@ def _remark(of: Mapping[str, Any]) -> Iterator[str]:
         parts += [f"{counted(after, 'row')} only in B"] if after else []
         parts += [f"{counted(changed, 'row')} with another question or answer"] if changed else []
         yield f"{', '.join(parts)}; difference and test are of the paired rows"
-        untested = [m for m, facts in of["metrics"].items() if facts["test"] is None]
+        tests = {m: f["test"] for m, f in of["metrics"].items() if "incomparable" not in f}
+        untested = [metric for metric, test in tests.items() if test is None]
         if untested:
             names = ", ".join(untested)
             yield f"untested: {names}; the difference is between all rows of each side"

@@ -179,7 +179,7 @@ def compared(first: Judgement, second: Judgement) -> list[Comparison]:
             return tests
     if first.metric != second.metric or not _same_settings(first, second):
         return []
-    measure = measure_between(pairs, second.metric, second.report)
+    measure = measure_between(pairs, second.metric, first.report, second.report)
     d = measure.difference("first", "second") if measure is not None else None
     if d is None:
         return []

@@ -131,7 +131,7 @@ def _short_of(t: Training, judge: Node, task: Task) -> Iterator[Finding]:
     if rarest is not None and rarest[1] < task.least:
         label, count = rarest
         text = (
-            f"{t.name} learns from {t.rows}, of which {count} are of the rarest class ({label:.40})"
+            f"{t.name} learns from {t.rows}, of which {count} are of its rarest class ({label:.40})"
         )
         yield Finding(text, fix, place)
 

@@ -67,9 +67,13 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
 
     if not any(node.evaluates for node in graph.nodes.values()):
         return []
-    from finery_eval.planning import notes_on_baselines, notes_on_gates
+    from finery_eval.planning import notes_on_baselines, notes_on_classes, notes_on_gates
 
-    return [*notes_on_baselines(graph), *notes_on_gates(graph, results)]
+    return [
+        *notes_on_baselines(graph),
+        *notes_on_classes(graph, results),
+        *notes_on_gates(graph, results),
+    ]
 
 
 @hookimpl

@@ -47,7 +47,7 @@ from finery_eval.asking import ask, read_rows
 from finery_eval.claims import Claim
 from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
 from finery_eval.measure import Statistic, Value
-from finery_eval.requirements import Requirement, parse, unmet
+from finery_eval.requirements import Requirement, doubts_about, parse, unmet
 from finery_eval.stats import NO_WIDTH
 from finery_eval.tables import remark as remark
 from finery_eval.tables import table as table
@@ -113,9 +113,7 @@ class Gate(Step, isolated=True):
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         """Compare the scores with `require`. Raises `RequirementError`."""
         self.check()
-        (metrics,) = outputs.values()
-        assert isinstance(metrics, Metrics)
-        report = with_more(metrics.report())
+        report = _report_in(outputs)
         failed = unmet(self.requirements(), report)
         if failed:
             what = "requirement is" if len(failed) == 1 else "requirements are"
@@ -126,6 +124,10 @@ class Gate(Step, isolated=True):
                 fix=f"improve the {self.nouns()[0]}, test on more rows, or lower the value in "
                 "`require`",
             )
+
+    def doubts(self, outputs: Mapping[str, Artifact]) -> Sequence[str]:
+        """The requirements that are met but prove little, such as `> base.accuracy` above 0 %."""
+        return doubts_about(self.requirements(), _report_in(outputs), self.unbounded())
 
 
 class Gated(Gate):
@@ -178,6 +180,12 @@ def check_metrics(step_type: str, names: Any) -> None:
         f"`metric_names` of {step_type} {problem}",
         fix='return a list with each name once, the one that decides first, e.g. ["accuracy"]',
     )
+
+
+def _report_in(outputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    (metrics,) = outputs.values()
+    assert isinstance(metrics, Metrics)
+    return with_more(metrics.report())
 
 
 def with_more(report: dict[str, Any]) -> dict[str, Any]:

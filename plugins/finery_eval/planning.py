@@ -6,15 +6,19 @@ key.
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import msgspec
 
 from finery import (
     About,
+    Artifact,
     Count,
     Dataset,
     Estimate,
+    Forecast,
     Forecasts,
     Graph,
     Metrics,
@@ -22,18 +26,21 @@ from finery import (
     Node,
     Note,
     Results,
+    Source,
     UsageError,
     cpu_count,
+    interface,
 )
 from finery.execute.gpus import visible_gpus
 from finery.rows import answer_text
-from finery.util.text import rough_duration
+from finery.util.text import counted, rough_duration, some_of
 from finery_eval import claims
 from finery_eval.evaluator import BatchEvaluator, Judge
 from finery_eval.requirements import Requirement
 from finery_eval.stats import DISAGREEMENT, detectable_difference, wilson
 
 LUCKY_GATE = "lucky-gate"
+UNSEEN_CLASS = "unseen-class"
 WORSE = 0.1
 """How much worse the model is that must not pass by luck."""
 CHANCE = 0.05
@@ -47,6 +54,11 @@ ABOUT = {
         why="A linear model on words trains in seconds and is often better than a language model "
         "that was fine-tuned on a few hundred rows. A score says little unless you know the scores "
         "of such a model, field by field.",
+    ),
+    UNSEEN_CLASS: About(
+        when="an evaluator of classes expects a class that no row of the training has",
+        why="The model has not learned the class, so it gets these rows wrong. Macro-F1 counts it "
+        "like any other class, and is lower by up to its share of the classes.",
     ),
     LUCKY_GATE: About(
         when="`require:` compares a score with a number on so few rows that a model which is 10 "
@@ -180,6 +192,42 @@ def notes_on_baselines(graph: Graph) -> Iterator[Note]:
             step=node.name,
             place=(*node.place, "models"),
         )
+
+
+# -- classes that are only judged ------------------------------------------------------------------
+
+
+def notes_on_classes(graph: Graph, results: Results) -> Iterator[Note]:
+    """A note for each evaluator that expects classes which the training doesn't have."""
+    for judge, text in unseen_classes(graph, lambda s: results.artifact(s.step, s.output)):
+        fix = "add rows of it to the training, or split with `stratify`"
+        yield Note(name=UNSEEN_CLASS, text=text, fix=fix, step=judge.name, place=judge.place)
+
+
+def unseen_classes(
+    graph: Graph, built: Callable[[Source], Artifact | None]
+) -> Iterator[tuple[Node, str]]:
+    """(evaluator, which of the classes that it expects no row of the training has, in words)."""
+    for judge in (node for node in graph.nodes.values() if node.evaluates):
+        models = (graph.nodes[source.step] for source in judge.sources_of(Model))
+        training = next(filter(None, (training_of(graph, model) for model in models)), None)
+        forecast = interface(judge.step, Forecast)
+        if training is None or forecast is None:
+            continue
+        learned_rows = [s for s in training.row_sources if s.role in ("train", "")]
+        sides = learned_rows, judge.row_sources
+        made = [[built(source) for source in side] for side in sides]
+        rows = [[each for each in side if isinstance(each, Dataset)] for side in made]
+        if made == rows and all(rows):
+            learned, expected = (forecast.classes(chain(*side)) or Counter[str]() for side in rows)
+            if unseen := {name: n for name, n in expected.items() if name not in learned}:
+                names = some_of([*map(repr, unseen)])
+                count = counted(sum(unseen.values()), "row")
+                yield (
+                    judge,
+                    f"{judge.name} expects {names} in {count}, but no row that "
+                    f"{training.name} learned from has it",
+                )
 
 
 def training_of(graph: Graph, node: Node) -> Node | None:

@@ -4,13 +4,13 @@
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from finery import UsageError
-from finery.util.text import counted
+from finery.util.text import counted, percent
 from finery_eval import claims
 from finery_eval.claims import NUMBER, Claim, Metric, Names
 
@@ -83,6 +83,25 @@ def unmet(requirements: Sequence[Requirement | Claim], report: Mapping[str, Any]
     bounds = [r for r in requirements if isinstance(r, Requirement)]
     failed = [_line(r, report) for r in bounds if not r.measured(scores) or not r.met(scores)]
     return failed + claims.unmet([r for r in requirements if isinstance(r, Claim)], report)
+
+
+def doubts_about(
+    requirements: Sequence[Requirement | Claim],
+    report: Mapping[str, Any],
+    unbounded: Collection[str],
+) -> list[str]:
+    """One line for each requirement that is met, but that hardly any model could miss."""
+    scores, lines = report["scores"], []
+    for r in requirements:
+        if not isinstance(r, Requirement) or r.subject[1] in unbounded or not r.measured(scores):
+            continue
+        bound = r.bound(scores)
+        if bound > 0 if r.op[0] == ">" else bound < 1:
+            continue
+        why = "it can't fail" if r.op[1:] else "one row is enough"
+        text = f"{'.'.join(r.subject)} {r.text}"
+        lines.append(f"{text} proves little: the bound is {percent(bound)}, so {why}")
+    return lines
 
 
 def _parse_one(key: str, text: str, allowed: Names) -> Requirement | Claim:

@@ -148,11 +148,23 @@ def test_a_class_that_looks_misspelt(tmp_path: Path, fields: str, answer: str) -
     right, wrong, short = (answer.format(c) for c in ("refund", "refnd", "lost"))
     test = rows(tmp_path / "test", {right: 20, wrong: 1})
     train = rows(tmp_path / "train", {right: 150, short: 150})
-    (note,) = notes_on(graph(tmp_path, recipe), Built(split_train=train, split_test=test))
+    notes = notes_on(graph(tmp_path, recipe), Built(split_train=train, split_test=test))
+    (note,) = (each for each in notes if each.name != "unseen-class")  # which is right, too
     (row,) = (row["id"] for row in test if row["completion"] == wrong)
     assert note.name == "misspelt-class"
     assert note.text == f"the class 'refnd' of row {row} looks like a misspelt 'refund'"
     assert f"finery show --row {row}" in note.fix
+
+
+def test_a_class_that_is_only_judged(tmp_path: Path) -> None:
+    recipe = GOOD.replace(SFT, f"{SFT[:-1]}, epochs: 2}}")
+    train = rows(tmp_path / "train", {"refund": 150, "lost": 120})
+    test = rows(tmp_path / "test", {"refund": 20, "chargeback": 3})
+    notes = notes_on(graph(tmp_path, recipe), Built(split_train=train, split_test=test))
+    assert {note.name: note.text for note in notes if note.name != "few-rows"} == {
+        "unseen-class": "test expects 'chargeback' in 3 rows, but no row that sft learned from has "
+        "it",
+    }
 
 
 def test_replies_count_where_each_is_learned(tmp_path: Path) -> None:

@@ -123,8 +123,40 @@ def test_the_p_value_is_that_of_the_tables() -> None:
     assert found[BEATS] == (
         "open",
         "Not shown. sft against linear, in points: no difference shown "
-        "in accuracy (+2.5), valid (0.0). p-values adjusted by Holm's method.",
+        "in accuracy (+2.5); equal in valid. p-values adjusted by Holm's method.",
     )
+
+
+def test_better_in_some_metrics_and_equal_in_the_others_is_better() -> None:
+    lost = {"difference": 0.0, "interval": [-0.02, 0.02], "p_value": 1.0}
+    gained = {"difference": 0.5, "interval": [0.4, 0.6], "p_value": 1e-9}
+    metrics = {"accuracy": gained, "valid": lost}
+    pair = {"model": "sft", "baseline": "linear", "metrics": metrics}
+    models = [judged("linear", "baseline", 20), judged("sft", "tuned", 120)]
+    for one in models:
+        one.report["details"].update({"headline": ["accuracy", "valid"], "pairs": [pair]})
+    tone, text = answers(*models)[BEATS]
+    assert tone == "good"
+    assert text.startswith(
+        "Yes. sft against linear, in points: better in accuracy (+50.0); equal in valid."
+    )
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_answers_of_the_server_decide_about_a_shipped_file(is_first: bool) -> None:
+    sft = judged("sft", "tuned", 150)._replace(evaluator=evaluator("test"))
+    exported = judged("gguf", "shipped", 149)
+    exported = exported._replace(step="exported", evaluator=evaluator("exported"))
+    served = judged("gguf", "shipped", 100, "serve.check")
+    served = served._replace(step="served", evaluator=evaluator("served"))
+    served.report["details"]["references"] = ["gguf in finery"]
+    files = [exported, served] if is_first else [served, exported]
+    found = answers(sft, *files)
+    assert found[AS_GOOD][0] == "bad"
+    assert "gguf 50.0 %" in found[AS_GOOD][1]
+    assert found[AS_GOOD][1].endswith("These are the answers of the server.")
+    tone, text = found["Is the shipped file as good as the trained model without the server?"]
+    assert (tone, "gguf 74.5 %" in text) == ("good", True)
 
 
 def test_the_best_untrained_model_is_the_one_to_beat() -> None:

@@ -8,14 +8,15 @@ from finery.cli.console import print_json
 from finery.compare.variants import (
     Line,
     are_shares,
-    caption_of,
     choice_in_words,
     choice_of,
     columns_of,
+    head_of,
     interval_of,
     lines_of,
     number,
     remarks_on,
+    title_of,
 )
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def print_matrix(
 ) -> None:
     """Print the table. failed: step → `failed` or `blocked`, in a build."""
     lines = lines_of(graph, store, results, failed or {})
-    console.print(caption_of(graph), style="dim", highlight=False)
-    shown = fitting_scores(console, lines)
-    console.print(_table(lines, shown))
+    console.print(title_of(graph), style="dim", highlight=False)
+    shown = fitting_scores(console, graph, lines)
+    console.print(_table(graph, lines, shown))
     if len(shown) < len(columns_of(lines)):
         more = ", ".join(columns_of(lines)[len(shown) :])
         console.print(f"also, with --json: {more}", style="dim", highlight=False)
@@ -64,19 +65,19 @@ def print_matrix_data(
         })  # fmt: skip
 
 
-def fitting_scores(console: "Console", lines: Sequence[Line]) -> list[str]:
+def fitting_scores(console: "Console", graph: "Graph", lines: Sequence[Line]) -> list[str]:
     """The first scores that have room in the terminal, at least one."""
     shown = columns_of(lines)[:MOST_SCORES]
     unlimited = console.options.update(max_width=WIDEST)
     while len(shown) > 1:
-        width = console.measure(_table(lines, shown), options=unlimited).maximum
+        width = console.measure(_table(graph, lines, shown), options=unlimited).maximum
         if width <= console.width:
             break
         shown.pop()
     return shown
 
 
-def _table(lines: Sequence[Line], columns: Sequence[str]) -> "Table":
+def _table(graph: "Graph", lines: Sequence[Line], columns: Sequence[str]) -> "Table":
     from rich import box
     from rich.table import Table
 
@@ -89,7 +90,7 @@ def _table(lines: Sequence[Line], columns: Sequence[str]) -> "Table":
     for axis in axes:
         table.add_column(axis, no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(head_of(graph, name), justify="right")
         table.add_column("95 % CI", justify="right", style="dim", no_wrap=True)
         if any(_repeated(line, name) for line in lines):
             table.add_column("± sd (seeds)", justify="right", style="dim", no_wrap=True)

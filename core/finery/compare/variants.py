@@ -211,11 +211,12 @@ def title_of(graph: Graph) -> str:
     return f"{variants}: {of}" if of else variants
 
 
-def caption_of(graph: Graph) -> str:
-    """The title, and the rows that the scores are on."""
+def head_of(graph: Graph, column: str) -> str:
+    """The head of a score's column: `test.sft.accuracy on split.validation`, by its rows."""
     select = graph.select_by
-    on = f", judged on {select.rows}" if select is not None else ""
-    return f"{title_of(graph)}{on}"
+    if select is None or select.own_rows or not column.startswith(f"{select.evaluator}."):
+        return column
+    return f"{column} on {select.rows}"
 
 
 def choice_in_words(choice: Mapping[str, Any]) -> str:

@@ -13,14 +13,14 @@ from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import FineryError
 from finery.recipe.graph import Graph
 from finery.recipe.yaml import without_secrets
-from finery.report.steps import Group, ReportedStep, counts, groups_of, pictures_of
+from finery.report.steps import Group, ReportedStep, counts, groups_of
 from finery.report.variants import Variants, names_shown, steps_shown
 from finery.report.variants import section_of as variants_section
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.paths import recipe_id
 from finery.util.text import counted, duration, in_dollars, size
-from finery.views.html import Finding, PageSection, ranked, render_page, render_sections
+from finery.views.html import Finding, PageSection, Tone, ranked, render_page, render_sections
 from finery.views.view import Output, PageContext, View
 
 STEPS, ORIGIN = (
@@ -115,12 +115,21 @@ def _findings(reported: Reported, sections: Sequence[PageSection]) -> Iterator[F
 class Gate(NamedTuple):
     """A step that can fail a build by its result. error: why it fails, None if it doesn't.
 
-    required: what its `require:` says, empty for other checks of a result.
+    required: what its `require:` says, empty for other checks of a result. doubts: why passing
+    proves little.
     """
 
     step: ReportedStep
     required: str
     error: FineryError | None
+    doubts: Sequence[str] = ()
+
+    @property
+    def tone(self) -> Tone:
+        """`good` only for what is met and proves something."""
+        if self.error:
+            return "bad"
+        return "good" if self.step.result and not self.doubts else "open"
 
 
 def gates_of(reported: Reported) -> list[Gate]:
@@ -133,7 +142,9 @@ def gates_of(reported: Reported) -> list[Gate]:
         error = failed.get(step.node.name)
         if error or (required and type(step.node.step).verify is not Step.verify):
             text = ", ".join(f"{name} {words}" for name, words in required.items())
-            found.append(Gate(step, text, error))
+            made = step.result.outputs if step.result and not error else {}
+            outputs = {name: reported.store.artifact(of) for name, of in made.items()}
+            found.append(Gate(step, text, error, step.node.step.doubts(outputs) if outputs else ()))
     return found
 
 
@@ -146,7 +157,9 @@ def _gates(reported: Reported) -> Iterator[Finding]:
         text = ". ".join(f"{name}: {', and '.join(e.details) or e.what}" for name, e in failed)
         yield Finding(REQUIREMENTS, f"No. {text}.", "bad", 4)
     elif gates and all(gate.step.result for gate in gates):
-        yield Finding(REQUIREMENTS, f"Yes, those of {names}.", "good", 4)
+        doubts = "".join(f" {doubt}." for gate in gates for doubt in gate.doubts)
+        text = f"Yes, those of {names}.{doubts}"
+        yield Finding(REQUIREMENTS, text, "open" if doubts else "good", 4)
     elif gates:
         yield Finding(REQUIREMENTS, f"Not measured: {names} isn't built.", "open", 4)
     else:
@@ -155,15 +168,14 @@ def _gates(reported: Reported) -> Iterator[Finding]:
 
 def _steps(reported: Reported) -> PageSection:
     groups = groups_of(reported.steps)
-    variants = [step for group in groups if group.variants for step in group.steps]
+    variants = [step for group in groups if len(group.steps) > 1 for step in group.steps]
     html = render_page(
         STEPS,
-        pictures=pictures_of(groups),
         rows=[_row(group) for group in groups],
         variants=[_row(Group(step.node.name, [step], step.node.upstream())) for step in variants],
     )
     style = files("finery.report").joinpath("templates/steps.css").read_text(encoding="utf-8")
-    return PageSection("Steps", html, rank=10, style=style)
+    return PageSection("Steps", html, rank=80, style=style)
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -177,7 +189,7 @@ def _row(group: Group) -> dict[str, Any]:
         "time": group.time,
         "size": size(sum(m.size() for m in outputs.values())) if outputs else "",
         "needs": ", ".join(group.upstream),
-        "outputs": [f"{m.kind} {m.digest[:12]}" for m in outputs.values() if not group.variants],
+        "outputs": [f"{m.kind} {m.digest[:12]}" for m in outputs.values() if len(group.steps) == 1],
     }
 
 

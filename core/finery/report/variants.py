@@ -9,9 +9,9 @@ from finery.compare.variants import (
     Line,
     Score,
     are_shares,
-    caption_of,
     choice_of,
     columns_of,
+    head_of,
     interval_of,
     is_close,
     lines_of,
@@ -19,6 +19,7 @@ from finery.compare.variants import (
     remarks_on,
     report_of,
     score_in_words,
+    title_of,
 )
 from finery.recipe.graph import Graph
 from finery.recipe.matrix.choose import WINNER
@@ -91,10 +92,10 @@ def section_of(variants: Variants) -> PageSection:
     times = {line.name: _training(variants, line) for line in lines}
     html = render_page(
         TEMPLATE,
-        caption=caption_of(variants.graph),
+        caption=title_of(variants.graph),
         axes=axes,
         is_named=any(not line.axes for line in lines),
-        columns=columns,
+        columns=[head_of(variants.graph, name) for name in columns],
         is_repeated=repeated,
         is_timed=any(times.values()),
         rows=[(line, [_cell(lines, line, c) for c in columns], times[line.name]) for line in lines],

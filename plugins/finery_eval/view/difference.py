@@ -59,8 +59,8 @@ def _of_model(
         values = [score[metric] for score in scores]
         changed = changed_statistic(metric, *reports)
         test = None if changed else _test(pairs, metric, reports)
-        metrics[metric] = {"values": values, "test": test, "is_share": is_share}
-        metrics[metric] |= {"incomparable": changed} if changed else {}
+        facts: dict[str, Any] = {"values": values, "test": test, "is_share": is_share}
+        metrics[metric] = facts | ({"incomparable": changed} if changed else {})
     rights = [(pair, pair[0].get("correct"), pair[1].get("correct")) for pair in pairs.pairs]
     return {
         "metrics": metrics,

@@ -45,7 +45,10 @@ RETENTION = ".retention"
 """Suffixes of the step types that measure abilities outside the training's task."""
 
 
-WORDS = {BETTER: "better in", WORSE: "worse in", NOT_SHOWN: "no difference shown in"}
+EQUAL = "equal"
+WORDS = {
+    BETTER: "better in", WORSE: "worse in", NOT_SHOWN: "no difference shown in", EQUAL: "equal in",
+}  # fmt: skip
 Tone = Literal["good", "bad", "open"]
 
 
@@ -163,14 +166,15 @@ def _beats(judged: Sequence[Judgement]) -> Iterator[Finding]:
 
 
 def _against(model: Judgement, baseline: Judgement, tests: Sequence[Comparison]) -> Finding:
-    parts = []
+    verdicts = [EQUAL if not t.difference.value else t.verdict for t in tests]
+    parts, every = [], {*verdicts}
     for verdict, words in WORDS.items():
-        of = [
-            f"{t.metric} ({in_points(t.difference.value)})" for t in tests if t.verdict == verdict
-        ]
-        parts += [f"{words} {', '.join(of)}"] if of else []
-    every = {test.verdict for test in tests}
-    tone: Tone = "bad" if WORSE in every else "good" if every == {BETTER} else "open"
+        of = [t for t, each in zip(tests, verdicts, strict=True) if each == verdict]
+        points = "" if verdict == EQUAL else " ({})"
+        names = (t.metric + points.format(in_points(t.difference.value)) for t in of)
+        parts += [f"{words} {', '.join(names)}"] if of else []
+    is_better = BETTER in every and every <= {BETTER, EQUAL}
+    tone: Tone = "bad" if WORSE in every else "good" if is_better else "open"
     answer = {"bad": "No", "good": "Yes", "open": "Not shown"}[tone]
     if tone != "good" and BETTER in every:
         answer = {"bad": "Not in everything", "open": "Not shown in everything"}[tone]
@@ -180,24 +184,40 @@ def _against(model: Judgement, baseline: Judgement, tests: Sequence[Comparison])
 
 
 def _as_good(judged: Sequence[Judgement]) -> Iterator[Finding]:
-    shipped = {j.model: j for j in judged if j.role == "shipped"}
+    """Each shipped file against the trained model. A server's answers decide if they are judged."""
+    shipped = {j.model: j.source for j in judged if j.role == "shipped"}
     if not shipped:
         yield Finding(AS_GOOD, "Not measured: no evaluator judged an exported file.", "open", 2)
-    for model, one in shipped.items():
-        question = AS_GOOD if len(shipped) == 1 else f"Is {model} as good as {one.source}?"
-        pairs = (
-            (trained, each, test)
-            for each in judged
-            for trained in judged
-            if each.model == model and trained.model == one.source
-            if (test := first_test(trained, each)) is not None
+    for model, source in shipped.items():
+        question = AS_GOOD if len(shipped) == 1 else f"Is {model} as good as {source}?"
+        own = [each for each in judged if each.model == model]
+        trained = [each for each in judged if each.model == source]
+        served = [each for each in own if each.report["details"].get("references")]
+        in_finery = [each for each in own if each not in served]
+        yield Finding(
+            question,
+            *_kept_by(
+                trained, served or own, " These are the answers of the server." if served else ""
+            ),
+            2,
         )
-        best = next(pairs, None)
-        if best is None:
-            text = f"Not measured: no evaluator judged {one.source} on the rows of {model}"
-            yield Finding(question, f"{text} with the same settings.", "open", 2)
-        else:
-            yield Finding(question, *_kept(*best), 2)
+        if served and in_finery:
+            question = f"{question.removesuffix('?')} without the server?"
+            yield Finding(question, *_kept_by(trained, in_finery), 2)
+
+
+def _kept_by(
+    trained: Sequence[Judgement], shipped: Sequence[Judgement], note: str = ""
+) -> tuple[str, Tone]:
+    """What the first test of a shipped file against its trained model says."""
+    pairs = [(one, each) for each in shipped for one in trained]
+    tests = ((*pair, test) for pair in pairs if (test := first_test(*pair)) is not None)
+    if (tested := next(tests, None)) is not None:
+        text, tone = _kept(*tested)
+        return f"{text}{note}", tone
+    source, model = shipped[0].source, shipped[0].model
+    text = f"Not measured: no evaluator judged {source} on the rows of {model}"
+    return f"{text} with the same settings and metric.", "open"
 
 
 def _kept(trained: Judgement, shipped: Judgement, test: Comparison) -> tuple[str, Tone]:

@@ -166,6 +166,9 @@ class MetricsView(View):
         is_variant = node is not None and node.variant  # of which there may be many
         yield from (r for r in _verdicts(output) if r.severity == "warning" or not is_variant)
         yield from own_remarks(report)
+        for doubt in node.step.doubts({"": output.artifact}) if node and not is_variant else ():
+            advice = "Require a test, such as `significantly better than`, or a number."
+            yield Remark(doubt, advice, "warning")
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
         """Print scores, the evaluator's tables, confused classes and the first wrong answers.

@@ -8,7 +8,8 @@ from typing import Any
 from finery import Dataset
 from finery.rows.parts import id_of, prompt
 from finery.util.text import in_points, range_in_points
-from finery.views import Output, PageContext, PageSection, render_page
+from finery.views import Finding, Output, PageContext, PageSection, render_page
+from finery_eval.planning import unseen_classes
 from finery_eval.predictions import Facts
 from finery_eval.steps.curve import TITLES
 from finery_eval.view.answers import answer_of, compact, context_of, reasons
@@ -26,6 +27,7 @@ from finery_eval.view.tables import (
 )
 
 TEMPLATE = "finery_eval.view/section.html.jinja"
+CLASSES = "Does the training have all classes of the test?"
 CONFUSED = 8
 """Confused pairs of classes that are listed for a field."""
 
@@ -37,6 +39,9 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
     answers = list(_answers(by_answer, context))
     learns = any(node.trains for node in context.graph.nodes.values())
     steps = [(output.title, [j for j in judged if j.step == output.step]) for output in outputs]
+    unseen = (Finding(CLASSES, f"No. {text}.", "bad", 2) for _, text in unseen_classes(
+        context.graph, lambda source: context.built(source.ref)
+    ))  # fmt: skip
     html = render_page(
         TEMPLATE,
         steps=[_step(title, of) for title, of in steps if of],
@@ -57,8 +62,8 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
     return PageSection(
         "Scores and answers",
         html,
-        rank=40,
-        findings=list(findings(judged, has_training=learns)),
+        rank=10,
+        findings=[*findings(judged, has_training=learns), *unseen],
         style=_file("section.css"),
         script=_file("answers.js") if answers else "",
         data={group["id"]: group for group in answers},

@@ -137,22 +137,49 @@ def test_steps_costs_and_origin_are_told(project: Project) -> None:
     assert "use: t.learn, model: base" in text  # the recipe itself
 
 
-def test_a_large_graph_fits_the_page_and_a_phone(tmp_path: Path) -> None:
-    rows = [{"use": "steps.source", "path": "x.txt"}, *({"use": "steps.limit"} for _ in range(16))]
-    before = ["", *(f"s{n if n < 9 else 0}" for n in range(16))]  # ten layers, one of eight boxes
-    steps = {f"s{n}": of | ({"rows": before[n]} if n else {}) for n, of in enumerate(rows)}
+def test_the_verdict_comes_first_and_the_scores_second(project: Project) -> None:
+    _, told = report(project, "--html", "order.html")
+    page = (project.folder / told["html"]).read_text("utf-8")
+    heads = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+    assert heads[:2] == ["In short", "Scores and answers"]
+    assert re.findall(r'<p class="verdict">(.*?)</p>', page) == [
+        "1 problem. Are test rows among the training rows? Yes: 31 of 31 rows of rows copy or "
+        "nearly copy a prompt of rows."
+    ]
+
+
+def test_a_class_that_no_training_row_has_is_in_the_verdict_and_a_note(tmp_path: Path) -> None:
+    rows = "rows: {use: data.file, path: rows.jsonl}"
+    recipe = RECIPE.replace(rows, f"{rows}\n  more: {{use: data.file, path: more.jsonl}}")
+    recipe = recipe.replace("use: eval.exact", "use: eval.classification")
+    recipe = recipe.replace("shipped], rows: rows", "shipped], rows: more")
     t = Project(tmp_path)
+    lines = [{"prompt": f"question {n}", "completion": "refund"} for n in range(9)]
+    other = [{"prompt": f"what {n}", "completion": "chargeback"} for n in range(3)]
+    t.write(files(recipe=recipe))
     t.write({
-        "steps.py": LIGHT_STEPS.read_text("utf-8"), "x.txt": "x\n",
-        "recipe.yaml": f"finery: 1\nname: t\nplugins: [./steps.py]\ndata: {json.dumps(steps)}\n",
+        "rows.jsonl": "".join(json.dumps(row) + "\n" for row in lines),
+        "more.jsonl": "".join(json.dumps(row) + "\n" for row in [*lines[:4], *other]),
     })  # fmt: skip
+    t.ran()
+    text = "test expects 'chargeback' in 3 rows, but no row that sft learned from has it"
+    assert f"{text}." in t.run("report", "--format", "markdown", "-o", "-").out
+    assert f"note: {text}" in " ".join(t.run("check").out.split())
+
+
+def test_a_gate_that_hardly_any_model_misses_is_said_to_prove_little(tmp_path: Path) -> None:
+    t = Project(tmp_path)
+    gate = 'rows: rows, require: {sft.accuracy: "> base.accuracy"}}'
+    t.write(files(recipe=RECIPE.replace("rows: rows}\n", f"{gate}\n")))
+    (t.folder / "known.json").write_text("{}")
+    t.ran()
+    text = "sft.accuracy &gt; base.accuracy proves little: the bound is 0.0 %, so one row is enough"
     assert t.run("report").code == 0
-    wide, narrow = re.findall(
-        r"<svg.*?</svg>", (tmp_path / "build/t/report.html").read_text(), re.S
-    )
-    for picture, most in ((wide, 1002), (narrow, 340)):
-        assert int(re.findall(r'width="(\d+)"', picture)[0]) <= most
-        assert len(set(re.findall(r"translate\(.*?\)", picture))) == len(steps)
+    assert text in (t.folder / "build/t/report.html").read_text("utf-8")
+    out = t.run("report", "--format", "markdown", "-o", "-").out
+    assert re.search(r"^\| \? \| test \| .*proves little", out, re.MULTILINE)
+    t.edit("recipe.yaml", "> base.accuracy", "> 0.1")
+    assert "proves little" not in t.run("report", "--format", "markdown", "-o", "-").out
 
 
 def test_a_failed_step_is_named_first_and_what_waits_for_it_is_blocked(project: Project) -> None:
@@ -281,11 +308,15 @@ def test_the_page_fits_a_phone_and_is_used_by_keyboard(project: Project, browser
         const style = getComputedStyle(document.querySelector('.scroll'));
         return [style.backgroundAttachment, style.overflowX]""")
     assert layers == ["local, local, scroll, scroll", "auto"]
+    assert not browser.run("return document.querySelector('.answers').open")  # folded
+    browser.run("document.querySelector('.answers').open = true")
     choose(browser, "Show", "all")
     more = "const button = document.querySelector('.answers > button');"
-    assert browser.run("return document.querySelectorAll('.answers ol')[0].children.length") == 25
-    browser.run(f"{more} button.focus(); button.click()")
-    assert browser.run("return document.querySelectorAll('.answers ol')[0].children.length") == 31
+    for shown in (10, 20, 30):
+        count = "return document.querySelectorAll('.answers ol')[0].children.length"
+        assert browser.run(count) == shown
+        browser.run(f"{more} button.focus(); button.click()")
+    assert browser.run(count) == 31
     assert browser.run("return document.activeElement.tagName") == "LI"  # the first new answer
     assert browser.run(f"{more} return button.hidden")
     unreachable = browser.run("""

@@ -21,7 +21,7 @@ from finery.report.page import Reported, gates_of, intro_of, title_of, verdict
 from finery.report.steps import groups_of
 from finery.report.variants import steps_shown
 from finery.util.text import in_line, visible
-from finery.views.html import MARKS
+from finery.views.html import MARKS, summary
 from finery.views.view import PageContext
 
 MARKER = "<!-- finery report -->"
@@ -36,24 +36,22 @@ def markdown_of(reported: Reported, context: PageContext, compared: Comparison |
 
     compared: a build, with the reported one as its second side.
     """
-    findings = [(MARKS[f.tone][0], f.question, f.answer) for f in verdict(reported, context)]
+    answers = verdict(reported, context)
+    findings = [(MARKS[f.tone][0], f.question, f.answer) for f in answers]
     parts = [
         f"{MARKER}\n## {_escaped(title_of(reported))}",
         _escaped(intro_of(reported)),
+        f"**{_escaped(summary(answers))}**",
         _table(["", "question", "answer"], findings),
         *_section("Scores", _scores(reported)),
     ]
-    gates = [
-        (
-            MARKS["bad" if gate.error else "good" if gate.step.result else "open"][0],
-            gate.step.node.name,
-            gate.required,
-            " ".join(gate.error.details or [gate.error.what]) if gate.error else "",
-        )
-        for gate in gates_of(reported)
-    ]
+    gates = []
+    for gate in gates_of(reported):
+        remarks = gate.error.details or [gate.error.what] if gate.error else gate.doubts
+        name, mark = gate.step.node.name, MARKS[gate.tone][0]
+        gates.append((mark, name, gate.required, " ".join(remarks)))
     if gates:
-        parts += _section("Requirements", _table(["", "step", "required", "not met"], gates))
+        parts += _section("Requirements", _table(["", "step", "required", "remark"], gates))
     if compared is not None:
         console = _Markdown()
         print_difference(console, compared, 0)

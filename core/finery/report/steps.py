@@ -1,6 +1,6 @@
-"""The steps of a report: their state, time and outputs, now or in a run; and their graph as SVG.
+"""The steps of a report: their state, time and outputs, now or in a run.
 
-All variants of a step are one group, which is one line and one box.
+All variants of a step are one group, which is one line.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from finery.builder.runs import Run, progress_of
 from finery.compare.outputs import folded, title_of
 from finery.recipe.graph import Graph, Node
 from finery.store.database import Store
-from finery.util.text import counted, duration, shortened
+from finery.util.text import duration
 
 State = Literal["built", "failed", "running", "blocked", "not built"]
 ORDER: Sequence[State] = ("failed", "running", "blocked", "not built", "built")
@@ -115,17 +115,6 @@ class Group(NamedTuple):
     upstream: Sequence[str]
 
     @property
-    def name(self) -> str:
-        """The step's name; of variants the one that they share."""
-        node = self.steps[0].node
-        return node.origin if len(self.steps) > 1 else node.name
-
-    @property
-    def variants(self) -> str:
-        """`12 variants`; empty of a step without variants."""
-        return counted(len(self.steps), "variant") if len(self.steps) > 1 else ""
-
-    @property
     def use(self) -> str:
         """The step type."""
         return self.steps[0].node.use
@@ -165,106 +154,3 @@ def groups_of(steps: Sequence[ReportedStep]) -> list[Group]:
         Group(title, group, [each for each in before if each != title])
         for title, group, before in zip(titles, groups, upstream, strict=True)
     ]
-
-
-WIDTH, HEIGHT = 156, 50
-"""Size of a box, in pixels."""
-ACROSS, DOWN = 44, 18
-"""Space between boxes, along the lines and beside them."""
-PAGE = 1002
-"""Width of a section on the page, in pixels."""
-NAME = 20
-"""Maximum characters of a name or a step type that fit into a box."""
-
-
-class Box(NamedTuple):
-    """The box of a step or of all its variants; its top left corner in pixels."""
-
-    group: Group
-    x: int
-    y: int
-
-    @property
-    def name(self) -> str:
-        """The step's name, shortened."""
-        return shortened(self.group.name, NAME)
-
-    @property
-    def use(self) -> str:
-        """The number of its variants, or else its step type, shortened."""
-        return shortened(self.group.variants or self.group.use, NAME)
-
-
-class Picture(NamedTuple):
-    """Boxes, curves between them (path data), and the size of all."""
-
-    boxes: Sequence[Box]
-    lines: Sequence[str]
-    width: int
-    height: int
-
-
-def pictures_of(groups: Sequence[Group]) -> tuple[Picture, Picture]:
-    """The graph for a screen, from left to right if it fits, and for a phone."""
-    across = picture_of(groups)
-    return across if across.width <= PAGE else picture_of(groups, 5), picture_of(groups, 2)
-
-
-def picture_of(groups: Sequence[Group], columns: int | None = None) -> Picture:
-    """Place every box one layer after the last that it waits for, near those it waits for.
-
-    columns: how many boxes are side by side in a picture from top to bottom.
-    """
-    named = {group.title: group for group in groups}  # in the order of the graph
-    layers: dict[str, int] = {}
-    for name, group in named.items():
-        layers[name] = max((layers[up] + 1 for up in group.upstream if up in layers), default=0)
-    places: dict[str, tuple[int, int]] = {}  # (column, row)
-    row = 0
-    for layer in range(max(layers.values(), default=0) + 1):
-        members = [name for name in named if layers[name] == layer]
-        members.sort(key=lambda name: _middle(named[name], places, columns is None))
-        for at, name in enumerate(members):
-            places[name] = (layer, at) if columns is None else (at % columns, row + at // columns)
-        row += -(-len(members) // columns) if columns else 0
-    beside, below = (ACROSS, DOWN) if columns is None else (DOWN, ACROSS)
-    boxes = {
-        name: Box(group, x * (WIDTH + beside) + 2, y * (HEIGHT + below) + 2)
-        for name, group in named.items()
-        for x, y in [places[name]]
-    }
-    draw = _line_across if columns is None else _line_down
-    lines = [
-        draw(boxes[up], boxes[name])
-        for name, group in named.items()
-        for up in group.upstream
-        if up in boxes
-    ]
-    width = max((box.x for box in boxes.values()), default=0) + WIDTH + 8
-    height = max((box.y for box in boxes.values()), default=0) + HEIGHT + 8
-    return Picture(list(boxes.values()), lines, width, height)
-
-
-def _middle(group: Group, places: Mapping[str, tuple[int, int]], is_across: bool) -> float:
-    above = [places[up][is_across] for up in group.upstream if up in places]
-    return sum(above) / len(above) if above else 0.0
-
-
-def _line_across(start: Box, end: Box) -> str:
-    x, y = start.x + WIDTH, start.y + HEIGHT / 2
-    to_x, to_y = end.x, end.y + HEIGHT / 2
-    half = ACROSS / 2
-    return f"M{x} {y:.0f}C{x + half:.0f} {y:.0f} {to_x - half:.0f} {to_y:.0f} {to_x} {to_y:.0f}"
-
-
-def _line_down(start: Box, end: Box) -> str:
-    """A curve to the next row, or else one along the space beside the last box's column."""
-    x, y, to_x, to_y = start.x + WIDTH // 2, start.y + HEIGHT, end.x + WIDTH // 2, end.y
-    half = ACROSS // 2
-    if to_y - y == ACROSS:
-        return f"M{x} {y}C{x} {y + half} {to_x} {to_y - half} {to_x} {to_y}"
-    between = end.x - DOWN // 2 if end.x > WIDTH else end.x + WIDTH + DOWN // 2
-    return (
-        f"M{x} {y}C{x} {y + half} {between} {y + half} {between} {y + ACROSS}V{to_y - ACROSS}"
-        f"C{between} {to_y - half} {to_x} {to_y - half} {to_x} {to_y}"
-    )

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from finery.util.text import visible
+from finery.util.text import counted, visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -126,12 +126,14 @@ def render_sections(
     from markupsafe import Markup
 
     ordered = sorted(sections, key=lambda section: section.rank)
+    answers = ranked(findings, ordered)
     scripts = list(dict.fromkeys(s.script for s in ordered if s.script))
     return render_page(
         TEMPLATE,
         title=title,
         intro=intro,
-        findings=[(f, *MARKS[f.tone]) for f in ranked(findings, ordered)],
+        verdict=summary(answers),
+        findings=[(f, *MARKS[f.tone]) for f in answers],
         sections=[(section.title, Markup(section.html)) for section in ordered],
         styles=[Markup(s) for s in dict.fromkeys(section.style for section in ordered) if s],
         data=[(name, _json(value)) for s in ordered for name, value in s.data.items()],
@@ -151,6 +153,21 @@ def ranked(findings: Iterable[Finding], sections: Sequence[PageSection]) -> list
     for finding in sorted(every, key=lambda finding: finding.rank):
         asked.setdefault(finding.question, finding)
     return list(asked.values())
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """All answers in a line: what is bad, or else how many questions are open."""
+    bad = [
+        f"{f.question} {f.answer.partition('. ')[0].rstrip('.')}."
+        for f in findings
+        if f.tone == "bad"
+    ]
+    unsure = sum(f.tone == "open" for f in findings)
+    if bad:
+        return " ".join([f"{counted(len(bad), 'problem')}.", *bad])
+    asked = sum(f.tone != "info" for f in findings)
+    some = f", but {unsure} of {counted(asked, 'question')} {'is' if unsure == 1 else 'are'} open"
+    return f"No problem was found{some if unsure else ''}."
 
 
 def _json(value: Any) -> "Markup":

@@ -2,7 +2,7 @@
 // Fills each `.answers` with a form of filters and the answers that pass them. Texts of rows and
 // models only ever become text nodes.
 (() => {
-  const PAGE = 25;
+  const PAGE = 10;
 
   function element(name, attributes = {}, ...children) {
     const made = document.createElement(name);

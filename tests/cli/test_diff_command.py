@@ -90,6 +90,7 @@ def test_curves_time_and_size_are_beside_each_other(two_builds: Project) -> None
     assert all(seconds > 0 for seconds in sft["seconds"])
     assert all(sft["bytes"])
     out = two_builds.run("diff", "--flips", "2").out
+    assert out.startswith("better: sft accuracy +40.0 points (test), shipped")
     assert "validation loss: at the end 2.6 → 2.2, lowest 2.6 → 2.2" in out
     assert "sft: wrong in A, right in B, 2 of 9" in out
     assert "20 rows: 1 added, 1 removed, 1 changed" in out

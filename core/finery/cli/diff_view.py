@@ -1,6 +1,7 @@
 """The output of `finery diff`, as text and as JSON lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from finery.builder.keys import Change
@@ -34,8 +35,10 @@ class Comparison:
         """The steps that are `same`, `changed`, `added` or `removed`."""
         return [step for step in self.steps if step.kind == kind]
 
-    def outputs(self) -> Iterator[tuple[View, Output, Output]]:
-        """(view, before, after) of each output whose files are there on both sides."""
+    @cached_property
+    def outputs(self) -> list[tuple[View, Output, Output, dict[str, Any]]]:
+        """(view, before, after, difference) of each output whose files are on both sides."""
+        found = []
         for step in self.of_kind("changed"):
             for pair in step.outputs:
                 if not pair.missing:
@@ -43,7 +46,9 @@ class Comparison:
                         output_of(self.graph.plugins, self.store, pair.title, manifest)
                         for manifest in (pair.before, pair.after)
                     )
-                    yield view_of(self.graph.plugins, pair.after), before, after
+                    view = view_of(self.graph.plugins, pair.after)
+                    found.append((view, before, after, view.difference(before, after)))
+        return found
 
     def data(self) -> Iterator[dict[str, Any]]:
         """The lines of `--json`: the sides, then a line for each step that isn't the same."""
@@ -51,8 +56,7 @@ class Comparison:
             "sides": [{"name": s.label, "about": s.about, "notes": s.notes} for s in self.sides],
             "same": [step.name for step in self.of_kind("same")],
         }
-        found = {before.title: view.difference(before, after)
-                 for view, before, after in self.outputs()}  # fmt: skip
+        found = {before.title: data for _, before, _, data in self.outputs}
         for step in self.steps:
             if step.kind != "same":
                 yield _step_data(step, found)
@@ -60,6 +64,7 @@ class Comparison:
 
 def print_difference(console: "Console", compared: Comparison, most: int) -> None:
     """Print a comparison. most: rows of each kind."""
+    _print_headline(console, compared)
     _print_sides(console, compared.sides)
     changed = compared.of_kind("changed")
     rows = [(step.name, change, "") for step in changed for change in step.of_recipe]
@@ -77,13 +82,24 @@ def print_difference(console: "Console", compared: Comparison, most: int) -> Non
         )
 
 
+def _print_headline(console: "Console", compared: Comparison) -> None:
+    """What is better or worse in B, in a line; scores that may differ by chance are unclear."""
+    changes: dict[str, list[str]] = {"worse": [], "better": [], "unclear": []}
+    for view, _, after, data in compared.outputs:
+        for kind, text in view.changes(data):
+            changes[kind].append(f"{text} ({after.title})")
+    parts = [f"{kind}: {some_of(of, STEPS_NAMED)}" for kind, of in changes.items() if of]
+    is_partial = any(step.missing for step in compared.steps)
+    none = f"no score changed{' in what both sides have built' if is_partial else ''}"
+    console.print(visible("; ".join(parts) or none), style="bold", markup=False)
+
+
 def _print_outputs(console: "Console", compared: Comparison, most: int) -> None:
     """The differences in each output. Of outputs that differ in the same way, only the first."""
     seen: dict[str, str] = {}
-    for view, before, after in compared.outputs():
+    for view, before, after, data in compared.outputs:
         console.print()
         console.print(f"[bold]{after.title}[/]  [dim]{after.manifest.kind}[/]")
-        data = view.difference(before, after)
         first = seen.setdefault(repr(data), after.title)
         if data and first != after.title:
             console.print(f"  the same difference as in {first}", markup=False)

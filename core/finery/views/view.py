@@ -177,6 +177,13 @@ class View:
         facts = {n: [old.get(n), new.get(n)] for n in names if old.get(n) != new.get(n)}
         return {"facts": facts} if facts else {}
 
+    def changes(self, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """(`better`, `worse` or `unclear`, what) of a difference, for the first line of a diff.
+
+        data: of `difference`.
+        """
+        return iter(())
+
     def print_difference(
         self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
     ) -> None:

@@ -16,6 +16,7 @@ from finery_eval.predictions import (
     paired,
 )
 from finery_eval.stats import holm
+from finery_eval.tables import NOT_SHOWN, verdict_of
 from finery_eval.view.answers import PLACE, answer_of, print_question, reasons
 from finery_eval.view.tables import Report, headline, new_table, p_text, plain
 
@@ -104,6 +105,17 @@ def _flip(before: Facts, after: Facts) -> dict[str, Any]:
         "after": answer_of(after),
         "why": list(reasons(wrong)),
     }
+
+
+def changes_in(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(`better`, `worse` or `unclear`, words) on the first metric of each model that changed."""
+    for model, of in data["models"].items():
+        for metric, facts in [] if _is_same(of) else [*of["metrics"].items()][:1]:
+            test, (before, after) = facts["test"], facts["values"]
+            kind = verdict_of(test["difference"], test["p_holm"]) if test else NOT_SHOWN
+            gap = f"{in_points(after - before)} points" if facts["is_share"] else "changed"
+            is_clear = kind != NOT_SHOWN and facts["is_share"]  # of others, lower may be better
+            yield kind if is_clear else "unclear", f"{model} {metric} {gap}"
 
 
 def print_difference(console: "Console", data: Mapping[str, Any], most: int) -> None:

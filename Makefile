@@ -44,6 +44,7 @@ schemas: $(VENV)/.installed-dev
 # The site as build/site/index.html. A broken link or an undocumented name is an error.
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "its search needs a server:  $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
 
 # With worksteal, few fixtures of modules are made twice.
 pytest: $(VENV)/.installed-dev

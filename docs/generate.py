@@ -1,5 +1,5 @@
-"""Writes steps.md, commands.md, advice.md and events.md in docs/reference from the code, and
-docs/llms.txt from the pages.
+"""Writes steps.md, a page of steps/ for each plugin, commands.md, advice.md and events.md in
+docs/reference from the code, and docs/llms.txt from the pages.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is stale
@@ -33,8 +33,11 @@ NAMES_A_STEP = re.compile(r" ?Names a step that makes an? \w+(, or a list of the
 
 STEPS = """# Step types
 
-Each section describes a built-in step type with its inputs and settings. `finery plugins STEP_TYPE`
-prints the same in the terminal, and also knows the step types of your plugins.
+Each plugin has a page that describes its step types with their inputs and settings. `finery plugins
+STEP_TYPE` prints the same in the terminal, and also knows the step types of your plugins.
+
+| Step type | Meaning |
+| --- | --- |
 """
 COMMANDS = """# Commands
 
@@ -44,14 +47,23 @@ current folder. Every command prints this help with `--help`.
 """
 
 
-def steps() -> str:
-    """Every built-in step type with its inputs and settings."""
+def steps() -> dict[Path, str]:
+    """A list of the built-in step types, and a page for each plugin with their settings."""
     plugins = load_plugins()
-    parts = [HEAD + STEPS]
+    lines, pages = [HEAD + STEPS], dict[Path, str]()
     for name, (_, plugin) in sorted(plugins.step_types.items()):
-        if plugin.module.__name__.startswith("finery_"):
-            parts.append(_step(name, plugins.step_type(name)))
-    return "\n".join(parts)
+        package = plugin.module.__name__.partition(".")[0]
+        if not package.startswith("finery_"):
+            continue
+        cls, page = plugins.step_type(name), package.removeprefix("finery_")
+        anchor, meaning = name.replace(".", ""), _first_sentence(_docstring(cls))
+        link = f'<a id="{anchor}"></a>[`{name}`](steps/{page}.md#{anchor})'
+        lines.append(f"| {link} | {meaning.replace('|', chr(92) + '|')} |\n")
+        path = FOLDER / "steps" / f"{page}.md"
+        about = (sys.modules[package].__doc__ or "").partition("\n\n")[0]
+        head = f"# `{package}`\n\n{about}\n"
+        pages[path] = "\n".join([pages.get(path, HEAD + head), _step(name, cls)])
+    return {FOLDER / "steps.md": "".join(lines), **pages}
 
 
 def _step(name: str, cls: type[Step]) -> str:
@@ -253,7 +265,7 @@ def _first_sentence(text: str) -> str:
 
 def _pages() -> dict[Path, str]:
     texts = {
-        FOLDER / "steps.md": steps(),
+        **steps(),
         FOLDER / "commands.md": commands(),
         FOLDER / "advice.md": advice(),
         FOLDER / "events.md": events(),
@@ -265,11 +277,15 @@ def main() -> int:
     """Write or check the pages."""
     pages = _pages().items()
     stale = [(p, text) for p, text in pages if not p.exists() or p.read_text("utf-8") != text]
+    old = {*(FOLDER / "steps").glob("*.md")} - {path for path, _ in pages}
     if "--check" in sys.argv:
         for path, _ in stale:
             print(f"{path} is stale: python docs/generate.py")
-        return bool(stale)
+        for path in old:
+            print(f"{path} describes no plugin: remove it, and its line in mkdocs.yml")
+        return bool(stale or old)
     for path, text in stale:
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return 0
 

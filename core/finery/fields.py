@@ -121,6 +121,7 @@ class FieldInfo(msgspec.Struct):
     affects_output: bool = True
     uses_name: bool = False
     role: str = ""
+    column_of: str = ""
     constraints: dict[str, Any] = {}
     section: str = ""
     given: dict[str, str] = {}
@@ -131,6 +132,7 @@ def setting(
     *,
     help: str = "",
     affects_output: bool = True,
+    column_of: str = "",
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
@@ -144,6 +146,8 @@ def setting(
 
     affects_output: False for a setting that can't change the output (logging, worker counts,
         thresholds that are checked afterwards); it stays out of the key.
+    column_of: the input whose columns a text, a list or the keys of a mapping name, or the texts
+        that `finery.rows` has names for, e.g. `output`. A column that no row has is an error.
     """
     limits = {
         "ge": ge, "gt": gt, "le": le, "lt": lt, "pattern": pattern, "min_length": min_length,
@@ -157,7 +161,11 @@ def setting(
         if v is not None
     }
     return FieldInfo(
-        default=default, help=help, affects_output=affects_output, constraints=constraints
+        default=default,
+        help=help,
+        affects_output=affects_output,
+        column_of=column_of,
+        constraints=constraints,
     )
 
 

@@ -23,7 +23,7 @@ from finery.recipe.graph import Graph, Node, Source, has_setting, place_of
 from finery.recipe.lock import Lock
 from finery.recipe.matrix.labels import without_variants
 from finery.rows.row import Row
-from finery.step.inspect import files_of, give_files, steps_inside
+from finery.step.inspect import check_columns, files_of, give_files, steps_inside
 from finery.step.interfaces import Preflight, interface
 from finery.step.step import Step
 from finery.store.layout import Lost
@@ -377,11 +377,13 @@ def misfits(graph: Graph, results: Results, node: Node) -> Iterator[FineryError]
     """
     forecasts = Forecasts(graph, results)
     for inside, step in [("", node.step), *steps_inside(node.step)]:
-        preflight = interface(step, Preflight)
-        if preflight is None:
-            continue
-        kind, sources = type(preflight), _row_inputs(node, inside)
+        preflight, sources = interface(step, Preflight), _row_inputs(node, inside)
+        kind = type(preflight)
         try:
+            if any(info.column_of for info in type(step).__finery_fields__.values()):
+                check_columns(step, _columns(forecasts, sources))
+            if preflight is None:
+                continue
             if kind.check_sample is not Preflight.check_sample:
                 preflight.check_sample(_samples(forecasts, sources))
             if kind.check_columns is not Preflight.check_columns:

@@ -32,6 +32,7 @@ from finery.inference.records import identity_of
 from finery.inference.shared import SharedRecords, records_of, secrets_in
 from finery.plugin.hookspecs import hookimpl
 from finery.plugin.manager import Plugins, load_plugins
+from finery.step import inspect
 from finery.step.inspect import add_nested, give_files, inputs_of, nested_fields, slots_of
 from finery.step.job import Job
 from finery.step.step import Step
@@ -181,6 +182,7 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
     root = Path(task.store)
     _step(task, plugins, root, named=True).check()  # not of `step`, which it might change
     step = _step(task, plugins, root)
+    inspect.check_columns(step, inspect.columns_of_inputs(step))
     expected = step.outputs()
     records = records_of(Path(task.records or root / "finery.db"), task.answers)
     with scratch_lock(Path(task.scratch), inherited=_is_worker) as lock_scratch:

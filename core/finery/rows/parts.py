@@ -24,6 +24,8 @@ NOT_TEXT = NOT_CONTENT | {"tools"}
 """Columns without text of the row's own."""
 ANSWERS = ("output", "answer")
 """Names that settings may use for the text of the answer, unless a column has that name."""
+TEXTS = frozenset({*TURNS, *ANSWERS, "chosen", "rejected"})
+"""All names that `text_named` has for texts, besides those of columns."""
 
 
 def read(

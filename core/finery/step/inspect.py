@@ -3,7 +3,7 @@
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import (
@@ -17,8 +17,10 @@ from typing import (
 import msgspec
 
 from finery.artifact.kinds import Artifact, Bundle, Dataset, Index, Metrics, Model
-from finery.errors import PluginError
+from finery.errors import DataError, PluginError
 from finery.fields import FieldInfo, Files, Settings
+from finery.rows.parts import OWN_COLUMNS, TEXTS
+from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
     from finery.step.step import Step
@@ -121,6 +123,37 @@ def give_files(step: Settings, found: Mapping[str, Iterable[tuple[str, str | Pat
         named = [(name, Path(path)) for name, path in files]
         settings[setting].names = [name for name, _ in named]
         settings[setting].paths = [path for _, path in named]
+
+
+def check_columns(step: "Step", columns: Mapping[str, Collection[str]]) -> None:
+    """Raise `DataError` for a setting that names a column which no row has.
+
+    columns: input → the columns of its rows; without an input of which they aren't known.
+    """
+    for field, info in type(step).__finery_fields__.items():
+        known = columns.get(info.column_of, ())
+        names = (getattr(step, field) if known else None) or ()
+        for name in [names] if isinstance(names, str) else names:
+            if name in known or name in TEXTS or "{" in name:  # `{{ … }}`, a template
+                continue
+            others = {*known} - OWN_COLUMNS | ({"output"} if "messages" in known else set())
+            raise DataError(
+                f"no row has a column '{name}'",
+                where=f"{field}.{name}" if isinstance(names, Mapping) else field,
+                fix=f"{did_you_mean(name, others) or 'name another one'}; to keep a column of a "
+                f"file in the rows, add keep: [{name}] to the step that reads it",
+            )
+
+
+def columns_of_inputs(step: "Step") -> dict[str, set[str]]:
+    """Input → the columns of its rows, of a step with opened inputs."""
+    values = {name: getattr(step, name) for name in inputs_of(type(step))}
+    lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    return {
+        name: {column for rows in datasets for column in rows.meta["columns"]}
+        for name, datasets in lists.items()
+        if datasets and all(isinstance(rows, Dataset) for rows in datasets)
+    }
 
 
 @lru_cache(maxsize=1024)

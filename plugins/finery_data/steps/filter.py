@@ -37,19 +37,27 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1", forecast=Som
     )
     matches: dict[str, str] = setting(
         {},
+        column_of="rows",
         help="Text or column: regular expression that must match somewhere in it.",
         examples=[{"assistant": "^category: "}],
     )
     excludes: dict[str, str] = setting(
         {},
+        column_of="rows",
         help="Text or column: regular expression that must not match in it.",
         examples=[{"user": "(?i)lorem ipsum"}],
     )
     min_characters: dict[str, int] = setting(
-        {}, help="Text or column: minimum number of characters.", examples=[{"assistant": 20}]
+        {},
+        column_of="rows",
+        help="Text or column: minimum number of characters.",
+        examples=[{"assistant": 20}],
     )
     max_characters: dict[str, int] = setting(
-        {}, help="Text or column: maximum number of characters.", examples=[{"user": 4000}]
+        {},
+        column_of="rows",
+        help="Text or column: maximum number of characters.",
+        examples=[{"user": 4000}],
     )
 
     def check(self) -> None:

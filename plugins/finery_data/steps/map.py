@@ -62,7 +62,9 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
         help="Column: template. Adds or replaces columns.",
         examples=[{"length": "{{ user | length }}"}],
     )
-    remove: list[str] = setting([], help="Columns to remove.", examples=[["source"]])
+    remove: list[str] = setting(
+        [], column_of="rows", help="Columns to remove.", examples=[["source"]]
+    )
 
     def check(self) -> None:
         """Raise `UsageError` for templates that aren't Jinja, or none at all."""

@@ -32,6 +32,7 @@ class Sample(Step, version="1", forecast=SomeRows):
     )
     by: str | None = setting(
         None,
+        column_of="rows",
         help="What defines a class: a column, e.g. label; output (the answer's text); a template. "
         "Without `balance`, each class keeps its share.",
         examples=["label", "{{ output.category }}"],

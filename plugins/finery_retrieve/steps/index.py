@@ -122,7 +122,7 @@ class RetrieveIndex(
     """
 
     rows: list[Dataset] = takes(help="The chunks, e.g. of `docs.files`.")
-    text: str = setting("text", help="The column with the text of a chunk.")
+    text: str = setting("text", column_of="rows", help="The column with the text of a chunk.")
     method: Literal["bm25", "dense", "hybrid"] = setting(
         "bm25",
         help="bm25: finds chunks that share words with the question, the rarer the better. dense: "

@@ -95,6 +95,7 @@ class Instruct(Generator):
     )
     by: str | None = setting(
         None,
+        column_of="rows",
         help="Column with the classes, e.g. `label`; `output` takes the answer as class.",
     )
     personas: list[str] = setting(

@@ -2,21 +2,36 @@
 
 import os
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from finery import Dataset
 from finery.rows import Row
-from finery.rows.near import CROWD, Entry, NearIndex, entry_of, is_template
-from finery.rows.parts import id_of, prompt
+from finery.rows.near import (
+    CROWD,
+    NEAR,
+    Entry,
+    NearIndex,
+    common_pieces,
+    is_template,
+    prompt_entry,
+)
+from finery.rows.parts import id_of
 
-NEAR = 0.7
-"""Lowest similarity at which a prompt is a near copy of a held-out one."""
 WHOLE = 50
 """Minimum letters and digits of a held-out prompt that is searched for inside longer prompts."""
 
 FEW = 8
 """Beginnings of held-out prompts that are looked for one by one, which is faster for a few."""
+EXAMPLES = 3
+"""Copies of a kind that are shown."""
+BATCH = 500
+Progress = Callable[[str, int, int], None]
+"""(what is done, rows done, of how many)."""
 
 
 class Leak(NamedTuple):
@@ -153,7 +168,54 @@ def crowd_note(crowded: int) -> str:
     )
 
 
-def prompt_entry(row: Row) -> Entry | None:
-    """The compared part of a row's prompt; None if it has none."""
-    text = prompt(row)
-    return entry_of([text]) if text.strip() else None
+@dataclass
+class Overlap:
+    """Rows of `one` whose prompt copies, nearly copies or contains one of `other`.
+
+    one, other: names of data sets. searched, held_out: rows of each that were compared, of `total`
+    and `other_total`. counts: rows by reason.
+    """
+
+    one: str
+    other: str
+    searched: int
+    held_out: int
+    total: int
+    other_total: int
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+
+def overlap_of(
+    one: tuple[str, Dataset],
+    other: tuple[str, Dataset],
+    most: int,
+    folder: Path,
+    progress: Progress,
+    *,
+    are_apart: bool = False,
+) -> Overlap:
+    """The rows of a data set that leak rows of another one, as `data.decontaminate` finds them.
+
+    one, other: (name, rows). most: rows of each that are compared. folder: for the texts that are
+    compared meanwhile. are_apart: whether a step has compared all of them and dropped such rows.
+    What many rows share depends on which rows there are, so to compare only those that it kept
+    could give another result.
+    """
+    (name, rows), (held_name, held_rows) = one, other
+    sizes = len(rows), len(held_rows)
+    if are_apart:
+        return Overlap(name, held_name, *sizes, *sizes)
+    overlap = Overlap(name, held_name, *(min(most, size) for size in sizes), *sizes)
+    every = chain(islice(rows, most), islice(held_rows, most))
+    held = HeldOut(held_name, NEAR, folder, common_pieces(map(prompt_entry, every)))
+    for row in islice(held_rows, most):
+        held.add(row, prompt_entry(row))
+    for number, row in enumerate(islice(rows, most)):
+        if number % BATCH == 0:
+            progress(f"{name} against {held_name}", number, overlap.searched)
+        if (leak := held.leak(prompt_entry(row))) is not None:
+            overlap.counts[leak.reason] += 1
+            if len(overlap.examples) < EXAMPLES:
+                overlap.examples.append(f"{id_of(row)} {leak.detail}")
+    return overlap

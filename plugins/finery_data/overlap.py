@@ -1,9 +1,10 @@
 """The note `train-test-overlap`: trainings on rows that may nearly repeat test rows."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from finery import About, Graph, Node, Note, Source
+from finery.rows.near import NEAR
 
 NAME = "train-test-overlap"
 ABOUT = {
@@ -86,6 +87,35 @@ def overlaps(graph: Graph, source: Source, test: Source) -> Iterator[tuple[str, 
             writes_prompts = node.generates and not type(node.step).__spec__.keeps_prompts
             generated = node.name if writes_prompts else way.generated
             stack += [_Way(s.step, s.output, generated) for s in node.row_sources]
+
+
+def are_apart(graph: Graph, rows: Source, test: Source) -> bool:
+    """Whether a step dropped the near copies of the test rows, and no later one changed a row."""
+    return _is_clean(graph, (rows.step, rows.output), set(_origins(graph, test.step, test.output)))
+
+
+def _is_clean(graph: Graph, rows: Output, held: Collection[Output]) -> bool:
+    node = graph.nodes[rows[0]]
+    forecast = graph.forecast(node)
+    if forecast is not None and forecast.keeps_apart():
+        return any(step == node.name and output != rows[1] for step, output in held)
+    compared = {(s.step, s.output) for s in node.sources if s.role == "compare"}
+    if not compared.isdisjoint(held) and getattr(node.step, "threshold", NEAR) <= NEAR:
+        return True
+    passes = forecast.passes() if forecast is not None else ()
+    return bool(node.row_sources) and all(
+        s.field in passes and _is_clean(graph, (s.step, s.output), held) for s in node.row_sources
+    )
+
+
+def _origins(graph: Graph, step: str, output: str) -> Iterator[Output]:
+    """Some rows, and those that they come from unchanged."""
+    yield step, output
+    node = graph.nodes[step]
+    forecast = graph.forecast(node)
+    for source in node.row_sources:
+        if forecast is not None and source.field in forecast.passes():
+            yield from _origins(graph, source.step, source.output)
 
 
 def _parted(graph: Graph, node: Node, way: _Way) -> Iterator[tuple[str, str]]:

@@ -14,9 +14,9 @@ from finery.rows import Row, split_turns
 from finery.rows.generated import Checked
 from finery.rows.near import (
     PIECE,
-    Common,
     Entry,
     NearIndex,
+    common_pieces,
     entry_of,
     normal,
     row_entry,
@@ -61,10 +61,7 @@ class Neighbours:
         to = ["seeds", "others"] if settings is None else settings.to
         self._takes_others = "others" in to
         self._ids: list[str] = []
-        common = Common()
-        for row in seeds():
-            common.add(self._entry(row))
-        self._common = common.pieces()
+        self._common = common_pieces(map(self._entry, seeds()))
         threshold = 1.0 if settings is None else settings.max
         self._index = NearIndex(threshold, folder, self._common)
         for row in seeds() if "seeds" in to else ():

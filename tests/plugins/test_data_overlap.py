@@ -1,13 +1,22 @@
 """The note train-test-overlap: given where near copies of test rows may be learned from."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
+from finery import Dataset
 from finery.builder.checks import notes_on
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
 from finery.recipe.graph import Graph, build_graph
+from finery.rows import Row, with_id
+from finery.testing import TestJob, dataset
+from finery.views import PageContext
+from finery_data.duplicates import overlap_of
+from finery_data.overlap import are_apart
+from finery_data.steps.split import Split
+from finery_data.view.page import contaminations
 
 RECIPE = """\
 finery: 1
@@ -87,3 +96,49 @@ def test_rows_that_were_cleaned_are_not_the_same_rows(tmp_path: Path) -> None:
     assert [n.name for n in notes_on(graph(tmp_path, *edits))] == []
     edits[0] = (TRAIN, "rows: rows}")
     assert [n.name for n in notes_on(graph(tmp_path, *edits))] == ["same-rows"]
+
+
+@pytest.mark.parametrize(
+    ("edits", "apart"),
+    [
+        ([], True),
+        ([OFF], False),
+        ([OFF, (TRAIN, "rows: clean}")], True),
+        ([OFF, (TRAIN, "rows: clean}"), ("against: split.test}", "against: split.test, "
+          "threshold: 0.9}")], False),
+        ([(TRAIN, "rows: changed}")], False),
+        ([(TRAIN, "rows: [split.train, more]}")], False),
+        ([("rows: split.test}", "rows: few}")], True),
+        ([(TRAIN, "rows: split.test}")], False),
+    ],
+)  # fmt: skip
+def test_rows_are_apart_if_a_step_compared_them_and_none_changed_them_since(
+    tmp_path: Path, edits: list[tuple[str, str]], apart: bool
+) -> None:
+    changed = "  changed: {use: data.map, rows: split.train, user: x}\n  all:"
+    made = graph(tmp_path, ("  all:", changed), *edits)
+    learned = [s for s in made.nodes["sft"].sources if s.role == "train"]
+    (test,) = made.nodes["test"].row_sources
+    assert all(are_apart(made, source, test) for source in learned) == apart
+
+
+SHARED = "please tell me what I have to do now, because nobody on the phone could say it to me"
+THINGS = (
+    "parcel", "invoice", "password", "refund", "voucher", "address", "order", "account", "ticket",
+    "receipt",
+)  # fmt: skip
+
+
+def test_a_report_finds_no_near_copy_that_the_split_calls_none(tmp_path: Path) -> None:
+    """A fifth of all rows share a text, but not a fifth of those that the report compares."""
+    texts = [f"{thing}: {SHARED}" for thing in THINGS]
+    texts += [hashlib.sha256(str(number).encode()).hexdigest() for number in range(38)]
+    rows: list[Row] = [with_id({"prompt": text, "completion": "a"}) for text in texts]
+    made = Split(rows=[dataset(tmp_path / "in", rows)]).run(TestJob(tmp_path / "job", seed=4))
+    split: dict[str, Dataset] = {"split.train": made.train, "split.test": made.test}
+    assert made.train.meta["dropped"] == {}
+    sides = [*split.items()]
+    assert overlap_of(sides[0], sides[1], 99, tmp_path, lambda what, done, total: None).counts
+    context = PageContext("t", graph(tmp_path), split.get, None, lambda *a: None, lambda text: None)
+    (pair,) = contaminations(context)
+    assert (pair.one, pair.other, pair.counts) == ("split.train", "split.test", {})

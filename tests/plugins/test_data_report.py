@@ -17,11 +17,13 @@ from finery.rows import Row, with_id
 from finery.rows.dropped import Drops
 from finery.testing import TestJob, dataset
 from finery.views import render_page
+from finery_data.duplicates import overlap_of
 from finery_data.report.facts import Counting, Report, measure
 from finery_data.report.page import render
 from finery_data.report.plots import bins_of
 from finery_data.report.rowfacts import Classes, Lengths
 from finery_data.steps.report import DataReport
+from finery_data.steps.validate import Validate
 from finery_data.view import page as pages
 
 HOSTILE = (
@@ -92,19 +94,41 @@ PROMPT = "my parcel was due on monday and it still has not come, where is it now
     ],
 )  # fmt: skip
 def test_a_report_calls_no_rows_clean_that_it_did_not_compare(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, place: int | None, tone: str,
-    answer: str,
-) -> None:  # fmt: skip
+    tmp_path: Path, most: int, place: int | None, tone: str, answer: str
+) -> None:
     """place: of the training row that copies the first test row."""
-    monkeypatch.setattr(pages, "MOST", most)
     train = [row(PROMPT if n == place else f"question {n} of the training") for n in range(4)]
     test = [row(PROMPT), row("is it open?"), row("what does it cost?")]
     data = [dataset(tmp_path / name, rows) for name, rows in (("a", train), ("b", test))]
-    pair = pages._compared("train", data[0], "test", data[1])
+    sides = ("train", data[0]), ("test", data[1])
+    pair = overlap_of(*sides, most, tmp_path, lambda what, done, total: None)
     found = pages.finding([pair])
     assert (found.answer, found.tone) == (answer, tone)
-    html = render_page(pages.TEMPLATE, datasets=[], drops=[], contaminations=[pair])
+    html = render_page(
+        pages.TEMPLATE, datasets=[], drops=[], contaminations=[pair], compared=pages.compared
+    )
     assert ("compared:" in html) == ("compared:" in answer)
+
+
+def test_rows_that_contradict_earlier_ones_are_counted_as_data_validate_does(
+    tmp_path: Path,
+) -> None:
+    prompts = [f"{word}: {PROMPT}" for word in ("Hello", "Hallo", "Good morning", "Dear all")]
+    one, other = ["billing", "shipping", "billing", "account"], ["yes", "no", "yes", "no"]
+    for name, rows in (
+        ("label", [row(p, "x", label=c) for p, c in zip(prompts, one, strict=True)]),
+        ("answer", [row(p, a) for p, a in zip(prompts, other, strict=True)]),
+    ):
+        report = described(tmp_path / name, a=rows)
+        valid = Validate(rows=[dataset(tmp_path / name / "in", rows)])
+        found = valid.run(TestJob(tmp_path / name)).meta["findings"]
+        copies = report.facts[0].copies
+        assert (copies.exact, copies.near) == (
+            0,
+            len(rows) - len({str(r.get("label", "")) + str(r["messages"][1]) for r in rows}),
+        )
+        assert copies.conflicts == found["label-conflict"] == 3
+        assert "3 rows contradict others" in render("t", report)
 
 
 def test_drops_and_findings_are_told_with_examples(tmp_path: Path) -> None:

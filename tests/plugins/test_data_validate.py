@@ -272,6 +272,25 @@ def test_settings_that_can_not_work(given: dict[str, Any], where: str) -> None:
     assert caught.value.where == where
 
 
+PARCEL = "where is the parcel that I ordered on monday"
+
+
+@pytest.mark.parametrize(
+    ("rows", "conflicts"),
+    [
+        ([row(PARCEL, label="a"), row(PARCEL, label="b")], 1),
+        ([row(PARCEL, "a"), row(PARCEL, "b"), row("hi", "a"), row("ho", "b")], 1),
+        ([row(PARCEL, "a"), row(PARCEL, "b"), row("hi", "c")], 0),  # answers, not classes
+        ([row(PARCEL, "a", label="x"), row(PARCEL, "b", label="x")], 0),
+    ],
+)
+def test_labels_are_those_of_the_column_or_else_answers_that_repeat(
+    tmp_path: Path, rows: list[Row], conflicts: int
+) -> None:
+    made = validate(tmp_path, rows)
+    assert made.meta["findings"].get("label-conflict", 0) == conflicts
+
+
 # forms of personal data
 
 

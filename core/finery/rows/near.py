@@ -19,7 +19,7 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -31,6 +31,8 @@ from blake3 import blake3
 from finery.rows.parts import canonical, is_conversation, joined, prompt
 from finery.rows.row import Row, Turns
 
+NEAR = 0.7
+"""Minimum similarity of near copies, wherever no setting says otherwise."""
 PIECE = 5
 """Length of a piece in characters."""
 SHORT = 100
@@ -227,6 +229,15 @@ class Common:
         return frozenset(piece for piece, count in counts.items() if count >= least)
 
 
+def common_pieces(entries: Iterable[Entry | None]) -> frozenset[str]:
+    """The pieces that many of these entries share; None stands for a row without one."""
+    common = Common()
+    for entry in entries:
+        if entry is not None:
+            common.add(entry)
+    return common.pieces()
+
+
 class _Pieces(NamedTuple):
     """The pieces of a text. specific: those that aren't part of a template."""
 
@@ -347,19 +358,28 @@ def rows_of_a_band(threshold: float) -> int:
 
 
 def row_entry(row: Row, on: Literal["row", "prompt"]) -> Entry:
-    """The compared content of a row: its prompt and answers, or all of a row without turns."""
-    if not is_conversation(row):
+    """The compared content of a row: its prompt, with `row` its answers, too.
+
+    Of a row without turns, or with an empty prompt, everything is compared.
+    """
+    entry = prompt_entry(row)
+    if on == "prompt" and entry is not None:
+        return entry
+    if entry is None or not is_conversation(row):
         left_out = {"id", "parents", "source"} | (PLACE if "source" in row else set())
         content = {k: v for k, v in row.items() if k not in left_out}
         text = content.pop("text", "")
         return entry_of([str(text)], canonical(content))
-    texts = [prompt(row)]
-    if on == "prompt":
-        return entry_of(texts)
     turns = Turns.of(row)
     answers = [turns.answer] if turns.rejected is None else [turns.answer, turns.rejected]
-    texts += map(joined, answers)
+    texts = [prompt(row), *map(joined, answers)]
     return entry_of(texts, canonical([row.get("label"), row.get("tools")]))
+
+
+def prompt_entry(row: Row) -> Entry | None:
+    """The compared part of a row's prompt, of a document its text; None if it has none."""
+    text = prompt(row)
+    return entry_of([text]) if text.strip() else None
 
 
 def entry_of(texts: Sequence[str], equal: str = "") -> Entry:

@@ -1,15 +1,16 @@
 """Finds labels that look like mistakes: misspelt ones, and conflicting ones for one prompt."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from finery import Dataset
 from finery.rows import Row
-from finery.rows.near import Common, Entry, NearIndex, normalised
-from finery.rows.parts import named
+from finery.rows.near import NEAR, Common, Entry, NearIndex, normalised, prompt_entry
+from finery.rows.parts import named, text_named
 from finery.util.text import counted
-from finery_data.duplicates import prompt_entry
 
 FREQUENT = 5
 """How many times more frequent than a misspelt label the right one must be."""
@@ -17,8 +18,6 @@ MOST = 1_000
 """Labels, from which on they aren't taken for classes."""
 SHORTEST = 4
 """Minimum length of a misspelt label, in characters. Shorter labels are too similar."""
-ALIKE = 0.8
-"""Similarity of prompts that should have the same label."""
 
 
 @dataclass(slots=True)
@@ -33,10 +32,16 @@ class _First:
 class Labels:
     """Collects the labels of all rows, and then finds those that look wrong, row by row.
 
-    folder: for the texts of prompts while rows are compared.
+    folder: for the texts of prompts while rows are compared. column: what labels a row, see
+    `text_named`; by default its `label`, or its answer if no row of `datasets` has that column.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, datasets: Sequence[Dataset], column: str | None = None
+    ) -> None:
+        has_column = any("label" in dataset.meta.get("columns", ()) for dataset in datasets)
+        self.column = column or ("label" if has_column else "output")
+        self._may_be_texts = column is None and not has_column
         self._counts: Counter[str] = Counter()
         self._first: dict[bytes, _First] = {}  # by prompt
         self._several: dict[bytes, Counter[str]] = {}
@@ -47,19 +52,21 @@ class Labels:
 
     @cached_property
     def _near(self) -> NearIndex:
-        return NearIndex(ALIKE, self._folder, self._common.pieces())
+        return NearIndex(NEAR, self._folder, self._common.pieces())
 
     @property
-    def too_many(self) -> bool:
-        """Whether there are so many different labels that they are answers instead of classes."""
-        return len(self._counts) > MOST
+    def are_classes(self) -> bool:
+        """Whether labels can be compared: there aren't too many, and answers repeat, on average."""
+        count = len(self._counts)
+        return count <= MOST and not (self._may_be_texts and 2 * count > self._counts.total())
 
-    def survey(self, number: int, row: Row, label: str) -> None:
+    def survey(self, number: int, row: Row) -> None:
         """Note the label of a row, of all rows before any is judged."""
-        self._counts[label] += 1
-        if self.too_many:
+        label = text_named(row, self.column)
+        if not label:
             return
-        entry = prompt_entry(row)
+        self._counts[label] += 1
+        entry = prompt_entry(row) if len(self._counts) <= MOST else None
         if entry is None:
             return
         self._common.add(entry)
@@ -77,20 +84,21 @@ class Labels:
     def typo(self, label: str) -> str | None:
         """Why a label seems to be misspelt; None if it doesn't."""
         if self._typos is None:
-            self._typos = {} if self.too_many else misspelt(self._counts)
+            self._typos = misspelt(self._counts) if self.are_classes else {}
         right = self._typos.get(label)
         if right is None:
             return None
         rare, frequent = (counted(self._counts[one], "row") for one in (label, right))
         return f"the label {label!r} ({rare}) looks like {right!r} ({frequent})"
 
-    def conflict(self, number: int, row: Row, label: str) -> str | None:
+    def conflict(self, number: int, row: Row) -> str | None:
         """The earlier row that has another label for nearly the same prompt; None if there is none.
 
         Of the rows with one prompt, those with the rarer label are in conflict.
         """
-        entry = None if self.too_many else prompt_entry(row)
-        if entry is None:
+        label = text_named(row, self.column)
+        entry = prompt_entry(row) if label and self.are_classes else None
+        if not label or entry is None:
             return None
         key = entry.digest()
         counts = self._several.get(key)

@@ -10,6 +10,9 @@ from collections.abc import Callable, Collection, Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from finery.rows import TURN_COLUMNS, Row
+from finery.rows.parts import NOT_TEXT, text_of
+
 KINDS = ("email", "phone", "iban", "card", "ip")
 
 
@@ -170,6 +173,29 @@ def garbled(text: str) -> Iterator[Found]:
         control = _CONTROL.search(text)
     if control:
         yield Found(f"the control character U+{ord(control[0]):04X}", control[0])
+
+
+def garbled_texts(row: Row) -> Iterator[str]:
+    """What is garbled in the texts of a row, with its place."""
+    for place, text in texts_of(row):
+        for match in garbled(text):
+            yield f"{place}: {match.what}"
+
+
+def texts_of(row: Row) -> Iterator[tuple[str, str]]:
+    """(place, text) of every text of a row, whatever shape its turns have."""
+    for name, value in row.items():
+        if name in NOT_TEXT or value is None:
+            continue
+        if name in TURN_COLUMNS and isinstance(value, list):
+            place = "" if name == "messages" else f"'{name}' "
+            for number, turn in enumerate(value, 1):
+                if isinstance(turn, dict):
+                    yield f"{place}turn {number} ({turn.get('role')})", text_of(turn)
+                else:
+                    yield f"{place}turn {number}", str(turn)
+        else:
+            yield f"'{name}'", value if isinstance(value, str) else text_of({"content": value})
 
 
 def _meant(piece: str, after: str) -> str | None:

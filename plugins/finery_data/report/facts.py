@@ -7,9 +7,9 @@ and 2 to 3 KB for each of the rows that are searched for near copies.
 import heapq
 import importlib.util
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, islice
+from itertools import chain, combinations, islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,46 +17,35 @@ from finery import Dataset, Model
 from finery.rows import Row, Turns
 from finery.rows.chosen import draw_of
 from finery.rows.dropped import dropped, findings
-from finery.rows.near import Common, Match, NearIndex, row_entry
+from finery.rows.near import NEAR, Match, NearIndex, common_pieces, row_entry
 from finery.rows.parts import id_of, is_conversation, prompt
-from finery_data.duplicates import NEAR, HeldOut, prompt_entry
+from finery_data.checks.labels import Labels
+from finery_data.checks.personal import garbled_texts
+from finery_data.duplicates import BATCH, EXAMPLES, Overlap, Progress, overlap_of
 from finery_data.report.rowfacts import Classes, Lengths, text_parts
 
-ALIKE = 0.8
-"""Similarity from which on rows of one data set are near copies, as `data.dedup` has it."""
-EXAMPLES = 3
-"""Copies, drops and findings of a kind that are shown."""
 NEAR_ROWS = 20_000
 """Rows of a data set that are searched for near copies, unless a recipe says otherwise."""
 SAMPLES = 6
 """Rows of a data set that are shown."""
 SPOKEN = 1_000
 """Rows whose language is guessed."""
-BATCH = 500
-Progress = Callable[[str, int, int], None]
-"""(what is done, rows done, of how many)."""
 T = TypeVar("T")
 
 
 @dataclass
 class Copies:
-    """Rows that repeat others. searched: rows that were looked at, of all there are."""
+    """Rows that repeat others. searched: rows that were looked at, of all there are.
+
+    conflicts: rows with another label than rows with the same prompt, or a near copy of it.
+    """
 
     exact: int = 0
     near: int = 0
+    conflicts: int = 0
     searched: int = 0
     examples: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Overlap:
-    """Rows of `one` whose prompt copies, nearly copies or contains one of `other`."""
-
-    one: str
-    other: str
-    counts: Counter[str] = field(default_factory=Counter)
-    searched: int = 0
-    examples: list[str] = field(default_factory=list)
+    conflict_examples: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -82,6 +71,7 @@ class Facts:
     system_prompts: set[int] = field(default_factory=set)
     tools: int = 0
     parents: int = 0
+    garbled: int = 0
     sources: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     copies: Copies = field(default_factory=Copies)
@@ -161,6 +151,7 @@ def measure(
         made = Facts(name, len(dataset))
         _Reading(made, counting, samples, seed).read(dataset, progress)
         made.copies = _copies(name, dataset, folder, near_rows, progress)
+        _find_conflicts(made.copies, dataset, Labels(folder, [dataset]))
         made.dropped = _listed(dropped(dataset), "reason", dataset.meta.get("dropped"))
         made.found = _listed(findings(dataset), "check", dataset.meta.get("findings"))
         facts.append(made)
@@ -212,6 +203,7 @@ class _Reading:
         facts.columns.update(row.keys())
         facts.tools += bool(row.get("tools"))
         facts.parents += bool(row.get("parents"))
+        facts.garbled += any(garbled_texts(row))
         if (source := source_of(row)) is not None:
             facts.sources[source] += 1
         self._note_turns(row)
@@ -251,13 +243,11 @@ def _languages(texts: Iterable[str]) -> Counter[str]:
 
 def _copies(name: str, dataset: Dataset, folder: Path, most: int, progress: Progress) -> Copies:
     """The rows that repeat an earlier one, as `data.dedup` finds them."""
-    common = Common()
-    for row in islice(dataset, most):
-        common.add(row_entry(row, "row"))
-    made, index = (
-        Copies(searched=min(most, len(dataset))),
-        NearIndex(ALIKE, folder, common.pieces()),
-    )
+    # A step that dropped copies compared them, too, so they count for what many rows share.
+    rows = chain(islice(dataset, most), (line["row"] for line in islice(dropped(dataset), most)))
+    common = common_pieces(row_entry(row, "row") for row in rows)
+    made = Copies(searched=min(most, len(dataset)))
+    index = NearIndex(NEAR, folder, common)
     ids, seen = list[str](), set[int]()
     for number, row in enumerate(dataset):
         if number % BATCH == 0:
@@ -286,29 +276,25 @@ def _overlaps(
     datasets: Mapping[str, Dataset], folder: Path, most: int, progress: Progress
 ) -> Iterator[Overlap]:
     """What each data set shares with each later one, as `data.decontaminate` finds it."""
-    if len(datasets) < 2:
+    for one, other in combinations(datasets.items(), 2):
+        (name, rows), (other_name, other_rows) = one, other
+        is_one_step = name.rpartition(".")[0] == other_name.rpartition(".")[0]
+        apart = (
+            is_one_step and {"split", "dropped"} <= rows.meta.keys() and "split" in other_rows.meta
+        )
+        yield overlap_of(one, other, most, folder, progress, are_apart=apart)
+
+
+def _find_conflicts(copies: Copies, dataset: Dataset, labels: Labels) -> None:
+    """Add the rows whose label `data.validate` calls a conflict."""
+    for number, row in enumerate(islice(dataset, copies.searched), 1):
+        labels.survey(number, row)
+    if not labels.are_classes:
         return
-    common = Common()
-    for dataset in datasets.values():
-        for row in islice(dataset, most):
-            if (entry := prompt_entry(row)) is not None:
-                common.add(entry)
-    for (one, rows), (other, held_rows) in combinations(datasets.items(), 2):
-        held = HeldOut(other, NEAR, folder, common.pieces())
-        for row in islice(held_rows, most):
-            held.add(row, prompt_entry(row))
-        yield _overlap(Overlap(one, other, searched=min(most, len(rows))), rows, held, progress)
-
-
-def _overlap(made: Overlap, rows: Dataset, held: HeldOut, progress: Progress) -> Overlap:
-    for number, row in enumerate(islice(rows, made.searched)):
-        if number % BATCH == 0:
-            progress(f"{made.one} against {made.other}", number, made.searched)
-        leak = held.leak(prompt_entry(row))
-        if leak is not None:
-            made.counts[leak.reason] += 1
-            _keep(made.examples, f"{id_of(row)} {leak.detail}")
-    return made
+    for number, row in enumerate(islice(dataset, copies.searched), 1):
+        if conflict := labels.conflict(number, row):
+            copies.conflicts += 1
+            _keep(copies.conflict_examples, f"{id_of(row)} {conflict}")
 
 
 def _keep(examples: list[str], text: str) -> None:

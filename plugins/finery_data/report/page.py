@@ -13,7 +13,8 @@ from finery.rows import Row, snippet
 from finery.rows.parts import turns_of
 from finery.util.text import counted, percent
 from finery.views import render_page
-from finery_data.report.facts import SPOKEN, Facts, Listed, Overlap, Report
+from finery_data.duplicates import Overlap
+from finery_data.report.facts import SPOKEN, Facts, Listed, Report
 from finery_data.report.plots import Bars, Histogram, bars_of, cut_to, histogram_of
 from finery_data.report.rowfacts import Lengths
 
@@ -129,6 +130,8 @@ def _measures(report: Report) -> Iterator[tuple[str, Callable[[Facts], str]]]:
     yield "made from other rows", lambda f: _part(f.parents, f.rows)
     yield "copies of earlier rows", lambda f: _part(f.copies.exact, f.rows)
     yield "near copies", lambda f: _part(f.copies.near, f.copies.searched)
+    yield "conflicting labels", lambda f: _part(f.copies.conflicts, f.copies.searched)
+    yield "garbled text, such as Ã¶ for ö", lambda f: _part(f.garbled, f.rows)
     yield "dropped", lambda f: _many(sum(one.count for one in f.dropped.values()))
     yield "found fault with", lambda f: _many(sum(one.count for one in f.found.values()))
 
@@ -258,15 +261,23 @@ def _copies(report: Report) -> list[Finding]:
     findings, clean = [], []
     for facts in report.facts:
         copies = facts.copies
-        if not copies.exact and not copies.near:
+        name = facts.name if several else ""
+        if copies.exact or copies.near:
+            text = f"{_repeat(copies.exact)}, {copies.near or 'none'} nearly"
+            findings.append(Finding(text, name, examples=copies.examples))
+        else:
             clean.append(facts.name)
-            continue
-        text = f"{_repeat(copies.exact)}, {copies.near or 'none'} nearly"
-        findings.append(Finding(text, facts.name if several else "", examples=copies.examples))
+        if count := copies.conflicts:
+            warning = (
+                f"{counted(count, 'row')} {'contradicts' if count == 1 else 'contradict'} others"
+            )
+            text = "another label for the same prompt, or nearly the same"
+            findings.append(Finding(text, name, warning, copies.conflict_examples))
     findings += [_overlap(overlap) for overlap in report.overlaps if overlap.counts]
     if clean:
         of = f" of {', '.join(clean)}" if several else ""
-        findings.append(Finding(f"No row{of} repeats an earlier one, not even nearly."))
+        text = f"No row{of} repeats the prompt and answer of an earlier one, not even nearly."
+        findings.append(Finding(text))
     apart = [f"{o.one} and {o.other}" for o in report.overlaps if not o.counts]
     if apart:
         text = f"No prompt is shared, not even nearly, by {', '.join(apart)}."

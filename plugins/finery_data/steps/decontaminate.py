@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from finery import Dataset, Job, Step, setting, takes
 from finery.rows import Row
 from finery.rows.dropped import Drops
-from finery.rows.near import Common
+from finery.rows.near import NEAR, common_pieces, prompt_entry
 from finery.rows.parts import id_of, read
-from finery_data.duplicates import NEAR, HeldOut, Leak, crowd_note, prompt_entry
+from finery_data.duplicates import HeldOut, Leak, crowd_note
 from finery_data.forecast import SomeRows
 
 
@@ -37,12 +37,9 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1", foreca
 
     def run(self, job: Job) -> Dataset:
         """Write the rows that are left, and why the others aren't."""
-        common = Common()
-        for _, row in read(job, [*self.against, *self.rows], "rows surveyed"):
-            entry = prompt_entry(row)
-            if entry is not None:
-                common.add(entry)
-        held, ids = HeldOut("test", self.threshold, job.scratch, common.pieces()), set[str]()
+        surveyed = read(job, [*self.against, *self.rows], "rows surveyed")
+        common = common_pieces(prompt_entry(row) for _, row in surveyed)
+        held, ids = HeldOut("test", self.threshold, job.scratch, common), set[str]()
         for _, row in read(job, self.against, "test rows"):
             held.add(row, prompt_entry(row))
             ids.add(id_of(row))

@@ -23,10 +23,10 @@ from blake3 import blake3
 from finery import Artifact, Count, DataError, Dataset, Forecast, Job, Step, setting, takes
 from finery.rows import Row, answer_text, row_id
 from finery.rows.dropped import Drops
-from finery.rows.near import Common, normalised
+from finery.rows.near import NEAR, Common, normal, prompt_entry
 from finery.rows.parts import prompt, read
 from finery.util.text import did_you_mean, percent
-from finery_data.duplicates import NEAR, HeldOut, Leak, crowd_note, prompt_entry
+from finery_data.duplicates import HeldOut, Leak, crowd_note
 from finery_data.steps.strata import Unit, divide, rare_strata, strata_of
 
 SPLITS = ("train", "validation", "test")
@@ -95,6 +95,7 @@ class Split(Step, packages=("rensa",), version="2", forecast=SplitForecast):
     test: float = setting(0.2, ge=0, lt=1, help="Share of rows for test; 0 for no test rows.")
     stratify: str | None = setting(
         None,
+        column_of="rows",
         help="Column whose values have the same shares in all splits, e.g. label; output: the "
         "answer's text. Values with fewer rows than there are splits are divided together.",
     )
@@ -107,6 +108,7 @@ class Split(Step, packages=("rensa",), version="2", forecast=SplitForecast):
     )
     group: str | None = setting(
         None,
+        column_of="rows",
         help="Column, e.g. customer: rows with equal values stay in one split, instead of rows "
         "with equal prompts. Rows without a value are split by their prompts.",
     )
@@ -236,8 +238,7 @@ def prompt_key(row: Row) -> str:
     The system prompt only counts if there is no other turn. A row without a prompt is identified by
     its id.
     """
-    text = prompt(row)
-    return normalised(text) or " ".join(text.casefold().split()) or row_id(row)
+    return normal(prompt(row)) or row_id(row)
 
 
 def draw(unit: int, seed: int) -> int:

@@ -9,12 +9,11 @@ from typing import IO, Any, Literal
 import msgspec
 
 from finery import DataError, Dataset, Job, OneFile, Step, UsageError, setting, takes
-from finery.rows import TURN_COLUMNS, Row, Turns
+from finery.rows import Row, Turns
 from finery.rows.badrow import BadRow
 from finery.rows.chat.turns import problems_of
 from finery.rows.dropped import FINDINGS, Drops
 from finery.rows.parts import (
-    NOT_TEXT,
     answer,
     check_lengths,
     id_of,
@@ -23,7 +22,6 @@ from finery.rows.parts import (
     prompt,
     read,
     text_named,
-    text_of,
 )
 from finery.rows.templates.limits import patterns_of
 from finery.util.text import did_you_mean
@@ -71,7 +69,8 @@ class Validate(
       rejected one.
     - `json`: an answer that isn't JSON. `schema`: one that breaks the JSON Schema.
     - `label`: a label that isn't allowed, or none. `label-typo`: one letter from a label five times
-      as frequent. `label-conflict`: the same prompt, or one 0.8 similar, with another label.
+      as frequent. `label-conflict`: the same prompt, or a near copy of it (0.7 similar), with
+      another label.
     - `length`: too short or too long. `language`: another language, with a probability of 0.8.
     - `email`, `phone`, `iban`, `card`, `ip`, together `personal`: personal data by its form.
     - `encoding`: UTF-8 read as Latin-1, U+FFFD, control characters.
@@ -95,15 +94,24 @@ class Validate(
     labels: list[str] = setting(
         [], help="Allowed labels. Default: any.", examples=[["billing", "shipping"]]
     )
-    label: str = setting(
-        "label",
-        help="Column with the label; output: the answer's text. Rows without one are allowed.",
+    label: str | None = setting(
+        None,
+        column_of="rows",
+        help="Column with the label; output: the answer's text. Rows without one are allowed. "
+        "Default: label, or output if no row has that column and the answers repeat, each at least "
+        "twice on average.",
     )
     min_characters: dict[str, int] = setting(
-        {}, help="Text or column: minimum number of characters.", examples=[{"assistant": 2}]
+        {},
+        column_of="rows",
+        help="Text or column: minimum number of characters.",
+        examples=[{"assistant": 2}],
     )
     max_characters: dict[str, int] = setting(
-        {}, help="Text or column: maximum number of characters.", examples=[{"user": 8000}]
+        {},
+        column_of="rows",
+        help="Text or column: maximum number of characters.",
+        examples=[{"user": 8000}],
     )
     languages: list[str] = setting(
         [],
@@ -195,7 +203,7 @@ class _Checks:
         self._total = 0
         self._listed: list[str] = []
         self._job = job
-        self._labels = Labels(job.scratch)
+        self._labels = Labels(job.scratch, step.rows, step.label)
         self._json: Action | None = None  # what is done about an answer that is none
         self._survey(job)
 
@@ -263,9 +271,7 @@ class _Checks:
             self._total = number
             if any(check == "turns" for check, _ in problems_of(row)):
                 continue
-            label = text_named(row, self.step.label)
-            if label:
-                self._labels.survey(number, row, label)
+            self._labels.survey(number, row)
             text = _plain_answer(row)
             answers += text is not None
             json += text is not None and _is_container(text)
@@ -274,15 +280,16 @@ class _Checks:
             self._json = ACTIONS["json"]
         elif self.step.json is None and json * 2 > answers:
             self._json = "report"
-        if self._labels.too_many:
-            job.log(f"labels aren't compared, because {self.step.label} has too many values")
+        if not self._labels.are_classes:
+            column = self._labels.column
+            job.log(f"labels aren't compared: '{column}' has too many different values")
 
     def _in_texts(self, row: Row) -> Iterator[Finding]:
-        for place, text in texts_of(row):
+        for place, text in personal.texts_of(row):
             for kind, match in personal.personal_data(text, self.step.personal):
                 yield kind, f"{place}: {match.what}, {match.masked()}"
-            for match in personal.garbled(text):
-                yield "encoding", f"{place}: {match.what}"
+        for problem in personal.garbled_texts(row):
+            yield "encoding", problem
 
     def _lengths(self, number: int, row: Row) -> Iterator[Finding]:
         for field in ("min_characters", "max_characters"):
@@ -322,17 +329,18 @@ class _Checks:
         return self.step.answer_schema()
 
     def _label(self, number: int, row: Row) -> Iterator[Finding]:
-        label, allowed = text_named(row, self.step.label), self.step.labels
+        column, allowed = self._labels.column, self.step.labels
+        label = text_named(row, column)
         if not label:
             if allowed:
-                yield "label", f"there is no label ({self.step.label})"
+                yield "label", f"there is no label ({column})"
             return
         if allowed and label not in allowed:
             guess = did_you_mean(label, allowed) if len(label) < 100 else None
             yield "label", f"the label {label!r:.80} isn't allowed{f'; {guess}' if guess else ''}"
         elif typo := self._labels.typo(label):
             yield "label-typo", typo
-        if conflict := self._labels.conflict(number, row, label):
+        if conflict := self._labels.conflict(number, row):
             yield "label-conflict", conflict
 
     def _language(self, row: Row) -> Iterator[Finding]:
@@ -371,22 +379,6 @@ class _Findings:
             line = {"id": id_of(row), "row": number, "check": check, "detail": what}
             self._out.write(msgspec.json.encode(line) + b"\n")
             self.counts[check] += 1
-
-
-def texts_of(row: Row) -> Iterator[tuple[str, str]]:
-    """(place, text) of every text of a row, whatever shape its turns have."""
-    for name, value in row.items():
-        if name in NOT_TEXT or value is None:
-            continue
-        if name in TURN_COLUMNS and isinstance(value, list):
-            place = "" if name == "messages" else f"'{name}' "
-            for number, turn in enumerate(value, 1):
-                if isinstance(turn, dict):
-                    yield f"{place}turn {number} ({turn.get('role')})", text_of(turn)
-                else:
-                    yield f"{place}turn {number}", str(turn)
-        else:
-            yield f"'{name}'", value if isinstance(value, str) else text_of({"content": value})
 
 
 def _plain_answer(row: Row) -> str | None:

@@ -1,17 +1,15 @@
 """The pages on rows: the report of `finery show --html`, and the section of a build's report."""
 
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
-from typing import NamedTuple
 
 from finery import Dataset, FineryError, Model, UsageError
-from finery.rows.near import Common
 from finery.util.text import did_you_mean
 from finery.views import Finding, Output, PageContext, PageSection, counts_in_words, render_page
-from finery_data.duplicates import NEAR, HeldOut, prompt_entry
+from finery_data.duplicates import Overlap, overlap_of
+from finery_data.overlap import are_apart
 from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, measure
 from finery_data.report.page import by_output, render
 from finery_data.report.rowfacts import lengths_and_classes
@@ -21,76 +19,40 @@ MOST = 5_000
 QUESTION = "Are test rows among the training rows?"
 
 
-class Contamination(NamedTuple):
-    """Training rows whose prompt copies, nearly copies or contains one of the test rows.
-
-    train, test: names in the recipe. rows, tests: training and test rows that were compared, of
-    `total` and `test_total`.
-    """
-
-    train: str
-    test: str
-    counts: Counter[str]
-    rows: int
-    total: int
-    tests: int
-    test_total: int
-
-    @property
-    def compared(self) -> str:
-        """Which rows were compared, if not all: `the first 5,000 of 100,000 rows of train`."""
-        sides = (self.train, self.rows, self.total), (self.test, self.tests, self.test_total)
-        parts = [
-            f"the first {rows:,} of {total:,} rows of {name}"
-            for name, rows, total in sides
-            if rows < total
-        ]
-        return " and ".join(parts)
-
-
-def contaminations(context: PageContext) -> Iterator[Contamination]:
+def contaminations(context: PageContext) -> Iterator[Overlap]:
     """Each pair of training rows and test rows that are built."""
     nodes = context.graph.nodes.values()
     learned = {
-        s.ref
+        s.ref: s
         for n in nodes
         for s in n.row_sources
         if s.role == "train" or (s.role == "" and n.trains)  # baselines aren't trainings
     }
-    tests = {s.ref for n in nodes if n.evaluates for s in n.row_sources}
-    for train in sorted(learned):
-        for test in sorted(tests):
+    tests = {s.ref: s for n in nodes if n.evaluates for s in n.row_sources}
+    with tempfile.TemporaryDirectory(prefix="finery-report-") as folder:
+        for train, test in product(sorted(learned), sorted(tests)):
             rows, held = context.built(train), context.built(test)
             if isinstance(rows, Dataset) and isinstance(held, Dataset):
-                context.progress(f"{train} against {test}", 0, 0)
-                yield _compared(train, rows, test, held)
+                apart = are_apart(context.graph, learned[train], tests[test])
+                one, other = (train, rows), (test, held)
+                yield overlap_of(one, other, MOST, Path(folder), context.progress, are_apart=apart)
 
 
-def _compared(train: str, rows: Dataset, test: str, held_rows: Dataset) -> Contamination:
-    common = Common()
-    for dataset in (rows, held_rows):
-        for row in islice(dataset, MOST):
-            if (entry := prompt_entry(row)) is not None:
-                common.add(entry)
-    counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="finery-report-") as folder:
-        held = HeldOut(test, NEAR, Path(folder), common.pieces())
-        for row in islice(held_rows, MOST):
-            held.add(row, prompt_entry(row))
-        leaks = (held.leak(prompt_entry(row)) for row in islice(rows, MOST))
-        counts.update(leak.reason for leak in leaks if leak is not None)
-    return Contamination(
-        train,
-        test,
-        counts,
-        rows=min(len(rows), MOST),
-        total=len(rows),
-        tests=min(len(held_rows), MOST),
-        test_total=len(held_rows),
+def compared(pair: Overlap) -> str:
+    """Which rows were compared, if not all: `the first 5,000 of 100,000 rows of train`."""
+    sides = (
+        (pair.one, pair.searched, pair.total),
+        (pair.other, pair.held_out, pair.other_total),
     )
+    parts = [
+        f"the first {rows:,} of {total:,} rows of {name}"
+        for name, rows, total in sides
+        if rows < total
+    ]
+    return " and ".join(parts)
 
 
-def finding(found: list[Contamination]) -> Finding:
+def finding(found: list[Overlap]) -> Finding:
     """The finding on whether the scores only measure memory. Open if not all rows were compared."""
     if not found:
         text = "Not measured: no training rows or no test rows are built."
@@ -98,23 +60,22 @@ def finding(found: list[Contamination]) -> Finding:
     bad = [c for c in found if c.counts]
     if bad:
         return Finding(QUESTION, f"Yes: {'; '.join(map(_copies, bad))}.", "bad", 4)
-    pairs = ", ".join(f"{c.train} and {c.test}{_limits(c)}" for c in found)
-    if any(c.compared for c in found):
+    pairs = ", ".join(f"{c.one} and {c.other}{_limits(c)}" for c in found)
+    if any(map(compared, found)):
         text = f"Only partly measured: no copies or near copies of prompts in {pairs}."
         return Finding(QUESTION, text, "open", 4)
     return Finding(QUESTION, f"No copies or near copies of prompts in {pairs}.", "good", 4)
 
 
-def _copies(pair: Contamination) -> str:
-    count = sum(pair.counts.values())
+def _copies(pair: Overlap) -> str:
     return (
-        f"{count:,} of {pair.rows:,} rows of {pair.train} copy or nearly copy a prompt of "
-        f"{pair.test}{_limits(pair)}"
+        f"{pair.counts.total():,} of {pair.searched:,} rows of {pair.one} copy or nearly copy a "
+        f"prompt of {pair.other}{_limits(pair)}"
     )
 
 
-def _limits(pair: Contamination) -> str:
-    return f" (compared: {pair.compared})" if pair.compared else ""
+def _limits(pair: Overlap) -> str:
+    return f" (compared: {limits})" if (limits := compared(pair)) else ""
 
 
 TEMPLATE = "finery_data.view/section.html.jinja"
@@ -135,6 +96,7 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
             if (counts := output.manifest.meta.get(name))
         ],
         contaminations=found,
+        compared=compared,
     )
     return PageSection("Rows", html, rank=20, findings=[finding(found)])
 

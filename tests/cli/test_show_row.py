@@ -256,7 +256,7 @@ def test_a_bad_record_leads_to_its_line(project: MakeProject) -> None:
     dropped = lines_of(made, "rows", "dropped.jsonl")[0]
     out = made.run("show", "--row", dropped["id"]).out
     assert "rows.jsonl:41  ◀ this row" in out
-    assert "dropped: bad-row: record 41: 'completion' is empty" in out
+    assert "dropped: bad-row: line 41: 'completion' is empty" in out
     assert "no answer" in out
 
 

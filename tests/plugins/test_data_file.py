@@ -1,10 +1,12 @@
 """data.file as a step: formats found, templates, bad rows, what is kept and counted."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import MakeProject
 
 from finery import DataError, Dataset, Files
 from finery.rows import row_id
@@ -234,9 +236,145 @@ def test_skip_logs_and_counts_each_bad_row(tmp_path: Path) -> None:
     assert "skipped 2 of 4 rows" in shown
     lines_of = [(line["reason"], line["detail"], line["row"]) for line in dropped(made)]
     assert [(reason, detail[:9]) for reason, detail, _ in lines_of] == [
-        ("bad-row", "record 1:"), ("bad-row", "record 4:"),
+        ("bad-row", "line 1: i"), ("bad-row", "line 4: t"),
     ]  # fmt: skip
     assert lines_of[1][2] == {"instruction": "a"}
+
+
+def test_a_bad_row_of_a_table_with_a_header_is_named_by_its_line(tmp_path: Path) -> None:
+    table = "prompt,completion\na,b\n\nc,\n"
+    made, _ = load(tmp_path, table, name="x_csv", bad_rows="skip")
+    assert [line["detail"] for line in dropped(made)] == ["line 4: 'completion' is empty"]
+
+
+MIXED = [{"prompt": text, "completion": "a"} for text in ("Grüße", "plain", "“Möbel”", "Öl")]
+
+
+def encoded(folder: Path, *encodings: str) -> Files:
+    """A file of `MIXED`, one encoding for each row."""
+    texts = (json.dumps(row, ensure_ascii=False) + "\n" for row in MIXED)
+    parts = (text.encode(name) for text, name in zip(texts, encodings, strict=True))
+    (folder / "x.jsonl").write_bytes(b"".join(parts))
+    return Files(["x.jsonl"], [folder / "x.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("names", "encoding"),
+    [
+        (["cp1252"] * 4, "cp1252"),
+        (["utf-8", "utf-8", "cp1252", "utf-8"], ["utf-8", "cp1252"]),
+        (["utf-16-le"] * 4, "utf-16-le"),
+        (["utf-8"] * 4, "UTF8"),
+        (["utf-8"] * 4, ["ascii", "utf-8"]),
+    ],
+)
+def test_rows_are_read_in_the_encoding_that_the_recipe_names(
+    tmp_path: Path, names: list[str], encoding: str | list[str]
+) -> None:
+    step = File(path=encoded(tmp_path, *names), encoding=encoding)
+    rows = list(step.run(TestJob(tmp_path)))
+    assert [row["prompt"] for row in rows] == [row["prompt"] for row in MIXED]
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (["cp1252"] * 4, ["3 lines aren't UTF-8 (lines 1, 3, 4); as cp1252, line 1 reads", "Grüße",
+                          "set `encoding: cp1252`", "iconv -f cp1252"]),
+        (["utf-8", "utf-8", "cp1252", "utf-8"],
+         ["1 line isn't UTF-8 (line 3), but 2 with other letters than ASCII are; as cp1252, line 3",
+          "“Möbel”", "set `encoding: [utf-8, cp1252]`"]),
+        (["cp437"] + ["utf-8"] * 3, ["1 line isn't UTF-8 (line 1), nor cp1252: set `encoding` to"]),
+    ],
+)  # fmt: skip
+def test_advice_on_an_encoding_names_the_lines_and_corrupts_none(
+    tmp_path: Path, names: list[str], parts: list[str]
+) -> None:
+    with pytest.raises(DataError) as caught:
+        File(path=encoded(tmp_path, *names)).run(TestJob(tmp_path))
+    assert [part for part in parts if part not in str(caught.value.fix)] == []
+
+
+@pytest.mark.parametrize(
+    ("encoding", "what"),
+    [
+        ("cp1253x", "there is no text encoding 'cp1253x'"),
+        ("base64", "there is no text encoding 'base64'"),
+        (["utf-8", "utf-16"], "a file in utf-16 has no lines in other"),
+        ([], "`encoding` is empty"),
+    ],
+)
+def test_encodings_that_can_not_be(encoding: str | list[str], what: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(what)):
+        File(path=Files([]), encoding=encoding)
+
+
+def test_a_byte_that_the_encoding_lacks_is_named_by_its_line(tmp_path: Path) -> None:
+    source = files(tmp_path, x_csv="prompt,completion\na,b\n")
+    source.paths[0].write_bytes(source.paths[0].read_bytes() + b"c\x81,d\n")
+    with pytest.raises(DataError, match=r"x\.csv:3: error: a byte \(0x81\) isn't cp1252"):
+        File(path=source, encoding="cp1252").run(TestJob(tmp_path))
+
+
+RECIPE = """\
+finery: 1
+name: t
+data:
+  rows: {use: data.file, path: x.csv, SETTINGS}
+  valid: {use: data.validate, rows: rows}
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ('bad_rows: skip, columns: {user: "{{ txt }}", assistant: "{{ label }}"}',
+         "'txt'"),
+        ('bad_rows: skip, columns: {user: "{{ text }}", assistant: "{{ label }}"}, keep: [topic]',
+         "keep: no row has a column 'topic'"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("rows", [2, 300])
+def test_check_finds_a_column_that_no_row_has_also_where_bad_rows_are_skipped(
+    project: MakeProject, settings: str, what: str, rows: int
+) -> None:
+    table = "text,label\n" + "".join(f"question {n},a\n" for n in range(rows)) + "bad\n"
+    made = project({"recipe.yaml": RECIPE.replace("SETTINGS", settings), "x.csv": table})
+    ran = made.here("check")
+    assert ran.code == 2
+    assert what in ran.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("use: data.validate, label: labl", "5:47"),
+        ("use: data.split, stratify: labl", "5:50"),
+        ("use: data.split, group: labl", "5:47"),
+        ("use: data.sample, n: 2, by: labl", "5:51"),
+        ("use: data.filter, min_characters: {labl: 2}", "5:57"),
+        ("use: data.map, remove: [labl]", "5:46"),
+    ],
+)
+def test_check_finds_a_setting_that_names_a_column_which_no_row_has(
+    project: MakeProject, setting: str, place: str
+) -> None:
+    columns = 'columns: {user: "{{ text }}", assistant: "{{ label }}"}, keep: [tone]'
+    recipe = RECIPE.replace("SETTINGS", columns).replace("use: data.validate", setting)
+    made = project({"recipe.yaml": recipe, "x.csv": "text,label,tone\nhow are you,a,b\n"})
+    ran = made.here("check")
+    assert ran.code == 2
+    assert "error: no row has a column 'labl'" in ran.err
+    made.edit("recipe.yaml", "labl", "tone")
+    assert made.here("check").code == 0
+
+
+def test_a_file_with_garbled_text_gets_a_note(project: MakeProject) -> None:
+    rows = lines(*({"prompt": f"{n} SchÃ¶ne GrÃ¼ÃŸe", "completion": "a"} for n in range(4)))
+    recipe = RECIPE.replace(", SETTINGS", "").replace("x.csv", "x.jsonl")
+    made = project({"recipe.yaml": recipe, "x.jsonl": rows})
+    note = "note: 4 of the first 4 rows of rows have garbled text, e.g. 'prompt': 'Ã¶' for 'ö'"
+    assert note in made.here("check").out
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\0"])

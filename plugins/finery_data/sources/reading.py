@@ -202,8 +202,8 @@ class Reading:
             self._bad.append((where, error))
         if self._shape.skip:
             self._job.log(f"skipped {where}: {error.what}")
-            # The record's number, not its line: a file that only moves changes no output.
-            self._drops.add(record.dropped(), "bad-row", f"record {self._records}: {error.what}")
+            # Without the file's name: a file that only moves changes no output.
+            self._drops.add(record.dropped(), "bad-row", f"{record.line}: {error.what}")
 
     def _finish(self) -> None:
         if self._bad and (not self._shape.skip or not self._made):

@@ -23,8 +23,9 @@ from finery import (
 )
 from finery.rows import Row
 from finery.rows.parts import OWN_COLUMNS
-from finery.rows.tables.records import Record, read_table, suffix_of
+from finery.rows.tables.records import DELIMITED_SUFFIXES, UTF_8, Record, read_table, suffix_of
 from finery.rows.templates.sandbox import names_in
+from finery.util.text import did_you_mean
 from finery_data.sources.formats import detect
 from finery_data.sources.reading import PARTS, Columns, Reading
 from finery_data.sources.source import RowSource, SourcePreflight
@@ -47,7 +48,7 @@ class FilePlaces(Traceable["File"]):
     def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
         """File and line of each row with one of `ids`, skipped ones too."""
         paths = self.step.path.paths
-        records = read_records(paths, job)
+        records = read_records(self.step, job)
         return self.step.placed(ids, job, records, shown(paths[0]), take=self.step.take)
 
 
@@ -72,7 +73,11 @@ class FileForecast(Forecast["File"]):
     def columns(self) -> Collection[str] | None:
         """Those of every row, and those that `keep` names; None if a kept label may have fields."""
         names = self.step.kept()
-        return None if "label" in names else {*OWN_COLUMNS, "label", *names}
+        if "label" in names:
+            return None
+        columns = self.step.columns
+        label = () if columns is not None and columns.label is None else ("label",)
+        return {*OWN_COLUMNS, *label, *names}
 
     def _lines(self) -> list[Path] | None:
         """The files, if all are plain JSON lines."""
@@ -113,19 +118,42 @@ class File(
 
     path: Files = setting(help="File, glob or list of them, relative to the recipe.")
     take: int | None = setting(None, ge=1, help="Read only the first `take` rows.")
+    encoding: str | list[str] = setting(
+        UTF_8,
+        help="Encoding of text files. With a list, each line is read in the first that fits, e.g. "
+        "in a file whose lines come from several programs. Parquet files have none.",
+        examples=["cp1252", ["utf-8", "cp1252"]],
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.encodings():
+            try:
+                is_alone = "\n".encode(name) != b"\n"
+            except (LookupError, UnicodeError):
+                fix = did_you_mean(name, ("utf-8", "cp1252", "latin-1", "utf-16", "cp1250"))
+                raise ValueError(f"there is no text encoding '{name}': {fix}") from None
+            if is_alone and len(self.encodings()) > 1:
+                raise ValueError(f"a file in {name} has no lines in other encodings: name only one")
+        if not self.encodings():
+            raise ValueError("`encoding` is empty: write `encoding: utf-8`")
+
+    def encodings(self) -> list[str]:
+        """The encodings of the files, one for all lines or several for different ones."""
+        return [self.encoding] if isinstance(self.encoding, str) else self.encoding
 
     def run(self, job: Job) -> Dataset:
         """Write the rows; `meta` has the format, and counts of skipped and duplicate rows."""
-        records = read_records(self.path.paths, job)
+        records = read_records(self, job)
         return self.written(job, records, shown(self.path.paths[0]), take=self.take)
 
 
-def read_records(paths: list[Path], job: Job) -> Iterator[Record]:
-    """The records of some files, one file after the other, with the job's progress."""
-    total = 0
+def read_records(step: File, job: Job) -> Iterator[Record]:
+    """The records of a step's files, one file after the other, with the job's progress."""
+    paths, total = step.path.paths, 0
     for index, path in enumerate(paths):
         before = total
-        for record in read_table(path, job.scratch):
+        for record in read_table(path, job.scratch, step.encodings()):
             if (total - before) % PROGRESS_EVERY == 0:
                 job.progress(index, len(paths), f"{total:,} rows")
             total += 1
@@ -200,7 +228,7 @@ def _first_records(step: File, path: Path, job: Job) -> list[Record]:
         )
     if not _is_quick(path):
         return []
-    records = list(islice(read_table(path, job.scratch), ROWS + 1))
+    records = list(islice(read_table(path, job.scratch, step.encodings()), ROWS + 1))
     if not records and len(step.path.paths) == 1:
         raise DataError("the file has no rows", where=shown(path), fix="add rows to it")
     if records and step.columns is not None:
@@ -215,6 +243,10 @@ class _FirstRows(Reading):
         self._skips = step.bad_rows == "skip"
         super().__init__(step.shape(step.take)._replace(skip=False), job, shown(step.path.paths[0]))
         self.rows: list[Row] = []
+        suffixes = {suffix_of(path.name) for path in step.path.paths}
+        self._have_header = suffixes <= {*DELIMITED_SUFFIXES, ".parquet"} and (
+            len(step.path.paths) <= FILES
+        )
 
     @property
     def is_full(self) -> bool:
@@ -227,9 +259,11 @@ class _FirstRows(Reading):
 
     def check(self, *, is_whole: bool) -> None:
         """Raise `DataError` where the step would. is_whole: whether there are no more records."""
-        if self._bad and (not self._skips or (is_whole and not self._made)):
+        # If no row can be used for the same reason, a setting is wrong, not the rows.
+        is_useless = not self._made and (is_whole or len(self._reasons) == 1)
+        if self._bad and (not self._skips or is_useless):
             raise self._at_setting(self._bad_rows_error(), is_whole=is_whole)
-        if is_whole and self._records and not self._bad:
+        if self._met and (is_whole or self._have_header):
             self._check_kept()
 
     def _at_setting(self, error: DataError, *, is_whole: bool) -> DataError:

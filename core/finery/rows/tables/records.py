@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -22,10 +22,17 @@ import msgspec
 from finery.errors import DataError
 from finery.rows.badrow import BadRow, kind_of
 from finery.rows.row import TURN_COLUMNS
-from finery.rows.tables.streams import CHUNK_BYTES, is_compressed, load_extra, open_bytes
+from finery.rows.tables.streams import (
+    CHUNK_BYTES,
+    fits,
+    is_compressed,
+    load_extra,
+    open_bytes,
+    recoded,
+)
 from finery.rows.tables.values import plain
 from finery.util.paths import shown
-from finery.util.text import did_you_mean
+from finery.util.text import counted, did_you_mean
 
 COMPRESSED = (".gz", ".zst")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -34,7 +41,12 @@ SUFFIXES = (*JSON_SUFFIXES, *DELIMITED_SUFFIXES, ".parquet")
 ROW_COLUMNS = frozenset({*TURN_COLUMNS, "conversations"})
 """Columns that hold a list of objects in a single row: never taken for the list of all rows."""
 PARQUET_BATCH = 1024
+UTF_8 = "utf-8"
+LINES_NAMED = 5
+"""Number of lines in another encoding that an error names."""
 _SPACE = re.compile(r"[ \t\r\n]*")
+_LINE = re.compile(r":(\d+)(?: \(row \d+\))?$|\(row (\d+)\)$")
+_SAMPLE = re.compile(r".{0,20}[^\x00-\x7f].{0,20}")
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _MARK = b"\xef\xbb\xbf"
@@ -46,23 +58,47 @@ class Record(NamedTuple):
     where: str
     columns: dict[str, Any] | BadRow
 
+    @property
+    def line(self) -> str:
+        """The place without the file's name, which isn't part of keys: `line 4`, or `row 4`."""
+        match = _LINE.search(self.where)
+        return f"{(match[1] and 'line') or 'row'} {match[1] or match[2]}" if match else self.where
+
     def dropped(self) -> dict[str, Any]:
         """What `dropped.jsonl` records of it: the columns that can be read."""
         return self.columns if isinstance(self.columns, dict) else {}
 
 
-def read_table(path: Path, scratch: Path) -> Iterator[Record]:
+def read_table(path: Path, scratch: Path, encodings: Sequence[str] = (UTF_8,)) -> Iterator[Record]:
     """The rows of a file, in order, as a stream.
 
-    scratch: a folder for the decompressed copy of a compressed Parquet file. Raises `DataError` if
-    the complete file is unreadable. A problem with a single row is that row's `BadRow`.
+    scratch: a folder for the decompressed copy of a compressed Parquet file. encodings: of a text
+    file, see `recoded`. Raises `DataError` if the complete file is unreadable. A problem with a
+    single row is that row's `BadRow`.
     """
+    advice = ""
+    try:
+        for record in _records(path, scratch, encodings):
+            problem = record.columns
+            if isinstance(problem, BadRow) and problem.fix == _SAVE_AS_UTF8:
+                problem.fix = advice = advice or encoding_advice(path)
+            yield record
+    except DataError as error:
+        if error.fix == _SAVE_AS_UTF8:
+            error.fix = encoding_advice(path)
+        raise
+
+
+def _records(path: Path, scratch: Path, encodings: Sequence[str]) -> Iterator[Record]:
     suffix = table_suffix(path)
     with open_bytes(path) as stream:
         if suffix == ".parquet":
             copy = scratch / "table.parquet" if is_compressed(path) else None
             yield from _parquet(shown(path), stream, copy)
-        elif suffix in JSON_SUFFIXES:
+            return
+        if [*encodings] != [UTF_8]:
+            stream = recoded(shown(path), stream, encodings)
+        if suffix in JSON_SUFFIXES:
             yield from read_json(shown(path), stream)
         else:
             yield from _delimited(shown(path), _text_start(shown(path), stream))
@@ -93,7 +129,7 @@ def _text_start(name: str, stream: io.BufferedReader) -> io.BufferedReader:
     """The stream after its byte order mark, if it has one."""
     start = stream.peek(3)[:3]
     if start.startswith(_UTF16):
-        raise DataError("the file is UTF-16, not UTF-8", where=name, fix="save it as UTF-8")
+        raise DataError("the file is UTF-16, not UTF-8", where=name, fix="set encoding: utf-16")
     if start == _MARK:
         stream.read(3)
     return stream
@@ -222,7 +258,35 @@ def _other_encoding(line: bytes) -> BadRow | None:
     return None
 
 
-_SAVE_AS_UTF8 = "save the file as UTF-8, e.g. iconv -f latin1 -t utf-8"
+_SAVE_AS_UTF8 = "save the file as UTF-8"
+
+
+def encoding_advice(path: Path) -> str:
+    """What is known about the encoding of a file that isn't UTF-8, and what reads it."""
+    others, bad, first, is_cp1252 = 0, list[int](), b"", True
+    with open_bytes(path) as stream:
+        for number, line in enumerate(stream, 1):
+            if fits(line, UTF_8):
+                others += not line.isascii()
+            else:
+                bad.append(number)
+                first = first or line
+                is_cp1252 = is_cp1252 and fits(line, "cp1252")
+    named = ", ".join(map(str, bad[:LINES_NAMED])) + (", …" if len(bad) > LINES_NAMED else "")
+    many, none = ("lines", "aren't") if len(bad) > 1 else ("line", "isn't")
+    facts = f"{counted(len(bad), 'line')} {none} UTF-8 ({many} {named})"
+    if not is_cp1252:
+        return f"{facts}, nor cp1252: set `encoding` to the one that the file was saved in"
+    sample = _SAMPLE.search(first.decode("cp1252"))
+    reads = f"as cp1252, line {bad[0]} reads '…{sample and sample[0]}…'; if that is right, set"
+    if not others:
+        end = "`encoding: cp1252` in data.file, or convert the file: iconv -f cp1252 -t utf-8"
+        return f"{facts}; {reads} {end}"
+    return (
+        f"{facts}, but {others:,} with other letters than ASCII are; {reads} `encoding: [utf-8, "
+        "cp1252]` in data.file, which reads each line in the first that fits (to convert the whole "
+        "file would corrupt those lines)"
+    )
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -1,9 +1,9 @@
-"""Opening a file's bytes, whether it is plain, gzip or zstd."""
+"""Opening a file's bytes, whether it is plain, gzip or zstd, and in whatever encoding."""
 
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,6 +61,65 @@ def decompressed(raw: io.BufferedReader) -> io.BufferedReader:
     if magic == ZSTD_MAGIC:
         return io.BufferedReader(_ZstdReader(raw), CHUNK_BYTES)
     return raw
+
+
+def recoded(name: str, stream: io.BufferedReader, encodings: Sequence[str]) -> io.BufferedReader:
+    """The stream as UTF-8. name: of the file, for errors.
+
+    encodings: one for the whole stream, or several, of which the first that fits reads a line.
+    """
+    return io.BufferedReader(_Lines(_recoded_lines(name, stream, encodings)), CHUNK_BYTES)
+
+
+def _recoded_lines(
+    name: str, stream: io.BufferedReader, encodings: Sequence[str]
+) -> Iterator[bytes]:
+    # In UTF-16, the byte of a line break may be part of a letter.
+    is_wide = "\n".encode(encodings[0]) != b"\n"
+    lines = io.TextIOWrapper(stream, encodings[0], newline="") if is_wide else stream
+    number = 0
+    try:
+        for line in lines:
+            number += 1
+            text = line if isinstance(line, str) else _decoded_line(line, encodings)
+            yield text.encode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"a byte (0x{error.object[error.start]:02x}) isn't {' or '.join(encodings)}",
+            where=name if is_wide else f"{name}:{number}",
+            fix="set `encoding` to the one that the file was saved in",
+        ) from error
+
+
+def _decoded_line(line: bytes, encodings: Sequence[str]) -> str:
+    first = next((name for name in encodings if fits(line, name)), encodings[-1])
+    return line.decode(first)
+
+
+def fits(line: bytes, encoding: str) -> bool:
+    """Whether a line can be in this encoding."""
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class _Lines(io.RawIOBase):
+    """A stream of the lines that an iterator gives."""
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._lines = lines
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._rest = self._rest or next(self._lines, b"")
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
 
 
 class _Damaged(Exception):

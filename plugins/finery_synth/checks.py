@@ -27,7 +27,7 @@ from finery.rows.answers.jsonvalues import NotJson, parse, unfenced
 from finery.rows.answers.reading import Expected, Reader
 from finery.rows.badrow import BadRow
 from finery.rows.generated import Checked
-from finery.rows.parts import check_lengths, id_of, text_named
+from finery.rows.parts import by_text, check_lengths, id_of, text_named
 from finery.rows.templates.limits import patterns_of, search
 from finery.util.text import did_you_mean
 from finery_eval.database import Database, QueryError
@@ -96,15 +96,15 @@ class Checks(Settings):
         help="The same, as an inline JSON Schema.",
         examples=[{"type": "object", "required": ["city"]}],
     )
-    matches: dict[str, str] = setting(
-        {},
-        help="Text or column: a regular expression that must match somewhere in it.",
-        examples=[{"assistant": "^category: "}],
+    matches: dict[str, str] = by_text(
+        "a regular expression that must match somewhere in it",
+        {"assistant": "^category: "},
+        column_of="",
     )
-    excludes: dict[str, str] = setting(
-        {},
-        help="Text or column: a regular expression that must not match anywhere in it.",
-        examples=[{"assistant": "(?i)as an ai"}],
+    excludes: dict[str, str] = by_text(
+        "a regular expression that must not match anywhere in it",
+        {"assistant": "(?i)as an ai"},
+        column_of="",
     )
     allowed: list[str] = setting(
         [], help="The complete list of allowed answers.", examples=[["billing", "shipping"]]
@@ -116,11 +116,11 @@ class Checks(Settings):
         "`name: value`.",
         examples=[{"priority": ["high", "low"]}],
     )
-    min_characters: dict[str, int] = setting(
-        {}, help="Text or column: its minimum number of characters.", examples=[{"user": 20}]
+    min_characters: dict[str, int] = by_text(
+        "its minimum number of characters", {"user": 20}, column_of=""
     )
-    max_characters: dict[str, int] = setting(
-        {}, help="Text or column: its maximum number of characters.", examples=[{"assistant": 400}]
+    max_characters: dict[str, int] = by_text(
+        "its maximum number of characters", {"assistant": 400}, column_of=""
     )
     sql: Files | None = setting(
         None,

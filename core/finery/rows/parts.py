@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery.errors import DataError, UsageError
+from finery.fields import setting
 from finery.rows.row import NOT_CONTENT, TURN_COLUMNS, Conversation, Message, Row, Turns, row_id
 from finery.util.text import did_you_mean
 
@@ -173,6 +174,14 @@ def no_text(setting: str, name: str, number: int, row: Row) -> DataError:
     known = [*texts(row), *(c for c in row if c not in OWN_COLUMNS)]
     what = f"{setting}: the row has no '{name}'" if name not in row else f"{setting}: it is null"
     return DataError(what, where=named(number, row), fix=did_you_mean(name, known))
+
+
+def by_text(what: str, example: Mapping[str, Any], column_of: str = "rows") -> Any:
+    """A setting that maps texts or columns to something. what: e.g. `minimum number of characters`.
+
+    column_of: see `setting`; empty if the rows don't exist before the step runs.
+    """
+    return setting({}, column_of=column_of, help=f"Text or column: {what}.", examples=[example])
 
 
 def check_lengths(fewest: Mapping[str, int], most: Mapping[str, int], within: str = "") -> None:

@@ -9,7 +9,7 @@ from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops
-from finery.rows.parts import check_lengths, named, no_text, read, scope, text_named
+from finery.rows.parts import by_text, check_lengths, named, no_text, read, scope, text_named
 from finery.rows.templates.limits import search
 from finery.rows.templates.sandbox import evaluate, expression
 from finery_data.forecast import SomeRows
@@ -35,30 +35,14 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1", forecast=Som
         help="A Jinja expression over the row's texts and columns that must be true.",
         examples=['label != "spam" and user | length > 20'],
     )
-    matches: dict[str, str] = setting(
-        {},
-        column_of="rows",
-        help="Text or column: regular expression that must match somewhere in it.",
-        examples=[{"assistant": "^category: "}],
+    matches: dict[str, str] = by_text(
+        "regular expression that must match somewhere in it", {"assistant": "^category: "}
     )
-    excludes: dict[str, str] = setting(
-        {},
-        column_of="rows",
-        help="Text or column: regular expression that must not match in it.",
-        examples=[{"user": "(?i)lorem ipsum"}],
+    excludes: dict[str, str] = by_text(
+        "regular expression that must not match in it", {"user": "(?i)lorem ipsum"}
     )
-    min_characters: dict[str, int] = setting(
-        {},
-        column_of="rows",
-        help="Text or column: minimum number of characters.",
-        examples=[{"assistant": 20}],
-    )
-    max_characters: dict[str, int] = setting(
-        {},
-        column_of="rows",
-        help="Text or column: maximum number of characters.",
-        examples=[{"user": 4000}],
-    )
+    min_characters: dict[str, int] = by_text("minimum number of characters", {"assistant": 20})
+    max_characters: dict[str, int] = by_text("maximum number of characters", {"user": 4000})
 
     def check(self) -> None:
         """Raise `UsageError` for conditions that can't be read, or none at all."""

@@ -15,6 +15,7 @@ from finery.rows.chat.turns import problems_of
 from finery.rows.dropped import FINDINGS, Drops
 from finery.rows.parts import (
     answer,
+    by_text,
     check_lengths,
     id_of,
     named,
@@ -101,18 +102,8 @@ class Validate(
         "Default: label, or output if no row has that column and the answers repeat, each at least "
         "twice on average.",
     )
-    min_characters: dict[str, int] = setting(
-        {},
-        column_of="rows",
-        help="Text or column: minimum number of characters.",
-        examples=[{"assistant": 2}],
-    )
-    max_characters: dict[str, int] = setting(
-        {},
-        column_of="rows",
-        help="Text or column: maximum number of characters.",
-        examples=[{"user": 8000}],
-    )
+    min_characters: dict[str, int] = by_text("minimum number of characters", {"assistant": 2})
+    max_characters: dict[str, int] = by_text("maximum number of characters", {"user": 8000})
     languages: list[str] = setting(
         [],
         help="Allowed languages of prompts and answers, as ISO 639-1 codes. Default: any. "

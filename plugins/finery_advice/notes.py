@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from finery import About, Graph, Model, Node, Note, Results
-from finery_advice.training import Training, trainings
+from finery_advice.training import Training, trained_under, trainings
 
 
 class Finding(NamedTuple):
@@ -333,6 +333,30 @@ def no_evaluator(t: Training) -> Iterator[Finding]:
         yield Finding(
             f"no step evaluates {t.name}",
             f"evaluate: {{test: {{use: eval.…, models: [{t.name}], rows: …}}}}",
+        )
+
+
+@note(
+    "not-exported",
+    when="a training continues from a model that is exported, and no step exports its own model",
+    why="What is shipped then lacks the last training, e.g. DPO after SFT.",
+)
+def not_exported(t: Training) -> Iterator[Finding]:
+    """Find a model that is trained further, but shipped as it was before."""
+    shipped = {
+        name: node.name
+        for node in reversed(t.graph.nodes.values())  # of a GGUF and its bundle, the GGUF counts
+        if node.section == "export"
+        for source in node.sources_of(Model)
+        for name in t.graph.models_under(source.step)
+    }
+    earlier = trained_under(t.graph, t.name) & shipped.keys()
+    if earlier and t.name not in shipped and not t.node.variant:
+        before = min(earlier)
+        yield Finding(
+            f"{shipped[before]} ships {before}, but no step exports {t.name}, which trains it "
+            "further",
+            f"set model: {t.name} in the step that exports {before}",
         )
 
 

@@ -46,10 +46,10 @@ def finery_notes() -> Mapping[str, Any]:
 
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on files with one prompt, and on trainings whose rows may give test rows away."""
+    """Notes on first rows, and on trainings whose rows may give test rows away."""
     from finery_data import prompts
 
-    notes = prompts.notes_on(graph)
+    notes = prompts.notes_on(graph, results)
     if not any(node.evaluates for node in graph.nodes.values()):
         return notes
     from finery_data.overlap import notes_on

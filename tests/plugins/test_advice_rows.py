@@ -1,10 +1,11 @@
 """Notes on rows that both make and judge a model: calibration, baselines, examples in prompts."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from finery.builder.checks import notes_on
+from finery.builder.checks import check_files, notes_on
 from finery.builder.project import open_graph
 from finery.plugin.notes import Note
 
@@ -49,3 +50,75 @@ def test_rows_of_the_own_test_are_pointed_out(tmp_path: Path, rows: str) -> None
 
 def test_training_rows_are_fine(tmp_path: Path) -> None:
     assert notes(tmp_path, "split.train") == []
+
+
+STAGES = """\
+finery: 1
+models:
+  base: {use: local.model, path: model}
+  told: {use: prompt.model, model: sft, system: "Be brief."}
+data:
+  replies: {use: data.file, path: replies.jsonl}
+  split: {use: data.split, rows: replies, test: 0}
+  pairs: {use: data.file, path: pairs.jsonl}
+  pairs_split: {use: data.split, rows: pairs}
+train:
+  sft: {use: trl.sft, model: base, rows: split.train}
+  dpo: {use: trl.dpo, model: sft, rows: pairs_split.train}
+evaluate:
+  test: {use: eval.exact, models: [base, dpo], rows: pairs_split.test}
+export:
+  gguf: {use: gguf.export, model: sft, quantization: [q8_0]}
+  ollama: {use: ollama.modelfile, gguf: gguf.q8_0, name: a}
+"""
+NO_SYSTEM = [("train", "dpo", "rows"), ("evaluate", "test", "rows")]
+
+
+@pytest.mark.parametrize(
+    ("learned", "asked", "edit", "places"),
+    [
+        ([True], [False], ("", ""), NO_SYSTEM[:1]),  # dpo, which test judges, learned without one
+        ([True], [False], ("[base, dpo]", "[base, sft]"), NO_SYSTEM),
+        ([True], [True, False], ("", ""), []),
+        ([True, False], [False], ("", ""), []),
+        ([False], [False], ("", ""), []),
+        ([True], [False], ("[base, dpo]", "[told]"), NO_SYSTEM[:1]),  # its prompt has a message
+        ([True], [False], ("[base, dpo]", "[base]"), NO_SYSTEM[:1]),
+    ],
+)
+def test_rows_without_the_system_message_of_the_training_are_pointed_out(
+    tmp_path: Path, learned: list[bool], asked: list[bool], edit: tuple[str, str], places: object
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    good, bad = ({"role": "assistant", "content": text} for text in ("a", "b"))
+    for name, more, kinds in (
+        ("replies", {"completion": [good]}, learned),
+        ("pairs", {"chosen": [good], "rejected": [bad]}, asked),
+    ):
+        system = {"role": "system", "content": "Be brief."}
+        prompts = [{"role": "user", "content": f"question {n}"} for n in range(6)]
+        lines = [
+            json.dumps({"prompt": [system, prompt] if has else [prompt], **more})
+            for n, prompt in enumerate(prompts)
+            for has in [kinds[n % len(kinds)]]
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "recipe.yaml").write_text(STAGES.replace(*edit))
+    graph = open_graph(tmp_path / "recipe.yaml")
+    assert check_files(graph) == []
+    found = notes_on(graph)
+    assert [note.place for note in found if note.name == "no-system"] == places
+    (exported,) = [note for note in found if note.name == "not-exported"]
+    assert exported.text == "gguf ships sft, but no step exports dpo, which trains it further"
+
+
+def test_a_last_stage_that_is_exported_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    for name in ("replies", "pairs"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    recipe = STAGES.replace("gguf.export, model: sft", "gguf.export, model: dpo")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    found = notes_on(open_graph(tmp_path / "recipe.yaml"))
+    assert [note.name for note in found if note.name == "not-exported"] == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import MakeProject
 
-from finery import DataError, Dataset, Files
+from finery import DataError, Dataset, Files, Forecast, interface
 from finery.rows import row_id
 from finery.rows.dropped import dropped
 from finery.testing import TestJob
@@ -403,3 +403,18 @@ def test_memory_stays_flat_for_a_big_file(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert len(made) == 10_000
     assert peak < 4_000_000  # bytes; the file has 20 million
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("x_csv", "text,intent\na,b\n,c\n"),
+    ("x_jsonl", lines({"text": "a", "intent": "b"}, "{broken", {"text": "", "intent": "c"})),
+])  # fmt: skip
+def test_a_sample_is_made_as_the_step_makes_rows(name: str, content: str, tmp_path: Path) -> None:
+    """Before a build, notes read the prompts and answers that the models will get."""
+    step = File(path=files(tmp_path, **{name: content}), columns=PAIR)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    sample = interface(step, Forecast)
+    assert sample is not None
+    row, *others = sample.sample(9) or ()
+    assert row == {"messages": turns}
+    assert others[:1] in ([], [{"text": "", "intent": "c"}])  # no row can be made of it

@@ -44,7 +44,7 @@ class Forecasts:
     def sample(self, source: Source, limit: int) -> Iterable[Row] | None:
         """At most `limit` rows of an input, or similar rows; None if nothing is known about them.
 
-        Rows that aren't built yet look as in their source, e.g. records of a file.
+        Rows that aren't built yet may look as in their source, e.g. records of a file.
         """
         rows = self._sample(source, limit)
         return None if rows is None else islice(rows, limit)

@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-
-import msgspec
 
 from finery import (
     Count,
@@ -22,15 +21,20 @@ from finery import (
     shown,
 )
 from finery.rows import Row
+from finery.rows.badrow import BadRow
 from finery.rows.parts import OWN_COLUMNS
 from finery.rows.tables.records import DELIMITED_SUFFIXES, UTF_8, Record, read_table, suffix_of
 from finery.rows.templates.sandbox import names_in
 from finery.util.text import did_you_mean
-from finery_data.sources.formats import detect
-from finery_data.sources.reading import PARTS, Columns, Reading
+from finery_data.sources.formats import FORMATS, detect, label, tools
+from finery_data.sources.reading import PARTS, Columns, Reading, Templates
 from finery_data.sources.source import RowSource, SourcePreflight
 
 PROGRESS_EVERY = 5_000
+SAMPLED = (".jsonl", ".json", ".csv", ".tsv")
+"""Endings of files that are sampled before a build."""
+MADE = 1_000
+"""Rows of a sample that are made as the step makes them."""
 ROWS = 200
 """Rows that are read of a file before a build."""
 FILES = 20
@@ -64,11 +68,29 @@ class FileForecast(Forecast["File"]):
         return Count(min(lines, self.step.take or lines), exact=False)
 
     def sample(self, limit: int) -> Iterable[Row] | None:
-        """The first records, as the file has them; None for other files than JSON lines."""
-        paths = self._lines()
-        if paths is None:
+        """The first rows as the step makes them, and further records as the file has them.
+
+        None for files that can only be read whole, or with a package.
+        """
+        paths = self.step.path.paths
+        if not all(_is_quick(path) and path.suffix in SAMPLED for path in paths):
             return None
-        return islice(_records(line for path in paths for line in _lines_of(path)), limit)
+        records = chain.from_iterable(_records(path, self.step.encodings()) for path in paths)
+        return islice(chain(self._made(islice(records, MADE)), records), limit)
+
+    def _made(self, records: Iterable[Row]) -> Iterator[Row]:
+        """Rows of records, without ids. A record that no row can be made of stays as it is."""
+        step, templates = self.step, Templates(self.step.columns) if self.step.columns else None
+        for record in records:
+            name = step.format or "".join(detect(record, step.prompts_only))  # unless several fit
+            build = FORMATS.get(name) if templates is None else templates.build
+            try:
+                row = build(record, step.prompts_only) if build else record
+            except BadRow:
+                row = record
+            own = {new: record[old] for new, old in step.kept().items() if old in record}
+            own |= {} if templates or "label" in row else label(record)
+            yield row | own | ({} if templates else tools(record))
 
     def columns(self) -> Collection[str] | None:
         """Those of every row, and those that `keep` names; None if a kept label may have fields."""
@@ -181,15 +203,11 @@ def _lines_of(path: Path) -> Iterator[bytes]:
         yield from (line for line in file if line.strip())
 
 
-def _records(lines: Iterable[bytes]) -> Iterator[Row]:
-    """The records that are JSON objects; the step itself reports those that aren't."""
-    for line in lines:
-        try:
-            record = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-        if isinstance(record, dict):
-            yield record
+def _records(path: Path, encodings: Sequence[str]) -> Iterator[Row]:
+    """The records that are objects; the step itself reports those that aren't."""
+    with suppress(DataError):
+        records = (record.columns for record in read_table(path, path.parent, encodings))
+        yield from (columns for columns in records if isinstance(columns, dict))
 
 
 # -- the first rows, read before a build -----------------------------------------------------------

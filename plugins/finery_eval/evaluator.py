@@ -117,12 +117,20 @@ class Gate(Step, isolated=True):
         failed = unmet(self.requirements(), report)
         if failed:
             what = "requirement is" if len(failed) == 1 else "requirements are"
+            usual = (
+                f"improve the {self.nouns()[0]}, test on more rows, or lower the value in `require`"
+            )
+            truncated = report["details"].get("truncated", {}).items()
+            cut = [
+                f"raise `max_tokens`: {n} of {report['rows']} answers of {name} were cut off"
+                for name, n in truncated
+                if n and any(f"{name}." in line for line in failed)
+            ]
             raise RequirementError(
                 f"{len(failed)} {what} not met",
                 where="require",
                 details=[*failed, *filter(None, [report["details"].get(EXPECTED)])],
-                fix=f"improve the {self.nouns()[0]}, test on more rows, or lower the value in "
-                "`require`",
+                fix="; or ".join([*cut, usual]),
             )
 
     def doubts(self, outputs: Mapping[str, Artifact]) -> Sequence[str]:
@@ -233,7 +241,7 @@ class Judge(Gated, preflight=JudgePreflight):
     def check_sample(self, rows: Iterable[Row]) -> None:
         """Raise `DataError` for settings that don't fit the rows, according to the first of them.
 
-        Rows that aren't built yet look as in their source, e.g. records of a file.
+        Rows that aren't built yet may look as in their source, e.g. records of a file.
         """
 
     def check_columns(self, columns: Collection[str]) -> None:

@@ -32,12 +32,22 @@ from finery import (
     interface,
 )
 from finery.execute.gpus import visible_gpus
-from finery.rows import answer_text
-from finery.util.text import counted, rough_duration, some_of
+from finery.rows import Row, answer_text, split_turns
+from finery.step.inspect import steps_inside
+from finery.util.text import (
+    counted,
+    enough_tokens,
+    estimated_tokens,
+    in_line,
+    rough_duration,
+    shortened,
+    some_of,
+)
 from finery_eval import claims
 from finery_eval.evaluator import BatchEvaluator, Judge
 from finery_eval.requirements import Requirement
 from finery_eval.stats import DISAGREEMENT, detectable_difference, wilson
+from finery_eval.steps.dialog import Dialog
 
 LUCKY_GATE = "lucky-gate"
 UNSEEN_CLASS = "unseen-class"
@@ -47,7 +57,14 @@ CHANCE = 0.05
 MOST_ROWS = 2_000
 """Number of rows from which on luck is worth no more than a few points."""
 NO_CHEAP_BASELINE = "no-cheap-baseline"
+CUT_OFF = "max-tokens"
 ABOUT = {
+    CUT_OFF: About(
+        when="an answer in the rows has more tokens than `max_tokens` lets models answer with. "
+        "Tokens are counted with the tokenizer of a built model, or else estimated",
+        why="An answer that is cut off is judged as it is. JSON without its end, for example, is "
+        "wrong. The score then says more about `max_tokens` than about the model.",
+    ),
     NO_CHEAP_BASELINE: About(
         when="an evaluator of labels judges a trained model, and no evaluator of the same rows "
         "judges a cheap baseline such as `baseline.linear`",
@@ -76,6 +93,7 @@ LOADING = 5.0
 """Seconds until a model answers."""
 CHARACTERS_A_TOKEN = 4
 MOST_READ = 500
+MOST_COUNTED = 20_000
 
 # -- what test rows can show, and how long that takes ----------------------------------------------
 
@@ -236,6 +254,80 @@ def training_of(graph: Graph, node: Node) -> Node | None:
         return node
     earlier = (training_of(graph, graph.nodes[source.step]) for source in node.base_models)
     return next((training for training in earlier if training is not None), None)
+
+
+# -- answers that are cut off ----------------------------------------------------------------------
+
+LIMITS = ("max_tokens", "max_completion_length")
+"""Settings with the longest answer of a model, in tokens."""
+
+
+def notes_on_limits(graph: Graph, results: Results) -> Iterator[Note]:
+    """A note for each setting that is shorter than the longest answer in the rows."""
+    for node in graph.nodes.values():
+        for path, limit in _limits(node):
+            fields = ("rows", ".".join([*path[:-1], "rows"]))
+            sources = [s for s in node.sources_of(Dataset) if s.field in fields]
+            samples = [(s.ref, Forecasts(graph, results).sample(s, MOST_COUNTED)) for s in sources]
+            answers = [(name, row, text) for name, rows in samples for row in rows or ()
+                       for text in _answers(row)]  # fmt: skip
+            # No tokenizer makes more tokens than bytes.
+            if all(len(text.encode("utf-8", "replace")) < limit for _, _, text in answers):
+                continue
+            counter = _counter(graph, results, node)
+            counts = [(counter or estimated_tokens)(text) for _, _, text in answers]
+            longest, longer = max(counts), sum(count >= limit for count in counts)
+            name, row, text = answers[counts.index(longest)]
+            if not longer:
+                continue
+            begins = f"row {row['id']}" if "id" in row else "it begins"
+            yield Note(
+                name=CUT_OFF,
+                text=f"{node.name} cuts answers off at {path[-1]}: {limit}, but the longest one in "
+                f"{name} has {'' if counter else 'about '}{longest:,} tokens ({begins}: "
+                f"{shortened(in_line(text), 60)})"
+                + (f"; {longer} of {len(counts):,} are too long" if counter else ""),
+                fix=f"{path[-1]}: {enough_tokens(longest)}",
+                step=node.name,
+                place=(*node.place, *path),
+            )
+
+
+def _limits(node: Node) -> list[tuple[tuple[str, ...], int]]:
+    """(path in the step, value) of the settings with the longest answer that models may give.
+
+    That of an evaluator inside a step, except where the step itself has the models answer.
+    """
+    if not (node.evaluates or node.trains) or type(node.step).__spec__.task == "speed":
+        return []
+    found = [
+        ((*filter(None, path.split(".")), name), getattr(step, name))
+        for path, step in (("", node.step), *steps_inside(node.step))
+        for name in LIMITS
+        if hasattr(step, name)
+    ]
+    asks = isinstance(node.step, Dialog) or hasattr(node.step, LIMITS[1])
+    return found[:1] if asks else [each for each in found if len(each[0]) > 1] or found
+
+
+def _answers(row: Row) -> Iterator[str]:
+    """The text of each answer in a row, with its calls; none of a record that is no row yet."""
+    is_row = isinstance(row.get("messages") or row.get("prompt"), list)
+    for turn in split_turns(row)[1] if is_row else ():
+        parts = turn.get("content") or "", turn.get("tool_calls") or ""
+        yield "".join(p if isinstance(p, str) else msgspec.json.encode(p).decode() for p in parts)
+
+
+def _counter(graph: Graph, results: Results, node: Node) -> Callable[[str], int] | None:
+    """Counts tokens exactly, if a model under a step is built and has a tokenizer at hand."""
+    for source in node.sources_of(Model):
+        for model in map(results.artifact, graph.models_under(source.step)):
+            if model is not None and (path := model.file("tokenizer.json")).is_file():
+                from tokenizers import Tokenizer
+
+                tokenizer = Tokenizer.from_file(str(path))
+                return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+    return None
 
 
 # -- gates that luck passes ------------------------------------------------------------------------

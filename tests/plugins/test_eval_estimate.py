@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import MakeProject
 
-from finery import Estimate
+from finery import Estimate, Model, Note
 from finery.builder.checks import notes_on
 from finery.builder.project import open_graph
 from finery.plugin.history import Results
@@ -107,3 +107,67 @@ def test_a_classifier_without_a_cheap_baseline_gets_a_note(
     for note in found:
         assert note.text == "test compares sft with no cheap baseline"
         assert "linear: {use: baseline.linear, rows: split.train}" in note.fix
+
+
+LONG = """\
+finery: 1
+name: t
+models:
+  base: {use: local.model, path: models/x}
+data:
+  rows: {use: data.file, path: rows.csv, columns: {user: "{{ text }}", assistant: "{{ said }}"}}
+  split: {use: data.split, rows: rows}
+train:
+  sft: {use: trl.sft, model: base, rows: split.train, watch: {use: eval.exact, rows: rows}}
+evaluate:
+  test: {use: eval.exact, models: [base, sft], rows: split.test, max_tokens: MOST}
+  talk: {use: eval.dialog, models: [sft], rows: split.test, each: {use: eval.exact}}
+export:
+  gguf: {use: gguf.export, model: sft}
+"""
+
+
+def notes_on_lengths(folder: Path, most: int, results: Results) -> list[Note]:
+    """Those on a recipe whose answers are numbers of up to 99 digits."""
+    lines = [f"{n},{'7' * n}" for n in range(1, 100)]
+    (folder / "rows.csv").write_text("\n".join(["text,said", *lines]))
+    (folder / "recipe.yaml").write_text(LONG.replace("MOST", str(most)))
+    graph = open_graph(folder / "recipe.yaml")
+    return [note for note in notes_on(graph, results) if note.name == "max-tokens"]
+
+
+def test_answers_longer_than_max_tokens_get_a_note(tmp_path: Path) -> None:
+    found = {note.step: note for note in notes_on_lengths(tmp_path, 90, Results())}
+    assert set(found) == {"sft", "test", "talk"}
+    assert found["test"].text.startswith(
+        "test cuts answers off at max_tokens: 90, but the longest one in split.test has about 99 "
+        "tokens (it begins: 7777"
+    )
+    assert found["test"].fix == "max_tokens: 128"
+    assert found["sft"].place == ("train", "sft", "watch", "max_tokens")
+    names = [note.step for note in notes_on_lengths(tmp_path, 128, Results())]
+    assert names == ["sft", "talk"]
+
+
+class Built(Results):
+    """Results with a model that was built."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self._model = model
+
+    def artifact(self, step: str, output: str = "") -> Model | None:
+        """The model."""
+        return self._model if step == "base" else None
+
+
+def test_a_tokenizer_at_hand_counts_the_longest_answer(tmp_path: Path) -> None:
+    """Of a model that makes one token of a number, none is too long."""
+    words = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
+    split = {"type": "WhitespaceSplit"}
+    folder = tmp_path / "built"
+    folder.mkdir()
+    model = {"version": "1.0", "model": words, "pre_tokenizer": split, "added_tokens": []}
+    (folder / "tokenizer.json").write_text(json.dumps(model))
+    built = Built(Model(folder, meta={"format": "transformers"}))
+    assert notes_on_lengths(tmp_path, 20, built) == []

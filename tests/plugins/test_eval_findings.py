@@ -22,9 +22,11 @@ from finery_eval.view.findings import (
     AS_GOOD,
     BEATS,
     BEST,
+    CUT_OFF,
     FAST,
     FORGOTTEN,
     NEEDED,
+    RAISE,
     REPLACES,
     SURE,
     findings,
@@ -384,3 +386,19 @@ def test_remarks_name_each_model_that_is_not_beaten() -> None:
         "Improve the prompt, or ship linear: add linear-server: {use: serve.bundle, model: linear, "
         "name: linear} to `export:`."
     )
+
+
+def test_answers_that_were_cut_off_come_first() -> None:
+    """More training doesn't help a model whose answers are cut off."""
+    sft = judged("sft", "tuned", 105)
+    cut = [{**of, "correct": i < 105, "finish_reason": "stop" if i < 150 else "length"}
+           for i, of in enumerate(sft.answers)]  # fmt: skip
+    models = [judged("base", "base", 100), judged("linear", "baseline", 160)]
+    first, *others = remarks_on([*models, sft._replace(answers=cut)])
+    assert first.text == "50 of 200 answers of sft were cut off at max_tokens"
+    assert [remark.advice for remark in (first, *others)] == [RAISE] * 3
+    found = next(findings([*models, sft._replace(answers=cut)]))
+    assert (found.question, found.tone) == (CUT_OFF, "bad")
+    assert found.answer.startswith("Yes: 50 of 200 answers of sft by test.")
+    right = [{**of, "correct": True} for of in cut]
+    assert next(findings([*models, sft._replace(answers=right)])).question != CUT_OFF

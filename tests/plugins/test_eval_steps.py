@@ -8,7 +8,7 @@ import pytest
 from in_process import InProcess
 from tables import model, rows
 
-from finery import DataError, Dataset, Metrics, Model, UsageError
+from finery import DataError, Dataset, Metrics, Model, RequirementError, UsageError
 from finery.builder.checks import check_files
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
@@ -76,10 +76,19 @@ def test_predictions_are_by_row_and_model(tmp_path: Path) -> None:
 def test_answers_that_are_cut_off_are_told(tmp_path: Path) -> None:
     job = TestJob(tmp_path)
     metrics = Exact(
-        models=[model("base", a="one…", b="two")], rows=rows(tmp_path, a="one", b="two")
+        models=[model("base", a="on…", b="two")], rows=rows(tmp_path, a="one", b="two")
     ).run(job)
     assert "base: 1 of 2 answers were cut off at max_tokens: 64" in logged(job)
     assert metrics.report()["details"]["truncated"] == {"base": 1}
+    strict = Exact(
+        models=[model("base")], rows=rows(tmp_path, a="one"), require={"base.accuracy": ">= 1"}
+    )
+    with pytest.raises(RequirementError) as caught:
+        strict.verify({"": metrics})
+    assert caught.value.fix is not None
+    assert caught.value.fix.startswith(
+        "raise `max_tokens`: 1 of 2 answers of base were cut off; or "
+    )
 
 
 def test_one_class(tmp_path: Path) -> None:

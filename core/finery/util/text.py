@@ -228,3 +228,23 @@ def shortened(text: str, most: int) -> str:
 def in_line(text: str) -> str:
     """The same in one line."""
     return visible(" ".join(text.split()))
+
+
+# -- the length of a text in tokens, where no tokenizer is at hand --------------------------------
+
+_PIECES = re.compile(rb" ?[A-Z]?[a-z]{1,3}|\s+| ?[A-Z]|.", re.DOTALL)
+
+
+def estimated_tokens(text: str) -> int:
+    """About the number of a text's tokens, rather too many than too few.
+
+    Three letters of a word are one, and so is each capital letter and each byte of all else: many
+    tokenizers split numbers into digits, and other scripts into bytes. Measured with SmolLM2 on
+    JSON, prose in four languages, SQL and codes, it is 1.0 to 2.5 times the true number.
+    """
+    return len(_PIECES.findall(text.encode("utf-8", "surrogatepass")))
+
+
+def enough_tokens(longest: int) -> int:
+    """A `max_tokens` for answers of up to so many tokens: with a margin of a quarter, even."""
+    return 16 * (longest * 5 // 64 + 1)

@@ -24,6 +24,7 @@ from finery_eval.view.judgements import (
 from finery_eval.view.tables import p_text
 from finery_transformers.formats import bundle_line
 
+CUT_OFF = "Were answers cut off?"
 BEST = "Which model is best?"
 RANKED = 5
 """Models that a ranking or a list of figures names."""
@@ -35,6 +36,7 @@ REPLACES = "Can {} replace {}?"
 FORGOTTEN = "Did the model forget what it could do before?"
 FAST = "How fast are the answers, and what do they cost?"
 SURE = "How many answers are probable enough, and how many of these are right?"
+RAISE = "Raise `max_tokens`: `finery check` says what is enough."
 SMALL = 0.05
 """A possible loss of at most 5 points counts as none; the page says how large it may be."""
 COMPARE_MORE = (
@@ -73,6 +75,11 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
     yield from _by_step(SURE, abstaining, _sure)
     if not judged:
         return
+    trained = [each for each in answered if each.role in ("tuned", "shipped") or not has_training]
+    if any(each.cut_off for each in trained):
+        parts = (f"{_cut_off(each)} by {each.step}" for each in trained if each.cut_off)
+        text = f"Yes: {_listed([*parts])}. They count as wrong, so the scores are too low."
+        yield Finding(CUT_OFF, f"{text} {RAISE}", "bad", 0)
     if variants and len(variants) == len(judged):
         yield _chosen(variants[0], CHOSEN)
         return
@@ -392,6 +399,8 @@ def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Ite
         models, roles = best_first(each for each in task if each.role == "base"), {"baseline"}
         improve = "improve the prompt"
     for model in [each for each in models if each.exported] or models[:1]:
+        if model.cut_off:
+            yield Remark(f"{_cut_off(model)} were cut off at max_tokens", RAISE, "warning")
         better: list[str] = []
         remarks = []
         for other in (each for each in task if each.role in roles):
@@ -406,16 +415,22 @@ def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Ite
                 bundle = other.report["details"].get("bundles", {}).get(other.model)
                 line = f": add {bundle_line(bundle, other.model)} to `export:`" if bundle else ""
                 ship = "" if tests[0].verdict == BETTER else f", or ship {other.model}{line}"
-                advice = f"{improve.capitalize()}{ship}."
+                advice = RAISE if model.cut_off else f"{improve.capitalize()}{ship}."
                 remarks.append(Remark(text + ", ".join(worse), advice, "warning"))
             elif tests and tests[0].verdict == NOT_SHOWN:
                 text = f"{model.model} isn't shown to beat the {kind} {other.model} in "
                 text += f"{tests[0].metric}: {_points(tests[0])}"
-                remarks.append(Remark(text, f"Judge more rows, or {improve}.", "warning"))
+                advice = RAISE if model.cut_off else f"Judge more rows, or {improve}."
+                remarks.append(Remark(text, advice, "warning"))
         if better:
             text = f"{model.model} is significantly better in {model.metric} than "
             yield Remark(text + ", ".join(better))
         yield from remarks
+
+
+def _cut_off(judged: Judgement) -> str:
+    answers = counted(len(judged.answers), "answer")
+    return f"{judged.cut_off:,} of {answers} of {judged.model}"
 
 
 def _in_brackets(test: Comparison) -> str:

@@ -49,6 +49,12 @@ class Judgement(NamedTuple):
         return TIMED in self.report["details"]
 
     @property
+    def cut_off(self) -> int:
+        """The number of answers that were cut off at `max_tokens` and aren't right."""
+        cut = (each for each in self.answers if each.get("finish_reason") == "length")
+        return sum(each.get("correct") is not True for each in cut)
+
+    @property
     def metric(self) -> str:
         """The first metric."""
         return next(iter(headline(self.report)), "")

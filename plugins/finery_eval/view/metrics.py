@@ -167,11 +167,10 @@ class MetricsView(View):
     def remarks(self, output: Output) -> Iterator[Remark]:
         """Exported files and the exported model against others, and the evaluator's remarks."""
         report = _metrics_of(output).report()
-        yield from export_remarks(report)
         node = output.graph.nodes.get(output.step) if output.graph is not None else None
         is_variant = node is not None and node.variant  # of which there may be many
         yield from (r for r in _verdicts(output) if r.severity == "warning" or not is_variant)
-        yield from own_remarks(report)
+        yield from (*export_remarks(report), *own_remarks(report))
         for doubt in node.step.doubts({"": output.artifact}) if node and not is_variant else ():
             advice = "Require a test, such as `significantly better than`, or a number."
             yield Remark(doubt, advice, "warning")
@@ -257,7 +256,8 @@ def own_remarks(report: Mapping[str, Any]) -> Iterator[Remark]:
 def _verdicts(output: Output) -> Iterator[Remark]:
     """The exported model against the others, if it is known which one that is."""
     if output.graph is not None:
-        judged = judgements([output], output.graph, answers=False)
+        cut = _metrics_of(output).report()["details"].get("truncated", {})
+        judged = judgements([output], output.graph, answers=any(cut.values()))
         learns = any(node.trains for node in output.graph.nodes.values())
         yield from remarks_on(judged, has_training=learns)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from finery import About, Graph, Model, Node, Note, Results
+from finery.util.text import some_of
 from finery_advice.training import Training, trained_under, trainings
 
 
@@ -155,6 +156,23 @@ def misspelt_class(t: Training) -> Iterator[Finding]:
                 t.input_as("train"),
             )
             return
+
+
+@note(
+    "unlisted-class",
+    when="the system prompt of all rows of a training lists classes, and rows have a class that "
+    "isn't among them",
+    why="The prompt rules out the answer that the model is to learn. Often a class was renamed or "
+    "added in the rows, but not in the prompt.",
+)
+def unlisted_class(t: Training) -> Iterator[Finding]:
+    """Compare the classes in the prompt with those in the rows."""
+    for judge in t.judges_of_task[:1]:
+        unused, unlisted = (some_of([*map(repr, names)]) for names in t.prompted_classes(judge))
+        if unlisted:
+            text = f"the system prompt of {t.name}'s rows doesn't list {unlisted}"
+            text += f"; it lists {unused}, which no row has" if unused else ""
+            yield Finding(text, "list the classes of the rows in the prompt", t.input_as("train"))
 
 
 @note(

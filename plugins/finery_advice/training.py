@@ -3,6 +3,7 @@
 No other module knows the names of its settings.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
@@ -267,6 +268,37 @@ class Training:
                 row = next(row for row in rows if name in (forecast.classes([row]) or ()))
                 return wrong, right, row["id"]
         return None
+
+    def prompted_classes(self, judge: Node) -> tuple[list[str], list[str]]:
+        """Classes that the system prompt lists and no row has; those of rows that it doesn't list.
+
+        From the first rows. None of either if the prompt of all of them isn't the same, or lists
+        none of their classes.
+        """
+        forecast = interface(judge.step, Forecast)
+        samples = [self._forecasts.sample(s, COUNTED) for s in self._row_sources]
+        rows = list(chain.from_iterable(sample or () for sample in samples))
+        classes = [*((forecast.classes(rows) if forecast else None) or ())]
+        prompt, *others = {_system_prompt(row) for row in rows} or {""}
+        items = {item.strip(_MARKS) for item in _ITEMS.split(prompt.rpartition(":")[2])} - {""}
+        if others or len(items) < 2 or items.isdisjoint(classes):
+            return [], []
+        named = [c for c in classes if re.search(rf"(?<!\w){re.escape(c)}(?!\w)", prompt)]
+        is_complete = len(rows) < COUNTED  # otherwise a later row may have it
+        unused = [item for item in sorted(items) if not any(item in name for name in classes)]
+        return unused if is_complete else [], [name for name in classes if name not in named]
+
+
+_ITEMS = re.compile(r"[,;\n]|\b(?:or|and)\b")
+_MARKS = " \t.`'\"“”‘’-–•*()"
+"""What surrounds an item of a list in a prompt."""
+
+
+def _system_prompt(row: Row) -> str:
+    """The first system prompt of a row; empty without one, or for a record that is no row yet."""
+    turns = row.get("messages") or row.get("prompt")
+    first = turns[0] if isinstance(turns, list) and turns else None
+    return str(first.get("content")) if first and first.get("role") == "system" else ""
 
 
 def trainings(graph: Graph, results: Results) -> list[Training]:

@@ -265,3 +265,38 @@ class Nothing(Step, sections=("train",), learns="answers"):
 def finery_steps():
     return {"train.nothing": Nothing}
 """
+
+
+LISTED = """\
+finery: 1
+models:
+  base: {use: local.model, path: models/qwen3-4B}
+data:
+  rows:
+    use: data.file
+    path: rows.csv
+    columns: {system: "One of: order, QUESTION.", user: "{{ t }}", assistant: "{{ c }}"}
+train:
+  sft: {use: trl.sft, model: base, rows: rows}
+evaluate:
+  test: {use: eval.classification, models: [base, sft], rows: rows}
+"""
+
+
+@pytest.mark.parametrize(("listed", "texts"), [
+    ("late order", []),
+    ("late order or question", []),
+    ("question", ["the system prompt of sft's rows doesn't list 'late order'; it lists 'question', "
+                  "which no row has"]),
+])  # fmt: skip
+def test_a_class_that_the_prompt_does_not_list(
+    tmp_path: Path, listed: str, texts: list[str]
+) -> None:
+    (tmp_path / "rows.csv").write_text("t,c\na,order\nb,late order\n")
+    (tmp_path / "models/qwen3-4B").mkdir(parents=True)
+    found = [
+        note.text
+        for note in notes_on(graph(tmp_path, LISTED.replace("QUESTION", listed)), Results())
+        if note.name == "unlisted-class"
+    ]
+    assert found == texts

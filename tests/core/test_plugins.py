@@ -134,6 +134,7 @@ def test_a_step_type_that_cannot_be_loaded_is_listed_as_broken(t: Project) -> No
 def test_a_step_type_that_cannot_be_loaded_stops_no_recipe_without_it(t: Project) -> None:
     install(t, "odd", PROVIDER.replace("import nosuchlibrary", ""))
     assert t.run("init", "new").code == 0
+    assert t.run("schema", "new/recipe.yaml").code == 0
     schema = json.loads((t.folder / "new/recipe.schema.json").read_text())
     assert "data.file" in schema["$defs"]
     assert "odd.step" not in schema["$defs"]

@@ -12,7 +12,7 @@ from typing import Any
 from finery.errors import UsageError
 from finery.util.files import check_plain
 from finery.util.paths import shown
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, enough_tokens, estimated_tokens
 
 KNOWN = (
     {"messages"},
@@ -28,10 +28,8 @@ ANSWERS = (
 )  # fmt: skip
 """Usual names of columns, the likeliest first."""
 
-Pair = tuple[str, str]
-"""The columns of (prompt, answer)."""
-
-
+Columns = tuple[str, ...]
+"""The column of the prompt, then that of the answer, or those of the fields of a JSON answer."""
 Rows = Sequence[Mapping[str, Any]]
 ROWS = 2_000
 """Number of rows that are examined."""
@@ -39,72 +37,128 @@ TEXTS = (".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".docx", ".doc", ".rtf"
 """Suffixes of files that contain text instead of rows."""
 CLASSES_LISTED = 40
 """Classes that a prompt names at most."""
+NO_NAMES = {"row", "and", "or", "not", "in", "is", "if", "else", "true", "false", "none"}
+"""What a template doesn't take for a column."""
 SHORTEST_MARK = 4
 """Characters of an ending that all answers share."""
-MOST_TOKENS = 256
-"""Largest `max_tokens` that is written; that of answers that aren't known."""
+MOST_TOKENS = 2_048
+"""Largest `max_tokens` that is written."""
+UNKNOWN_TOKENS = 256
+"""`max_tokens` for answers that aren't known."""
+NUMBER = re.compile(r"(?=.{1,16}$)-?(0|[1-9]\d*)(\.\d+)?")
+"""What JSON keeps as a number. With a leading zero, or longer, it is a code or an account."""
 LONGEST_CLASS = 60
 """Maximum length of an answer that may be the name of a class."""
 
 
 def columns_of(
-    path: Path, prompt: str | None, answer: str | None, rows: Rows | None = None
-) -> Pair | None:
+    path: Path,
+    prompt: str | None,
+    answers: Sequence[str] = (),
+    rows: Rows | None = None,
+    task: str | None = None,
+) -> Columns | None:
     """The columns of prompt and answer; None if `data.file` knows the file's format.
 
-    prompt, answer: the user's names, if given. Otherwise columns with usual names are searched.
-    rows: the file's first rows.
+    prompt, answers: the user's names, if given. Otherwise columns with usual names are searched;
+    for an extraction without a column of JSON, all others are fields of the answer. rows: the
+    file's first rows.
     """
     rows = first_rows(path) if rows is None else rows
-    if prompt and answer and not rows:  # a file that isn't looked into
-        return prompt, answer
-    names = list(rows[0]) if rows else []
-    for option, name in (("--prompt", prompt), ("--answer", answer)):
+    if prompt and answers and not rows:  # a file that isn't looked into
+        return prompt, *answers
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for option, name in (("--prompt", prompt), *(("--answer", name) for name in answers)):
         if name and name not in names:
             raise UsageError(
                 f"{shown(path)} has no column '{name}'", where=option, fix=did_you_mean(name, names)
             )
-    if not (prompt or answer) and any(known <= set(names) for known in KNOWN):
+    if not (prompt or answers) and any(known <= set(names) for known in KNOWN):
         return None
-    prompt = prompt or _first_of(PROMPTS, [n for n in names if n != answer])
-    answer = answer or _first_of(ANSWERS, [n for n in names if n != prompt])
+    prompt = prompt or _first_of(PROMPTS, [n for n in names if n not in answers])
+    if len(answers) > 1 and prompt:
+        return prompt, *answers
+    others = [n for n in names if n != prompt]
+    answer = answers[0] if answers else _first_of(ANSWERS, others)
+    fields = [n for n in others if n.lower() != "id"]
+    has_objects = answer is not None and all(_is_object(row.get(answer)) for row in rows)
+    if task == "extraction" and prompt and not (answers or has_objects) and len(fields) > 1:
+        return prompt, *fields
     if len(names) == 2:  # then one determines the other
         prompt = prompt or next((n for n in names if answer and n != answer), None)
         answer = answer or next((n for n in names if prompt and n != prompt), None)
     if not prompt or not answer:
-        missing = "--answer COLUMN" if prompt else "--prompt COLUMN"
         columns = f": {', '.join(names)}" if names else ""
+        missing = ("" if prompt else "--prompt COLUMN ") + ("" if answer else "--answer COLUMN")
+        several = "" if answer else "; for a JSON answer, one --answer for each of its fields"
         raise UsageError(
             f"the columns of prompt and answer aren't known{columns}",
             where=shown(path),
-            fix=f"add {missing if prompt or answer else '--prompt COLUMN --answer COLUMN'}",
+            fix=f"add {missing.strip()}{several}",
         )
     return prompt, answer
 
 
-def templates_for(pair: Pair | None, task: str, rows: Rows) -> dict[str, str]:
-    """`columns:` of a recipe as YAML: templates that put the columns into a row.
+def templates_for(columns: Columns | None, task: str, rows: Rows, path: Path) -> dict[str, str]:
+    """`columns:` of a recipe as YAML: templates that put the columns of a file into a row.
 
-    For a classification, the system prompt lists the classes, because a base model can't answer
-    with names that it doesn't know.
+    The system prompt lists the classes or the fields of an answer, because a base model can't
+    answer with names that it doesn't know.
     """
-    if pair is None and task == "classification" and rows:
-        texts = ("prompt", "completion")
-        are_texts = all(isinstance(row.get(name), str) for row in rows for name in texts)
-        pair = texts if are_texts else None
-    if pair is None:
+    if columns is None and task == "classification" and rows:
+        usual = ("prompt", "completion")
+        are_texts = all(isinstance(row.get(name), str) for row in rows for name in usual)
+        columns = usual if are_texts else None
+    if columns is None:
         return {}
-    classes = classes_of(rows, pair) if task == "classification" else []
-    system = {}
-    if 1 < len(classes) <= CLASSES_LISTED and not any("{" in name for name in classes):
-        text = f"Answer with exactly one of these classes: {', '.join(classes)}."
-        system = {"system": json.dumps(text, ensure_ascii=False)}
-    return {**system, "user": _template(pair[0]), "assistant": _template(pair[1])}
+    prompt, *answers = columns
+    classes = classes_of(rows, columns) if task == "classification" else []
+    system = ""
+    if len(answers) > 1:
+        system = f"Turn the text into JSON: {', '.join(answers)}."
+    elif 1 < len(classes) <= CLASSES_LISTED:
+        system = f"Answer with exactly one of these classes: {', '.join(classes)}."
+    texts = {"system": "" if "{" in system else system}  # or it would be a template
+    texts |= {"user": f"{{{{ {_value(prompt)} }}}}", "assistant": f"{{{{ {_value(answers[0])} }}}}"}
+    written = {part: json.dumps(t, ensure_ascii=False) for part, t in texts.items() if t}
+    if len(answers) > 1:
+        fields = (f"{json.dumps(n, ensure_ascii=False)}: {_field(n, rows, path)}" for n in answers)
+        lines = ("{{ {", *(f"  {field}," for field in fields), "} }}")
+        written["assistant"] = "\n        ".join(["|- # an empty cell is null", *lines])
+    return written
 
 
-def classes_of(rows: Rows, pair: Pair | None) -> list[str]:
+def _value(column: str) -> str:
+    """A column in a template."""
+    is_name = column.isidentifier() and column.isascii() and column not in NO_NAMES
+    return column if is_name else f"row[{column!r}]"
+
+
+def _field(column: str, rows: Rows, path: Path) -> str:
+    """A field of a JSON answer in a template: null for an empty cell, and numbers as such.
+
+    Only a table of texts needs a conversion. A later cell that isn't a number stays a text.
+    """
+    from finery.rows.tables.records import suffix_of
+
+    name = _value(column)
+    if suffix_of(path.name) not in (".csv", ".tsv"):
+        return name if all(column in row for row in rows) else f"row.get({column!r})"
+    cells = [cell for row in rows if (cell := str(row.get(column) or "").strip())]
+    numbers, text = [*map(NUMBER.fullmatch, cells)], f"{name} | trim or none"
+    if {cell.lower() for cell in cells} <= {"true", "false"} and cells:
+        name = f"{name} | trim | lower"
+        return f"{name} == 'true' if {name} in ['true', 'false'] else {text}"
+    if None in numbers or not cells:
+        return text
+    if any(number[2] for number in numbers if number):
+        return f"{name} | float({text})"
+    return f"{name} | int if {name} | float(0.5) == {name} | int else {text}"
+
+
+def classes_of(rows: Rows, columns: Columns | None) -> list[str]:
     """The answers, most frequent first, if they look like names of classes; otherwise none."""
-    answers = answers_of(rows, pair)
+    answers = answers_of(rows, columns)
     texts = [answer.strip() for answer in answers if isinstance(answer, str)]
     counts = Counter(texts)
     if len(texts) < len(answers) or any(len(t) > LONGEST_CLASS or "\n" in t for t in counts):
@@ -114,14 +168,14 @@ def classes_of(rows: Rows, pair: Pair | None) -> list[str]:
     return sorted(filter(None, counts))
 
 
-def task_of(rows: Rows, pair: Pair | None) -> str:
+def task_of(rows: Rows, columns: Columns | None) -> str:
     """The probable task of the answers: classification, extraction, or chat."""
     if has_tools(rows):
         return "chat"
-    objects = [*map(_is_object, answers_of(rows, pair))]
+    objects = [*map(_is_object, answers_of(rows, columns))]
     if sum(objects) > len(objects) / 2:
         return "extraction"
-    return "classification" if classes_of(rows, pair) else "chat"
+    return "classification" if classes_of(rows, columns) else "chat"
 
 
 def has_tools(rows: Rows) -> bool:
@@ -133,15 +187,16 @@ def has_tools(rows: Rows) -> bool:
     )
 
 
-def answers_of(rows: Rows, pair: Pair | None) -> list[Any]:
-    """Each row's answer, or its last turn's text."""
-    return [_answer(row, pair) for row in rows]
+def answers_of(rows: Rows, columns: Columns | None) -> list[Any]:
+    """Each row's answer, an object of its fields if it has several, or its last turn's text."""
+    return [_answer(row, columns) for row in rows]
 
 
-def _answer(row: Mapping[str, Any], pair: Pair | None) -> Any:
-    """A row's answer, or its last turn's text."""
-    if pair is not None:
-        value = row.get(pair[1])
+def _answer(row: Mapping[str, Any], columns: Columns | None) -> Any:
+    if columns is not None and len(columns) > 2:
+        return {name: row.get(name) for name in columns[1:]}
+    if columns is not None:
+        value = row.get(columns[1])
         return str(value) if isinstance(value, (int, float)) else value
     turns = row.get("messages") or row.get("conversations")
     if isinstance(turns, list) and turns and isinstance(turns[-1], dict):
@@ -171,10 +226,15 @@ def are_objects(answers: Sequence[Any]) -> bool:
 
 
 def limit_of(answers: Sequence[Any]) -> int:
-    """Tokens that every answer fits into, since most tokens have more than two bytes."""
+    """`max_tokens` that every answer fits into, with a margin and the end of the turn."""
     texts = [a if isinstance(a, str) else json.dumps(a, ensure_ascii=False) for a in answers]
-    longest = max((len(text.encode()) for text in texts), default=MOST_TOKENS)
-    return min(MOST_TOKENS, 16 * (longest // 32 + 1))
+    longest = max(map(estimated_tokens, texts), default=None)
+    return UNKNOWN_TOKENS if longest is None else min(MOST_TOKENS, enough_tokens(longest))
+
+
+def words_of(answers: Sequence[Any]) -> int:
+    """The words of the longest answer; 0 if none is known."""
+    return max((len(str(answer or "").split()) for answer in answers), default=0)
 
 
 def ending_of(answers: Sequence[Any]) -> str:
@@ -188,11 +248,6 @@ def ending_of(answers: Sequence[Any]) -> str:
     if any(not text[: len(text) - len(common)][-1:].isspace() for text in texts if text != common):
         common = re.sub(r"^\S+", "", common)  # of a word, only its end
     return common.strip() if len(common.strip()) >= SHORTEST_MARK else ""
-
-
-def _template(column: str) -> str:
-    name = column if column.isidentifier() and column.isascii() else f"row[{column!r}]"
-    return json.dumps(f"{{{{ {name} }}}}", ensure_ascii=False)
 
 
 def _first_of(usual: Sequence[str], names: Sequence[str]) -> str | None:

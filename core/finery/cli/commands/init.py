@@ -22,6 +22,7 @@ from finery.cli.columns import (
     limit_of,
     task_of,
     templates_for,
+    words_of,
 )
 from finery.cli.commands.scaffold import (
     filled,
@@ -54,8 +55,6 @@ SAMPLE_COLUMNS = {
     "chat": {},
 }
 """Templates over the columns of the sample data, as YAML."""
-SAMPLE_TOKENS = {"classification": 16, "extraction": 48, "chat": 128}
-SAMPLE_ENDING = "— Hollow Pines"
 NO_TEXTS = ("null", "true", "false")
 """Words that YAML doesn't read as texts."""
 
@@ -71,19 +70,19 @@ NO_TEXTS = ("null", "true", "false")
     help="Your own rows instead of sample data; copied to DIR/data/.",
 )  # fmt: skip
 @click.option("--prompt", metavar="COLUMN", help="The column of --data with the prompt.")
-@click.option("--answer", metavar="COLUMN", help="The column of --data with the answer.")
+@click.option(
+    "--answer", "answers", metavar="COLUMN", multiple=True,
+    help="The column of --data with the answer. Several make a JSON answer with these fields.",
+)  # fmt: skip
 @click.option("--name", help="The recipe's name. [default: the folder's]")
 @json_option
 def command(
-    folder: Path, task: str | None, data: Path | None, prompt: str | None, answer: str | None,
-    name: str | None, as_json: bool,
+    folder: Path, task: str | None, data: Path | None, prompt: str | None,
+    answers: tuple[str, ...], name: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Create a working recipe in DIR, with data and a README. Overwrites no file."""
-    if data is None and (prompt or answer):
+    if data is None and (prompt or answers):
         raise UsageError("--prompt and --answer name columns of --data", fix="add --data FILE")
-    from finery.builder.project import open_recipe
-    from finery.plugin.manager import load_plugins
-    from finery.recipe.editor import formatted, recipe_schema, refresh_schema
     from finery.recipe.validate import is_name
 
     if name and not is_name(name):
@@ -94,8 +93,8 @@ def command(
     words = "-".join(re.findall(r"[A-Za-z0-9_]+", folder.resolve().name))
     name = name or words.lstrip("_")[:100] or "model"
     rows: Rows = first_rows(data) if data is not None else []
-    pair = columns_of(data, prompt, answer, rows) if data is not None else None
-    guess = task_of(rows, pair) if rows else next(iter(TASKS))
+    found = columns_of(data, prompt, answers, rows, task) if data is not None else None
+    guess = task_of(rows, found) if rows else next(iter(TASKS))
     task = task or (guess if as_json else _chosen(guess, is_guess=bool(rows)))
     if task != "chat" and has_tools(rows):
         raise UsageError(
@@ -103,16 +102,23 @@ def command(
             where="--task",
             fix="write --task chat",
         )
-    answers = answers_of(rows, pair)
-    objects = data is None or (task == "extraction" and are_objects(answers))
+    if len(answers) > 1 and task != "extraction":
+        raise UsageError(
+            "several columns make a JSON answer, which only the task `extraction` has",
+            where="--answer",
+            fix="write --task extraction, or name one column",
+        )
     if data is None:
         source: Any = next((template(task) / "data").iterdir())
+        rows = first_rows(source)
+        found = columns_of(source, None, (), rows, task)
         file, columns = f"data/{source.name}", SAMPLE_COLUMNS[task]
     else:
-        source, found, root = data, data.resolve(), folder.resolve()
-        is_inside = found.is_relative_to(root)
-        file = found.relative_to(root).as_posix() if is_inside else f"data/{data.name}"
-        columns = templates_for(pair, task, rows)
+        source, path, root = data, data.resolve(), folder.resolve()
+        is_inside = path.is_relative_to(root)
+        file = path.relative_to(root).as_posix() if is_inside else f"data/{data.name}"
+        columns = templates_for(found, task, rows, data)
+    expected = answers_of(rows, found)
     texts = {
         "recipe.yaml": filled(
             template(task) / "recipe.yaml",
@@ -120,14 +126,14 @@ def command(
             path=_quoted(file),
             columns=columns,
             own=data is not None,
-            objects=objects,
-            max_tokens=SAMPLE_TOKENS[task] if data is None else limit_of(answers),
-            ending=_pattern(SAMPLE_ENDING if data is None else ending_of(answers)),
+            objects=task == "extraction" and are_objects(expected),
+            max_tokens=limit_of(expected),
+            max_words=words_of(expected),
+            ending=_quoted(ending_of(expected)),
             tools=has_tools(rows),
         ),
         "README.md": filled(template("README.md"), name=name, about=TASKS[task], file=file),
         ".gitignore": template("gitignore").read_text(encoding="utf-8"),
-        "recipe.schema.json": formatted(recipe_schema(load_plugins())),
     }
     is_copied = not (isinstance(source, Path) and source.resolve() == (folder / file).resolve())
     refuse_existing(folder, [*texts, *([file] if is_copied else [])], "init")
@@ -137,7 +143,6 @@ def command(
             with source.open("rb") as read, (folder / file).open("xb") as out:
                 shutil.copyfileobj(read, out)
         write_texts(folder, texts)
-    refresh_schema(*open_recipe(folder / "recipe.yaml"))  # now with the names of the steps
     if as_json:
         print_json({"folder": str(folder), "files": [*texts, file], "name": name, "task": task})
     else:
@@ -154,12 +159,6 @@ def _chosen(default: str, *, is_guess: bool) -> str:
         click.echo(f"  {task:<16} {about}")
     chosen: str = click.prompt("Task", type=click.Choice(list(TASKS)), default=default)
     return chosen
-
-
-def _pattern(ending: str) -> str:
-    """An expression for answers that end so, in YAML; empty without an ending."""
-    escaped = re.sub(r"([\\^$.|?*+()\[\]{}])", r"\\\1", ending).replace("'", "''")
-    return f"'({escaped})\\s*$'" if ending else ""
 
 
 def _quoted(text: str) -> str:

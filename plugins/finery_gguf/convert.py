@@ -306,13 +306,20 @@ _PROPERTIES = ("num_hidden_layers", "hybrid_override_pattern")
 
 
 def complete(file: Path, config: Any) -> None:
-    """Add the missing keys to a saved configuration. config: the object that was saved."""
+    """Add the missing keys to a saved configuration. config: the object that was saved.
+
+    Older builds of llama.cpp (b10434, for example) don't load a GLM-4.5 that announces layers for
+    multi-token prediction, which transformers doesn't load, nor a Nemotron-H without `norm_eps`.
+    """
     saved = json.loads(file.read_text("utf-8"))
     text = saved.get("text_config", saved)
     config = config.get_text_config()
     missing = {key: getattr(config, key, None) for key in _PROPERTIES if key not in text}
     missing |= _of_full_attention(text)
+    if text.get("model_type") == "nemotron_h" and "norm_eps" not in text:
+        missing["norm_eps"] = config.layer_norm_epsilon
     text |= {key: value for key, value in missing.items() if value is not None}
+    text |= dict.fromkeys(text.keys() & {"num_nextn_predict_layers"}, 0)
     file.write_text(json.dumps(saved, indent=2), encoding="utf-8")
 
 

@@ -87,6 +87,15 @@ def test_a_configuration_gets_the_keys_that_transformers_no_longer_writes(tmp_pa
     assert completed(gemma, tmp_path)["global_head_dim"] == 32
     assert completed(nemotron, tmp_path)["num_hidden_layers"] == 3
     assert completed(nemotron, tmp_path)["hybrid_override_pattern"] == "M*E"
+    assert completed(nemotron, tmp_path)["norm_eps"] == nemotron.layer_norm_epsilon
+
+
+def test_layers_that_transformers_does_not_load_are_not_announced(tmp_path: Path) -> None:
+    from transformers import Glm4MoeConfig, LlamaConfig
+
+    glm = Glm4MoeConfig(num_nextn_predict_layers=1)
+    assert completed(glm, tmp_path / "glm")["num_nextn_predict_layers"] == 0
+    assert "num_nextn_predict_layers" not in completed(LlamaConfig(), tmp_path / "llama")
 
 
 def completed(config: Any, folder: Path) -> dict[str, Any]:

@@ -28,15 +28,19 @@ def write_tiny_gguf(
     context: int = 1024,
     sampling: dict[str, float] | None = None,
     experts: int = 0,
+    architecture: str = "llama",
+    letters: bool = False,
 ) -> Path:
     """Write a GGUF of two layers with random weights.
 
+    architecture: another one than llama's only has llama.cpp read the vocabulary. letters: answers
+    have only ASCII letters, so that they are text in UTF-8.
     pre: the pre-tokenizer's name in llama.cpp. flags: e.g. `{"add_bos_token": True}`. sampling:
     how servers shall answer, e.g. `{"temp": 1.5}`. experts: of a layer; a token uses two of them.
     """
     from gguf import GGUFWriter
 
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
@@ -52,7 +56,11 @@ def write_tiny_gguf(
     _add_tokenizer(writer, template, pre, flags or {})
     for name, value in (sampling or {}).items():
         writer.add_float32(f"general.sampling.{name}", value)
-    for name, values in tiny_weights(experts).items():
+    weights = tiny_weights(experts)
+    if letters:
+        silent = [not (token.isascii() and token.isalpha()) for token in tokens()]
+        weights["output.weight"][silent] = 0
+    for name, values in weights.items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

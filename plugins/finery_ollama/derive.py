@@ -32,6 +32,7 @@ from finery_transformers.frozen.template import (
 _DATE = "«date»"
 SETTINGS = "`chat_template`, `chat_template_kwargs` or `tools_as`"
 """The settings of a model's step that change its prompts."""
+_QUESTION = {"role": "user", "content": "?"}
 _TOOL = {"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}
 
 
@@ -41,7 +42,9 @@ class Derived(msgspec.Struct, frozen=True, kw_only=True):
     template: the TEMPLATE; None if Ollama is to use the GGUF's chat template. stops: texts that end
     an answer. takes_system: whether the model's prompts have system messages. strips: whether its
     chat template strips white space around messages. notes: differences between Ollama's prompts
-    and the model's own, and other things that users don't expect.
+    and the model's own, and other things that users don't expect. renderer: the code in Ollama that
+    writes the prompts instead of any template. thinks: whether that has a model think that was
+    trained without thinking.
     """
 
     template: str | None
@@ -49,6 +52,8 @@ class Derived(msgspec.Struct, frozen=True, kw_only=True):
     takes_system: bool
     strips: bool
     notes: list[str]
+    renderer: str | None = None
+    thinks: bool = False
 
 
 def derive(gguf: Gguf, model: Model, *, old: bool) -> Derived:
@@ -86,13 +91,23 @@ def derive(gguf: Gguf, model: Model, *, old: bool) -> Derived:
             "step; or serve it with llama.bundle",
         )
     takes_system = _takes_system(chat)
-    architecture = gguf.metadata("general.architecture") or ""
+    renderer = RENDERERS.get(gguf.metadata("general.architecture") or "")
+    is_replaced = renderer is None and replaces(chat.source)
+    thinking = bool(dict(model.meta.get(FROZEN) or {}).get("thinking"))
+    notes = _template_notes(chat, thinking) if renderer is None else [_renderer_note(renderer)]
+    if renderer is not None or (_has_thinking(chat.source) and _switches(chat)):
+        notes.append(
+            "Ollama switches thinking on unless a request has `think: false` (`ollama run "
+            "--think=false`; at `/v1/chat/completions`, `reasoning_effort: none`)."
+        )
     return Derived(
-        template=_template(gguf, chat)[0] if replaces(chat.source) else None,
+        template=_template(gguf, chat)[0] if is_replaced else None,
         stops=_stops_between(gguf, chat),
         takes_system=takes_system,
         strips=trims(chat),
-        notes=[*_system_note(takes_system), *_tools_note(chat), *new_notes(architecture, chat)],
+        notes=[*_system_note(takes_system), *(_merge_note(chat) if is_replaced else ()), *notes],
+        renderer=renderer,
+        thinks=renderer is not None and not thinking,
     )
 
 
@@ -101,16 +116,11 @@ def _is_like_base(gguf: Gguf, chat: ChatTemplate, model: Model) -> bool:
 
     Only prompts without tools are compared: `chat` refuses tools unless the training had some.
     """
-    if gguf.chat_template is None or dict(model.meta.get(FROZEN, {})).get("tools"):
+    if gguf.chat_template is None or dict(model.meta.get(FROZEN) or {}).get("tools"):
         return False
     own, system = chat_template(gguf, {}), system_of(model)
     for messages in conversations(gguf.special_tokens().get("eos_token", "</s>")).values():
-        texts = []
-        for template in (chat, own):
-            try:
-                texts.append(template.render(with_system(messages, system)))
-            except TemplateError:
-                texts.append("")
+        texts = [_renders(template, with_system(messages, system)) for template in (chat, own)]
         if texts[0] != texts[1]:
             return False
     return True
@@ -129,7 +139,7 @@ def _file_note(gguf: Gguf) -> list[str]:
 
 def _old_notes(chat: ChatTemplate, turns: Turns) -> list[str]:
     """Differences between Ollama's prompts and the model's own that a TEMPLATE can't remove."""
-    notes = _system_note(turns.place != "nowhere")
+    notes = [*_system_note(turns.place != "nowhere"), *_merge_note(chat)]
     if trims(chat):
         notes.append(
             "The model's chat template strips white space around each message, which Ollama "
@@ -149,24 +159,67 @@ def _system_note(takes_system: bool) -> list[str]:
     return ["The model's chat template takes no system message, so Ollama can't send one."]
 
 
-def _tools_note(chat: ChatTemplate) -> list[str]:
-    """api/types.go: ToolFunctionParameters, ToolProperty."""
-    if not _writes_tools(chat):
+def _merge_note(chat: ChatTemplate) -> list[str]:
+    """template/template.go: collate."""
+    if not _renders(chat, [_QUESTION, _QUESTION]):
         return []
     return [
-        "Ollama rewrites the schemas of tools: it writes `required` before `properties`, and drops "
-        "fields such as `default` and `additionalProperties`. If the training rows had tools in "
-        "another form, the prompts differ from those of the training. `llama-server --jinja` "
-        "writes tools as they are."
+        "With a TEMPLATE, Ollama joins successive messages of one role by a blank line. If the "
+        "training rows had such messages, the prompts differ from those of the training."
     ]
 
 
+def _template_notes(chat: ChatTemplate, thinking: bool) -> list[str]:
+    """Differences between the prompts of the chat template in Ollama and those of the training.
+
+    thinking: whether training rows had some. api/types.go: ToolFunctionParameters, ToolProperty;
+    llm/llama_server.go: llamaServerChatMessage, llamaServerChatToolCalls.
+    """
+    notes = []
+    if _writes_tools(chat):
+        notes.append(
+            "Ollama rewrites tools: it writes `required` before `properties` and sorts the keys in "
+            "`items`, drops fields such as `default`, `minimum` and `additionalProperties`, and "
+            "changes numbers in schemas and earlier calls (1.0 becomes 1, and integers of more "
+            "than 15 digits may become others). If the training rows had tools in another form, "
+            "the prompts differ from those of the training. `llama-server --jinja` writes tools "
+            "as they are."
+        )
+    if NO_TOOLS in chat.source:
+        notes.append(
+            "Ollama lists tools among the model's capabilities. The model was trained without "
+            "them, and requests with tools end with an error that says so."
+        )
+    if thinking and writes_thinking(chat):
+        notes.append(
+            "Ollama drops the thinking (`reasoning_content`) of earlier answers, which training "
+            "rows have and the chat template writes, so these prompts differ from those of the "
+            "training. `llama-server --jinja` keeps it."
+        )
+    return notes
+
+
+def writes_thinking(chat: ChatTemplate) -> bool:
+    """Whether a chat template writes the thinking of an earlier answer, or of a call."""
+    thought = {"role": "assistant", "content": "", "reasoning_content": ASSISTANT}
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    called = {**thought, "tool_calls": [call]}
+    answer = {"role": "tool", "name": "f", "content": "?"}
+    return ASSISTANT in _renders(chat, [_QUESTION, thought, _QUESTION]) + _renders(
+        chat, [_QUESTION, called, answer], [_TOOL]
+    )
+
+
 def _takes_system(chat: ChatTemplate) -> bool:
-    turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "?"}]
+    return SYSTEM in _renders(chat, [{"role": "system", "content": SYSTEM}, _QUESTION])
+
+
+def _renders(chat: ChatTemplate, messages: Conversation, tools: Conversation | None = None) -> str:
+    """The prompt; empty if the template refuses the messages."""
     try:
-        return SYSTEM in chat.render(turns)
+        return chat.render(messages, tools=tools)
     except TemplateError:
-        return False
+        return ""
 
 
 def _stops_between(gguf: Gguf, chat: ChatTemplate) -> list[str]:
@@ -176,22 +229,15 @@ def _stops_between(gguf: Gguf, chat: ChatTemplate) -> list[str]:
     """
     marks = [USER.format(1), ASSISTANT.format(1), USER.format(2)]
     roles = ("user", "assistant", "user")
-    turns = [{"role": r, "content": m} for r, m in zip(roles, marks, strict=True)]
-    try:
-        text = chat.render(turns)
-    except TemplateError:
-        return []
+    text = _renders(chat, [{"role": r, "content": m} for r, m in zip(roles, marks, strict=True)])
     between = text.partition(marks[1])[2].partition(marks[2])[0]
     control = [token for token in gguf.encode(between) if gguf.is_control(token)]
     return list(dict.fromkeys(gguf.token_text(token) for token in control))[:2]
 
 
 def _writes_tools(chat: ChatTemplate) -> bool:
-    turns = [{"role": "user", "content": "?"}]
-    try:
-        return chat.render(turns, tools=[_TOOL]) != chat.render(turns)
-    except TemplateError:
-        return False
+    with_tools = _renders(chat, [_QUESTION], [_TOOL])
+    return bool(with_tools) and with_tools != _renders(chat, [_QUESTION])
 
 
 def _template(gguf: Gguf, chat: ChatTemplate) -> tuple[str, Turns]:
@@ -207,7 +253,7 @@ def _template(gguf: Gguf, chat: ChatTemplate) -> tuple[str, Turns]:
 
     template, turns = ollama_template(render, "" if gguf.adds_bos else bos)
     dated = chat.with_arguments(strftime_now=lambda form: _DATE)
-    if _DATE in dated.render([{"role": "user", "content": "?"}]):
+    if _DATE in dated.render([_QUESTION]):
         raise StepError(
             "the chat template writes today's date, which Ollama templates can't do",
             where=str(gguf.path),
@@ -248,34 +294,14 @@ def replaces(chat_template: str) -> bool:
     return FROZEN_MARK not in chat_template and not has_tools and not _has_thinking(chat_template)
 
 
-def new_notes(architecture: str, chat: ChatTemplate) -> list[str]:
-    """What users of Ollama 0.30 or later must know about a model.
-
-    architecture: as in the GGUF. chat: its chat template.
-    """
-    notes = []
-    if renderer := RENDERERS.get(architecture):
-        size = (
-            ", in a form for small or large models that depends on the model's name"
-            if renderer == "gemma4"
-            else ""
-        )
-        notes.append(
-            f"Ollama writes the prompts of all {architecture} models with a renderer of its own, "
-            f"{renderer}{size}. They may differ from the prompts of the training. To use the "
-            "model's chat template, serve the GGUF with `llama-server --jinja`."
-        )
-    if NO_TOOLS in chat.source:
-        notes.append(
-            "Ollama lists tools among the model's capabilities. The model was trained without "
-            "them, and requests with tools end with an error that says so."
-        )
-    if _has_thinking(chat.source) and _switches(chat):
-        notes.append(
-            "Ollama switches thinking on unless a request has `think: false` "
-            "(`ollama run --think=false`)."
-        )
-    return notes
+def _renderer_note(renderer: str) -> str:
+    by_name = ", in a form for small or large models that depends on the model's name"
+    return (
+        "Ollama writes the prompts of all models of this architecture with a renderer of its own, "
+        f"{renderer}{by_name if renderer == 'gemma4' else ''}. They may differ from the prompts of "
+        "the training. To use the model's chat template, serve the GGUF with "
+        "`llama-server --jinja`."
+    )
 
 
 def _has_thinking(chat_template: str) -> bool:
@@ -287,11 +313,5 @@ def _has_thinking(chat_template: str) -> bool:
 
 def _switches(chat: ChatTemplate) -> bool:
     """Whether thinking can be switched in the way in which Ollama does it."""
-    turns = [{"role": "user", "content": "?"}]
-    try:
-        on, off = (
-            chat.with_arguments(enable_thinking=value).render(turns) for value in (True, False)
-        )
-    except TemplateError:
-        return False
+    on, off = (_renders(chat.with_arguments(enable_thinking=v), [_QUESTION]) for v in (True, False))
     return on != off

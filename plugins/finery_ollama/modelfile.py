@@ -97,10 +97,11 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         _check_parameters(self.parameters)
         gguf = Gguf.of(self.gguf, vocab_only=True)
         derived = derive(gguf, self.gguf, old=self.ollama == "<0.30")
-        # The chat template of an adapter's base doesn't have the training's system message.
-        shared = system_of(self.gguf) if gguf.adapter is not None else ""
-        system = _system(self.system or shared, derived)
-        run = f"ollama create {self.name} -f Modelfile && ollama run {self.name}"
+        # Neither the chat template of an adapter's base nor a renderer has the training's message.
+        is_lost = gguf.adapter is not None or derived.renderer is not None
+        system = _system(self.system or (system_of(self.gguf) if is_lost else ""), derived)
+        unthinking = " --think=false" if derived.thinks else ""
+        run = f"ollama create {self.name} -f Modelfile && ollama run {self.name}{unthinking}"
         commands = [("FROM", f"./{gguf.path.name}")]
         commands += [("ADAPTER", f"./{gguf.adapter.name}")] if gguf.adapter is not None else []
         commands += [("TEMPLATE", derived.template)] if derived.template is not None else []
@@ -117,6 +118,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
             messages = json.loads(clients["training_example"])["messages"]
             clients["training_example"] = json.dumps({"messages": messages}, ensure_ascii=False)
         request = request_for(self.name, clients)
+        request |= {"reasoning_effort": "none"} if derived.thinks else {}
         write_request(job.out, request)
         notes = [*derived.notes, *notes_of(clients)]
         guide = _guide(self.name, run, curl(ADDRESS, request, REQUEST), notes)

@@ -1,5 +1,6 @@
 """The step: a folder that `ollama create` takes, from the GGUF alone."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +20,14 @@ FROZEN = prologue({}, (), tools=False) + CHATML
 
 
 def written(
-    folder: Path, template: str = CHATML, meta: dict[str, Any] | None = None, **settings: Any
+    folder: Path,
+    template: str = CHATML,
+    meta: dict[str, Any] | None = None,
+    architecture: str = "llama",
+    **settings: Any,
 ) -> Bundle:
-    path = write_tiny_gguf(folder / "model-q8_0.gguf", template=template)
+    folder.mkdir(exist_ok=True)
+    path = write_tiny_gguf(folder / "model-q8_0.gguf", template=template, architecture=architecture)
     gguf = Model(folder, meta={"format": "gguf", "file": path.name, **(meta or {})})
     step = Modelfile(**{"gguf": gguf, "name": "tiny", **settings})
     made = run_step(step, folder)
@@ -150,6 +156,72 @@ def test_what_ollama_prefers_is_the_same_with_any_template_that_it_knows(
     template: str, wins: str
 ) -> None:
     assert replaces(template) == (wins == "TEMPLATE")
+
+
+# -- architectures for which Ollama has a renderer, which ignores the frozen template --------------
+
+SYSTEM: dict[str, Any] = {"frozen": {"tools": False, "system": "Name the intent."}}
+
+
+@pytest.mark.parametrize("architecture", ["gemma4", "laguna", "nemotron_h", "nemotron_h_moe"])
+def test_a_renderer_gets_what_the_frozen_template_has(tmp_path: Path, architecture: str) -> None:
+    made = written(tmp_path, FROZEN, SYSTEM, architecture)
+    assert ("SYSTEM", "Name the intent.") in commands(made)
+    guide = made.file("RUN.md").read_text()
+    assert "a renderer of its own" in guide
+    assert "without a system message begins with that of the training: Name the intent." in guide
+    assert "end with an error that says so" not in guide
+    assert "unless a request has `think: false`" in guide
+    assert "ollama run tiny --think=false" in guide
+    assert json.loads(made.file("request.json").read_text())["reasoning_effort"] == "none"
+
+
+def test_a_chat_template_keeps_its_own_system_message(tmp_path: Path) -> None:
+    made = written(tmp_path, FROZEN, SYSTEM)
+    assert "SYSTEM" not in dict(commands(made))
+    assert "reasoning_effort" not in json.loads(made.file("request.json").read_text())
+    assert "end with an error that says so" in made.file("RUN.md").read_text()
+
+
+def test_a_model_of_a_renderer_that_learned_to_think_thinks(tmp_path: Path) -> None:
+    made = written(tmp_path, FROZEN, {"frozen": {"thinking": True}}, "gemma4")
+    assert "reasoning_effort" not in json.loads(made.file("request.json").read_text())
+    assert "--think=false" not in made.meta["run"]
+
+
+# -- what Ollama changes in conversations ----------------------------------------------------------
+
+THINKS = CHATML.replace("{{ m.content }}", "{{ m.reasoning_content }}{{ m.content }}")
+DROPS = "Ollama drops the thinking (`reasoning_content`) of earlier answers"
+
+
+@pytest.mark.parametrize(
+    ("template", "thinking", "drops"),
+    [(THINKS, True, True), (THINKS, False, False), (CHATML, True, False)],
+    ids=["rows and template", "template alone", "rows alone"],
+)
+def test_earlier_thinking_is_dropped(
+    tmp_path: Path, template: str, thinking: bool, drops: bool
+) -> None:
+    frozen = prologue({}, (), tools=False) + template
+    made = written(tmp_path, frozen, {"frozen": {"thinking": thinking}})
+    assert (DROPS in made.file("RUN.md").read_text()) == drops
+
+
+@pytest.mark.parametrize("versions", [{"ollama": OLD}, {}], ids=["old", "new"])
+def test_messages_of_one_role_are_joined_by_a_template(
+    tmp_path: Path, versions: dict[str, Any]
+) -> None:
+    said = "joins successive messages of one role"
+    strict = CHATML.replace(
+        "{{ m.role }}",
+        "{{ m.role }}{% if loop.previtem and loop.previtem.role == m.role %}"
+        "{{ raise_exception('alternate') }}{% endif %}",
+    )
+    for number, (template, joins) in enumerate([(CHATML, True), (strict, False)]):
+        made = written(tmp_path / str(number), template, **versions)
+        assert (said in made.file("RUN.md").read_text()) == joins
+    assert said not in written(tmp_path / "frozen", FROZEN).file("RUN.md").read_text()
 
 
 # -- settings of the GGUF's step that its file doesn't have ----------------------------------------

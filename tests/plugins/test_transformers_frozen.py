@@ -78,6 +78,7 @@ def test_thinking_stays_switchable(tmp_path: Path, kept: bool) -> None:
     frozen = frozen_template(model, keep=["thinking"] if kept else [])
     assert asked(frozen, enable_thinking=True).startswith("THINK ")
     assert not asked(frozen, enable_thinking=False).startswith("THINK ")
+    assert frozen.facts().get("thinking", False) == (not kept)  # whether rows had some
 
 
 @pytest.mark.parametrize(

@@ -360,7 +360,7 @@ def _frozen(
         date=written,
         fixed=tuple(sorted((read | {*arguments}) - free)),
         system=default,
-        clients={name: facts[name] for name in _CLIENT[1:] if facts.get(name)},
+        clients={name: facts[name] for name in (*_CLIENT[1:], "thinking") if facts.get(name)},
     )
 
 

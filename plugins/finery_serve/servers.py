@@ -146,8 +146,9 @@ class Checkable(Running, Protocol):
     """A server that `serve.check` can compare with the training.
 
     It may have further attributes: `system`, a system message that it adds to conversations without
-    one; `renderer`, the name of its own code for prompts, if it uses no chat template; and
-    `unchecked`, (kind of fault, what it doesn't expose) for everything that can't be checked.
+    one; `renderer`, the name of its own code for prompts, if it uses no chat template; `stops`,
+    texts at which it ends answers; and `unchecked`, (kind of fault, what it doesn't expose) for
+    everything that can't be checked.
     """
 
     def chat_template(self) -> str | None:

@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 
 from llama_server import Llama, serve
 from models.families import Family
-from models.rows import PROMPTS, called, preference, turns
+from models.rows import PROMPTS, THOUGHT, called, preference, turns
 from models.stand_in import write_stand_in
 from models.tiny import tokenizer_of
 
 from finery import FineryError, Model
 from finery.rows import Message, Row
 from finery.testing import TestJob
+from finery_ollama.derive import RENDERERS
 from finery_transformers.capabilities import Capabilities, capabilities
-from finery_transformers.chat import prompt_tokens, thinking_switch
+from finery_transformers.chat import prompt_text, prompt_tokens, thinking_switch
 from finery_transformers.dates import writes_date
 from finery_transformers.frozen.template import PROMPTS as PROMPTS_OF_ROWS
 from finery_transformers.frozen.template import FrozenTemplate, frozen_template
@@ -65,6 +66,7 @@ def outcomes(family: Family, smollm2: Path, folder: Path) -> dict[str, str]:
     tokenizer = tokenizer_of(family, smollm2)
     can = capabilities(tokenizer)
     way, sft = way_of(tokenizer, can)
+    prompts = _prompts(family, tokenizer, folder)
     return {
         "sft": sft,
         "dpo": _dpo(tokenizer, can),
@@ -73,7 +75,8 @@ def outcomes(family: Family, smollm2: Path, folder: Path) -> dict[str, str]:
         "text_tools": _text_tools(family, tokenizer, folder),
         "parallel": _parallel(can),
         "thinking": _no(can.thinking),
-        "prompts": _prompts(family, tokenizer, folder),
+        "prompts": prompts,
+        "ollama": ollama(family, tokenizer, prompts),
     }
 
 
@@ -148,6 +151,22 @@ def _prompts(family: Family, tokenizer: Any, folder: Path) -> str:
     """Whether llama-server makes the tokens of the training with the frozen template."""
     differs = _differs(family, tokenizer, folder)
     return _no_prompts(family, differs) if differs else YES
+
+
+def ollama(family: Family, tokenizer: Any, prompts: str) -> str:
+    """What Ollama's source says of its prompts. prompts: the outcome of llama.cpp."""
+    for name, renderer in RENDERERS.items():
+        if name.replace("_", "") == family.architecture.lower():
+            return (
+                f"not tested: Ollama writes the prompts of {family.architecture} with a renderer "
+                f"of its own, {renderer}"
+            )
+    if THOUGHT in prompt_text(tokenizer, PROMPTS["earlier thinking"][0]):
+        return (
+            "no: Ollama drops the thinking (`reasoning_content`) of earlier answers, which this "
+            "template writes"
+        )
+    return prompts
 
 
 def _text_tools(family: Family, tokenizer: Any, folder: Path) -> str:

@@ -73,10 +73,12 @@ SERVING_LEGEND = """\
   process. A test compares it with a running vLLM for one family. Requests with tools have
   `tool_choice: none`, which changes no prompt, since vLLM takes other ones only with a parser of
   calls (`--tool-call-parser`).
-- **Ollama** wasn't run. The column is derived from the rules in the source of Ollama 0.30 that
-  `ollama.modelfile` follows: it writes prompts with the GGUF's own template in llama.cpp, so the
-  result is that of llama.cpp, except for the architectures for which it has a renderer of its own.
-  Tools aren't part of the column: Ollama [rewrites their schemas](howto/serve.md#check-ollama).
+- **Ollama** isn't run by the tests. The column is derived from the rules in the source of Ollama
+  0.30 and later that `ollama.modelfile` follows: it writes prompts with the GGUF's own template in
+  llama.cpp, so the result is that of llama.cpp, except for the architectures for which it has a
+  renderer of its own, and for templates that write the thinking of earlier answers. Tools aren't
+  part of the column: Ollama [rewrites them](howto/ollama.md#what-ollama-changes), and drops the
+  thinking of a call from the prompt for the answer after it.
 """
 
 
@@ -89,8 +91,7 @@ def page(families: Results, architectures: Results, config_of: Mapping[str, str]
         both = _together(outcomes, architectures[architecture])
         own[name] = [architecture, *(_cell(both[column], notes) for column in COLUMNS)]
     for name, outcomes in families.items():
-        of = {**outcomes, "ollama": _ollama(config_of[name], outcomes["prompts"])}
-        served[name] = [_cell(of[column], notes) for column in SERVERS]
+        served[name] = [_cell(outcomes[column], notes) for column in SERVERS]
     numbered = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
     return "\n".join([
         HEAD, *_table(["Architecture", *COLUMNS.values()], own), "", LEGEND,
@@ -103,19 +104,6 @@ def _table(columns: list[str], lines: Mapping[str, list[str]]) -> list[str]:
     """The lines of a table with a row for each family."""
     head = [f"| Family | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
     return [*head, *(f"| {name} | {' | '.join(cells)} |" for name, cells in lines.items())]
-
-
-def _ollama(architecture: str, prompts: str) -> str:
-    """What is derived for Ollama. prompts: the outcome of llama.cpp."""
-    from finery_ollama.derive import RENDERERS
-
-    for name, renderer in RENDERERS.items():
-        if name.replace("_", "") == architecture.lower():
-            return (
-                f"not tested: Ollama writes the prompts of {architecture} with a renderer of its "
-                f"own, {renderer}"
-            )
-    return prompts
 
 
 def _together(family: Mapping[str, str], architecture: Mapping[str, str]) -> dict[str, str]:

@@ -129,6 +129,20 @@ def test_parameters_that_sample(
 
 
 @needs_llama_server
+@pytest.mark.parametrize(("stop", "rows"), [("\n\n", 0), ('"at"', 1), ("at", 3)])
+def test_a_stop_that_cuts_answers(tmp_path: Path, standin: Path, stop: str, rows: int) -> None:
+    asked = {"role": "user", "content": "Where is it?"}
+    given = ["late", "late\n", 'It is "at" home']
+    turns = [[asked, {"role": "assistant", "content": text}] for text in given]
+    found = checked(
+        tmp_path, rows=[{"messages": one} for one in turns], parameters={"stop": [stop]}
+    )
+    assert found.keys() == ({"answers"} if rows else set())
+    if rows:
+        assert f"those of {rows} of 3 rows contain a text at which it stops" in found["answers"]
+
+
+@needs_llama_server
 def test_a_context_that_is_too_small_for_prompts(tmp_path: Path, standin: Path) -> None:
     """One message is cut by llama.cpp, of several the first ones are left out by Ollama."""
     turns = [{"role": "user", "content": "x" * 60}, {"role": "assistant", "content": "y" * 60}]

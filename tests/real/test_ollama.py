@@ -1,6 +1,7 @@
 """`serve.check` with Ollama itself, where it is installed: right folders pass, faults are named.
 
 What finery knows of Ollama is from its source, so these tests also say whether that was read right.
+Random models answer with letters, since Ollama refuses answers that aren't UTF-8.
 """
 
 import shutil
@@ -71,12 +72,13 @@ def test_ollama_counts_the_tokens_that_finery_makes_of_its_text(
     (FROZEN, CHATML, {"parameters": {"temperature": 0.7}}, "sampling"),
     (FROZEN, CHATML, {"system": "Be kind."}, "prompts"),
     (FROZEN, CHATML, {"parameters": {"num_ctx": 64}}, "prompts"),
+    (FROZEN, CHATML, {"parameters": {"stop": ["at"]}}, "answers"),
     (FROZEN, CHATML, {}, None),
 ])  # fmt: skip
 def test_faults(
     tmp_path: Path, template: str, trained: str, settings: dict[str, Any], kind: str | None
 ) -> None:
-    model = gguf_model(tmp_path / "m", template=template)
+    model = gguf_model(tmp_path / "m", template=template, letters=True)
     bundle = folder_of(tmp_path / "o", model, **settings)
     made = check(tmp_path, model, trained=trained_model(tmp_path / "t", trained), bundle=bundle)[1]
     assert faults(made).keys() == ({kind} if kind else set())

@@ -1,10 +1,11 @@
 """Serves a folder of `ollama.modelfile` with Ollama, for `finery serve` and `serve.check`.
 
 What Ollama does with a request was read from its source, 0.33.0-rc2 (fb30760): server/routes.go,
-server/images.go, openai/openai.go, llm/llama_server.go, api/types.go. It wasn't run.
+server/images.go, openai/openai.go, llm/llama_server.go, api/types.go.
 """
 
 import re
+from ast import literal_eval
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -37,7 +38,7 @@ TOKENS = (
     "the tokenizer of the GGUF. Ollama does that itself, with its llama.cpp"
 )
 API_SAMPLES = (
-    "requests to Ollama's /v1/chat/completions that set no temperature: its source answers them "
+    "requests to Ollama's /v1/chat/completions that set no temperature: Ollama answers them "
     "with temperature 1, whatever the Modelfile says. Send `temperature: 0`, or use /api/chat"
 )
 
@@ -69,6 +70,11 @@ class OllamaServer:
     def system(self) -> str:
         """The Modelfile's SYSTEM."""
         return str(self._shown.get("system") or "")
+
+    @property
+    def stops(self) -> list[str]:
+        """The texts at which it ends answers."""
+        return stops_of(str(self._shown.get("parameters", "")))
 
     @property
     def renderer(self) -> str | None:
@@ -188,6 +194,12 @@ def parameters_of(shown: str) -> dict[str, str]:
     """
     pairs = (line.partition(" ") for line in shown.splitlines())
     return {name: value.strip() for name, _, value in pairs}
+
+
+def stops_of(shown: str) -> list[str]:
+    """The values of `stop` in what `/api/show` lists, which writes texts as Go's source does."""
+    quoted = re.findall(r'^stop +(".*")$', shown, re.MULTILINE)
+    return [str(literal_eval(text)) for text in quoted]
 
 
 def ollama_sampling_faults(parameters: Mapping[str, str], version: str) -> list[Fault]:

@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from finery import Artifact, Completion, DataError, FineryError, Job, Model, StepError, load_plugins
 from finery_serve.check.prompts import (
+    NAMED,
     Asked,
     Difference,
     Trained,
@@ -163,6 +164,26 @@ def answer_fault(served: Sequence[str], evaluated: Sequence[str]) -> Fault | Non
     )
 
 
+def stop_fault(stops: Sequence[str], answers: Mapping[str, Sequence[str]]) -> Fault | None:
+    """Whether a server would end the right answers early.
+
+    stops: the texts at which it ends answers. answers: row → what the row and the engine answer.
+    """
+    cut = {
+        name: stop for name, texts in answers.items() for stop in stops for text in texts
+        if stop in text.strip()
+    }  # fmt: skip
+    if not cut:
+        return None
+    return Fault(
+        "answers",
+        f"the server ends answers too early: those of {len(cut)} of {len(answers)} rows contain a "
+        "text at which it stops",
+        [f"{name} contains the stop {stop!r}" for name, stop in [*cut.items()][:NAMED]],
+        "remove these texts from `stop` where the bundle's parameters are set",
+    )
+
+
 def _nearer(
     served: Sequence[str], one: Sequence[str], other: Sequence[str]
 ) -> tuple[int, int, int]:
@@ -215,7 +236,7 @@ class Served(NamedTuple):
     prompts: (compared, equal), including edge cases. alike: whether a row's prompt is equal.
     beside_base: whether the server also has the base, and was compared with it. exact: whether it
     must give the very answers of finery's engine, and has no prompts. unseen: what the server
-    doesn't expose, its `unchecked`.
+    doesn't expose, its `unchecked`. stops: the texts at which it ends answers.
     """
 
     answers: list[Completion]
@@ -226,6 +247,7 @@ class Served(NamedTuple):
     beside_base: bool
     exact: bool
     unseen: tuple[tuple[Kind, str], ...]
+    stops: tuple[str, ...]
 
 
 def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> dict[str, Served]:
@@ -322,6 +344,7 @@ def _of_model(
     return Served(
         answers, prompts, alike, faults, running.build, beside_base=False,
         exact=getattr(running, "exact", False), unseen=tuple(getattr(running, "unchecked", ())),
+        stops=tuple(getattr(running, "stops", ())),
     )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from finery_serve.check.answers import (
     adapter_fault,
     answer_fault,
     ask_server,
+    stop_fault,
     swap_fault,
     unchecked,
     what_is_said,
@@ -79,8 +80,9 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
     Faults that are found fail the build, each by its name: `template` (another chat template),
     `thinking` (a switch that the server sets), `prompts` (any other difference), `sampling`,
     `adapter` (the answers are those of the base, or of another model), `options` (of a bundle, that
-    can't be checked), `answers` (a `serve.bundle` answers a row otherwise than the evaluated
-    model; it has no prompts to compare). `allow` names those that are intended.
+    can't be checked), `answers` (a stop sequence of the server occurs in the rows' answers; or a
+    `serve.bundle`, which has no prompts to compare, answers a row otherwise than the evaluated
+    model). `allow` names those that are intended.
 
     Metrics, each from 0 to 1 with a 95 % Wilson interval: those of `judge`, for the served answers;
     `prompts`, the share that is the same; `answers`, the share of rows with the same answer as by
@@ -233,6 +235,14 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
 
         engine = {model.name: ask(model, model.name) for model in self.models}
         faults = {name: list(of.faults) for name, of in served.items()}
+        for name, of in served.items():
+            texts = {
+                one.name: [str(turn.get("content") or "") for turn in split_turns(row)[1]]
+                + [completion.text]
+                for one, row, completion in zip(asked, rows, engine[name], strict=True)
+            }
+            if fault := stop_fault(of.stops, texts):
+                faults[name].append(fault)
         for name, more in self._adapter_faults(served, engine, ask).items():
             faults[name] += more
         answers = {name: of.answers for name, of in served.items()}

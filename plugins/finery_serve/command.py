@@ -24,7 +24,7 @@ from finery import Artifact, Bundle, StepError, UsageError
 from finery.cli.console import print_json
 from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery.util.text import in_line, shortened
-from finery_serve.guide import curl, is_long, request_for, tool_names, write_request
+from finery_serve.guide import curl, is_long, request_to, tool_names, write_request
 from finery_serve.processes import LOOPBACK, Address, listens, raised_at_signals
 from finery_serve.servers import Running, Serving, names_of
 
@@ -142,7 +142,7 @@ def serve_until_stopped(
         with serve(artifact, serving) as running:
             facts = client_facts(artifact)
             called = names_of(running, serving)[-1]
-            request = request_for(called, facts, prompt=getattr(running, "example", ""))
+            request = request_to(artifact, called, getattr(running, "example", ""))
             file = write_request(Path(folder), request)
             if as_json:
                 print_json(
@@ -265,6 +265,7 @@ def import_model(opened: "Opened", *, yes: bool, as_json: bool) -> None:
         )
     name = str(opened.artifact.meta["name"])
     command = [PROGRAM, "create", name, "-f", "Modelfile"]
+    run = str(opened.artifact.meta["run"]).rpartition(" && ")[2]
     folder = Path(linked(str(opened.artifact.path)))
     program = shutil.which(PROGRAM)
     if yes and program is None:
@@ -277,7 +278,7 @@ def import_model(opened: "Opened", *, yes: bool, as_json: bool) -> None:
         facts = {"event": "ollama", "model": name, "folder": str(folder), "command": command}
         print_json({**facts, "program": program, "runs": yes})
     else:
-        click.echo(f"cd {shlex.quote(shown(folder))}\n{shlex.join(command)}\n{PROGRAM} run {name}")
+        click.echo(f"cd {shlex.quote(shown(folder))}\n{shlex.join(command)}\n{run}")
     if program is None:
         click.secho(
             f"{PROGRAM} isn't on the PATH: {INSTALL} to run these commands", fg="yellow", err=True
@@ -294,7 +295,7 @@ def import_model(opened: "Opened", *, yes: bool, as_json: bool) -> None:
                 where=os.fspath(folder),
                 fix="see its message above; Ollama itself must run (`ollama serve`)",
             )
-        click.echo(f"{name} is in Ollama: {PROGRAM} run {name}", err=True)
+        click.echo(f"{name} is in Ollama: {run}", err=True)
 
 
 def _way_out(graph: "Graph", step: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finery_transformers.frozen.template import shared_tools
+from finery import Artifact, Bundle
+from finery_transformers.frozen.template import client_facts, shared_tools
 
 REQUEST = "request.json"
 SHORT = ("model", "messages", "temperature")
@@ -66,6 +67,17 @@ def request_for(
         answer = {"name": "answer", "schema": schema, "strict": True}
         request["response_format"] = {"type": "json_schema", "json_schema": answer}
     return request
+
+
+def request_to(artifact: Artifact, name: str, prompt: str = "") -> dict[str, Any]:
+    """The request of a bundle's client, else one for a training row.
+
+    name: of the model on the server. prompt: in place of that of the row.
+    """
+    if isinstance(artifact, Bundle) and (artifact.path / REQUEST).is_file():
+        sent: dict[str, Any] = json.loads(artifact.file(REQUEST).read_text(encoding="utf-8"))
+        return sent | {"model": name}
+    return request_for(name, client_facts(artifact), prompt=prompt)
 
 
 def write_client(

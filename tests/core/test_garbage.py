@@ -49,6 +49,31 @@ def sizes(t: Project) -> int:
     return sum(p.stat().st_size for p in (t.folder / ".finery/objects").glob("*/*"))
 
 
+# -- sizes ----------------------------------------------------------------------------------------
+
+
+def bytes_by_step(t: Project) -> dict[str, int]:
+    lines = map(json.loads, t.here("cache", "--json").out.splitlines())
+    return {line["step"]: line["bytes"] for line in lines if "step" in line}
+
+
+def test_a_shared_file_counts_for_the_step_that_made_it(built: MakeProject) -> None:
+    others = {f"b{number}": 0 for number in range(12)}
+    limits = "".join(f"  {b}: {{use: steps.limit, rows: a, most: 1{b[1:]}}}\n" for b in others)
+    t = built({**FILES, "recipe.yaml": RECIPE.partition("  b:")[0] + limits})
+    assert bytes_by_step(t) == {"a": sizes(t), **others}
+    # a is redone with the same output, so the results of the others are older.
+    t.edit("steps.py", 'count("source")', 'count("source again")')
+    assert t.ran() == ["a"]
+    assert t.here("cache", "gc", "--keep", "1").code == 0
+    assert bytes_by_step(t) == {"a": sizes(t), **others}
+    # No result of a is needed any more that has the file.
+    t.edit("recipe.yaml", "path: rows.txt", "path: other.txt")
+    t.write({"other.txt": "three\n"})
+    assert t.ran("a") == ["a"]
+    assert sum(bytes_by_step(t).values()) == sizes(t)
+
+
 # -- what stays -----------------------------------------------------------------------------------
 
 

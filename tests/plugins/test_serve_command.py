@@ -78,6 +78,18 @@ def test_what_is_printed(tiny: Project) -> None:
     assert "the server has ended" in err
 
 
+def test_the_example_asks_for_answers_by_the_bundles_schema(tmp_path: Path) -> None:
+    bundle = "  server: {use: llama.bundle, gguf: tiny, name: t, schema: answer.json}\n"
+    project = tiny_project(tmp_path / "p", f"{RECIPE}export:\n{bundle}")
+    schema = {"type": "object", "properties": {"team": {"type": "string"}}}
+    project.write({"answer.json": json.dumps(schema)})
+    assert project.run("build", "server").code == 0
+    with served(project, "server", "--port", "0") as (_, facts, _process):
+        asked = facts["request"]
+    assert asked["model"] == "t"
+    assert asked["response_format"]["json_schema"]["schema"] == schema
+
+
 def test_a_busy_port_is_refused_before_anything_is_loaded(tiny: Project) -> None:
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
 """Manifests: artifacts as the store records them, without their bytes."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -34,6 +34,7 @@ class Manifest(msgspec.Struct, frozen=True):
     refs: "dict[str, Manifest]" = {}
     external: dict[str, tuple[str, int, int]] = {}  # name → (absolute path, bytes, mtime in ns)
     runtime: dict[str, Any] = {}
+    executable: list[str] = []  # names of files, sorted
 
     def size(self) -> int:
         """Size of its files in the store, in bytes."""
@@ -47,19 +48,23 @@ def manifest(
     refs: Mapping[str, Manifest] | None = None,
     external: Mapping[str, tuple[str, int, int]] | None = None,
     runtime: Mapping[str, Any] | None = None,
+    executable: Collection[str] = (),
 ) -> Manifest:
     """A manifest with its digests. `meta` is converted to JSON values with sorted keys."""
     plain, facts = _plain(meta), _plain(runtime or {})
     refs, external = dict(refs or {}), dict(sorted((external or {}).items()))
-    digests = _digests(kind, plain, files, refs, external, facts)
-    return Manifest(kind, plain, dict(files), *digests, refs, external, facts)
+    runnable = sorted(executable)
+    digests = _digests(kind, plain, files, refs, external, facts, runnable)
+    return Manifest(kind, plain, dict(files), *digests, refs, external, facts, runnable)
 
 
 def is_sound(made: Manifest) -> bool:
     """Whether a manifest, and those that it refers to, have the digests of their content."""
     facts = made.kind, made.meta, made.files, made.refs, made.external, made.runtime
+    if not made.files.keys() >= {*made.executable}:
+        return False
     try:
-        digests = _digests(*facts)
+        digests = _digests(*facts, made.executable)
     except OverflowError:  # from outside: an integer of more than 64 bits, which no manifest has
         return False
     return (made.digest, made.view) == digests and all(map(is_sound, made.refs.values()))
@@ -68,12 +73,13 @@ def is_sound(made: Manifest) -> bool:
 def _digests(
     kind: str, meta: Mapping[str, Any], files: Mapping[str, tuple[str, int]],
     refs: Mapping[str, Manifest], external: Mapping[str, tuple[str, int, int]],
-    runtime: Mapping[str, Any],
+    runtime: Mapping[str, Any], executable: Collection[str],
 ) -> tuple[str, str]:  # fmt: skip
     """(digest, view) of a manifest's content."""
     contents = sorted((name, digest) for name, (digest, _) in files.items())
     under = sorted((role, m.digest) for role, m in refs.items())
-    digest = blake3(encode([kind, meta, contents, under, list(external)])).hexdigest()
+    whole = [kind, meta, contents, under, list(external)]
+    digest = blake3(encode([*whole, executable] if executable else whole)).hexdigest()
     lies = [digest, list(external.items()), sorted(m.view for m in refs.values())]
     view = blake3(encode([*lies, runtime] if runtime else lies)).hexdigest()
     return digest, view
@@ -99,8 +105,9 @@ def referring(artifact: Manifest, known: Mapping[str, Manifest]) -> Manifest:
         return artifact
     refs = {role: known.get(m.digest) or referring(m, known) for role, m in artifact.refs.items()}
     return manifest(
-        artifact.kind, artifact.meta, artifact.files, refs, artifact.external, artifact.runtime
-    )
+        artifact.kind, artifact.meta, artifact.files, refs, artifact.external, artifact.runtime,
+        artifact.executable,
+    )  # fmt: skip
 
 
 class Result(msgspec.Struct, frozen=True):

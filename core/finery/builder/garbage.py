@@ -85,6 +85,28 @@ def blobs_of(outputs: Mapping[str, Manifest]) -> dict[str, int]:
     return {digest: size for m in every for digest, size in m.files.values()}
 
 
+def held_bytes(store: Store, stock: Stock, on_disk: dict[str, int]) -> dict[str, int]:
+    """Key → bytes of the blobs that count as its own, those that were used last first.
+
+    A blob counts once: for a result that is needed, if one has it, and there for one that made it
+    instead of taking it from an input. on_disk: digest → bytes; blobs of results are removed.
+    """
+    built = {m.digest: m for outputs in stock.results.values() for m in outputs.values()}
+    held = dict.fromkeys(sorted(stock.results, key=lambda k: stock.owner(k).used, reverse=True), 0)
+    own = {}
+    for key in held:
+        parts = store.parts_of(key) or ()
+        inputs = {value for name, value in parts if name.startswith("input ")} & built.keys()
+        taken = blobs_of({digest: built[digest] for digest in inputs})
+        own[key] = blobs_of(stock.results[key]).keys() - taken.keys()
+    for are_needed, every in ((True, False), (True, True), (False, False), (False, True)):
+        for key in held:
+            if (key in stock.needed) is are_needed:
+                digests = blobs_of(stock.results[key]) if every else own[key]
+                held[key] += sum(on_disk.pop(digest, 0) for digest in digests)
+    return held
+
+
 def take_stock(store: Store, keep: int, using: InUse | None = None) -> Stock:
     """What the store contains. keep: how many builds of each recipe are needed."""
     catalogue = Catalogue(store)

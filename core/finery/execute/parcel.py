@@ -153,4 +153,5 @@ def moved(
     for name, (path, *_) in made.external.items():
         state = os.stat(place(path))
         external[name] = place(path), state.st_size, state.st_mtime_ns
-    return manifest(made.kind, made.meta, made.files, refs, external, made.runtime)
+    facts = made.kind, made.meta, made.files, refs, external, made.runtime
+    return manifest(*facts, made.executable)

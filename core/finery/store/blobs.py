@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from finery.artifact.kinds import Artifact
+from finery.artifact.kinds import Artifact, Bundle
 from finery.artifact.manifest import MANIFEST, Manifest, manifest
 from finery.errors import StepError
 from finery.store.repairs import make_folder, make_way
@@ -34,11 +34,14 @@ def ingest(artifact: Artifact, out: Path, objects: Path) -> Manifest:
             f"the step wrote a file named {MANIFEST}, a name that finery uses itself",
             fix="rename the file, or write it to a subfolder",
         )
-    files = {name: _keep(path, objects) for name, path in names}
+    is_bundle = isinstance(artifact, Bundle)  # models and rows are the same with any mode
+    executable = [name for name, path in names if is_bundle and path.stat().st_mode & 0o100]
+    files = {name: _keep(path, objects, name in executable) for name, path in names}
     refs = {role: _manifest_of(ref) for role, ref in artifact.refs.items()}
     stats = {name: (path.absolute(), path.stat()) for name, path in artifact.external.items()}
     external = {n: (str(path), stat.st_size, stat.st_mtime_ns) for n, (path, stat) in stats.items()}
-    return manifest(artifact.kind, artifact.meta, files, refs, external, artifact.runtime)
+    facts = artifact.kind, artifact.meta, files, refs, external, artifact.runtime
+    return manifest(*facts, executable)
 
 
 def _manifest_of(ref: Artifact) -> Manifest:
@@ -67,11 +70,13 @@ def _left(folder: Path) -> list[Path]:
     return paths
 
 
-def _keep(path: Path, objects: Path) -> tuple[str, int]:
+def _keep(path: Path, objects: Path, is_executable: bool) -> tuple[str, int]:
     digest, size = hash_file(path), path.stat().st_size
     if size >= FLUSHED_BYTES:
         fsync(path)
-    path.chmod(0o444)
+    # Another artifact may have the same content as an executable file.
+    is_executable |= os.access(blob_path(objects, digest), os.X_OK)
+    path.chmod(0o555 if is_executable else 0o444)
     put_blob(path, objects, digest)
     return digest, size
 
@@ -107,7 +112,7 @@ def _materialise(link: Path) -> None:
     if not target.is_file():
         raise StepError(f"the step's output contains a broken link: {link.name}")
     link.unlink()
-    shutil.copyfile(target, link)
+    shutil.copy(target, link)
 
 
 def blob_path(objects: Path, digest: str) -> Path:

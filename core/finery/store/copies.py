@@ -17,11 +17,12 @@ Progress = Callable[[int, int], None]
 
 
 class Copy(NamedTuple):
-    """A file to copy: where it is, its name in the target, and its bytes."""
+    """A file to copy: where it is, its name in the target, its bytes, whether it can be run."""
 
     source: Path
     name: str
     size: int
+    is_executable: bool = False
 
 
 def files_of(store: Store, manifest: Manifest, *, references: bool) -> list[Copy]:
@@ -36,7 +37,7 @@ def files_of(store: Store, manifest: Manifest, *, references: bool) -> list[Copy
 
 def _files(store: Store, manifest: Manifest, references: bool, prefix: str) -> Iterator[Copy]:
     for name, (digest, size) in manifest.files.items():
-        yield Copy(store.blob(digest), f"{prefix}{name}", size)
+        yield Copy(store.blob(digest), f"{prefix}{name}", size, name in manifest.executable)
     for name, (path, size, _) in manifest.external.items():
         yield Copy(Path(path), f"{prefix}{name}", size)
     if references:
@@ -76,6 +77,9 @@ def copy_files(files: Sequence[Copy], folder: Path, progress: Progress) -> None:
         target = path_in(folder, file.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         copy_file(file.source, target, count)
+        if file.is_executable:
+            mode = target.stat().st_mode
+            target.chmod(mode | (mode & 0o444) >> 2)  # for those who may read it
 
 
 def put_in_place(staged: Path, folder: Path) -> None:

@@ -237,7 +237,8 @@ class Store:
         with gate(self.root):  # some may be here without a result, and are new from now on
             for digest, *_ in places:
                 with suppress(OSError):
-                    os.chmod(self.blob_path(digest), 0o444)
+                    path = self.blob_path(digest)
+                    os.chmod(path, os.stat(path).st_mode & 0o777)
         now = time.time()
         encoded = [(key, msgspec.json.encode(parts[key])) for key, *_ in results]
         self._db.write(

@@ -122,7 +122,8 @@ def portable(made: Manifest) -> Manifest:
         return made
     refs = {role: portable(ref) for role, ref in made.refs.items()}
     external = {name: ("", size, 0) for name, (_, size, _) in made.external.items()}
-    return manifest(made.kind, made.meta, made.files, refs, external, made.runtime)
+    facts = made.kind, made.meta, made.files, refs, external, made.runtime
+    return manifest(*facts, made.executable)
 
 
 def _is_safe(made: Manifest, references: int = REFERENCES) -> bool:

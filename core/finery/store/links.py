@@ -14,6 +14,7 @@ import msgspec
 from finery.artifact.kinds import KINDS, Artifact
 from finery.artifact.manifest import MANIFEST, Manifest
 from finery.errors import UsageError, disk_full
+from finery.store.blobs import blob_path
 from finery.store.repairs import say, set_aside
 from finery.util.paths import path_in
 
@@ -55,6 +56,11 @@ def view(root: Path, manifest: Manifest) -> Path:
     """
     folder, links = root / "views" / manifest.view, _links(manifest)
     description = _description(manifest)
+    for name in manifest.executable:  # blobs from elsewhere aren't, and some may not be here yet
+        blob = blob_path(root / "objects", manifest.files[name][0])
+        with suppress(OSError):
+            if not blob.stat().st_mode & 0o100:
+                blob.chmod(0o555)
     if not _is_view(folder, links, description):
         staged = f"{folder}.{os.getpid()}.tmp"
         try:

@@ -1,6 +1,5 @@
 """Answers to rows through a server's HTTP API, and what they show about the served model."""
 
-import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,9 +24,8 @@ from finery_serve.check.prompts import (
     request,
 )
 from finery_serve.client import Client
-from finery_serve.guide import REQUEST, request_for
+from finery_serve.guide import request_to
 from finery_serve.servers import Checkable, Fault, Kind, Running, Serving, names_of
-from finery_transformers.frozen.template import client_facts
 
 HALF = "\ufffd"
 """The replacement for bytes that aren't a character."""
@@ -283,9 +281,7 @@ def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> d
         called = str(artifact.meta.get("name", "")) if len(models) == 1 else ""
         known = {model.name: _name_on_server(model.name, names, called) for model in models}
         client = Client(running.address, serving.key)
-        sent = request_for(name, client_facts(artifact))
-        if is_bundle and (artifact.path / REQUEST).is_file():
-            sent = json.loads(artifact.file(REQUEST).read_text(encoding="utf-8"))
+        sent = request_to(artifact, name)
         served = {
             m.name: _of_model(m, known[m.name], running, client, asking, sent) for m in models
         }

@@ -53,9 +53,9 @@ def command() -> None:
 def sizes(recipe: Path | None, as_json: bool) -> None:
     """Print the sizes by recipe and step.
 
-    A file that several results share is counted once, where it was used last.
+    A file that several results share is counted once, for the step that made it.
     """
-    from finery.builder.garbage import blobs_in, blobs_of, take_stock
+    from finery.builder.garbage import blobs_in, blobs_of, held_bytes, take_stock
     from finery.cli.targets import recipe_file
     from finery.recipe.document import load
     from finery.store.catalogue import Catalogue
@@ -67,11 +67,8 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
     total = sum(on_disk.values())
     here = {*on_disk}
     lines: dict[tuple[str, str], dict[str, Any]] = {}
-    newest_first = sorted(stock.results, key=lambda key: stock.owner(key).used, reverse=True)
-    needed = [key for key in newest_first if key in stock.needed]
-    for key in (*needed, *(key for key in newest_first if key not in stock.needed)):
+    for key, held in held_bytes(store, stock, on_disk).items():
         owner, outputs = stock.owner(key), stock.results[key]
-        held = sum(on_disk.pop(digest, 0) for digest in blobs_of(outputs))
         line = lines.setdefault(owner[:2], {
             "recipe": owner.recipe, "step": owner.step, "kinds": [], "results": 0, "bytes": 0,
             "removable": 0, "used": owner.used, "elsewhere": 0,

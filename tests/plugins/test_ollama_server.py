@@ -139,7 +139,10 @@ def test_a_stop_that_cuts_answers(tmp_path: Path, standin: Path, stop: str, rows
     )
     assert found.keys() == ({"answers"} if rows else set())
     if rows:
-        assert f"those of {rows} of 3 rows contain a text at which it stops" in found["answers"]
+        assert (
+            f"answers of {rows} of 3 rows contain a text at which the server stops"
+            in found["answers"]
+        )
 
 
 @needs_llama_server

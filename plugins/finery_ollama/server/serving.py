@@ -73,8 +73,9 @@ class OllamaServer:
 
     @property
     def stops(self) -> list[str]:
-        """The texts at which it ends answers."""
-        return stops_of(str(self._shown.get("parameters", "")))
+        """The texts at which it ends answers. Ollama shows them as Go's source writes texts."""
+        shown = str(self._shown.get("parameters", ""))
+        return [literal_eval(text) for text in re.findall(r'(?m)^stop +(".*")$', shown)]
 
     @property
     def renderer(self) -> str | None:
@@ -194,12 +195,6 @@ def parameters_of(shown: str) -> dict[str, str]:
     """
     pairs = (line.partition(" ") for line in shown.splitlines())
     return {name: value.strip() for name, _, value in pairs}
-
-
-def stops_of(shown: str) -> list[str]:
-    """The values of `stop` in what `/api/show` lists, which writes texts as Go's source does."""
-    quoted = re.findall(r'^stop +(".*")$', shown, re.MULTILINE)
-    return [str(literal_eval(text)) for text in quoted]
 
 
 def ollama_sampling_faults(parameters: Mapping[str, str], version: str) -> list[Fault]:

@@ -13,6 +13,7 @@ import msgspec
 from blake3 import blake3
 
 from finery import Artifact, Completion, DataError, FineryError, Job, Model, StepError, load_plugins
+from finery.rows import Row, split_turns
 from finery_serve.check.prompts import (
     NAMED,
     Asked,
@@ -162,21 +163,21 @@ def answer_fault(served: Sequence[str], evaluated: Sequence[str]) -> Fault | Non
     )
 
 
-def stop_fault(stops: Sequence[str], answers: Mapping[str, Sequence[str]]) -> Fault | None:
-    """Whether a server would end the right answers early.
+def stop_fault(stops: Sequence[str], rows: Sequence[Row], own: list[Completion]) -> Fault | None:
+    """Whether a server would end right answers early.
 
-    stops: the texts at which it ends answers. answers: row → what the row and the engine answer.
+    stops: the texts at which it ends answers. own: the answers of the engine, which has no stops.
     """
-    cut = {
-        name: stop for name, texts in answers.items() for stop in stops for text in texts
-        if stop in text.strip()
-    }  # fmt: skip
+    cut = dict[str, str]()
+    for row, answer in zip(rows, own, strict=True):
+        texts = [answer.text, *(str(turn.get("content") or "") for turn in split_turns(row)[1])]
+        found = [stop for stop in stops if any(stop in text.strip() for text in texts)]
+        cut |= {f"row {row['id']}": stop for stop in found}
     if not cut:
         return None
     return Fault(
         "answers",
-        f"the server ends answers too early: those of {len(cut)} of {len(answers)} rows contain a "
-        "text at which it stops",
+        f"the answers of {len(cut)} of {len(rows)} rows contain a text at which the server stops",
         [f"{name} contains the stop {stop!r}" for name, stop in [*cut.items()][:NAMED]],
         "remove these texts from `stop` where the bundle's parameters are set",
     )

@@ -236,12 +236,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         engine = {model.name: ask(model, model.name) for model in self.models}
         faults = {name: list(of.faults) for name, of in served.items()}
         for name, of in served.items():
-            texts = {
-                one.name: [str(turn.get("content") or "") for turn in split_turns(row)[1]]
-                + [completion.text]
-                for one, row, completion in zip(asked, rows, engine[name], strict=True)
-            }
-            if fault := stop_fault(of.stops, texts):
+            if fault := stop_fault(of.stops, rows, engine[name]):
                 faults[name].append(fault)
         for name, more in self._adapter_faults(served, engine, ask).items():
             faults[name] += more

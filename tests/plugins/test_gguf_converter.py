@@ -93,7 +93,8 @@ def test_a_configuration_gets_the_keys_that_transformers_no_longer_writes(tmp_pa
 def test_layers_that_transformers_does_not_load_are_not_announced(tmp_path: Path) -> None:
     from transformers import Glm4MoeConfig, LlamaConfig
 
-    glm = Glm4MoeConfig(num_nextn_predict_layers=1)
+    announced: dict[str, Any] = {"num_nextn_predict_layers": 1}
+    glm = Glm4MoeConfig(**announced)
     assert completed(glm, tmp_path / "glm")["num_nextn_predict_layers"] == 0
     assert "num_nextn_predict_layers" not in completed(LlamaConfig(), tmp_path / "llama")
 

@@ -180,10 +180,9 @@ def _template_notes(chat: ChatTemplate, thinking: bool) -> list[str]:
         notes.append(
             "Ollama rewrites tools: it writes `required` before `properties` and sorts the keys in "
             "`items`, drops fields such as `default`, `minimum` and `additionalProperties`, and "
-            "changes numbers in schemas and earlier calls (1.0 becomes 1, and integers of more "
-            "than 15 digits may become others). If the training rows had tools in another form, "
-            "the prompts differ from those of the training. `llama-server --jinja` writes tools "
-            "as they are."
+            "rounds integers of more than 15 digits, also in earlier calls. If the training rows "
+            "had tools in another form, the prompts differ from those of the training. "
+            "`llama-server --jinja` changes only numbers: like Ollama, it writes 1.0 as 1."
         )
     if NO_TOOLS in chat.source:
         notes.append(

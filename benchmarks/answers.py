@@ -289,7 +289,7 @@ def through_finery(kind: Any, model: Any) -> Answering:
     engine = kind(model, TestJob(seed=None))
 
     def answer(asked: list[Any]) -> list[tuple[str, int]]:
-        cached = CachedEngine(engine, MemoryRecords(), "benchmark")
+        cached = CachedEngine(engine, MemoryRecords())
         made = cached.generate(asked, max_tokens=TOKENS)
         return [(answer.text, answer.completion_tokens) for answer in made]
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from finery import Completion, Engine, Model, Request, Sampling
+from finery.inference.types import Identity
 from finery.rows import Conversation
 from finery.testing import TestJob
 
@@ -97,8 +98,8 @@ def job(folder: Path) -> TestJob:
     """A job in which every model answers as scripted."""
 
     class Job(TestJob):
-        def _find(self, model: Model) -> tuple[type[Engine], str]:
-            return Scripted, model.name
+        def _find(self, model: Model) -> tuple[type[Engine], Identity]:
+            return Scripted, Identity(model.name, model.name)
 
     return Job(folder)
 

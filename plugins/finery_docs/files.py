@@ -55,19 +55,10 @@ class FilesPreflight(Preflight["DocsFiles"]):
 
     def packages(self) -> Mapping[str, str]:
         """What reads files of these kinds."""
-        suffixes = {suffix_of(path.name) for path in self.step.path.paths}
-        needed = sorted({READERS[suffix] for suffix in suffixes & READERS.keys()})
-        return dict.fromkeys(needed, "finery[docs]")
+        return dict.fromkeys(self.step.key_packages(), "finery[docs]")
 
 
-class DocsFiles(
-    Step,
-    seeded=False,
-    packages=("beautifulsoup4", "markdown-it-py", "pypdf"),
-    version="1",
-    traceable=ChunkPlaces,
-    preflight=FilesPreflight,
-):
+class DocsFiles(Step, seeded=False, version="1", traceable=ChunkPlaces, preflight=FilesPreflight):
     """Rows from Markdown, text, HTML and PDF files: one per chunk, with its place.
 
     A row has `text`; `source`, the file; `heading`, the headings above the text, as `Guide >
@@ -100,6 +91,11 @@ class DocsFiles(
         help="What to do with files that can't be read (wrong encoding, encrypted, damaged, "
         "scanned): stop with an error, or skip them.",
     )
+
+    def key_packages(self) -> tuple[str, ...]:
+        """What reads files of these kinds."""
+        suffixes = {suffix_of(path.name) for path in self.path.paths}
+        return tuple(sorted({READERS[suffix] for suffix in suffixes & READERS.keys()}))
 
     def check(self) -> None:
         """Raise `UsageError` for an overlap or a shortest chunk that leaves no room."""

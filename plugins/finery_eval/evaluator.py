@@ -77,6 +77,10 @@ class Gate(Step, isolated=True):
         """
         return {}
 
+    def sends_schemas(self) -> bool:
+        """Whether models are held to a JSON Schema, or asked to judge by one."""
+        return False
+
     def measured(self) -> dict[str, list[str]]:
         """The judged models (or other things with scores) → their metrics, for `require`."""
         raise NotImplementedError
@@ -293,6 +297,10 @@ class BatchEvaluator(Judge, engines=True):
         digest: builds with another one aren't compared by it.
         """
         return {}
+
+    def sends_schemas(self) -> bool:
+        """Whether a subclass has a `constraint`."""
+        return type(self).constraint is not BatchEvaluator.constraint
 
     def constraint(self) -> dict[str, Any] | None:
         """A JSON Schema that engines hold the answers to; None lets models answer freely."""

@@ -51,7 +51,8 @@ class GgufEngine(Engine):
 
     takes_tools = True
     local = True
-    packages = (PACKAGE, constraint.PACKAGE)
+    packages = (PACKAGE,)
+    schema_packages = (constraint.PACKAGE,)
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)

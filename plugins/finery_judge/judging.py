@@ -182,6 +182,10 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
         None, affects_output=False, help="Limit of one build; verdicts so far are kept."
     )
 
+    def sends_schemas(self) -> bool:
+        """The judge's answers follow one."""
+        return True
+
     def default_prompt(self) -> str:
         """The default template."""
         raise NotImplementedError

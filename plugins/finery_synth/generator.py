@@ -104,8 +104,7 @@ class Generator(
         1.0, gt=0.0, le=1.0, help="Sample from the likeliest tokens with this total probability."
     )
     prompt: OneFile | None = setting(
-        None,
-        help="A Jinja file with the prompt. `finery synth prompt TYPE` prints the default.",
+        None, help="A Jinja file with the prompt. `finery synth prompt TYPE` prints the default."
     )
     checks: Checks = setting(Checks(), help="What every row must pass.")
     retries: int = setting(
@@ -115,9 +114,7 @@ class Generator(
         0, ge=0, le=MOST_SERIES, help="Changing this number requests new answers for all rows."
     )
     budget: Budget | None = setting(
-        None,
-        affects_output=False,
-        help="Limit of one build; answers so far are kept.",
+        None, affects_output=False, help="Limit of one build; answers so far are kept."
     )
 
     # -- what step types override ---------------------------------------------------------------
@@ -148,6 +145,11 @@ class Generator(
     def needs_rows(self) -> bool:
         """Whether `requests` depends on the content of the rows."""
         return False
+
+    def sends_schemas(self) -> bool:
+        """Whether a subclass has an `answer_schema`, or a judge scores rows."""
+        is_overridden = type(self).answer_schema is not Generator.answer_schema
+        return is_overridden or self.checks.judge is not None
 
     def answer_schema(self) -> dict[str, Any] | None:
         """A JSON Schema for answers, used by engines that can constrain them."""

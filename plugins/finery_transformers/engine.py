@@ -95,7 +95,8 @@ class TransformersEngine(Engine):
     batched = True
     local = True
     takes_tools = True
-    packages = ("torch", "transformers", "peft", "tokenizers", constraint.PACKAGE)
+    packages = ("torch", "transformers", "peft", "tokenizers")
+    schema_packages = (constraint.PACKAGE,)
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
@@ -164,11 +165,7 @@ class TransformersEngine(Engine):
             torch.manual_seed(seed_of(sampling.seed, prompts))
             batch = generation.read(loaded.model, prompts, loaded.pad)
             answers = generation.answers(
-                loaded.model,
-                batch,
-                ends=loaded.ends,
-                constraints=constraints,
-                **arguments,
+                loaded.model, batch, ends=loaded.ends, constraints=constraints, **arguments
             )
         return [
             loaded.answers.completion(
@@ -268,9 +265,7 @@ class _Loaded(NamedTuple):
 
 
 def _ready(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    arguments: dict[str, Any],
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]
 ) -> _Loaded:
     """Make a model answer until its turn ends, only by the given sampling.
 

@@ -19,6 +19,7 @@ from finery import (
     takes,
 )
 from finery.rows import Row
+from finery_transformers.answering import constraint
 from finery_transformers.precision import auto_dtype, usable_gpus
 
 if TYPE_CHECKING:
@@ -375,8 +376,12 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
         return {"format": "transformers" if self.lora is None else "adapter"}
 
     def key_packages(self) -> tuple[str, ...]:
-        """Also bitsandbytes, if the training uses it."""
-        return (*PACKAGES, "bitsandbytes") if self.needs_bitsandbytes else PACKAGES
+        """Also bitsandbytes, and what holds answers for `watch` to a schema, if it uses them."""
+        optional = {
+            "bitsandbytes": self.needs_bitsandbytes,
+            constraint.PACKAGE: self.watch is not None and self.watch.sends_schemas(),
+        }
+        return (*PACKAGES, *(package for package, is_used in optional.items() if is_used))
 
     @property
     def needs_bitsandbytes(self) -> bool:

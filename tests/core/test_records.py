@@ -22,9 +22,11 @@ from finery import (
 from finery.inference.budget import Price
 from finery.inference.cache import WAITING, CachedEngine
 from finery.inference.records import MemoryRecords, Records, SqliteRecords, record_key, sampling_of
-from finery.inference.types import Answer, Batch
+from finery.inference.types import Answer, Batch, Identity
 from finery.rows import Conversation
 from finery.testing import TestJob
+
+PARROT = Identity("parrot", "parrot")
 
 
 class Parrot(Engine):
@@ -126,13 +128,17 @@ class Asker:
     """An engine with its cache, as a step sees it."""
 
     def __init__(
-        self, kind: type[Parrot] = Parrot, records: Records | None = None, **budget: Any
+        self,
+        kind: type[Parrot] = Parrot,
+        records: Records | None = None,
+        identity: Identity = PARROT,
+        **budget: Any,
     ) -> None:
         self.job = TestJob(records=records)
         self.engine = kind(Model(Path(), meta={"format": "parrot"}), self.job)
         self.engine.price = Price(input=1e6, output=1e6)  # a dollar a token
         limit = Budget(**budget) if budget else None
-        self.cached = CachedEngine(self.engine, self.job.records, "parrot", limit)
+        self.cached = CachedEngine(self.engine, self.job.records, identity, limit)
 
     def stream(self, asked: Iterable[Request], **sampling: Any) -> dict[int, Any]:
         """All answers by index, each once."""
@@ -306,24 +312,41 @@ def test_tools_are_given_for_all_conversations_or_for_each() -> None:
         asker.cached.generate(talks, tools=[[tool("f")], None])
 
 
+def test_only_declared_schemas_are_sent_and_only_their_answers_depend_on_what_holds_them() -> None:
+    asked = [conversation("hi")]
+    declared, undeclared = Asker(), Asker(identity=Identity("parrot", None))
+    declared.cached.generate(asked, schema={"type": "object"})
+    assert declared.cached.constrains
+    undeclared.cached.generate(asked)
+    assert not undeclared.cached.constrains
+    with pytest.raises(StepError, match="its `sends_schemas` returns False"):
+        undeclared.cached.generate(asked, schema={"type": "object"})
+
+    sampling, schema = sampling_of(), sampling_of(schema={"type": "object"})
+    without, installed = Identity("m", "not installed"), Identity("m", "1.9")
+    for drawn, same in ((sampling, True), (schema, False)):
+        old, new = (record_key(it, [Request(asked[0])], drawn) for it in (without, installed))
+        assert (old == new) is same
+
+
 def test_records_of_earlier_versions_are_read() -> None:
     """Neither the key of a request nor the form of an answer may change: answers are paid for."""
     asker = Asker()
     plain, sampling = Request(conversation("hi")), sampling_of()
     key = "162393d5b59126d5de7887b7b02730d7299e424463d6547b5e1fb9f6dc79b980"
-    assert record_key("m", [plain], sampling).hex() == key
+    assert record_key(Identity("m", "m"), [plain], sampling).hex() == key
     tooled = Request(conversation("hi"), [{"type": "function"}], 1)
     key = "d2e6ba8208c92df8658978680b2a0850dbb4db1412504876f9ad2563659118c6"
-    assert record_key("m", [tooled], sampling_of(schema={"b": 1, "a": 2})).hex() == key
+    assert (
+        record_key(Identity("m", "m"), [tooled], sampling_of(schema={"b": 1, "a": 2})).hex() == key
+    )
     stored: dict[str, Any] = {
         "text": "ho",
         "finish_reason": "stop",
         "prompt_tokens": 1,
         "completion_tokens": 2,
     }
-    asker.job.records.put(
-        {record_key("parrot", [plain], sampling): msgspec.msgpack.encode([stored])}
-    )
+    asker.job.records.put({record_key(PARROT, [plain], sampling): msgspec.msgpack.encode([stored])})
     assert asker.cached.generate([conversation("hi")]) == [Completion(**stored)]
     assert asker.engine.asked == []
 

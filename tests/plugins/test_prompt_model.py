@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import Completion, DataError, Dataset, Engine, Model, Request, Sampling
+from finery.inference.types import Identity
 from finery.rows import Conversation, Row
 from finery.testing import TestJob, dataset, run_step
 from finery_prompt.model import PromptModel, pick
@@ -36,8 +37,9 @@ class Echo(Engine):
 class EchoJob(TestJob):
     """A job that knows the engine of the format `echo`, besides the installed ones."""
 
-    def _find(self, model: Model) -> tuple[type[Engine], str]:
-        return (Echo, "echo") if model.format == "echo" else super()._find(model)
+    def _find(self, model: Model) -> tuple[type[Engine], Identity]:
+        known = Echo, Identity("echo", "echo")
+        return known if model.format == "echo" else super()._find(model)
 
 
 @pytest.fixture

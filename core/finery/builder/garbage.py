@@ -207,15 +207,8 @@ class Collected:
 
     def bytes(self) -> int:
         """The bytes of all that was removed."""
-        others = (
-            self.unfinished,
-            self.scratch,
-            self.environments,
-            self.runs,
-            self.pinned,
-            self.answers,
-        )
-        return sum(size for _, size in (*self.steps.values(), *others))
+        others = (self.unfinished, self.scratch, self.environments, self.runs, self.pinned)
+        return sum(size for _, size in (*self.steps.values(), *others, self.answers))
 
 
 def collect(

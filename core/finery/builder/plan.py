@@ -23,6 +23,7 @@ from finery.builder.keys import (
     key_parts,
 )
 from finery.errors import RecipeError, StepError
+from finery.inference.types import Identity
 from finery.plugin.history import Results
 from finery.recipe.document import Path_
 from finery.recipe.environments import PIN, Environment, pin_text, pinned_environment
@@ -58,7 +59,7 @@ class StepPlan:
     pinned: str | None = None
     environment: Environment | None = None  # the step's own, once recipe.lock has its packages
     provenance: dict[str, Any] = field(default_factory=dict)  # see `finery.Provenance`
-    engines: dict[str, str] = field(
+    engines: dict[str, Identity] = field(
         default_factory=dict
     )  # model format → its engine in keys of records
     has_local_engine: bool = False
@@ -276,6 +277,8 @@ class Planner:
         for _, within in steps_inside(node.step):
             self.outside.update(within.key_files())
         engines = {}
+        steps = (node.step, *(step for _, step in steps_inside(node.step)))
+        sends_schemas = any(step.sends_schemas() for step in steps)
         if type(node.step).__spec__.engines:
             known = self.graph.plugins.engines
             places = [(s.field, s.index) for s in node.sources if s.role != "tokenizer"]
@@ -284,16 +287,14 @@ class Planner:
                 engine = self.graph.plugins.engine(model_format)
                 code = self.code.of_engine(model_format)
                 self.outside.update(engine.key_files())
-                key = EngineKey(full_name(engine), code, engine.packages, engine.key_facts())
+                packages = (*engine.packages, *(engine.schema_packages if sends_schemas else ()))
+                key = EngineKey(full_name(engine), code, packages, engine.key_facts())
                 engines[model_format] = key
                 plan.has_local_engine |= engine.local
                 plan.engine_uses_gpu |= engine.uses_gpu()
-                if not (version := engine.version):
-                    versions = {p: package_version(p) for p in key.packages}
-                    facts = [dict(key.facts)] if key.facts else []
-                    content = encode([key.name, dict(code), versions, *facts])
-                    version = blake3(content).hexdigest()
-                plan.engines[model_format] = version
+                free = engine.version or _digest(key._replace(packages=engine.packages))
+                held = engine.version or _digest(key)
+                plan.engines[model_format] = Identity(free, held if sends_schemas else None)
         digests = {}
         for source in node.sources:
             result = results.get(source.step)
@@ -374,6 +375,13 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
             if first != name:
                 plan.same_as, plan.reason = first, f"equal to {first}: built once"
         yield plan
+
+
+def _digest(engine: EngineKey) -> str:
+    """An engine in keys of records."""
+    versions = {package: package_version(package) for package in engine.packages}
+    facts = [dict(engine.facts)] if engine.facts else []
+    return blake3(encode([engine.name, dict(engine.code), versions, *facts])).hexdigest()
 
 
 def _formats(manifest: Manifest, known: Collection[str]) -> Iterator[str]:

@@ -71,6 +71,7 @@ from typing import Any, Literal, NotRequired, Protocol, TypedDict, runtime_check
 import msgspec
 
 from finery.artifact.manifest import Manifest
+from finery.inference.types import Identity
 from finery.recipe.environments import Environment
 from finery.step.resources import Resources
 
@@ -123,7 +124,7 @@ class Task(Need, kw_only=True):
         of each outside file.
     seed: None if the step type takes none. pinned: what its floating name is pinned to.
     env: environment variables for this step only, including secrets.
-    engines: model format → the engine's name in keys of records; empty if it may not use models.
+    engines: model format → the engine in keys of records; empty if it may not use models.
     plugins: plugin files next to the recipe.
     store: the store's folder. out: an empty folder for the step's output. scratch: a folder
         that the step may create; kept until the step succeeds. log: the file for its output.
@@ -145,7 +146,7 @@ class Task(Need, kw_only=True):
     seed: int | None
     pinned: str | None
     env: dict[str, str]
-    engines: dict[str, str]
+    engines: dict[str, Identity]
     plugins: list[str]
     store: str
     out: str

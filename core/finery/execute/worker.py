@@ -30,6 +30,7 @@ from finery.fields import Files
 from finery.inference.engine import Engine
 from finery.inference.records import identity_of
 from finery.inference.shared import SharedRecords, records_of, secrets_in
+from finery.inference.types import Identity
 from finery.plugin.hookspecs import hookimpl
 from finery.plugin.manager import Plugins, load_plugins
 from finery.step import inspect
@@ -267,7 +268,7 @@ def _placeholder(kind: Any, value: Any) -> Any:
 
 
 def _finder(task: Task, plugins: Plugins) -> Any:
-    def find(model: Model) -> tuple[type[Engine], str]:
+    def find(model: Model) -> tuple[type[Engine], Identity]:
         if model.format not in task.engines:
             raise StepError(
                 f"step type '{task.use}' uses a model, but doesn't declare that",

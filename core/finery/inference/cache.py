@@ -18,13 +18,14 @@ from finery.errors import FineryError, RefusedError, StepError
 from finery.inference.budget import Budget, Spending, Ticker, Usage
 from finery.inference.engine import Engine
 from finery.inference.records import Records, record_key, sampling_of
-from finery.inference.types import Answer, Batch, Completion, Request, Sampling, Tools
+from finery.inference.types import Answer, Batch, Completion, Identity, Request, Sampling, Tools
 from finery.rows import Conversation
 
 WINDOW = 512
 """Requests that are taken from a stream and looked up together."""
 WAITING = 8192
 """Maximum number of cached answers that wait while the engine is busy."""
+ONLY_ENGINE = Identity("", "")
 AGAIN_SECONDS = 0.1
 """How often to look for another process's answers when there is nothing else to do."""
 
@@ -32,12 +33,17 @@ AGAIN_SECONDS = 0.1
 class CachedEngine:
     """An engine with the record cache. Steps answer prompts only through it.
 
+    identity: of the model in keys of records; not needed if it alone has the records.
     usage: usage of this engine. budget: limits all engines of the job together, see `Job.usage`
     and `Spending`.
     """
 
     def __init__(
-        self, engine: Engine, records: Records, identity: str, budget: Budget | None = None
+        self,
+        engine: Engine,
+        records: Records,
+        identity: Identity = ONLY_ENGINE,
+        budget: Budget | None = None,
     ) -> None:
         if budget is not None:
             budget.check(engine.price)
@@ -50,7 +56,7 @@ class CachedEngine:
     @property
     def constrains(self) -> bool:
         """Whether answers follow a `schema`. If not, the prompt must ask for the format."""
-        return self._engine.constrains
+        return self._engine.constrains and self._identity.held is not None
 
     def generate(
         self,
@@ -77,7 +83,7 @@ class CachedEngine:
         tools: what the model may call: one list for all conversations, or one (or None) for each.
         refusals: whether a refusal is an answer (with that `finish_reason`) instead of an error.
         """
-        if strict and not self.constrains:
+        if strict and not self._engine.constrains:
             raise StepError(
                 f"answers of a model of the format '{self._engine.model.format}' can't be held to "
                 "a JSON Schema",

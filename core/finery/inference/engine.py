@@ -44,6 +44,8 @@ class Engine:
 
     packages: distributions with versions that can change an answer. They are part of the key of
         every step that uses the engine and, with the engine's code, of every record.
+    schema_packages: distributions that only hold answers to `Sampling.schema`. They are part of
+        the keys of steps that may send one, see `Step.sends_schemas`, and of such records.
     version: replaces code and packages in the keys of records. For engines that only transport
         requests and answers, so that paid answers outlive a change of the engine's code.
     batched: whether requests are answered together, see `batches`. Estimates then can't know which
@@ -59,6 +61,7 @@ class Engine:
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
+    schema_packages: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[str] = ""
     batched: ClassVar[bool] = False
     standalone: ClassVar[ModuleType | None] = None

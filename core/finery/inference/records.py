@@ -1,6 +1,6 @@
 """Records of answered requests: their storage and their keys."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Model
 from finery.errors import FineryError, StepError
-from finery.inference.types import Batch, Sampling
+from finery.inference.types import Batch, Identity, Sampling
 from finery.store.connection import PATIENT_SECONDS, Database
 from finery.util.locks import KeyLocks
 
@@ -118,7 +118,7 @@ def sampling_of(
     )  # fmt: skip
 
 
-def record_key(identity: str, batch: Batch, sampling: Sampling) -> bytes:
+def record_key(identity: Identity, batch: Batch, sampling: Sampling) -> bytes:
     """The key of a record: the model, the requests, the sampling, and the attempt."""
     asked = [
         r.messages if r.tools is None else {"messages": r.messages, "tools": _ordered(r.tools)}
@@ -131,22 +131,25 @@ def record_key(identity: str, batch: Batch, sampling: Sampling) -> bytes:
         drawn["schema"] = _ordered(schema)
     if strict:
         drawn["strict"] = True
-    content = [
-        identity,
-        asked,
-        drawn,
-        batch[0].attempt,
-    ]
+    content = [identity.of(sampling), asked, drawn, batch[0].attempt]
     return blake3(msgspec.json.encode(content, order="deterministic")).digest()
 
 
-def identity_of(model: Model, engines: Mapping[str, str]) -> str:
+def identity_of(model: Model, engines: Mapping[str, Identity]) -> Identity:
     """The model in the keys of records: its content, and the engines of its formats.
 
     engines: model format → the engine's identity.
     """
     under = sorted((name, engines[name]) for name in model.formats)
-    return blake3(msgspec.json.encode([model.digest, under])).hexdigest()
+
+    def identity(versions: Iterable[tuple[str, str]]) -> str:
+        return blake3(msgspec.json.encode([model.digest, [*versions]])).hexdigest()
+
+    held = [(name, engine.held) for name, engine in under if engine.held is not None]
+    return Identity(
+        identity((name, engine.free) for name, engine in under),
+        identity(held) if len(held) == len(under) else None,
+    )
 
 
 def _ordered(value: Any) -> str:

@@ -1,10 +1,10 @@
 """Requests to models and their answers, as plain data."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from finery.errors import FineryError
+from finery.errors import FineryError, StepError
 from finery.rows import Conversation
 
 CHARACTERS_A_TOKEN = 4
@@ -88,3 +88,25 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 Batch = list[Request]
 Answer = list[Completion] | FineryError
 """The outcome of a batch: its rows' answers in order, or an error."""
+
+
+class Identity(NamedTuple):
+    """What answers, in keys of records: an engine's code and packages, or a model with its engines.
+
+    held: the same for answers that are held to a JSON Schema, with the packages that do that. None:
+    these packages aren't in the key of the step, because it declares that it sends no schema.
+    """
+
+    free: str
+    held: str | None
+
+    def of(self, sampling: Sampling) -> str:
+        """The one that counts. `StepError` for a schema that isn't declared."""
+        if sampling.schema is None:
+            return self.free
+        if self.held is None:
+            raise StepError(
+                "the step holds answers to a JSON Schema, but its `sends_schemas` returns False",
+                fix="return True there: the packages that do it must be in the key",
+            )
+        return self.held

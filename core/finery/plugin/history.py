@@ -11,7 +11,7 @@ from finery.artifact.kinds import Artifact
 if TYPE_CHECKING:
     from finery.artifact.kinds import Model
     from finery.artifact.manifest import Manifest, Result
-    from finery.inference.types import Request
+    from finery.inference.types import Identity, Request
     from finery.store.database import Store
 
 
@@ -44,7 +44,7 @@ class Results:
         store: "Store | None" = None,
         results: "Mapping[str, Result | None] | None" = None,
         latest: Mapping[str, tuple[str, str | None]] | None = None,
-        engines: Mapping[str, Mapping[str, str]] | None = None,
+        engines: "Mapping[str, Mapping[str, Identity]] | None" = None,
     ) -> None:
         self._store = store
         self._results = results or {}
@@ -79,12 +79,7 @@ class Results:
         For engines that answer requests one by one. None if the step's engines aren't known yet.
         sampling: see `Asked`.
         """
-        from finery.inference.records import (
-            SqliteRecords,
-            identity_of,
-            record_key,
-            sampling_of,
-        )
+        from finery.inference.records import SqliteRecords, identity_of, record_key, sampling_of
 
         engines = self._engines.get(step, {})
         if self._store is None or not model.formats <= engines.keys():

@@ -6,13 +6,7 @@ import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    NamedTuple,
-    get_args,
-    get_origin,
-)
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
 import msgspec
 
@@ -41,7 +35,7 @@ RESERVED = frozenset({"use", "needs", "seed", "env", "gpus", "environment", "res
 OUTSIDE_KEYS = frozenset({
     "check", "check_files", "choices", "doubts", "verify",
     "depends_on_gpus", "key_code", "key_facts", "key_files", "key_packages", "node_count",
-    "uses_seed",
+    "sends_schemas", "uses_seed",
     "(forecast)", "(metrics)", "(pinned)", "(preflight)", "(provenance)", "(traceable)",
 })  # fmt: skip
 """Methods and (class keywords) of a step type whose code isn't in keys.

@@ -13,6 +13,7 @@ from finery.inference.cache import CachedEngine
 from finery.inference.engine import Engine
 from finery.inference.records import MemoryRecords, Records
 from finery.inference.shared import SharedRecords
+from finery.inference.types import Identity
 from finery.step.resources import ON_NODES
 from finery.util.files import copy_file
 from finery.util.paths import path_in
@@ -42,7 +43,7 @@ class Job:
         seed: int | None = None,
         report: Report = lambda event: None,
         records: Records | None = None,
-        find_engine: Callable[[Model], tuple[type[Engine], str]] | None = None,
+        find_engine: Callable[[Model], tuple[type[Engine], Identity]] | None = None,
         secrets: Mapping[str, str] | None = None,
         pinned: str | None = None,
         kept: Path | None = None,
@@ -140,7 +141,7 @@ class Job:
         """The engine without the cache, for engines that are built on another engine."""
         return self._engine_of(model)[0](model, self)
 
-    def _engine_of(self, model: Model) -> tuple[type[Engine], str]:
+    def _engine_of(self, model: Model) -> tuple[type[Engine], Identity]:
         if self._find_engine is None:
             what = "a step requested an engine without running"
             raise StepError(what, fix="don't use answers there")

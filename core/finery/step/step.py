@@ -3,12 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    get_args,
-)
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
@@ -73,6 +68,15 @@ class Step(Settings):
     def key_packages(self) -> tuple[str, ...]:
         """Distributions with a version in the key; override it if they depend on settings."""
         return type(self).__spec__.packages
+
+    def sends_schemas(self) -> bool:
+        """Whether its models may have to answer by a JSON Schema; only then are the packages that
+        hold answers to one (`Engine.schema_packages`) in the key.
+
+        Override it if no request has a `schema`, or if that depends on settings. False makes a
+        request with one fail.
+        """
+        return True
 
     def key_code(self) -> "list[Any]":
         """More code for the key: functions, classes, names of modules, and files as `Path`.

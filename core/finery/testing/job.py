@@ -13,6 +13,7 @@ from typing import Any
 from finery.artifact.kinds import Dataset, Model
 from finery.inference.engine import Engine
 from finery.inference.records import Records
+from finery.inference.types import Identity
 from finery.plugin.manager import load_plugins
 from finery.rows import Row
 from finery.step.inspect import slots_of
@@ -62,9 +63,10 @@ class TestJob(Job):
             kept=root / "kept",
         )
 
-    def _find(self, model: Model) -> tuple[type[Engine], str]:
+    def _find(self, model: Model) -> tuple[type[Engine], Identity]:
         engine = self._engines.get(model.format) or load_plugins().engine(model.format)
-        return engine, f"{model.path} {sorted(model.meta.items())}"
+        content = f"{model.path} {sorted(model.meta.items())}"
+        return engine, Identity(content, content)
 
 
 @functools.cache

@@ -168,6 +168,10 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction", prefligh
         """The schema, or None if the recipe gives none."""
         return None if self.schema is None else AnswerSchema(self.schema.path)
 
+    def sends_schemas(self) -> bool:
+        """Only with `constrain`."""
+        return self.constrain
+
     def constraint(self) -> dict[str, Any] | None:
         """The schema, with `constrain`."""
         schema = self.answer_schema() if self.constrain else None
@@ -209,11 +213,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction", prefligh
         return Reading(value, None if isinstance(value, dict) else NO_OBJECT)
 
     def judged(
-        self,
-        schema: AnswerSchema | None,
-        expected: Sequence[Any],
-        fields: Fields,
-        answers: Answers,
+        self, schema: AnswerSchema | None, expected: Sequence[Any], fields: Fields, answers: Answers
     ) -> Verdicts:
         """Parse the answers and compare them with the expected objects."""
         readings = {
@@ -221,9 +221,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction", prefligh
             for name, completions in answers.items()
         }
         same = Comparison(
-            tolerance=self.tolerance,
-            ignore_case=self.ignore_case,
-            ordered=self.lists == "ordered",
+            tolerance=self.tolerance, ignore_case=self.ignore_case, ordered=self.lists == "ordered"
         )
         judged = {
             name: [self.verdict(same, fields, *of) for of in zip(expected, read, strict=True)]

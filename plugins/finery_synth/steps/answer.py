@@ -73,6 +73,11 @@ class Answer(Generator, keeps_prompts=True):
         text = unfenced(answer.text) if is_code else answer.text
         return [answered(task.seeds[0], answer, text)]
 
+    def sends_schemas(self) -> bool:
+        """Only with a schema in `checks`, or with a judge."""
+        checks = self.checks
+        return any(each is not None for each in (checks.json_schema, checks.schema, checks.judge))
+
     def answer_schema(self) -> dict[str, Any] | None:
         """The schema that answers must follow."""
         if self.checks.json_schema is None and self.checks.schema is None:

@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from finery import Engine, FineryError, Job, Model, StepError, cpu_count, load_plugins, loaded_files
+from finery import FineryError, Job, Model, StepError, cpu_count, load_plugins, loaded_files
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
@@ -113,16 +113,13 @@ class _Job(Job):
     """The training's job in one of the processes."""
 
     def __init__(self, order: Order, report: Any) -> None:
-        def find(model: Model) -> tuple[type[Engine], str]:
+        def find(model: Model) -> NoReturn:
             raise StepError("a training can only answer prompts with the model that it trains")
 
         super().__init__(
-            out=order.scratch,
-            scratch=order.scratch,
-            seed=order.seed,
-            report=report,
+            out=order.scratch, scratch=order.scratch, seed=order.seed, report=report,
             find_engine=find,
-        )
+        )  # fmt: skip
 
 
 def _command(step: "Training", order: Path, on_nodes: list[str]) -> list[str]:

@@ -145,15 +145,11 @@ class QuietJob(Job):
 
     def __init__(self, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        super().__init__(
-            out=out,
-            scratch=out,
-            seed=0,
-        )
+        super().__init__(out=out, scratch=out, seed=0)
 
     def engine(self, model: Model, *, budget: Budget | None = None) -> CachedEngine:
         """The model in training."""
-        return CachedEngine(self.live, self.records, "")
+        return CachedEngine(self.live, self.records)
 
     def raw_engine(self, model: Model) -> Engine:
         """The model in training, without a cache."""

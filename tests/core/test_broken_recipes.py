@@ -272,6 +272,15 @@ PLUGINS = {
             f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
         ),
     ),
+    "unknown task": Broken(
+        OWN_TYPE,
+        "task='clasification' isn't known: did you mean 'classification'?",
+        "docs/howto/plugins.md",
+        files=plugin(
+            "class X(Step, task='clasification'):\n    'X.'\n"
+            f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
+        ),
+    ),
     "run with an unknown return type": Broken(
         OWN_TYPE,
         "name 'Datset' is not defined",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
-from finery.fields import Learns, Role, Settings, Spec
+from finery.fields import Learns, Role, Settings, Spec, Task
 from finery.step.inspect import RESERVED, SECTIONS, declared_outputs, full_name, inputs_of
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
@@ -199,8 +199,10 @@ def _wrong_keywords(cls: type[Step]) -> Iterator[str]:
     for section in spec.sections:
         if section not in SECTIONS:
             yield f"there is no section '{section}': {did_you_mean(section, SECTIONS)}"
-    if spec.learns not in (kinds := get_args(Learns)):
-        yield f"learns={spec.learns!r} must be one of {', '.join(filter(None, kinds))}"
+    for keyword, values in (("learns", get_args(Learns)), ("task", get_args(Task))):
+        if (value := getattr(spec, keyword)) not in values:
+            meant = did_you_mean(str(value), filter(None, values))
+            yield f"{keyword}={value!r} isn't known: {meant}"
     for field, info in cls.__finery_fields__.items():
         if info.role not in (roles := get_args(Role)):
             known = ", ".join(filter(None, roles))

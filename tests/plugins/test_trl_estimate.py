@@ -357,6 +357,19 @@ def test_rows_that_a_step_only_leaves_out_are_measured_in_their_file(
     assert 250 < found.facts["longest_tokens"] < 350
 
 
+def test_memory_is_a_limit_where_no_row_can_be_read(tmp_path: Path) -> None:
+    between = "  new: {use: data.map, rows: rows, system: x}\n  split: {use: data.split, rows: new}"
+    made = graph(tmp_path, RECIPE.replace("  split: {use: data.split, rows: rows}", between))
+    (found,) = forecast.estimates(made, Results(), ["sft"])
+    memory = found.lines[1]
+    assert found.facts["is_at_most"]
+    assert memory.startswith("memory: at most ")
+    assert memory.endswith("; for rows of 1024 tokens, since none is built yet)")
+    (tmp_path / "plain").mkdir()
+    (measured,) = forecast.estimates(graph(tmp_path / "plain", RECIPE), Results(), ["sft"])
+    assert measured.lines[1].startswith("memory: about ")
+
+
 # -- time ----------------------------------------------------------------------------------------
 
 

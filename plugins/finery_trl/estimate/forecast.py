@@ -48,12 +48,16 @@ class Sizes(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """Rows in tokens, estimated from characters: number, all tokens, the longest, an answer."""
+    """Rows in tokens, estimated from characters: number, all tokens, the longest, an answer.
+
+    is_limit: whether no row could be read, so that the lengths are the most that there can be.
+    """
 
     rows: int | None
     total: float | None
     longest: int
     answer: int
+    is_limit: bool = False
 
 
 def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
@@ -133,7 +137,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
         return Estimate(step=node.name, lines=[text], facts={"unknown": str(unknown)})
     lengths = lengths_of(graph, results, node, step.max_length)
     if type(step).__spec__.learns == "text":  # packed into blocks, with loss everywhere
-        lengths = lengths._replace(longest=step.max_length, answer=step.max_length)
+        lengths = Lengths(lengths.rows, lengths.total, step.max_length, step.max_length)
     used = memory_of(step, model, lengths, here)
     pace = pace_of(results, node, model)
     seconds = None
@@ -157,6 +161,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
             "available_bytes": round(here.free),
             "device": here.device,
             "longest_tokens": lengths.longest,
+            "is_at_most": lengths.is_limit,
             "seconds": None if seconds is None else round(seconds),
             "tokens_per_second": None if pace is None else round(pace.speed, 1),
             "is_rough": bool(guessed),
@@ -227,7 +232,7 @@ def lengths_of(graph: Graph, results: Results, node: Node, most: int) -> Lengths
     samples = [forecasts.sample(source, MOST_READ) for source in sources]
     known = [sample for sample in samples if sample is not None]
     if len(known) < len(samples):
-        return Lengths(rows, None, most, most)
+        return Lengths(rows, None, most, most, is_limit=True)
     lengths = measured(map(_sizes, chain.from_iterable(known)), most)
     mean = lengths.total
     last = results.last(node.name)
@@ -246,7 +251,7 @@ def measured(texts: Iterable[tuple[int, int]], most: int) -> Lengths:
     """Lengths from (characters of the prompt, of the answer) per row; `total` is the mean."""
     pairs = list(islice(texts, MOST_READ))
     if not pairs:
-        return Lengths(None, None, most, most)
+        return Lengths(None, None, most, most, is_limit=True)
     sizes = [prompt + answer for prompt, answer in pairs]
     answer = max(answer for _, answer in pairs)
     return Lengths(
@@ -378,8 +383,11 @@ def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> d
         limit = f"resources gives it {_gib(here.share)} GiB of a GPU"
     else:
         limit = f"this {here.where} has {_gib(here.free)} GiB{' free' if here.used else ''}"
+    needs = f"it won't fit: it needs about {_gib(used.total)} GiB"
+    if lengths.is_limit:
+        needs = f"it may not fit: it needs {_gib(used.total)} GiB if a row has `max_length` tokens"
     return {
-        "warning": f"it won't fit: it needs about {_gib(used.total)} GiB, and {limit}",
+        "warning": f"{needs}, and {limit}",
         "fix": ", or ".join([*ways, "shorter rows", "a smaller model"]),
     }
 
@@ -436,10 +444,11 @@ def _memory_line(used: Memory, here: Machine, lengths: Lengths) -> str:
         f"{name} {_gib(value)}" for name, value in parts if value >= 0.05 * used.total
     )
     taken = f", of which {_gib(here.used)} GiB are in use" if here.used >= MENTIONED else ""
-    return (
-        f"memory: about {_gib(used.total)} GiB of {_gib(here.memory)} GiB{taken} ({named}; rows of "
-        f"up to {lengths.longest} tokens)"
-    )
+    size = f"{_gib(used.total)} GiB of {_gib(here.memory)} GiB{taken}"
+    if lengths.is_limit:
+        rows = f"for rows of {lengths.longest} tokens, since none is built yet"
+        return f"memory: at most {size} ({named}; {rows})"
+    return f"memory: about {size} ({named}; rows of up to {lengths.longest} tokens)"
 
 
 def _time_line(speed: float, seconds: float | None, lengths: Lengths) -> str:

@@ -47,6 +47,11 @@ def test_resources_are_read_and_written() -> None:
     assert str(Resources()) == ""
 
 
+@pytest.mark.parametrize("written", ["500MB", "1500MB", "1.7GB", "24GB", "1.25TB", "0.50MB"])
+def test_memory_is_shown_as_recipes_write_it(written: str) -> None:
+    assert str(Resources.read({"memory": written})) == f"{written} of memory"
+
+
 def test_resources_change_no_key_and_are_in_the_plan(project: MakeProject) -> None:
     t = project({"recipe.yaml": RECIPE})
     assert "asks for 24GB of memory, 8 cores, 1h30m" in t.run("plan").out
@@ -353,6 +358,21 @@ def test_a_lost_job_has_died_and_files_that_changed_end_another(tmp_path: Path) 
     ((_, end),) = ends(second, 1).items()
     assert end["event"] == "died"
     assert end["reason"].endswith("ended")
+
+
+def test_a_job_is_not_outdated_by_code_that_changes_after_it_began(tmp_path: Path) -> None:
+    """Before, it would refuse to start, also for a comment, which doesn't change the key."""
+    tasks, code = Tasks(tmp_path), tmp_path / "helper.py"
+    code.write_text("A = 1\n")
+    task = tasks("import time; time.sleep(600)")
+    task.code = [str(code)]
+    folder = JobFolder.of_task(task)
+    about = folder.create(task, "test")
+    assert folder.outdated(about) == ""
+    code.write_text("A = 1  # one\n")
+    assert folder.outdated(about).endswith("helper.py changed before it began")
+    folder.append({"event": "began", "host": "there", "at": 0.0})
+    assert folder.outdated(about) == ""
 
 
 def test_a_job_is_kept_while_its_engine_does_not_answer(

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -130,14 +131,40 @@ def test_an_interrupted_build_says_what_continues(project: MakeProject) -> None:
     assert "1 job left running, which the next build continues with:\n  a: Slurm job" in err
     assert f"To cancel: scancel {job}\n" in err
     assert f"  step a: slurm job {job}\n" in t.run("cache", "gc").out
+    assert f"continues with slurm job {job} of an earlier build" in t.run("plan").out
+    other = t.run("plan", "--set", "data.a.code=pass").out
+    assert f"slurm job {job} of an earlier build doesn't count: a setting," in other
+    assert f"to end it: scancel {job}" in other
     subprocess.run(["scancel", job], check=True)
     until(lambda: not slurm.running())
+    assert "doesn't count: it ended without a result" in t.run("plan").out
     assert "slurm" not in t.run("cache", "gc", "--dry-run").out
     (t.folder / "go").touch()
     assert t.run("cache", "gc").code == 0
     assert not [*t.folder.glob(".finery/work/*.job")]
     ran = t.run("build")
     assert ran.code == 0, ran.err
+
+
+def test_a_job_that_waits_does_not_count_after_its_code_changed(project: MakeProject) -> None:
+    """It would refuse to start. Even a comment counts, since its node compares whole files."""
+    t = project(recipe({"a": step(ROW)}))
+    t.edit("finery.toml", 'gres = ""', 'gres = ""\nextra = {hold = true}\n')
+    process = t.start("build")
+    assert process.stderr is not None
+    (job,) = re.findall(r"submitted as Slurm job (\d+)", "".join(islice(process.stderr, 2)))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert f"continues with slurm job {job}" in t.run("plan").out
+    t.edit("steps.py", "\nclass Alone", "\n# a comment\nclass Alone")
+    why = "doesn't count: steps.py changed before it began"
+    assert why in t.run("plan").out
+    assert f"  step a: slurm job {job}, which {why}" in t.run("cache", "gc", "--dry-run").out
+    t.edit("finery.toml", "extra = {hold = true}", "")
+    ran = t.run("build")
+    assert ran.code == 0, ran.err
+    assert f"Slurm job {job} of an earlier build {why}" in ran.err
+    assert not slurm.running()
 
 
 def test_a_job_survives_an_outage_of_the_controller(project: MakeProject) -> None:

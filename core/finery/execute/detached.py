@@ -25,7 +25,6 @@ from finery.step.resources import ON_NODES as ON_NODES
 from finery.step.resources import TIME as TIME
 from finery.step.resources import Resources as Resources
 from finery.store.connection import Database
-from finery.util.files import file_state
 
 FIRST_SILENCE, LONGEST_SILENCE = 2.0, 30.0
 """Seconds without an event after which a job's state is asked for, and the longest between two
@@ -270,13 +269,12 @@ class DetachedExecutor:
         named = f"{self.title} job {about.id} of an earlier build"
         if about.id:
             self.follow(task, folder, about)
-        is_current = all(file_state(path) == state for path, state in about.files.items())
-        alive = UNKNOWN
-        if about.id and not (is_current and folder.closing() == "done"):
+        outdated, alive = folder.outdated(about), UNKNOWN
+        if about.id and (outdated or folder.closing() != "done"):
             alive = self.states([about.id]).get(about.id, UNKNOWN)
         ending = folder.closing()
-        if not is_current:
-            reason = "files that it reads changed"
+        if outdated:
+            reason = outdated
         elif ending in ("failed", "died"):
             reason = "it failed"
         elif ending == "done" or alive == RUNS:

@@ -31,6 +31,8 @@ from finery.execute.executor import Died, Expects, Failed, Task
 from finery.store.uses import JOB
 from finery.util.files import FileState, file_state, hash_file
 from finery.util.installed import package_version
+from finery.util.paths import shown
+from finery.util.text import some_of
 
 CLOSING = ("done", "failed", "died")
 BEGAN, INTERRUPTED = "began", "interrupted"
@@ -128,6 +130,20 @@ class JobFolder:
         """The job's closing event, empty while there is none."""
         events = JobFolder(self.path).read()
         return next((e["event"] for e in events if e["event"] in CLOSING), "")
+
+    def outdated(self, about: About) -> str:
+        """Why the job can't give the result of its key any more; empty if it can.
+
+        The code matters until the job begins, see `differences`.
+        """
+        if any(file_state(path) != state for path, state in about.files.items()):
+            return "files that it reads changed"
+        if any(event["event"] == BEGAN for event in JobFolder(self.path).read()):
+            return ""
+        task = msgspec.json.decode((self.path / "task.json").read_bytes(), type=Task)
+        code = task.expects.code.items()
+        changed = [shown(Path(name)) for name, digest in code if _digest(name) != digest]
+        return f"{some_of(changed, 3)} changed before it began" if changed else ""
 
     def append(self, event: Any) -> None:
         """Add an event. Closing ones are durable when it returns."""
@@ -241,12 +257,15 @@ def differences(expects: Expects) -> Iterator[str]:
         if (there := package_version(name)) != version:
             yield f"package {name} is {there} there and {version} here"
     for name, digest in expects.code.items():
-        paths = [Path(entry or ".", name) for entry in sys.path]  # an absolute name stays as it is
-        found = next((path for path in paths if path.is_file()), None)
-        if found is None:
-            yield f"the code in {name} is missing there"
-        elif hash_file(found) != digest:
-            yield f"the code in {name} differs between there and here"
+        if (found := _digest(name)) != digest:
+            how = "is missing there" if found is None else "differs between there and here"
+            yield f"the code in {name} {how}"
+
+
+def _digest(name: str) -> str | None:
+    """The digest of a file of code; None if it is missing."""
+    paths = (Path(entry or ".", name) for entry in sys.path)  # an absolute name stays as it is
+    return next((hash_file(path) for path in paths if path.is_file()), None)
 
 
 def _importable(path: str, task: Task) -> str:

@@ -4,8 +4,9 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -177,37 +178,66 @@ def check_executors(
         print(f"warning: {routes.origin}: {what}{(meant and f'; {meant}') or ''}", file=sys.stderr)
 
 
-def forget_jobs(
-    store: Store, settings: Iterable[Setting], plugins: Plugins, *, dry_run: bool
-) -> list[str]:
-    """Forget jobs of earlier builds that have ended without a result; the others, in words.
+class EarlierJob(NamedTuple):
+    """A job of an earlier build, as it is now.
 
-    dry_run: forget none. One whose engine doesn't answer may run.
+    key, step, recipe: of its task; recipe is a folder. name: `slurm job 4`. outdated: why it can't
+    give its result any more; empty if it can. is_over: whether it ended without one. cancel: the
+    command that ends it, if it is known.
     """
+
+    folder: JobFolder
+    key: str
+    name: str
+    step: str = ""
+    recipe: str = ""
+    outdated: str = ""
+    is_over: bool = False
+    cancel: str = ""
+
+    def __str__(self) -> str:
+        words = f"step {self.step}: {self.name}" if self.step else self.name
+        return f"{words}, which {self._refused()}" if self.outdated else words
+
+    def fate(self) -> str:
+        """What the next build does with it."""
+        name = f"{self.name} of an earlier build"
+        return f"{name} {self._refused()}" if self.outdated else f"continues with {name}"
+
+    def _refused(self) -> str:
+        end = f"; to end it: {self.cancel}" if self.cancel and not self.is_over else ""
+        return f"doesn't count: {self.outdated}{end}"
+
+
+def earlier_jobs(
+    store: Store, settings: Iterable[Setting], plugins: Plugins
+) -> Iterator[EarlierJob]:
+    """The jobs that no running build takes care of. One whose engine doesn't answer may run."""
     from finery.execute.detached import DetachedExecutor
 
-    by_name, left = {setting.name: setting for setting in settings}, []
+    by_name = {setting.name: setting for setting in settings}
     for path in sorted((store.root / "work").glob(f"*{JOB}")):
         folder, key = JobFolder(path), path.name.removesuffix(JOB)
         about = folder.about()
-        if about is None or not store.try_lock(key):  # a running build takes care of it
+        if about is None or not store.try_lock(key):
             continue
+        job = EarlierJob(folder, key, f"{about.executor} job {about.id}", is_over=not about.id)
         try:
-            step = msgspec.json.decode((path / "task.json").read_bytes(), type=Task).step
-            words, is_over = f"step {step}: {about.executor} job {about.id}", not about.id
-            if about.id:
+            with suppress(FineryError, KeyError):
                 cls, options = _class_of(about.executor, by_name, plugins)
                 executor = cls(None) if options is None else cls(None, options)
-                is_over = isinstance(executor, DetachedExecutor) and executor.is_over(folder, about)
-        except (FineryError, OSError, KeyError, msgspec.DecodeError):
-            is_over = False
+                if about.id and isinstance(executor, DetachedExecutor):
+                    job = job._replace(cancel=executor.cancel_words([about.id]))
+                    job = job._replace(is_over=executor.is_over(folder, about))
+            task = msgspec.json.decode((path / "task.json").read_bytes(), type=Task)
+            outdated = folder.outdated(about)
+            yield job._replace(step=task.step, recipe=task.recipe, outdated=outdated)
+        except msgspec.DecodeError:
+            yield job._replace(outdated="another version of finery submitted it")
+        except OSError:  # a build has just removed it
+            continue
         finally:
             store.unlock(key)
-        if not is_over:
-            left.append(words)
-        elif not dry_run:
-            folder.remove()
-    return left
 
 
 def _check_name(name: str, origin: str, plugins: Plugins) -> None:

@@ -171,13 +171,18 @@ def collect_garbage(
     from finery.builder.garbage import collect
     from finery.cli.targets import recipe_file
     from finery.config import settings_in_force
-    from finery.execute.routing import forget_jobs
+    from finery.execute.routing import earlier_jobs
     from finery.plugin.manager import load_plugins
 
     store, number = _store(recipe, keep=keep)
     jobs = [*(store.root / "work").glob(f"*{JOB}")]
     settings = settings_in_force(recipe and recipe_file(recipe), reads=True) if jobs else []
-    left = forget_jobs(store, settings, load_plugins(()), dry_run=dry_run) if jobs else []
+    left = []
+    for job in earlier_jobs(store, settings, load_plugins(())) if jobs else ():
+        if not job.is_over:
+            left.append(str(job))
+        elif not dry_run:
+            job.folder.remove()
     try:
         collected = collect(
             store, number, answers=answers, dry_run=dry_run, progress=print_progress
@@ -207,7 +212,7 @@ def collect_garbage(
         kept = "links and answers" if answers else "links"
         text = f"a build is running, so {kept} stay: run it again when it has ended"
         if collected.builds <= len(jobs):
-            text = f"{kept} stay, since jobs may run, with which the next build continues:"
+            text = f"{kept} stay, since jobs of earlier builds may run:"
         print_wrapped("", text, hang=0, dim=True)
         for words in left:
             click.secho(f"  {words}", dim=True)

@@ -1,6 +1,6 @@
 """`finery plan`: what a build would do, why, and the time, memory and cost that it needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +14,7 @@ from finery.util.text import counted, duration, in_dollars, rough_duration
 if TYPE_CHECKING:
     from finery.builder.plan import Planner, StepPlan
     from finery.errors import FineryError
+    from finery.execute.routing import EarlierJob
     from finery.plugin.notes import Estimate, Note
     from finery.recipe.graph import Graph
 
@@ -60,7 +61,7 @@ def command(
     from finery.builder.sharing import plans_with_shared
     from finery.cli.console import notes_line, print_notes
     from finery.config import load_config, settings_in_force
-    from finery.execute.routing import check_executors, executor_for
+    from finery.execute.routing import check_executors, earlier_jobs, executor_for
 
     project = Project(recipe, overrides)
     graph, store = project.graph.select(steps), project.store
@@ -92,10 +93,13 @@ def command(
     if language is not None:
         _print_graph(language, plans, gates)
         return
+    jobs = [*earlier_jobs(store, settings, graph.plugins)]
+    folder = str(graph.recipe.folder.absolute())
+    jobs_of = {plan.node.name: [*_jobs_of(plan, jobs, folder)] for plan in plans}
     if as_json:
-        _print_json(planner, plans, notes, estimates, gates, executors)
+        _print_json(planner, plans, notes, estimates, gates, executors, jobs_of)
         return
-    _print_steps(plans, estimates, gates, executors)
+    _print_steps(plans, estimates, gates, executors, jobs_of)
     print_notes(graph, [note for note in notes if note.name in OBSTACLES])
     advice = [note for note in notes if note.name not in OBSTACLES]
     if advice:
@@ -118,14 +122,23 @@ class Gates(NamedTuple):
         return "blocked" if plan.node.name in self.blocked else plan.state
 
 
+def _jobs_of(plan: "StepPlan", jobs: Sequence["EarlierJob"], folder: str) -> Iterator["EarlierJob"]:
+    """The jobs of a step, with why they don't count for this plan. folder: of the recipe."""
+    for job in jobs if plan.state == "run" else ():
+        if job.key == plan.key:
+            why = "it ended without a result" if job.is_over else ""
+        elif (job.step, job.recipe) == (plan.node.name, folder) and not job.is_over:
+            why = "a setting, an input, code or a package of the step changed"
+        else:
+            continue
+        yield job._replace(outdated=job.outdated or why)
+
+
 def _print_json(
-    planner: "Planner",
-    plans: Sequence["StepPlan"],
-    notes: Sequence["Note"],
-    estimates: Mapping[str, "Estimate"],
-    gates: Gates,
-    executors: Mapping[str, str],
-) -> None:
+    planner: "Planner", plans: Sequence["StepPlan"], notes: Sequence["Note"],
+    estimates: Mapping[str, "Estimate"], gates: Gates, executors: Mapping[str, str],
+    jobs: Mapping[str, Sequence["EarlierJob"]],
+) -> None:  # fmt: skip
     """A line for each step, followed by a line for each note on the recipe as a whole."""
     from finery.builder.checks import note_data
 
@@ -140,6 +153,7 @@ def _print_json(
             "step": name, "use": plan.node.use, "state": gates.state(plan), "reason": plan.reason,
             "key": plan.key, "environment": plan.node.environment or None,
             "executor": executors[name], "resources": plan.node.resources.to_dict(),
+            "jobs": [{"name": job.name, "refused": job.outdated} for job in jobs[name]],
             "estimate": facts, "notes": mine,
             "error": gates.failed[name].to_dict() if name in gates.failed else None,
             "blocked_by": [*gates.blocked.get(name, ())],
@@ -185,7 +199,7 @@ def _print_graph(language: str, plans: Sequence["StepPlan"], gates: Gates) -> No
 
 def _print_steps(
     plans: Sequence["StepPlan"], estimates: Mapping[str, "Estimate"], gates: Gates,
-    executors: Mapping[str, str],
+    executors: Mapping[str, str], jobs: Mapping[str, Sequence["EarlierJob"]],
 ) -> None:  # fmt: skip
     from finery.compare.outputs import folded, title_of
     from finery.recipe.matrix.labels import without_variants
@@ -212,6 +226,8 @@ def _print_steps(
         where = [f"runs on {executor}"] if executor != "local" else []
         if plan.state != "cached" and (facts := [*where, *([f"asks for {asks}"] if asks else [])]):
             print_wrapped(" " * INDENT, "; ".join(facts), hang=INDENT + 2, dim=True)
+        for job in (job for each in group for job in jobs[each.node.name]):
+            print_wrapped(" " * INDENT, job.fate(), hang=INDENT + 2, dim=True)
         _print_estimates([estimates[p.node.name] for p in group if p.node.name in estimates])
 
 

@@ -84,9 +84,16 @@ class Resources(msgspec.Struct, frozen=True):
         hours, minutes = divmod(self.time // 60, 60)
         words = [
             counted(self.gpus, "GPU") if self.gpus else "",
-            f"{self.gpu_memory / _UNITS['GB']:.3g}GB on a GPU" if self.gpu_memory else "",
-            f"{self.memory / _UNITS['GB']:.3g}GB of memory" if self.memory else "",
+            f"{_memory(self.gpu_memory)} on a GPU" if self.gpu_memory else "",
+            f"{_memory(self.memory)} of memory" if self.memory else "",
             counted(self.cpus, "core") if self.cpus else "",
             f"{hours}h{minutes:02d}m" if self.time else "",
         ]
         return ", ".join(filter(None, words))
+
+
+def _memory(count: int) -> str:
+    """As recipes write it, in the largest unit with at most two decimals: `1.5GB`, `500MB`."""
+    numbers = ((round(count / size, 2), size, unit) for unit, size in reversed(_UNITS.items()))
+    fits = (f"{n:g}{unit}" for n, size, unit in numbers if n >= 1 and round(n * size) == count)
+    return next(fits, f"{count / _UNITS['MB']:.2f}MB")

@@ -9,6 +9,8 @@ from typing import TypeVar
 import pytest
 
 IN_CI = os.environ.get("CI") == "true"
+IS_LIGHT = os.environ.get("LIGHT") == "true"
+"""Whether the environment is that of `make test-python`, without torch and other packages."""
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 _accepted: set[str] = set()
 
@@ -21,6 +23,12 @@ def may_lack(reason: str) -> str:
     """
     _accepted.add(reason)
     return reason
+
+
+def need(package: str) -> None:
+    """Skip a test or a module without a package, as `make test-python` may in CI as well."""
+    reason = f"needs the package {package}"
+    pytest.importorskip(package, reason=may_lack(reason) if IS_LIGHT else reason)
 
 
 def checked(report: Report) -> Report:

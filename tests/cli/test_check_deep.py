@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from conftest import MakeProject, Project
+from needs import need
 from tiny_llama import CHATML, tiny_tokenizer
 
 from finery.cli.commands.check import command
+
+need("tokenizers")
 
 STEPS = """\
 from finery import Dataset, Job, Model, Pinned, Preflight, Step, hookimpl, setting, takes

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import FINERY, MakeProject, Project
+from needs import need
 
 from finery.cli.columns import columns_of, ending_of
 from finery.cli.commands.init import TASKS
@@ -26,6 +27,7 @@ MESSAGES = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant"
 def test_each_task_starts_with_a_recipe_that_passes_the_check(
     task: str, project: MakeProject
 ) -> None:
+    need("torch")  # else the check notes that it is missing
     made = project({})
     ran = made.here("init", "new", "--task", task)
     assert (ran.code, ran.err) == (0, "")
@@ -40,6 +42,7 @@ def test_each_task_starts_with_a_recipe_that_passes_the_check(
 
 
 def test_a_classifier_on_an_encoder_is_offered(project: MakeProject) -> None:
+    need("torch")
     made = project({})
     made.here("init", "new", "--task", "classification")
     path = made.folder / "new/recipe.yaml"

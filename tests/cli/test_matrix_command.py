@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 from conftest import MakeProject, Project, Ran, running, until
 from matrix_project import RECIPE, project_in, ran
+from needs import need
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,7 @@ AXIS = ("--matrix", "data.b.tag=1,2")
 def test_a_variant_of_the_command_line_can_be_used_as_one_of_the_file(
     project: MakeProject,
 ) -> None:
+    need("huggingface_hub")  # for `card`
     t = project({"recipe.yaml": LIGHT, "rows.txt": "one\n"})
     assert t.ran(*AXIS) == ["a", "b@tag=1", "b@tag=2"]
     without = t.run("export", "b@tag=2", "copy")

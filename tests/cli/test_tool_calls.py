@@ -4,8 +4,8 @@ import copy
 import json
 from typing import Any
 
-import pytest
 from conftest import MakeProject, Project
+from needs import need
 
 TOOL = {
     "type": "function",
@@ -88,8 +88,9 @@ def write_again(project: Project) -> None:
     import csv
     import gzip
 
-    pa = pytest.importorskip("pyarrow", reason="needs the package pyarrow")
-    from pyarrow import parquet  # type: ignore[import-untyped]
+    need("pyarrow")
+    import pyarrow as pa  # type: ignore[import-untyped]
+    from pyarrow import parquet
 
     again = lines(project.rows("rows")).encode()
     (project.folder / "again.jsonl.gz").write_bytes(gzip.compress(again))
@@ -125,7 +126,8 @@ def test_tool_calls_survive_every_step(project: MakeProject) -> None:
 
 def test_tool_calls_of_different_arguments_survive_a_parquet_file(project: MakeProject) -> None:
     made = project({"rows.jsonl": lines(ROWS), "recipe.yaml": RECIPE})
-    pa = pytest.importorskip("pyarrow", reason="needs the package pyarrow")
+    need("pyarrow")
+    import pyarrow as pa
     from pyarrow import parquet
 
     plain = copy.deepcopy(ROWS)

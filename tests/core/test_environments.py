@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import ZipFile
@@ -113,7 +114,8 @@ def test_steps_of_one_recipe_have_different_versions(toys: Project, wheels: Path
     assert "isn't resolved in recipe.lock yet" in (plan := toys.run("plan").out)
     assert "environment new: will be resolved and made" in plan
     built = toys.run("build")
-    assert "making the environment old: 19 packages" in built.err
+    needed = len(CORE) - (sys.version_info >= (3, 13))  # typing-extensions only before
+    assert f"making the environment old: {needed + 1} packages" in built.err
     assert facts(toys) == {"a": "1.0", "b": "2.0"}
     (row,) = toys.rows("b")
     assert Path(row["prefix"]) in folders(toys)

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import need
 
 from finery import Graph, PluginError, SearchRange
 from finery.builder.project import open_graph
 from finery.errors import RecipeError
 from finery_optuna.samplers import quasi_random, random
 
-pytest.importorskip("optuna", reason="needs the package optuna")
+need("optuna")
 
 STEPS = Path(__file__).parent.parent / "matrix_steps.py"
 RECIPE = """\

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import need
 
 from finery.rows.repeats import summarise, t_cdf, t_quantile
 
@@ -17,7 +18,9 @@ def test_quantiles_are_those_of_the_tables(freedom: int) -> None:
 
 @given(st.integers(1, 60), st.floats(0, 30))
 def test_probabilities_are_those_of_scipy(freedom: int, t: float) -> None:
-    stats = pytest.importorskip("scipy.stats")
+    need("scipy")
+    from scipy import stats
+
     assert t_cdf(t, freedom) == pytest.approx(stats.t.cdf(t, freedom), abs=1e-12)
 
 

@@ -7,9 +7,11 @@ import pty
 import random
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from blake3 import blake3
 from conftest import LIGHT_STEPS, Project
 from faulty_proxy import Proxy, proxy_before
 from in_process import InProcess, digests
+from needs import need
 
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
@@ -296,6 +299,32 @@ def test_without_a_connection_a_report_says_what_it_lacks(tmp_path: Path, proxy:
     assert made.out.count("| not built |  | its files can't be had from the shared store |") == 3
     error = b.run("show", "rows")
     assert (error.code, error.err.count("finery build --force STEP")) == (1, 1)
+
+
+XML = "<?xml version='1.0'?>\n<Error>\n<Code>InternalError</Code><Message>Try\nagain.</Message>"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"), [(XML, ": Try again."), ("<html>\n<h1>Oh no</h1></html>", "")]
+)
+def test_what_a_server_says_is_one_readable_line(body: str, said: str) -> None:
+    class Fails(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(500)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Print nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Fails) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        with pytest.raises(RemoteError) as failed:
+            open_objects(f"http://127.0.0.1:{server.server_port}/x").read("a")
+        server.shutdown()
+        thread.join()
+    assert failed.value.what == f"it answers 500 Internal Server Error{said}"
 
 
 def test_a_damaged_file_isnt_taken_for_the_one_that_cant_be_had(
@@ -586,6 +615,7 @@ def _access() -> dict[str, str]:
 
 def test_a_file_system_of_fsspec_holds_objects(tmp_path: Path) -> None:
     """As Hugging Face's does, which needs an account."""
+    need("fsspec")
     from fsspec.implementations.dirfs import DirFileSystem
     from fsspec.implementations.local import LocalFileSystem
 

@@ -30,6 +30,9 @@ PART = 8 << 20
 """Bytes of a part in which a large file is written."""
 _TOO_SHORT = re.compile("status code: 416|range was invalid")
 """In the message for a range that starts after the end of an object."""
+_STATUS = re.compile(r"status code: (\d{3}[\w ]*\w)")
+_MESSAGE = re.compile("<Message>([^<]+)</Message>")
+"""In obstore's messages for an answer of a server: its status, and what S3 says in its XML."""
 _RETRY: dict[str, Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
 
 
@@ -288,6 +291,9 @@ def _reason(error: Exception) -> str:
     for sign, reason in _REASONS.items():
         if sign == name or sign in text:
             return reason
+    if status := _STATUS.search(text):
+        said = _MESSAGE.search(text)
+        text = f"it answers {status[1]}{f': {said[1]}' if said else ''}".replace("\n", " ")
     line = (text.splitlines() or [name])[0].rpartition(" - ")[2]
     words = (public(word) if "://" in word else word for word in line.split())
     return " ".join(words)[:200]

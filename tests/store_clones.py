@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -294,15 +295,18 @@ def command(folder: Path, *args: str) -> dict[str, Any]:
 
 
 def whole(root: Path) -> set[str]:
-    """The keys whose results and files are in a store, and right."""
-    rows = []
-    if (root / "finery.db").exists():
+    """The keys whose results and files are in a store, and right.
+
+    If a process was killed while it replaced a damaged database, they are in the new one.
+    """
+    rows, paths = [], (root / "finery.db", root / "finery.db.new")
+    if (path := next((path for path in paths if path.exists()), None)) is not None:
         try:
-            with contextlib.closing(sqlite3.connect(root / "finery.db")) as db:
-                rows = db.execute(
-                    "SELECT key, outputs, parts FROM results JOIN parts USING (key)"
-                ).fetchall()
-        except (sqlite3.Error, UnicodeDecodeError):
+            with contextlib.closing(sqlite3.connect(path)) as db:
+                db.text_factory = partial(str, encoding="utf-8", errors="replace")
+                # All columns, since the last ones of a long row may be on a damaged page.
+                rows = db.execute("SELECT * FROM results JOIN parts USING (key)").fetchall()
+        except sqlite3.Error:
             return set()
     right: dict[str, bool] = {}
 
@@ -313,11 +317,13 @@ def whole(root: Path) -> set[str]:
         return right[digest]
 
     keys = set()
-    for key, text, parts in rows:
+    for key, text, seconds, made, _, parts in rows:
+        if not (isinstance(seconds, float) and isinstance(made, float)):
+            continue
         try:
             outputs = msgspec.json.decode(text, type=dict[str, Manifest])
             msgspec.json.decode(parts, type=Parts)
-        except (msgspec.DecodeError, UnicodeError):
+        except (msgspec.DecodeError, UnicodeError, TypeError):  # SQLite may read NULL
             continue
         every = [each for m in outputs.values() for each in with_references(m)]
         if all(map(is_sound, every)) and all(

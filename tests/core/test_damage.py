@@ -13,9 +13,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import FINERY, TWO_STEPS, MakeProject, Project
+from conftest import FINERY, TWO_STEPS, MakeProject, Project, until
 from needs import may_lack
+from store_clones import ends, finish, start
 
+from finery.errors import UsageError
 from finery.inference.records import SqliteRecords
 from finery.store import repairs
 from finery.store.connection import Database
@@ -207,19 +209,103 @@ def test_what_others_write_while_a_database_is_replaced_is_kept(
         assert each.rows("SELECT 1 FROM facts WHERE name = 'new'") == [(1,)]
 
 
-def test_a_row_that_only_its_key_leads_to_is_saved(built: Project) -> None:
-    """An entry of its page leads nowhere, so reading rows in order ends before it."""
+@pytest.mark.forks
+def test_a_kill_while_a_database_is_replaced_loses_nothing(built: Project) -> None:
+    path, saved, opened = database(built), built.folder / "saved", built.folder / "opened"
+    log = path.with_name("finery.db-wal")
+    writer = Database(path)
+    writer.write(("INSERT INTO records VALUES (?, ?)", ANSWERS.items()))
+    assert log.stat().st_size  # they aren't in the database yet
+    shutil.copytree(path.parent, saved, symlinks=True)
+    writer.close()
+    for after in range(24):
+        shutil.rmtree(path.parent)
+        shutil.copytree(saved, path.parent, symlinks=True)
+
+        def replace(after: int = after) -> dict[str, str]:
+            until(opened.exists)
+            ends("kill", after)
+            Database(path).damaged("a test")
+            return {"answer": "not killed"}
+
+        process = start(replace)  # before this process has connections
+        other = Database(path)
+        opened.touch()
+        is_over = finish(process)
+        other.write(("INSERT INTO facts VALUES (?, ?)", [("dollars of a", b"1")]))
+        new = Database(path)
+        assert dict(new.rows("SELECT * FROM records")) == ANSWERS, after
+        assert new.rows("SELECT count(*) FROM results") == [(2,)]
+        assert new.rows("SELECT 1 FROM facts WHERE name = 'dollars of a'")
+        opened.unlink()
+        other.close()
+        new.close()
+    assert is_over
+    assert built.ran() == []
+
+
+def test_a_process_waits_while_another_one_replaces_the_database(
+    built: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, moved, answer = database(built), list[Path](), min(ANSWERS.items())
+
+    def write() -> None:
+        Database(path).write(("INSERT INTO records VALUES (?, ?)", [answer]))
+
+    def rename(old: Path, new: Path) -> Path:
+        renamed = move(old, new)
+        moved.append(old)
+        if old == path:  # where it was, there is nothing now
+            writer.start()
+            writer.join(0.5)
+        return renamed
+
+    move, writer = Path.rename, threading.Thread(target=write)
+    monkeypatch.setattr(Path, "rename", rename)
+    Database(path).damaged("a test")
+    writer.join()
+    assert path in moved
+    assert Database(path).rows("SELECT * FROM records") == [answer]
+    assert Database(path).rows("SELECT count(*) FROM results") == [(2,)]
+
+
+def test_a_database_that_another_process_is_writing_is_not_replaced(built: Project) -> None:
+    path = database(built)
+    command = [sys.executable, "-c", HOLDER, str(path), "IMMEDIATE"]
+    holder = subprocess.Popen(command, stdin=-1, stdout=-1, text=True)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with pytest.raises(UsageError, match=f"is locked by process {holder.pid}"):
+        Database(path).damaged("a test")
+    holder.communicate("")
+    assert not set_aside(built)
+    assert built.ran() == []
+
+
+def copied_rows(path: Path, **runs: str) -> list[str]:
+    """Keys of copies of a result, and a missing table, which a build notices.
+
+    runs: those of the copies with these names, `_0` to `_7`.
+    """
     keys = [f"00{number:062}" for number in range(8)]
-    db = sqlite3.connect(database(built))
-    for key in keys:
+    db = sqlite3.connect(path)
+    for number, key in enumerate(keys):
         for table in ("parts", "results"):
-            values = db.execute(f"SELECT * FROM {table}").fetchone()[1:]
+            values = [*db.execute(f"SELECT * FROM {table}").fetchone()[1:]]
+            if table == "results":
+                values[-1] = runs.get(f"_{number}", "")
             db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))}, ?)",
                        [key, *values])  # fmt: skip
-    db.execute("DROP TABLE files")  # which a build notices
+    db.execute("DROP TABLE files")
     db.commit()
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
+    return keys
+
+
+def test_a_row_that_only_its_key_leads_to_is_saved(built: Project) -> None:
+    """An entry of its page leads nowhere, so reading rows in order ends before it."""
+    keys = copied_rows(database(built))
     content = database(built).read_bytes()
     parts = content.index(keys[0].encode() + b"[[")
     with database(built).open("r+b") as file:
@@ -228,6 +314,28 @@ def test_a_row_that_only_its_key_leads_to_is_saved(built: Project) -> None:
     assert built.ran() == []
     saved = [key for (key,) in sqlite3.connect(database(built)).execute("SELECT key FROM parts")]
     assert {*keys[4:]} <= {*saved}
+
+
+def test_rows_between_rows_with_wrong_keys_that_cannot_be_read_are_saved(built: Project) -> None:
+    """Wrong keys mislead a search for others."""
+    long = msgspec.msgpack.encode([{"text": "w" * 9000}])
+    records = Database(database(built))
+    records.write(("INSERT INTO records VALUES (?, ?)", [*ANSWERS.items(), (b"\x80" * 32, long)]))
+    records.close()
+    keys = copied_rows(database(built), _2="x" * 9000, _6="y" * 9000)
+    content = database(built).read_bytes()
+    starts = {b"x": keys[2].encode() + b"{", b"y": keys[6].encode() + b"{", b"w": b"\x80" * 32}
+    with database(built).open("r+b") as file:
+        for text, start in starts.items():
+            file.seek(content.index(text * (PAGE - 4)) // PAGE * PAGE)  # the rest of the row
+            file.write(b"\x7f\xff\xff\xff")
+            file.seek(content.index(start))
+            file.write(b"\xff" * 32)
+    assert built.ran() == []
+    assert answers(built) == ANSWERS
+    db = sqlite3.connect(database(built))
+    saved = {key for (key,) in db.execute("SELECT key FROM results")}
+    assert {*keys} - saved == {keys[2], keys[6]}
 
 
 @pytest.mark.parametrize("command", [["plan"], ["show", "b"], ["explain", "b"], ["check"]])

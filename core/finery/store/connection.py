@@ -1,6 +1,5 @@
 """The connection to the store's SQLite database, which is replaced if it is damaged."""
 
-import fcntl
 import os
 import sqlite3
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finery.errors import FineryError, StepError, UsageError
-from finery.util.locks import holder_of
+from finery.util.locks import file_locked, holder_of
 from finery.util.paths import STORE
 from finery.util.text import in_line, shortened
 
@@ -159,11 +158,14 @@ class Database:
         if self.read_only:
             self._db = _open_for_reading(self.path)
         else:
-            self._file = _identity(self.path)
-            if _is_emptied(self.path):
-                raise sqlite3.DatabaseError("the file is empty")
-            self._db = connect(self.path, self._seconds)
-            self._file = self._file or _identity(self.path)
+            with file_locked(self.path.with_name("mending"), alone=False, is_needed=False):
+                self._file = _identity(self.path)
+                if self._file is None and _staged(self.path).exists():
+                    raise sqlite3.DatabaseError("a process ended while it replaced it")
+                if _is_emptied(self.path):
+                    raise sqlite3.DatabaseError("the file is empty")
+                self._db = connect(self.path, self._seconds)
+                self._file = self._file or _identity(self.path)
         if _is_cut(self._db, self.path):
             raise sqlite3.DatabaseError("its end is missing")
 
@@ -175,18 +177,17 @@ class Database:
                 fix=f"make the store writable, or set {STORE} to a copy of it: finery repairs it",
             )
         self.close()
-        lock = os.open(self.path.with_name("mending"), os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if self._file == _identity(self.path):  # otherwise another process has replaced it
-                _replace(self.path, why)
+            with file_locked(self.path.with_name("mending")):
+                if self._file == _identity(self.path):  # otherwise another process has replaced it
+                    _replace(self.path, why)
         except (OSError, sqlite3.Error) as error:
+            if isinstance(error, sqlite3.Error) and _code(error) in _LOCKED:
+                raise self._explained(error, writing=False) from error
             raise UsageError(
                 f"the database {self.path} is damaged ({why}) and can't be replaced: {error}",
                 fix="free some disk space, or check the permissions of the folder",
             ) from error
-        finally:
-            os.close(lock)
 
     def _explained(self, error: sqlite3.Error, writing: bool) -> FineryError:
         kind = StepError if writing else UsageError
@@ -262,24 +263,36 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def _staged(path: Path) -> Path:
+    """The file in which a new database is prepared in place of a damaged one."""
+    return path.with_name(f"{path.name}.new")
+
+
 def _replace(path: Path, why: str) -> None:
-    """Rename the database at `path`, and create a new one with its readable data."""
+    """Rename the database at `path`, and create a new one with its readable data.
+
+    The new one is complete before the old one is renamed. If the process is killed in between, the
+    next one that opens the database continues here.
+    """
     from finery.store.repairs import free_name, salvage, say
 
-    staged = path.with_name(f"{path.name}.{os.getpid()}.new")
-    for leftover in _files_of(staged):
+    staged, is_there = _staged(path), path.exists()
+    for leftover in _files_of(staged) if is_there else ():
         leftover.unlink(missing_ok=True)
-    new = connect(staged)
-    with closing(sqlite3.connect(path, timeout=SECONDS)) as locked:
-        with suppress(sqlite3.Error):  # what others write now would be lost
+    with closing(sqlite3.connect(path if is_there else ":memory:", timeout=SECONDS)) as locked:
+        try:  # what others write now would be lost
             locked.execute("BEGIN IMMEDIATE")
-        try:
+        except sqlite3.Error as error:
+            if _code(error) in _LOCKED:
+                raise
+        with closing(connect(staged)) as new:
             saved = salvage(path, new)
             new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            new.close()
         aside = free_name(path)
-        for old in reversed(_files_of(path)):  # the log first: it must not stay beside the new file
+        if not is_there:  # as the process that was killed has named it
+            renamed = path.parent.glob(f"{path.name}.damaged-*[0-9]")
+            aside = max(renamed, key=lambda file: file.stat().st_ctime, default=aside)
+        for old in _files_of(path):  # the log, too: it must not stay beside the new file
             with suppress(FileNotFoundError):  # another process that closes it removes the log
                 old.rename(aside.with_name(aside.name + old.name.removeprefix(path.name)))
         staged.replace(path)

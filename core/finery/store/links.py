@@ -1,11 +1,10 @@
 """Views: artifacts as folders of links into the store, and the links to them under `build/`."""
 
-import fcntl
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from finery.artifact.manifest import MANIFEST, Manifest
 from finery.errors import UsageError, disk_full
 from finery.store.blobs import blob_path
 from finery.store.repairs import say, set_aside
+from finery.util.locks import file_locked
 from finery.util.paths import path_in
 
 AWAY = ".remote.txt"
@@ -167,16 +167,9 @@ def link_outputs(
                 _place(root, path_in(folder, name), manifest, away)
 
 
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
+def _alone(root: Path) -> AbstractContextManager[int]:
     """Keep other builds of the project from changing `build/`, where the file system has locks."""
-    file = os.open(root / "linking", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
+    return file_locked(root / "linking", is_needed=False)
 
 
 def _place(root: Path, link: Path, manifest: Manifest, away: Mapping[str, str]) -> None:

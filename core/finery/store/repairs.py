@@ -63,9 +63,13 @@ def salvage(damaged: Path, new: sqlite3.Connection) -> dict[str, int]:
         old.text_factory = partial(str, encoding="utf-8", errors="replace")
         for table, (columns, where) in SAVED.items():
             if not _copy(old, new, table, where):  # there are others after it
+                _copy(old, new, table, f"{where} ORDER BY {columns[0]} DESC")
                 for ends in RANGES.get(table, []):
                     _copy(old, new, table, f"{columns[0]} BETWEEN ? AND ?", *ends)
-        for table in ("results", "parts"):  # and between two of these, at a key that is known
+        for table, other in (("results", "parts"), ("parts", "results")):
+            # A scan of all rows that reads only the keys of damaged ones, without the index, since
+            # these mislead a search. Then between two of them, at a key that is known.
+            _copy(old, new, table, f"+key IN (SELECT key FROM {other})")
             for (key,) in new.execute(f"{KEYS} EXCEPT SELECT key FROM {table}").fetchall():
                 _copy(old, new, table, "key = ?", key)
     new.execute("COMMIT")
@@ -76,12 +80,22 @@ def _copy(
     old: sqlite3.Connection, new: sqlite3.Connection, table: str, where: str, *values: Any
 ) -> bool:
     """Copy valid rows until one can't be read; whether that didn't happen."""
-    columns, is_valid = SAVED[table][0], VALID.get(table, bool)
+    columns, is_valid, number = SAVED[table][0], VALID.get(table, bool), 0
     insert = f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(columns))})"
+    query = f"SELECT {', '.join(columns)} FROM {table} WHERE {where}"
+
+    def copy(query: str) -> None:
+        nonlocal number
+        for row in old.execute(query, values):
+            number += 1
+            if is_valid(row):
+                new.execute(insert, row)
+
     with suppress(sqlite3.Error, UnicodeDecodeError):
-        rows = old.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", values)
-        new.executemany(insert, (row for row in rows if is_valid(row)))
+        copy(query)
         return True
+    with suppress(sqlite3.Error, UnicodeDecodeError):  # Python's module drops the row before that
+        copy(f"{query} LIMIT 1 OFFSET {number}")
     return False
 
 

@@ -30,16 +30,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from finery.artifact.manifest import Manifest
-from finery.errors import UsageError
 from finery.util.files import size_of
-from finery.util.paths import STORE
+from finery.util.locks import file_locked
 
 GATE, USES = "gate", "uses"
 JOB = ".job"
@@ -96,25 +95,12 @@ def _is_held(path: Path) -> bool:
     return False
 
 
-@contextmanager
-def gate(root: Path, *, alone: bool = False) -> Iterator[int]:
+def gate(root: Path, *, alone: bool = False) -> AbstractContextManager[int]:
     """Go through the gate of a store together with others, or alone; yields its open file.
 
     Raises `UsageError` if the file system has no locks and the caller must be alone.
     """
-    file = os.open(root / GATE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        except OSError as error:
-            if alone:
-                raise UsageError(
-                    f"the file system of {root} doesn't support locks: {error.strerror}",
-                    fix=f"keep the store on another disk: set {STORE} to a folder there",
-                ) from error
-        yield file
-    finally:
-        os.close(file)
+    return file_locked(root / GATE, alone=alone, is_needed=alone)
 
 
 class Uses:

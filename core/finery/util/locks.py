@@ -1,4 +1,4 @@
-"""Locks of the operating system, one for each key.
+"""Locks of the operating system: of whole files, and one for each key.
 
 They end with their process, so a killed build leaves none, and no command needs to remove any.
 """
@@ -6,12 +6,40 @@ They end with their process, so a killed build leaves none, and no command needs
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from finery.errors import UsageError
+from finery.util.paths import STORE
 
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 """Values of `errno` if the file system doesn't support locks."""
+
+
+@contextmanager
+def file_locked(path: Path, *, alone: bool = True, is_needed: bool = True) -> Iterator[int]:
+    """Wait for the lock of a whole file and hold it, alone or with others; yields the open file.
+
+    Raises `UsageError` if the file system doesn't support locks and the lock is needed.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        except OSError as error:
+            if is_needed:
+                raise _unsupported(path, error) from error
+        yield file
+    finally:
+        os.close(file)
+
+
+def _unsupported(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"the file system of {path} doesn't support locks: {error.strerror}",
+        fix=f"keep the store on a local disk: set {STORE} to a folder there",
+    )
 
 
 class KeyLocks:
@@ -37,10 +65,7 @@ class KeyLocks:
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
-            raise UsageError(
-                f"the file system of {self._path} doesn't support locks: {error.strerror}",
-                fix="keep the store on a local disk: set FINERY_STORE to a folder there",
-            ) from error
+            raise _unsupported(self._path, error) from error
         return True
 
     def release(self, key: bytes) -> None:

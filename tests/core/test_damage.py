@@ -112,6 +112,13 @@ def with_a_table_that_has_no_name(path: Path) -> None:
     path.write_bytes(names.replace(b"tableresultsresults", b"table\x8besults\x8besults"))
 
 
+def with_a_format_of_the_future(path: Path) -> None:
+    """In the header, so that SQLite reads nothing."""
+    with path.open("r+b") as file:
+        file.seek(47)
+        file.write(b"\x05")
+
+
 def with_another_schema(path: Path) -> None:
     db = sqlite3.connect(path)
     db.executescript(
@@ -126,7 +133,7 @@ def with_another_schema(path: Path) -> None:
         (as_text, 0), (emptied, 0), (truncated, 0), (without_its_end, 250),
         (without_first_page, 0), (with_random_pages, 0), (with_another_schema, 300),
         (with_a_random_page, 250), (with_text_that_is_none, 300),
-        (with_a_table_that_has_no_name, 0),
+        (with_a_table_that_has_no_name, 0), (with_a_format_of_the_future, 0),
     ],
 )  # fmt: skip
 def test_a_damaged_database_is_replaced_by_one_with_what_could_be_read(

@@ -53,8 +53,11 @@ PATIENT_SECONDS = 60
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 """Primary result codes of a damaged file."""
-_OTHER_SCHEMA = ("no such table", "no such column", "has no column", "columns but", "malformed")
-"""Parts of error messages that mean that the schema isn't finery's."""
+_OTHER_SCHEMA = (
+    "no such table", "no such column", "has no column", "columns but", "malformed",
+    "unsupported file format",
+)  # fmt: skip
+"""Parts of error messages that mean that the schema isn't finery's, or that its format is wrong."""
 _DAMAGED_READS = frozenset({
     sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA,
 })  # fmt: skip

@@ -82,20 +82,14 @@ def _copy(
     """Copy valid rows until one can't be read; whether that didn't happen."""
     columns, is_valid, number = SAVED[table][0], VALID.get(table, bool), 0
     insert = f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(columns))})"
-    query = f"SELECT {', '.join(columns)} FROM {table} WHERE {where}"
-
-    def copy(query: str) -> None:
-        nonlocal number
-        for row in old.execute(query, values):
-            number += 1
-            if is_valid(row):
-                new.execute(insert, row)
-
-    with suppress(sqlite3.Error, UnicodeDecodeError):
-        copy(query)
-        return True
-    with suppress(sqlite3.Error, UnicodeDecodeError):  # Python's module drops the row before that
-        copy(f"{query} LIMIT 1 OFFSET {number}")
+    query = f"SELECT {', '.join(columns)} FROM {table} WHERE {where} LIMIT ? OFFSET ?"
+    for limit in (-1, 1):  # Python's module drops the last row before one that can't be read
+        with suppress(sqlite3.Error, UnicodeDecodeError):
+            for row in old.execute(query, (*values, limit, number)):
+                number += 1
+                if is_valid(row):
+                    new.execute(insert, row)
+            return limit < 0
     return False
 
 

@@ -185,6 +185,19 @@ class Overlap:
     counts: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
+    @property
+    def compared(self) -> str:
+        """Which rows were compared, if not all: `the first 5,000 of 100,000 rows of train`."""
+        sides = (
+            (self.one, self.searched, self.total),
+            (self.other, self.held_out, self.other_total),
+        )
+        return " and ".join(
+            f"the first {rows:,} of {total:,} rows of {name}"
+            for name, rows, total in sides
+            if rows < total
+        )
+
 
 def overlap_of(
     one: tuple[str, Dataset],
@@ -206,7 +219,8 @@ def overlap_of(
     sizes = len(rows), len(held_rows)
     if are_apart:
         return Overlap(name, held_name, *sizes, *sizes)
-    overlap = Overlap(name, held_name, *(min(most, size) for size in sizes), *sizes)
+    searched, held_out = (min(most, size) for size in sizes)
+    overlap = Overlap(name, held_name, searched, held_out, *sizes)
     every = chain(islice(rows, most), islice(held_rows, most))
     held = HeldOut(held_name, NEAR, folder, common_pieces(map(prompt_entry, every)))
     for row in islice(held_rows, most):

@@ -4,11 +4,22 @@ import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
-from finery import About, Dataset, FineryError, Graph, Job, Model, Node, Note, Results, Source
+from finery import (
+    About,
+    Artifact,
+    Dataset,
+    FineryError,
+    Graph,
+    Job,
+    Model,
+    Node,
+    Note,
+    Results,
+    Source,
+)
 from finery.rows import Row, split_turns
 from finery.util.text import counted
 from finery_data.checks.personal import garbled_texts
@@ -37,27 +48,37 @@ ABOUT = {
 }
 
 
-class _Seen(NamedTuple):
-    """What the first rows of a file are like. garbled: what is wrong with rows that have it.
-
-    systems: whether rows have a system message; both values if only some have.
-    """
-
-    rows: int
-    prompts: int
-    garbled: list[str]
-    systems: set[bool]
-
-
 def notes_on(graph: Graph, results: Results) -> list[Note]:
     """A note for each file or step whose rows look wrong."""
     notes: list[Note] = []
     for node in graph.nodes.values():
-        if isinstance(node.step, File) and node.step.path.paths:
-            notes += _notes(node.name, node.place, _seen(node.step))
+        if isinstance(node.step, File):
+            notes += _on_file(node, _rows_of(node.step))
         if node.trains or node.evaluates:
             notes += islice(_without_system(graph, results, node), 1)
     return notes
+
+
+def _on_file(node: Node, rows: list[Row]) -> Iterator[Note]:
+    if len(rows) >= LEAST and len({msgspec.json.encode(split_turns(row)[0]) for row in rows}) == 1:
+        yield Note(
+            name="one-prompt",
+            text=f"the first {len(rows):,} rows of {node.name} have the same prompt",
+            fix="put the column with the question into columns.user",
+            step=node.name,
+            place=(*node.place, "columns"),
+        )
+    garbled = [texts[0] for row in rows if (texts := [*garbled_texts(row)])]
+    if garbled:
+        verb = "has" if len(garbled) == 1 else "have"
+        yield Note(
+            name="garbled-text",
+            text=f"{len(garbled):,} of the first {counted(len(rows), 'row')} of {node.name} {verb} "
+            f"garbled text, e.g. {garbled[0]}",
+            fix="go back to the file as it was before it was converted, and set `encoding`",
+            step=node.name,
+            place=(*node.place, "path"),
+        )
 
 
 def _without_system(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
@@ -79,63 +100,38 @@ def _without_system(graph: Graph, results: Results, node: Node) -> Iterator[Note
 
 def _training(graph: Graph, model: str) -> Node | None:
     """The last training of a model; None if there is none, or a later step adds a message."""
-    for name in graph.models_under(model):
-        node = graph.nodes[name]
-        if node.trains or getattr(node.step, "system", None):
-            return node if node.trains else None
-    return None
+    nodes = (graph.nodes[name] for name in graph.models_under(model))
+    last = next((n for n in nodes if n.trains or getattr(n.step, "system", None)), None)
+    return last if last is not None and last.trains else None
 
 
 def _systems(graph: Graph, results: Results, source: Source) -> set[bool]:
     """Whether the first rows have a system message; empty if they aren't known."""
-    built, node = results.artifact(source.step, source.output), graph.nodes[source.step]
-    if isinstance(built, Dataset):
-        return set(map(_has_system, islice(built, ROWS)))
-    if isinstance(node.step, File):
-        return _seen(node.step).systems if node.step.path.paths else set()
+    rows: Artifact | list[Row] | None = results.artifact(source.step, source.output)
+    node = graph.nodes[source.step]
+    if rows is None and isinstance(node.step, File):
+        rows = _rows_of(node.step)
+    if isinstance(rows, Dataset | list):
+        prompts = (split_turns(row)[0] for row in islice(rows, ROWS))
+        return {any(turn["role"] == "system" for turn in prompt) for prompt in prompts}
     forecast = graph.forecast(node)
     passes = forecast.passes() if forecast is not None else ()
     parts = [_systems(graph, results, s) for s in node.row_sources if s.field in passes]
     return set[bool]().union(*parts) if all(parts) else set()
 
 
-def _has_system(row: Row) -> bool:
-    return any(turn["role"] == "system" for turn in split_turns(row)[0])
-
-
-def _notes(name: str, place: tuple[str | int, ...], seen: _Seen) -> Iterator[Note]:
-    if seen.prompts == 1 and seen.rows >= LEAST:
-        yield Note(
-            name="one-prompt",
-            text=f"the first {seen.rows:,} rows of {name} have the same prompt",
-            fix="put the column with the question into columns.user",
-            step=name,
-            place=(*place, "columns"),
-        )
-    if seen.garbled:
-        yield Note(
-            name="garbled-text",
-            text=f"{len(seen.garbled):,} of the first {counted(seen.rows, 'row')} of {name} "
-            f"{'has' if len(seen.garbled) == 1 else 'have'} garbled text, e.g. {seen.garbled[0]}",
-            fix="go back to the file as it was before it was converted, and set `encoding`",
-            step=name,
-            place=(*place, "path"),
-        )
-
-
-_SEEN: dict[str, _Seen] = {}
-
-
-def _seen(step: File) -> _Seen:
+def _rows_of(step: File) -> list[Row]:
+    """The first rows of a step's files; none if they can't be read, which is reported elsewhere."""
     states = [(path, path.stat().st_mtime_ns) for path in step.path.paths if path.is_file()]
     key = f"{step!r} {states}"
-    if key not in _SEEN:  # notes are asked for again and again while a recipe is built
+    if states and key not in _ROWS:  # notes are asked for again and again while a recipe is built
         with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
             try:
-                rows = first_rows(step, Job(out=Path(folder), scratch=Path(folder, "scratch")))
-            except FineryError:  # reported by the check of the files
-                rows = list[Row]()
-        prompts = {msgspec.json.encode(split_turns(row)[0]) for row in rows}
-        garbled = [texts[0] for row in rows if (texts := [*garbled_texts(row)])]
-        _SEEN[key] = _Seen(len(rows), len(prompts), garbled, set(map(_has_system, rows)))
-    return _SEEN[key]
+                job = Job(out=Path(folder), scratch=Path(folder, "scratch"))
+                _ROWS[key] = first_rows(step, job)
+            except FineryError:
+                _ROWS[key] = []
+    return _ROWS.get(key, [])
+
+
+_ROWS: dict[str, list[Row]] = {}

@@ -104,9 +104,7 @@ def test_a_report_calls_no_rows_clean_that_it_did_not_compare(
     pair = overlap_of(*sides, most, tmp_path, lambda what, done, total: None)
     found = pages.finding([pair])
     assert (found.answer, found.tone) == (answer, tone)
-    html = render_page(
-        pages.TEMPLATE, datasets=[], drops=[], contaminations=[pair], compared=pages.compared
-    )
+    html = render_page(pages.TEMPLATE, datasets=[], drops=[], contaminations=[pair])
     assert ("compared:" in html) == ("compared:" in answer)
 
 

@@ -378,12 +378,12 @@ def misfits(graph: Graph, results: Results, node: Node) -> Iterator[FineryError]
     forecasts = Forecasts(graph, results)
     for inside, step in [("", node.step), *steps_inside(node.step)]:
         preflight, sources = interface(step, Preflight), _row_inputs(node, inside)
-        kind = type(preflight)
         try:
             if any(info.column_of for info in type(step).__finery_fields__.values()):
                 check_columns(step, _columns(forecasts, sources))
             if preflight is None:
                 continue
+            kind = type(preflight)
             if kind.check_sample is not Preflight.check_sample:
                 preflight.check_sample(_samples(forecasts, sources))
             if kind.check_columns is not Preflight.check_columns:

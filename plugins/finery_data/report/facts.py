@@ -1,7 +1,7 @@
 """The facts about rows in a report: lengths, classes, turns, copies, sources, drops, samples.
 
 Rows are streamed three times. Memory holds 16 bytes per row for its lengths, 8 to find its copies,
-and 2 to 3 KB for each of the rows that are searched for near copies.
+and 4 to 6 KB for each of the rows that are searched for near copies and conflicting labels.
 """
 
 import heapq

@@ -38,20 +38,6 @@ def contaminations(context: PageContext) -> Iterator[Overlap]:
                 yield overlap_of(one, other, MOST, Path(folder), context.progress, are_apart=apart)
 
 
-def compared(pair: Overlap) -> str:
-    """Which rows were compared, if not all: `the first 5,000 of 100,000 rows of train`."""
-    sides = (
-        (pair.one, pair.searched, pair.total),
-        (pair.other, pair.held_out, pair.other_total),
-    )
-    parts = [
-        f"the first {rows:,} of {total:,} rows of {name}"
-        for name, rows, total in sides
-        if rows < total
-    ]
-    return " and ".join(parts)
-
-
 def finding(found: list[Overlap]) -> Finding:
     """The finding on whether the scores only measure memory. Open if not all rows were compared."""
     if not found:
@@ -61,7 +47,7 @@ def finding(found: list[Overlap]) -> Finding:
     if bad:
         return Finding(QUESTION, f"Yes: {'; '.join(map(_copies, bad))}.", "bad", 4)
     pairs = ", ".join(f"{c.one} and {c.other}{_limits(c)}" for c in found)
-    if any(map(compared, found)):
+    if any(pair.compared for pair in found):
         text = f"Only partly measured: no copies or near copies of prompts in {pairs}."
         return Finding(QUESTION, text, "open", 4)
     return Finding(QUESTION, f"No copies or near copies of prompts in {pairs}.", "good", 4)
@@ -75,7 +61,7 @@ def _copies(pair: Overlap) -> str:
 
 
 def _limits(pair: Overlap) -> str:
-    return f" (compared: {limits})" if (limits := compared(pair)) else ""
+    return f" (compared: {pair.compared})" if pair.compared else ""
 
 
 TEMPLATE = "finery_data.view/section.html.jinja"
@@ -96,7 +82,6 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
             if (counts := output.manifest.meta.get(name))
         ],
         contaminations=found,
-        compared=compared,
     )
     return PageSection("Rows", html, rank=20, findings=[finding(found)])
 

@@ -32,8 +32,6 @@ CHARACTERS_A_TOKEN = 3.5
 """Prose has about 4, lists and JSON about 3, languages other than English fewer."""
 TEMPLATE_TOKENS = 24
 """Tokens that a chat template adds to a row."""
-ANSWERS = ("completion", "output", "assistant", "answer", "chosen", "response")
-"""Columns of files that usually contain an answer."""
 MOST_READ = 20_000
 """Rows to measure. The longest of this many is long enough."""
 RECENT = 5
@@ -269,29 +267,15 @@ def _tokens(characters: int) -> float:
 def _sizes(row: Row) -> tuple[int, int]:
     """Characters of the prompt, and of the longest of the answers.
 
-    A row that isn't built is a record of a file with any columns. A column with a usual name counts
-    as the answer, and the rest as the prompt. Without such a column, all of it may be the answer.
-    That also holds for a conversation with several answers, whose places differ between rows.
+    All of a record that is no row yet may be the answer, and so may all of a conversation with
+    several answers, whose places differ between rows.
     """
-    if isinstance(row.get("prompt"), list):
+    turns = row.get("messages") or ()
+    is_split = isinstance(row.get("prompt"), list)
+    if is_split or sum(isinstance(t, dict) and t.get("role") == "assistant" for t in turns) == 1:
         prompt, completion = split_turns(row)
-        answers = [completion, row.get("rejected", [])]
-        return _characters(prompt), max(map(_characters, answers))
-    whole = len(msgspec.json.encode(row))
-    answer = next((row[name] for name in ANSWERS if row.get(name)), None)
-    turns = row.get("messages") or row.get("conversations")
-    if answer is None and turns and _answers(turns) == 1:
-        answer = turns[-1].get("content") or turns[-1].get("value")
-    size = len(answer) if isinstance(answer, str) else whole
-    return whole - size, size
-
-
-def _answers(turns: Any) -> int:
-    """The number of assistant turns; 0 if these are no turns with an answer at the end."""
-    if not isinstance(turns, list) or not turns or not all(isinstance(t, dict) for t in turns):
-        return 0
-    speakers = [turn.get("role") or turn.get("from") for turn in turns]
-    return sum(speaker == speakers[-1] for speaker in speakers)
+        return _characters(prompt), max(map(_characters, (completion, row.get("rejected", []))))
+    return 0, len(msgspec.json.encode(row))
 
 
 def _characters(turns: Any) -> int:

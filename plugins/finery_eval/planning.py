@@ -8,7 +8,9 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
+from typing import Any
 
 import msgspec
 
@@ -27,13 +29,13 @@ from finery import (
     Note,
     Results,
     Source,
+    Step,
     UsageError,
     cpu_count,
     interface,
 )
 from finery.execute.gpus import visible_gpus
 from finery.rows import Row, answer_text, split_turns
-from finery.step.inspect import steps_inside
 from finery.util.text import (
     counted,
     enough_tokens,
@@ -45,9 +47,9 @@ from finery.util.text import (
 )
 from finery_eval import claims
 from finery_eval.evaluator import BatchEvaluator, Judge
+from finery_eval.nested import JudgeEach
 from finery_eval.requirements import Requirement
 from finery_eval.stats import DISAGREEMENT, detectable_difference, wilson
-from finery_eval.steps.dialog import Dialog
 
 LUCKY_GATE = "lucky-gate"
 UNSEEN_CLASS = "unseen-class"
@@ -260,6 +262,8 @@ def training_of(graph: Graph, node: Node) -> Node | None:
 
 LIMITS = ("max_tokens", "max_completion_length")
 """Settings with the longest answer of a model, in tokens."""
+UNSURE = 1.25
+"""How many times the limit an answer's estimate must have: most estimates are too high."""
 
 
 def notes_on_limits(graph: Graph, results: Results) -> Iterator[Note]:
@@ -272,11 +276,12 @@ def notes_on_limits(graph: Graph, results: Results) -> Iterator[Note]:
             answers = [(name, row, text) for name, rows in samples for row in rows or ()
                        for text in _answers(row)]  # fmt: skip
             # No tokenizer makes more tokens than bytes.
-            if all(len(text.encode("utf-8", "replace")) < limit for _, _, text in answers):
+            if all(len(text.encode()) < limit for _, _, text in answers):
                 continue
             counter = _counter(graph, results, node)
             counts = [(counter or estimated_tokens)(text) for _, _, text in answers]
-            longest, longer = max(counts), sum(count >= limit for count in counts)
+            least = limit if counter else limit * UNSURE
+            longest, longer = max(counts), sum(count >= least for count in counts)
             name, row, text = answers[counts.index(longest)]
             if not longer:
                 continue
@@ -300,33 +305,45 @@ def _limits(node: Node) -> list[tuple[tuple[str, ...], int]]:
     """
     if not (node.evaluates or node.trains) or type(node.step).__spec__.task == "speed":
         return []
+    settings = msgspec.structs.asdict(node.step).items()
+    steps = [("", node.step), *((name, of) for name, of in settings if isinstance(of, Step))]
     found = [
-        ((*filter(None, path.split(".")), name), getattr(step, name))
-        for path, step in (("", node.step), *steps_inside(node.step))
+        ((*filter(None, [field]), name), getattr(step, name))
+        for field, step in steps
         for name in LIMITS
         if hasattr(step, name)
     ]
-    asks = isinstance(node.step, Dialog) or hasattr(node.step, LIMITS[1])
+    asks = isinstance(node.step, JudgeEach) or hasattr(node.step, LIMITS[1])
     return found[:1] if asks else [each for each in found if len(each[0]) > 1] or found
 
 
 def _answers(row: Row) -> Iterator[str]:
     """The text of each answer in a row, with its calls; none of a record that is no row yet."""
-    is_row = isinstance(row.get("messages") or row.get("prompt"), list)
-    for turn in split_turns(row)[1] if is_row else ():
-        parts = turn.get("content") or "", turn.get("tool_calls") or ""
-        yield "".join(p if isinstance(p, str) else msgspec.json.encode(p).decode() for p in parts)
+    turns = row.get("messages") or row.get("prompt")
+    is_row = isinstance(row.get("prompt"), str) or _are_objects(turns)
+    answer = split_turns(row)[1] if is_row else []
+    for turn in answer if _are_objects(answer) else ():
+        asked: Any = turn.get("tool_calls")
+        calls = [call.get("function") for call in asked] if _are_objects(asked) else []
+        text = str(turn.get("content") or "") + (
+            msgspec.json.encode(calls).decode() if calls else ""
+        )
+        yield text.encode("utf-8", "replace").decode()
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
 def _counter(graph: Graph, results: Results, node: Node) -> Callable[[str], int] | None:
     """Counts tokens exactly, if a model under a step is built and has a tokenizer at hand."""
-    for source in node.sources_of(Model):
-        for model in map(results.artifact, graph.models_under(source.step)):
-            if model is not None and (path := model.file("tokenizer.json")).is_file():
-                from tokenizers import Tokenizer
+    names = [name for s in node.sources_of(Model) for name in graph.models_under(s.step)]
+    paths = (m.file("tokenizer.json") for m in map(results.artifact, names) if m is not None)
+    with suppress(Exception):  # without the package, or a file it can read: lengths are estimated
+        from tokenizers import Tokenizer
 
-                tokenizer = Tokenizer.from_file(str(path))
-                return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+        tokenizer = Tokenizer.from_file(str(next(path for path in paths if path.is_file())))
+        return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
     return None
 
 

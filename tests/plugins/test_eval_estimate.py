@@ -10,7 +10,8 @@ from finery import Estimate, Model, Note
 from finery.builder.checks import notes_on
 from finery.builder.project import open_graph
 from finery.plugin.history import Results
-from finery_eval.planning import estimates
+from finery.rows import Row
+from finery_eval.planning import _answers, estimates
 
 RECIPE = """\
 finery: 1
@@ -137,15 +138,15 @@ def notes_on_lengths(folder: Path, most: int, results: Results) -> list[Note]:
 
 
 def test_answers_longer_than_max_tokens_get_a_note(tmp_path: Path) -> None:
-    found = {note.step: note for note in notes_on_lengths(tmp_path, 90, Results())}
+    found = {note.step: note for note in notes_on_lengths(tmp_path, 70, Results())}
     assert set(found) == {"sft", "test", "talk"}
     assert found["test"].text.startswith(
-        "test cuts answers off at max_tokens: 90, but the longest one in split.test has about 99 "
+        "test cuts answers off at max_tokens: 70, but the longest one in split.test has about 99 "
         "tokens (it begins: 7777"
     )
-    assert found["test"].fix == "max_tokens: 128"
+    assert found["test"].fix == "max_tokens: 160"
     assert found["sft"].place == ("train", "sft", "watch", "max_tokens")
-    names = [note.step for note in notes_on_lengths(tmp_path, 128, Results())]
+    names = [note.step for note in notes_on_lengths(tmp_path, 160, Results())]
     assert names == ["sft", "talk"]
 
 
@@ -171,3 +172,17 @@ def test_a_tokenizer_at_hand_counts_the_longest_answer(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(model))
     built = Built(Model(folder, meta={"format": "transformers"}))
     assert notes_on_lengths(tmp_path, 20, built) == []
+
+
+@pytest.mark.parametrize(("row", "answers"), [
+    ({"prompt": "a", "completion": "b"}, ["b"]),
+    ({"messages": [{"role": "assistant", "content": "b"}]}, ["b"]),
+    ({"prompt": [{"role": "user", "content": "a"}], "completion": [
+        {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}]}
+    ]}, ['[{"name":"f"}]']),
+    ({"messages": ["a"]}, []),
+    ({"messages": [{"role": "assistant", "content": "b", "tool_calls": 5}]}, ["b"]),
+    ({"text": "a"}, []),
+])  # fmt: skip
+def test_answers_of_rows_and_of_records_that_are_no_rows_yet(row: Row, answers: list[str]) -> None:
+    assert list(_answers(row)) == answers

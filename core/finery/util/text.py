@@ -232,19 +232,19 @@ def in_line(text: str) -> str:
 
 # -- the length of a text in tokens, where no tokenizer is at hand --------------------------------
 
-_PIECES = re.compile(rb" ?[A-Z]?[a-z]{1,3}|\s+| ?[A-Z]|.", re.DOTALL)
+_PIECES = re.compile(rb" ?[A-Z]?[a-z]{1,4}|\s+| ?[A-Z]{1,2}| ?[!-/:-@\[-`{-~]{1,2}|.", re.DOTALL)
 
 
 def estimated_tokens(text: str) -> int:
-    """About the number of a text's tokens, rather too many than too few.
+    """About the number of a text's tokens.
 
-    Three letters of a word are one, and so is each capital letter and each byte of all else: many
-    tokenizers split numbers into digits, and other scripts into bytes. Measured with SmolLM2 on
-    JSON, prose in four languages, SQL and codes, it is 1.0 to 2.5 times the true number.
+    Four letters of a word are one, two capitals, two marks, and each digit and each byte of other
+    scripts: many tokenizers split numbers and those. Measured with SmolLM2 on the rows of nine
+    recipes, it is 0.8 to 2.2 times the true number, for JSON 0.9 to 1.5 times.
     """
-    return len(_PIECES.findall(text.encode("utf-8", "surrogatepass")))
+    return len(_PIECES.findall(text.encode("utf-8", "replace")))
 
 
 def enough_tokens(longest: int) -> int:
-    """A `max_tokens` for answers of up to so many tokens: with a margin of a quarter, even."""
-    return 16 * (longest * 5 // 64 + 1)
+    """A `max_tokens` for answers of up to so many tokens: half as many more, and even."""
+    return 16 * (3 * longest // 32 + 1)

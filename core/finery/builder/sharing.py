@@ -145,20 +145,6 @@ class Sharing:
             parts = {key: plans[key].parts for key in records}
             self._store.shared.adopt(public(self._remote.url), records, parts, inputs, run)
 
-    def unreachable(self, planner: Planner, plans: Sequence[StepPlan]) -> Lost | None:
-        """The error for inputs of steps to run that are only in the shared store, if it is down."""
-        if self._remote is None or not self._remote.down:
-            return None
-        results = {plan.node.name: plan.result for plan in plans}
-        inputs = [
-            result.outputs[source.output]
-            for plan in plans if plan.result is None
-            for source in plan.node.sources if (result := results[source.step]) is not None
-        ]  # fmt: skip
-        blobs = self._store.shared.missing(inputs).get(self._remote.url, [])
-        digests = {blob.digest for blob in blobs} - self._store.shared.lost
-        return Lost(self._remote.down, digests, is_down=True) if digests else None
-
     # -- from there to here ----------------------------------------------------------------------
 
     def is_here(self, name: str, manifests: Iterable[Manifest]) -> bool:
@@ -302,8 +288,14 @@ def plans_with_shared(
             before, plans = plans, [*make_plan(planner, without_files=without_files)]
             if [plan.key for plan in plans] == [plan.key for plan in before]:
                 break
-        while (error := sharing.unreachable(planner, plans)) is not None:
-            sharing.lose(error)
+        while not sharing.asks and not planner.store.shared.reach(_inputs_to_run(plans)):
             plans = [*make_plan(planner, without_files=without_files)]
         sharing.give_up()
     return plans
+
+
+def _inputs_to_run(plans: Sequence[StepPlan]) -> list[Manifest]:
+    """The inputs of steps that will run, as far as they are built."""
+    results = {plan.node.name: plan.result for plan in plans}
+    sources = [source for plan in plans if plan.result is None for source in plan.node.sources]
+    return [made.outputs[s.output] for s in sources if (made := results.get(s.step)) is not None]

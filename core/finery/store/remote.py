@@ -10,6 +10,7 @@ A record is written after all that it needs, so a result that is half written do
 """
 
 import fcntl
+import math
 import os
 import threading
 import time
@@ -103,26 +104,34 @@ class Remote:
 
     def records(self, keys: Collection[str]) -> dict[str, Record]:
         """The records of those of the keys that have a valid one."""
-        if self.down or not keys:
-            return {}
-        deadline = time.monotonic() + PATIENCE
+        records: dict[str, Record] = {}
+        for key, data in self._read("records", keys, PATIENCE).items():
+            self.count(fetched=len(data))
+            record = self._checked(key, data)
+            if record is not None:
+                records[key] = record
+        return records
 
-        def look_up(key: str) -> Record | None:
+    def _read(self, folder: str, names: Collection[str], seconds: float) -> dict[str, bytes]:
+        """The content of those of the objects that are there. seconds: how long that may take."""
+        deadline = time.monotonic() + seconds
+
+        def look_up(name: str) -> bytes | None:
             if self.down:
                 return None
             try:
                 if time.monotonic() > deadline:
                     raise RemoteError("it answers too slowly")
-                data = self.objects.read(object_name("records", key))
+                return self.objects.read(object_name(folder, name))
             except RemoteError as error:
                 self.fail(error)
                 return None
-            self.count(fetched=len(data or b""))
-            return self._checked(key, data) if data is not None else None
 
-        with ThreadPoolExecutor(min(LOOKUPS, len(keys))) as threads:
-            found = zip(keys, threads.map(look_up, keys), strict=True)
-            return {key: record for key, record in found if record is not None}
+        if self.down or not names:
+            return {}
+        with ThreadPoolExecutor(min(LOOKUPS, len(names))) as threads:
+            contents = zip(names, threads.map(look_up, names), strict=True)
+            return {name: data for name, data in contents if data is not None}
 
     def _checked(self, key: str, data: bytes) -> Record | None:
         """The record in an object; None if it is wrong."""
@@ -150,24 +159,12 @@ class Remote:
     def answers(self, keys: Collection[bytes]) -> dict[bytes, bytes]:
         """The records of answered requests that are there, by key; wrong ones aren't."""
         found: dict[bytes, bytes] = {}
-
-        def look_up(key: bytes) -> None:
-            try:
-                data = None if self.down else self.objects.read(object_name("answers", key.hex()))
-            except RemoteError as error:
-                self.fail(error)
-                return
-            if data is None:
-                return
+        for name, data in self._read("answers", [key.hex() for key in keys], math.inf).items():
             body, _, signature = data.rpartition(b"\n")
-            value = body[DIGEST:]
+            key, value = bytes.fromhex(name), body[DIGEST:]
             is_right = blake3(key + value).digest() == body[:DIGEST]
             if is_right and (self._trust is None or self._trust.signed(body, signature)):
                 found[key] = value
-
-        if keys and not self.down:
-            with ThreadPoolExecutor(min(LOOKUPS, len(keys))) as threads:
-                list(threads.map(look_up, keys))
         return found
 
     def push_answer(self, key: bytes, value: bytes) -> None:

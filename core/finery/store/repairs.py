@@ -96,32 +96,30 @@ def _copy(
 Row = tuple[Any, ...]
 
 
+def _decoded(decode: Callable[..., Any], content: Any, kind: Any) -> Any:
+    """A decoded value; None if it is damaged."""
+    try:
+        return decode(content, type=kind)
+    except (msgspec.DecodeError, ValueError, TypeError, RecursionError):
+        return None
+
+
 def _is_answer(row: Row) -> bool:
     """Whether a record is a list of answers. Not all damage can be detected."""
-    try:
-        answers = msgspec.msgpack.decode(row[1])
-    except (msgspec.DecodeError, ValueError, TypeError):
-        return False
-    return isinstance(answers, list) and all(isinstance(a, dict) and "text" in a for a in answers)
+    answers = _decoded(msgspec.msgpack.decode, row[1], list[dict[str, Any]])
+    return answers is not None and all("text" in answer for answer in answers)
 
 
 def _is_result(row: Row) -> bool:
     """Whether the outputs are manifests with the right digests."""
     _, outputs, seconds, made, _ = row
-    try:
-        manifests = msgspec.json.decode(outputs, type=dict[str, Manifest])
-    except (msgspec.DecodeError, ValueError, TypeError):
-        return False
+    manifests = _decoded(msgspec.json.decode, outputs, dict[str, Manifest])
     are_numbers = isinstance(seconds, float) and isinstance(made, float)
-    return are_numbers and all(map(is_sound, manifests.values()))
+    return are_numbers and manifests is not None and all(map(is_sound, manifests.values()))
 
 
 def _are_parts(row: Row) -> bool:
-    try:
-        msgspec.json.decode(row[1], type=Parts)
-    except (msgspec.DecodeError, ValueError, TypeError):
-        return False
-    return True
+    return _decoded(msgspec.json.decode, row[1], Parts) is not None
 
 
 def _is_place(row: Row) -> bool:

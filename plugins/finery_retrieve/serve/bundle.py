@@ -109,7 +109,6 @@ class RetrieveBundle(
             (job.out / name).write_text(text, encoding="utf-8")
         (job.out / "run.sh").chmod(0o755)
         for name, source in _data_files(index).items():
-            (job.out / name).parent.mkdir(parents=True, exist_ok=True)
             job.copy(source, name)
         if isinstance(reached, Local):
             job.progress(0, 1, f"copying {reached.file}")

@@ -55,7 +55,6 @@ class RetrieveRerank(Step, sections=("data",), seeded=False, preflight=RerankPre
         for path in sorted(root.rglob("*")):
             name = path.relative_to(root).as_posix()
             if path.is_file() and name != "manifest.json":  # finery's own
-                (job.out / name).parent.mkdir(parents=True, exist_ok=True)
                 job.copy(path, name)
         meta = {**self.index.meta, "reranker": self.model.digest, "candidates": self.candidates}
         refs = {**self.index.refs, "reranker": self.model}

@@ -63,7 +63,7 @@ def is_sound(made: Manifest) -> bool:
     facts = made.kind, made.meta, made.files, made.refs, made.external, made.runtime
     try:
         digests = _digests(*facts, made.executable)
-    except OverflowError:  # from outside: an integer of more than 64 bits, which no manifest has
+    except (OverflowError, RecursionError):  # from outside: more than 64 bits, or deep
         return False
     is_right = (made.digest, made.view) == digests and {*made.executable} <= made.files.keys()
     return is_right and all(map(is_sound, made.refs.values()))

@@ -42,7 +42,7 @@ class Catalogue:
         for key, encoded in self._db.rows("SELECT key, outputs FROM results"):
             try:
                 outputs = msgspec.json.decode(encoded, type=dict[str, Manifest])
-            except (msgspec.DecodeError, UnicodeError, TypeError):  # SQLite may read NULL
+            except (msgspec.DecodeError, UnicodeError, TypeError, RecursionError):
                 self.undecodable.append(key)
                 continue
             yield key, outputs

@@ -61,8 +61,6 @@ def _device() -> dict[str, Any]:
         return {"device": accelerator() if "torch" in sys.modules else "cpu"}
     names = ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
     facts = {"device": names, "gpus": len(gpus)}
-    if gpus[0].is_amd:  # its name has the version of its instructions
-        return facts
     major, minor = gpus[0].capability
     return {**facts, "capability": f"{major}.{minor}"}
 

@@ -57,10 +57,8 @@ def auto_dtype() -> str:
 def _auto_dtype(*_variables: str | None) -> str:
     gpus = usable_gpus()
     if gpus:
-        # AMD's with ROCm multiply bf16.
-        dtypes = ("bf16" if gpu.is_amd else dtype_of(gpu.capability) for gpu in gpus)
-        return min(dtypes, key=DTYPES.index)
-    # Torch may use an AMD GPU that the driver doesn't describe; it multiplies bf16.
+        return min((dtype_of(gpu.capability) for gpu in gpus), key=DTYPES.index)
+    # Finery doesn't list AMD's GPUs, which torch uses by ROCm. They multiply bf16.
     has_rocm = os.path.exists("/dev/kfd") and _HIP.search(_torch_version() or "")
     return "bf16" if has_rocm or _cpu_multiplies_bf16() else "fp32"
 
@@ -86,10 +84,6 @@ def unused_gpu() -> Unused | None:
     if not gpus or text is None:
         return None
     name = gpus[0].name or "the GPU"
-    if gpus[0].is_amd:
-        reason = f"{name} isn't used: the installed torch is built without ROCm"
-        fix = "install a torch with ROCm, see https://pytorch.org/get-started"
-        return None if _HIP.search(text) else Unused(reason, fix)
     built = _CUDA.search(text)
     if built is None:
         return Unused(

@@ -14,11 +14,10 @@ from finery.execute.gpu import Gpu
 from finery.testing import TestJob
 from finery_transformers import hardware, loading, precision
 from finery_transformers.engine import TransformersEngine
-from finery_transformers.precision import auto_dtype, dtype_of, unused_gpu
+from finery_transformers.precision import dtype_of, unused_gpu
 from finery_trl.steps import Sft
 
 CUDA_13 = "__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n"
-ROCM = "__version__ = '2.13.0+rocm7.1'\ncuda: Optional[str] = None\nhip: Optional[str] = '7.1'\n"
 CPU = "__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n"
 
 
@@ -33,7 +32,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 T4, A100 = gpu("Tesla T4", 7, 5), gpu("NVIDIA A100", 8, 0)
-MI50 = gpu("AMD Radeon VII gfx906", 9, 0)._replace(variable="HIP_VISIBLE_DEVICES")
 
 
 @pytest.fixture(autouse=True)
@@ -59,20 +57,6 @@ def test_a_gpu_computes_in_what_its_hardware_multiplies(
     capability: tuple[int, int], dtype: str
 ) -> None:
     assert dtype_of(capability) == dtype
-
-
-def test_a_gpu_of_amd_needs_a_torch_for_rocm(machine: Any) -> None:
-    """Its version of instructions says nothing about bf16."""
-    machine(MI50, torch=ROCM)
-    assert (auto_dtype(), unused_gpu(), precision.usable_gpus()) == ("bf16", None, [MI50])
-    for torch in (CUDA_13, CPU):
-        machine(MI50, torch=torch)
-        unused = unused_gpu()
-        assert unused is not None
-        name = "AMD Radeon VII gfx906"
-        assert unused.reason == f"{name} isn't used: the installed torch is built without ROCm"
-        assert "install a torch with ROCm" in unused.fix
-        assert precision.usable_gpus() == []
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])

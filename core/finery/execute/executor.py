@@ -30,7 +30,7 @@ fewer, the step gets all, and steps run as usual where there are none. Steps tha
 `resources.gpu_memory` may share a GPU whose memory is enough for all of them. `task.gpu_names` has
 the numbers and UUIDs of those that the step may use (`named_gpus` finds them), and is empty if it
 may use any; an executor that can't choose a GPU ends such a task with `failed`. A process sees only
-its own GPUs if `CUDA_VISIBLE_DEVICES` (AMD: `HIP_VISIBLE_DEVICES`) lists them. A started task may
+its own GPUs if `CUDA_VISIBLE_DEVICES` lists them. A started task may
 wait for its GPUs; the executor then reports what it waits for as a `log` event.
 
 **Nodes.** An executor that gives a step `task.nodes` machines at once runs the task on the first,

@@ -2,43 +2,22 @@
 
 NVML, the library of NVIDIA's driver, lists its GPUs in milliseconds. It doesn't initialise CUDA,
 which would take memory on each GPU and couldn't be undone in this process.
-
-On a machine without NVIDIA GPUs, they are those of AMD, by what its driver writes under /sys. ROCm
-numbers them in the order of the driver's nodes. `ROCR_VISIBLE_DEVICES` leaves some of them, and
-`HIP_VISIBLE_DEVICES`, or else `CUDA_VISIBLE_DEVICES`, selects from those by their new numbers
-(https://rocm.docs.amd.com/en/docs-7.1.1/reference/env-variables.html).
 """
 
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from finery.errors import UsageError
-from finery.execute.gpu import (
-    AMD_DRIVER,
-    AMD_FILTER,
-    AMD_VISIBLE,
-    CHOICES,
-    DRIVER_FILES,
-    ORDER,
-    VISIBLE,
-)
+from finery.execute.gpu import DRIVER_FILES, ORDER, VISIBLE
 from finery.execute.gpu import Gpu as Gpu
 
 GPUS = "gpus"
 """The setting of a step that lists the GPUs that it may use."""
 _MOST_TEXT = 96  # of a name or UUID in NVML
-NODES = "/sys/class/kfd/kfd/topology/nodes"
-DEVICES = "/dev/dri"
-CARDS = "/sys/class/drm"
-SMALL = 4 * 2**30
-"""Bytes of memory below which a GPU is only used if the user names it: a processor's own one."""
-LOCAL_HEAPS = ("1", "2")
-"""The kinds of memory that are on the GPU: the part that the CPU can reach, and the rest."""
 
 
 def cpu_count() -> int:
@@ -65,13 +44,10 @@ def visible_gpus(environment: Mapping[str, str] | None = None) -> list[Gpu]:
     """The GPUs that a process may use, in the order of `CUDA_VISIBLE_DEVICES`.
 
     Their ids are UUIDs, since the order of indices differs between NVML and CUDA. If the user wrote
-    indices, the ids are these. On a machine without GPUs of NVIDIA, those of AMD, whose ids are
-    indices. environment: variables of the process; default: of this one.
+    indices, the ids are these. environment: variables of the process; default: of this one.
     """
     environment = os.environ if environment is None else environment
     devices = _devices()
-    if not devices and os.path.exists(AMD_DRIVER):
-        return amd_gpus(environment)
     wanted = environment.get(VISIBLE)
     if wanted is None or not devices:
         return [gpu for instances in devices for gpu in instances]
@@ -137,13 +113,11 @@ def _is_meant(name: str, gpu: Gpu) -> bool:
 def _no_gpu(name: str, visible: Sequence[Gpu], environment: Mapping[str, str]) -> UsageError:
     """The error for a name that no visible GPU has."""
     called = f"GPU {name}" if name.isdecimal() else name
-    limits = [v for v in CHOICES if v != ORDER and environment.get(v) is not None]
-    everywhere = {k: v for k, v in environment.items() if k not in limits}
-    hidden = limits and any(_is_meant(name, gpu) for gpu in visible_gpus(everywhere))
-    if hidden:
-        shown = " and ".join(f"{v}={environment[v]}" for v in limits)
-        fix = f"change {limits[0]}" + (f", or name one of: {_listed(visible)}" if visible else "")
-        return UsageError(f"{called} is hidden by {shown}", where=GPUS, fix=fix)
+    everywhere = {k: v for k, v in environment.items() if k != VISIBLE}
+    if any(_is_meant(name, gpu) for gpu in visible_gpus(everywhere)):
+        fix = f"change {VISIBLE}" + (f", or name one of: {_listed(visible)}" if visible else "")
+        what = f"{called} is hidden by {VISIBLE}={environment[VISIBLE]}"
+        return UsageError(what, where=GPUS, fix=fix)
     if not visible:
         return UsageError(
             f"there is no {called}: finery sees no GPU on this machine",
@@ -266,77 +240,6 @@ def _nvml() -> Any:
         return None if nvml.nvmlInit_v2() else nvml
     except (OSError, AttributeError):  # no library, or one that is too old
         return None
-
-
-# -- AMD -------------------------------------------------------------------------------------------
-
-
-def amd_gpus(environment: Mapping[str, str]) -> list[Gpu]:
-    """The GPUs that a process may use. Their ids are numbers for `HIP_VISIBLE_DEVICES`.
-
-    environment: variables of the process. Empty without access to the driver, since then ROCm finds
-    none, either.
-    """
-    if not os.access(AMD_DRIVER, os.R_OK | os.W_OK):
-        return []
-    filtered = _amd_selected(list(_amd_devices()), environment.get(AMD_FILTER))
-    numbered = [gpu._replace(id=str(number)) for number, gpu in enumerate(filtered)]
-    wanted = environment.get(AMD_VISIBLE) or environment.get(VISIBLE)
-    if wanted is None:
-        return [gpu for gpu in numbered if gpu.memory >= SMALL]
-    return _amd_selected(numbered, wanted)
-
-
-def _amd_selected(gpus: Sequence[Gpu], wanted: str | None) -> list[Gpu]:
-    """Those that a variable lists by index or UUID. A wrong entry ends the list, as in ROCm."""
-    if wanted is None:
-        return list(gpus)
-    chosen: list[Gpu] = []
-    for name in map(str.strip, wanted.split(",")):
-        if name.isdecimal():
-            meant = gpus[int(name) : int(name) + 1]
-        else:
-            meant = [gpu for gpu in gpus if name and gpu.uuid.lower() == name.lower()]
-        if not meant:
-            break
-        chosen += meant
-    return chosen
-
-
-def _amd_devices() -> Iterator[Gpu]:
-    """All GPUs that this process may open, in the order of the driver's nodes."""
-    with suppress(OSError):
-        for node in sorted(map(int, filter(str.isdecimal, os.listdir(NODES)))):
-            facts = _amd_facts(Path(NODES, str(node), "properties"))
-            device = f"renderD{facts.get('drm_render_minor', '')}"
-            is_gpu = facts.get("simd_count", "0") != "0"  # else it is a processor
-            if is_gpu and os.access(f"{DEVICES}/{device}", os.R_OK | os.W_OK):
-                yield _amd_gpu(Path(NODES, str(node)), facts, Path(CARDS, device, "device"))
-
-
-def _amd_gpu(node: Path, facts: Mapping[str, str], card: Path) -> Gpu:
-    # For example 90402: 9.4 and the step 2, which ROCm calls gfx942.
-    major, rest = divmod(int(facts.get("gfx_target_version", 0)), 10_000)
-    minor, step = divmod(rest, 100)
-    banks = (_amd_facts(path) for path in node.glob("mem_banks/*/properties"))
-    memory = sum(int(b["size_in_bytes"]) for b in banks if b.get("heap_type") in LOCAL_HEAPS)
-    serial = int(facts.get("unique_id", 0))
-    place = f"{platform.node()}-{facts.get('domain', 0)}-{facts.get('location_id', 0)}"
-    model = _file_text(card / "product_name") or "AMD GPU"
-    return Gpu(
-        id="",
-        name=f"{model} gfx{major}{minor:x}{step:x}",
-        capability=(major, minor),
-        memory=memory,
-        used=int(_file_text(card / "mem_info_vram_used") or 0),
-        uuid=f"GPU-{serial:016x}" if serial else f"amd-{place}",
-        variable=AMD_VISIBLE,
-    )
-
-
-def _amd_facts(path: Path) -> dict[str, str]:
-    """The lines of a file as name and value; empty for one that may not be read."""
-    return dict(line.split(maxsplit=1) for line in _file_text(path).splitlines() if " " in line)
 
 
 def _file_text(path: Path) -> str:

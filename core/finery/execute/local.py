@@ -140,11 +140,8 @@ class LocalExecutor:
         if cpus:
             environment.setdefault("OMP_NUM_THREADS", str(min(cpus, cpu_count())))
         gpus = taken.gpus if taken else []
-        # With all of NVIDIA's, it sees those that this process sees. Of AMD's, some are left out.
-        if gpus and (len(gpus) < len(self._gpus) or gpus[0].is_amd):
-            environment[gpus[0].variable] = ",".join(gpu.id for gpu in gpus)
-        if gpus and gpus[0].is_amd:
-            environment.pop(VISIBLE, None)  # its numbers are those before this choice
+        if gpus and len(gpus) < len(self._gpus):
+            environment[VISIBLE] = ",".join(gpu.id for gpu in gpus)
         inherits = [*taken.locks.values()] if taken else []
         if task.environment is None:
             worker = _spawn(task.log, environment, inherits=inherits)

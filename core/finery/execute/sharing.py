@@ -138,7 +138,7 @@ def _file(gpu: Gpu) -> Path:
     if folder is None:
         raise FileNotFoundError("the user has no home folder")
     # A home folder may be shared by machines, and only UUIDs differ between them.
-    name = gpu.uuid or f"{platform.node()}-{gpu.variable}-{gpu.id}"
+    name = gpu.uuid or f"{platform.node()}-{gpu.id}"
     return folder / "gpus" / f"{_UNSAFE.sub('-', name)}.lock"
 
 

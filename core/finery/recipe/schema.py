@@ -50,7 +50,7 @@ _STEP_KEYS: dict[str, Any] = {
                 {"type": "integer", "minimum": 0},
                 {
                     "type": "string",
-                    "pattern": "^(GPU|MIG|amd)-",
+                    "pattern": "^(GPU|MIG)-",
                     "description": "A UUID or its beginning, e.g. GPU-3f2a; `nvidia-smi -L` lists "
                     "them.",
                 },

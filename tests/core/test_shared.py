@@ -475,7 +475,7 @@ def test_a_folder_is_a_shared_store_too(tmp_path: Path) -> None:
     assert (c.folder / "build/t/one").is_dir()
     build(d := clone(tmp_path / "d"), remote=url, fetch="none")
     ran = d.run("fetch", "one")  # nobody may be asked because a database says so
-    assert "isn't `remote` now" in ran.err
+    assert "the settings don't name it" in ran.err
     assert f"set FINERY_REMOTE={url}" in ran.err
     d.env["FINERY_REMOTE"] = url
     shutil.rmtree(tmp_path / "store")

@@ -166,7 +166,7 @@ class SharedBlobs:
             digests = [blob.digest for blob in missing[address]]
             url = self.configured()
             if not url or public(url) != address:
-                what = f"the shared store {address} has the files, but isn't `remote` now"
+                what = f"the shared store {address} has the files, but the settings don't name it"
                 raise Lost(what, digests, is_down=True, fix=f"set FINERY_REMOTE={address}")
             try:
                 self.use(Remote(url))

@@ -164,7 +164,7 @@ def test_a_job_that_waits_does_not_count_after_its_code_changed(project: MakePro
     ran = t.run("build")
     assert ran.code == 0, ran.err
     assert f"Slurm job {job} of an earlier build {why}" in ran.err
-    assert not slurm.running()
+    until(lambda: not slurm.running())
 
 
 def test_a_job_survives_an_outage_of_the_controller(project: MakeProject) -> None:

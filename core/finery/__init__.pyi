@@ -7,6 +7,7 @@ from finery.artifact.kinds import Index as Index
 from finery.artifact.kinds import Metrics as Metrics
 from finery.artifact.kinds import Model as Model
 from finery.artifact.manifest import Manifest as Manifest
+from finery.builder.code.steps import code_digest as code_digest
 from finery.builder.project import Project as Project
 from finery.errors import DataError as DataError
 from finery.errors import FineryError as FineryError

@@ -6,12 +6,13 @@ Each line has the `values` of an answer by metric and, where rows belong togethe
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
+from finery import code_digest
 from finery.rows import Row
 from finery.rows.parts import prompt as prompt_of
-from finery_eval.definitions import definition_of
 from finery_eval.measure import Group, Measure, mean, measure_of
 from finery_eval.verdicts import Answers, Verdicts, together
 
@@ -23,6 +24,7 @@ STATISTICS = "statistics"
 """The entry of `details`: metric → the reference of its statistic, if it has one."""
 DEFINITIONS = "definitions"
 """The entry of `details`: metric → the digest of its statistic's code."""
+MEAN = f"{mean.__module__}:{mean.__qualname__}"
 Facts = Mapping[str, Any]
 """A line of `predictions.jsonl`."""
 Place = tuple[str, Any, Any, int]
@@ -76,7 +78,8 @@ def references(verdicts: Verdicts) -> dict[str, dict[str, str]]:
     """The statistics of the metrics and digests of their code, for `details`."""
     statistics = {m: of for m in verdicts.metrics if (of := verdicts.statistic(m))}
     named = {m: f"{of.__module__}:{of.__qualname__}" for m, of in statistics.items()}
-    digests = {m: digest for m, of in statistics.items() if (digest := definition_of(of))}
+    codes = {of: code_digest(of) for of in statistics.values()}
+    digests = {m: digest for m, of in statistics.items() if (digest := codes[of])}
     return {STATISTICS: named, DEFINITIONS: digests} if named else {}
 
 
@@ -165,22 +168,29 @@ def changed_statistic(metric: str, *reports: Mapping[str, Any]) -> str:
     Another definition of its statistic would give them another meaning.
     """
     used = [_statistic_in(report, metric) for report in reports]
-    reference, digest = used[-1]
-    if None in (of for _, of in used):
+    reference = used[-1][0]
+    if all(each == (MEAN, None) for each in used):
+        return ""
+    digests = {_digest_now(MEAN) if each == (MEAN, None) else each[1] for each in used}
+    if None in digests:
         return "the code of its statistic isn't recorded"
-    if len({of for _, of in used}) > 1:
+    if len(digests) > 1:
         return "the code of its statistic isn't the same in both"
     try:
-        statistic = resolve_name(reference)
+        is_same = _digest_now(reference) in digests
     except (ImportError, AttributeError, ValueError):  # e.g. of a plugin that isn't installed here
         name = reference.partition(":")[2]
         return f"its statistic, {name}, isn't found as a function of a module"
-    return "" if definition_of(statistic) == digest else "the code of its statistic has changed"
+    return "" if is_same else "the code of its statistic has changed"
+
+
+@cache
+def _digest_now(reference: str) -> str | None:
+    return code_digest(resolve_name(reference))
 
 
 def _statistic_in(report: Mapping[str, Any], metric: str) -> tuple[str, str | None]:
-    """The reference and the digest of a metric's statistic, by default of the mean."""
+    """The reference and the digest of a metric's statistic; (MEAN, None) of a share."""
     details = report["details"]
-    if metric not in details.get(STATISTICS, {}):
-        return f"{mean.__module__}:{mean.__qualname__}", definition_of(mean)
-    return details[STATISTICS][metric], details.get(DEFINITIONS, {}).get(metric)
+    reference = details.get(STATISTICS, {}).get(metric, MEAN)
+    return reference, details.get(DEFINITIONS, {}).get(metric)

@@ -20,7 +20,7 @@ from finery.builder.code.resolve import Modules, Place
 from finery.builder.code.units import EXECUTES, Parsed
 from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
-from finery.plugin.manager import Plugins
+from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe
 from finery.step.inspect import (
     declared_outputs,
@@ -313,9 +313,31 @@ class StepCode:
         except OSError as error:
             raise PluginError(f"can't read {path}: {error.strerror}") from error
         try:
-            return stat, msgspec.msgpack.decode(content, type=Parsed)
+            return stat, _decoded(content)
         except (msgspec.DecodeError, UnicodeError):  # a damaged database
-            return stat, msgspec.msgpack.decode(shared.parsed(Path(path)), type=Parsed)
+            return stat, _decoded(shared.parsed(Path(path)))
+
+
+def code_digest(function: Any) -> str | None:
+    """A digest of a function and of all code that it reaches, as the keys of steps count it.
+
+    Of a function of a module: what a closure holds isn't in it. None if its code isn't in a file.
+    """
+    plugins = [plugin.module.__name__ for plugin in load_plugins().plugins]
+    installed = {os.path.dirname(each.folder) for each in distributions().values()}
+    try:
+        beside = Path(sys.modules[function.__module__].__file__ or "").parent
+        searched = (Path(folder) for folder in sys.path if folder not in installed)
+        modules = Modules([*plugins, function.__module__], [beside, *searched], [beside])
+        read = cache(lambda path: _decoded(shared.parsed(Path(path))))
+        code = Reach(Names(modules, read), [(function, None)]).code
+    except (AttributeError, OSError, PluginError):
+        return None
+    return blake3(msgspec.json.encode([function.__qualname__, code])).hexdigest()[:16]
+
+
+def _decoded(content: bytes) -> Parsed:
+    return msgspec.msgpack.decode(content, type=Parsed)
 
 
 def _artifact_files(cls: type[Step], outputs: Mapping[str, type[Artifact]]) -> Iterator[Subject]:

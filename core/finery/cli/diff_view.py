@@ -85,9 +85,9 @@ def print_difference(console: "Console", compared: Comparison, most: int) -> Non
 def _print_headline(console: "Console", compared: Comparison) -> None:
     """What is better or worse in B, in a line; scores that may differ by chance are unclear."""
     changes: dict[str, list[str]] = {"worse": [], "better": [], "unclear": []}
-    for view, _, after, data in compared.outputs:
-        for kind, text in view.changes(data):
-            changes[kind].append(f"{text} ({after.title})")
+    for _, _, after, data in compared.outputs:
+        for kind, texts in data.get("changes", {}).items():
+            changes[kind] += [f"{text} ({after.title})" for text in texts]
     parts = [f"{kind}: {some_of(of, STEPS_NAMED)}" for kind, of in changes.items() if of]
     is_partial = any(step.missing for step in compared.steps)
     none = f"no score changed{' in what both sides have built' if is_partial else ''}"

@@ -171,18 +171,12 @@ class View:
         """The differences between two versions of an output, as JSON values; by default the facts.
 
         before, after: the same output of the recipe. Their digests differ, and their files exist.
+        `changes` in it are for the first line of the diff: `better`, `worse` or `unclear` → texts.
         """
         old, new = before.manifest.meta, after.manifest.meta
         names = [*new, *(name for name in old if name not in new)]
         facts = {n: [old.get(n), new.get(n)] for n in names if old.get(n) != new.get(n)}
         return {"facts": facts} if facts else {}
-
-    def changes(self, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """(`better`, `worse` or `unclear`, what) of a difference, for the first line of a diff.
-
-        data: of `difference`.
-        """
-        return iter(())
 
     def print_difference(
         self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int

@@ -46,6 +46,7 @@ def difference_of(before: Metrics, after: Metrics) -> dict[str, Any]:
         "only_before": [m for m in reports[0]["scores"] if m not in reports[1]["scores"]],
         "only_after": [m for m in reports[1]["scores"] if m not in reports[0]["scores"]],
         "models": models,
+        "changes": _changes(models),
     }
 
 
@@ -107,15 +108,18 @@ def _flip(before: Facts, after: Facts) -> dict[str, Any]:
     }
 
 
-def changes_in(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(`better`, `worse` or `unclear`, words) on the first metric of each model that changed."""
-    for model, of in data["models"].items():
+def _changes(models: Mapping[str, Any]) -> dict[str, list[str]]:
+    """`better`, `worse` or `unclear` → the first metric of each model that changed, in words."""
+    changes: dict[str, list[str]] = {}
+    for model, of in models.items():
         for metric, facts in [] if _is_same(of) else [*of["metrics"].items()][:1]:
             test, (before, after) = facts["test"], facts["values"]
             kind = verdict_of(test["difference"], test["p_holm"]) if test else NOT_SHOWN
             gap = f"{in_points(after - before)} points" if facts["is_share"] else "changed"
             is_clear = kind != NOT_SHOWN and facts["is_share"]  # of others, lower may be better
-            yield kind if is_clear else "unclear", f"{model} {metric} {gap}"
+            texts = changes.setdefault(kind if is_clear else "unclear", [])
+            texts.append(f"{model} {metric} {gap}")
+    return changes
 
 
 def print_difference(console: "Console", data: Mapping[str, Any], most: int) -> None:

@@ -150,12 +150,6 @@ class MetricsView(View):
 
         return difference_of(_metrics_of(before), _metrics_of(after))
 
-    def changes(self, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """The first metric of each model whose answers changed."""
-        from finery_eval.view.difference import changes_in
-
-        return changes_in(data)
-
     def print_difference(
         self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
     ) -> None:

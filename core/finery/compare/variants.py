@@ -232,6 +232,8 @@ def choice_in_words(choice: Mapping[str, Any]) -> str:
             low, high = margin["interval"]
             ahead += f", 95 % CI {signed(low, '.3f')} to {signed(high, '.3f')}"
             ahead += ": too close to call" if is_close(choice) else ""
+        else:
+            ahead += ", without a test"
         parts.append(f"ahead of {margin['over']} by {ahead}")
     return "; ".join(parts)
 

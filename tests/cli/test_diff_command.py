@@ -220,7 +220,7 @@ def own_metric(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A build with a metric that has a statistic of its own."""
     recipe = RECIPE.replace("./steps.py", "./steps.py, ./own.py").replace("eval.exact", "own.eval")
     t = Project(tmp_path_factory.mktemp("own"))
-    t.write(files(recipe=recipe, **{"own.py": OWN}))
+    t.write({**files(recipe=recipe), "own.py": OWN})
     t.ran()
     return t
 

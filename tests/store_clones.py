@@ -306,7 +306,7 @@ def whole(root: Path) -> set[str]:
                 db.text_factory = partial(str, encoding="utf-8", errors="replace")
                 # All columns, since the last ones of a long row may be on a damaged page.
                 rows = db.execute("SELECT * FROM results JOIN parts USING (key)").fetchall()
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             return set()
     right: dict[str, bool] = {}
 

@@ -289,6 +289,29 @@ def test_a_database_that_another_process_is_writing_is_not_replaced(built: Proje
     assert built.ran() == []
 
 
+def test_a_database_that_shrinks_while_it_is_opened_is_not_damaged(
+    built: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, looks = database(built), list[Path]()
+    other = sqlite3.connect(path, timeout=0, isolation_level=None)
+    other.execute("INSERT INTO facts VALUES ('large', zeroblob(1000000))")
+    other.execute("DELETE FROM facts WHERE name = 'large'")
+    other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def shrink_before(file: Path) -> bool:
+        if file.name == "finery.db-wal":
+            looks.append(file)
+            other.execute("VACUUM")
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return exists(file)
+
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", shrink_before)
+    Database(path).close()
+    assert looks
+    assert not set_aside(built)
+
+
 def copied_rows(path: Path, **runs: str) -> list[str]:
     """Keys of copies of a result, and a missing table, which a build notices.
 
@@ -343,6 +366,18 @@ def test_rows_between_rows_with_wrong_keys_that_cannot_be_read_are_saved(built: 
     db = sqlite3.connect(database(built))
     saved = {key for (key,) in db.execute("SELECT key FROM results")}
     assert {*keys} - saved == {keys[2], keys[6]}
+
+
+def test_results_of_a_build_outlive_a_database_that_is_removed_meanwhile(
+    project: MakeProject,
+) -> None:
+    code = "for path in Path(job.out).parents[1].glob('finery.db*'): path.unlink()\n"
+    more = f"  c: {{use: steps.script, rows: b, code: {code!r}}}\n"
+    last = "  d: {use: steps.copy, rows: c, tag: 1}\n"
+    t = project({"recipe.yaml": TWO_STEPS + more + last, "rows.txt": "one\n"})
+    assert t.ran("--step", "a") == ["a"]  # which the next build has only looked up
+    assert t.ran() == ["b", "c", "d"]
+    assert t.ran("--set", "data.d.tag=2") == ["d"]
 
 
 @pytest.mark.parametrize("command", [["plan"], ["show", "b"], ["explain", "b"], ["check"]])

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Collection, Sequence
 
 from finery.artifact.manifest import Result
 from finery.builder.plan import Planner
@@ -48,21 +49,32 @@ class Recording:
         is_time = now or time.monotonic() - self._recorded_at > RECORD_SECONDS
         if not self or not (is_time or len(self._new) >= GROUP):
             return
-        store = self._planner.store
-        try:
-            store.commit(self._new, run=self._run)
-        except OSError as error:
-            raise StepError(
-                f"the outputs of steps can't be recorded: {error}",
-                fix="free some disk space and build again: no data is lost",
-            ) from error
+        self._commit(self._new)
         self._sharing.push(self._new, are_new=True)
         self._clear([result.key for result in self._new])
         self._new.clear()
         self._recorded_at = time.monotonic()
         # During the build, since it may be killed.
-        store.remember(self._planner.recipe_id, self.keys)
+        self._planner.store.remember(self._planner.recipe_id, self.keys)
         self.keys = {}
+
+    def restore(self, results: Collection[Result]) -> None:
+        """Record results with their files again: the database was replaced and may lack them."""
+        is_intact = self._planner.store.is_intact
+        whole = {
+            result.key: result for result in (*self.built.values(), *results)
+            if all(is_intact(*f) for m in result.outputs.values() for f in m.files.values())
+        }  # fmt: skip
+        self._commit([*whole.values()])
+
+    def _commit(self, results: Sequence[Result]) -> None:
+        try:
+            self._planner.store.commit(results, run=self._run)
+        except OSError as error:
+            raise StepError(
+                f"the outputs of steps can't be recorded: {error}",
+                fix="free some disk space and build again: no data is lost",
+            ) from error
 
     def _clear(self, keys: list[str]) -> None:
         """Remove the folders of recorded keys in the background, since a busy disk is slow.

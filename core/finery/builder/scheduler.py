@@ -101,6 +101,7 @@ class Build:
         self._unlinked: list[Node] = []
         self._broken = False  # whether a step failed that isn't one variant of several
         self._is_replanned = False  # whether to plan again, since built steps must run after all
+        self._opened = store.opened
         self._settled: dict[str, str] = {}  # step → the key of the result that was reported
         self._plan_all()
 
@@ -135,6 +136,8 @@ class Build:
     def _plan_all(self) -> None:
         """Begin with the steps that wait for no other, also if some of them ran already."""
         self._is_replanned = False
+        if self._opened != self.store.opened:
+            self._recording.restore(self.outcome.results.values())
         self._opened = self.store.opened
         self.outcome.results.clear()
         self._unlinked.clear()

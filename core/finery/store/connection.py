@@ -291,10 +291,9 @@ def _replace(path: Path, why: str) -> None:
         with closing(connect(staged)) as new:
             saved = salvage(path, new)
             new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        aside = free_name(path)
-        if not is_there:  # as the process that was killed has named it
-            renamed = path.parent.glob(f"{path.name}.damaged-*[0-9]")
-            aside = max(renamed, key=lambda file: file.stat().st_ctime, default=aside)
+        # As the process that was killed has named it.
+        renamed = [] if is_there else path.parent.glob(f"{path.name}.damaged-*[0-9]")
+        aside = max(renamed, key=lambda file: file.stat().st_ctime, default=free_name(path))
         for old in _files_of(path):  # the log, too: it must not stay beside the new file
             with suppress(FileNotFoundError):  # another process that closes it removes the log
                 old.rename(aside.with_name(aside.name + old.name.removeprefix(path.name)))
@@ -366,13 +365,15 @@ def _is_cut(db: sqlite3.Connection, path: Path) -> bool:
 
     With rows in the log, the file may lack pages, so that this isn't known.
     """
-    pages = db.execute("PRAGMA page_count").fetchone()[0]
-    size = pages * db.execute("PRAGMA page_size").fetchone()[0]
-    try:
-        log = path.with_name(f"{path.name}-wal")
-        return not (log.exists() and log.stat().st_size) and path.stat().st_size < size
-    except OSError:
-        return False  # it is in memory
+    db.execute("BEGIN")  # else another process may shrink the database between two looks at it
+    with db:
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        size = pages * db.execute("PRAGMA page_size").fetchone()[0]
+        try:
+            log = path.with_name(f"{path.name}-wal")
+            return not (log.exists() and log.stat().st_size) and path.stat().st_size < size
+        except OSError:
+            return False  # it is in memory
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -151,7 +151,7 @@ def link_outputs(
 
     away: link → text to put in its place, of the outputs that aren't on this machine.
     """
-    with _alone(root):
+    with file_locked(root / "linking", is_needed=False):
         if outputs.keys() == {""}:
             _place(root, folder, outputs[""], away)
             return
@@ -165,11 +165,6 @@ def link_outputs(
         for name, manifest in outputs.items():
             if name:
                 _place(root, path_in(folder, name), manifest, away)
-
-
-def _alone(root: Path) -> AbstractContextManager[int]:
-    """Keep other builds of the project from changing `build/`, where the file system has locks."""
-    return file_locked(root / "linking", is_needed=False)
 
 
 def _place(root: Path, link: Path, manifest: Manifest, away: Mapping[str, str]) -> None:
@@ -252,7 +247,7 @@ def prune_links(root: Path, folder: Path, keep: Collection[str]) -> None:
     """Remove links to outputs of deleted steps. Files that finery didn't create stay."""
     if not folder.is_dir():
         return
-    with _alone(root):
+    with file_locked(root / "linking", is_needed=False):
         for entry in folder.iterdir():
             if entry.name.removesuffix(AWAY) in keep:
                 continue

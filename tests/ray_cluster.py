@@ -20,6 +20,18 @@ from pathlib import Path
 from conftest import until
 
 ROOT = Path(__file__).parents[1]
+KILL = """
+import ray, time
+ray.init(address="{address}", log_to_driver=False)
+space = "SUPERVISOR_ACTOR_RAY_NAMESPACE"
+while True:
+    try:
+        actor = ray.get_actor("_ray_internal_job_actor_{job}", namespace=space)
+        break
+    except ValueError:  # it isn't there yet
+        time.sleep(0.1)
+ray.kill(actor)
+"""
 
 
 class Cluster:
@@ -88,6 +100,11 @@ class Cluster:
             nodes = [node["raylet"] for node in json.load(answer)["data"]["summary"]]
         alive = [node for node in nodes if node.get("state") == "ALIVE"]  # new ones lack it
         return any(node["labels"].get("name") == name for node in alive)
+
+    def kill_supervisor(self, job: str) -> None:
+        """Kill the actor of Ray that runs a job. It may be waiting for a node."""
+        code = KILL.format(address=f"127.0.0.1:{self._gcs}", job=job)
+        subprocess.run([self._python, "-c", code], check=True, cwd=self.folder)
 
     def close(self) -> None:
         """End all processes."""

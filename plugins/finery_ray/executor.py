@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from finery import StepError, Task, UsageError
 from finery.execute.courier import CourierExecutor
-from finery.execute.detached import CANCELLED, RUNS
+from finery.execute.detached import CANCELLED, NOT_STARTED, RUNS
 from finery_ray.nodes import JOB, MODULE, PLAN, Plan
 
 ENDINGS = {
@@ -140,7 +140,10 @@ class RayExecutor(CourierExecutor):
             if status == "STOPPED":
                 states[job_id] = CANCELLED
             elif status == "FAILED":
-                states[job_id] = ENDINGS.get(str(info.error_type or ""), "failed")
+                kind = str(info.error_type or "")
+                # Its supervisor sets the node before it starts the step.
+                is_lost = kind == "JOB_SUPERVISOR_ACTOR_DIED" and info.driver_node_id is None
+                states[job_id] = NOT_STARTED if is_lost else ENDINGS.get(kind, "failed")
             else:
                 states[job_id] = "ended without a result" if status == "SUCCEEDED" else RUNS
         return states

@@ -192,6 +192,32 @@ def test_what_ended_a_job_is_said(on_ray: MakeBuild, ray: Cluster) -> None:
     until(lambda: not [*ray.node_home.glob(".cache/finery/ray/*/work/*.job")])
 
 
+def test_jobs_that_never_started_are_submitted_again(on_ray: MakeBuild, ray: Cluster) -> None:
+    """Their step can't have run, so that costs no retry. But they may never start."""
+    ray.kill_node()
+    for killed in (2, 3):
+        t = on_ray({"a": step(f"name = '{killed}'\n{ROW}")})
+        t.edit("finery.toml", "retries = 1\n", "")
+        process = t.start("build")
+        assert process.stderr is not None
+        err = ""
+        for _ in range(killed):
+            while "submitted as Ray job" not in (line := process.stderr.readline()):
+                assert line, err
+                err += line
+            err += line
+            ray.kill_supervisor(job_in(err))
+        if killed == 2:
+            ray.start_node()
+        err += process.communicate(timeout=300)[1]
+        assert err.count("submitted as") == 3, err
+        assert "never started" in err
+        assert process.returncode == (0 if killed == 2 else 1), err
+        if killed == 2:
+            ray.kill_node()
+    ray.start_node()
+
+
 def test_an_interrupted_build_says_what_continues(on_ray: MakeBuild, ray: Cluster) -> None:
     from ray.job_submission import JobSubmissionClient
 

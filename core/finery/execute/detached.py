@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,10 @@ MORE_MEMORY = "ask for more `memory` in `resources` of the step"
 UNKNOWN = "is unknown to it"
 CANCELLED = "was cancelled"
 """The state of a job that a user cancelled, so that its step isn't started again."""
+NOT_STARTED = "never started"
+"""The state of a job that ended and can't have run its step, so that another one is submitted."""
+STARTS = 3
+"""How many jobs are submitted for a step if they never start."""
 RUNS = ""
 """The state of a job that waits or runs. Another state says how the job ended."""
 
@@ -77,6 +82,7 @@ class DetachedExecutor:
         self._earlier: dict[str, Job] = {}  # of earlier builds, until the engine has answered
         self._ask_at = 0.0  # when to ask again, after the engine didn't answer
         self._unsent: list[tuple[Task, TaskEvent]] = []
+        self._not_started: Counter[str] = Counter()  # number of such jobs by key
         self._look_at, self._pause = 0.0, SHORTEST_PAUSE
 
     # -- what a subclass does ----------------------------------------------------------------------
@@ -345,11 +351,15 @@ class DetachedExecutor:
             if state == RUNS or job.folder.closing():
                 continue
             self._forget(job)
+            self._not_started[job.task.key] += state == NOT_STARTED
+            is_safe = state == NOT_STARTED and self._not_started[job.task.key] < STARTS
             if job.interrupted and state != CANCELLED:  # preempted, and it wasn't requeued
-                self._say(job.task, f"{self.title} job {job.about.id} was interrupted")
+                is_safe, state = True, "was interrupted"
+            reason = f"{self.title} job {job.about.id} {state}"
+            if is_safe:
+                self._say(job.task, reason)
                 self._new.append(job.task)
                 continue
-            reason = f"{self.title} job {job.about.id} {state}"
             ending: TaskEvent
             if state == CANCELLED:  # by a user, so it doesn't start again
                 cancelled = StepError(reason, fix="finery build runs the step again")

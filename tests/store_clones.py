@@ -281,6 +281,7 @@ def build(folder: Path, shared: Path, spec: Spec) -> dict[str, Any]:
 def command(folder: Path, *args: str) -> dict[str, Any]:
     """Run another command of finery."""
     os.chdir(folder)
+    os.environ["FINERY_REMOTE"] = f"file://{folder.parent / 'shared'}"
     sys.argv, out = ["finery", *args], io.BytesIO()
     text = io.TextIOWrapper(out, "utf-8", write_through=True)
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):

@@ -57,6 +57,7 @@ class Machine(RuleBasedStateMachine):
         self.shared = self.top / "shared"
         self.clones = [Clone(self.top / name) for name in "ab"]
         self.offset, self.has_jumped = 0.0, False
+        self.is_shared_damaged = False
 
     def teardown(self) -> None:
         self.memory.close()
@@ -87,6 +88,7 @@ class Machine(RuleBasedStateMachine):
         assert shared <= shared_whole(self.shared)
         if answer is None or "error" in answer or (answer["errors"] and end == "full"):
             assert end, answer
+            self.may_lose(clone, spec["faults"])
             clone.last = set()  # some of its steps may have new results, which count as the last
             return
         assert not answer["errors"], answer["errors"]
@@ -96,6 +98,13 @@ class Machine(RuleBasedStateMachine):
         assert not again & built, [n for n, key in answer["keys"].items() if key in again & built]
         clone.last = {*answer["keys"].values()}
         clone.check_outputs()
+
+    def may_lose(self, clone: Clone, fault: str) -> None:
+        """Say that a clone may have results whose files the shared store has lost.
+
+        A build runs their steps again, if it isn't ended before. Until then, `verify` reports them.
+        """
+        clone.is_damaged |= self.is_shared_damaged or fault in ("corrupt", "lose")
 
     def kept(self, clone: Clone, keys: set[str]) -> None:
         """These keys are still whole."""
@@ -174,6 +183,7 @@ class Machine(RuleBasedStateMachine):
         answer = finish(self.start(partial(command, clone.folder, "fetch"), fault, seed))
         assert answer["code"] in (0, 1, 2), answer["out"]
         assert "Traceback" not in answer["out"], answer["out"]
+        self.may_lose(clone, fault)
         self.kept(clone, before)
 
     @rule(number=CLONES, place=st.none() | st.floats(0, 1))
@@ -183,6 +193,7 @@ class Machine(RuleBasedStateMachine):
         export = partial(command, clone.folder, "export", "--bundle", str(file))
         answer = finish(self.start(export))
         assert "Traceback" not in answer["out"], answer["out"]
+        self.may_lose(clone, "none")
         if answer["code"] == 0:
             before, content = whole(other.root), bytearray(file.read_bytes())
             if place is not None:
@@ -232,6 +243,7 @@ class Machine(RuleBasedStateMachine):
     def damages_the_shared_store(self, which: int, how: str) -> None:
         paths = sorted(path for path in self.shared.rglob("*") if path.is_file())
         if paths:
+            self.is_shared_damaged = True
             path = paths[which % len(paths)]
             if how == "other":
                 same = [*path.parent.parent.glob("*/*")]

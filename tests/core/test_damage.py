@@ -19,7 +19,7 @@ from store_clones import ends, finish, start
 
 from finery.errors import UsageError
 from finery.inference.records import SqliteRecords
-from finery.store import repairs
+from finery.store import connection, repairs
 from finery.store.connection import Database
 
 ANSWERS = {
@@ -310,6 +310,28 @@ def test_a_database_that_shrinks_while_it_is_opened_is_not_damaged(
     Database(path).close()
     assert looks
     assert not set_aside(built)
+
+
+def test_two_processes_that_replace_tables_of_an_earlier_version_keep_each_others_results(
+    built: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, versions = database(built), list[int]()
+    db = sqlite3.connect(path)
+    db.execute(f"PRAGMA user_version={connection.VERSION - 1}")
+    db.close()
+
+    def version_before_another_process(db: sqlite3.Connection, path: Path) -> int:
+        number = version(db, path)
+        versions.append(number)
+        if len(versions) == 1:
+            Database(path).write(("INSERT INTO facts VALUES (?, ?)", [("of the other", b"")]))
+        return number
+
+    version = connection._version
+    monkeypatch.setattr(connection, "_version", version_before_another_process)
+    new = Database(path)
+    assert versions[0] < connection.VERSION
+    assert new.rows("SELECT name FROM facts") == [("of the other",)]
 
 
 def copied_rows(path: Path, **runs: str) -> list[str]:

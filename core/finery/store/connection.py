@@ -258,12 +258,14 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             time.sleep(0.01)
     newest = "SELECT 1 FROM sqlite_master WHERE name = 'remote'"  # added without a new version
     if version != VERSION or db.execute(newest).fetchone() is None:
-        # Tables of another version are dropped, except the records, which cost money.
-        is_other = version not in (0, VERSION)
-        drop = "".join(f"DROP TABLE IF EXISTS {t};" for t in _REBUILT) if is_other else ""
-        db.executescript(
-            f"BEGIN IMMEDIATE; {drop} {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"
-        )
+        db.execute("BEGIN IMMEDIATE")
+        with db:
+            # Tables of another version are dropped, except the records, which cost money. It is
+            # read again, since another process may have done that and recorded results.
+            is_other = _version(db, path) not in (0, VERSION)
+            drop = "".join(f"DROP TABLE IF EXISTS {t};" for t in _REBUILT) if is_other else ""
+            for statement in f"{drop} {_SCHEMA} PRAGMA user_version={VERSION}".split(";"):
+                db.execute(statement)
 
 
 def _staged(path: Path) -> Path:

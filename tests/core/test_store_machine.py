@@ -7,17 +7,18 @@ the disk is never built again.
 import contextlib
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Project, in_memory
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, settings, stateful
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, run_state_machine_as_test
 from store_clones import (
     PLAN,
     Clone,
@@ -47,11 +48,27 @@ SPECS = st.fixed_dictionaries({
 })  # fmt: skip
 
 
+def rule(**arguments: Any) -> Callable[..., Any]:
+    """Hypothesis's, which also notes each call: what failed once may pass when it is replayed."""
+    ruled: Any = stateful.rule(**arguments)
+
+    def noting(method: Callable[..., None]) -> Any:
+        @wraps(method)
+        def act(self: "Machine", **values: Any) -> None:
+            self.notes.append(f"{method.__name__} {values}")
+            method(self, **values)
+
+        return ruled(act)
+
+    return noting
+
+
 class Machine(RuleBasedStateMachine):
     """Anything in any order."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.notes: list[str] = []
         self.memory = contextlib.ExitStack()
         self.top = self.memory.enter_context(in_memory())
         self.shared = self.top / "shared"
@@ -60,6 +77,8 @@ class Machine(RuleBasedStateMachine):
         self.is_shared_damaged = False
 
     def teardown(self) -> None:
+        if isinstance(sys.exc_info()[1], AssertionError):
+            print(*self.notes, sep="\n")
         self.memory.close()
 
     def start(

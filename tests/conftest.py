@@ -445,9 +445,12 @@ def tables_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every model answer from its table, see `tables.model`."""
     from tables import Table
 
+    from finery.inference.types import Identity
     from finery.testing import TestJob
 
-    monkeypatch.setattr(TestJob, "_find", lambda self, model: (Table, model.name))
+    monkeypatch.setattr(
+        TestJob, "_find", lambda self, model: (Table, Identity(model.name, model.name))
+    )
 
 
 @pytest.fixture(scope="module")

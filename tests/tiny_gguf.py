@@ -30,6 +30,7 @@ def write_tiny_gguf(
     experts: int = 0,
     architecture: str = "llama",
     letters: bool = False,
+    alignment: int | None = None,
 ) -> Path:
     """Write a GGUF of two layers with random weights.
 
@@ -37,11 +38,14 @@ def write_tiny_gguf(
     have only ASCII letters, so that they are text in UTF-8.
     pre: the pre-tokenizer's name in llama.cpp. flags: e.g. `{"add_bos_token": True}`. sampling:
     how servers shall answer, e.g. `{"temp": 1.5}`. experts: of a layer; a token uses two of them.
+    alignment: of tensors, in bytes.
     """
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, architecture)
     writer.add_name("tiny")
+    if alignment is not None:
+        writer.add_custom_alignment(alignment)
     writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)

@@ -18,7 +18,6 @@ from finery.rows import Conversation
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import chat_template, model_template
-from finery_ollama.template import ASSISTANT, SYSTEM, USER, Turns, ollama_template, trims
 from finery_serve.llama import served_template
 from finery_transformers.frozen.proof import conversations
 from finery_transformers.frozen.template import (
@@ -29,60 +28,55 @@ from finery_transformers.frozen.template import (
     with_system,
 )
 
-_DATE = "«date»"
+SYSTEM, USER, ASSISTANT = "«system»", "«user{}»", "«assistant{}»"
 SETTINGS = "`chat_template`, `chat_template_kwargs` or `tools_as`"
 """The settings of a model's step that change its prompts."""
 _QUESTION = {"role": "user", "content": "?"}
 _TOOL = {"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}
+_NO_SYSTEM = "The model's chat template takes no system message, so Ollama can't send one."
+_MARK_NOTE = (
+    "Ollama may take the chat template for one that it knows, and use a TEMPLATE of its own "
+    "instead. To prevent this, the GGUF in this folder has a comment before its chat template. "
+    "Otherwise it is the same as the evaluated one."
+)
 
 
 class Derived(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a Modelfile, and what users must know.
 
-    template: the TEMPLATE; None if Ollama is to use the GGUF's chat template. stops: texts that end
-    an answer. takes_system: whether the model's prompts have system messages. strips: whether its
-    chat template strips white space around messages. notes: differences between Ollama's prompts
-    and the model's own, and other things that users don't expect. renderer: the code in Ollama that
-    writes the prompts instead of any template. thinks: whether that has a model think that was
-    trained without thinking.
+    stops: texts that end an answer. takes_system: whether the model's prompts have system messages.
+    notes: differences between Ollama's prompts and the model's own, and other things that users
+    don't expect. needs_mark: whether Ollama may take the chat template for one that it knows.
+    renderer: the code in Ollama that writes the prompts instead of any template. thinks: whether
+    that has a model think that was trained without thinking.
     """
 
-    template: str | None
     stops: list[str]
     takes_system: bool
-    strips: bool
     notes: list[str]
-    renderer: str | None = None
-    thinks: bool = False
+    needs_mark: bool
+    renderer: str | None
+    thinks: bool
 
 
-def derive(gguf: Gguf, model: Model, *, old: bool) -> Derived:
+def derive(gguf: Gguf, model: Model) -> Derived:
     """The contents of the Modelfile. `StepError` if Ollama can't write the model's prompts.
 
-    model: the artifact with the GGUF. old: for an Ollama before 0.30.
+    model: the artifact with the GGUF.
     """
     chat = model_template(gguf, model)
     is_in_file = served_template(gguf, model) is None
-    if not (old or is_in_file) and gguf.adapter is not None and _is_like_base(gguf, chat, model):
-        chat, is_in_file = chat_template(gguf, {}), True
-    if old:
-        template, turns = _template(gguf, chat)
-        return Derived(
-            template=template,
-            stops=_stops(gguf, turns),
-            takes_system=turns.place != "nowhere",
-            strips=trims(chat),
-            notes=[*_old_notes(chat, turns), *([] if is_in_file else _file_note(gguf))],
-        )
     if not is_in_file and gguf.adapter is not None:
-        raise StepError(
-            "Ollama would use the chat template of the base, which writes other prompts than those "
-            "of the training",
-            where=str(gguf.path),
-            fix="export the model without `adapter: true`, which writes the chat template into the "
-            'file; or set `ollama: "<0.30"`; or serve it with llama.bundle',
-        )
-    if not is_in_file:
+        if not _is_like_base(gguf, chat, model):
+            raise StepError(
+                "Ollama would use the chat template of the base, which writes other prompts than "
+                "those of the training",
+                where=str(gguf.path),
+                fix="export the model without `adapter: true`, which writes the chat template into "
+                "the file; or serve it with llama.bundle",
+            )
+        chat = chat_template(gguf, {})
+    elif not is_in_file:
         raise StepError(
             "Ollama would use the chat template in the GGUF's file, which lacks the "
             f"{SETTINGS} of its step, and write other prompts than the evaluated ones",
@@ -90,22 +84,23 @@ def derive(gguf: Gguf, model: Model, *, old: bool) -> Derived:
             fix="export the GGUF with gguf.export, which writes them into the file, and name that "
             "step; or serve it with llama.bundle",
         )
-    takes_system = _takes_system(chat)
+    takes_system = SYSTEM in _renders(chat, [{"role": "system", "content": SYSTEM}, _QUESTION])
     renderer = RENDERERS.get(gguf.metadata("general.architecture") or "")
-    is_replaced = renderer is None and replaces(chat.source)
+    needs_mark = renderer is None and is_mistakable(chat.source)
     thinking = bool(dict(model.meta.get(FROZEN) or {}).get("thinking"))
-    notes = _template_notes(chat, thinking) if renderer is None else [_renderer_note(renderer)]
+    notes = [] if takes_system else [_NO_SYSTEM]
+    notes += [_MARK_NOTE] if needs_mark else []
+    notes += _template_notes(chat, thinking) if renderer is None else [_renderer_note(renderer)]
     if renderer is not None or (_has_thinking(chat.source) and _switches(chat)):
         notes.append(
             "Ollama switches thinking on unless a request has `think: false` (`ollama run "
             "--think=false`; at `/v1/chat/completions`, `reasoning_effort: none`)."
         )
     return Derived(
-        template=_template(gguf, chat)[0] if is_replaced else None,
-        stops=_stops_between(gguf, chat),
+        stops=_stops(gguf, chat),
         takes_system=takes_system,
-        strips=trims(chat),
-        notes=[*_system_note(takes_system), *(_merge_note(chat) if is_replaced else ()), *notes],
+        notes=notes,
+        needs_mark=needs_mark,
         renderer=renderer,
         thinks=renderer is not None and not thinking,
     )
@@ -124,49 +119,6 @@ def _is_like_base(gguf: Gguf, chat: ChatTemplate, model: Model) -> bool:
         if texts[0] != texts[1]:
             return False
     return True
-
-
-def _file_note(gguf: Gguf) -> list[str]:
-    """That a newer Ollama prefers the file's chat template to a TEMPLATE with other prompts."""
-    if gguf.chat_template is None or replaces(gguf.chat_template):
-        return []
-    return [
-        "Ollama 0.30 or later uses the chat template in the GGUF instead of this TEMPLATE. It "
-        f"lacks the {SETTINGS} of the GGUF's step, so the prompts would differ from the evaluated "
-        "ones."
-    ]
-
-
-def _old_notes(chat: ChatTemplate, turns: Turns) -> list[str]:
-    """Differences between Ollama's prompts and the model's own that a TEMPLATE can't remove."""
-    notes = [*_system_note(turns.place != "nowhere"), *_merge_note(chat)]
-    if trims(chat):
-        notes.append(
-            "The model's chat template strips white space around each message, which Ollama "
-            "templates can't do. Send messages without it."
-        )
-    if _writes_tools(chat):
-        notes.append(
-            "The model's chat template writes tools, but this TEMPLATE doesn't. For tools, use "
-            'Ollama 0.30 or later and `ollama: ">=0.30"`.'
-        )
-    return notes
-
-
-def _system_note(takes_system: bool) -> list[str]:
-    if takes_system:
-        return []
-    return ["The model's chat template takes no system message, so Ollama can't send one."]
-
-
-def _merge_note(chat: ChatTemplate) -> list[str]:
-    """template/template.go: collate."""
-    if not _renders(chat, [_QUESTION, _QUESTION]):
-        return []
-    return [
-        "With a TEMPLATE, Ollama joins successive messages of one role by a blank line. If the "
-        "training rows had such messages, the prompts differ from those of the training."
-    ]
 
 
 def _template_notes(chat: ChatTemplate, thinking: bool) -> list[str]:
@@ -209,10 +161,6 @@ def writes_thinking(chat: ChatTemplate) -> bool:
     )
 
 
-def _takes_system(chat: ChatTemplate) -> bool:
-    return SYSTEM in _renders(chat, [{"role": "system", "content": SYSTEM}, _QUESTION])
-
-
 def _renders(chat: ChatTemplate, messages: Conversation, tools: Conversation | None = None) -> str:
     """The prompt; empty if the template refuses the messages."""
     try:
@@ -221,7 +169,7 @@ def _renders(chat: ChatTemplate, messages: Conversation, tools: Conversation | N
         return ""
 
 
-def _stops_between(gguf: Gguf, chat: ChatTemplate) -> list[str]:
+def _stops(gguf: Gguf, chat: ChatTemplate) -> list[str]:
     """The control tokens that end an answer and begin the user's next turn.
 
     llama.cpp stops at the former anyway. Empty if the template takes no two turns.
@@ -239,43 +187,6 @@ def _writes_tools(chat: ChatTemplate) -> bool:
     return bool(with_tools) and with_tools != _renders(chat, [_QUESTION])
 
 
-def _template(gguf: Gguf, chat: ChatTemplate) -> tuple[str, Turns]:
-    """The TEMPLATE and the turns that it writes.
-
-    If the GGUF says so, llama.cpp adds the BOS to a prompt, and the template omits it.
-    """
-    bos = gguf.token_text(gguf.bos) if gguf.bos >= 0 else ""
-
-    def render(messages: Conversation, generation: bool) -> str:
-        text = chat.render(messages, add_generation_prompt=generation)
-        return text.removeprefix(bos) if gguf.adds_bos else text
-
-    template, turns = ollama_template(render, "" if gguf.adds_bos else bos)
-    dated = chat.with_arguments(strftime_now=lambda form: _DATE)
-    if _DATE in dated.render([_QUESTION]):
-        raise StepError(
-            "the chat template writes today's date, which Ollama templates can't do",
-            where=str(gguf.path),
-            fix="train with a chat template that writes a fixed date or none",
-        )
-    return template, turns
-
-
-def _stops(gguf: Gguf, turns: Turns) -> list[str]:
-    """Texts that end an answer: the control tokens that end its turn and begin the user's.
-
-    If a template has no such tokens, the text between the two turns.
-    """
-    stops = []
-    for text in (turns.assistant[1], turns.user[0]):
-        control = [token for token in gguf.encode(text) if gguf.is_control(token)]
-        stops += [gguf.token_text(token) for token in control[:1]]
-    if not stops:
-        between = (turns.assistant[1] + turns.user[0]).strip()
-        stops = between.splitlines()[:1]
-    return list(dict.fromkeys(stops))
-
-
 RENDERERS: Mapping[str, str] = {
     "gemma4": "gemma4", "laguna": "laguna", "nemotron_h": "nemotron-3-nano",
     "nemotron_h_moe": "nemotron-3-nano", "nemotron_h_omni": "nemotron-3-nano",
@@ -283,11 +194,10 @@ RENDERERS: Mapping[str, str] = {
 """Architecture of a GGUF → the renderer that Ollama uses for it instead of any template."""
 
 
-def replaces(chat_template: str) -> bool:
-    """Whether a TEMPLATE replaces a GGUF's chat template, so that the Modelfile must have one.
+def is_mistakable(chat_template: str) -> bool:
+    """Whether Ollama may take a GGUF's chat template for one that it knows, and use its own.
 
-    Otherwise Ollama may use a built-in one, made for a similar chat template. A frozen template
-    isn't similar to any, and one with tools or thinking is preferred to a TEMPLATE without them.
+    A frozen template isn't similar to any, and one with tools or thinking is preferred.
     """
     has_tools = "tools" in chat_template or "tool_call" in chat_template
     return FROZEN_MARK not in chat_template and not has_tools and not _has_thinking(chat_template)

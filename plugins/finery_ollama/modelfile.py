@@ -1,8 +1,6 @@
 """`ollama.modelfile`: a GGUF with the files that Ollama needs to run it."""
 
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
 
 from finery import Bundle, DataError, Job, Model, Step, StepError, setting, takes
 from finery.util.text import did_you_mean
@@ -11,10 +9,6 @@ from finery_gguf.llama import FORMATS, PACKAGE, Gguf
 from finery_serve.guide import REQUEST, curl, notes_of, request_for, write_request
 from finery_transformers.formats import require_format
 from finery_transformers.frozen.template import client_facts, system_of
-
-if TYPE_CHECKING:
-    from finery_ollama.derive import Derived
-
 
 Value = float | int | bool | str | list[str]
 
@@ -55,25 +49,19 @@ _HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"
 class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     """Write the Modelfile that runs a GGUF in Ollama with the prompts it was trained on.
 
-    From version 0.30 on, Ollama uses the GGUF's own chat template, which `gguf.export` has frozen,
-    and the Modelfile has no TEMPLATE that could replace it. For older versions, the chat template
-    is rewritten as a TEMPLATE: the step finds the texts around each turn, verifies on several
-    conversations that they reproduce the model's own prompts, and refuses a chat template if they
-    don't. Ollama itself isn't needed.
+    From version 0.30 on, which it requires, Ollama uses the GGUF's own chat template, which
+    `gguf.export` has frozen. The Modelfile has no TEMPLATE that could replace it. A GGUF of others
+    gets a comment before its chat template, so that Ollama doesn't take it for one that it knows.
+    Ollama itself isn't needed.
 
-    For 0.30 or later, the `chat_template`, `chat_template_kwargs` and `tools_as` of the GGUF's step
-    must be in its file, as in an export. Raises StepError if they aren't.
+    The `chat_template`, `chat_template_kwargs` and `tools_as` of the GGUF's step must be in its
+    file, as in an export. Raises StepError if they aren't.
     """
 
     gguf: Model = takes(help="The GGUF to run, or an adapter of one, which `ADAPTER` applies.")
     name: str = setting(
         pattern=rf"^(?:(?:{_HOST}/)?{_NAMESPACE}/)?{_PART}(?::{_PART})?$",
         help="The model's name in Ollama: `[[host/]namespace/]name[:tag]`.",
-    )
-    ollama: Literal[">=0.30", "<0.30"] = setting(
-        ">=0.30",
-        help="The versions of Ollama that the model should run in. Older ones don't use a GGUF's "
-        "chat template, and get a TEMPLATE, which can't write tools.",
     )
     system: str = setting(
         "",
@@ -93,30 +81,26 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
     def run(self, job: Job) -> Bundle:
         """Find what Ollama needs to know, write the files and copy the GGUF."""
         from finery_ollama.derive import derive
+        from finery_ollama.mark import copy_marked
 
         _check_parameters(self.parameters)
         gguf = Gguf.of(self.gguf, vocab_only=True)
-        derived = derive(gguf, self.gguf, old=self.ollama == "<0.30")
+        derived = derive(gguf, self.gguf)
         # Neither the chat template of an adapter's base nor a renderer has the training's message.
         is_lost = gguf.adapter is not None or derived.renderer is not None
-        system = _system(self.system or (system_of(self.gguf) if is_lost else ""), derived)
+        system = self.system or (system_of(self.gguf) if is_lost else "")
+        _check_system(system, takes_system=derived.takes_system)
         unthinking = " --think=false" if derived.thinks else ""
         run = f"ollama create {self.name} -f Modelfile && ollama run {self.name}{unthinking}"
         commands = [("FROM", f"./{gguf.path.name}")]
         commands += [("ADAPTER", f"./{gguf.adapter.name}")] if gguf.adapter is not None else []
-        commands += [("TEMPLATE", derived.template)] if derived.template is not None else []
-        commands += [("REQUIRES", REQUIRED)] if self.ollama == ">=0.30" else []
+        commands.append(("REQUIRES", REQUIRED))
         commands += [("SYSTEM", system)] if system else []
         commands += _parameters(self._parameters(gguf), derived.stops)
         if license := self.gguf.meta.get("license"):
             commands.append(("LICENSE", str(license)))
         (job.out / "Modelfile").write_text(write_modelfile(commands, run), encoding="utf-8")
         clients = client_facts(self.gguf) | ({"system": system} if system else {})
-        if (
-            derived.template is not None and "training_example" in clients
-        ):  # a TEMPLATE writes no tools
-            messages = json.loads(clients["training_example"])["messages"]
-            clients["training_example"] = json.dumps({"messages": messages}, ensure_ascii=False)
         request = request_for(self.name, clients)
         request |= {"reasoning_effort": "none"} if derived.thinks else {}
         write_request(job.out, request)
@@ -127,7 +111,10 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
             job.log(note)
         for source in filter(None, (gguf.path, gguf.adapter)):
             job.progress(0, 1, f"copying {source.name}")
-            job.copy(source, source.name)
+            if derived.needs_mark and source == gguf.path:
+                copy_marked(gguf, job.out / source.name)
+            else:
+                job.copy(source, source.name)
         sizes = {p.name: p.stat().st_size for p in sorted(job.out.iterdir())}
         meta = {"format": "ollama", "name": self.name, "files": sizes, "run": run}
         return Bundle(job.out, meta=meta | clients)
@@ -137,13 +124,12 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         return {"temperature": 0, "repeat_penalty": 1, "num_ctx": context, **self.parameters}
 
 
-def _system(system: str, derived: "Derived") -> str:
-    if system and not derived.takes_system:
+def _check_system(system: str, *, takes_system: bool) -> None:
+    if system and not takes_system:
         raise StepError(
             "the chat template takes no system message, so Ollama would ignore `system`",
             fix="remove `system`, or add its text to the rows' user messages before training",
         )
-    return system.strip() if derived.strips else system
 
 
 def _check_parameters(parameters: dict[str, Value]) -> None:

@@ -13,6 +13,9 @@ from hub_project import RECIPE, REPO, Project
 from hub_pushing import Fault, PushHub, taking_pushes
 from hub_server import TOKEN
 
+from finery import Bundle, Model
+from finery_hub.push.files import place
+
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("huggingface_hub", reason="needs the package huggingface-hub")
@@ -48,6 +51,22 @@ def test_everything_is_pushed_as_one_private_commit(project: Project) -> None:
     assert meta["commit"] == project.hub.main[REPO]
     assert meta["url"] == f"{project.hub.url}/{REPO}"
     assert meta["files"] == {n: len(c) for n, c in sorted(files.items()) if n != ".gitattributes"}
+
+
+def test_a_bundle_with_another_gguf_of_the_same_name_has_a_folder(tmp_path: Path) -> None:
+    """For example one that has a mark for Ollama, which the model's own file lacks."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "bundle").mkdir()
+    for folder in ("model", "bundle"):
+        (tmp_path / folder / "m-q8_0.gguf").write_text(folder)
+    (tmp_path / "bundle" / "Modelfile").write_text("# run\nFROM ./m-q8_0.gguf\n")
+    model = Model(tmp_path / "model", meta={"format": "gguf", "file": "m-q8_0.gguf"})
+    bundle = Bundle(tmp_path / "bundle", meta={"format": "ollama"})
+    model.ref, bundle.ref = "gguf", "ollama"
+    placed = place([model], [bundle], "me/triage", None)
+    assert [file.path for one in placed for file in one.files] == [
+        "triage-Q8_0.gguf", "ollama/Modelfile", "ollama/m-q8_0.gguf",
+    ]  # fmt: skip
 
 
 def test_nothing_is_pushed_twice(project: Project) -> None:

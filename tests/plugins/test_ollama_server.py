@@ -28,7 +28,7 @@ from finery_serve.servers import Checkable, Serving
 from finery_transformers.frozen.template import prologue
 
 FROZEN = prologue({}, (), tools=False) + CHATML
-"""As `gguf.export` writes it: Ollama uses it, and the Modelfile has no TEMPLATE."""
+"""As `gguf.export` writes it."""
 OTHER = FROZEN.replace("assistant\n", "assistant:\n")
 MARK = "FINERY_TEST_MARK"
 ANOTHER = "another Ollama answers|ended with exit code 1"
@@ -44,9 +44,8 @@ def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = write_program(tmp_path / "bin")
     home = tmp_path / "home"
     home.mkdir()
-    cache = os.environ.get("GOCACHE") or str(Path.home() / ".cache" / "go-build")
     for name, value in {
-        "PATH": f"{program}{os.pathsep}{os.environ['PATH']}", "HOME": str(home), "GOCACHE": cache,
+        "PATH": f"{program}{os.pathsep}{os.environ['PATH']}", "HOME": str(home),
         "OLLAMA_HOST": "127.0.0.1:11434", "OLLAMA_MODELS": str(home / "models"),
         "OLLAMA_GO_TEMPLATE": "0", MARK: str(tmp_path),
     }.items():  # fmt: skip
@@ -90,6 +89,24 @@ def test_a_folder_without_a_fault(tmp_path: Path, standin: Path) -> None:
     step.verify({"": made})
     assert not any(standin.iterdir())
     assert running(str(tmp_path)) == []
+
+
+@needs_llama_server
+def test_a_gguf_of_others_is_prompted_as_by_finery(tmp_path: Path, standin: Path) -> None:
+    """The comment that its chat template gets for Ollama writes nothing in llama.cpp."""
+    for template in (CHATML, f" \n {CHATML}"):
+        assert checked(tmp_path / str(len(template)), template, trained=template) == {}
+
+
+def test_an_ollama_before_0_30_is_refused(
+    standin: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_VERSION", "0.29.4")
+    with (
+        pytest.raises(StepError, match=r"Ollama 0\.29\.4 doesn't use the chat template"),
+        served(bundle),
+    ):
+        pass
 
 
 @needs_llama_server

@@ -2,20 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import pytest
-from go_templates import go_prompts, needs_go
 from tiny_gguf import CHATML, write_tiny_gguf
 
-from finery import Bundle, FineryError, Model
+from finery import Bundle, Model
 from finery.testing import run_step
-from finery_ollama.derive import replaces
+from finery_gguf.llama import Gguf
+from finery_ollama.derive import is_mistakable
 from finery_ollama.modelfile import Modelfile, read_modelfile
-from finery_transformers.frozen.template import prologue
+from finery_transformers.frozen.template import FROZEN_MARK, prologue
 
-OLD: Literal["<0.30"] = "<0.30"
 FROZEN = prologue({}, (), tools=False) + CHATML
 
 
@@ -24,10 +23,16 @@ def written(
     template: str = CHATML,
     meta: dict[str, Any] | None = None,
     architecture: str = "llama",
+    alignment: int | None = None,
     **settings: Any,
 ) -> Bundle:
     folder.mkdir(exist_ok=True)
-    path = write_tiny_gguf(folder / "model-q8_0.gguf", template=template, architecture=architecture)
+    path = write_tiny_gguf(
+        folder / "model-q8_0.gguf",
+        template=template,
+        architecture=architecture,
+        alignment=alignment,
+    )
     gguf = Model(folder, meta={"format": "gguf", "file": path.name, **(meta or {})})
     step = Modelfile(**{"gguf": gguf, "name": "tiny", **settings})
     made = run_step(step, folder)
@@ -39,25 +44,14 @@ def commands(bundle: Bundle) -> list[tuple[str, str]]:
     return read_modelfile(bundle.file("Modelfile").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(
-    ("settings", "own"),
-    [
-        ({"template": FROZEN}, {"REQUIRES": "0.30.0"}),
-        ({"template": FROZEN, "ollama": "<0.30"}, {"TEMPLATE"}),
-        ({"template": CHATML}, {"TEMPLATE", "REQUIRES"}),
-    ],
-    ids=["frozen", "for older versions", "a GGUF of others"],
-)
-def test_the_modelfile(tmp_path: Path, settings: dict[str, Any], own: Any) -> None:
+@pytest.mark.parametrize("template", [FROZEN, CHATML], ids=["frozen", "a GGUF of others"])
+def test_the_modelfile(tmp_path: Path, template: str) -> None:
     meta = {"license": "apache-2.0", "prompts": {"system": "Of the rows."}}
-    made = written(tmp_path, system='Say "yes".\nOr no.', meta=meta, **settings)
+    made = written(tmp_path, template, meta, system='Say "yes".\nOr no.')
     assert made.meta["system"] == 'Say "yes".\nOr no.'
-    found = dict(commands(made))
-    assert {n for n in ("TEMPLATE", "REQUIRES") if n in found} == {*own}
-    found.pop("TEMPLATE", None)
-    assert found.pop("REQUIRES", "0.30.0") == "0.30.0"
-    assert found == {
+    assert dict(commands(made)) == {
         "FROM": "./model-q8_0.gguf",
+        "REQUIRES": "0.30.0",
         "SYSTEM": 'Say "yes".\nOr no.',
         "PARAMETER temperature": "0",
         "PARAMETER repeat_penalty": "1",
@@ -67,27 +61,8 @@ def test_the_modelfile(tmp_path: Path, settings: dict[str, Any], own: Any) -> No
     }
 
 
-@needs_go
-def test_the_prompt_that_ollama_writes(tmp_path: Path) -> None:
-    template = dict(commands(written(tmp_path, template=FROZEN, ollama=OLD)))["TEMPLATE"]
-    assert go_prompts(template, [[{"role": "user", "content": "Hi"}]]) == [
-        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    ]
-
-
-def test_a_bos_that_llama_cpp_adds_is_left_out(tmp_path: Path) -> None:
-    flags = {"add_bos_token": True}  # of this tokenizer, it is <|im_start|>
-    path = write_tiny_gguf(tmp_path / "t.gguf", flags=flags)
-    gguf = Model(tmp_path, meta={"format": "gguf", "file": path.name})
-    step = Modelfile(gguf=gguf, name="t", ollama=OLD)
-    template = dict(commands(run_step(step, tmp_path)))["TEMPLATE"]
-    assert template.startswith('{{ range $i, $_ := .Messages }}{{ if eq .Role "system" }}')
-    assert '{{ else if eq .Role "user" }}user\n{{ .Content }}<|im_end|>\n' in template
-
-
-@pytest.mark.parametrize("versions", [{}, {"ollama": OLD}])
-def test_stops_are_the_tokens_around_an_answer(tmp_path: Path, versions: dict[str, Any]) -> None:
-    found = commands(written(tmp_path, **versions, parameters={"stop": ["\n\n", "<|im_end|>"]}))
+def test_stops_are_the_tokens_around_an_answer(tmp_path: Path) -> None:
+    found = commands(written(tmp_path, parameters={"stop": ["\n\n", "<|im_end|>"]}))
     assert [v for n, v in found if n == "PARAMETER stop"] == ["<|im_end|>", "<|im_start|>", "\n\n"]
 
 
@@ -106,7 +81,7 @@ def test_bad_names(name: str) -> None:
 
 
 def test_the_bundle_is_whole(tmp_path: Path) -> None:
-    made = written(tmp_path)
+    made = written(tmp_path, FROZEN)
     assert made.meta["run"] == "ollama create tiny -f Modelfile && ollama run tiny"
     guide = made.file("RUN.md").read_text()
     assert made.meta["run"] in guide
@@ -117,45 +92,54 @@ def test_the_bundle_is_whole(tmp_path: Path) -> None:
     assert made.file(source.name).stat().st_ino != source.stat().st_ino
 
 
+# -- GGUFs whose chat template may resemble one that Ollama knows ----------------------------------
+
+THINKING = CHATML + "{# <think></think> #}"
+
+
 @pytest.mark.parametrize(
-    ("template", "said"),
-    [
-        (CHATML + "{{ strftime_now('%d %b %Y') }}", "today's date"),
-        ("{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}", "can't be written"),
-        ("{{ raise_exception('no') }}", "refuses a plain conversation"),
-    ],
+    ("template", "may"),
+    [(FROZEN, False), (CHATML, True), (THINKING, False), (CHATML + "{# tools #}", False)],
 )
-def test_templates_that_an_old_ollama_cannot_write(
-    tmp_path: Path, template: str, said: str
+def test_what_ollama_may_take_for_a_template_that_it_knows(template: str, may: bool) -> None:
+    assert is_mistakable(template) == may
+
+
+@pytest.mark.parametrize("alignment", [None, 64])
+def test_a_mark_changes_nothing_but_the_chat_template(
+    tmp_path: Path, alignment: int | None
 ) -> None:
-    with pytest.raises(FineryError, match=said):
-        written(tmp_path, template=template, ollama=OLD)
+    from gguf import GGUFReader
+
+    made = written(tmp_path, CHATML, alignment=alignment)
+    assert "has a comment before its chat template" in made.file("RUN.md").read_text()
+    source = tmp_path / "model-q8_0.gguf"
+    files = [GGUFReader(path) for path in (source, made.file(source.name))]
+    before, after = ({n: f.contents() for n, f in file.fields.items()} for file in files)
+    template = after.pop("tokenizer.chat_template")
+    assert template.startswith(FROZEN_MARK)
+    assert template.endswith("\n{{- '' }}" + before.pop("tokenizer.chat_template"))
+    assert before == after
+    weights = [{t.name: t.data.tobytes() for t in file.tensors} for file in files]
+    assert weights[0] == weights[1] != {}
+
+
+@pytest.mark.parametrize(("template", "architecture"), [(THINKING, "llama"), (CHATML, "gemma4")])
+def test_a_gguf_that_needs_no_mark_is_copied_as_it_is(
+    tmp_path: Path, template: str, architecture: str
+) -> None:
+    made = written(tmp_path, template, architecture=architecture)
+    source = tmp_path / "model-q8_0.gguf"
+    assert made.file(source.name).read_bytes() == source.read_bytes()
 
 
 @pytest.mark.real
-def test_smollm2_in_ollama(smollm2_gguf: Path, tmp_path: Path) -> None:
-    meta = {"format": "gguf", "file": smollm2_gguf.name}
-    gguf = Model(smollm2_gguf.parent, meta=meta)
-    made = run_step(Modelfile(gguf=gguf, name="smol", ollama=OLD), tmp_path)
-    template = dict(commands(made))["TEMPLATE"]
-    assert "<|im_start|>system\nYou are a helpful AI assistant named SmolLM" in template
-
-
-# -- Ollama 0.30 and later, which use the GGUF's chat template -------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("template", "wins"),
-    [
-        (FROZEN, "chat template"),
-        (CHATML, "TEMPLATE"),
-        (CHATML + "{# <think></think> #}", "chat template"),
-    ],
-)
-def test_what_ollama_prefers_is_the_same_with_any_template_that_it_knows(
-    template: str, wins: str
-) -> None:
-    assert replaces(template) == (wins == "TEMPLATE")
+def test_smollm2_is_marked(smollm2_gguf: Path, tmp_path: Path) -> None:
+    gguf = Model(smollm2_gguf.parent, meta={"format": "gguf", "file": smollm2_gguf.name})
+    made = run_step(Modelfile(gguf=gguf, name="smol"), tmp_path)
+    template = Gguf(made.file(smollm2_gguf.name), vocab_only=True).chat_template
+    assert template is not None
+    assert template.startswith(FROZEN_MARK)
 
 
 # -- architectures for which Ollama has a renderer, which ignores the frozen template --------------
@@ -206,22 +190,6 @@ def test_earlier_thinking_is_dropped(
     frozen = prologue({}, (), tools=False) + template
     made = written(tmp_path, frozen, {"frozen": {"thinking": thinking}})
     assert (DROPS in made.file("RUN.md").read_text()) == drops
-
-
-@pytest.mark.parametrize("versions", [{"ollama": OLD}, {}], ids=["old", "new"])
-def test_messages_of_one_role_are_joined_by_a_template(
-    tmp_path: Path, versions: dict[str, Any]
-) -> None:
-    said = "joins successive messages of one role"
-    strict = CHATML.replace(
-        "{{ m.role }}",
-        "{{ m.role }}{% if loop.previtem and loop.previtem.role == m.role %}"
-        "{{ raise_exception('alternate') }}{% endif %}",
-    )
-    for number, (template, joins) in enumerate([(CHATML, True), (strict, False)]):
-        made = written(tmp_path / str(number), template, **versions)
-        assert (said in made.file("RUN.md").read_text()) == joins
-    assert said not in written(tmp_path / "frozen", FROZEN).file("RUN.md").read_text()
 
 
 # -- settings of the GGUF's step that its file doesn't have ----------------------------------------

@@ -99,6 +99,14 @@ def test_a_terminal_is_asked(built: Project, noted: Path, typed: str, runs: bool
     assert noted.exists() is runs
 
 
+def test_the_removed_setting_for_older_versions_says_what_to_do(tmp_path: Path) -> None:
+    recipe = EXPORT.replace("gguf: tiny", 'gguf: tiny, ollama: "<0.30"')
+    ran = tiny_project(tmp_path / "p", recipe).run("check")
+    assert ran.code == 2
+    assert "unknown setting 'ollama'" in ran.err
+    assert "remove it: finery writes Modelfiles for Ollama 0.30 or later" in ran.err
+
+
 # -- Ollama's own server ---------------------------------------------------------------------------
 
 

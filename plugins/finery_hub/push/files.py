@@ -138,8 +138,9 @@ def _bundle(bundle: Bundle, placed: Sequence[Placed], name: str) -> Placed:
             kind = _QUANTISED.search(Path(gguf).stem)
             path = pushed.path if pushed else f"{name}{f'-{kind[1].upper()}' if kind else ''}.gguf"
             files = [] if pushed else [File(path, bundle.file(gguf))]
-            modelfile = text.replace(f"\nFROM ./{gguf}\n", f"\nFROM ./{path}\n")
-            return Placed(bundle.name, bundle, "", [*files, File(MODELFILE, modelfile.encode())])
+            modelfile = File(MODELFILE, text.replace(line, f"\nFROM ./{path}\n").encode())
+            if pushed or path not in taken:
+                return Placed(bundle.name, bundle, "", [*files, modelfile])
     return Placed(folder, bundle, folder, [*_plain(bundle, folder)])
 
 

@@ -20,8 +20,8 @@ from finery_serve.client import Client
 from finery_serve.processes import LOOPBACK
 from finery_serve.servers import Fault, Kind, Prompt, Serving, sampling_faults
 
-SHOWS_PROMPTS = (0, 12)
-"""The first version that answers `_debug_render_only` requests."""
+USES_CHAT_TEMPLATE = (0, 30)
+"""The first version that uses the chat template of a GGUF."""
 NO_PENALTY = (0, 32, 10)
 """The first version whose default is `repeat_penalty: 1`; before, it is 1.1."""
 NEUTRAL = {
@@ -142,8 +142,8 @@ class OllamaServer:
 def serve_folder(bundle: Artifact, serving: Serving) -> Iterator[OllamaServer]:
     """Serve a folder of `ollama.modelfile` with a separate Ollama.
 
-    Raises `StepError` if Ollama isn't installed, can't start or refuses the folder, `UsageError`
-    for options that it doesn't have, and `DataError` for a Modelfile without a GGUF.
+    Raises `StepError` if Ollama isn't installed, is too old, can't start or refuses the folder,
+    `UsageError` for options that it doesn't have, and `DataError` for a Modelfile without a GGUF.
     """
     _check_options(serving)
     gguf = Gguf(_file_of(bundle), vocab_only=True)
@@ -152,10 +152,10 @@ def serve_folder(bundle: Artifact, serving: Serving) -> Iterator[OllamaServer]:
         bundle.path, name, host=serving.host, port=serving.port, slots=serving.slots,
         log=serving.log,
     ) as server:  # fmt: skip
-        if serving.checked and not _is_at_least(server.version, SHOWS_PROMPTS):
+        if not _is_at_least(server.version, USES_CHAT_TEMPLATE):
             raise StepError(
-                f"Ollama {server.version} can't be checked, since it doesn't show its prompts",
-                fix="install Ollama 0.12 or later",
+                f"Ollama {server.version} doesn't use the chat template of a GGUF",
+                fix="install Ollama 0.30 or later",
             )
         yield OllamaServer(server, name, gguf)
 

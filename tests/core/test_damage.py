@@ -251,6 +251,29 @@ def test_a_kill_while_a_database_is_replaced_loses_nothing(built: Project) -> No
     assert built.ran() == []
 
 
+def test_a_process_that_waits_for_one_that_is_killed_continues(built: Project) -> None:
+    path, row, is_open = database(built), min(ANSWERS.items()), threading.Event()
+
+    def write() -> None:
+        db = Database(path)
+        is_open.set()
+        db.write(("INSERT INTO records VALUES (?, ?)", [row]))
+
+    replacing, writer = sqlite3.connect(path, isolation_level=None), threading.Thread(target=write)
+    replacing.execute("BEGIN IMMEDIATE")
+    writer.start()
+    is_open.wait()
+    writer.join(0.3)  # it waits for the lock
+    new = connection.connect(path.with_name("finery.db.new"))
+    repairs.salvage(path, new)
+    new.close()
+    path.rename(path.with_name("finery.db.damaged-20260101-000000"))
+    replacing.close()
+    writer.join()
+    assert Database(path).rows("SELECT * FROM records") == [row]
+    assert Database(path).rows("SELECT count(*) FROM results") == [(2,)]
+
+
 def test_a_process_waits_while_another_one_replaces_the_database(
     built: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,7 +163,7 @@ class Database:
         else:
             with file_locked(self.path.with_name("mending"), alone=False, is_needed=False):
                 self._file = _identity(self.path)
-                if self._file is None and _staged(self.path).exists():
+                if _is_half_replaced(self.path):
                     raise sqlite3.DatabaseError("a process ended while it replaced it")
                 if _is_emptied(self.path):
                     raise sqlite3.DatabaseError("the file is empty")
@@ -182,7 +182,8 @@ class Database:
         self.close()
         try:
             with file_locked(self.path.with_name("mending")):
-                if self._file == _identity(self.path):  # otherwise another process has replaced it
+                # Otherwise another process has replaced it.
+                if self._file == _identity(self.path) or _is_half_replaced(self.path):
                     _replace(self.path, why)
         except (OSError, sqlite3.Error) as error:
             if isinstance(error, sqlite3.Error) and _code(error) in _LOCKED:
@@ -271,6 +272,11 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
 def _staged(path: Path) -> Path:
     """The file in which a new database is prepared in place of a damaged one."""
     return path.with_name(f"{path.name}.new")
+
+
+def _is_half_replaced(path: Path) -> bool:
+    """Whether a process was killed after it had renamed the database."""
+    return not path.exists() and _staged(path).exists()
 
 
 def _replace(path: Path, why: str) -> None:

@@ -295,20 +295,34 @@ def command(folder: Path, *args: str) -> dict[str, Any]:
 # -- what is on the disk --------------------------------------------------------------------------
 
 
-def whole(root: Path) -> set[str]:
+def _read(db: sqlite3.Connection, query: str, *values: str) -> Iterator[tuple[Any, ...]]:
+    """Rows, until one can't be read."""
+    with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
+        yield from db.execute(query, values)
+
+
+def whole(root: Path, *, scans: bool = False) -> set[str]:
     """The keys whose results and files are in a store, and right.
 
     If a process was killed while it replaced a damaged database, they are in the new one.
+
+    scans: also rows that a search doesn't find, which damaged keys may mislead.
     """
     rows, paths = [], (root / "finery.db", root / "finery.db.new")
     if (path := next((path for path in paths if path.exists()), None)) is not None:
-        try:
-            with contextlib.closing(sqlite3.connect(path)) as db:
-                db.text_factory = partial(str, encoding="utf-8", errors="replace")
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.text_factory = partial(str, encoding="utf-8", errors="replace")
+            keys = {
+                key for t in ("results", "parts") for (key,) in _read(db, f"SELECT key FROM {t}")
+            }
+            for key in keys:
                 # All columns, since the last ones of a long row may be on a damaged page.
-                rows = db.execute("SELECT * FROM results JOIN parts USING (key)").fetchall()
-        except (sqlite3.Error, UnicodeDecodeError):
-            return set()
+                found = [
+                    [row for plus in ("", "+")[: 1 + scans]
+                     for row in _read(db, f"SELECT * FROM {table} WHERE {plus}key = ?", key)][:1]
+                    for table in ("results", "parts")
+                ]  # fmt: skip
+                rows += [(*result, parts) for (result, (_, parts)) in zip(*found, strict=False)]
     right: dict[str, bool] = {}
 
     def is_right(digest: str) -> bool:
@@ -411,6 +425,10 @@ class Clone:
                 return db.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
             except (sqlite3.Error, UnicodeDecodeError):
                 return False
+
+    def built(self) -> set[str]:
+        """The keys that no build makes again, as long as SQLite finds all rows."""
+        return whole(self.root) if self.has_sound_database() else set()
 
     def leads_nowhere(self) -> bool:
         """Whether `build/` has a link to an output that is gone, e.g. with the store."""

@@ -100,7 +100,7 @@ class Machine(RuleBasedStateMachine):
         clone.write(spec["state"])
         time.sleep(0.025)  # more than FINE_NS
         before, shared = whole(clone.root), shared_whole(self.shared)
-        is_sound = clone.has_sound_database()
+        is_sound, built = clone.has_sound_database(), clone.built()
         action = partial(build, clone.folder, self.shared, spec)
         answer = finish(self.start(action, spec["faults"], spec["seed"], end, after))
         self.kept(clone, before)
@@ -112,7 +112,7 @@ class Machine(RuleBasedStateMachine):
             return
         assert not answer["errors"], answer["errors"]
         forced = {answer["keys"].get(spec["force"])}
-        built = before | (shared if spec["faults"] == "none" and is_sound else set())
+        built |= shared if spec["faults"] == "none" and is_sound else set()
         again = {*answer["ran"]} - forced & built
         assert not again & built, [n for n, key in answer["keys"].items() if key in again & built]
         clone.last = {*answer["keys"].values()}
@@ -127,7 +127,7 @@ class Machine(RuleBasedStateMachine):
 
     def kept(self, clone: Clone, keys: set[str]) -> None:
         """These keys are still whole."""
-        assert keys <= whole(clone.root), "finished work is gone"
+        assert keys <= whole(clone.root, scans=True), "finished work is gone"
 
     @rule(
         number=CLONES, spec=SPECS, after=st.integers(0, 300),
@@ -152,7 +152,7 @@ class Machine(RuleBasedStateMachine):
         for clone, spec in pairs:
             clone.write(spec["state"])
         time.sleep(0.025)
-        before = [whole(clone.root) for clone, _ in pairs]
+        before = [clone.built() for clone, _ in pairs]
         actions = [
             self.start(partial(build, c.folder, self.shared, s), s["faults"], s["seed"])
             for c, s in pairs

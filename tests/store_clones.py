@@ -301,28 +301,20 @@ def _read(db: sqlite3.Connection, query: str, *values: str) -> Iterator[tuple[An
         yield from db.execute(query, values)
 
 
-def whole(root: Path, *, scans: bool = False) -> set[str]:
+def whole(root: Path) -> set[str]:
     """The keys whose results and files are in a store, and right.
 
     If a process was killed while it replaced a damaged database, they are in the new one.
-
-    scans: also rows that a search doesn't find, which damaged keys may mislead.
     """
-    rows, paths = [], (root / "finery.db", root / "finery.db.new")
+    rows = list[tuple[Any, ...]]()
+    paths = root / "finery.db", root / "finery.db.new"
     if (path := next((path for path in paths if path.exists()), None)) is not None:
         with contextlib.closing(sqlite3.connect(path)) as db:
             db.text_factory = partial(str, encoding="utf-8", errors="replace")
-            keys = {
-                key for t in ("results", "parts") for (key,) in _read(db, f"SELECT key FROM {t}")
-            }
-            for key in keys:
-                # All columns, since the last ones of a long row may be on a damaged page.
-                found = [
-                    [row for plus in ("", "+")[: 1 + scans]
-                     for row in _read(db, f"SELECT * FROM {table} WHERE {plus}key = ?", key)][:1]
-                    for table in ("results", "parts")
-                ]  # fmt: skip
-                rows += [(*result, parts) for (result, (_, parts)) in zip(*found, strict=False)]
+            for (key,) in [*_read(db, "SELECT key FROM results")]:
+                # One by one, as finery does, and all columns, which may be on several pages.
+                query = "SELECT * FROM results JOIN parts USING (key) WHERE results.key = ?"
+                rows += _read(db, query, key)
     right: dict[str, bool] = {}
 
     def is_right(digest: str) -> bool:

@@ -126,8 +126,11 @@ class Machine(RuleBasedStateMachine):
         clone.is_damaged |= self.is_shared_damaged or fault in ("corrupt", "lose")
 
     def kept(self, clone: Clone, keys: set[str]) -> None:
-        """These keys are still whole."""
-        assert keys <= whole(clone.root, scans=True), "finished work is gone"
+        """These keys are still whole, unless nobody noticed yet that the database is damaged.
+
+        SQLite may then lose rows that it writes, or not find others.
+        """
+        assert not clone.has_sound_database() or keys <= whole(clone.root), "finished work is gone"
 
     @rule(
         number=CLONES, spec=SPECS, after=st.integers(0, 300),

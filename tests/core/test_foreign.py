@@ -15,8 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from finery.artifact.manifest import Manifest, manifest, with_references
-from finery.errors import DataError
+from finery.errors import DataError, RemoteError
 from finery.store.copies import Copy, copy_files
+from finery.store.expiry import expire
 from finery.store.layout import decoded, object_name, places_of
 from finery.store.links import view
 from finery.store.objects import open_objects
@@ -211,6 +212,44 @@ def test_reading_creates_no_shared_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "shared").exists()
     objects.put("records/ab/x", b"1")
     assert objects.read("records/ab/x") == b"1"
+
+
+def test_only_what_finery_wrote_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "mount").symlink_to("shared")
+    objects = open_objects(f"file://{tmp_path}/mount")  # its own folder may be a link
+    objects.put(object_name("blobs", DIGEST), b"1")
+    notes = [tmp_path / "shared/blobs/NOTES.txt", tmp_path / "shared/blobs/00/NOTES.txt"]
+    for path in notes:
+        path.write_text("x")
+    assert expire(objects, -1, dry_run=False).bytes == 1
+    assert sorted(p for p in (tmp_path / "shared").rglob("*") if p.is_file()) == sorted(notes)
+
+
+@pytest.mark.parametrize("link", ["records", "records/ab", "records/zz", "blobs", "blobs/ab"])
+def test_a_linked_folder_in_a_shared_store_is_refused(link: str, tmp_path: Path) -> None:
+    """What it leads to is neither read nor written nor removed."""
+    name = f"{link.partition('/')[0]}/ab/{KEY}"
+    theirs = tmp_path / "victim" / (KEY if "/" in link else f"ab/{KEY}")
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    (tmp_path / "shared" / link).parent.mkdir(parents=True)
+    (tmp_path / "shared" / link).symlink_to(tmp_path / "victim")
+    objects = open_objects(f"file://{tmp_path}/shared")
+    refused = partial(pytest.raises, RemoteError, match=f"folder {link} is a link")
+    with refused():
+        expire(objects, -1, dry_run=False)
+    if not link.endswith("zz"):
+        with refused():
+            objects.read(name)
+        with refused():
+            objects.has(name)
+        with refused():
+            objects.put(name, b"ours")
+        with refused():
+            objects.remove([name])
+    assert [p for p in (tmp_path / "victim").rglob("*") if p.is_file()] == [theirs]
+    assert theirs.read_bytes() == b"theirs"
 
 
 def test_a_copy_stays_in_its_folder(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A result is removed by the age of its record. A file is removed if no remaining record needs it and
 it is as old, so that one which is being pushed stays. Who needs a file that is gone after all, for
-example since its record was being written, runs the step again.
+example since its record was being written, runs the step again. Objects with other names than
+finery's stay.
 """
 
 import time
@@ -14,7 +15,7 @@ import msgspec
 
 from finery.artifact.manifest import with_references
 from finery.errors import RemoteError
-from finery.store.layout import Record, object_name
+from finery.store.layout import OBJECT, Record, object_name
 from finery.store.objects import Objects, Stocked
 
 READS = 32
@@ -42,7 +43,7 @@ def expire(
     """
     before = time.time() - DAY * days
     progress("listing results")
-    records = [*objects.stocked("records")]
+    records = [each for each in objects.stocked("records") if OBJECT.fullmatch(each.name)]
     old = [record for record in records if record.written < before]
     recent = [record for record in records if record.written >= before]
     needed = set[str]()
@@ -53,7 +54,7 @@ def expire(
     progress("listing files")
     unneeded = [
         blob for blob in objects.stocked("blobs")
-        if blob.written < before and blob.name not in needed
+        if blob.written < before and blob.name not in needed and OBJECT.fullmatch(blob.name)
     ]  # fmt: skip
     if not dry_run:
         _remove(objects, old, progress)  # first, so that no result lacks a file

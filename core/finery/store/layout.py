@@ -7,6 +7,7 @@ Nothing that comes from a shared store is believed. `decoded` compares a record 
 to be, and `Remote.bring` does so with blobs.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, NamedTuple, TypedDict
 
@@ -23,6 +24,8 @@ FORMAT = 1
 LEVELS, REFERENCES = 32, 16
 """How deep facts of an artifact, and references of one to another, may be nested."""
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+OBJECT = re.compile(r"(?:records|blobs)/([0-9a-f]{2})/\1[0-9a-f]{62}")
+"""The name of a record or a blob. Whatever else is in a store isn't finery's."""
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 """A number of bytes that SQLite can keep."""
 Packed = dict[Digest, tuple[Digest, Bytes]]

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -158,8 +158,18 @@ class _Obstore:
         """Opened when it is needed, since that creates a folder."""
         return self._open()
 
+    def _refuse_links(self, name: str) -> None:
+        """Refuse folders that are links: files elsewhere would be read, written and removed.
+
+        The store's own folder may be one.
+        """
+        for folder in [*PurePosixPath(name).parents][:-1] if self._folder else ():
+            if self._folder and (self._folder / folder).is_symlink():
+                raise RemoteError(f"its folder {folder} is a link, which finery doesn't follow")
+
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes | None:
         def action() -> bytes:
+            self._refuse_links(name)
             if self._folder and not S_ISREG(os.stat(self._folder / name).st_mode):
                 return b""  # a pipe may never end
             if end is None:
@@ -174,9 +184,11 @@ class _Obstore:
         return _tried(action, None)
 
     def has(self, name: str) -> bool:
+        self._refuse_links(name)
         return _tried(lambda: bool(self._library.head(self._store, name)), False)
 
     def put(self, name: str, content: bytes | Path) -> None:
+        self._refuse_links(name)
         sent: bytes | Iterator[bytes] | Path = content
         if isinstance(content, Path):
             is_small = content.stat().st_size < PART
@@ -186,11 +198,16 @@ class _Obstore:
     def stocked(self, folder: str) -> Iterator[Stocked]:
         if self._folder and not self._folder.is_dir():
             return
+        self._refuse_links(f"{folder}/all")
         pages = iter(self._library.list(self._store, folder))
         while page := _tried(lambda: next(pages, None), None):
-            yield from (Stocked(o["path"], o["size"], o["last_modified"].timestamp()) for o in page)
+            for about in page:
+                self._refuse_links(about["path"])
+                yield Stocked(about["path"], about["size"], about["last_modified"].timestamp())
 
     def remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._refuse_links(name)
         _tried(lambda: self._library.delete(self._store, [*names]), None)
 
     def _parts(self, path: Path) -> Iterator[bytes]:

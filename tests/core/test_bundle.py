@@ -64,6 +64,18 @@ def test_a_bundle_is_a_build(bundle: Path, other: Project) -> None:
     assert names(other.folder / "again.tar") == names(bundle)
 
 
+def test_a_store_elsewhere_is_no_part_of_a_bundle(
+    built: MakeProject, tmp_path: Path, other: Project
+) -> None:
+    t = built(FILES)
+    t.env = {"FINERY_STORE": str(tmp_path / "far/away/store")}
+    assert t.run("build").code == 0
+    assert t.run("export", "--bundle", "t.tar").code == 0
+    ran = other.here("import", str(t.folder / "t.tar"))
+    assert (ran.code, ran.out.splitlines()[1]) == (0, "build it: finery build recipe.yaml"), ran.err
+    assert other.ran() == ["base"]
+
+
 def names(file: Path) -> list[str]:
     """The members of a bundle."""
     with tarfile.open(file) as tar:
@@ -146,6 +158,9 @@ HOSTILE: dict[str, Callable[[Members], object]] = {
     "view": head(lambda d: manifest_of(d).update(view="../..")),
     "key": head(lambda d: d["results"][0].update(key="../x")),
     "steps": head(lambda d: d["steps"].update(lines="0" * 64)),
+    "null in path": head(lambda d: d.update(path="a\0b")),
+    "path outside": head(lambda d: d.update(path="../../../recipe.yaml")),
+    "absolute path": head(lambda d: d.update(path="/etc/recipe.yaml")),
     "format": head(lambda d: d.update(format=9)),
     "field": head(lambda d: d.update(more=1)),
     "role": head(lambda d: manifest_of(d).update(refs={"../x": {**manifest_of(d)}})),

@@ -23,6 +23,7 @@ from finery.store.layout import are_right
 from finery.store.uses import held_folder
 from finery.util.events import new_run_id
 from finery.util.files import fsync, hash_file
+from finery.util.paths import is_inside
 
 HEAD, FORMAT = "finery-bundle.json", 1
 LARGEST_HEAD = 256 << 20
@@ -112,7 +113,7 @@ def _head(tar: tarfile.TarFile, file: Path) -> Bundle:
         raise _wrong(file, f"another version of finery wrote it ({bundle.finery})")
     keys = {result.key for result in bundle.results}
     is_complete = keys.issuperset(bundle.steps.values()) and keys.issuperset(bundle.dollars)
-    if not is_complete or not all(
+    if not is_complete or not is_inside(bundle.path) or not all(
         len(result.key) == KEY_DIGITS and HEX.issuperset(result.key)
         and is_portable(result) and are_right(result.outputs)
         for result in bundle.results

@@ -128,7 +128,7 @@ def _export_bundle(project: "Project", step: str | None, file: Path, *, as_json:
     from finery.builder.bundle import bundle_of, write_bundle
     from finery.builder.plan import Planner, make_plan
     from finery.util.installed import version_of
-    from finery.util.paths import recipe_id
+    from finery.util.paths import project_folder
 
     graph, store = project.graph.select([step.partition(".")[0]] if step else []), project.store
     if not store.read_only:
@@ -142,7 +142,8 @@ def _export_bundle(project: "Project", step: str | None, file: Path, *, as_json:
             f"isn't built for this recipe: {some_of(missing)}",
             fix=f"finery build {graph.recipe.argument}".strip(),
         )
-    place = recipe_id(graph.recipe.path, store.root)
+    file_ = graph.recipe.path.absolute()
+    place = str(file_.relative_to(project_folder(file_)))  # wherever the store is
     bundle = bundle_of(graph.recipe.name, place, built, store, version_of("finery") or "")
     total = sum(bundle.blobs().values())
     staged = file.with_name(f".{file.name}.{os.getpid()}.partial")

@@ -14,11 +14,12 @@ from conftest import LIGHT_STEPS, Project
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from finery.artifact.kinds import Dataset, Metrics
 from finery.artifact.manifest import Manifest, manifest, with_references
 from finery.errors import DataError, RemoteError
 from finery.store.copies import Copy, copy_files
 from finery.store.expiry import expire
-from finery.store.layout import decoded, object_name, places_of
+from finery.store.layout import are_right, decoded, object_name, places_of
 from finery.store.links import view
 from finery.store.objects import open_objects
 from finery.util.paths import path_in
@@ -64,7 +65,8 @@ JSON = st.recursive(
     max_leaves=6,
 )  # fmt: skip
 FILES = st.dictionaries(NAMES, st.tuples(st.just(DIGEST), st.sampled_from([0, 5, 10**15, 1 << 63])))
-FACTS = st.dictionaries(st.sampled_from(["rows", "columns", "format", "x"]), JSON, max_size=2)
+NEEDED = {"rows": 1, "columns": ["id"], "format": "x"}
+FACTS = st.dictionaries(st.sampled_from([*NEEDED, "x"]), JSON, max_size=2)
 
 
 @st.composite
@@ -72,11 +74,12 @@ def manifests(draw: Any, levels: int = 2) -> Manifest:
     """Those with the digests of their content."""
     refs = st.dictionaries(NAMES, manifests(levels - 1), max_size=2) if levels else st.just({})
     external = st.dictionaries(NAMES, st.just(("", 1, 0)), max_size=1)
-    made = (draw(each) for each in (FACTS, FILES, refs, external, FACTS))
+    meta = draw(FACTS.map(lambda facts: NEEDED | facts))
+    made = (draw(each) for each in (FILES, refs, external, FACTS))
     try:
-        return manifest(draw(st.sampled_from(["Dataset", "Model", "Nothing"])), *made)
+        return manifest(draw(st.sampled_from(["Dataset", "Model", "Nothing"])), meta, *made)
     except OverflowError:
-        return manifest("Dataset", {}, {})
+        return manifest("Dataset", NEEDED, {})
 
 
 @st.composite
@@ -123,6 +126,66 @@ def test_a_record_is_right_or_none(tmp_path_factory: pytest.TempPathFactory, bod
         assert links == {*made.files, *made.external}
 
 
+@pytest.mark.parametrize(
+    ("kind", "meta"),
+    [
+        ("Dataset", {}), ("Dataset", {"rows": 1}), ("Dataset", NEEDED | {"dropped": [1]}),
+        ("Dataset", NEEDED | {"findings": {"a": "b"}}), ("Metrics", {"format": "x"}),
+        ("Model", {}), ("Model", {"format": 7}), ("Model", {"format": "x", "messages": 7}),
+        ("Model", {"format": "gguf", "file": 7}), ("Bundle", {"run": 7}),
+    ],
+)  # fmt: skip
+def test_an_artifact_has_the_facts_of_its_kind(kind: str, meta: dict[str, Any]) -> None:
+    assert are_right({"": manifest(kind, NEEDED, {})})
+    assert not are_right({"": manifest(kind, meta, {})})
+    assert not are_right({"": manifest("Bundle", {}, {}, {"role": manifest(kind, meta, {})})})
+
+
+GOOD_SCORES: dict[str, Any] = {
+    "rows": 2, "scores": {"m": {"accuracy": 0.5, "seconds": None}},
+    "intervals": {"m": {"accuracy": [0.4, 1]}}, "details": {},
+}  # fmt: skip
+BAD_SCORES: list[bytes] = [
+    b"[]", b"", b'{"rows":', b"\xff", b"[" * 100_000, b'{"rows": 2}',
+    *(
+        json.dumps(GOOD_SCORES | change).encode()
+        for change in (
+            {"scores": [1]}, {"scores": {"m": {"a": "x"}}}, {"scores": {"m": {"a": 10**400}}},
+            {"intervals": {"m": {"a": [1]}}}, {"details": [7]},
+        )
+    ),
+]  # fmt: skip
+
+
+def test_scores_that_arent_any_are_an_error_in_words(tmp_path: Path) -> None:
+    metrics, file = Metrics(tmp_path), tmp_path / "metrics.json"
+    file.write_text(json.dumps(GOOD_SCORES))
+    assert metrics.report() == GOOD_SCORES
+    for body in BAD_SCORES:
+        file.write_bytes(body)
+        with pytest.raises(DataError, match="aren't scores") as caught:
+            metrics.report()
+        assert caught.value.where == str(file)
+    file.unlink()
+    with pytest.raises(DataError, match="aren't scores"):
+        metrics.report()
+
+
+@pytest.mark.parametrize(
+    "line", [b"[1]", b"null", b'{"messages": [1,2', b'{"a": "\xff"}', b'{"a":' + b"[" * 100_000,
+             b'{"a": ' + b"9" * 6000 + b"}", b""],
+)  # fmt: skip
+def test_a_line_that_is_no_row_is_an_error_in_words(tmp_path: Path, line: bytes) -> None:
+    body = b'{"id": "a"}\n' + line + b"\n"
+    (tmp_path / "rows-00000.jsonl").write_bytes(body)
+    (tmp_path / "predictions.jsonl").write_bytes(body)
+    for lines in (iter(Dataset(tmp_path)), Metrics(tmp_path).predictions()):
+        assert next(lines) == {"id": "a"}
+        with pytest.raises(DataError, match="isn't a JSON object") as caught:
+            next(lines)
+        assert str(caught.value.where).endswith(".jsonl:2")
+
+
 def _changed(change: Callable[[dict[str, Any]], object], record: dict[str, Any]) -> bytes:
     """A record with a change to its output, which gets the right digests."""
     change(record["outputs"][""])
@@ -136,7 +199,7 @@ def _with_file(name: str, size: int = 1) -> Callable[[dict[str, Any]], object]:
 
 
 def _role(output: dict[str, Any]) -> None:
-    output["refs"] = {"../../evil": manifest("Dataset", {}, {})}
+    output["refs"] = {"../../evil": manifest("Dataset", NEEDED, {})}
 
 
 CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -148,7 +211,8 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "large": _with_file("y", 1 << 63),
     "role": _role,
     "text": lambda output: output["meta"].update(rows="many"),
-    "kind": lambda output: output.update(kind="Metrics"),
+    "kind": lambda output: output.update(kind="Model"),
+    "no facts": lambda output: output.update(meta={}),
 }
 
 

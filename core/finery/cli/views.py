@@ -57,6 +57,9 @@ def stdout() -> "Console":
         def on_broken_pipe(self) -> None:  # rich would call sys.exit, as if a plugin had
             raise BrokenPipeError
 
+        def render_str(self, text: str, **options: Any) -> Any:  # also of cells and titles
+            return super().render_str(visible(text), **options)
+
         def print(self, *objects: Any, **options: Any) -> None:
             if options.get("style") == "dim":  # a hint, not data
                 objects = tuple(with_recipe(o) if isinstance(o, str) else o for o in objects)

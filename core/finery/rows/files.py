@@ -8,10 +8,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
 
 import msgspec
 
+from finery.errors import DataError
 from finery.rows.row import Row, row_id
 
 if TYPE_CHECKING:
@@ -60,9 +61,30 @@ def _shard(folder: Path, number: int) -> Path:
 def read_rows(folder: Path) -> Iterator[Row]:
     """The rows of all shards, in order."""
     for shard in sorted(folder.glob("rows-*.jsonl")):
-        with shard.open("rb") as lines:
+        yield from _objects(shard)
+
+
+_WRONG = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, FileNotFoundError)
+"""What reading a file raises that no version of finery wrote, such as one from a shared store."""
+
+
+def _objects(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file, each of which is a JSON object."""
+    number = 0
+    try:
+        with file.open("rb") as lines:
             for line in lines:
-                yield msgspec.json.decode(line)
+                number += 1
+                yield msgspec.json.decode(line, type=dict[str, Any])
+    except _WRONG as error:
+        raise _unusable(f"{file}:{number}", f"isn't a JSON object ({error})") from error
+
+
+def _unusable(where: str, why: str) -> DataError:
+    return DataError(
+        f"what a step has written here {why}", where=where,
+        fix="make it again: finery build --force STEP",
+    )  # fmt: skip
 
 
 METRICS = "metrics.json"
@@ -83,15 +105,27 @@ def write_metrics(
 
 def read_report(folder: Path) -> dict[str, Any]:
     """The content of `metrics.json`."""
-    report: dict[str, Any] = json.loads((folder / METRICS).read_bytes())
+    file = folder / METRICS
+    try:
+        report: dict[str, Any] = json.loads(file.read_bytes())
+        msgspec.convert(report, _Report)
+    except _WRONG as error:
+        raise _unusable(str(file), f"aren't scores ({error})") from error
     return report
+
+
+class _Report(TypedDict):
+    """What `finery.Metrics` says of `metrics.json`."""
+
+    rows: int
+    scores: dict[str, dict[str, float | None]]
+    intervals: dict[str, dict[str, tuple[float, float] | None]]
+    details: dict[str, Any]
 
 
 def read_predictions(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of `predictions.jsonl`."""
-    with (folder / PREDICTIONS).open("rb") as lines:
-        for line in lines:
-            yield msgspec.json.decode(line)
+    return _objects(folder / PREDICTIONS)
 
 
 class SideFile:

@@ -9,7 +9,7 @@ to be, and `Remote.bring` does so with blobs.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, Required, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -48,11 +48,31 @@ class _Facts(TypedDict, total=False):
     """Facts about artifacts that finery itself reads."""
 
     rows: Annotated[int, Meta(ge=0)]
-    columns: list[str]
     format: str
     run: str
     env: list[str]
     concurrency: int
+
+
+class _DatasetFacts(_Facts, total=False):
+    rows: Required[Annotated[int, Meta(ge=0)]]
+    columns: Required[list[str]]
+    dropped: dict[str, int]
+    findings: dict[str, int]
+
+
+class _MetricsFacts(_Facts, total=False):
+    rows: Required[Annotated[int, Meta(ge=0)]]
+
+
+class _ModelFacts(_Facts, total=False):
+    format: Required[str]
+    file: str
+    messages: list[dict[str, Any]]
+
+
+_FACTS = {"Dataset": _DatasetFacts, "Metrics": _MetricsFacts, "Model": _ModelFacts}
+"""Kind → its facts, if it needs some."""
 
 
 class _Strict(msgspec.Struct):
@@ -135,6 +155,7 @@ def _is_safe(made: Manifest, references: int = REFERENCES) -> bool:
     folders = {name[:at] for name in names for at, letter in enumerate(name) if letter == "/"}
     try:
         msgspec.convert(made, _Strict, from_attributes=True)
+        msgspec.convert(made.meta, _FACTS.get(made.kind, _Facts))
     except msgspec.ValidationError:
         return False
     return (

@@ -4,6 +4,7 @@ Each line has the `values` of an answer by metric and, where rows belong togethe
 `diff`, `select` and reports compare any metric of two evaluations on the rows that both judged.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple
 from finery import code_digest
 from finery.rows import Row
 from finery.rows.parts import prompt as prompt_of
-from finery_eval.measure import Group, Measure, mean, measure_of
+from finery.util.text import percent
+from finery_eval.measure import Group, Measure, Statistic, frozen, mean, measure_of
 from finery_eval.verdicts import Answers, Verdicts, together
 
 PROMPT_SHOWN = 300
@@ -24,6 +26,8 @@ STATISTICS = "statistics"
 """The entry of `details`: metric → the reference of its statistic, if it has one."""
 DEFINITIONS = "definitions"
 """The entry of `details`: metric → the digest of its statistic's code."""
+ROUNDING = 1e-9
+"""A relative difference that two computations of a score may have."""
 MEAN = f"{mean.__module__}:{mean.__qualname__}"
 Facts = Mapping[str, Any]
 """A line of `predictions.jsonl`."""
@@ -75,9 +79,15 @@ def facts_of(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def references(verdicts: Verdicts) -> dict[str, dict[str, str]]:
-    """The statistics of the metrics and digests of their code, for `details`."""
+    """The statistics of the metrics and digests of their code, for `details`.
+
+    The name of one that isn't a function, such as a `functools.partial`, can't be resolved.
+    """
     statistics = {m: of for m in verdicts.metrics if (of := verdicts.statistic(m))}
-    named = {m: f"{of.__module__}:{of.__qualname__}" for m, of in statistics.items()}
+    names = {
+        of: getattr(of, "__qualname__", f"<{type(of).__name__}>") for of in statistics.values()
+    }
+    named = {m: f"{of.__module__}:{names[of]}" for m, of in statistics.items()}
     codes = {of: code_digest(of) for of in statistics.values()}
     digests = {m: digest for m, of in statistics.items() if (digest := codes[of])}
     return {STATISTICS: named, DEFINITIONS: digests} if named else {}
@@ -102,12 +112,13 @@ def recorded(*sides: Sequence[Facts]) -> list[Group] | None:
 
 class Pairs(NamedTuple):
     """Answers by place. pairs: (first, second) that answer the same. changed: whose question or
-    expected answer differs. only_first, only_second: without a partner."""
+    expected answer differs. only_first, only_second: without a partner. sides: all answers."""
 
     pairs: Sequence[tuple[Facts, Facts]]
     changed: int
     only_first: int
     only_second: int
+    sides: tuple[Sequence[Facts], Sequence[Facts]]
 
 
 def by_model(lines: Iterable[Facts]) -> dict[str, list[Facts]]:
@@ -118,13 +129,13 @@ def by_model(lines: Iterable[Facts]) -> dict[str, list[Facts]]:
     return models
 
 
-def paired(first: Iterable[Facts], second: Iterable[Facts]) -> Pairs:
+def paired(first: Sequence[Facts], second: Sequence[Facts]) -> Pairs:
     """Two models' answers, or those of one model in two builds."""
     before, after = _placed(first), _placed(second)
     both = [(before[place], facts) for place, facts in after.items() if place in before]
     pairs = [(a, b) for a, b in both if all(a.get(name) == b.get(name) for name in ASKED)]
-    changed = len(both) - len(pairs)
-    return Pairs(pairs, changed, len(before) - len(both), len(after) - len(both))
+    alone = len(before) - len(both), len(after) - len(both)
+    return Pairs(pairs, len(both) - len(pairs), *alone, (first, second))
 
 
 def _placed(lines: Iterable[Facts]) -> dict[Place, Facts]:
@@ -138,34 +149,33 @@ def _placed(lines: Iterable[Facts]) -> dict[Place, Facts]:
     return placed
 
 
-def measure_between(
-    pairs: Sequence[tuple[Facts, Facts]], metric: str, *reports: Mapping[str, Any]
-) -> Measure | None:
+def measure_between(pairs: Pairs, metric: str, *reports: Mapping[str, Any]) -> Measure | None:
     """A metric of the first and the second of pairs of lines, over the groups of the evaluations.
 
-    reports: of the evaluations, the second one last. None if the lines don't have the metric's
-    values, or if a report's statistic isn't that of today's code, see `changed_statistic`.
+    reports: of the two evaluations. None if the lines don't have the metric's values, or if a
+    report's statistic isn't that of today's code, see `changed_statistic`.
     """
     values = {
-        side: [pair[place].get("values", {}).get(metric) for pair in pairs]
+        side: [pair[place].get("values", {}).get(metric) for pair in pairs.pairs]
         for place, side in enumerate(("first", "second"))
     }
     if not all(any(value is not None for value in of) for of in values.values()):
         return None
-    if changed_statistic(metric, *reports):
+    if changed_statistic(pairs, metric, *reports):
         return None
     details = reports[-1]["details"]
     reference = details.get(STATISTICS, {}).get(metric)
-    groups = recorded([first for first, _ in pairs], [second for _, second in pairs])
+    groups = recorded(*([pair[place] for pair in pairs.pairs] for place in (0, 1)))
     is_share = metric not in details.get("unbounded", ())
     statistic = None if reference is None else resolve_name(reference)
     return measure_of(values, groups, statistic=statistic, is_share=is_share)
 
 
-def changed_statistic(metric: str, *reports: Mapping[str, Any]) -> str:
+def changed_statistic(pairs: Pairs, metric: str, *reports: Mapping[str, Any]) -> str:
     """Why the values of a metric can't be compared by today's code; empty if they can.
 
-    Another definition of its statistic would give them another meaning.
+    Another definition of its statistic would give them another meaning, and so would other data
+    that it uses, e.g. of a subclass or a file. Then the scores of today's code are others.
     """
     used = [_statistic_in(report, metric) for report in reports]
     reference = used[-1][0]
@@ -181,7 +191,33 @@ def changed_statistic(metric: str, *reports: Mapping[str, Any]) -> str:
     except (ImportError, AttributeError, ValueError):  # e.g. of a plugin that isn't installed here
         name = reference.partition(":")[2]
         return f"its statistic, {name}, isn't found as a function of a module"
-    return "" if is_same else "the code of its statistic has changed"
+    if not is_same:
+        return "the code of its statistic has changed"
+    statistic = resolve_name(reference)
+    for side, lines, report in zip("AB", pairs.sides, reports, strict=True):
+        if other := _other_score(statistic, metric, lines, report):
+            return f"today's code gives another score for {side}: {other}"
+    return ""
+
+
+def _other_score(
+    statistic: Statistic, metric: str, lines: Sequence[Facts], report: Mapping[str, Any]
+) -> str:
+    """Today's score of a model's answers and the stored one; empty if they agree."""
+    values = [of for line in lines if (of := line.get("values", {}).get(metric)) is not None]
+    model = str(lines[0].get("model", "")) if values else ""
+    stored = report["scores"].get(model, {}).get(metric)
+    if stored is None:
+        return ""
+    try:
+        score = float(statistic(Counter(map(frozen, values))))
+    except Exception as error:  # of a plugin
+        return f"none ({type(error).__name__}: {error})"
+    if math.isclose(score, stored, rel_tol=ROUNDING, abs_tol=ROUNDING):
+        return ""
+    is_share = metric not in report["details"].get("unbounded", ())
+    now, then = (percent(of) if is_share else f"{of:.6g}" for of in (score, stored))
+    return f"{now} instead of {then}"
 
 
 @cache

@@ -269,3 +269,79 @@ def test_a_statistic_that_is_not_found_or_has_changed_is_not_computed_anew(
     t.ran()
     out = t.run("diff").out
     assert "Own.statistics.<locals>.<lambda>, isn't found as a function" in " ".join(out.split())
+
+
+OTHER_STATE = {
+    "a class attribute of a subclass": ("""
+class Base(Evaluator):
+    FACTOR = 1.0
+
+    @classmethod
+    def scaled(cls, counts):
+        return cls.FACTOR * scaled(counts)
+
+class Own(Base):
+    '''Half of it.'''
+    FACTOR = 0.5
+""", "self.scaled", "for A: 50.0 % instead of 25.0 %"),
+    "a dict that `statistics` sets": ("""
+STATE = {}
+
+def by_state(counts):
+    return STATE.get("factor", 0.2) * scaled(counts)
+
+class Own(Evaluator):
+""", "STATE.update(factor=1) or by_state", "for A: 10.0 % instead of 50.0 %"),
+    "a dict without what `statistics` sets": ("""
+STATE = {}
+
+def by_state(counts):
+    return STATE["factor"] * scaled(counts)
+
+class Own(Evaluator):
+""", "STATE.update(factor=1) or by_state", "for A: none (KeyError: 'factor')"),
+    "a file that is read on import": ("""
+import json
+from pathlib import Path
+
+FACTOR = json.loads(Path(__file__).with_name("factor.json").read_text())
+
+def by_file(counts):
+    return FACTOR * scaled(counts)
+
+class Own(Evaluator):
+""", "by_file", "for A: 25.0 % instead of 50.0 %"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("state", OTHER_STATE)
+def test_scores_that_today_s_code_does_not_reproduce_are_not_compared(
+    own_metric: Project, tmp_path: Path, state: str
+) -> None:
+    """What a statistic uses beside its code isn't in the digest of its code."""
+    t = Project(tmp_path / "t")
+    shutil.copytree(own_metric.folder, t.folder, symlinks=True)
+    shutil.rmtree(t.folder / ".finery")
+    code, statistic, words = OTHER_STATE[state]
+    t.edit("own.py", "class Own(Evaluator):\n", code)
+    t.edit("own.py", '"scaled": scaled', f'"scaled": {statistic}')
+    t.write({"factor.json": "1.0"})
+    t.ran()
+    t.write({"factor.json": "0.5"})
+    t.edit("recipe.yaml", "share: 0.5", "share: 0.6")
+    t.ran()
+    metrics = diff(t)[1]["test"]["outputs"][0]["difference"]["models"]["sft"]["metrics"]
+    assert metrics["right"]["test"]["difference"] == pytest.approx(0.1)
+    assert metrics["scaled"]["test"] is None
+    assert words in metrics["scaled"]["incomparable"]
+    assert "today's code gives another score for" in t.run("diff").out
+
+
+def test_a_partial_is_not_found_as_a_function(own_metric: Project, tmp_path: Path) -> None:
+    t = Project(tmp_path / "t")
+    shutil.copytree(own_metric.folder, t.folder, symlinks=True)
+    t.edit("own.py", '"scaled": scaled', '"scaled": __import__("functools").partial(scaled)')
+    t.ran()
+    t.edit("recipe.yaml", "share: 0.5", "share: 0.6")
+    t.ran()
+    assert "scaled can't be compared: the code of its statistic isn't" in t.run("diff").out

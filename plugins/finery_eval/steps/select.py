@@ -255,7 +255,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
                          for metrics in sides))  # fmt: skip
         if pairs.changed or pairs.only_first or pairs.only_second:
             return None
-        measure = measure_between(pairs.pairs, self.metric, *(each.report() for each in sides))
+        measure = measure_between(pairs, self.metric, *(each.report() for each in sides))
         between = measure.difference("first", "second") if measure is not None else None
         return None if between is None else list(between.interval)
 

@@ -59,7 +59,7 @@ def _of_model(
     for metric in (m for m in headline(reports[1]) if m in scores[0] and m in scores[1]):
         is_share = metric not in reports[1]["details"].get("unbounded", ())
         values = [score[metric] for score in scores]
-        changed = changed_statistic(metric, *reports)
+        changed = changed_statistic(pairs, metric, *reports)
         test = None if changed else _test(pairs, metric, reports)
         facts: dict[str, Any] = {"values": values, "test": test, "is_share": is_share}
         metrics[metric] = facts | ({"incomparable": changed} if changed else {})
@@ -82,7 +82,7 @@ def _test(pairs: Pairs, metric: str, reports: Sequence[Report]) -> dict[str, Any
     None if the predictions don't have its values. gained, lost: answers that count only for the
     second or only for the first; None if the metric isn't yes or no.
     """
-    measure = measure_between(pairs.pairs, metric, *reports)
+    measure = measure_between(pairs, metric, *reports)
     between = measure.difference("first", "second") if measure is not None else None
     if measure is None or between is None:
         return None

@@ -165,13 +165,13 @@ def compared(first: Judgement, second: Judgement) -> list[Comparison]:
     Of models that one evaluation judged, its own tests of all displayed metrics. Of others, if
     their evaluators have the same settings, a test of the first metric on the common rows.
     """
-    details, pairs = first.report["details"], paired(first.answers, second.answers).pairs
+    details, pairs = first.report["details"], paired(first.answers, second.answers)
     if first.step == second.step:
         own = against(details, headline(first.report), second.model, first.model)
-        answered = {m for of, _ in pairs for m in of.get("values", ())}
+        answered = {m for of, _ in pairs.pairs for m in of.get("values", ())}
         tests = [
             Comparison(
-                d.rows or (len(pairs) if metric in answered else first.report["rows"]),
+                d.rows or (len(pairs.pairs) if metric in answered else first.report["rows"]),
                 metric, d, p_holm, verdict,
             )
             for metric, d, p_holm, verdict in own
@@ -190,7 +190,7 @@ def compared(first: Judgement, second: Judgement) -> list[Comparison]:
     if d is None:
         return []
     verdict = verdict_of(d.value, d.p_value)
-    return [Comparison(d.rows or len(pairs), second.metric, d, d.p_value, verdict)]
+    return [Comparison(d.rows or len(pairs.pairs), second.metric, d, d.p_value, verdict)]
 
 
 def _same_settings(first: Judgement, second: Judgement) -> bool:

@@ -112,8 +112,8 @@ def _is_lower(job: Job, before: int, after: int, metric: str) -> bool:
     if not all(map(Path.is_file, files)):
         return False
     lines = [[json.loads(line) for line in file.open(encoding="utf-8")] for file in files]
-    report = json.loads((folders[1] / "metrics.json").read_text(encoding="utf-8"))
-    measure = measure_between(paired(*lines).pairs, metric, report)
+    reports = [json.loads((of / "metrics.json").read_text(encoding="utf-8")) for of in folders]
+    measure = measure_between(paired(*lines), metric, *reports)
     fall = None if measure is None else measure.difference("first", "second")
     return fall is not None and fall.value < 0 and fall.p_value < SIGNIFICANT
 

@@ -90,7 +90,7 @@ def doubts_about(
     report: Mapping[str, Any],
     unbounded: Collection[str],
 ) -> list[str]:
-    """One line for each requirement that is met, but that hardly any model could miss."""
+    """For each met requirement that hardly any model could miss: why, and a better one."""
     scores, lines = report["scores"], []
     for r in requirements:
         if not isinstance(r, Requirement) or r.subject[1] in unbounded or not r.measured(scores):
@@ -99,8 +99,16 @@ def doubts_about(
         if bound > 0 if r.op[0] == ">" else bound < 1:
             continue
         why = "it can't fail" if r.op[1:] else "one row is enough"
-        text = f"{'.'.join(r.subject)} {r.text}"
-        lines.append(f"{text} proves little: the bound is {percent(bound)}, so {why}")
+        (model, metric), name = r.subject, ".".join(r.subject)
+        others = [of for of in (r.of[0] if r.of else "", *scores) if metric in scores.get(of, {})]
+        other = next((of for of in others if of != model and r.op[0] == ">"), None)
+        better = (
+            f'Write {name}: "significantly better than {other}"'
+            if other
+            else (f"Require a {'higher' if r.op[0] == '>' else 'lower'} number")
+        )
+        why = f"the bound is {percent(bound)}, so {why}. {better}"
+        lines.append(f"{name} {r.text} proves little: {why}")
     return lines
 
 

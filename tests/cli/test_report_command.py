@@ -179,6 +179,8 @@ def test_a_gate_that_hardly_any_model_misses_is_said_to_prove_little(tmp_path: P
     out = t.run("report", "--format", "markdown", "-o", "-").out
     assert re.search(r"^\| \? \| test \| .*proves little", out, re.MULTILINE)
     t.edit("recipe.yaml", "> base.accuracy", "> 0.1")
+    met = "| ? | Does it meet its requirements? | Met, but this proves little: those of test. sft"
+    assert met in out
     assert "proves little" not in t.run("report", "--format", "markdown", "-o", "-").out
 
 

@@ -60,3 +60,10 @@ def test_the_digest_is_of_the_templates_and_the_layout(package: Path) -> None:
     assert before == templates_digest(name) != templates_digest()
     (package / "page.html.jinja").write_text("other")
     assert templates_digest(name) != before
+
+
+def test_what_is_between_backticks_is_code_in_findings() -> None:
+    finding = Finding("Which?", "Add it to `models`. Or `<b>`, not one ` alone.", "open")
+    page = render_sections("t", [], findings=[finding])
+    assert "<b>Add it to <code>models</code>.</b>" in page
+    assert "Or <code>&lt;b&gt;</code>, not one ` alone." in page

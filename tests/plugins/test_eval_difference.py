@@ -13,6 +13,7 @@ from finery import Metrics
 from finery.testing import TestJob, dataset
 from finery_eval.stats import same_in_all
 from finery_eval.steps.classification import Classification
+from finery_eval.steps.exact import Exact
 from finery_eval.view.difference import difference_of, print_difference
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
@@ -93,7 +94,21 @@ def test_builds_are_compared_over_the_groups_of_the_evaluation(tmp_path: Path) -
 
 def test_equal_answers_have_no_difference(tmp_path: Path) -> None:
     both = [judged(tmp_path / name, range(60), 3) for name in "ab"]
+    assert difference_of(*both)["changes"] == {}
     facts = difference_of(*both)["models"]["m"]["metrics"]["macro_f1"]
     assert facts["test"]["difference"] == 0
     assert facts["test"]["interval"] == pytest.approx(same_in_all(0, 60, -1, 1))
     assert facts["test"]["p_value"] == 1
+
+
+def test_other_answers_with_the_same_score_are_no_change(tmp_path: Path) -> None:
+    rows = tables.rows(tmp_path / "rows", **EXPECTED)
+    sides = [
+        Exact(models=[tables.model("m", **dict.fromkeys(EXPECTED, answer))], rows=rows).run(
+            TestJob(tmp_path / answer)
+        )
+        for answer in ("wrong", "false")
+    ]
+    data = difference_of(*sides)
+    assert data["models"]["m"]["answers_changed"] == len(EXPECTED)
+    assert data["changes"] == {}

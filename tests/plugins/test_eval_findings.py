@@ -14,8 +14,10 @@ from finery.builder.project import open_graph
 from finery.views import Output
 from finery_eval.measure import Measure, pairs_of
 from finery_eval.predictions import facts_of, recorded
+from finery_eval.steps.classification import Classification
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.speed import P50, P95, PRICE, TIMED
+from finery_eval.steps.structured import Json
 from finery_eval.tables import remark
 from finery_eval.verdicts import together
 from finery_eval.view.findings import (
@@ -79,6 +81,15 @@ def test_a_lead_over_the_bare_base_does_not_show_that_fine_tuning_was_needed() -
     assert text.startswith("Not known: sft was only compared with the bare base. On 200 answers")
     assert "prompt.model" in text
     assert answers(base, sft, judged("linear", "baseline", 20))[NEEDED][0] == "good"
+
+
+def test_a_cheap_baseline_is_advised_only_for_classes() -> None:
+    base, sft = judged("base", "base", 0), judged("sft", "tuned", 150)
+    settings: dict[str, Any] = {"models": [tables.model("test")], "rows": Dataset(Path("test"))}
+    for judge, is_advised in ((Exact, False), (Json, False), (Classification, True)):
+        text = answers(base, sft._replace(evaluator=judge(**settings)))[NEEDED][1]
+        assert "(prompt.model)" in text
+        assert ("baseline.linear" in text) == is_advised
 
 
 def test_the_exported_model_is_judged_where_a_recipe_trains_several() -> None:
@@ -400,5 +411,10 @@ def test_answers_that_were_cut_off_come_first() -> None:
     found = next(findings([*models, sft._replace(answers=cut)]))
     assert (found.question, found.tone) == (CUT_OFF, "bad")
     assert found.answer.startswith("Yes: 50 of 200 answers of sft by test.")
+    of_base = [{**of, "correct": False} for of in cut]
+    both = [models[0]._replace(answers=of_base), models[1], sft._replace(answers=cut)]
+    assert next(remarks_on(both)).text == (
+        "50 of 200 answers of base, 50 of 200 answers of sft were cut off at max_tokens"
+    )
     right = [{**of, "correct": True} for of in cut]
     assert next(findings([*models, sft._replace(answers=right)])).question != CUT_OFF

@@ -4,13 +4,14 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 from conftest import MakeProject
 from scipy.stats import binom
 
 from finery import UsageError
 from finery_eval.measure import Measure, in_json, pairs_of, scores_of
 from finery_eval.planning import chance_to_pass, enough_rows
-from finery_eval.requirements import Requirement, parse, unmet
+from finery_eval.requirements import Requirement, doubts_about, parse, unmet
 
 MODELS = ["base", "sft", "gguf.q8_0"]
 METRICS = ["accuracy", "macro_f1", "priority"]
@@ -173,6 +174,21 @@ def test_several_significant_differences_are_adjusted() -> None:
     lines = unmet(both, judged(**better, other="0" * 6 + "1" * 14))
     assert "p = 0.062 after Holm" in lines[0]
     assert len(lines) == 2
+
+
+def test_a_requirement_that_proves_little_comes_with_one_to_paste() -> None:
+    report = judged(base="0" * 20, sft="1" * 20)
+    for text, number in (("> base.accuracy", "0.0 %"), ("> 0", "0.0 %")):
+        (line,) = doubts_about(parse({"sft.accuracy": text}, MODELS, METRICS), report, ())
+        start, _, better = line.partition("Write ")
+        assert start == (
+            f"sft.accuracy {text} proves little: the bound is {number}, so one row is enough. "
+        )
+        assert better == 'sft.accuracy: "significantly better than base"'
+        parse(yaml.safe_load(better), MODELS, METRICS)
+    alone = parse({"sft.accuracy": ">= 0"}, ["sft"], METRICS)
+    (line,) = doubts_about(alone, judged(sft="1" * 20), ())
+    assert line.endswith("so it can't fail. Require a higher number")
 
 
 # -- metrics that are no shares ------------------------------------------------------------------

@@ -7,6 +7,7 @@ prints is escaped, with control characters as pictures.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -48,7 +49,7 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"breakable": _breakable, "code": _code}
     return environment
 
 
@@ -67,6 +68,13 @@ def _breakable(text: str) -> "Markup":
     for mark in "_/.":
         escaped = escaped.replace(mark, Markup(f"{mark}<wbr>"))
     return escaped
+
+
+def _code(text: str) -> "Markup":
+    """The text as HTML, with what is between backticks as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))
 
 
 TEMPLATE = "finery.views/templates/sections.html.jinja"

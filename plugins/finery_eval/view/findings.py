@@ -39,10 +39,8 @@ SURE = "How many answers are probable enough, and how many of these are right?"
 RAISE = "Raise `max_tokens`: `finery check` says what is enough."
 SMALL = 0.05
 """A possible loss of at most 5 points counts as none; the page says how large it may be."""
-COMPARE_MORE = (
-    "Add the base with a good prompt (prompt.model) and a cheap baseline (baseline.linear) to "
-    "`models`."
-)
+COMPARE_MORE = "Add the base with a good prompt (prompt.model){} to `models`."
+CHEAP = " and a cheap baseline (baseline.linear)"
 RETENTION = ".retention"
 """Suffixes of the step types that measure abilities outside the training's task."""
 
@@ -158,7 +156,10 @@ def _needed(judged: Sequence[Judgement]) -> Finding:
         text = (
             f"Not known: {trained.model} was only compared with the bare {other.model}. {scores}."
         )
-        return Finding(NEEDED, f"{text} {COMPARE_MORE}", "open", 1)
+        judge = trained.evaluator
+        has_classes = judge is not None and type(judge).__spec__.task == "classification"
+        advice = COMPARE_MORE.format(CHEAP if has_classes else "")
+        return Finding(NEEDED, f"{text} {advice}", "open", 1)
     return Finding(NEEDED, f"Yes. {scores}.", "good", 1)
 
 
@@ -389,6 +390,8 @@ def _points(test: Comparison) -> str:
 def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Iterator[Remark]:
     """The exported model against each untrained model and each cheap baseline of an evaluation.
 
+    First of all, the answers of any model that were cut off.
+
     has_training: as for `findings`. Without one, it is the best model against each cheap baseline.
     """
     task = [each for each in judged if not each.use.endswith(RETENTION) and not each.is_timed]
@@ -398,9 +401,10 @@ def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Ite
     else:
         models, roles = best_first(each for each in task if each.role == "base"), {"baseline"}
         improve = "improve the prompt"
+    cut = [_cut_off(each) for each in task if each.cut_off and each.role != "reference"]
+    if cut:
+        yield Remark(f"{', '.join(cut)} were cut off at max_tokens", RAISE, "warning")
     for model in [each for each in models if each.exported] or models[:1]:
-        if model.cut_off:
-            yield Remark(f"{_cut_off(model)} were cut off at max_tokens", RAISE, "warning")
         better: list[str] = []
         remarks = []
         for other in (each for each in task if each.role in roles):

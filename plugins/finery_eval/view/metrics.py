@@ -166,8 +166,7 @@ class MetricsView(View):
         yield from (r for r in _verdicts(output) if r.severity == "warning" or not is_variant)
         yield from (*export_remarks(report), *own_remarks(report))
         for doubt in node.step.doubts({"": output.artifact}) if node and not is_variant else ():
-            advice = "Require a test, such as `significantly better than`, or a number."
-            yield Remark(doubt, advice, "warning")
+            yield Remark(doubt, severity="warning")
 
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
         """Print scores, the evaluator's tables, confused classes and the first wrong answers.

@@ -106,6 +106,15 @@ def test_notes_tell_what_why_where_and_what_to_write(project: MakeProject) -> No
     )
 
 
+def test_the_line_to_silence_notes_keeps_those_that_are_silenced(project: MakeProject) -> None:
+    made = project(NOTED)
+    made.edit("recipe.yaml", "name: t", "name: t\nsilence: [b/short]")
+    line = "To silence these notes, set `silence: [b/short, short]`."
+    assert line in made.run("check").out
+    made.edit("recipe.yaml", "[b/short]", "[b/short, short]")
+    assert "note:" not in made.run("check").out
+
+
 @pytest.mark.parametrize(("silence", "left"), [("short", 0), ("a/short", 1), ("b/short", 2)])
 def test_a_recipe_silences_notes(project: MakeProject, silence: str, left: int) -> None:
     made = project(NOTED)

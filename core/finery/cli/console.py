@@ -163,8 +163,10 @@ def print_notes(graph: "Graph", notes: "Sequence[Note]") -> None:
         _print_fix(fixes[0] if len(fixes) == 1 else "")
         print_wrapped("  ", f"{reason} ({name})", hang=2, dim=True, most=WIDTH)
     if groups:
-        names = ", ".join(dict.fromkeys(name for name, _ in groups))
-        more = f"To silence these notes, add `silence: [{names}]`. See docs/reference/advice.md."
+        silenced = graph.recipe.data.get("silence", [])
+        names = ", ".join(dict.fromkeys([*silenced, *(name for name, _ in groups)]))
+        line = f"{'set' if silenced else 'add'} `silence: [{names}]`"
+        more = f"To silence these notes, {line}. See docs/reference/advice.md."
         print_wrapped("", more, hang=0, dim=True)
 
 

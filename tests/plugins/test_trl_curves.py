@@ -129,3 +129,15 @@ def test_any_curve_has_a_verdict_whatever_the_order_of_its_points(
 def test_a_validation_loss_that_only_falls_is_never_bad(validations: list[float]) -> None:
     course = sorted(validations, reverse=True)
     assert judged(FALLING, course).state in ("still falling", "settled")
+
+
+@pytest.mark.parametrize(("validations", "end"), [
+    ([0.5, 0.000437, 0.00152], "at step 80 (0.000437) and ended only 0.00108 higher."),
+    ([0.5, 0.4, 0.4], "at step 80 (0.4)."),
+])  # fmt: skip
+def test_a_small_rise_after_the_lowest_validation_loss_is_given(
+    validations: list[float], end: str
+) -> None:
+    found = judged(FALLING, validations)
+    assert found.state == "settled"
+    assert found.sentence.endswith(end)

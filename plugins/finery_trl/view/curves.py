@@ -158,7 +158,8 @@ def verdict(points: Sequence[Point], kept: int | None = None) -> Verdict:
     if best[0] == validations[-1][0] and before[-1] - best[1] > _tolerance(validations, best):
         sentence = f"{text}, the last validation, and was still falling{keeps}."
         return Verdict("still falling", sentence, "more epochs may help", **facts)
-    after = " and didn't clearly rise after it" if best[0] != validations[-1][0] else ""
+    rise = validations[-1][1] - best[1]
+    after = f" and ended only {_short(rise)} higher" if rise else ""
     return Verdict("settled", f"{text}{after}{keeps}.", **facts)
 
 

@@ -69,6 +69,10 @@ class Objects(Protocol):
         """Remove objects."""
 
 
+INVALID = "(an invalid URL)"
+"""What messages have in its place, since it may contain a password."""
+
+
 def open_objects(url: str) -> Objects:
     """The objects below a URL. Asks nothing yet.
 
@@ -81,6 +85,8 @@ def open_objects(url: str) -> Objects:
             where="remote",
             fix=f"start it with one of: {', '.join(f'{name}://' for name in SCHEMES)}",
         )
+    if public(url) == INVALID:
+        raise UsageError("the URL has no valid host", where="remote", fix="correct it after the //")
     if not rest.strip("/"):
         example = "file:///mnt/team" if scheme == "file" else f"{scheme}://bucket/prefix"
         raise UsageError(
@@ -121,7 +127,10 @@ def _check_folder(path: str) -> None:
 
 def public(url: str) -> str:
     """A URL without a user name, a password and a query, for messages."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # whose text may contain the password
+        return INVALID
     host = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=host, query="", fragment="").geturl()
 

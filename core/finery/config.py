@@ -20,24 +20,24 @@ import json
 import os
 import re
 import shutil
+import sys
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-import click
 import msgspec
 from blake3 import blake3
 from msgspec import Meta
 
 from finery.errors import ConsentError, UsageError
 from finery.store.repairs import say
-from finery.util.paths import project_folder, shown
+from finery.util.paths import project_folder, shown, user_folder
 from finery.util.text import did_you_mean
 
-FILE = "finery.toml"
+FILE, PYPROJECT = "finery.toml", "pyproject.toml"
 VARIABLE = "FINERY_"
 DEFAULT = "default"
 """Where a value comes from that nothing sets."""
@@ -167,22 +167,24 @@ def settings_in_force(recipe: Path | None, *, reads: bool = False, **options: An
     policy = others[POLICY]
     if project is None or values == others or policy == "allow":
         return settings
-    if os.path.exists(_consent(project, risky)):
+    if os.path.exists(_consent(project.parent, risky)):
         return settings
     place = next(iter(risky.values()))[1]
     if policy == "ask" and not reads:
+        _check_tables(recipe, risky)
         error = ConsentError(
             "these settings of the project need your consent, since they could send data elsewhere",
             where=place,
             details=_in_lines(risky),
-            fix="if you trust them, run: finery config --allow; in CI, set "
-            f"{VARIABLE}{POLICY.upper()}=allow. To do without them, set it to ignore",
+            fix="if you trust them, run: finery config --allow. When one changes, finery asks for "
+            f"all of them again. In CI, set {VARIABLE}{POLICY.upper()}=allow. To do without them, "
+            "set it to ignore",
         )
         error.rest = rest
         raise error
     if policy == "ask":
-        names = ", ".join(risky)
-        _warn_once(f"{place}: without {names}, which you haven't allowed; see finery config")
+        what = f"without {', '.join(risky)}, which you haven't allowed as they are now"
+        _warn_once(f"{place}: {what}; see finery config")
     return rest
 
 
@@ -192,9 +194,8 @@ _Written = dict[str, tuple[Any, str]]
 
 def _merged(layers: list[_Written]) -> list[Setting]:
     """The settings of all layers, later ones first."""
-    found = {
-        name: Setting(name, getattr(Config(), name), DEFAULT) for name in NAMES
-    }  # in the order of the class
+    # in the order of the class
+    found = {name: Setting(name, getattr(Config(), name), DEFAULT) for name in NAMES}
     for layer in layers:
         for name, (value, origin) in layer.items():
             before = found.get(name)
@@ -222,92 +223,124 @@ def _in_lines(risky: _Written) -> list[str]:
 _warn_once = cache(say)
 
 
-def _consent(project: Path, risky: _Written) -> Path:
-    """The file that exists if the user allows these values in a project's folder."""
-    folder = os.fsencode(project.parent.resolve())
+def _consent(folder: Path, risky: _Written) -> Path:
+    """The file that exists if the user allows these values in a folder, beside all such files."""
     values = json.dumps({n: v for n, (v, _) in risky.items()}, sort_keys=True, default=str)
-    digests = (blake3(text).hexdigest() for text in (folder, values.encode()))
-    return _own_folder().joinpath("allowed", *digests)
+    texts = os.fsencode(folder.resolve()), values.encode()
+    return _own_folder().joinpath("allowed", *(blake3(text).hexdigest() for text in texts))
+
+
+def _check_tables(recipe: Path | None, risky: _Written) -> None:
+    """Refuse a table of no executor, before the user consents to it.
+
+    Not if the recipe has plugin files, which may add executors: they mustn't run before that.
+    """
+    from finery.plugin.manager import load_plugins
+    from finery.recipe.document import load
+
+    tables = []
+    with suppress(UsageError):  # a wrong recipe is reported when it is used
+        if not load(recipe or Path("recipe.yaml")).data.get("plugins"):
+            tables = [name for name in risky if name not in NAMES]
+    for name in tables:
+        check_executor(name, risky[name][1], load_plugins().executors)
+
+
+def check_executor(name: str, origin: str, names: Iterable[str]) -> None:
+    """Raise `UsageError` if there is no such executor."""
+    if name not in names:
+        fix = did_you_mean(name, [*names]) or f"one of: {', '.join(names)}"
+        raise UsageError(f"executor '{name}' was not found", where=origin, fix=fix)
 
 
 def set_consent(recipe: Path, *, allowed: bool) -> list[str]:
-    """Allow the settings of a recipe's project as they are now, or forget what was allowed there.
+    """Allow the settings of a recipe's project as they are now, or withdraw all consents.
 
-    Returns those that need consent, in words.
+    They are withdrawn for each folder that can have the settings, even if none has any now.
+    Returns what was allowed or withdrawn, in words.
     """
-    project, _ = _files(recipe)
-    if project is None:
-        return []
-    file = _consent(project, risky := _risky(_read(project)))
+    lines = []
     try:
-        if allowed:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(os.fsencode(project.resolve()))
-        elif file.parent.exists():
-            shutil.rmtree(file.parent)
+        if not allowed:
+            for folder in _folders(recipe):
+                if (consents := _consent(folder, {}).parent).exists():
+                    shutil.rmtree(consents)
+                    lines.append(f"all consents to settings in {folder}")
+        elif (project := _files(recipe)[0]) and (risky := _risky(_read(project))):
+            _check_tables(recipe, risky)
+            consent = _consent(project.parent, risky)
+            consent.parent.mkdir(parents=True, exist_ok=True)
+            consent.write_bytes(os.fsencode(project.resolve()))
+            lines = _in_lines(risky)
     except OSError as error:
-        raise UsageError(
-            f"can't record it: {error.strerror}",
-            where=str(file),
-            fix=f"make the folder writable, or set {VARIABLE}{POLICY.upper()}=allow",
-        ) from error
-    return _in_lines(risky)
+        fix = f"make the folder writable, set HOME or {VARIABLE}{POLICY.upper()}=allow"
+        what = f"can't record it: {error.strerror}"
+        raise UsageError(what, where=error.filename, fix=fix) from error
+    return lines
 
 
 def _own_folder() -> Path:
-    """The user's folder of finery's configuration."""
-    return Path(click.get_app_dir("finery"))
+    """The user's folder of finery's configuration. Without a home folder, none can exist there."""
+    name = "Library/Application Support" if sys.platform == "darwin" else ".config"
+    return user_folder("XDG_CONFIG_HOME", name) or Path(os.devnull, "finery")
+
+
+def _folders(recipe: Path | None) -> list[Path]:
+    """The folders that can have a recipe's settings, nearest first."""
+    start = (recipe or Path("recipe.yaml")).absolute()
+    return [*start.parents][: [*start.parents].index(project_folder(start)) + 1]
 
 
 def _files(recipe: Path | None) -> tuple[Path | None, Path | None]:
     """The files with settings of the project and of the user, where there are any."""
-    start = (recipe or Path("recipe.yaml")).absolute()
-    top, files = project_folder(start), []
-    for folder in start.parents:
-        ours = [path for path in (folder / FILE, folder / "pyproject.toml") if path.is_file()]
-        files = [path for path in ours if path.name == FILE or _has_table(path)][:1]
-        if files or folder == top:
-            break
+    paths = (folder / name for folder in _folders(recipe) for name in (FILE, PYPROJECT))
+    files = (path for path in paths if path.is_file() and _parsed(path)[1] is not None)
     own = _own_folder() / "config.toml"
-    return next(iter(files), None), own if own.is_file() else None
+    return next(files, None), own if own.is_file() else None
 
 
-def _has_table(pyproject: Path) -> bool:
-    return (
-        re.search(r"(?m)^\s*\[tool\.finery\b", pyproject.read_text("utf-8", "replace")) is not None
-    )
+def _parsed(path: Path) -> tuple[str, Any]:
+    """The text of a file, and the table of settings; None for a pyproject.toml without one."""
+    tables, text = ("tool", "finery") if path.name == PYPROJECT else (), ""
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig", "replace")
+        is_read = not tables or "finery" in text
+        written: Any = tomllib.loads(content.decode("utf-8-sig")) if is_read else None
+    except OSError as error:
+        raise UsageError(f"can't read it: {error.strerror}", where=shown(path)) from error
+    except (ValueError, RecursionError) as error:
+        if tables and not _line(text, *tables):
+            return text, None
+        what, _, place = str(error).partition(" (at line ")
+        where = ":".join([shown(path), *re.findall(r"\d+", place)])
+        fix = "correct it; a value is `true`, `false`, a number, a text in quotes or a list"
+        raise UsageError(f"is not TOML: {what}", where=where, fix=fix) from error
+    for name in tables:
+        written = written.get(name) if isinstance(written, dict) else None
+    return text, written
 
 
 def _read(path: Path) -> _Written:
     """The settings in a file."""
-    try:
-        text = path.read_text("utf-8")
-        written = tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"can't read it: {error.strerror}", where=shown(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"is not TOML: {error}", where=shown(path), fix="correct it") from error
-    prefix = ""
-    if path.name == "pyproject.toml":
-        written, prefix = written["tool"]["finery"], r"tool\.finery\."
+    text, written = _parsed(path)
+    place = f"{shown(path)}:{_line(text, 'tool', 'finery') or 1}"
     settings = {}
-    for name, value in written.items():
-        place = f"{shown(path)}:{_line(text, name, prefix)}"
+    for name, value in _checked("tool.finery", written, place).items():
+        place = f"{shown(path)}:{_line(text, 'tool', 'finery', name) or 1}"
         if name not in NAMES and not isinstance(value, dict):
-            raise UsageError(
-                f"unknown setting '{name}'",
-                where=place,
-                fix=did_you_mean(name, NAMES) or f"one of: {', '.join(NAMES)}",
-            )
+            fix = did_you_mean(name, NAMES) or f"one of: {', '.join(NAMES)}"
+            raise UsageError(f"unknown setting '{name}'", where=place, fix=fix)
         settings[name] = _checked(name, value, place), place
     return settings
 
 
-def _line(text: str, name: str, prefix: str) -> int:
-    """The line of a setting or of its table; 1 if it is written in an unusual way."""
-    key = rf"^\s*(\[{prefix}{re.escape(name)}[\].]|[\"']?{re.escape(name)}[\"']?\s*[.=])"
-    found = re.search(key, text, re.MULTILINE)
-    return text.count("\n", 0, found.start(1)) + 1 if found else 1
+def _line(text: str, *names: str) -> int:
+    """The line of a table or of a value in tables; 0 if it is written in an unusual way."""
+    *tables, name = (rf"[\"']?{re.escape(each)}[\"']?[ \t]*" for each in names)
+    above = "".join(rf"(?:{table}\.[ \t]*)?" for table in tables)
+    found = re.search(rf"^[ \t]*((?:\[+[ \t]*)?{above}{name}[\].=])", text, re.MULTILINE)
+    return text.count("\n", 0, found.start(1)) + 1 if found else 0
 
 
 def _variables() -> _Written:
@@ -320,7 +353,7 @@ def _variables() -> _Written:
             continue  # only for a text that is None by default, "" is a value: none
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except ValueError:
             value = text
         settings[name] = _checked(name, value, f"${variable}"), f"${variable}"
     return settings
@@ -328,8 +361,7 @@ def _variables() -> _Written:
 
 def _checked(name: str, value: Any, place: str) -> Any:
     """A value of a setting as its type; `UsageError` if it doesn't fit."""
-    types: Mapping[str, Any] = Config.__annotations__
-    kind = types[name] if name in NAMES else dict[str, Any]
+    kind: Any = Config.__annotations__[name] if name in NAMES else dict[str, Any]
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

@@ -61,7 +61,9 @@ def test_nearest_file_counts_and_none_above_the_project(recipe: Path) -> None:
         ("\npush = 3\n", ":2", "push must be true or false, not a whole number", "correct it"),
         ("[slurm]\n[executors]\ntrain = 1\n", ":2", "an entry that must be a text", "correct it"),
         ("fetch = 'some'\n", ":1", "fetch can't be 'some'", "one of: none, final, all"),
-        ("push = \n", "finery.toml", "is not TOML", "correct it"),
+        ("push = \n", "finery.toml:1:8", "is not TOML: Invalid value", "correct it"),
+        ("keep = 2\npush = yes\n", "finery.toml:2:8", "is not TOML: Invalid value", "`true`"),
+        (f"keep = {'9' * 5000}\n", "finery.toml", "is not TOML: Exceeds", "correct it"),
     ],
 )
 def test_mistake_has_its_line(recipe: Path, text: str, where: str, what: str, fix: str) -> None:
@@ -71,6 +73,70 @@ def test_mistake_has_its_line(recipe: Path, text: str, where: str, what: str, fi
     assert str(caught.value.where).endswith(where)
     assert what in caught.value.what
     assert fix in str(caught.value.fix)
+
+
+def test_byte_order_mark_is_no_mistake(recipe: Path) -> None:
+    write(recipe.parent / "finery.toml", "\ufeffkeep = 7\n")
+    assert load_config(recipe).keep == 7
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[tool."finery"]\ntrust = ["x"]\n', '[ tool.finery ]\ntrust = ["x"]\n',
+        '[tool]\nfinery.trust = ["x"]\n', 'tool.finery.trust = ["x"]\n',
+        'tool = {finery = {trust = ["x"]}}\n', '\ufeff[tool.finery]\ntrust = ["x"]\n',
+    ],
+)  # fmt: skip
+def test_table_of_pyproject_in_all_spellings(recipe: Path, text: str) -> None:
+    write(recipe.parent / "pyproject.toml", text)
+    assert load_config(recipe).trust == ["x"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[tool.finery-extra]\nx = 1\n", 'x = """\n[tool.finery]\nkeep = 9\n"""\n',
+        "tool = 7  # finery\n", 'dependencies = ["finery"\n[tool.ruff]\n',
+        "[tool.finery-extra\n", "[tool.ruff]\nx = \n",
+    ],
+)  # fmt: skip
+def test_pyproject_without_the_table(recipe: Path, text: str) -> None:
+    write(recipe.parent / "pyproject.toml", text)
+    assert load_config(recipe).keep == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        ("[tool]\nfinery = 7\n", ":2", "tool.finery must be a table, not a whole number"),
+        ("x = 1\n[[tool.finery]]\n", ":2", "tool.finery must be a table, not a list"),
+        ("[tool]\nfinery.keep = 'x'\n", ":2", "keep must be a whole number, not a text"),
+        ('[tool."finery"]\nkeep = yes\n', ":2:8", "is not TOML: Invalid value"),
+        ("[tool]\nfinery.keep = yes\n", ":2:15", "is not TOML: Invalid value"),
+    ],
+)
+def test_mistake_in_the_table_of_pyproject(recipe: Path, text: str, where: str, what: str) -> None:
+    write(recipe.parent / "pyproject.toml", text)
+    with pytest.raises(UsageError) as caught:
+        load_config(recipe)
+    assert str(caught.value.where).endswith(f"pyproject.toml{where}")
+    assert what in caught.value.what
+
+
+def test_url_without_a_valid_host(project: MakeProject) -> None:
+    files = {"recipe.yaml": "finery: 1\nname: t\ndata:\n  r: {use: data.file, path: r.jsonl}\n"}
+    t = project({**files, "r.jsonl": '{"prompt": "a", "completion": "b"}\n'})
+    for name in ("config", "plan", "build", "fetch"):
+        t.env = {"FINERY_REMOTE": "http://user:hunter2@[x"}
+        ran = t.here(name)
+        assert (ran.code, "hunter2" in ran.err) == (2, False), ran.err
+        assert "$FINERY_REMOTE: error: remote: the URL has no valid host" in ran.err
+        t.env, settings = {}, 'keep = 2\nremote = "http://[::1/x"\n'
+        t.write({"finery.toml": settings})
+        ran = t.here(name)
+        assert (ran.code, ran.out if name != "config" else "") == (2, ""), ran.err
+        assert "finery.toml:2: error: remote: the URL has no valid host" in ran.err
 
 
 def test_text_and_toml_in_variables(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,8 +70,8 @@ def test_nothing_leaves_before_consent(
     ran = t.here("plan")
     assert (ran.code, asked) == (0, [])
     assert ran.err == (
-        "warning: finery.toml:2: without remote, push, which you haven't allowed; see finery config"
-        "\n"
+        "warning: finery.toml:2: without remote, push, which you haven't allowed as they are now; "
+        "see finery config\n"
     )
     assert t.here("show", "rows").code == 2
     assert t.here("cache", "gc", "--shared", "3").code == 2
@@ -97,7 +97,7 @@ def test_consent_is_to_values_in_a_folder(stranger: Callable[[str], Project]) ->
     t.edit("finery.toml", "keep = 2", "keep = 3")  # is the project's own affair
     assert not asks(t)
     t.edit("finery.toml", "/tmp", "/")
-    assert asks(t)
+    assert "When one changes, finery asks for all of them again" in t.here("config").err
     t.edit("finery.toml", "///", "///tmp")
     assert not asks(t)
     (t.folder / "other").mkdir()
@@ -114,6 +114,56 @@ def test_consent_is_to_values_in_a_folder(stranger: Callable[[str], Project]) ->
     assert t.here("config", "--disallow").code == 0  # all consents of the folder
     t.write({"finery.toml": settings})
     assert asks(t)
+
+
+def test_all_consents_are_withdrawn_without_a_file(stranger: Callable[[str], Project]) -> None:
+    t = stranger('remote = "file:///tmp"\n')
+    t.write({"a/recipe.yaml": RECIPE, "a/finery.toml": "push = true\n", ".git/x": ""})
+    for recipe in ("recipe.yaml", "a/recipe.yaml"):
+        t.run("config", recipe, "--allow")
+    os.rename(t.folder / "finery.toml", t.folder / "k")
+    os.rename(t.folder / "a/finery.toml", t.folder / "a/k")
+    assert t.here("config", "a/recipe.yaml", "--disallow").out == (
+        f"withdrawn: all consents to settings in {t.folder / 'a'}\n"
+        f"withdrawn: all consents to settings in {t.folder}\n"
+    )
+    assert t.here("config", "a/recipe.yaml", "--disallow").out == "withdrawn: nothing\n"
+    os.rename(t.folder / "k", t.folder / "finery.toml")
+    os.rename(t.folder / "a/k", t.folder / "a/finery.toml")
+    assert asks(t)
+    assert asks(t, "a/recipe.yaml")
+
+
+@pytest.mark.parametrize("variable", ["", ".", "own"])
+def test_no_file_of_the_project_is_the_users_own(
+    stranger: Callable[[str], Project], tmp_path: Path, variable: str
+) -> None:
+    t = stranger("push = true\n")
+    own = 'project_settings = "allow"\n'
+    for folder in ("finery", ".config/finery", "own/finery", "~/.config/finery"):
+        t.write({f"{folder}/config.toml": own})
+    t.env |= {"XDG_CONFIG_HOME": variable, "HOME": str(tmp_path / "home")}
+    assert asks(t)
+    t.env["HOME"] = "."  # no home folder at all
+    assert asks(t)
+    ran = t.here("config", "--allow")
+    assert (ran.code, "set HOME or FINERY_PROJECT_SETTINGS=allow" in ran.err) == (2, True)
+    assert asks(t)
+    t.env["HOME"] = str(tmp_path / "home")
+    assert t.here("config", "--allow").code == 0
+    assert not asks(t)
+
+
+def test_table_of_no_executor_is_refused_before_consent(
+    stranger: Callable[[str], Project],
+) -> None:
+    t = stranger('keep = 2\n[store]\nremote = "file:///tmp"\npush = true\n')
+    for args in (["config"], ["config", "--allow"], ["build"]):
+        ran = t.here(*args)
+        assert ran.code == 2
+        assert ran.err.startswith("finery.toml:2: error: executor 'store' was not found\n")
+    t.write({"recipe.yaml": f"plugins: [./steps.py]\n{RECIPE}", "steps.py": ""})
+    assert asks(t)  # steps.py, which doesn't run before that, may have such an executor
 
 
 @pytest.mark.parametrize(

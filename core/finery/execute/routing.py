@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery.config import NAMES, Setting, misfit
+from finery.config import NAMES, Setting, check_executor, misfit
 from finery.errors import FineryError, UsageError
 from finery.execute.executor import Detached, Executor, Need, Task, TaskEvent
 from finery.execute.job import CLOSING, JobFolder
@@ -55,9 +55,9 @@ class Router:
         """Make the executors for some steps. Raises `UsageError` for a wrong name or option."""
         self._plugins = plugins
         for route, name in self._routes.items():
-            _check_name(name, self._origins.get(route, DEFAULT), plugins)
+            check_executor(name, self._origins.get(route, DEFAULT), plugins.executors)
         for name in self._settings.keys() - NAMES:
-            _check_name(name, self._settings[name].origin, plugins)
+            check_executor(name, self._settings[name].origin, plugins.executors)
         if LOCAL in self._settings:
             raise _no_options(self._settings[LOCAL])
         for name in {self.name_for(need) for need in needs}:
@@ -81,7 +81,7 @@ class Router:
                 self._executors[name] = LocalExecutor(self._jobs)
                 return self._executors[name]
             assert self._plugins is not None
-            _check_name(name, f"a job in {self._store / 'work'}", self._plugins)
+            check_executor(name, f"a job in {self._store / 'work'}", self._plugins.executors)
             cls, options = _class_of(name, self._settings, self._plugins)
             given = [self._jobs] if options is None else [self._jobs, options]
             try:
@@ -158,9 +158,9 @@ def check_executors(
     by_name = {setting.name: setting for setting in settings}
     routes = by_name["executors"]
     for name in routes.value.values():
-        _check_name(name, routes.origin, plugins)
+        check_executor(name, routes.origin, plugins.executors)
     for name in by_name.keys() - NAMES:
-        _check_name(name, by_name[name].origin, plugins)
+        check_executor(name, by_name[name].origin, plugins.executors)
         _class_of(name, by_name, plugins)
     types = [DEFAULT, *SECTIONS, *plugins.step_types]
     sections = (recipe.data.get(section) for section in SECTIONS)
@@ -238,16 +238,6 @@ def earlier_jobs(
             continue
         finally:
             store.unlock(key)
-
-
-def _check_name(name: str, origin: str, plugins: Plugins) -> None:
-    names = [*plugins.executors]
-    if name not in names:
-        raise UsageError(
-            f"executor '{name}' was not found",
-            where=origin,
-            fix=did_you_mean(name, names) or f"one of: {', '.join(names)}",
-        )
 
 
 def _no_options(table: Setting) -> UsageError:

@@ -57,15 +57,22 @@ def recipe_id(recipe: Path, store: Path) -> str:
     return os.path.relpath(recipe.absolute(), store.parent)
 
 
+def user_folder(variable: str, default: str) -> Path | None:
+    """finery's folder of the user for one purpose; None if the user has no home folder.
+
+    variable, default: the XDG variable, which an empty or a relative path leaves unset, and the
+    folder in the home folder that it replaces.
+    """
+    folder = os.environ.get(variable) or ""
+    if not os.path.isabs(folder):
+        folder = os.path.join(os.path.expanduser("~"), default)
+    return Path(folder, "finery") if os.path.isabs(folder) else None
+
+
 def cache_folder() -> Path | None:
-    """finery's folder in the user's cache; None if the user has no home folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or ""
-    if not os.path.isabs(cache):
-        home = os.path.expanduser("~")
-        if not os.path.isabs(home) or home == "/":
-            return None
-        cache = os.path.join(home, ".cache")
-    return Path(cache, "finery")
+    """finery's folder in the user's cache; None if the user has no home folder of their own."""
+    folder = user_folder("XDG_CACHE_HOME", ".cache")
+    return None if folder == Path("/.cache/finery") else folder
 
 
 def linked(text: str) -> str:

@@ -39,7 +39,7 @@ def command(recipe: Path, as_json: bool, allowed: bool | None) -> int:
         from finery.config import set_consent
 
         for line in set_consent(recipe, allowed=allowed) or ["nothing"]:
-            click.echo(f"{'allowed' if allowed else 'not allowed'}: {visible(line)}")
+            click.echo(f"{'allowed' if allowed else 'withdrawn'}: {visible(line)}")
         return 0
     errors: list[FineryError] = []
     try:

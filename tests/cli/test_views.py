@@ -146,6 +146,40 @@ def view_table(table: str) -> dict[str, str]:
     return {**FILES, "ngram.py": PLUGIN.replace('{"Model/ngram": NgramView}', table)}
 
 
+HOSTILE = '''\
+"""Scores with names that a terminal would obey."""
+
+from finery import Job, Metrics, Step, hookimpl
+
+
+class Score(Step, seeded=False):
+    """Scores."""
+
+    def run(self, job: Job) -> Metrics:
+        names = {"m\\x1b[31m\\u202e\\0": {"accuracy\\x1b]0;x\\x07": 0.5}}
+        return Metrics.write(
+            job.out, rows=2, scores=names, intervals={}, details={"legend": "\\x9b1m"},
+            predictions=[],
+        )
+
+
+@hookimpl
+def finery_steps():
+    return {"hostile.score": Score}
+'''
+
+
+def test_no_terminal_obeys_names_of_scores(project: MakeProject) -> None:
+    recipe = "finery: 1\nname: t\nplugins: [./hostile.py]\nevaluate:\n  s: {use: hostile.score}\n"
+    t = project({"recipe.yaml": recipe, "hostile.py": HOSTILE})
+    for args in (["build"], ["show"], ["show", "s"]):
+        ran = t.run(*args)
+        assert not {*"\x1b\0\a\u202e\x9b"} & {*ran.out, *ran.err}, args
+        assert ran.code == 0, ran.err
+        assert "m␛[31m\\u202e␀" in ran.out
+        assert "accuracy␛]0;x␇" in ran.out
+
+
 @pytest.mark.parametrize(("table", "says"), [
     ('{"Metrics": NgramView}', ["'Metrics' is provided twice", "plugin 'eval'", "plugin 'ngram'"]),
     ('{"Model/ngram": Train}', ["view 'Model/ngram' of plugin 'ngram'", "is not a View"]),

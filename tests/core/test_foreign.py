@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from blake3 import blake3
 from conftest import LIGHT_STEPS, Project
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -150,7 +151,8 @@ BAD_SCORES: list[bytes] = [
     *(
         json.dumps(GOOD_SCORES | change).encode()
         for change in (
-            {"scores": [1]}, {"scores": {"m": {"a": "x"}}}, {"scores": {"m": {"a": 10**400}}},
+            {"scores": [1]}, {"details": {"\ud800": 1}}, {"scores": {"m": {"a": "x"}}},
+            {"scores": {"m": {"a": 10**400}}},
             {"intervals": {"m": {"a": [1]}}}, {"details": [7]},
         )
     ),
@@ -163,11 +165,11 @@ def test_scores_that_arent_any_are_an_error_in_words(tmp_path: Path) -> None:
     assert metrics.report() == GOOD_SCORES
     for body in BAD_SCORES:
         file.write_bytes(body)
-        with pytest.raises(DataError, match="aren't scores") as caught:
+        with pytest.raises(DataError, match="doesn't contain scores") as caught:
             metrics.report()
         assert caught.value.where == str(file)
     file.unlink()
-    with pytest.raises(DataError, match="aren't scores"):
+    with pytest.raises(DataError, match="doesn't contain scores"):
         metrics.report()
 
 
@@ -235,18 +237,24 @@ BODIES: dict[str, Callable[[dict[str, Any]], bytes]] = {
 }
 
 
+def _clones(folder: Path) -> list[Project]:
+    """Two clones of the project, with a shared store that is empty."""
+    clones = []
+    for name in "ab":
+        (folder / name / ".git").mkdir(parents=True)
+        clones.append(Project(folder / name))
+        text = "".join(f"row {number}\n" for number in range(9))
+        steps = LIGHT_STEPS.read_text(encoding="utf-8")
+        files = {"recipe.yaml": RECIPE, "steps.py": steps, "rows.txt": text}
+        clones[-1].write(files | {"finery.toml": f'remote = "file://{folder}/shared"'})
+    return clones
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [*BODIES, "pipe"])
 def test_a_wrong_record_is_a_step_that_runs(tmp_path: Path, case: str) -> None:
-    steps, url = LIGHT_STEPS.read_text(encoding="utf-8"), f"file://{tmp_path}/shared"
-    clones = []
-    for name in "ab":
-        (tmp_path / name / ".git").mkdir(parents=True)
-        clones.append(Project(tmp_path / name))
-        text = "".join(f"row {number}\n" for number in range(9))
-        files = {"recipe.yaml": RECIPE, "steps.py": steps, "rows.txt": text}
-        clones[-1].write(files | {"finery.toml": f'remote = "{url}"'})
-    a, b = clones
+    url = f"file://{tmp_path}/shared"
+    a, b = _clones(tmp_path)
     keys = {e["step"]: e["key"] for e in a.events("--push") if e["event"] == "step_finished"}
     path = tmp_path / "shared" / object_name("records", keys["rows"])
     body = path.read_bytes()
@@ -266,6 +274,30 @@ def test_a_wrong_record_is_a_step_that_runs(tmp_path: Path, case: str) -> None:
     assert ran.err.count("  run ") == 1, ran.err  # the copy has the same key
     after = {p for p in tmp_path.rglob("*") if ".finery" not in p.parts}
     assert {p for p in after - before if "/b/" not in str(p)} == set()
+    assert len(b.rows("copy")) == 9
+
+
+@pytest.mark.slow
+def test_rows_that_arent_any_are_told_and_made_again(tmp_path: Path) -> None:
+    a, b = _clones(tmp_path)
+    url = f"file://{tmp_path}/shared"
+    keys = {e["step"]: e["key"] for e in a.events("--push") if e["event"] == "step_finished"}
+    path = tmp_path / "shared" / object_name("records", keys["rows"])
+    body = b"[1]\n"
+    digest = blake3(body).hexdigest()
+    open_objects(url).put(object_name("blobs", digest), body)
+    files = {"rows-00000.jsonl": [digest, len(body)]}
+    path.write_bytes(
+        _changed(lambda output: output.update(files=files), json.loads(path.read_bytes()))
+    )
+    (tmp_path / "shared" / object_name("records", keys["copy"])).unlink()
+    ran = b.run("build")
+    assert (ran.code, "Traceback" in ran.err) == (2, False), ran.err
+    assert "rows-00000.jsonl:1: error: this line isn't a JSON object" in ran.err
+    assert "fix: make it again: finery build --force STEP" in ran.err
+    ran = b.run("build", "--force", "rows")
+    assert ran.code == 0, ran.err
+    assert "can't be compared: this line isn't a JSON object" in ran.out
     assert len(b.rows("copy")) == 9
 
 

@@ -1,7 +1,6 @@
 """What differs between two outputs of a step that ran twice with the same key."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import takewhile, zip_longest
 from typing import Any, NamedTuple
 
@@ -10,10 +9,11 @@ import click
 from finery.artifact.manifest import Manifest, Result
 from finery.cli.views import stdout
 from finery.compare.outputs import output_of, titled, view_of
+from finery.errors import DataError
 from finery.plugin.manager import Plugins
-from finery.rows.files import METRICS
+from finery.rows.files import read_report
 from finery.store.database import Store
-from finery.util.text import counted, in_line, shortened, some_of
+from finery.util.text import counted, in_line, shortened, some_of, visible
 
 ROWS = 3
 """Rows of each kind that are printed."""
@@ -54,8 +54,12 @@ class Redone(NamedTuple):
         names = self.files()
         what = some_of(names) if names else "only facts about it"
         click.secho(f"{self.title}: another output than before: {what}", fg="yellow")
-        data, (before, after) = self._difference(plugins)
-        view_of(plugins, self.after).print_difference(stdout(), before, after, data, ROWS)
+        try:
+            data, (before, after) = self._difference(plugins)
+            view_of(plugins, self.after).print_difference(stdout(), before, after, data, ROWS)
+        except DataError as error:  # the old one may be wrong, which is why it was made again
+            data = {}
+            click.echo(f"  can't be compared: {visible(error.what)}")
         for line in () if data else self._first_line():
             click.echo(f"  {line}")
 
@@ -116,12 +120,11 @@ class Score(NamedTuple):
 def scores(pair: Redone) -> Iterator[Score]:
     """All scores of an evaluation."""
     old, new = (
-        json.loads(store.artifact(manifest).file(METRICS).read_bytes())
+        read_report(store.artifact(manifest).path)
         for store, manifest in zip(pair.stores, (pair.before, pair.after), strict=True)
     )
-    intervals: Mapping[str, Mapping[str, Any]] = old.get("intervals", {})
     for model, values in old["scores"].items():
         for metric, value in values.items():
             after = new["scores"].get(model, {}).get(metric)
-            interval = intervals.get(model, {}).get(metric)
+            interval = old["intervals"].get(model, {}).get(metric)
             yield Score(pair.title, model, metric, value, after, interval)

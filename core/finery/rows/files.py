@@ -77,14 +77,11 @@ def _objects(file: Path) -> Iterator[dict[str, Any]]:
                 number += 1
                 yield msgspec.json.decode(line, type=dict[str, Any])
     except _WRONG as error:
-        raise _unusable(f"{file}:{number}", f"isn't a JSON object ({error})") from error
+        raise _unusable(f"{file}:{number}", f"this line isn't a JSON object ({error})") from error
 
 
-def _unusable(where: str, why: str) -> DataError:
-    return DataError(
-        f"what a step has written here {why}", where=where,
-        fix="make it again: finery build --force STEP",
-    )  # fmt: skip
+def _unusable(where: str, what: str) -> DataError:
+    return DataError(what, where=where, fix="make it again: finery build --force STEP")
 
 
 METRICS = "metrics.json"
@@ -109,8 +106,9 @@ def read_report(folder: Path) -> dict[str, Any]:
     try:
         report: dict[str, Any] = json.loads(file.read_bytes())
         msgspec.convert(report, _Report)
+        json.dumps(report, ensure_ascii=False).encode()  # half a character can't be written
     except _WRONG as error:
-        raise _unusable(str(file), f"aren't scores ({error})") from error
+        raise _unusable(str(file), f"this file doesn't contain scores ({error})") from error
     return report
 
 

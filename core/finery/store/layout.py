@@ -9,7 +9,7 @@ to be, and `Remote.bring` does so with blobs.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, NamedTuple, Required, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -48,31 +48,19 @@ class _Facts(TypedDict, total=False):
     """Facts about artifacts that finery itself reads."""
 
     rows: Annotated[int, Meta(ge=0)]
+    columns: list[str]
     format: str
     run: str
     env: list[str]
     concurrency: int
-
-
-class _DatasetFacts(_Facts, total=False):
-    rows: Required[Annotated[int, Meta(ge=0)]]
-    columns: Required[list[str]]
+    file: str
+    messages: list[dict[str, Any]]
     dropped: dict[str, int]
     findings: dict[str, int]
 
 
-class _MetricsFacts(_Facts, total=False):
-    rows: Required[Annotated[int, Meta(ge=0)]]
-
-
-class _ModelFacts(_Facts, total=False):
-    format: Required[str]
-    file: str
-    messages: list[dict[str, Any]]
-
-
-_FACTS = {"Dataset": _DatasetFacts, "Metrics": _MetricsFacts, "Model": _ModelFacts}
-"""Kind → its facts, if it needs some."""
+_NEEDED = {"Dataset": {"rows", "columns"}, "Metrics": {"rows"}, "Model": {"format"}}
+"""Kind → the facts that each artifact of it has."""
 
 
 class _Strict(msgspec.Struct):
@@ -155,12 +143,12 @@ def _is_safe(made: Manifest, references: int = REFERENCES) -> bool:
     folders = {name[:at] for name in names for at, letter in enumerate(name) if letter == "/"}
     try:
         msgspec.convert(made, _Strict, from_attributes=True)
-        msgspec.convert(made.meta, _FACTS.get(made.kind, _Facts))
     except msgspec.ValidationError:
         return False
     return (
         references > 0
         and made.kind in KINDS
+        and _NEEDED.get(made.kind, set()) <= made.meta.keys()
         and all(map(is_inside, names))
         and len({*names, *folders}) == len(names) + len(folders)
         and all(map(_is_name, made.refs))

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -167,24 +167,26 @@ class _Obstore:
         """Opened when it is needed, since that creates a folder."""
         return self._open()
 
-    def _refuse_links(self, name: str) -> None:
-        """Refuse folders that are links: files elsewhere would be read, written and removed.
+    def _checked(self, *names: str) -> Any:
+        """The store, for objects whose folders are no links, which would lead out of it.
 
         The store's own folder may be one.
         """
-        for folder in [*PurePosixPath(name).parents][:-1] if self._folder else ():
+        folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+        for folder in sorted(folders - {"."}) if self._folder else ():
             if self._folder and (self._folder / folder).is_symlink():
-                raise RemoteError(f"its folder {folder} is a link, which finery doesn't follow")
+                raise OSError(f"its folder {folder} is a link, which finery doesn't follow")
+        return self._store
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes | None:
         def action() -> bytes:
-            self._refuse_links(name)
             if self._folder and not S_ISREG(os.stat(self._folder / name).st_mode):
                 return b""  # a pipe may never end
+            store = self._checked(name)
             if end is None:
-                return bytes(self._library.get(self._store, name).bytes())
+                return bytes(self._library.get(store, name).bytes())
             try:
-                return bytes(self._library.get_range(self._store, name, start=start, end=end))
+                return bytes(self._library.get_range(store, name, start=start, end=end))
             except Exception as error:
                 if _TOO_SHORT.search(str(error)):
                     return b""
@@ -193,31 +195,25 @@ class _Obstore:
         return _tried(action, None)
 
     def has(self, name: str) -> bool:
-        self._refuse_links(name)
-        return _tried(lambda: bool(self._library.head(self._store, name)), False)
+        return _tried(lambda: bool(self._library.head(self._checked(name), name)), False)
 
     def put(self, name: str, content: bytes | Path) -> None:
-        self._refuse_links(name)
         sent: bytes | Iterator[bytes] | Path = content
         if isinstance(content, Path):
             is_small = content.stat().st_size < PART
             sent = content.read_bytes() if is_small else self._parts(content)
-        _put(lambda: self._library.put(self._store, name, sent, max_concurrency=4))
+        _put(lambda: self._library.put(self._checked(name), name, sent, max_concurrency=4))
 
     def stocked(self, folder: str) -> Iterator[Stocked]:
         if self._folder and not self._folder.is_dir():
             return
-        self._refuse_links(f"{folder}/all")
         pages = iter(self._library.list(self._store, folder))
         while page := _tried(lambda: next(pages, None), None):
-            for about in page:
-                self._refuse_links(about["path"])
-                yield Stocked(about["path"], about["size"], about["last_modified"].timestamp())
+            _tried(partial(self._checked, *(about["path"] for about in page)), None)
+            yield from (Stocked(o["path"], o["size"], o["last_modified"].timestamp()) for o in page)
 
     def remove(self, names: Sequence[str]) -> None:
-        for name in names:
-            self._refuse_links(name)
-        _tried(lambda: self._library.delete(self._store, [*names]), None)
+        _tried(lambda: self._library.delete(self._checked(*names), [*names]), None)
 
     def _parts(self, path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:

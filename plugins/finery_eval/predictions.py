@@ -26,8 +26,6 @@ STATISTICS = "statistics"
 """The entry of `details`: metric → the reference of its statistic, if it has one."""
 DEFINITIONS = "definitions"
 """The entry of `details`: metric → the digest of its statistic's code."""
-ROUNDING = 1e-9
-"""A relative difference that two computations of a score may have."""
 MEAN = f"{mean.__module__}:{mean.__qualname__}"
 Facts = Mapping[str, Any]
 """A line of `predictions.jsonl`."""
@@ -83,13 +81,12 @@ def references(verdicts: Verdicts) -> dict[str, dict[str, str]]:
 
     The name of one that isn't a function, such as a `functools.partial`, can't be resolved.
     """
-    statistics = {m: of for m in verdicts.metrics if (of := verdicts.statistic(m))}
-    names = {
-        of: getattr(of, "__qualname__", f"<{type(of).__name__}>") for of in statistics.values()
+    used = {m: of for m in verdicts.metrics if (of := verdicts.statistic(m))}
+    named = {
+        m: f"{of.__module__}:{getattr(of, '__qualname__', type(of))}" for m, of in used.items()
     }
-    named = {m: f"{of.__module__}:{names[of]}" for m, of in statistics.items()}
-    codes = {of: code_digest(of) for of in statistics.values()}
-    digests = {m: digest for m, of in statistics.items() if (digest := codes[of])}
+    codes = {of: code_digest(of) for of in used.values()}
+    digests = {m: digest for m, of in used.items() if (digest := codes[of])}
     return {STATISTICS: named, DEFINITIONS: digests} if named else {}
 
 
@@ -159,16 +156,14 @@ def measure_between(pairs: Pairs, metric: str, *reports: Mapping[str, Any]) -> M
         side: [pair[place].get("values", {}).get(metric) for pair in pairs.pairs]
         for place, side in enumerate(("first", "second"))
     }
-    if not all(any(value is not None for value in of) for of in values.values()):
-        return None
-    if changed_statistic(pairs, metric, *reports):
+    has_values = all(any(value is not None for value in of) for of in values.values())
+    if not has_values or changed_statistic(pairs, metric, *reports):
         return None
     details = reports[-1]["details"]
     reference = details.get(STATISTICS, {}).get(metric)
     groups = recorded(*([pair[place] for pair in pairs.pairs] for place in (0, 1)))
-    is_share = metric not in details.get("unbounded", ())
-    statistic = None if reference is None else resolve_name(reference)
-    return measure_of(values, groups, statistic=statistic, is_share=is_share)
+    statistic, unbounded = reference and resolve_name(reference), details.get("unbounded", ())
+    return measure_of(values, groups, statistic=statistic, is_share=metric not in unbounded)
 
 
 def changed_statistic(pairs: Pairs, metric: str, *reports: Mapping[str, Any]) -> str:
@@ -187,13 +182,13 @@ def changed_statistic(pairs: Pairs, metric: str, *reports: Mapping[str, Any]) ->
     if len(digests) > 1:
         return "the code of its statistic isn't the same in both"
     try:
-        is_same = _digest_now(reference) in digests
+        statistic, is_same = resolve_name(reference), _digest_now(reference) in digests
     except (ImportError, AttributeError, ValueError):  # e.g. of a plugin that isn't installed here
-        name = reference.partition(":")[2]
-        return f"its statistic, {name}, isn't found as a function of a module"
+        return (
+            f"its statistic, {reference.partition(':')[2]}, isn't found as a function of a module"
+        )
     if not is_same:
         return "the code of its statistic has changed"
-    statistic = resolve_name(reference)
     for side, lines, report in zip("AB", pairs.sides, reports, strict=True):
         if other := _other_score(statistic, metric, lines, report):
             return f"today's code gives another score for {side}: {other}"
@@ -213,7 +208,7 @@ def _other_score(
         score = float(statistic(Counter(map(frozen, values))))
     except Exception as error:  # of a plugin
         return f"none ({type(error).__name__}: {error})"
-    if math.isclose(score, stored, rel_tol=ROUNDING, abs_tol=ROUNDING):
+    if math.isclose(score, stored, abs_tol=1e-9):
         return ""
     is_share = metric not in report["details"].get("unbounded", ())
     now, then = (percent(of) if is_share else f"{of:.6g}" for of in (score, stored))

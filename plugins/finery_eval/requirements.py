@@ -99,16 +99,11 @@ def doubts_about(
         if bound > 0 if r.op[0] == ">" else bound < 1:
             continue
         why = "it can't fail" if r.op[1:] else "one row is enough"
-        (model, metric), name = r.subject, ".".join(r.subject)
-        others = [of for of in (r.of[0] if r.of else "", *scores) if metric in scores.get(of, {})]
-        other = next((of for of in others if of != model and r.op[0] == ">"), None)
-        better = (
-            f'Write {name}: "significantly better than {other}"'
-            if other
-            else (f"Require a {'higher' if r.op[0] == '>' else 'lower'} number")
-        )
-        why = f"the bound is {percent(bound)}, so {why}. {better}"
-        lines.append(f"{name} {r.text} proves little: {why}")
+        name, other = ".".join(r.subject), r.of[0] if r.of and r.op[0] == ">" else r.subject[0]
+        is_test = other != r.subject[0]
+        better = f'{name}: "significantly better than {other}"' if is_test else "another number"
+        text = f"{name} {r.text} proves little: the bound is {percent(bound)}"
+        lines.append(f"{text}, so {why}. Write {better}")
     return lines
 
 

@@ -11,6 +11,7 @@ from sklearn.metrics import f1_score
 
 from finery import Metrics
 from finery.testing import TestJob, dataset
+from finery_eval.predictions import measure_between, paired
 from finery_eval.stats import same_in_all
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.exact import Exact
@@ -112,3 +113,16 @@ def test_other_answers_with_the_same_score_are_no_change(tmp_path: Path) -> None
     data = difference_of(*sides)
     assert data["models"]["m"]["answers_changed"] == len(EXPECTED)
     assert data["changes"] == {}
+
+
+def test_a_stored_score_that_todays_code_does_not_give_is_not_compared(tmp_path: Path) -> None:
+    """The measure that `select`, reports and watched trainings share with `diff`."""
+    sides = [judged(tmp_path / "a", range(60), 3), judged(tmp_path / "b", range(50), 5)]
+    pairs, reports = paired(*(list(of.predictions()) for of in sides)), [m.report() for m in sides]
+    assert measure_between(pairs, "macro_f1", *reports) is not None
+    for report in reports:
+        stored = report["scores"]["m"]["macro_f1"]
+        report["scores"]["m"]["macro_f1"] = 1.001 * stored
+        assert measure_between(pairs, "macro_f1", *reports) is None
+        report["scores"]["m"]["macro_f1"] = stored * (1 + 1e-12)
+    assert measure_between(pairs, "macro_f1", *reports) is not None

@@ -178,17 +178,14 @@ def test_several_significant_differences_are_adjusted() -> None:
 
 def test_a_requirement_that_proves_little_comes_with_one_to_paste() -> None:
     report = judged(base="0" * 20, sft="1" * 20)
-    for text, number in (("> base.accuracy", "0.0 %"), ("> 0", "0.0 %")):
+    (line,) = doubts_about(parse({"sft.accuracy": "> base.accuracy"}, MODELS, METRICS), report, ())
+    _, _, better = line.partition("so one row is enough. Write ")
+    assert better == 'sft.accuracy: "significantly better than base"'
+    parse(yaml.safe_load(better), MODELS, METRICS)
+    for text in (">= 0", "> sft.priority"):
+        report["scores"]["sft"]["priority"] = 0.0
         (line,) = doubts_about(parse({"sft.accuracy": text}, MODELS, METRICS), report, ())
-        start, _, better = line.partition("Write ")
-        assert start == (
-            f"sft.accuracy {text} proves little: the bound is {number}, so one row is enough. "
-        )
-        assert better == 'sft.accuracy: "significantly better than base"'
-        parse(yaml.safe_load(better), MODELS, METRICS)
-    alone = parse({"sft.accuracy": ">= 0"}, ["sft"], METRICS)
-    (line,) = doubts_about(alone, judged(sft="1" * 20), ())
-    assert line.endswith("so it can't fail. Require a higher number")
+        assert line.endswith(". Write another number")
 
 
 # -- metrics that are no shares ------------------------------------------------------------------

@@ -158,12 +158,8 @@ def _gates(reported: Reported) -> Iterator[Finding]:
         yield Finding(REQUIREMENTS, f"No. {text}.", "bad", 4)
     elif gates and all(gate.step.result for gate in gates):
         doubts = "".join(f" {doubt}." for gate in gates for doubt in gate.doubts)
-        met = (
-            f"Met, but this proves little: those of {names}."
-            if doubts
-            else f"Yes, those of {names}."
-        )
-        text = met + doubts
+        met = "Met, but this proves little: those" if doubts else "Yes, those"
+        text = f"{met} of {names}.{doubts}"
         yield Finding(REQUIREMENTS, text, "open" if doubts else "good", 4)
     elif gates:
         yield Finding(REQUIREMENTS, f"Not measured: {names} isn't built.", "open", 4)

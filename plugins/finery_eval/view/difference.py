@@ -1,7 +1,6 @@
 """The differences between two evaluations by the same step: scores, and changed answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from finery import Metrics
@@ -113,8 +112,8 @@ def _changes(models: Mapping[str, Any]) -> dict[str, list[str]]:
     """`better`, `worse` or `unclear` → the first metric of each model that changed, in words."""
     changes: dict[str, list[str]] = {}
     for model, of in models.items():
-        moved = (each for each in of["metrics"].items() if len({*each[1]["values"]}) > 1)
-        for metric, facts in islice(moved, 1):
+        moved = [each for each in of["metrics"].items() if len({*each[1]["values"]}) > 1]
+        for metric, facts in moved[:1]:
             test, (before, after) = facts["test"], facts["values"]
             kind = verdict_of(test["difference"], test["p_holm"]) if test else NOT_SHOWN
             gap = f"{in_points(after - before)} points" if facts["is_share"] else "changed"

@@ -331,10 +331,9 @@ def code_digest(function: Any) -> str | None:
         modules = Modules([*plugins, function.__module__], [beside, *searched], [beside])
         read = cache(lambda path: _decoded(shared.parsed(Path(path))))
         code = Reach(Names(modules, read), [(function, None)]).code
-        defined = [function.__qualname__, code]
+        return blake3(msgspec.json.encode([function.__qualname__, code])).hexdigest()[:16]
     except (AttributeError, OSError, PluginError):
         return None
-    return blake3(msgspec.json.encode(defined)).hexdigest()[:16]
 
 
 def _decoded(content: bytes) -> Parsed:

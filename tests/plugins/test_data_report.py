@@ -1,6 +1,7 @@
 """data.report: what it counts, and the page in a real browser with hostile rows."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ from finery.views import render_page
 from finery_data.duplicates import overlap_of
 from finery_data.report.facts import Counting, Report, measure
 from finery_data.report.page import render
-from finery_data.report.plots import bins_of
+from finery_data.report.plots import bars_of, bins_of
 from finery_data.report.rowfacts import Classes, Lengths
 from finery_data.steps.report import DataReport
 from finery_data.steps.validate import Validate
@@ -66,7 +67,7 @@ def test_classes_are_the_label_or_the_answer_or_its_fields() -> None:
         classes = Classes()
         for r in rows:
             classes.add(r)
-        return {name: dict(counts) for name, counts in classes.found().items()}
+        return {name: dict(counts) for name, counts in Classes.found([classes])[0].items()}
 
     assert found([row(f"p{i}", "yes" if i < 7 else "no") for i in range(10)]) == {
         "answer": {"yes": 7, "no": 3}
@@ -78,6 +79,19 @@ def test_classes_are_the_label_or_the_answer_or_its_fields() -> None:
     records = [row(f"p{i}", json.dumps({"paid": i % 2 == 0, "name": f"n{i}"})) for i in range(10)]
     assert found(records) == {"paid": {"True": 5, "False": 5}}
     assert found([row(f"p{i}", f"a free answer {i}") for i in range(10)]) == {}
+
+
+def test_a_part_too_small_to_repeat_its_classes_has_them(tmp_path: Path) -> None:
+    names = ["billing"] * 7 + ["shipping"] * 6 + ["technical"] * 5
+    train = [row(f"p{i}", name) for i, name in enumerate(names)]
+    small = [row(f"q{i}", name) for i, name in enumerate(["billing", *sorted({*names})])]
+    free = [row(f"r{i}", f"a free answer {i}") for i in range(10)]
+    report = described(tmp_path, train=train, validation=small, chats=free, copy_of_chats=free)
+    assert [f.classes.get("answer") for f in report.facts] == [
+        Counter(names), {"billing": 2, "shipping": 1, "technical": 1}, None, None
+    ]  # fmt: skip
+    bars = bars_of([f.classes.get("answer", Counter()) for f in report.facts])
+    assert [bar.number for bar in bars.shown] == ["7 · 2 · – · –", "6 · 1 · – · –", "5 · 1 · – · –"]
 
 
 PROMPT = "my parcel was due on monday and it still has not come, where is it now?"

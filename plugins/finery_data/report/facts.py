@@ -146,15 +146,17 @@ def measure(
     folder: for the texts that are compared meanwhile. near_rows: rows of each that are searched
     for near copies. samples: rows of each to show, drawn with `seed`.
     """
-    facts = []
+    facts, classes = [], []
     for name, dataset in datasets.items():
         made = Facts(name, len(dataset))
-        _Reading(made, counting, samples, seed).read(dataset, progress)
+        classes.append(_Reading(made, counting, samples, seed).read(dataset, progress))
         made.copies = _copies(name, dataset, folder, near_rows, progress)
         _find_conflicts(made.copies, dataset, Labels(folder, [dataset]))
         made.dropped = _listed(dropped(dataset), "reason", dataset.meta.get("dropped"))
         made.found = _listed(findings(dataset), "check", dataset.meta.get("findings"))
         facts.append(made)
+    for made, found in zip(facts, Classes.found(classes), strict=True):
+        made.classes = found
     overlaps = list(_overlaps(datasets, folder, near_rows, progress))
     return Report(facts, overlaps, counting.unit, counting.name)
 
@@ -171,8 +173,8 @@ class _Reading:
         self._spoken = Lowest[str](SPOKEN)
         self._longest = -1
 
-    def read(self, dataset: Dataset, progress: Progress) -> None:
-        """Read all rows."""
+    def read(self, dataset: Dataset, progress: Progress) -> Classes:
+        """Read all rows. Returns what may be their classes."""
         rows, done = iter(dataset), 0
         while batch := list(islice(rows, BATCH)):
             self._measure(batch)
@@ -180,9 +182,9 @@ class _Reading:
                 self._note(done, row)
                 done += 1
             progress(f"{self._facts.name}: rows read", done, len(dataset))
-        self._facts.classes = self._classes.found()
         self._facts.samples = self._samples.things()
         self._facts.languages = _languages(self._spoken.things())
+        return self._classes
 
     def _measure(self, batch: Sequence[Row]) -> None:
         texts = [text_parts(row) for row in batch]

@@ -44,20 +44,21 @@ def bars_of(counts: Sequence[Counter[str]], *, of_all: bool = True) -> Bars:
     of_all: as long as its share of the data set's rows, so that data sets can be compared; else as
     its number.
     """
-    totals = [max(1, c.total()) if of_all else 1 for c in counts]
+    totals = [c.total() if of_all else 1 for c in counts]
     every = sum(counts, Counter[str]())
     values = [v for v, _ in sorted(every.items(), key=lambda item: (-item[1], item[0]))]
-    top = max((c[v] / t for v in values for c, t in zip(counts, totals, strict=True)), default=1)
+    every_share = (c[v] / t for v in values for c, t in zip(counts, totals, strict=True) if t)
+    top = max(every_share, default=1)
     bars = [_bar(v, [c[v] for c in counts], totals, top or 1, of_all) for v in values[:MOST]]
     return Bars(bars[:SHOWN], bars[SHOWN:], len(values) - len(bars))
 
 
 def _bar(value: str, counts: Sequence[int], totals: Sequence[int], top: float, of_all: bool) -> Bar:
-    shares = [n / t for n, t in zip(counts, totals, strict=True)]
-    words = [
-        f"{n:,}, {percent(s)}" if of_all else f"{n:,}" for n, s in zip(counts, shares, strict=True)
-    ]
-    number = " · ".join(f"{n:,}" for n in counts) if len(counts) > 1 else words[0]
+    shares = [n / (t or 1) for n, t in zip(counts, totals, strict=True)]
+    # A data set without any has none to count, which 0 would hide.
+    numbers = [f"{n:,}" if t else "–" for n, t in zip(counts, totals, strict=True)]
+    words = [f"{n}, {percent(s)}" if of_all else n for n, s in zip(numbers, shares, strict=True)]
+    number = " · ".join(numbers) if len(counts) > 1 else words[0]
     tracks = [(100 * s / top, text) for s, text in zip(shares, words, strict=True)]
     return Bar(cut_to(value, LONGEST_NAME), tracks, number)
 

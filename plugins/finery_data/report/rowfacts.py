@@ -77,16 +77,32 @@ class Classes:
                 self._too_many.add(name)
                 del self._counts[name]
 
-    def found(self) -> dict[str, Counter[str]]:
-        """Name → class → rows. A name of which most rows have none, or each another, is none."""
-        found = {
-            name: counts
-            for name, counts in self._counts.items()
-            if counts.total() > self._rows / 2 and 2 * len(counts) <= counts.total()
-        }
-        labels = [found[name] for name in LABELS if name in found]
-        if "answer" in found and (len(found) > 1 + len(labels) or found["answer"] in labels):
-            del found["answer"]  # its fields, or the label, say the same
+    @staticmethod
+    def found(parts: Sequence["Classes"]) -> list[dict[str, Counter[str]]]:
+        """Name → class → rows, of each part of the rows.
+
+        A name of which most rows have none, or each another, is none. A part may be too small to
+        repeat any class, so they are compared with those of the part that has the most of them.
+        """
+        most = defaultdict[str, Counter[str]](Counter)
+        for part in parts:
+            for name, counts in part._counts.items():
+                most[name] |= counts
+        found: list[dict[str, Counter[str]]] = []
+        for part in parts:
+            found.append({})
+            for name, counts in part._counts.items():
+                often = sum(most[name][value] for value in counts)
+                if counts.total() > part._rows / 2 and 2 * len(counts) <= often:
+                    found[-1][name] = counts
+        with_answer = [one for one in found if "answer" in one]
+        # The fields of the answer, or the label, say the same.
+        if all(
+            one.keys() - {*LABELS, "answer"} or one["answer"] in map(one.get, LABELS)
+            for one in with_answer
+        ):
+            for one in with_answer:
+                del one["answer"]
         return found
 
 
@@ -99,7 +115,7 @@ def lengths_and_classes(
         classes.add(row)
         for part, text in text_parts(row).items():
             lengths[part].add(len(text))
-    return lengths, classes.found()
+    return lengths, Classes.found([classes])[0]
 
 
 def text_parts(row: Row) -> dict[str, str]:

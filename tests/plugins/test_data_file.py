@@ -295,18 +295,52 @@ def test_advice_on_an_encoding_names_the_lines_and_corrupts_none(
     assert [part for part in parts if part not in str(caught.value.fix)] == []
 
 
+SEVEN_BIT = ("iso2022_jp", "iso-2022-kr", "iso2022_jp_2004", "hz", "utf-7", "raw_unicode_escape")
+
+
+@pytest.mark.parametrize("name", ["shift_jis", "euc_jp", "gb18030", "cp949", "koi8-r", "ascii"])
+def test_encodings_that_write_letters_in_other_bytes_than_ascii_share_a_file(name: str) -> None:
+    assert File(path=Files([]), encoding=["utf-8", name]).encodings() == ["utf-8", name]
+
+
 @pytest.mark.parametrize(
     ("encoding", "what"),
     [
         ("cp1253x", "there is no text encoding 'cp1253x'"),
         ("base64", "there is no text encoding 'base64'"),
+        ("utf\0", "there is no text encoding 'utf\\x00'"),
         (["utf-8", "utf-16"], "a file in utf-16 has no lines in other"),
+        (["utf-8", "utf-16-le"], "a file in utf-16-le has no lines in other"),
+        (["utf-8", "cp500"], "a file in cp500 has no lines in other"),
+        *((["utf-8", name], f"a file in {name} has no lines in other") for name in SEVEN_BIT),
         ([], "`encoding` is empty"),
     ],
 )
 def test_encodings_that_can_not_be(encoding: str | list[str], what: str) -> None:
     with pytest.raises(ValueError, match=re.escape(what)):
         File(path=Files([]), encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    ("written", "fix"),
+    [("utf-16-le", "utf-16-le"), ("utf-16-be", "utf-16-be"), ("utf-8-sig", "utf-8")],
+)
+def test_utf_16_without_its_mark_is_an_error_with_the_byte_order(
+    tmp_path: Path, written: str, fix: str
+) -> None:
+    source = files(tmp_path, x_csv="")
+    source.paths[0].write_bytes("prompt,completion\na,ü\n".encode(written))
+    with pytest.raises(DataError, match=r"x\.csv: error: .* isn't utf-16") as caught:
+        File(path=source, encoding="utf-16").run(TestJob(tmp_path))
+    assert caught.value.fix == f"set `encoding` to {fix}"
+
+
+def test_a_damaged_file_is_not_told_to_be_in_the_encoding_that_failed(tmp_path: Path) -> None:
+    source = files(tmp_path, x_csv="")
+    source.paths[0].write_bytes("prompt,completion\na,ü\n".encode("utf-16")[:-1])
+    with pytest.raises(DataError) as caught:
+        File(path=source, encoding="UTF16").run(TestJob(tmp_path))
+    assert caught.value.fix == "set `encoding` to the one that the file was saved in"
 
 
 def test_a_byte_that_the_encoding_lacks_is_named_by_its_line(tmp_path: Path) -> None:
@@ -343,6 +377,13 @@ def test_check_finds_a_column_that_no_row_has_also_where_bad_rows_are_skipped(
     ran = made.here("check")
     assert ran.code == 2
     assert what in ran.err
+
+
+@pytest.mark.parametrize("encoding", ['"utf\\0"', "cp1253x", "[utf-8, hz]", "[]"])
+def test_a_wrong_encoding_is_an_error_at_its_setting(project: MakeProject, encoding: str) -> None:
+    recipe = RECIPE.replace("SETTINGS", f"encoding: {encoding}")
+    ran = project({"recipe.yaml": recipe, "x.csv": "text,label\na,b\n"}).here("check")
+    assert (ran.code, ran.err.startswith("recipe.yaml:4:39: error: step 'rows': ")) == (2, True)
 
 
 @pytest.mark.parametrize(

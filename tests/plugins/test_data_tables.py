@@ -12,7 +12,7 @@ import pytest
 
 from finery import DataError
 from finery.rows.badrow import BadRow
-from finery.rows.tables.records import Record, read_table, table_suffix
+from finery.rows.tables.records import Record, diagnosis, read_table, table_suffix
 
 ROWS = [
     {"instruction": "Say hi", "input": "", "output": "hi\nthere"},
@@ -105,6 +105,25 @@ def test_skips_byte_order_mark(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv"])
 def test_refuses_utf16(tmp_path: Path, name: str) -> None:
     assert "UTF-16" in failure(tmp_path, name, '{"a": 1}'.encode("utf-16"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
+def test_wide_encodings_are_told_apart(tmp_path: Path, name: str, encoding: str) -> None:
+    text = failure(tmp_path, name, '{"a": "ü"}\n'.encode(encoding))
+    assert f"the file is {encoding.upper()}, not UTF-8\n  fix: set encoding: {encoding}" in text
+
+
+def test_utf_16_with_few_letters_of_ascii_is_not_called_cp1252(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(("提示,回答\n" + "不上中国,早上好\n" * 9).encode("utf-16-le"))
+    assert (diagnosis(path).setting, "UTF-16-LE" in diagnosis(path).fix) == ("utf-16-le", True)
+
+
+def test_a_nul_in_a_row_of_utf_8_is_not_utf_16(tmp_path: Path) -> None:
+    rows = good(read(tmp_path, "x.csv", "a,b\n\0\0,ü\n" + "c,d\n" * 9))
+    assert rows[0] == {"a": "\0\0", "b": "ü"}
+    assert diagnosis(tmp_path / "x.csv").facts == ""
 
 
 @pytest.mark.parametrize("compression", [".gz", ".zst"])

@@ -23,7 +23,8 @@ from finery import (
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.parts import OWN_COLUMNS
-from finery.rows.tables.records import DELIMITED_SUFFIXES, UTF_8, Record, read_table, suffix_of
+from finery.rows.tables.records import DELIMITED_SUFFIXES, Record, read_table, suffix_of
+from finery.rows.tables.streams import UTF_8
 from finery.rows.templates.sandbox import names_in
 from finery.util.text import did_you_mean
 from finery_data.sources.formats import FORMATS, detect, label, tools
@@ -39,6 +40,9 @@ ROWS = 200
 """Rows that are read of a file before a build."""
 FILES = 20
 """Files that are looked into before a build."""
+_LETTERS = "\néĀ¥٪я中한あ"
+"""A line break, and letters of several scripts. An encoding that writes one of them in bytes of
+ASCII, such as ISO-2022-JP, has lines that fit other encodings, too, as another text."""
 _UNDEFINED = re.compile(r"^'(.*)' is undefined$")
 MOST_BYTES = 8 * 1024 * 1024
 """Larger files that can only be read whole aren't looked into."""
@@ -151,12 +155,15 @@ class File(
         super().__post_init__()
         for name in self.encodings():
             try:
-                is_alone = "\n".encode(name) != b"\n"
-            except (LookupError, UnicodeError):
+                coded = [c for letter in _LETTERS if (c := letter.encode(name, "ignore")).isascii()]
+                is_alone = coded[:1] != [b"\n"] or any(c.decode(name) != c.decode() for c in coded)
+            except (LookupError, ValueError):
                 fix = did_you_mean(name, ("utf-8", "cp1252", "latin-1", "utf-16", "cp1250"))
-                raise ValueError(f"there is no text encoding '{name}': {fix}") from None
+                what = f"there is no text encoding {name!r} for `encoding`"
+                raise ValueError(f"{what}: {fix}") from None
             if is_alone and len(self.encodings()) > 1:
-                raise ValueError(f"a file in {name} has no lines in other encodings: name only one")
+                what = f"a file in {name} has no lines in other encodings"
+                raise ValueError(f"{what}: name only one in `encoding`")
         if not self.encodings():
             raise ValueError("`encoding` is empty: write `encoding: utf-8`")
 
@@ -195,12 +202,8 @@ def read_records(step: File, job: Job) -> Iterator[Record]:
 @lru_cache(maxsize=1024)
 def _count_lines(path: Path, changed: int) -> int:
     """Lines that aren't empty. changed: when the file was; several steps may take one file."""
-    return sum(1 for _ in _lines_of(path))
-
-
-def _lines_of(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        yield from (line for line in file if line.strip())
+        return sum(1 for line in file if line.strip())
 
 
 def _records(path: Path, encodings: Sequence[str]) -> Iterator[Row]:

@@ -24,6 +24,10 @@ from finery.rows.badrow import BadRow, kind_of
 from finery.rows.row import TURN_COLUMNS
 from finery.rows.tables.streams import (
     CHUNK_BYTES,
+    MARK,
+    UTF_8,
+    UTF_16_MARKS,
+    encoding_of,
     fits,
     is_compressed,
     load_extra,
@@ -41,15 +45,12 @@ SUFFIXES = (*JSON_SUFFIXES, *DELIMITED_SUFFIXES, ".parquet")
 ROW_COLUMNS = frozenset({*TURN_COLUMNS, "conversations"})
 """Columns that hold a list of objects in a single row: never taken for the list of all rows."""
 PARQUET_BATCH = 1024
-UTF_8 = "utf-8"
 LINES_NAMED = 5
 """Number of lines in another encoding that an error names."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _LINE = re.compile(r":(\d+)(?: \(row \d+\))?$|\(row (\d+)\)$")
 _SAMPLE = re.compile(r".{0,20}[^\x00-\x7f].{0,20}")
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_MARK = b"\xef\xbb\xbf"
 
 
 class Record(NamedTuple):
@@ -81,11 +82,11 @@ def read_table(path: Path, scratch: Path, encodings: Sequence[str] = (UTF_8,)) -
         for record in _records(path, scratch, encodings):
             problem = record.columns
             if isinstance(problem, BadRow) and problem.fix == _SAVE_AS_UTF8:
-                problem.fix = advice = advice or encoding_advice(path)
+                problem.fix = advice = advice or diagnosis(path).fix
             yield record
     except DataError as error:
         if error.fix == _SAVE_AS_UTF8:
-            error.fix = encoding_advice(path)
+            error.fix = diagnosis(path).fix
         raise
 
 
@@ -127,11 +128,12 @@ def table_suffix(path: Path) -> str:
 
 def _text_start(name: str, stream: io.BufferedReader) -> io.BufferedReader:
     """The stream after its byte order mark, if it has one."""
-    start = stream.peek(3)[:3]
-    if start.startswith(_UTF16):
-        raise DataError("the file is UTF-16, not UTF-8", where=name, fix="set encoding: utf-16")
-    if start == _MARK:
-        stream.read(3)
+    actual = encoding_of(stream.peek(4)[:4])
+    if actual == UTF_8:
+        stream.read(len(MARK))
+    elif actual:
+        what = f"the file is {actual.upper()}, not UTF-8"
+        raise DataError(what, where=name, fix=f"set encoding: {actual}")
     return stream
 
 
@@ -172,7 +174,7 @@ def _numbered(stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
 
 def _is_wide(line: bytes) -> bool:
     """Whether a line is UTF-16, in a file whose other lines are UTF-8."""
-    return line[:2] in _UTF16 or b"\0" in line[:2]
+    return line[:2] in UTF_16_MARKS or b"\0" in line[:2]
 
 
 def _starts_document(line: bytes, *, alone: bool) -> bool:
@@ -246,7 +248,7 @@ def _other_encoding(line: bytes) -> BadRow | None:
     """The reason why a line isn't UTF-8, or which bytes precede its text."""
     if _is_wide(line):
         return BadRow("the line is UTF-16, not UTF-8", "save all of the file as UTF-8")
-    if line.startswith(_MARK):
+    if line.startswith(MARK):
         return BadRow(
             "the row starts with a byte order mark", "remove it: sed -i 's/^\\xEF\\xBB\\xBF//'"
         )
@@ -261,10 +263,25 @@ def _other_encoding(line: bytes) -> BadRow | None:
 _SAVE_AS_UTF8 = "save the file as UTF-8"
 
 
-def encoding_advice(path: Path) -> str:
-    """What is known about the encoding of a file that isn't UTF-8, and what reads it."""
+class Diagnosis(NamedTuple):
+    """What is known about the encoding of a file.
+
+    facts: empty for UTF-8. setting: what to write as `encoding`; empty if that isn't known.
+    """
+
+    facts: str
+    setting: str
+    fix: str
+
+
+def diagnosis(path: Path) -> Diagnosis:
+    """Looks at all lines of a file."""
     others, bad, first, is_cp1252 = 0, list[int](), b"", True
     with open_bytes(path) as stream:
+        actual = encoding_of(stream.peek(CHUNK_BYTES))
+        if actual and actual != UTF_8:
+            facts = f"the file is {actual.upper()}"
+            return Diagnosis(facts, actual, f"{facts}: set `encoding: {actual}` in data.file")
         for number, line in enumerate(stream, 1):
             if fits(line, UTF_8):
                 others += not line.isascii()
@@ -272,21 +289,23 @@ def encoding_advice(path: Path) -> str:
                 bad.append(number)
                 first = first or line
                 is_cp1252 = is_cp1252 and fits(line, "cp1252")
+    if not bad:
+        return Diagnosis("", UTF_8, _SAVE_AS_UTF8)
     named = ", ".join(map(str, bad[:LINES_NAMED])) + (", …" if len(bad) > LINES_NAMED else "")
     many, none = ("lines", "aren't") if len(bad) > 1 else ("line", "isn't")
     facts = f"{counted(len(bad), 'line')} {none} UTF-8 ({many} {named})"
     if not is_cp1252:
-        return f"{facts}, nor cp1252: set `encoding` to the one that the file was saved in"
+        fix = f"{facts}, nor cp1252: set `encoding` to the one that the file was saved in"
+        return Diagnosis(f"{facts}, nor cp1252", "", fix)
+    setting, end = "cp1252", "or convert the file: iconv -f cp1252 -t utf-8"
+    if others:
+        setting, end = "[utf-8, cp1252]", "which reads each line in the first that fits (to "
+        end += "convert the whole file would corrupt those lines)"
+        facts += f", but {others:,} with other letters than ASCII are"
     sample = _SAMPLE.search(first.decode("cp1252"))
-    reads = f"as cp1252, line {bad[0]} reads '…{sample and sample[0]}…'; if that is right, set"
-    if not others:
-        end = "`encoding: cp1252` in data.file, or convert the file: iconv -f cp1252 -t utf-8"
-        return f"{facts}; {reads} {end}"
-    return (
-        f"{facts}, but {others:,} with other letters than ASCII are; {reads} `encoding: [utf-8, "
-        "cp1252]` in data.file, which reads each line in the first that fits (to convert the whole "
-        "file would corrupt those lines)"
-    )
+    facts += f"; as cp1252, line {bad[0]} reads '…{sample and sample[0]}…'"
+    fix = f"{facts}; if that is right, set `encoding: {setting}` in data.file, {end}"
+    return Diagnosis(facts, setting, fix)
 
 
 def _refuse_constant(name: str) -> NoReturn:

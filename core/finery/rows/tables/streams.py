@@ -1,5 +1,6 @@
 """Opening a file's bytes, whether it is plain, gzip or zstd, and in whatever encoding."""
 
+import codecs
 import gzip
 import io
 import zlib
@@ -14,6 +15,9 @@ from finery.util.paths import shown
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 CHUNK_BYTES = 1 << 20
+UTF_8 = "utf-8"
+MARK = b"\xef\xbb\xbf"
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @contextmanager
@@ -76,24 +80,26 @@ def _recoded_lines(
 ) -> Iterator[bytes]:
     # In UTF-16, the byte of a line break may be part of a letter.
     is_wide = "\n".encode(encodings[0]) != b"\n"
+    likely = encoding_of(stream.peek(4)[:4])
+    if likely in (None, *(codecs.lookup(name).name for name in encodings)):
+        likely = "the one that the file was saved in"
     lines = io.TextIOWrapper(stream, encodings[0], newline="") if is_wide else stream
     number = 0
     try:
         for line in lines:
             number += 1
-            text = line if isinstance(line, str) else _decoded_line(line, encodings)
-            yield text.encode("utf-8", "surrogatepass")
-    except UnicodeDecodeError as error:
+            if isinstance(line, bytes):
+                line = line.decode(next((n for n in encodings if fits(line, n)), encodings[-1]))
+            yield line.encode("utf-8", "surrogatepass")
+    except UnicodeError as error:
+        part = "the start of the file, with no mark of a byte order,"
+        if isinstance(error, UnicodeDecodeError):
+            part = f"a byte (0x{error.object[error.start]:02x})"
         raise DataError(
-            f"a byte (0x{error.object[error.start]:02x}) isn't {' or '.join(encodings)}",
+            f"{part} isn't {' or '.join(encodings)}",
             where=name if is_wide else f"{name}:{number}",
-            fix="set `encoding` to the one that the file was saved in",
+            fix=f"set `encoding` to {likely}",
         ) from error
-
-
-def _decoded_line(line: bytes, encodings: Sequence[str]) -> str:
-    first = next((name for name in encodings if fits(line, name)), encodings[-1])
-    return line.decode(first)
 
 
 def fits(line: bytes, encoding: str) -> bool:
@@ -103,6 +109,20 @@ def fits(line: bytes, encoding: str) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def encoding_of(start: bytes) -> str | None:
+    """The encoding that the first bytes of a text show, by their mark or by NULs; None if none."""
+    if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "utf-32"
+    if start.startswith((MARK, *UTF_16_MARKS)):
+        return UTF_8 if start.startswith(MARK) else "utf-16"
+    # A broken row of UTF-8 may have a NUL, but UTF-16 has one in each line break. (Its letters may
+    # have the byte of a line break, too.)
+    if start.count(0) < max(2, start.count(b"\n") // 2) or not start.strip(b"\0"):
+        return None
+    order = "le" if start[1::2].count(0) > start[::2].count(0) else "be"
+    return f"utf-32-{order}" if b"\0\0\0" in start else f"utf-16-{order}"
 
 
 class _Lines(io.RawIOBase):

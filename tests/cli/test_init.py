@@ -135,6 +135,61 @@ def test_own_rows_are_copied_and_used(project: MakeProject) -> None:
     assert [m["content"] for m in json.loads(rows[0])["messages"][1:]] == ["hello", "greeting"]
 
 
+MIXED = ("text,label\nGrüße,x\n", "plain,y\nMöbel,x\nÖl,y\n")
+
+
+@pytest.mark.parametrize(
+    ("encodings", "setting"),
+    [
+        (("utf-8", "cp1252"), ["utf-8", "cp1252"]),
+        (("cp1252", "cp1252"), "cp1252"),
+        (("utf-16-le", "utf-16-le"), "utf-16-le"),
+        (("utf-8", "utf-8"), None),
+    ],
+)
+def test_own_rows_in_another_encoding_are_read_in_it(
+    encodings: tuple[str, str], setting: str | list[str] | None, project: MakeProject
+) -> None:
+    made = project({})
+    parts = (text.encode(name) for text, name in zip(MIXED, encodings, strict=True))
+    (made.folder / "mine.csv").write_bytes(b"".join(parts))
+    ran = made.here("init", "new", "--task", "classification", "--data", "mine.csv")
+    assert (ran.code, ran.err) == (0, "")
+    assert load(made.folder / "new/recipe.yaml").data["data"]["rows"].get("encoding") == setting
+    written = str(setting).replace("'", "")
+    assert (f"the recipe has `encoding: {written}`" in ran.out) == (setting is not None)
+    assert made.run("build", "new", "--step", "rows").code == 0
+    rows = (made.folder / "build/new/rows/rows-00000.jsonl").read_text().splitlines()
+    said = [json.loads(line)["messages"][1]["content"] for line in rows]
+    assert said == ["Grüße", "plain", "Möbel", "Öl"]
+
+
+def test_rows_in_an_unknown_encoding_are_refused_with_a_way_on(project: MakeProject) -> None:
+    made = project({})
+    (made.folder / "mine.csv").write_bytes("text,label\nMüllå,x\n".encode("cp437"))
+    ran = made.here("init", "new", "--data", "mine.csv")
+    assert ran.code == 2
+    assert "1 line isn't UTF-8 (line 2), nor cp1252\n  fix: save it as UTF-8: iconv" in ran.err
+
+
+@pytest.mark.parametrize("named", [
+    ["--answer", "label", "--answer", "label"],
+    ["--prompt", "label", "--answer", "label"],
+    ["--prompt", "text", "--answer", "label", "--answer", "text"],
+])  # fmt: skip
+def test_a_column_can_not_be_named_twice(named: list[str], project: MakeProject) -> None:
+    made = project({"a.csv": "text,label\na,x\nb,y\n"})
+    ran = made.here("init", "new", "--data", "a.csv", *named)
+    assert (ran.code, "--answer: error: a column is named twice" in ran.err) == (2, True)
+    assert not (made.folder / "new").exists()
+
+
+def test_a_mistyped_file_is_guessed(project: MakeProject) -> None:
+    made = project({"msgs.csv": "text,label\na,x\n"})
+    ran = made.here("init", "new", "--data", "msg.csv")
+    assert (ran.code, "did you mean 'msgs.csv'?" in ran.err) == (2, True)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_own_rows_in_a_known_format_need_no_columns(task: str, project: MakeProject) -> None:
     made = project({"new/rows/chats.jsonl": f"{MESSAGES}\n"})

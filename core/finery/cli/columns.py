@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 from finery.errors import UsageError
 from finery.util.files import check_plain
 from finery.util.paths import shown
-from finery.util.text import did_you_mean, enough_tokens, estimated_tokens
+from finery.util.text import did_you_mean, enough_tokens, estimated_tokens, nearest_meant
 
 KNOWN = (
     {"messages"},
@@ -64,7 +65,9 @@ def columns_of(
     for an extraction without a column of JSON, all others are fields of the answer. rows: the
     file's first rows.
     """
-    rows = first_rows(path) if rows is None else rows
+    rows = first_rows(path)[0] if rows is None else rows
+    if len({prompt, *answers}) <= len(answers):
+        raise UsageError("a column is named twice", where="--answer", fix="name each column once")
     if prompt and answers and not rows:  # a file that isn't looked into
         return prompt, *answers
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -255,19 +258,23 @@ def _first_of(usual: Sequence[str], names: Sequence[str]) -> str | None:
     return next((lower[name] for name in usual if name in lower), None)
 
 
-def first_rows(path: Path) -> list[dict[str, Any]]:
-    """The first rows of JSON lines, JSON, CSV or TSV, plain or compressed; no rows of Parquet.
+def first_rows(path: Path) -> tuple[list[dict[str, Any]], str, str]:
+    """The first rows of a table, the facts about its encoding, and the setting that names it.
 
+    The file may be compressed. No rows are read of Parquet; facts and setting are empty for UTF-8.
     Raises `UsageError` for other kinds of files, for rows that can't be read, and for an empty
     file.
     """
-    from finery.rows.tables.records import SUFFIXES, read_table, suffix_of
+    from finery.rows.tables.records import SUFFIXES, diagnosis, read_table, suffix_of
 
     try:
         check_plain(path)
     except OSError as error:
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UsageError(
-            f"can't be read: {error.strerror}", where=shown(path), fix="name a file of rows"
+            f"can't be read: {error.strerror}",
+            where=shown(path),
+            fix=nearest_meant(path.name, beside) or "name a file of rows",
         ) from error
     suffix = suffix_of(path.name)
     if suffix in TEXTS:
@@ -284,8 +291,13 @@ def first_rows(path: Path) -> list[dict[str, Any]]:
             fix=f"convert it to one of: {', '.join(SUFFIXES)}",
         )
     if suffix == ".parquet":
-        return []
-    records = list(itertools.islice(read_table(path, path.parent), ROWS))
+        return [], "", ""
+    found = diagnosis(path)
+    if not found.setting:
+        fix = f"save it as UTF-8: iconv -f ENCODING -t utf-8 {shlex.quote(shown(path))}"
+        raise UsageError(found.facts, where=shown(path), fix=fix)
+    encodings = found.setting.strip("[]").split(", ")
+    records = list(itertools.islice(read_table(path, path.parent, encodings), ROWS))
     rows = [r.columns for r in records if isinstance(r.columns, dict)]
     for record in records:
         if not isinstance(record.columns, dict):
@@ -298,4 +310,4 @@ def first_rows(path: Path) -> list[dict[str, Any]]:
             where=shown(path),
             fix="put rows in it",
         )
-    return rows
+    return rows, found.facts, found.setting if found.facts else ""

@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from finery.cli.columns import (
-    Rows,
     answers_of,
     are_objects,
     columns_of,
@@ -35,6 +34,7 @@ from finery.cli.console import print_json
 from finery.cli.options import json_option
 from finery.errors import UsageError, installing
 from finery.util.paths import shown
+from finery.util.text import visible
 
 TASKS = {
     "classification": "A small model that classifies texts.",
@@ -66,7 +66,7 @@ NO_TEXTS = ("null", "true", "false")
     help="What the model is for. [default: guessed from --data]",
 )  # fmt: skip
 @click.option(
-    "--data", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    "--data", type=click.Path(path_type=Path),
     help="Your own rows instead of sample data; copied to DIR/data/.",
 )  # fmt: skip
 @click.option("--prompt", metavar="COLUMN", help="The column of --data with the prompt.")
@@ -92,7 +92,7 @@ def command(
     # The folder's name, reduced to the characters that a recipe's name can have.
     words = "-".join(re.findall(r"[A-Za-z0-9_]+", folder.resolve().name))
     name = name or words.lstrip("_")[:100] or "model"
-    rows: Rows = first_rows(data) if data is not None else []
+    rows, facts, encoding = first_rows(data) if data is not None else ([], "", "")
     found = columns_of(data, prompt, answers, rows, task) if data is not None else None
     guess = task_of(rows, found) if rows else next(iter(TASKS))
     task = task or (guess if as_json else _chosen(guess, is_guess=bool(rows)))
@@ -110,7 +110,7 @@ def command(
         )
     if data is None:
         source: Any = next((template(task) / "data").iterdir())
-        rows = first_rows(source)
+        rows, facts, encoding = first_rows(source)
         found = columns_of(source, None, (), rows, task)
         file, columns = f"data/{source.name}", SAMPLE_COLUMNS[task]
     else:
@@ -124,6 +124,7 @@ def command(
             template(task) / "recipe.yaml",
             name=_quoted(name),
             path=_quoted(file),
+            encoding=encoding,
             columns=columns,
             own=data is not None,
             objects=task == "extraction" and are_objects(expected),
@@ -143,6 +144,9 @@ def command(
             with source.open("rb") as read, (folder / file).open("xb") as out:
                 shutil.copyfileobj(read, out)
         write_texts(folder, texts)
+    if encoding:
+        note = f"{file}: {facts}; the recipe has `encoding: {encoding}`: change it if that is wrong"
+        click.echo(visible(note), err=as_json)
     if as_json:
         print_json({"folder": str(folder), "files": [*texts, file], "name": name, "task": task})
     else:

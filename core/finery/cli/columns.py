@@ -270,12 +270,9 @@ def first_rows(path: Path) -> tuple[list[dict[str, Any]], str, str]:
     try:
         check_plain(path)
     except OSError as error:
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UsageError(
-            f"can't be read: {error.strerror}",
-            where=shown(path),
-            fix=nearest_meant(path.name, beside) or "name a file of rows",
-        ) from error
+        beside = [p.name for p in path.parent.glob("*")]
+        fix = nearest_meant(path.name, beside) or "name a file of rows"
+        raise UsageError(f"can't be read: {error.strerror}", where=shown(path), fix=fix) from error
     suffix = suffix_of(path.name)
     if suffix in TEXTS:
         raise UsageError(

@@ -4,7 +4,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import msgspec
@@ -85,9 +85,8 @@ class Classes:
         repeat any class, so they are compared with those of the part that has the most of them.
         """
         most = defaultdict[str, Counter[str]](Counter)
-        for part in parts:
-            for name, counts in part._counts.items():
-                most[name] |= counts
+        for name, counts in chain.from_iterable(part._counts.items() for part in parts):
+            most[name] |= counts
         found: list[dict[str, Counter[str]]] = []
         for part in parts:
             found.append({})

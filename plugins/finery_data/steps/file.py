@@ -65,8 +65,8 @@ class FileForecast(Forecast["File"]):
 
     def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
         """The number of lines: about that many rows, since some may be skipped."""
-        paths = self._lines()
-        if paths is None or any(path.stat().st_size > MOST_COUNTED for path in paths):
+        paths = self.step.path.paths
+        if any(path.suffix != ".jsonl" or path.stat().st_size > MOST_COUNTED for path in paths):
             return None
         lines = sum(_count_lines(path, path.stat().st_mtime_ns) for path in paths)
         return Count(min(lines, self.step.take or lines), exact=False)
@@ -104,11 +104,6 @@ class FileForecast(Forecast["File"]):
         columns = self.step.columns
         label = () if columns is not None and columns.label is None else ("label",)
         return {*OWN_COLUMNS, *label, *names}
-
-    def _lines(self) -> list[Path] | None:
-        """The files, if all are plain JSON lines."""
-        paths = self.step.path.paths
-        return paths if all(path.suffix == ".jsonl" for path in paths) else None
 
 
 class FilePreflight(Preflight["File"]):

@@ -175,7 +175,7 @@ class _Obstore:
         folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
         for folder in sorted(folders - {"."}) if self._folder else ():
             if self._folder and (self._folder / folder).is_symlink():
-                raise OSError(f"its folder {folder} is a link, which finery doesn't follow")
+                raise OSError(f"its folder {folder} is a link, which isn't followed: remove it")
         return self._store
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes | None:

@@ -66,7 +66,7 @@ NO_TEXTS = ("null", "true", "false")
     help="What the model is for. [default: guessed from --data]",
 )  # fmt: skip
 @click.option(
-    "--data", type=click.Path(path_type=Path),
+    "--data", type=click.Path(path_type=Path, dir_okay=False),
     help="Your own rows instead of sample data; copied to DIR/data/.",
 )  # fmt: skip
 @click.option("--prompt", metavar="COLUMN", help="The column of --data with the prompt.")

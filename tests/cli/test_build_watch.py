@@ -27,6 +27,7 @@ def t(project: MakeProject) -> Project:
 def wait(t: Project) -> Iterator[Wait]:
     """Start `build --watch`; waits for a text in the output since the last wait, returns it."""
     log, seen = t.folder.with_name("log"), [0]
+    time.sleep(0.1)  # a file that was written just before the build may have changed during it
     with log.open("w") as out:
         process = t.start("build", "--watch", stdout=out, stderr=out)
 

@@ -413,8 +413,8 @@ def test_answers_that_were_cut_off_come_first() -> None:
     assert found.answer.startswith("Yes: 50 of 200 answers of sft by test.")
     of_base = [{**of, "correct": False} for of in cut]
     both = [models[0]._replace(answers=of_base), models[1], sft._replace(answers=cut)]
-    assert next(remarks_on(both)).text == (
-        "50 of 200 answers of base, 50 of 200 answers of sft were cut off at max_tokens"
-    )
+    assert next(remarks_on(both)).text == first.text  # an untrained model often talks on
+    (alone,) = [each for each in remarks_on(both[:1], has_training=False) if "cut" in each.text]
+    assert alone.text == "50 of 200 answers of base were cut off at max_tokens"
     right = [{**of, "correct": True} for of in cut]
     assert next(findings([*models, sft._replace(answers=right)])).question != CUT_OFF

@@ -390,7 +390,8 @@ def _points(test: Comparison) -> str:
 def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Iterator[Remark]:
     """The exported model against each untrained model and each cheap baseline of an evaluation.
 
-    First of all, the answers of any model that were cut off.
+    First of all, the answers of these models that were cut off. An untrained one beside a trained
+    one often talks on until it is, which more tokens don't change.
 
     has_training: as for `findings`. Without one, it is the best model against each cheap baseline.
     """
@@ -401,7 +402,7 @@ def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Ite
     else:
         models, roles = best_first(each for each in task if each.role == "base"), {"baseline"}
         improve = "improve the prompt"
-    cut = [_cut_off(each) for each in task if each.cut_off and each.role != "reference"]
+    cut = [_cut_off(each) for each in models if each.cut_off]
     if cut:
         yield Remark(f"{', '.join(cut)} were cut off at max_tokens", RAISE, "warning")
     for model in [each for each in models if each.exported] or models[:1]:

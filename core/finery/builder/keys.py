@@ -1,13 +1,14 @@
 """Keys: the hash of everything that can change a step's output.
 
-A key is BLAKE3 over the canonical encoding of a list of named parts, in a fixed order. The parts
-are stored with the key, so that finery can name what changed since the last build.
+A key is BLAKE3 over the canonical encoding of a list of named parts, in the order of their names.
+The parts are stored with the key, so that finery can name what changed since the last build.
 """
 
 import json
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import zip_longest
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -34,7 +35,7 @@ from finery.util.installed import package_version
 from finery.util.text import shortened, some_of, visible
 
 FORMAT_PART = "key format"
-FORMAT = 4
+FORMAT = 5
 """Stands for finery's own code except the kit, whose files are parts. Bump it when a change of that
 code changes outputs, or the meaning of parts."""
 
@@ -52,8 +53,8 @@ class EngineKey(NamedTuple):
 
 
 def key_of(parts: Parts) -> str:
-    """The key of these parts, 64 hex digits."""
-    return blake3(encode(parts)).hexdigest()
+    """The key of these parts, 64 hex digits. Their names differ, and their order doesn't count."""
+    return blake3(encode(sorted(parts, key=itemgetter(0)))).hexdigest()
 
 
 def key_parts(
@@ -249,7 +250,15 @@ class Names(NamedTuple):
 
 
 def changes_between(before: Parts, after: Parts, names_of: FindNames) -> list[Change]:
-    """Every part that differs; no code if the format of keys differs, since all of it does then.
+    """Every part that differs, see `comparable`."""
+    return [
+        Change(visible(part), a, b, _names(part, a, b, names_of))
+        for part, a, b in comparable(before, after)
+    ]
+
+
+def comparable(before: Parts, after: Parts) -> list[tuple[str, Any, Any]]:
+    """The differences; no code if the format of keys differs, since all of it does then.
 
     Before all inputs are built, a key lacks the parts of their engines. These didn't change.
     """
@@ -261,7 +270,7 @@ def changes_between(before: Parts, after: Parts, names_of: FindNames) -> list[Ch
         ]  # fmt: skip
     if any(part == FORMAT_PART for part, _, _ in differing):
         differing = [each for each in differing if not each[0].startswith("code ")]
-    return [Change(visible(part), a, b, _names(part, a, b, names_of)) for part, a, b in differing]
+    return differing
 
 
 def with_paths(changes: list[Change], reaches: Collection[Reach]) -> list[Change]:

@@ -13,12 +13,14 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Bundle, Model
 from finery.artifact.manifest import Manifest, Parts, Result, encode
+from finery.builder.accepted import Acceptances
 from finery.builder.code.steps import StepCode
 from finery.builder.keys import (
     FORMAT_PART,
     NOT_BUILT,
     EngineKey,
     changes_between,
+    differences,
     key_of,
     key_parts,
 )
@@ -36,6 +38,7 @@ from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.installed import package_version, with_versions
 from finery.util.paths import PINNED, recipe_id
+from finery.util.text import some_of, visible
 
 LOST = "can't be had from the shared store"
 FEW = 3
@@ -53,6 +56,7 @@ class StepPlan:
     key: str = ""
     parts: Parts = field(default_factory=list)
     result: Result | None = None
+    accepted: list[str] = field(default_factory=list)  # parts that differ from the result's
     same_as: str = ""  # an earlier step that runs with the same key: this one takes its output
     gone: str = ""  # the outside file that is missing
     files: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
@@ -64,6 +68,16 @@ class StepPlan:
     )  # model format → its engine in keys of records
     has_local_engine: bool = False
     engine_uses_gpu: bool = False
+
+    @property
+    def result_key(self) -> str:
+        """The key of its result: its own, unless a changed part is accepted."""
+        return self.key if self.result is None else self.result.key
+
+    @property
+    def acceptance(self) -> str:
+        """Why a result under another key serves the step; empty if none does."""
+        return f"accepted: {some_of(self.accepted)}" if self.accepted else ""
 
     @property
     def isolated(self) -> bool:
@@ -96,6 +110,7 @@ class Planner:
         self.latest = store.latest(self.recipe_id)
         store.read_ahead(self.latest[name][0] for name in graph.nodes if name in self.latest)
         self.lock = Lock(graph.recipe.path)
+        self.acceptances = Acceptances(self.lock.accepted())
         self.code: StepCode = graph.code
         if graph.code is None or not self.code.is_current(store):
             self.code = StepCode(graph.recipe, graph.plugins, store)
@@ -147,13 +162,23 @@ class Planner:
         plan.key = key_of(plan.parts)
         plan.result = self.lookup(plan, inputs)
         plan.state = "cached" if plan.result else "run"
-        plan.reason = "" if plan.result else self._reason(plan)
+        plan.reason = plan.acceptance if plan.result else self._reason(plan)
         return plan
 
     def lookup(self, plan: StepPlan, inputs: Mapping[tuple[str, int], Manifest]) -> Result | None:
-        """The kept result of a step's key. One with other outputs than the step's is damaged."""
-        result = self.store.lookup(plan.key, inputs.values(), plan.parts)
-        return result if result is not None and self.fits(plan, result.outputs) else None
+        """The kept result of a step. One with other outputs than the step's is damaged."""
+        for key, parts in self.keys(plan):
+            result = self.store.lookup(key, inputs.values(), parts)
+            if result is not None and self.fits(plan, result.outputs):
+                plan.accepted = [visible(name) for name, *_ in differences(parts, plan.parts)]
+                return result
+        return None
+
+    def keys(self, plan: StepPlan) -> Iterator[tuple[str, Parts]]:
+        """The keys whose results serve a step: its own, then those before accepted changes."""
+        yield plan.key, plan.parts
+        for parts in self.acceptances.earlier(plan.parts):
+            yield key_of(parts), parts
 
     @staticmethod
     def fits(plan: StepPlan, outputs: Mapping[str, Manifest]) -> bool:
@@ -337,8 +362,6 @@ class Planner:
         changes = changes_between(before, plan.parts, self.code.names)
         if any(change.part == FORMAT_PART for change in changes):
             return "this version of finery computes keys in another way: built once more"
-        if not changes:
-            return "the order of the parts of its key changed"
         more = f" and {len(changes) - 2} more" if len(changes) > 2 else ""
         return "; ".join(map(str, changes[:2])) + more
 

@@ -97,6 +97,7 @@ class Outcome:
     errors: dict[str, FineryError] = field(default_factory=dict)
     blocked: dict[str, list[str]] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # of failed steps
+    accepted: dict[str, str] = field(default_factory=dict)  # step → which changes, if any
     redone: dict[str, Result] = field(default_factory=dict)  # what forced steps had before
     seconds: float = 0.0
     fetched: int = 0  # bytes that came from shared stores
@@ -104,6 +105,11 @@ class Outcome:
     dollars: float = 0.0  # what the answers cost that this build asked for
     dollars_kept: float = 0.0  # what all that is built cost, whenever it was built
     broken: int = 0  # the exit code if something ended the build early
+
+    @property
+    def accepted_count(self) -> int:
+        """How many steps are cached since changes are accepted."""
+        return sum(map(bool, self.accepted.values()))
 
     @property
     def exit_code(self) -> int:
@@ -331,7 +337,7 @@ def _add_to(step: StepRun, kind: str, event: Mapping[str, Any]) -> None:
         step.started = event.get("key", "")
     elif kind in ("step_cached", "step_finished"):
         step.state = "cached" if kind == "step_cached" else "ran"
-        step.key = event.get("key", "")
+        step.key, step.reason = event.get("key", ""), event.get("reason", step.reason)
         step.seconds, step.dollars = event.get("seconds", 0.0), event.get("dollars", 0.0)
     elif kind == "step_failed":
         step.state, step.error = "failed", event["error"]

@@ -267,7 +267,7 @@ class Build:
             self._settle(plan, plan.result, cached=True)
         else:
             if plan.result is not None:
-                plan.reason = "forced"
+                plan.reason, plan.accepted = "forced", []
             if plan.node.trains:
                 self._check_later_steps(name)
             self._queues.add(plan)
@@ -399,6 +399,7 @@ class Build:
         """Link and verify a step's outputs, and release the steps that wait for it."""
         node = plan.node
         self.outcome.results[node.name] = result
+        self.outcome.accepted[node.name] = plan.acceptance if cached else ""
         self._recording.keys[node.name] = result.key
         if cached:
             self._unlinked.append(node)
@@ -424,7 +425,7 @@ class Build:
         node, seconds = plan.node, 0.0 if cached else result.seconds
         facts = {"step": node.name, "use": node.use, "key": result.key}
         if cached:
-            self._emit("step_cached", **facts)
+            self._emit("step_cached", **facts, reason=plan.acceptance)
         else:
             outputs = {name: manifest.kind for name, manifest in result.outputs.items()}
             dollars = self._dollars.pop(node.name, 0.0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from finery.artifact.manifest import Manifest, Result
+from finery.artifact.manifest import Manifest, Parts, Result
 from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.config import Config
 from finery.errors import FineryError, RemoteError
@@ -128,13 +128,15 @@ class Sharing:
             self._opened = self._store.opened
             self._asked.clear()
         plans: dict[str, StepPlan] = {}
+        parts: dict[str, Parts] = {}
         for name in names:
             try:
                 plan = planner.resolve(name, results)
             except FineryError:  # whoever looks the step up reports it
                 continue
-            if plan.key and plan.result is None and plan.key not in self._asked:
-                plans[plan.key] = plan
+            if plan.key and (plan.result is None or plan.accepted):
+                parts |= {k: p for k, p in planner.keys(plan) if k not in self._asked}
+                plans |= dict.fromkeys(parts.keys() - plans.keys(), plan)
         self._asked |= plans.keys()
         every = self._remote.records(plans)
         records = {k: r for k, r in every.items() if planner.fits(plans[k], r.outputs)}
@@ -142,8 +144,8 @@ class Sharing:
             self._remote.refuse()
         if records:
             inputs = {k: [*planner.inputs(plans[k].node, results).values()] for k in records}
-            parts = {key: plans[key].parts for key in records}
-            self._store.shared.adopt(public(self._remote.url), records, parts, inputs, run)
+            found = {key: parts[key] for key in records}
+            self._store.shared.adopt(public(self._remote.url), records, found, inputs, run)
 
     # -- from there to here ----------------------------------------------------------------------
 
@@ -282,7 +284,7 @@ def plans_with_shared(
     if config.remote and not planner.store.read_only:
         sharing = Sharing(planner.store, msgspec.structs.replace(config, push=False))
         while sharing.asks:
-            unknown = [plan.node.name for plan in plans if plan.key and plan.result is None]
+            unknown = [p.node.name for p in plans if p.key and (p.result is None or p.accepted)]
             results = {plan.node.name: plan.result for plan in plans}
             sharing.ask(planner, unknown, results, "")
             before, plans = plans, [*make_plan(planner, without_files=without_files)]

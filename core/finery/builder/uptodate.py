@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from finery.builder.scheduler import Build
     from finery.store.database import Store
 
-FORMAT = 8
+FORMAT = 9
 NUMBERS, PARTS = "Q", 5
 """The encoding of states in a stamp: 64 bits for each part."""
 BLOCK = 256
@@ -51,9 +51,11 @@ _RUN, _TIME, _SECONDS = "<run>", "<time>", '"<seconds>"'
 
 
 class Finished(NamedTuple):
-    """Facts in the stamp of a build: the number of steps, and what their answers cost."""
+    """Facts in the stamp of a build: the number of steps, of those whose changes are accepted, and
+    what their answers cost."""
 
     steps: int
+    accepted: int
     dollars: float
 
 
@@ -150,7 +152,9 @@ def _finished_if_same(root: Path, stamp: str, states: bytes) -> Finished | None:
         and all(os.path.exists(path) == there for path, there in facts["recipes"])
         and all(_matches(pattern) == paths for pattern, paths in facts["patterns"])
     )
-    return Finished(int(facts["steps"]), float(facts["dollars"])) if same else None
+    if not same:
+        return None
+    return Finished(int(facts["steps"]), int(facts["accepted"]), float(facts["dollars"]))
 
 
 def _are_same(root: Path, paths: Sequence[str], states: bytes) -> bool:
@@ -195,6 +199,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         "format": FORMAT,
         "python": _python(_PATH),
         "steps": len(build.graph.nodes),
+        "accepted": build.outcome.accepted_count,
         "dollars": build.outcome.dollars_kept,
         "machine": _machine(),
         # Plugin files may import from the working directory.
@@ -239,13 +244,16 @@ def _events(build: "Build") -> str:
 
     from finery.util.events import happened
 
-    nodes = build.graph.nodes.values()
+    nodes, outcome = build.graph.nodes.values(), build.outcome
     steps = [{"step": n.name, "use": n.use, "section": n.section} for n in nodes]
     recipe = build.graph.recipe.name
     events = [
         happened("build_started", run=_RUN, recipe=recipe, steps=steps),
         *(
-            happened("step_cached", step=n.name, use=n.use, key=build.outcome.results[n.name].key)
+            happened(
+                "step_cached", step=n.name, use=n.use, key=outcome.results[n.name].key,
+                reason=outcome.accepted[n.name],
+            )
             for n in nodes
         ),
         happened(

@@ -135,7 +135,7 @@ class _Row:
                 self.state, self.seconds = "done", event["seconds"]
                 self.dollars = event.get("dollars", 0.0)
             case "step_cached":
-                self.state = "cached"
+                self.state, self.text = "cached", event["reason"]
             case "step_failed":
                 self.state, self.text = "failed", in_line(event["error"]["what"])
                 self.seconds = time.monotonic() - self.started if self.started else 0.0
@@ -245,6 +245,8 @@ class PlainProgress:
         match event["event"]:
             case "step_started":
                 self._print(row, "run", event["reason"])
+            case "step_cached" if row.text:
+                self._print(row, "cached", row.text)
             case "step_finished":
                 self._print(row, "done", "  ".join([duration(row.seconds), *row.lasting()]))
             case "step_failed":
@@ -352,7 +354,7 @@ class LiveProgress:
         if row.state == "running":
             return icon, name, ProgressLine(row), duration(time.monotonic() - row.started)
         text = {
-            "done": "  ".join(row.lasting()), "cached": "cached", "failed": row.text,
+            "done": "  ".join(row.lasting()), "cached": row.text or "cached", "failed": row.text,
             "blocked": row.text,
         }.get(row.state, "")  # fmt: skip
         line = ClippedLine(text, "red" if row.state == "failed" else "dim")

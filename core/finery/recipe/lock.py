@@ -1,14 +1,17 @@
-"""`recipe.lock`: the pins of floating outside names, such as a hub branch. Meant for git."""
+"""`recipe.lock`, meant for git: the pins of floating outside names, such as a hub branch, and the
+changes that are accepted (see `finery.recipe.accepted`)."""
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 from finery.errors import UsageError
+from finery.recipe.accepted import ACCEPTED, Accepted, read_accepted
 from finery.util.files import read_plain
 from finery.util.paths import shown
 
@@ -18,6 +21,16 @@ _HEAD = """\
 # Outside names and what finery resolved them to. Commit this file.
 # To resolve them again: finery build --update-lock
 """
+_HEAD_OF_ACCEPTED = """\
+# Changes after which results are still current. To withdraw them: finery accept --undo
+"""
+
+
+class _Content(NamedTuple):
+    """What a lock file has."""
+
+    pins: dict[str, str]
+    accepted: list[Accepted]
 
 
 class Lock:
@@ -30,6 +43,7 @@ class Lock:
     def __init__(self, recipe: Path) -> None:
         self.path = recipe.with_suffix(".lock")
         self._pins: dict[str, str] | None = None
+        self._accepted: list[Accepted] = []
         self._forgotten: set[str] | None = set()  # names to remove from the file; None: all
 
     def get(self, name: str) -> str | None:
@@ -40,25 +54,60 @@ class Lock:
         """All names with their pins."""
         return self._read()
 
+    def accepted(self) -> list[Accepted]:
+        """The changes that are accepted."""
+        self._read()
+        return self._accepted
+
     def set(self, name: str, pinned: str) -> None:
         """Pin a name; replaces the file atomically. Raises `UsageError` if it can't be written."""
         seen = {**self._read(), name: pinned}
+
+        def pin(content: _Content) -> _Content:
+            others = {} if self._forgotten is None else content.pins
+            gone = self._forgotten or set()
+            pins = {n: pin for n, pin in others.items() if n not in gone} | {name: pinned}
+            return content._replace(pins=pins)
+
+        self._pins = {**self._change(pin, f"pins {name}").pins, **seen}
+        self._forgotten = set()
+
+    def accept(self, new: Collection[Accepted], gone: Collection[Accepted] = ()) -> None:
+        """Add accepted changes, and remove the groups of others, and of those that the new ones
+        reverse. Raises `UsageError` as `set`."""
+        reverse = [(c.use, c.part, c.new, c.old) for c in new]
+
+        def change(content: _Content) -> _Content:
+            before = content.accepted
+            out = {c.name for c in before if (c.use, c.part, c.old, c.new) in reverse}
+            out |= {c.name for c in gone}
+            lines = {c.line(): c for c in (*before, *new) if c.name not in out}
+            return content._replace(accepted=[*lines.values()])
+
+        self._accepted = self._change(change, "has the accepted changes").accepted
+
+    def _change(self, change: Callable[[_Content], _Content], purpose: str) -> _Content:
+        """Change the file as it is now; what is in it then. purpose: of the file, for errors."""
         try:
             with _alone_in(self.path.parent):
-                others = {} if self._forgotten is None else self._load()
-                gone = self._forgotten or set()
-                pins = {n: pin for n, pin in others.items() if n not in gone} | {name: pinned}
-                self._write(pins)
+                content = change(self._load())
+                self._write(content)
         except OSError as error:
             raise UsageError(
-                f"can't write {shown(self.path)}, which pins {name}: {error.strerror}",
+                f"can't write {shown(self.path)}, which {purpose}: {error.strerror}",
                 fix="make room for it, or allow writing to its folder",
             ) from error
-        self._pins, self._forgotten = {**pins, **seen}, set()
+        return content
 
-    def _write(self, pins: dict[str, str]) -> None:
-        written = yaml.dump(dict(sorted(pins.items())), Dumper=_Dumper, default_flow_style=False)
-        text = _HEAD + written
+    def _write(self, content: _Content) -> None:
+        if not any(content):
+            self.path.unlink(missing_ok=True)
+            return
+        pins = dict(sorted(content.pins.items()))
+        text = _HEAD + yaml.dump(pins, Dumper=_Dumper, default_flow_style=False) if pins else ""
+        if content.accepted:
+            lines = sorted(each.line() for each in content.accepted)
+            text += f"{_HEAD_OF_ACCEPTED}{ACCEPTED}:\n{''.join(lines)}"
         staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             staged.write_text(text, encoding="utf-8")
@@ -68,45 +117,63 @@ class Lock:
 
     def forget(self, names: Iterable[str] | None = None) -> None:
         """Forget the pins of these names, or of all; the next `set` rewrites the file."""
+        pins = self._read()
         if names is None:
             self._pins, self._forgotten = {}, None
             return
         gone = set(names)
-        self._pins = {n: pin for n, pin in self._read().items() if n not in gone}
+        self._pins = {n: pin for n, pin in pins.items() if n not in gone}
         if self._forgotten is not None:
             self._forgotten |= gone
 
     def _read(self) -> dict[str, str]:
         if self._pins is None:
-            self._pins = self._load()
+            self._pins, self._accepted = self._load()
         return self._pins
 
-    def _load(self) -> dict[str, str]:
+    def _load(self) -> _Content:
         try:
-            loaded = yaml.safe_load(read_plain(self.path, LARGEST).decode())
+            loader = yaml.SafeLoader(read_plain(self.path, LARGEST).decode())
+            node = loader.get_single_node()
+            loaded = None if node is None else loader.construct_document(node)
         except FileNotFoundError:
-            return {}
+            return _Content({}, [])
         except OSError as error:
             raise UsageError(
                 f"can't be read: {error.strerror}",
                 where=str(self.path),
                 fix="restore it from git, or move it away to pin all names anew",
             ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (
+            yaml.YAMLError,
+            ValueError,
+            RecursionError,
+        ) as error:  # also of a date or an encoding
             raise UsageError(
                 f"the lock file can't be read: {error}",
                 where=str(self.path),
                 fix="restore it from git",
             ) from None
         if loaded is None:
-            return {}
+            return _Content({}, [])
+        accepted: list[Accepted] = []
+        if node and isinstance(loaded, dict) and isinstance(loaded.get(ACCEPTED), list):
+            entries = [e for key, value in node.value if key.value == ACCEPTED for e in value.value]
+            lines = [entry.start_mark.line + 1 for entry in entries]
+            if len(entries) > len(loaded[ACCEPTED]):  # YAML would take the last of two lists
+                raise UsageError(
+                    f"there are two lists of '{ACCEPTED}'",
+                    where=f"{shown(self.path)}:{lines[0]}",
+                    fix="join them",
+                )
+            accepted = read_accepted(loaded.pop(ACCEPTED), lines, shown(self.path))
         if not isinstance(loaded, dict) or not all(isinstance(v, str) for v in loaded.values()):
             raise UsageError(
                 "the lock file must map names to text",
                 where=str(self.path),
                 fix="restore it from git",
             )
-        return {str(k): v for k, v in loaded.items()}
+        return _Content({str(k): v for k, v in loaded.items()}, accepted)
 
 
 class _Dumper(yaml.SafeDumper):

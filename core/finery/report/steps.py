@@ -22,8 +22,9 @@ ORDER: Sequence[State] = ("failed", "running", "blocked", "not built", "built")
 
 
 class ReportedStep(NamedTuple):
-    """A step. detail: why it isn't built. result: None if it has none, or its files are gone.
+    """A step. detail: why it isn't built, or which changes are accepted.
 
+    result: None if it has none, or its files are gone.
     dollars: the cost of the answers in it.
     """
 
@@ -53,8 +54,9 @@ def steps_now(graph: Graph, store: Store, run: Run | None) -> list[ReportedStep]
         # What another recipe built isn't part of this build if a gate before it fails.
         result = None if name in blocked else plan.result
         state: State = "not built" if result is None else "built"
-        detail = plan.reason if result is None else ""
-        if record and record.state == "failed" and (result is None or record.key == plan.key):
+        detail = plan.reason if result is None else plan.acceptance
+        is_same = result is None or (record is not None and record.key == result.key)
+        if record and record.state == "failed" and is_same:
             state, detail = "failed", str(record.error.get("what", ""))
         elif name in blocked:
             state, detail = "blocked", f"waits for {', '.join(blocked[name])}, which failed"
@@ -81,6 +83,8 @@ def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
             continue
         result = results[name]
         detail = str(record.error.get("what", ""))
+        if record.state == "cached":
+            detail = record.reason
         states: Mapping[str, State] = {
             "cached": "built", "ran": "built", "failed": "failed", "blocked": "blocked",
             "running": "running",

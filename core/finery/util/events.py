@@ -59,6 +59,7 @@ class StepCached(_OfStepType):
     """A step's output is already in the store, so the step doesn't run."""
 
     key: Annotated[str, "the key of its result in the store"]
+    reason: Annotated[str, "if its key has changed since: which changes are accepted; else empty"]
 
 
 class StepStarted(_OfStepType):

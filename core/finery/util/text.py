@@ -93,6 +93,11 @@ def counted(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count:,} {word}s"
 
 
+def accepted_words(steps: int) -> str:
+    """How many steps of a build are cached since `recipe.lock` accepts changes."""
+    return f", {steps} accepted" if steps else ""
+
+
 def some_of(names: Sequence[str], most: int = NAMED) -> str:
     """The first names and how many more there are. most: names that are shown."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""

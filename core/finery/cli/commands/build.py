@@ -17,7 +17,7 @@ from finery.builder import uptodate as stamp
 from finery.cli.console import print_json, print_note, print_progress
 from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_steps
 from finery.errors import FineryError, RemoteError, UsageError
-from finery.util.text import cost_words, counted
+from finery.util.text import accepted_words, cost_words, counted
 
 if TYPE_CHECKING:
     from finery.builder.scheduler import Build
@@ -220,7 +220,8 @@ def _is_done(
         return events is not None
     finished = stamp.finished_if_done(recipe, steps, overrides)
     if finished is not None:
-        text = f"{counted(finished.steps, 'step')}, nothing to do{cost_words(finished.dollars)}"
+        text = f"{counted(finished.steps, 'step')}, nothing to do"
+        text += accepted_words(finished.accepted) + cost_words(finished.dollars)
         click.secho(text, fg="green", err=True)
     return finished is not None
 

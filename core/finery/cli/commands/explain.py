@@ -12,7 +12,7 @@ from finery.cli.options import json_option, matrix_option, recipe_and_step
 if TYPE_CHECKING:
     from finery.artifact.manifest import Parts
     from finery.builder.keys import Change
-    from finery.builder.plan import StepPlan
+    from finery.builder.plan import Planner, StepPlan
 
 
 @click.command("explain")
@@ -27,7 +27,7 @@ def command(
     step: str, recipe: Path, overrides: tuple[str, ...], everything: bool, as_json: bool
 ) -> None:
     """Explain why STEP would run, or why it last ran: the parts of its key that changed."""
-    from finery.builder.keys import changes_between, short, with_paths
+    from finery.builder.keys import short
     from finery.builder.plan import Planner
     from finery.builder.project import Project
 
@@ -37,23 +37,26 @@ def command(
     graph.require(step)
     planner = Planner(graph.select([step]), store)
     plan, last, before = planner.explain(step)
-    names_of = planner.code.names
-    changes = changes_between(last, plan.parts, names_of) if last is not None else []
     since = "since its last build"
-    if changes and plan.state == "cached":  # as it was before the last build, which is kept
+    if plan.accepted and plan.result is not None:
+        last, since = plan.result.parts, "since it was built, and accepted"
+    changes = changes_of(planner, plan, last, plan.parts) if last is not None else []
+    if plan.accepted:
+        before = None
+    elif changes and plan.state == "cached":  # as it was before the last build, which is kept
         since = "since its last build, and kept from an earlier one"
     if last is not None and before is not None and not changes:
-        changes, since = changes_between(before, last, names_of), "between its last two builds"
-    changes = with_paths(changes, planner.code.reaches(*planner.code_of(plan)))
+        changes, since = changes_of(planner, plan, before, last), "between its last two builds"
     if as_json:
         for change in changes:
             paths = {"paths": change.paths} if any(change.names) else {}
             data = change_data(change) | paths
-            print_json({"step": step, "state": plan.state, "since": since, **data})
+            accepted = {"accepted": change.part in plan.accepted}
+            print_json({"step": step, "state": plan.state, "since": since, **data, **accepted})
         if not changes:
             print_json({"step": step, "state": plan.state, "reason": plan.reason})
         return
-    _print(step, plan, last, changes, since)
+    print_changes(plan, last, changes, since)
     if everything:
         click.echo("\nall parts of its key:")
         width = max(len(part) for part, _ in plan.parts)
@@ -61,13 +64,24 @@ def command(
             click.echo(f"  {part:<{width}}  {short(value, part, 100)}")
 
 
-def _print(
-    step: str, plan: "StepPlan", last: "Parts | None", changes: "list[Change]", since: str
+def changes_of(
+    planner: "Planner", plan: "StepPlan", before: "Parts", after: "Parts"
+) -> "list[Change]":
+    """What differs between two keys of a step, and how its code reaches each definition."""
+    from finery.builder.keys import changes_between, with_paths
+
+    changes = changes_between(before, after, planner.code.names)
+    return with_paths(changes, planner.code.reaches(*planner.code_of(plan)))
+
+
+def print_changes(
+    plan: "StepPlan", last: "Parts | None", changes: "list[Change]", since: str
 ) -> None:
+    """The step's state, and its changes. last: the parts of its last key."""
     state = {"cached": "is up to date", "run": "will run", "pending": "is pending"}[plan.state]
-    tells = last is None or not changes or plan.state == "pending"
+    tells = last is None or not changes or plan.state == "pending" or plan.accepted
     reason = f": {plan.reason}" if plan.reason and tells else ""
-    click.echo(f"{click.style(step, bold=True)} ({plan.node.use}) {state}{reason}")
+    click.echo(f"{click.style(plan.node.name, bold=True)} ({plan.node.use}) {state}{reason}")
     if not changes:
         if plan.state == "cached":
             click.echo("nothing changed since its last build")

@@ -151,7 +151,8 @@ def _print_json(
             facts = {**of.facts, "warning": of.warning, "fix": of.fix}
         print_json({
             "step": name, "use": plan.node.use, "state": gates.state(plan), "reason": plan.reason,
-            "key": plan.key, "environment": plan.node.environment or None,
+            "accepted": plan.accepted, "key": plan.result_key,
+            "environment": plan.node.environment or None,
             "executor": executors[name], "resources": plan.node.resources.to_dict(),
             "jobs": [{"name": job.name, "refused": job.outdated} for job in jobs[name]],
             "estimate": facts, "notes": mine,
@@ -261,10 +262,10 @@ def _print_gate(plan: "StepPlan", gates: Gates) -> None:
 
 
 def _why(plan: "StepPlan", gates: Gates) -> str:
-    """Why the step runs or is blocked. For a cached step, the commit that it is pinned to."""
+    """Why the step runs, is blocked or accepted. For others, the commit that it is pinned to."""
     if plan.node.name in gates.blocked:
         return f"blocked by {', '.join(gates.blocked[plan.node.name])}"
-    if plan.state != "cached" or plan.pinned is None:
+    if plan.state != "cached" or plan.pinned is None or plan.accepted:
         return plan.reason
     is_commit = len(plan.pinned) == 40 and set(plan.pinned) <= set("0123456789abcdef")
     return f"pinned: {plan.pinned[:12] if is_commit else plan.pinned}"

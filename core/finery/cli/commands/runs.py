@@ -113,6 +113,11 @@ def _lines(run: "Run", scores: "Mapping[str, FirstMetric]") -> "Iterator[tuple[s
     dollars = sum(step.dollars for step in run.steps.values())
     cost = f"; cost {in_dollars(dollars)}" if dollars else ""
     yield "ran", f"{', '.join(run.named('ran')) or 'nothing'} ({len(cached)} cached){cost}"
+    accepted = {name: run.steps[name].reason for name in cached if run.steps[name].reason}
+    for name, reason in [*accepted.items()][:MOST]:
+        yield name, reason
+    if len(accepted) > MOST:
+        yield "and", f"{counted(len(accepted) - MOST, 'accepted step')} more (--json)"
     if run.overrides:
         yield "with", " ".join(run.overrides)
     for name in run.named("failed"):

@@ -48,7 +48,7 @@ def command(recipe: Path, step: str, overrides: tuple[str, ...], as_json: bool) 
         raise UsageError(f"isn't built for this recipe: {some_of(missing)}", fix=call)
     judged: list[Score] = []
     with empty_store(project.store) as empty:
-        pairs = _again(project, plans, [name], empty, as_json=as_json)
+        pairs = run_again(project, plans, [name], empty, as_json=as_json)
         is_same = all(pair.is_same for pair in pairs)
         evaluators = [
             node.name
@@ -61,7 +61,7 @@ def command(recipe: Path, step: str, overrides: tuple[str, ...], as_json: bool) 
         if not is_same and evaluators and any(p.after.kind == Model.kind for p in pairs):
             text = f"{name} differs: asking {some_of(evaluators)} whether it is as good"
             click.echo(text, err=True)
-            again = _again(project, plans, [name, *evaluators], empty, as_json=as_json)
+            again = run_again(project, plans, [name, *evaluators], empty, as_json=as_json)
             judged = [s for p in again if p.after.kind == Metrics.kind for s in scores(p)]
         if as_json:
             print_json({
@@ -76,7 +76,7 @@ def command(recipe: Path, step: str, overrides: tuple[str, ...], as_json: bool) 
     return 0 if is_same or (judged and all(score.is_within for score in judged)) else 1
 
 
-def _again(
+def run_again(
     project: "Project", plans: "dict[str, StepPlan]", names: list[str], empty: "Store", *,
     as_json: bool,
 ) -> "list[Redone]":  # fmt: skip

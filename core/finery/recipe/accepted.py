@@ -1,0 +1,87 @@
+"""Changes that don't matter, as `recipe.lock` lists them: a line for each changed part of a key.
+
+Only what may change while a step means the same can be accepted: code, packages, the machine.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import yaml
+from msgspec import UNSET
+
+from finery.errors import UsageError
+from finery.util.text import visible
+
+ACCEPTED = "accepted"
+"""The list's name in `recipe.lock`."""
+PREFIXES = ("code ", "engine ", "machine ", "package ", "read ")
+PARTS = ("class", "python", "wrappers")
+"""Parts of keys that may be accepted, and the beginnings of others."""
+
+
+class Accepted(
+    msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """A change that doesn't matter to the steps of a type (`use`): a part of their keys.
+
+    old and new: its values; UNSET if the part is new, or is gone.
+    group: a text that changes have in common which were accepted together; empty for a single one.
+    """
+
+    part: str
+    old: Any = UNSET
+    new: Any = UNSET
+    use: str = msgspec.field(name="for")
+    group: str = msgspec.field(name="with", default="")
+
+    @property
+    def name(self) -> str:
+        """The same for all changes of its group."""
+        return self.group or self.line()
+
+    def line(self) -> str:
+        """Its line in `recipe.lock`, whatever is in its texts."""
+        written: str = yaml.dump(
+            msgspec.to_builtins(self), Dumper=_LineDumper, default_flow_style=True,
+            sort_keys=False, width=float("inf"), allow_unicode=True,
+        )  # fmt: skip
+        return f"- {written}"
+
+
+def is_acceptable(part: str) -> bool:
+    """Whether a change of this part of a key may be accepted."""
+    return part in PARTS or part.startswith(PREFIXES)
+
+
+def read_accepted(entries: Any, lines: Iterable[int], path: str) -> list[Accepted]:
+    """The entries of a lock file. lines: of each, for errors. Raises `UsageError`."""
+    return [
+        _read_entry(entry, f"{path}:{line}") for entry, line in zip(entries, lines, strict=True)
+    ]
+
+
+def _read_entry(entry: Any, where: str) -> Accepted:
+    fix = "restore the line from git, or remove it and use `finery accept`"
+    try:
+        read = msgspec.convert(entry, Accepted)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"isn't an accepted change: {error}", where=where, fix=fix) from None
+    if not is_acceptable(read.part):
+        what = f"a change of '{visible(read.part)}' can't be accepted"
+        raise UsageError(what, where=where, fix="remove the line, and build again")
+    if read.old is UNSET and read.new is UNSET:
+        raise UsageError("isn't an accepted change: it has no value", where=where, fix=fix)
+    return read
+
+
+class _LineDumper(yaml.SafeDumper):
+    """Writes each text in one line."""
+
+
+_LineDumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"'
+    ),
+)

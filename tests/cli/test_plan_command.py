@@ -20,7 +20,7 @@ def plan(t: Project, *args: str) -> dict[str, dict[str, Any]]:
     """The plan by step."""
     lines = [json.loads(line) for line in t.run("plan", "--json", *args).out.splitlines()]
     names = ["step", "use", "state", "reason", "key", "environment", "executor", "resources"]
-    names += ["jobs", "estimate", "notes", "error", "blocked_by"]
+    names += ["jobs", "estimate", "notes", "error", "blocked_by", "accepted"]
     assert all(list(line) == names for line in lines)
     return {line["step"]: line for line in lines}
 

@@ -151,13 +151,12 @@ def _print_json(
             facts = {**of.facts, "warning": of.warning, "fix": of.fix}
         print_json({
             "step": name, "use": plan.node.use, "state": gates.state(plan), "reason": plan.reason,
-            "accepted": plan.accepted, "key": plan.result_key,
-            "environment": plan.node.environment or None,
+            "key": plan.result_key, "environment": plan.node.environment or None,
             "executor": executors[name], "resources": plan.node.resources.to_dict(),
             "jobs": [{"name": job.name, "refused": job.outdated} for job in jobs[name]],
             "estimate": facts, "notes": mine,
             "error": gates.failed[name].to_dict() if name in gates.failed else None,
-            "blocked_by": [*gates.blocked.get(name, ())],
+            "blocked_by": [*gates.blocked.get(name, ())], "accepted": plan.accepted,
         })  # fmt: skip
     for note in notes:
         if note.step not in steps:

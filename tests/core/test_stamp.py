@@ -1,6 +1,7 @@
 """The stamp: it says "nothing to do" only when the long road would say so too."""
 
 import os
+import random
 import shutil
 import sys
 import time
@@ -71,6 +72,68 @@ def test_a_new_file_is_noticed_where_the_path_of_the_project_has_brackets(
     assert done(made) == 3
     made.write({"rows/two.txt": "two\n"})
     assert done(made) is None
+
+
+@pytest.mark.parametrize("changed", ["recipe.yaml", "rows/one.txt"])
+def test_a_file_that_was_written_just_before_a_build_is_compared_by_its_content(
+    stamped: Project, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """As if the build had begun within the grain of the clock of files."""
+    monkeypatch.setattr(clock, "FINE_NS", 400_000_000)
+    time.sleep(0.45)
+    stamped.write({changed: (stamped.folder / changed).read_text() + "# more\n"})
+    keep(stamped)
+    assert done(stamped) == 3
+    before = (stamped.folder / changed).stat()
+    stamped.edit(changed, "# more", "# else")
+    os.utime(stamped.folder / changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert done(stamped) is None
+    stamped.edit(changed, "# else", "# more")
+    assert done(stamped) == 3
+
+
+@pytest.mark.parametrize("changed", ["recipe.yaml", "rows/one.txt"])
+@pytest.mark.parametrize("hides", [True, False])
+def test_what_changes_unseen_after_it_was_read_is_not_stamped(
+    stamped: Project, monkeypatch: pytest.MonkeyPatch, changed: str, hides: bool
+) -> None:
+    """By the clock of files, it changed before the build began, or it has even the old time."""
+    monkeypatch.setattr(clock, "FINE_NS", 400_000_000)
+    time.sleep(0.45)
+    stamped.write({changed: (stamped.folder / changed).read_text() + "# more\n"})
+    path = [*sys.path]
+    made = build(stamped.folder / "recipe.yaml")
+    stamped.edit(changed, "# more", "# else")
+    if hides:
+        made.began = time.time_ns()
+    stamp.keep(made, (), ())
+    made.store.close()
+    sys.path[:] = path
+    assert done(stamped) is None
+
+
+def test_no_edit_after_a_build_is_missed(stamped: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edits at all distances from a build, with sizes that stay the same, and times set back."""
+    chance = random.Random(0)
+    for number in range(60):
+        monkeypatch.setattr(clock, "FINE_NS", chance.choice([1, 20_000_000, 400_000_000]))
+        name = chance.choice(["recipe.yaml", "rows/one.txt", "steps.py"])
+        text = (stamped.folder / name).read_text().split("# mark")[0]
+        before = (stamped.folder / name).stat()
+        stamped.write({name: f"{text}# mark {number:03}"})
+        if chance.random() < 0.5:
+            os.utime(stamped.folder / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert done(stamped) is None, (number, name)
+        time.sleep(chance.choice([0, 0.01, 0.05]))
+        path = [*sys.path]
+        made = build(stamped.folder / "recipe.yaml")
+        late = chance.random() < 0.3
+        if late:
+            stamped.write({name: f"{text}# mark {number:03}".replace("mark", "MARK")})
+        stamp.keep(made, (), ())
+        made.store.close()
+        sys.path[:] = path
+        assert done(stamped) in ((None,) if late else (None, 3)), (number, name)
 
 
 def blob(t: Project) -> Path:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.execute.gpu import CHOICES, DRIVER_FILES
-from finery.util.files import FileState, file_state, settled
+from finery.util.files import FileState, file_state, hash_file, settled
 from finery.util.paths import store_folder
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 FORMAT = 9
 NUMBERS, PARTS = "Q", 5
 """The encoding of states in a stamp: 64 bits for each part."""
+SMALL = 1 << 20
+"""Bytes of a file whose content a build with nothing to do may compare."""
 BLOCK = 256
 """Number of files after which states are compared."""
 HOOKS = (
@@ -151,6 +153,7 @@ def _finished_if_same(root: Path, stamp: str, states: bytes) -> Finished | None:
         and _are_same(root, paths, states)
         and all(os.path.exists(path) == there for path, there in facts["recipes"])
         and all(_matches(pattern) == paths for pattern, paths in facts["patterns"])
+        and all(_content(path) == digest for path, digest in facts["contents"])
     )
     if not same:
         return None
@@ -190,10 +193,10 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
     if not _are_those_used(used, chain.from_iterable(matches.values())):
         return
     # Later than the states, so that they are those before a change that is missed here.
-    if not all(_settled(path, build.began) for path in (*sources, *_PATH)):
-        return
-    stored = _stored(build)
-    if stored is None or any("\n" in path for path in (*sources, *stored)):
+    unsettled = [path for path in (*sources, *_PATH) if not _settled(path, build.began)]
+    contents = _contents(build, unsettled) if unsettled else {}
+    stored = None if contents is None else _stored(build)
+    if contents is None or stored is None or any("\n" in path for path in (*sources, *stored)):
         return
     facts = {
         "format": FORMAT,
@@ -207,8 +210,10 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         "path": os.environ.get("PATH", "") if build.planner.outside else None,
         "recipes": [[str(path), path.exists()] for path in build.store.recipes().values()],
         "patterns": [*matches.items()],
+        "contents": [*contents.items()],
     }
-    states = sources | stored  # the most likely changes first
+    watched = {path: state for path, state in sources.items() if path not in contents}
+    states = watched | stored  # the most likely changes first
     try:
         packed = _packed(states.values()).tobytes()
     except OverflowError:  # a time before 1970
@@ -220,6 +225,44 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         f"states of {name}": packed,
         f"events of {name}": _events(build).encode(),
     })  # fmt: skip
+
+
+def _contents(build: "Build", paths: Sequence[str]) -> dict[str, str] | None:
+    """Path → digest of files that changed just before the build; None if one can't be stamped.
+
+    The time of such a file is no proof, in either direction. A change after the stamp could leave
+    it as it is, so the stamp has the digest, and the next build compares the content itself. A
+    change between the moment when the build read the file and this one could also have left it,
+    and the digest of what is there now would then be that of a content which no key has. So it
+    counts only if it is the digest of what was read: of the text that the recipe was parsed from,
+    or of what is in the key of the step with the file. Whatever a clock says, a file whose content
+    isn't that of the build has another digest here, or when the stamp is compared. There is no
+    such proof for other files (plugin files are imported at one moment and digested at another)
+    and for folders. What has certainly changed since the build began may have been read before,
+    for example by a check of the recipe's files.
+    """
+    from blake3 import blake3
+
+    graph, planner = build.graph, build.planner
+    text = graph.recipe.text.encode()
+    read: dict[str, set[Any]] = {str(graph.recipe.path.absolute()): {blake3(text).hexdigest()}}
+    for node in graph.nodes.values():
+        parts = dict(build.outcome.results[node.name].parts)
+        for setting, files in planner.files(node).items():
+            for name, path in files:
+                read.setdefault(str(path), set()).add(parts.get(f"file {setting} {name}"))
+    contents = {path: _content(path) for path in paths if path in read}
+    known = all({contents.get(path)} == read.get(path) for path in paths)
+    newest = (max(file_state(path)[3:]) for path in paths)
+    return contents if known and all(time <= build.began for time in newest) else None
+
+
+def _content(path: str) -> str:
+    """The digest of a small file; empty if it is large or can't be read."""
+    try:
+        return hash_file(Path(path)) if os.path.getsize(path) <= SMALL else ""
+    except OSError:
+        return ""
 
 
 def states_before(

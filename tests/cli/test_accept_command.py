@@ -137,7 +137,7 @@ def test_builds_runs_and_reports_say_what_is_accepted(t: Project) -> None:
     }
     t.edit("recipe.yaml", "n: 2", "n: 3")
     assert t.ran() == ["b", "c"]
-    assert "accepted: code checks.py" in t.run("runs").out
+    assert "a (accepted: code checks.py)" in t.run("runs").out
     run = json.loads(t.run("runs", "--json").out.splitlines()[0])
     assert [s["reason"] for s in run["steps"] if s["step"] == "a"] == ["accepted: code checks.py"]
     assert "accepted: code checks.py" in report(t)
@@ -204,6 +204,13 @@ def test_pending_steps_are_covered(t: Project) -> None:
     assert t.ran() == []
 
 
+def test_verify_takes_inputs_that_are_accepted(t: Project) -> None:
+    limit(t, 200)
+    accept(t, "a")
+    assert "isn't built for this recipe: b" not in accept(t, "c", "--verify")
+    assert states(t) == {"a": "cached+", "b": "cached+", "c": "cached+"}
+
+
 def test_undo(t: Project) -> None:
     limit(t, 200)
     accept(t, "a")
@@ -211,7 +218,7 @@ def test_undo(t: Project) -> None:
     assert "1 change withdrawn for w.read" in accept(t, "b", "--undo")
     assert states(t) == {"a": "run", "b": "run", "c": "pending"}
     assert len(accepted(t)) == 1
-    assert "nothing is accepted for w.read" in accept(t, "a", "--undo")
+    assert "a: nothing is accepted for w.read" in accept(t, "a", "--undo")
     accept(t, "c", "--undo")
     assert not (t.folder / "recipe.lock").exists()
 
@@ -301,7 +308,7 @@ def test_nothing_to_accept(
 def test_json(t: Project) -> None:
     limit(t, 200)
     (line,) = map(json.loads, t.run("accept", "a", "--json").out.splitlines())
-    assert (line["step"], line["use"], line["state"]) == ("a", "w.read", "accepted")
+    assert (line["step"], line["for"], line["state"]) == ("a", "w.read", "accepted")
     assert line["part"] == "code checks.py"
     assert len(line["old"]) == len(line["new"]) == 64
     (line,) = map(json.loads, t.run("explain", "a", "--json").out.splitlines())

@@ -97,7 +97,7 @@ class Outcome:
     errors: dict[str, FineryError] = field(default_factory=dict)
     blocked: dict[str, list[str]] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # of failed steps
-    accepted: dict[str, str] = field(default_factory=dict)  # step → which changes, if any
+    accepted: dict[str, str] = field(default_factory=dict)  # cached step → which changes
     redone: dict[str, Result] = field(default_factory=dict)  # what forced steps had before
     seconds: float = 0.0
     fetched: int = 0  # bytes that came from shared stores
@@ -105,11 +105,6 @@ class Outcome:
     dollars: float = 0.0  # what the answers cost that this build asked for
     dollars_kept: float = 0.0  # what all that is built cost, whenever it was built
     broken: int = 0  # the exit code if something ended the build early
-
-    @property
-    def accepted_count(self) -> int:
-        """How many steps are cached since changes are accepted."""
-        return sum(map(bool, self.accepted.values()))
 
     @property
     def exit_code(self) -> int:

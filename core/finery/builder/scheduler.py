@@ -399,7 +399,9 @@ class Build:
         """Link and verify a step's outputs, and release the steps that wait for it."""
         node = plan.node
         self.outcome.results[node.name] = result
-        self.outcome.accepted[node.name] = plan.acceptance if cached else ""
+        self.outcome.accepted.pop(node.name, None)
+        if cached and plan.accepted:
+            self.outcome.accepted[node.name] = plan.acceptance
         self._recording.keys[node.name] = result.key
         if cached:
             self._unlinked.append(node)

@@ -202,7 +202,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         "format": FORMAT,
         "python": _python(_PATH),
         "steps": len(build.graph.nodes),
-        "accepted": build.outcome.accepted_count,
+        "accepted": len(build.outcome.accepted),
         "dollars": build.outcome.dollars_kept,
         "machine": _machine(),
         # Plugin files may import from the working directory.
@@ -295,7 +295,7 @@ def _events(build: "Build") -> str:
         *(
             happened(
                 "step_cached", step=n.name, use=n.use, key=outcome.results[n.name].key,
-                reason=outcome.accepted[n.name],
+                reason=outcome.accepted.get(n.name, ""),
             )
             for n in nodes
         ),

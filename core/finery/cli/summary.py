@@ -125,7 +125,7 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
     steps, cached = counted(total, "step"), len(outcome.results) - ran
     text = f"{steps}: {ran} built, {cached} cached" if ran else f"{steps}, nothing to do"
     copied = {"fetched": outcome.fetched, "pushed": outcome.pushed}
-    text += accepted_words(outcome.accepted_count)
+    text += accepted_words(len(outcome.accepted))
     words = "".join(f", {verb} {size(count)}" for verb, count in copied.items() if count)
     click.secho(f"{text} ({duration(outcome.seconds)}){cost}{words}", fg="green", err=True)
 

@@ -75,6 +75,8 @@ class Lock:
     def accept(self, new: Collection[Accepted], gone: Collection[Accepted] = ()) -> None:
         """Add accepted changes, and remove the groups of others, and of those that the new ones
         reverse. Raises `UsageError` as `set`."""
+        if not (new or gone):
+            return
         reverse = [(c.use, c.part, c.new, c.old) for c in new]
 
         def change(content: _Content) -> _Content:

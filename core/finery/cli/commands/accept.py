@@ -1,13 +1,14 @@
 """`finery accept STEP`: keep a result although the step's code or a package changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
-from finery.cli.commands.explain import change_data, changes_of, print_changes
+from finery.cli.commands.explain import changes_of, print_changes
 from finery.cli.console import print_json, print_wrapped
 from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery.errors import UsageError
@@ -49,36 +50,40 @@ def command(
     planner = Planner(graph.select(names), project.store)
     plans = {plan.node.name: plan for plan in make_plan(planner)}
     mine = [plans[each] for each in names]
+    use, lock = mine[0].node.use, planner.lock
     if undo:
-        gone = {c.line(): c for plan in mine for c in planner.acceptances.applied(plan.parts)}
-        if gone:
-            planner.lock.accept([], [*gone.values()])
-        _report(planner, mine[0], [*gone.values()], "withdrawn", as_json=as_json)
-        return 0
-    built = {p.node.name: result for p in mine if (result := _last_result(planner, p)) is not None}
-    changed = [p for p in mine if p.state != "cached" and p.node.name in built]
-    if not changed and not all(plan.state == "cached" for plan in mine):
-        raise UsageError(
-            f"step '{name}' has no result from before a change",
-            fix=f"finery build {graph.recipe.argument}--step {name}",
-        )
-    lines = {c.line(): c for plan in changed for c in _causes(planner, plan, built)}
+        lines = {c.line(): c for plan in mine for c in planner.acceptances.applied(plan.parts)}
+        lock.accept([], [*lines.values()])
+    else:
+        last = {each: planner.latest.get(each, ("",))[0] for each in names}
+        found = {each: project.store.lookup(key) for each, key in last.items() if key}
+        built = {each: result for each, result in found.items() if result is not None}
+        changed = [p for p in mine if p.state != "cached" and p.node.name in built]
+        if not changed and not all(plan.state == "cached" for plan in mine):
+            fix = f"finery build {graph.recipe.argument}--step {name}"
+            raise UsageError(f"step '{name}' has no result from before a change", fix=fix)
+        lines = {c.line(): c for plan in changed for c in _causes(planner, plan, built)}
+        if not as_json:
+            _print_causes(planner, changed, built)
+        if lines and verify and not _is_same(project, plans, changed, built, as_json=as_json):
+            return 1
+        lock.accept([*lines.values()])
+    verb = "withdrawn" if undo else "accepted"
+    for each in lines.values() if as_json else ():
+        data = msgspec.to_builtins(each)
+        print_json({"step": name, "state": verb, "old": None, "new": None, **data})
     if lines and not as_json:
-        _print_causes(planner, changed, built)
-    if lines and verify and not _is_same(project, plans, changed, built, as_json=as_json):
-        return 1
-    if lines:
-        planner.lock.accept([*lines.values()])
-    _report(planner, mine[0], [*lines.values()], "accepted", as_json=as_json)
-    if lines and not as_json:
-        after = make_plan(Planner(graph, project.store), without_files=True)
-        _print_served([plan for plan in after if plan.node.use == mine[0].node.use])
+        text = f"{shown(lock.path)}: {counted(len(lines), 'change')} {verb} for {use}"
+        click.secho(text, fg="green")
+        _print_served(make_plan(Planner(graph, project.store), without_files=True), use)
+    if not lines:
+        reason = "nothing is accepted" if undo else "nothing to accept"
+        reason += f": {mine[0].acceptance}" if mine[0].accepted else f" for {use}"
+        if as_json:
+            print_json({"step": name, "reason": reason})
+        else:
+            click.echo(f"{click.style(name, bold=True)}: {reason}")
     return 0
-
-
-def _last_result(planner: "Planner", plan: "StepPlan") -> "Result | None":
-    last = planner.latest.get(plan.node.name)
-    return planner.store.lookup(last[0]) if last else None
 
 
 def _causes(planner: "Planner", plan: "StepPlan", built: "dict[str, Result]") -> "list[Accepted]":
@@ -145,33 +150,12 @@ def _is_same(
     return is_same
 
 
-def _report(
-    planner: "Planner", plan: "StepPlan", lines: "Sequence[Accepted]", verb: str, *, as_json: bool
-) -> None:
-    """Print which lines recipe.lock got or lost."""
-    from finery.builder.keys import Change, Names
-
-    name, use = plan.node.origin or plan.node.name, plan.node.use
-    if not lines:
-        text = f"nothing is accepted for {use}" if verb == "withdrawn" else "nothing to accept"
-        reason = f"{text}{f': {plan.acceptance}' if plan.acceptance else ''}"
-        if as_json:
-            print_json({"step": name, "use": use, "reason": reason})
-        else:
-            click.echo(f"{click.style(name, bold=True)} ({use}): {reason}")
-        return
-    for each in lines if as_json else ():
-        change = Change(each.part, each.old, each.new, Names())
-        print_json({"step": name, "use": use, "state": verb, **change_data(change)})
-    if not as_json:
-        where = shown(planner.lock.path)
-        click.secho(f"{where}: {counted(len(lines), 'change')} {verb} for {use}", fg="green")
-
-
-def _print_served(plans: "Sequence[StepPlan]") -> None:
+def _print_served(plans: "Iterable[StepPlan]", use: str) -> None:
     """The steps of the type: those that accepted changes serve, and what becomes of the others."""
-    states = {"cached": "keep their results", "pending": "wait for their inputs", "run": "run"}
-    for state, words in states.items():
-        are = (plan for plan in plans if plan.state == state)
-        if names := [plan.node.name for plan in are if plan.accepted or state != "cached"]:
-            print_wrapped(f"  {words}: ", ", ".join(names), hang=4)
+    words = {"cached": "keep their results", "pending": "wait for their inputs", "run": "run"}
+    names: dict[str, list[str]] = {}
+    for plan in plans:
+        if plan.node.use == use and (plan.accepted or plan.state != "cached"):
+            names.setdefault(words[plan.state], []).append(plan.node.name)
+    for text, steps in names.items():
+        print_wrapped(f"  {text}: ", ", ".join(steps), hang=4)

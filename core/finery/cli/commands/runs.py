@@ -8,7 +8,7 @@ import click
 
 from finery.cli.console import print_json, print_wrapped
 from finery.cli.options import json_option, recipe_words
-from finery.util.text import counted, duration, in_dollars, percent, visible
+from finery.util.text import counted, duration, in_dollars, percent, some_of, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -113,11 +113,10 @@ def _lines(run: "Run", scores: "Mapping[str, FirstMetric]") -> "Iterator[tuple[s
     dollars = sum(step.dollars for step in run.steps.values())
     cost = f"; cost {in_dollars(dollars)}" if dollars else ""
     yield "ran", f"{', '.join(run.named('ran')) or 'nothing'} ({len(cached)} cached){cost}"
-    accepted = {name: run.steps[name].reason for name in cached if run.steps[name].reason}
-    for name, reason in [*accepted.items()][:MOST]:
-        yield name, reason
-    if len(accepted) > MOST:
-        yield "and", f"{counted(len(accepted) - MOST, 'accepted step')} more (--json)"
+    if accepted := [
+        f"{name} ({run.steps[name].reason})" for name in cached if run.steps[name].reason
+    ]:
+        yield "with changes", some_of(accepted)
     if run.overrides:
         yield "with", " ".join(run.overrides)
     for name in run.named("failed"):

@@ -329,7 +329,7 @@ DIGEST = 64 * "0"
         (f"{{part: 'input rows[0]', old: {DIGEST}, for: w.read}}", "'input rows[0]' can't be"),
         ("{part: key format, old: 4, new: 5, for: w.read}", "'key format' can't be accepted"),
         ("{part: package x, old: 1, new: 2}", "missing required field `for`"),
-        ("{part: package x, for: w.read}", "it has no value"),
+        ("{part: package x, for: w.read}", "needs `old` or `new`"),
         ("{part: package x, old: 1, new: 2, for: w.read, why: so}", "unknown field `why`"),
         ("{part: [1], old: 1, for: w.read}", "Expected `str`"),
         ("x", "Expected `object`"),
@@ -368,4 +368,22 @@ def test_two_lists_are_an_error(t: Project) -> None:
     t.write({"recipe.lock": entry + entry})
     code, _, err = t.run("plan")
     assert code == 2
-    assert "recipe.lock:2: error: there are two lists of 'accepted'" in err
+    assert "recipe.lock:3: error: there are two lists of 'accepted'" in err
+
+
+def test_verify_needs_the_inputs(t: Project) -> None:
+    limit(t, 200)
+    out = accept(t, "c", "--verify", code=2)
+    assert "step 'c' waits for a, b" in out
+    assert accepted(t) == []
+
+
+def test_the_stamp_notices_the_lock_file(t: Project) -> None:
+    limit(t, 200)
+    accept(t, "a")
+    accept(t, "c")
+    time.sleep(0.3)
+    assert t.ran() == []
+    assert "nothing to do, 3 accepted\n" in t.run("build").err
+    accept(t, "a", "--undo")
+    assert t.ran() == ["a", "b"]

@@ -155,9 +155,7 @@ def _finished_if_same(root: Path, stamp: str, states: bytes) -> Finished | None:
         and all(_matches(pattern) == paths for pattern, paths in facts["patterns"])
         and all(_content(path) == digest for path, digest in facts["contents"])
     )
-    if not same:
-        return None
-    return Finished(int(facts["steps"]), int(facts["accepted"]), float(facts["dollars"]))
+    return Finished(facts["steps"], facts["accepted"], facts["dollars"]) if same else None
 
 
 def _are_same(root: Path, paths: Sequence[str], states: bytes) -> bool:
@@ -258,9 +256,10 @@ def _contents(build: "Build", paths: Sequence[str]) -> dict[str, str] | None:
 
 
 def _content(path: str) -> str:
-    """The digest of a small file; empty if it is large or can't be read."""
+    """The digest of a small file; empty if it is large or no file, or can't be read."""
     try:
-        return hash_file(Path(path)) if os.path.getsize(path) <= SMALL else ""
+        is_small = os.path.isfile(path) and os.path.getsize(path) <= SMALL
+        return hash_file(Path(path)) if is_small else ""
     except OSError:
         return ""
 

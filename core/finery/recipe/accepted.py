@@ -3,14 +3,12 @@
 Only what may change while a step means the same can be accepted: code, packages, the machine.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import yaml
 from msgspec import UNSET
 
-from finery.errors import UsageError
 from finery.util.text import visible
 
 ACCEPTED = "accepted"
@@ -54,24 +52,13 @@ def is_acceptable(part: str) -> bool:
     return part in PARTS or part.startswith(PREFIXES)
 
 
-def read_accepted(entries: Any, lines: Iterable[int], path: str) -> list[Accepted]:
-    """The entries of a lock file. lines: of each, for errors. Raises `UsageError`."""
-    return [
-        _read_entry(entry, f"{path}:{line}") for entry, line in zip(entries, lines, strict=True)
-    ]
-
-
-def _read_entry(entry: Any, where: str) -> Accepted:
-    fix = "restore the line from git, or remove it and use `finery accept`"
-    try:
-        read = msgspec.convert(entry, Accepted)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"isn't an accepted change: {error}", where=where, fix=fix) from None
+def read_accepted(entry: Any) -> Accepted:
+    """An entry of a lock file. Raises `ValueError` if it isn't one."""
+    read = msgspec.convert(entry, Accepted)
     if not is_acceptable(read.part):
-        what = f"a change of '{visible(read.part)}' can't be accepted"
-        raise UsageError(what, where=where, fix="remove the line, and build again")
+        raise ValueError(f"a change of '{visible(read.part)}' can't be accepted")
     if read.old is UNSET and read.new is UNSET:
-        raise UsageError("isn't an accepted change: it has no value", where=where, fix=fix)
+        raise ValueError("an accepted change needs `old` or `new`")
     return read
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -137,45 +137,40 @@ class Lock:
         try:
             loader = yaml.SafeLoader(read_plain(self.path, LARGEST).decode())
             node = loader.get_single_node()
-            loaded = None if node is None else loader.construct_document(node)
+            loaded = {} if node is None else loader.construct_document(node)
         except FileNotFoundError:
             return _Content({}, [])
         except OSError as error:
-            raise UsageError(
-                f"can't be read: {error.strerror}",
-                where=str(self.path),
-                fix="restore it from git, or move it away to pin all names anew",
-            ) from None
-        except (
-            yaml.YAMLError,
-            ValueError,
-            RecursionError,
-        ) as error:  # also of a date or an encoding
-            raise UsageError(
-                f"the lock file can't be read: {error}",
-                where=str(self.path),
-                fix="restore it from git",
-            ) from None
-        if loaded is None:
-            return _Content({}, [])
-        accepted: list[Accepted] = []
-        if node and isinstance(loaded, dict) and isinstance(loaded.get(ACCEPTED), list):
-            entries = [e for key, value in node.value if key.value == ACCEPTED for e in value.value]
-            lines = [entry.start_mark.line + 1 for entry in entries]
-            if len(entries) > len(loaded[ACCEPTED]):  # YAML would take the last of two lists
-                raise UsageError(
-                    f"there are two lists of '{ACCEPTED}'",
-                    where=f"{shown(self.path)}:{lines[0]}",
-                    fix="join them",
-                )
-            accepted = read_accepted(loaded.pop(ACCEPTED), lines, shown(self.path))
+            fix = "restore it from git, or move it away to pin all names anew"
+            raise self._error(f"can't be read: {error.strerror}", fix=fix) from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise self._error(f"the lock file can't be read: {error}") from None
+        if isinstance(loaded, dict) and isinstance(node, yaml.MappingNode):
+            lists = [value for key, value in node.value if key.value == ACCEPTED]
+            if len(lists) > 1:  # YAML would take the last one
+                line = lists[1].start_mark.line
+                raise self._error(f"there are two lists of '{ACCEPTED}'", line, "join them")
+            if lists and isinstance(lists[0], yaml.SequenceNode):
+                entries = zip(lists[0].value, loaded.pop(ACCEPTED), strict=True)
+                accepted = [self._accepted_in(e, n.start_mark.line + 1) for n, e in entries]
+                return _Content(self._pins_in(loaded), accepted)
+        return _Content(self._pins_in(loaded), [])
+
+    def _accepted_in(self, entry: Any, line: int) -> Accepted:
+        try:
+            return read_accepted(entry)
+        except ValueError as error:
+            fix = "restore the line from git, or remove it and use `finery accept`"
+            raise self._error(str(error), line, fix) from None
+
+    def _pins_in(self, loaded: Any) -> dict[str, str]:
         if not isinstance(loaded, dict) or not all(isinstance(v, str) for v in loaded.values()):
-            raise UsageError(
-                "the lock file must map names to text",
-                where=str(self.path),
-                fix="restore it from git",
-            )
-        return _Content({str(k): v for k, v in loaded.items()}, accepted)
+            raise self._error("the lock file must map names to text")
+        return {str(k): v for k, v in loaded.items()}
+
+    def _error(self, what: str, line: int = 0, fix: str = "restore it from git") -> UsageError:
+        where = f"{shown(self.path)}:{line}" if line else str(self.path)
+        return UsageError(what, where=where, fix=fix)
 
 
 class _Dumper(yaml.SafeDumper):

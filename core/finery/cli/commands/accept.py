@@ -13,7 +13,7 @@ from finery.cli.console import print_json, print_wrapped
 from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery.errors import UsageError
 from finery.util.paths import shown
-from finery.util.text import counted, some_of
+from finery.util.text import counted
 
 if TYPE_CHECKING:
     from finery.artifact.manifest import Result
@@ -128,10 +128,9 @@ def _is_same(
     from finery.util.events import new_run_id
 
     name = changed[0].node.name
-    missing = [n for n in project.graph.select([name]).nodes if not plans[n].result and n != name]
-    if missing:
-        call = f"finery build {project.graph.recipe.argument}--step {missing[-1]}"
-        raise UsageError(f"isn't built for this recipe: {some_of(missing)}", fix=call)
+    if changed[0].state == "pending":
+        fix = "accept or build that first"
+        raise UsageError(f"can't verify: step '{name}' {changed[0].reason}", fix=fix)
     project.store.check_writable()
     project.store.hold(new_run_id())
     before = plans | {name: replace(changed[0], result=built[name])}

@@ -39,11 +39,11 @@ def command(
     plan, last, before = planner.explain(step)
     since = "since its last build"
     if plan.accepted and plan.result is not None:
-        last, before, since = plan.result.parts, None, "since it was built, and accepted"
+        last = plan.result.parts
     changes = changes_of(planner, plan, last, plan.parts) if last is not None else []
-    if (
-        changes and plan.state == "cached" and not plan.accepted
-    ):  # as it was before the last build, which is kept
+    if plan.accepted:
+        since = "since it was built, and accepted"
+    elif changes and plan.state == "cached":  # as it was before the last build, which is kept
         since = "since its last build, and kept from an earlier one"
     if last is not None and before is not None and not changes:
         changes, since = changes_of(planner, plan, before, last), "between its last two builds"

@@ -6,14 +6,14 @@ python tests/key_files.py --check    exit 1 if it is stale
 
 import itertools
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from textwrap import fill
+from typing import Any
 
-from finery import load_plugins
-from finery.builder.code.steps import StepCode
-from finery.recipe.document import load
-from finery.store.database import Store
+from finery import Step, load_plugins
+from finery.builder.code.table import names_in, table
+from finery.step.inspect import declared_outputs, inputs_of
 
 FILE = Path(__file__).with_name("core") / "key_files.txt"
 COMMAND = "python tests/key_files.py"
@@ -30,16 +30,13 @@ def key_files() -> str:
     plugins = load_plugins()
     own = {name for name, (_, p) in plugins.step_types.items() if _is_built_in(p.module.__name__)}
     users: dict[tuple[str, str], set[str]] = {}
-    with TemporaryDirectory() as folder:
-        recipe = Path(folder, "recipe.yaml")
-        recipe.write_text("finery: 1\nname: none\n")
-        store = Store(Path(folder, ".finery"))
-        code = StepCode(load(recipe), plugins, store)
-        for use in sorted(own):
-            for file, names in code.of_type(use).units().items():
-                for name in names:
-                    users.setdefault((file, name), set()).add(use)
-        store.close()
+    for use in sorted(own):
+        cls = plugins.step_type(use)
+        for subject in (cls, *_artifact_files(cls)):
+            code = table().subjects[f"{subject.__module__}:{subject.__qualname__}"]
+            for label, digest in code.items():
+                for name in names_in(label, digest):
+                    users.setdefault((label, name), set()).add(use)
     groups: dict[str, dict[str, list[str]]] = {}
     for (file, name), uses in sorted(users.items()):
         groups.setdefault(file, {}).setdefault(_shown(uses, own), []).append(name or "on import")
@@ -51,6 +48,14 @@ def key_files() -> str:
                    for line, i in zip(lines, indents, strict=False)]  # fmt: skip
         parts.append("\n".join([file, *wrapped]) + "\n")
     return "\n".join(parts)
+
+
+def _artifact_files(cls: type[Step]) -> Iterator[Callable[..., Any]]:
+    """The functions that write the outputs of a step type and read its inputs."""
+    for kind in declared_outputs(cls).values() if cls.outputs is Step.outputs else ():
+        yield from kind.written_by
+    for accepts in inputs_of(cls).values():
+        yield from accepts.kind.read_by
 
 
 def _shown(uses: set[str], own: set[str]) -> str:

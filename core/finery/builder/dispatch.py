@@ -73,6 +73,7 @@ def task_of(
         project=str(project),
         recipe=str(graph.recipe.folder.absolute()),
         code=[*map(str, paths)],
+        left_out=planner.code.left_out(*planner.code_of(plan)),
         environment=environment,
     )
 

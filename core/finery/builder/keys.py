@@ -6,7 +6,7 @@ The parts are stored with the key, so that finery can name what changed since th
 
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifact.manifest import Parts, encode
-from finery.builder.code.reach import Code, Reach, add
+from finery.builder.code.closure import Code, add
 from finery.builder.code.steps import Wrapper
 from finery.fields import FileOrName, Files, Settings
 from finery.recipe.environments import Environment
@@ -43,13 +43,14 @@ code changes outputs, or the meaning of parts."""
 class EngineKey(NamedTuple):
     """The parts of an engine in keys: its class, digests of its code, its distributions.
 
-    facts: of this machine, see `Engine.key_facts`.
+    facts: of this machine, see `Engine.key_facts`. imported: distributions that its code imports.
     """
 
     name: str
     code: Mapping[str, str]
     packages: Sequence[str]
     facts: Mapping[str, Any] = {}
+    imported: Sequence[str] = ()
 
 
 def key_of(parts: Parts) -> str:
@@ -69,6 +70,7 @@ def key_parts(
     engines: Mapping[str, EngineKey],
     gpus: int,
     environment: Environment | None = None,
+    imported: Sequence[str] = (),
 ) -> Parts:
     """All parts of a step's key, in order.
 
@@ -76,6 +78,7 @@ def key_parts(
     calls. inputs: (field, index) → digest of the artifact. files: setting → (name, digest) of each
     outside file. provenance: see `finery.Provenance`. engines: by model format. gpus: how many the
     step gets. environment: the step's own, whose Python and packages count instead of these.
+    imported: the distributions that the step's code imports.
     """
     step = node.step
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -119,7 +122,8 @@ def key_parts(
         parts.append((f"provenance {subject}", blake3(encode(facts)).hexdigest()))
     if step.uses_seed():
         parts.append(("seed", node.seed))
-    packages = [*step.key_packages()]
+    packages = [*step.key_packages(), *imported]
+    packages += [name for wrapper in wrappers for name in wrapper.packages]
     facts = dict(step.key_facts())
     for field, within in steps_inside(step):
         parts.append((f"version of {field}", type(within).__spec__.version))
@@ -129,7 +133,7 @@ def key_parts(
         parts.append((f"engine {model_format}", engine.name))
         label = f"(engine {model_format})"
         parts += [(f"code {file} {label}", digest) for file, digest in engine.code.items()]
-        packages += engine.packages
+        packages += [*engine.packages, *engine.imported]
         facts |= engine.facts
     if gpus > 1 and step.depends_on_gpus():
         facts["gpus"] = gpus
@@ -200,15 +204,14 @@ FindNames = Callable[[str], Mapping[str, str] | None]
 class Change(NamedTuple):
     """A part of a key that was changed, added or removed (old or new is then MISSING).
 
-    names: of the functions, methods and variables of a file whose code changed. paths: how the
-    step reaches them, e.g. `bounds` → `Split.run`, `strata.cut`, `strata.bounds`.
+    names: of the functions, methods and variables of a file whose code changed, or of the files of
+    a package.
     """
 
     part: str
     old: Any
     new: Any
     names: "Names"
-    paths: Mapping[str, list[str]] = {}
 
     def __str__(self) -> str:
         """As text: `setting epochs: 3 → 2`, `code steps.py: Copy.run changed`."""
@@ -240,14 +243,6 @@ class Names(NamedTuple):
             f"{some_of(names, NAMED)} {kind}" for kind, names in self._asdict().items() if names
         )
 
-    def with_paths(self, paths: Mapping[str, list[str]]) -> Iterator[str]:
-        """Lines: `Split.run → strata.cut → strata.bounds changed`, `old_bounds gone`."""
-        for kind, names in self._asdict().items():
-            shown = [" → ".join(paths.get(name, [name])) for name in names[:NAMED]]
-            yield from (f"{text} {kind}" for text in shown)
-            if len(names) > NAMED:
-                yield f"and {len(names) - NAMED} more {kind}"
-
 
 def changes_between(before: Parts, after: Parts, names_of: FindNames) -> list[Change]:
     """Every part that differs, see `comparable`."""
@@ -271,21 +266,6 @@ def comparable(before: Parts, after: Parts) -> list[tuple[str, Any, Any]]:
     if any(part == FORMAT_PART for part, _, _ in differing):
         differing = [each for each in differing if not each[0].startswith("code ")]
     return differing
-
-
-def with_paths(changes: list[Change], reaches: Collection[Reach]) -> list[Change]:
-    """The changes, each changed or new definition with how the step's code reaches it."""
-    return [change._replace(paths=_paths(change, reaches)) for change in changes]
-
-
-def _paths(change: Change, reaches: Collection[Reach]) -> dict[str, list[str]]:
-    file = change.part.removeprefix("code ").partition(" (")[0]
-    found: dict[str, list[str]] = {}
-    for name in (*change.names.changed, *change.names.new):
-        for reach in reaches:
-            if name not in found and (path := reach.path_to(file, "" if name == TOP else name)):
-                found[name] = path
-    return found
 
 
 def _digested(part: str, value: Any) -> Any:

@@ -310,10 +310,10 @@ class Planner:
             used = [inputs[place] for place in places if place in inputs]
             for model_format in sorted({f for m in used for f in _formats(m, known)}):
                 engine = self.graph.plugins.engine(model_format)
-                code = self.code.of_engine(model_format)
+                code, imported = self.code.of_engine(model_format)
                 self.outside.update(engine.key_files())
                 packages = (*engine.packages, *(engine.schema_packages if sends_schemas else ()))
-                key = EngineKey(full_name(engine), code, packages, engine.key_facts())
+                key = EngineKey(full_name(engine), code, packages, engine.key_facts(), imported)
                 engines[model_format] = key
                 plan.has_local_engine |= engine.local
                 plan.engine_uses_gpu |= engine.uses_gpu()
@@ -337,6 +337,7 @@ class Planner:
             engines=engines,
             gpus=plan.own_gpus,
             environment=plan.environment,
+            imported=self.code.packages(node.step, self._written(node)),
         )
 
     def _written(self, node: Node) -> Mapping[str, Any]:
@@ -402,7 +403,8 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
 
 def _digest(engine: EngineKey) -> str:
     """An engine in keys of records."""
-    versions = {package: package_version(package) for package in engine.packages}
+    packages = (*engine.packages, *engine.imported)
+    versions = {package: package_version(package) for package in packages}
     facts = [dict(engine.facts)] if engine.facts else []
     return blake3(encode([engine.name, dict(engine.code), versions, *facts])).hexdigest()
 

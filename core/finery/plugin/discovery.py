@@ -55,6 +55,7 @@ def load_source(path: Path, name: str) -> ModuleType:
     read_from_source(path.parent)
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
+        ADDED.add(str(path.parent))
     loader = _Source(name, str(path))
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
@@ -80,6 +81,9 @@ def read_from_source(folder: Path) -> None:
 
 
 _FROM_SOURCE: set[str] = set()
+ADDED: set[str] = set()
+"""Folders that plugin files have added to `sys.path` of this process; those of other processes
+differ."""
 
 
 def _finder(path: str) -> FileFinder:

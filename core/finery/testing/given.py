@@ -44,6 +44,7 @@ from finery import (
 from finery.plugin.manager import Plugins, load_plugins
 from finery.step.inspect import OUTSIDE_KEYS
 from finery.testing.imports import HEAVY
+from finery.util.references import MARKED
 
 KILL = "FINERY_TRIAL_KILL"
 EXECUTED = "TRIAL_EXECUTED"
@@ -147,8 +148,8 @@ def _install() -> None:
 
 
 def _is_uncounted(frame: FrameType) -> bool:
-    """Whether what a function calls isn't in keys, e.g. in a method `check` or `load_plugins`."""
-    if frame.f_code in DISCOVERY:
+    """Whether a function isn't in keys, with what it calls: `check`, `load_plugins`, marked ones."""
+    if frame.f_code in DISCOVERY or frame.f_code in MARKED:
         return True
     return frame.f_code.co_name in OUTSIDE_KEYS and isinstance(frame.f_locals.get("self"), Step)
 
@@ -171,7 +172,7 @@ def _executed() -> Iterator[None]:
     def profile(frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
             code = frame.f_code
-            if code.co_name in UNCOUNTED and _is_uncounted(frame):
+            if (code.co_name in UNCOUNTED or code in MARKED) and _is_uncounted(frame):
                 outside.setdefault(threading.get_ident(), frame)
             found = beyond if outside and threading.get_ident() in outside else inside
             if id(code) not in found:

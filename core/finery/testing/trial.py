@@ -1,15 +1,12 @@
 """A project with a step of one type, which the `finery` command builds."""
 
-import ast
-import contextlib
-import inspect
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +31,6 @@ from finery.step.step import Step
 from finery.testing import given
 from finery.util.references import load_reference
 
-REFERENCE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+:[A-Za-z_]\w*")
 NAME = "trial"
 """The recipe's name."""
 SUBJECT = "subject"
@@ -55,9 +51,9 @@ class Ran(NamedTuple):
 class Executed(NamedTuple):
     """How many functions of plugins, of `finery.rows` and of the project a step executed.
 
-    outside: how many others only its methods in `OUTSIDE_KEYS` did, the discovery of plugins, what
-    is marked `outside_key`, and what its code names in strings. missing: (file, name) of those that
-    count, and aren't in the step's key. Hooks that aren't around steps aren't among them.
+    outside: how many others only its methods in `OUTSIDE_KEYS` did, the discovery of plugins, and
+    what is marked `outside_key`. missing: (file, name) of those that count, and aren't in the
+    step's key. Hooks that aren't around steps aren't among them.
     """
 
     functions: int
@@ -221,31 +217,24 @@ class Trial:
             graph = open_graph(self.folder / "recipe.yaml", (), store)
             planner = Planner(graph, store)
             (plan,) = (p for p in make_plan(planner) if p.node.name == SUBJECT)
-            keyed: dict[str, set[str]] = {}
-            marked: list[Any] = []
-            for reach in planner.code.reaches(*planner.code_of(plan)):
-                marked += reach.marked
-                for path, names in reach.definitions().items():
-                    keyed.setdefault(str(path), set()).update(names)
-            marked += _references(map(Path, keyed), planner.code.counts)
-            named = planner.code.reached_by(marked).definitions()
-            observing = planner.code.observing().definitions()
+            keyed = planner.code.definitions(*planner.code_of(plan))
+            counts = cache(planner.code.counts)
+            recorded = Path(self.env[given.EXECUTED] or "").read_text("utf-8").splitlines()
+            functions = {
+                (file, name.partition(".<")[0], is_counted)
+                for line in recorded
+                for file, name, is_counted in json.loads(line)
+                if counts(file) and Path(file).name != "given.py" and name[0] != "<"
+                and (name == "finery_run_step" or not name.startswith("finery_"))
+            }  # fmt: skip
         finally:
             store.close()
-        recorded = Path(self.env[given.EXECUTED] or "").read_text("utf-8").splitlines()
-        functions = {
-            (file, name.partition(".<")[0], counts)
-            for line in recorded
-            for file, name, counts in json.loads(line)
-            if planner.code.counts(file) and Path(file).name != "given.py" and name[0] != "<"
-            and name not in observing.get(Path(file), ())
-            and (name == "finery_run_step" or not name.startswith("finery_"))
+        counted = {(file, name) for file, name, is_counted in functions if is_counted}
+        missing = {
+            (file, name) for file, name in counted
+            if file not in keyed
+            or (keyed[file] and keyed[file].isdisjoint((name, name.partition(".")[0])))
         }  # fmt: skip
-        counted = {
-            (file, name) for file, name, counts in functions
-            if counts and (name in keyed.get(file, ()) or name not in named.get(Path(file), ()))
-        }  # fmt: skip
-        missing = {(file, name) for file, name in counted if name not in keyed.get(file, ())}
         return Executed(len(counted), len({f[:2] for f in functions} - counted), sorted(missing))
 
     def remove(self, step: Step, name: str) -> None:
@@ -265,23 +254,6 @@ class Trial:
         places = [str(p.relative_to(self.folder)) for p in paths if needle in p.read_bytes()]
         printed = {"standard output": built.ran.out, "standard error": built.ran.err}
         return places + [place for place, text in printed.items() if SECRET_VALUE in text]
-
-
-def _references(files: Iterable[Path], counts: Callable[[str], bool]) -> Iterator[Any]:
-    """What files name in strings, `"module:Name"`, which keys don't follow.
-
-    counts: whether a file's code can be in keys; libraries that others name never are.
-    """
-    for file in files:
-        if file.suffix != ".py":
-            continue
-        for node in ast.walk(ast.parse(file.read_bytes())):
-            value = node.value if isinstance(node, ast.Constant) else None
-            if isinstance(value, str) and REFERENCE.fullmatch(value):
-                with contextlib.suppress(ImportError, AttributeError):
-                    found = load_reference(value)
-                    if hasattr(found, "__qualname__") and counts(inspect.getfile(found)):
-                        yield found
 
 
 class Built(NamedTuple):

@@ -2,10 +2,13 @@
 
 import importlib
 from collections.abc import Callable
+from types import CodeType, FunctionType
 from typing import Any, TypeVar
 
 OUTSIDE = "finery_outside_key"
 """The attribute that `outside_key` sets."""
+MARKED: set[CodeType] = set()
+"""The code of the functions and methods that are marked."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -29,4 +32,6 @@ def outside_key(definition: F) -> F:
     names where it is used. Of the hooks, only `finery_run_step` is otherwise in keys.
     """
     setattr(definition, OUTSIDE, True)
+    functions = vars(definition).values() if isinstance(definition, type) else (definition,)
+    MARKED.update(f.__code__ for f in functions if isinstance(f, FunctionType))
     return definition

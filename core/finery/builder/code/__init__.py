@@ -1,7 +1,8 @@
-"""The code of a step: which definitions its `run` can reach, and digests of them.
+"""The code in the keys of steps: in go classes, functions and files, out come files with digests.
 
-`parse` takes a file apart into definitions with the names that they read (`units`), without what
-can't change an output (`counted`), and `shared` keeps the result. `names` follows names from file
-to file, which `resolve` finds, and `reach` all names from a class. `steps` does that for the steps
-of a recipe: in go classes, functions or modules, out come files with digests for the key.
+`steps` finds what a step's settings, engines and wrappers name. finery's own code counts by
+definition, as `definitions.json` says (`table`), everything else by `closure`: files with all that
+they import (`imports` finds it, `parse` reads it), plugin packages by content, and installed
+distributions by version (`distributions`). `several` is the one exception, for files with several
+step types.
 """

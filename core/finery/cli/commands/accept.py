@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from finery.cli.commands.explain import changes_of, print_changes
+from finery.cli.commands.explain import print_changes
 from finery.cli.console import print_json, print_wrapped
 from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery.errors import UsageError
@@ -112,7 +112,7 @@ def _print_causes(
     seen = set()
     for plan in plans:
         before = built[plan.node.name].parts
-        changes = changes_of(planner, plan, before, plan.parts)
+        changes = changes_between(before, plan.parts, planner.code.names)
         if (texts := tuple(map(str, changes))) not in seen:
             seen.add(texts)
             print_changes(plan, before, changes, "since its last build")

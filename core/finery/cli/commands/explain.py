@@ -27,7 +27,7 @@ def command(
     step: str, recipe: Path, overrides: tuple[str, ...], everything: bool, as_json: bool
 ) -> None:
     """Explain why STEP would run, or why it last ran: the parts of its key that changed."""
-    from finery.builder.keys import short
+    from finery.builder.keys import changes_between, short
     from finery.builder.plan import Planner
     from finery.builder.project import Project
 
@@ -37,22 +37,22 @@ def command(
     graph.require(step)
     planner = Planner(graph.select([step]), store)
     plan, last, before = planner.explain(step)
+    names_of = planner.code.names
     since = "since its last build"
     if plan.accepted and plan.result is not None:
         last = plan.result.parts
-    changes = changes_of(planner, plan, last, plan.parts) if last is not None else []
+    changes = changes_between(last, plan.parts, names_of) if last is not None else []
     if plan.accepted:
         since = "since it was built, and accepted"
     elif changes and plan.state == "cached":  # as it was before the last build, which is kept
         since = "since its last build, and kept from an earlier one"
     if last is not None and before is not None and not changes:
-        changes, since = changes_of(planner, plan, before, last), "between its last two builds"
+        changes, since = changes_between(before, last, names_of), "between its last two builds"
     if as_json:
         for change in changes:
-            paths = {"paths": change.paths} if any(change.names) else {}
-            data = change_data(change) | paths
             accepted = {"accepted": change.part in plan.accepted}
-            print_json({"step": step, "state": plan.state, "since": since, **data, **accepted})
+            about = {"step": step, "state": plan.state, "since": since}
+            print_json(about | change_data(change) | accepted)
         if not changes:
             print_json({"step": step, "state": plan.state, "reason": plan.reason})
         return
@@ -62,16 +62,6 @@ def command(
         width = max(len(part) for part, _ in plan.parts)
         for part, value in plan.parts:
             click.echo(f"  {part:<{width}}  {short(value, part, 100)}")
-
-
-def changes_of(
-    planner: "Planner", plan: "StepPlan", before: "Parts", after: "Parts"
-) -> "list[Change]":
-    """What differs between two keys of a step, and how its code reaches each definition."""
-    from finery.builder.keys import changes_between, with_paths
-
-    changes = changes_between(before, after, planner.code.names)
-    return with_paths(changes, planner.code.reaches(*planner.code_of(plan)))
 
 
 def print_changes(
@@ -94,8 +84,8 @@ def print_changes(
         gap = " " if fits else f"\n  {'':<{width}}  "
         values = f"{click.style(before, fg='red')}{gap}→ {click.style(after, fg='green')}"
         click.echo(f"  {change.part:<{width}}  {values}")
-        for line in change.names.with_paths(change.paths):
-            click.echo(f"  {'':<{width}}  {line}")
+        if any(change.names):
+            click.echo(f"  {'':<{width}}  {change.names}")
 
 
 def change_data(change: "Change") -> dict[str, Any]:

@@ -1,0 +1,383 @@
+"""The code that classes, functions, modules and files reach, as files with digests.
+
+finery's own code counts by definition (`table`). Of everything else, all files count that can be
+imported from there, whole: files of a project, and the contents of plugin packages. Distributions
+count by version, with what they require.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property, partial
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import msgspec
+from blake3 import blake3
+
+from finery.builder.code.distributions import (
+    Installed,
+    files_of,
+    plugin_modules,
+    read_installed,
+    registry,
+)
+from finery.builder.code.files import Files, Piece, digest_of, files_in
+from finery.builder.code.imports import Imports, Module, label_of, place_of
+from finery.builder.code.table import WHOLE, Own, names_in, packages
+from finery.errors import PluginError
+from finery.step.inspect import FILE_MODULE
+from finery.store.database import Store
+from finery.util.installed import Distribution, distributions
+
+Code = dict[str, str]
+"""File, by its import path (`finery_data/steps/split.py`) → digest of what counts in it."""
+Subject = tuple[Any, ModuleType | None]
+"""A class, function, module, name of a module, or file; and the module whose hook names it."""
+REGISTRY = frozenset({
+    "distributions", "entry_points", "iter_entry_points", "packages_distributions",
+})  # fmt: skip
+"""Functions that read which distributions are installed."""
+HARDWARE = re.compile(r"nvidia-|cuda-|triton|pytorch-triton|intel-")
+"""Distributions that a build of torch for other hardware doesn't need."""
+
+
+class Look:
+    """How code is looked at: where imports lead, what files hold, what is installed.
+
+    beside: folders from which workers may import. store: keeps facts about files.
+    """
+
+    def __init__(self, beside: Iterable[str], store: Store | None) -> None:
+        self.imports = Imports(beside)
+        self.files = Files(store)
+        self.own = Own(self.files)
+        self._contents: dict[str, Contents] = {}
+
+    @cached_property
+    def installed(self) -> Installed:
+        """What is installed, kept until something is installed, removed or upgraded."""
+        folders = {each.name: each.folder for each in distributions().values()}
+        return self.files.fact("installed", Installed, folders, read_installed)
+
+    @cached_property
+    def registry(self) -> str:
+        """A digest of all entry points that are installed."""
+        folders = {each.name: each.folder for each in distributions().values()}
+        return self.files.fact("entry points", str, folders, registry)
+
+    def contents(self, distribution: Distribution, tops: Collection[str]) -> "Contents":
+        """The contents of the packages of a distribution."""
+        if distribution.name not in self._contents:
+            self._contents[distribution.name] = Contents(self, distribution, tops)
+        return self._contents[distribution.name]
+
+
+class Contents:
+    """All files of a distribution with plugins. Facts about them are kept until one changes."""
+
+    def __init__(self, look: Look, distribution: Distribution, tops: Collection[str]) -> None:
+        self._files = look.files
+        self.folders: set[str] = set()
+        self.paths = dict(files_of(distribution))
+        look.files.watch(distribution.folder)
+        for module in (m for top in sorted(tops) for m in look.imports.find(top)):
+            if not module.path:  # others may have a part of a namespace package
+                continue
+            self.paths[label_of(module)] = module.path
+            for folder in module.folders:
+                self.paths |= files_in(folder, module.name)
+                self.folders.add(folder)
+        self.folders |= {os.path.dirname(path) for path in self.paths.values()}
+        for folder in self.folders:
+            look.files.watch(folder)
+        kept = look.files.fact(f"contents {distribution.name}", _Kept, self.paths, self._read)
+        self.digests, self.imports, self.reads_registry = kept
+
+    def _read(self) -> "_Kept":
+        digests = {label: digest_of(path) for label, path in sorted(self.paths.items())}
+        imports: set[tuple[str, str]] = set()
+        reads_registry = False
+        for label, path in self.paths.items():
+            stem, suffix = os.path.splitext(label)
+            if suffix != ".py":
+                continue
+            is_package = stem.endswith("/__init__")
+            name = stem.removesuffix("/__init__").replace("/", ".")
+            module = Module(name, path, (os.path.dirname(path),) if is_package else ())
+            for piece in self._files.pieces(path):
+                imports.update(map(module.absolute, piece.imports))
+                reads_registry |= not REGISTRY.isdisjoint(piece.words)
+        return _Kept(digests, sorted(imports), reads_registry)
+
+
+class _Kept(NamedTuple):
+    digests: dict[str, str]
+    imports: list[tuple[str, str]]
+    reads_registry: bool
+
+
+class Closure:
+    """What subjects reach.
+
+    packages: distributions that count by version. files, folders: those that this depends on.
+    left_out: plugin file → step types in it that
+    don't count: a worker doesn't define them.
+    """
+
+    def __init__(self, look: Look, subjects: Collection[Subject]) -> None:
+        self._look = look
+        self._subjects = subjects
+        self._counted = {"", *(getattr(s, "__qualname__", "") for s, _ in subjects)}
+        self._follow()
+        while not self._is_complete():
+            self._follow()
+        self._summarize()
+
+    # -- files with several step types -----------------------------------------------------------
+
+    def _is_complete(self) -> bool:
+        """Whether no code that counts names a class that doesn't. Otherwise, that counts now."""
+        pieces = [p for module in self._loose.values() for p in self._pieces(module.path)]
+        words = self._renamed.union(*(piece.words for piece in pieces))
+        aside = {name for names in self.left_out.values() for name in names}
+        if any(piece.is_open for piece in pieces):
+            words |= aside
+        self._counted |= aside & words
+        return aside.isdisjoint(words)
+
+    def _pieces(self, path: str) -> Iterator[Piece]:
+        """The statements of a file that count."""
+        left_out = self.left_out.get(path, ())
+        return (piece for piece in self._look.files.pieces(path) if piece.name not in left_out)
+
+    def _is_aside(self, piece: Piece) -> bool:
+        """Whether a piece only defines a step type that isn't needed."""
+        if piece.bases is None or piece.name in self._counted:
+            return False
+        return packages().issuperset(base.partition(".")[0] for base in piece.bases)
+
+    # -- following -------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Follow everything from the subjects."""
+        self.code: Code = {}
+        self.packages: set[str] = set()
+        self.files: set[str] = set()
+        self.folders: set[str] = set()
+        self._names: dict[str, dict[str, str]] = {}
+        self.left_out: dict[str, list[str]] = {}
+        self._renamed: set[str] = set()
+        self._own: dict[str, dict[str, None]] = {}
+        self._loose: dict[str, Module] = {}
+        self._pending: list[Module] = []
+        self._contents: set[str] = set()
+        self._versions: set[tuple[str, str]] = set()
+        for named, named_in in self._subjects:
+            self._start(named, named_in)
+        if self._loose or self._contents:
+            for archive in self._look.imports.archives:
+                self._visit(Module("", archive))
+        while self._pending:
+            module = self._pending.pop()
+            for piece in self._pieces(module.path):
+                for imported in piece.imports:
+                    self._import(*module.absolute(imported))
+
+    def _start(self, named: Any, named_in: ModuleType | None) -> None:
+        if isinstance(named, Path | Module):
+            self._visit(Module(named.stem, str(named)) if isinstance(named, Path) else named)
+            return
+        if isinstance(named, str):
+            self._import_own(named, "") if is_own(named) else self._start_in(named)
+            return
+        while isinstance(named, partial) or hasattr(named, "__wrapped__"):
+            self._start_in(named.__module__) if hasattr(named, "__wrapped__") else None
+            named = named.func if isinstance(named, partial) else named.__wrapped__
+        if is_own(named.__module__):
+            self._count_own(f"{named.__module__}:{named.__qualname__}")
+        bases = getattr(named, "__mro__", (named,))
+        own = tuple(base for base in bases if is_own(base.__module__))
+        for base in bases:
+            if base not in own and not any(issubclass(each, base) for each in own):
+                self._start_in(base.__module__)
+        if named_in is not None and not is_own(named_in.__name__):
+            self._start_in(named_in.__name__)
+
+    def _start_in(self, name: str) -> None:
+        """Follow a module that is imported already, or that `key_code` names."""
+        if name.partition(".")[0] in sys.stdlib_module_names:
+            return
+        module = import_module(name)
+        path = getattr(module, "__file__", None)
+        if path is None:
+            raise PluginError(
+                f"the code of {name} isn't in a file", fix="put the step type into a module"
+            )
+        if not name.startswith(FILE_MODULE):
+            self._import(name, "")
+        if name.partition(".")[0] not in plugin_modules() and place_of(path) == "":
+            self._visit(Module(name, os.path.abspath(path), (*getattr(module, "__path__", ()),)))
+
+    def _visit(self, module: Module) -> None:
+        """Count a file that belongs to no distribution, and follow its imports."""
+        if not module.path:
+            return
+        real = os.path.realpath(module.path)
+        if (earlier := self._loose.get(real)) is not None:
+            if earlier.name != module.name and (aside := self.left_out.get(earlier.path)):
+                self._renamed.update(aside)  # nothing is left out of what is imported by its name
+            return
+        self._loose[real] = module
+        self._pending.append(module)
+        pieces = self._look.files.pieces(module.path)
+        if module.name.startswith(FILE_MODULE):
+            aside = [piece.name for piece in pieces if self._is_aside(piece)]
+            self.left_out |= {module.path: aside} if aside else {}
+        if any(not REGISTRY.isdisjoint(piece.words) for piece in pieces):
+            self.code["entry points"] = self._look.registry
+
+    def _import(self, base: str, name: str) -> bool:
+        """Follow an import; whether anybody has the module. name: of what is imported from it."""
+        top = base.partition(".")[0]
+        if not top.isidentifier():
+            return False
+        if is_own(base):
+            self._import_own(base, name)
+            return True
+        if (distribution := plugin_modules().get(top)) is not None:
+            self._count_contents(distribution)
+            return True
+        modules = self._look.imports.find(top)
+        places = {place_of(module.path or module.folders[0]) for module in modules}
+        if not modules and top not in sys.stdlib_module_names:
+            self.packages.add(top)
+        if "installed" in places:
+            owners = self._look.installed.owners.get(top, ())
+            for owner in owners:
+                self._count_version(owner, "")
+            if not owners:
+                places.add("")
+        if "" in places:
+            self._walk(base, name)
+        return bool(modules)
+
+    def _walk(self, base: str, name: str) -> None:
+        """Visit the files of a module and of the packages that it is in."""
+        parts = base.split(".")
+        prefixes = [".".join(parts[: i + 1]) for i in range(len(parts))]
+        imports = self._look.imports
+        found = [module for prefix in prefixes for module in imports.find(prefix)]
+        if name == "*":
+            packages = imports.find(base)
+            names = [f"{base}.{child}" for p in packages for child in imports.children(p)]
+        else:
+            names = [f"{base}.{name}"] if name else []
+        for module in (*found, *(m for each in names for m in imports.find(each))):
+            if module.path and place_of(module.path) != "standard":
+                self._visit(module)
+
+    # -- counting --------------------------------------------------------------------------------
+
+    def _import_own(self, base: str, name: str) -> None:
+        for subject in self._look.own.imported(base, name):
+            self._count_own(subject)
+
+    def _count_own(self, subject: str) -> None:
+        for label, digest in self._look.own.code_of(subject).items():
+            self._own.setdefault(label, {})[digest] = None
+            paths = self._look.own.paths
+            self.files.update(paths.values() if label == WHOLE else [paths[label]])
+
+    def _count_contents(self, distribution: Distribution) -> None:
+        if distribution.name in self._contents:
+            return
+        self._contents.add(distribution.name)
+        tops = [top for top, other in plugin_modules().items() if other == distribution]
+        contents = self._look.contents(distribution, tops)
+        self._count(distribution.name, contents.digests)
+        self.files.update(contents.paths.values())
+        self.folders |= contents.folders
+        if contents.reads_registry:
+            self.code["entry points"] = self._look.registry
+        for base, name in contents.imports:
+            if base.partition(".")[0] not in tops:
+                self._import(base, name)
+
+    def _count_version(self, name: str, extra: str) -> None:
+        """Count a distribution and what it requires, for an extra of it or without."""
+        if (name, extra) in self._versions or name not in distributions():
+            return
+        self._versions.add((name, extra))
+        self.packages.add(name)
+        installed = self._look.installed
+        if record := installed.records.get(name):
+            self.code[f"{name} (files)"] = record
+        for required, extras, own in installed.requires[name]:
+            if own in ("", extra) and not HARDWARE.match(required):
+                for each in ("", *extras):
+                    self._count_version(required, each)
+
+    def _count(self, label: str, names: dict[str, str]) -> None:
+        digest = _digest_of_names(names)
+        add(self.code, label, digest)
+        self._names[digest] = names
+
+    def _summarize(self) -> None:
+        for label, digests in self._own.items():
+            self.code[label] = _merged(digests)
+        for module in self._loose.values():
+            self.files.add(module.path)
+            aside = self.left_out.get(module.path, ())
+            names: dict[str, str] = {}
+            for piece in self._pieces(module.path):
+                for name, digest in piece.digests.items():
+                    if not (piece.is_table and name.partition(".")[2] in aside):
+                        names[name] = f"{names[name]} {digest}" if name in names else digest
+            self._count(label_of(module), names)
+        self.code = dict(sorted(self.code.items()))
+
+    def definitions(self) -> dict[str, set[str]]:
+        """File → the functions, methods and variables that count; empty if all do."""
+        definitions: dict[str, set[str]] = {path: set() for path in self.files}
+        paths = self._look.own.paths
+        for label, digests in self._own.items():
+            names = [names_in(label, digest) for digest in digests]
+            if label != WHOLE and all(names):
+                definitions[paths[label]] = {name for each in names for name in each}
+        return definitions
+
+    def names(self) -> dict[str, dict[str, str]]:
+        """Digest in `code` → definition, or file of a package → its digest."""
+        own = {
+            _merged(digests): {k: v for d in digests for k, v in names_in(label, d).items()}
+            for label, digests in self._own.items()
+        }
+        return {digest: names for digest, names in (self._names | own).items() if names}
+
+
+def is_own(module: str) -> bool:
+    """Whether a module belongs to finery's distribution."""
+    return module.partition(".")[0] in packages()
+
+
+def _merged(digests: Collection[str]) -> str:
+    """The digest of a file of which several subjects need different definitions."""
+    if len(digests) == 1:
+        return next(iter(digests))
+    return blake3(" ".join(sorted(digests)).encode()).hexdigest()
+
+
+def _digest_of_names(names: dict[str, str]) -> str:
+    return blake3(msgspec.json.encode([*names.items()])).hexdigest()
+
+
+def add(code: Code, label: str, digest: str) -> str:
+    """Add a file to others; its label. Two files with the same import name both count."""
+    while code.get(label, digest) != digest:
+        label += "'"
+    code[label] = digest
+    return label

@@ -1,0 +1,141 @@
+"""Facts about files of code, kept in the store until a file changes."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from blake3 import blake3
+
+from finery.errors import PluginError
+from finery.store.database import Store
+from finery.util.files import FileState, file_state, hash_file, settled
+
+FORMAT = f"code 7 {sys.version_info.major}.{sys.version_info.minor}"
+"""Kind and version of the facts, which depend on the syntax of this Python."""
+
+
+SKIPPED = frozenset({"__pycache__", "node_modules"})
+"""Folders that are no part of a package."""
+T = TypeVar("T")
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True):
+    """A statement at the top of a file.
+
+    name: of the function or class; empty for others. digests: definition in it → digest; a class
+    and each of its methods. imports: `a.b` for `import a.b`, `a.b:c` for `from a.b import c`, with
+    dots before relative ones. words: all names in it, also in strings. is_open: it may look for
+    classes that it doesn't name. bases: the modules of the bases of a class that only defines
+    itself. is_table: it only returns a table of step types.
+    """
+
+    name: str
+    digests: dict[str, str]
+    imports: list[str]
+    words: frozenset[str] = frozenset()
+    is_open: bool = False
+    bases: list[str] | None = None
+    is_table: bool = False
+
+
+class Files:
+    """Reads files, each once as long as it doesn't change.
+
+    store: keeps the facts, if there is one. states: file or folder → its state before it was read;
+    None if it might not show a change.
+    """
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+        self._pieces: dict[str, list[Piece]] = {}
+        self.states: dict[str, FileState | None] = {}
+
+    def watch(self, path: str) -> None:
+        """Record the state of a file or folder before it is read."""
+        if path not in self.states:
+            self.states[path] = state_of(path)
+
+    def pieces(self, path: str) -> list[Piece]:
+        """The statements at the top of a Python file; one for the bytes of any other file."""
+        if path not in self._pieces:
+            self.watch(path)
+            try:
+                self._pieces[path] = self._read(Path(path))
+            except OSError as error:
+                raise PluginError(f"can't read {path}: {error.strerror}") from error
+        return self._pieces[path]
+
+    def _read(self, path: Path) -> list[Piece]:
+        if self._store is not None:
+            content = self._store.remembered(FORMAT, path, _parsed)
+            try:
+                return msgspec.msgpack.decode(content, type=list[Piece])
+            except (msgspec.DecodeError, UnicodeError):  # a damaged database
+                pass
+        return msgspec.msgpack.decode(_parsed(path), type=list[Piece])
+
+    def fact(
+        self, name: str, kind: type[T], paths: Mapping[str, str], compute: Callable[[], T]
+    ) -> T:
+        """`compute()`, kept until one of some files changes. paths: label → path of each."""
+        for path in paths.values():
+            self.watch(path)
+        states = {label: self.states[path] for label, path in paths.items()}
+        digest = blake3(msgspec.msgpack.encode([*states.items()])).hexdigest()
+        name = f"{FORMAT} {name} {digest}"
+        store = None if None in states.values() else self._store
+        content = store.fact(name) if store is not None else None
+        if content is not None:
+            try:
+                return msgspec.msgpack.decode(content, type=kind)
+            except (msgspec.DecodeError, UnicodeError):  # a damaged database
+                pass
+        value = compute()
+        if store is not None:
+            store.keep_facts({name: msgspec.msgpack.encode(value)})
+        return value
+
+
+def state_of(path: str) -> FileState | None:
+    """The state of a file or folder; None if it has just changed, and may change unseen."""
+    state = file_state(path)
+    return state if settled(*state[3:], time.time_ns()) else None
+
+
+def digest_of(path: str) -> str:
+    """BLAKE3 of a file's bytes."""
+    try:
+        return hash_file(Path(path))
+    except OSError as error:
+        raise PluginError(f"can't read {path}: {error.strerror}") from error
+
+
+def files_in(folder: str, label: str) -> Iterator[tuple[str, str]]:
+    """(label, path) of all files below a folder, without hidden ones, caches and environments.
+
+    Links are followed, but not into a folder that the link is in.
+    """
+    rest = [(folder, label, frozenset[str]())]
+    while rest:
+        folder, label, above = rest.pop()
+        if (real := os.path.realpath(folder)) in above:
+            continue
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda each: each.name, reverse=True):
+                path, name = entry.path, f"{label}/{entry.name}"
+                if entry.name.startswith(".") or entry.name in SKIPPED:
+                    continue
+                if entry.is_file():
+                    yield name, path
+                elif entry.is_dir() and not os.path.exists(f"{path}/pyvenv.cfg"):
+                    rest.append((path, name, above | {real}))
+
+
+def _parsed(path: Path) -> bytes:
+    from finery.builder.code.parse import pieces_of  # needs `ast`
+
+    return msgspec.msgpack.encode(pieces_of(path))

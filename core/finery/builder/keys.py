@@ -71,6 +71,7 @@ def key_parts(
     gpus: int,
     environment: Environment | None = None,
     imported: Sequence[str] = (),
+    variables: Mapping[str, str] = {},
 ) -> Parts:
     """All parts of a step's key, in order.
 
@@ -78,7 +79,8 @@ def key_parts(
     calls. inputs: (field, index) → digest of the artifact. files: setting → (name, digest) of each
     outside file. provenance: see `finery.Provenance`. engines: by model format. gpus: how many the
     step gets. environment: the step's own, whose Python and packages count instead of these.
-    imported: the distributions that the step's code imports.
+    imported: the distributions that the step's code imports. variables: of the environment, by
+    plugins of others.
     """
     step = node.step
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -124,6 +126,7 @@ def key_parts(
         parts.append(("seed", node.seed))
     packages = [*step.key_packages(), *imported]
     packages += [name for wrapper in wrappers for name in wrapper.packages]
+    parts += [(f"variable {name}", _digested(name, value)) for name, value in variables.items()]
     facts = dict(step.key_facts())
     for field, within in steps_inside(step):
         parts.append((f"version of {field}", type(within).__spec__.version))

@@ -320,6 +320,8 @@ class Planner:
                 free = engine.version or _digest(key._replace(packages=engine.packages))
                 held = engine.version or _digest(key)
                 plan.engines[model_format] = Identity(free, held if sends_schemas else None)
+        if plan.environment is not None or not node.environment:
+            self.code.check_packages(node.step)
         digests = {}
         for source in node.sources:
             result = results.get(source.step)
@@ -338,6 +340,7 @@ class Planner:
             gpus=plan.own_gpus,
             environment=plan.environment,
             imported=self.code.packages(node.step, self._written(node)),
+            variables=self.code.variables(node.step, node.use),
         )
 
     def _written(self, node: Node) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.machinery import (
     BYTECODE_SUFFIXES,
@@ -22,7 +22,7 @@ from importlib.machinery import (
 from opcode import opmap
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pluggy
 from blake3 import blake3
@@ -43,7 +43,12 @@ class _Source(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType | None:
         path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
+        source: Any = self.get_data(path)
+        if classes := _LEFT_OUT.get(path):
+            from finery.plugin.cut import source_without  # needs `ast`
+
+            source = source_without(source, path, classes)
+        return self.source_to_code(source, path)
 
 
 def load_source(path: Path, name: str) -> ModuleType:
@@ -67,6 +72,17 @@ def load_source(path: Path, name: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def leave_out(classes: Mapping[str, Collection[str]]) -> None:
+    """From now on, load plugin files without some classes. classes: path → their names.
+
+    For a process that runs a step whose key doesn't cover them.
+    """
+    _LEFT_OUT.update(classes)
+
+
+_LEFT_OUT: dict[str, Collection[str]] = {}
 
 
 def read_from_source(folder: Path) -> None:

@@ -148,7 +148,7 @@ def _install() -> None:
 
 
 def _is_uncounted(frame: FrameType) -> bool:
-    """Whether a function isn't in keys, with what it calls: `check`, `load_plugins`, marked ones."""
+    """Whether a function and what it calls isn't in keys: `check`, `load_plugins`, a marked one."""
     if frame.f_code in DISCOVERY or frame.f_code in MARKED:
         return True
     return frame.f_code.co_name in OUTSIDE_KEYS and isinstance(frame.f_locals.get("self"), Step)

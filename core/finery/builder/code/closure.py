@@ -24,6 +24,7 @@ from finery.builder.code.distributions import (
     plugin_modules,
     read_installed,
     registry,
+    unlisted,
 )
 from finery.builder.code.files import Files, Piece, digest_of, files_in
 from finery.builder.code.imports import Imports, Module, label_of, place_of
@@ -68,6 +69,14 @@ class Look:
         """A digest of all entry points that are installed."""
         folders = {each.name: each.folder for each in distributions().values()}
         return self.files.fact("entry points", str, folders, registry)
+
+    def at_start(self) -> list[Module]:
+        """What may act on any step: modules that Python imports at its start, and those that come
+        before others of the same name.
+        """
+        files = {path: path for path in self.imports.start_files()}
+        unowned = self.files.fact("start files", list[str], files, lambda: unlisted(files))
+        return [*self.imports.at_start(), *(Module("", path) for path in unowned)]
 
     def contents(self, distribution: Distribution, tops: Collection[str]) -> "Contents":
         """The contents of the packages of a distribution."""

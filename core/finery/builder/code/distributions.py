@@ -5,7 +5,7 @@ Read of all of them at once, which takes a tenth of a second.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 
 import msgspec
@@ -71,6 +71,16 @@ def registry() -> str:
     texts = {d.name: (d.version, _read(d, "entry_points.txt")) for d in distributions().values()}
     with_points = sorted((name, *pair) for name, pair in texts.items() if pair[1])
     return blake3(msgspec.msgpack.encode(with_points)).hexdigest()
+
+
+def unlisted(files: Collection[str]) -> list[str]:
+    """The files among these that belong to no distribution."""
+    listed = {
+        os.path.join(os.path.dirname(each.folder), line.partition(",")[0])
+        for each in distributions().values()
+        for line in _read(each, "RECORD").splitlines()
+    }
+    return sorted({*files} - listed)
 
 
 @lru_cache(maxsize=1)

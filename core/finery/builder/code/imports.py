@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.machinery import (
@@ -21,6 +22,8 @@ SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 """Folders of installed distributions, even if the environment is in the project."""
 STANDARD_LIBRARY = os.path.dirname(os.__file__)
+VIRTUALENV = "_virtualenv.pth"
+"""A file that comes with each environment of virtualenv and uv; it acts on installers."""
 _USUAL = (BuiltinImporter, FrozenImporter, PathFinder)
 
 
@@ -85,10 +88,17 @@ class Imports:
                 if name.isidentifier() and name not in ("__init__", "__pycache__"):
                     yield name
 
+    def start_files(self) -> Iterator[str]:
+        """The `.pth` files with code that Python runs at its start."""
+        for folder in self._path:
+            for name in os.listdir(folder) if place_of(f"{folder}/") == "installed" else ():
+                if name.endswith(".pth") and name != VIRTUALENV:
+                    with open(f"{folder}/{name}", "rb") as file:
+                        if re.search(rb"(?m)^import[ \t]", file.read()):
+                            yield f"{folder}/{name}"
+
     def at_start(self) -> Iterator[Module]:
-        """What may act on any step: modules that Python imports at its start, and those that come
-        before modules of the same name in the standard library or of a distribution.
-        """
+        """`sitecustomize` and the like, and modules that come before others of the same name."""
         for name in ("sitecustomize", "usercustomize"):
             path = getattr(sys.modules.get(name), "__file__", None)
             if path and place_of(os.path.realpath(path)) != "standard":

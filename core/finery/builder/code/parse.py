@@ -16,7 +16,8 @@ from threading import Thread
 from blake3 import blake3
 
 from finery.builder.code.files import Piece
-from finery.builder.code.several import OPEN, TABLE, binds, is_plain_class, table_of
+from finery.builder.code.several import OPEN, binds, is_plain_class, table_of
+from finery.plugin.cut import TABLE
 
 IMPORTERS = frozenset({"import_module", "__import__"})
 """Functions whose first argument names a module."""
@@ -29,8 +30,6 @@ _WORD = re.compile(r"\w+")
 def pieces_of(path: Path) -> list[Piece]:
     """The statements at the top of a file. Raises `OSError` if it can't be read."""
     content = path.read_bytes()
-    if path.suffix != ".py":
-        return [Piece("", {"": blake3(content).hexdigest()}, [], is_open=True)]
     pieces: list[Piece] = []
 
     def parse() -> None:
@@ -39,14 +38,15 @@ def pieces_of(path: Path) -> list[Piece]:
 
     # How deep a file may nest depends on the depth of the caller, so here it is always the same.
     thread = Thread(target=parse)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        thread.start()
-        thread.join()
+    if path.suffix == ".py":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            thread.start()
+            thread.join()
     if pieces:
         return pieces
-    digests = {"": blake3(content).hexdigest()}
-    return [Piece("", digests, [*_imports_in(content)], is_open=True)]
+    imports = _imports_in(content) if path.suffix in (".py", ".pth") else ()
+    return [Piece("", {"": blake3(content).hexdigest()}, [*imports], is_open=True)]
 
 
 def _pieces(tree: ast.Module) -> Iterator[Piece]:
@@ -60,7 +60,10 @@ def _pieces(tree: ast.Module) -> Iterator[Piece]:
     }
     for node in tree.body:
         table = table_of(node, sources)
-        digests = _digests(node) if table is None else _digests_of_table(table)
+        if table is not None and isinstance(node, ast.FunctionDef):
+            digests = _digests_of_table(node, table)
+        else:
+            digests = _digests(node)
         nodes = [*ast.walk(node)]
         texts = {id(each.value) for each in nodes if isinstance(each, ast.Expr)}  # docstrings
         texts |= {id(value) for value in table.values} if table is not None else set()
@@ -93,13 +96,14 @@ def _digests(node: ast.stmt) -> dict[str, str]:
     return {node.name: _digest(head)} | {name: _digest(each) for name, each in methods.items()}
 
 
-def _digests_of_table(table: ast.Dict) -> dict[str, str]:
+def _digests_of_table(node: ast.FunctionDef, table: ast.Dict) -> dict[str, str]:
     """The same for a table of step types: an entry counts like the class that it names."""
     entries: dict[str, list[object]] = {}
     for key, value in zip(table.keys, table.values, strict=True):
         name = value.id if isinstance(value, ast.Name) else ""
         entries.setdefault(f"{TABLE}.{name}", []).append([key, value])
-    return {TABLE: "table"} | {name: _digest(each) for name, each in entries.items()}
+    hook = [node.decorator_list, node.args, node.returns, node.body[:-1]]
+    return {TABLE: _digest(hook)} | {name: _digest(each) for name, each in entries.items()}
 
 
 def _digest(top: object) -> str:

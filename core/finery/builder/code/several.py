@@ -7,11 +7,10 @@ here only see to it that the file works without it.
 
 import ast
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
-TABLE = "finery_steps"
-"""The hook with a table of step types."""
+from finery.plugin.cut import TABLE
+
 OPEN = frozenset({
     "__annotations__", "__bases__", "__builtins__", "__dict__", "__getattribute__", "__globals__",
     "__import__", "__mro__", "__subclasses__", "_getframe", "ast", "attrgetter", "builtins",
@@ -139,22 +138,3 @@ def table_of(node: ast.stmt, sources: Mapping[str, str]) -> ast.Dict | None:
         for key, value in zip(table.keys, table.values, strict=True)
     )
     return table if is_plain and (node.returns is None or _is_type(node.returns, sources)) else None
-
-
-def source_without(path: Path, classes: Collection[str]) -> ast.Module:
-    """The syntax tree of a plugin file without some classes, and without them in its table.
-
-    The lines of everything else stay. So a step can't depend on what isn't in its key.
-    """
-    tree = ast.parse(path.read_bytes(), str(path))
-    tree.body = [
-        node for node in tree.body
-        if not (isinstance(node, ast.ClassDef) and node.name in classes)
-    ]  # fmt: skip
-    for node in tree.body:
-        for inner in ast.walk(node) if getattr(node, "name", "") == TABLE else ():
-            if isinstance(inner, ast.Dict):
-                pairs = zip(inner.keys, inner.values, strict=True)
-                kept = [pair for pair in pairs if getattr(pair[1], "id", "") not in classes]
-                inner.keys, inner.values = [k for k, _ in kept], [v for _, v in kept]
-    return tree

@@ -19,15 +19,19 @@ from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
 from finery.step.inspect import (
+    full_name,
     inputs_of,
     nested_fields,
     nested_steps,
     part_at,
+    steps_inside,
 )
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.files import file_state
+from finery.util.installed import normalised, version_of
 from finery.util.references import OUTSIDE
+from finery.util.text import nearest_meant
 
 KIT = "finery/rows/"
 """The files of the core that count."""
@@ -94,6 +98,37 @@ class StepCode:
             types, self._look.own.any_digest,
             [[closure.code, sorted(closure.packages)] for closure in closures],
         ]  # fmt: skip
+
+    def variables(self, step: Step, use: str) -> dict[str, str]:
+        """The variables that the plugins of others add to the environment of the step's worker."""
+        hook = "finery_worker_environment"
+        impls = getattr(self._plugins.hook, hook).get_hookimpls()
+        own = [each.plugin for each in impls if is_own(each.plugin.__name__)]
+        call = self._plugins.manager.subset_hook_caller(hook, remove_plugins=own)
+        added = call(use=use, alone=type(step).__spec__.alone, here=True)
+        return {name: value for each in reversed(added) for name, value in each.items()}
+
+    def check_packages(self, step: Step) -> None:
+        """Raise `PluginError` for a name in `packages=` that isn't that of a distribution.
+
+        finery's own step types also name those of extras that aren't installed.
+        """
+        for within in (step, *(each for _, each in steps_inside(step))):
+            absent = [name for name in within.key_packages() if version_of(name) is None]
+            if not absent or is_own(type(within).__module__):
+                continue
+            installed = self._look.installed
+            extras = {name for name, _, _ in installed.requires.get("finery", ())}
+            for name in absent:
+                if normalised(name) not in extras:
+                    owner = next(iter(installed.owners.get(name, ())), None)
+                    raise PluginError(
+                        f"{full_name(type(within))} names the distribution '{name}' in its key, "
+                        "which isn't installed",
+                        fix=f"did you mean '{owner}'?"
+                        if owner
+                        else nearest_meant(name, installed.requires) or f"pip install {name}",
+                    )
 
     def left_out(
         self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
@@ -224,7 +259,7 @@ class StepCode:
         for hook in self._plugins.hook.finery_worker_environment.get_hookimpls():
             if not is_own(hook.plugin.__name__):
                 yield hook.plugin.__name__, None
-        yield from ((module, None) for module in self._look.imports.at_start())
+        yield from ((module, None) for module in self._look.at_start())
 
     # -- finding it ------------------------------------------------------------------------------
 

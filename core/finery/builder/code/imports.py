@@ -135,15 +135,17 @@ class Imports:
     def _in(self, folder: str, name: str, tail: str) -> Iterator[Module]:
         """The module of that name in a folder."""
         inner = f"{folder}/{tail}"
-        package = self._first_of(f"{inner}/__init__") if os.path.isdir(inner) else None
+        package = None
+        if os.path.isdir(inner):
+            package = self._first_of(f"{inner}/__init__")
+        elif place_of(inner) == "":
+            self.absent.add(inner)
         if package is not None:
             yield Module(name, package, (inner,))
         elif (file := self._first_of(inner)) is not None:
             yield Module(name, file)
         elif os.path.isdir(inner):
             yield Module(name, "", (inner,))
-        elif place_of(folder) == "":
-            self.absent.add(inner)
 
     def _first_of(self, stem: str) -> str | None:
         paths = [f"{stem}{suffix}" for suffix in SUFFIXES]

@@ -51,7 +51,7 @@ def pieces_of(path: Path) -> list[Piece]:
 
 def _pieces(tree: ast.Module) -> Iterator[Piece]:
     bound = Counter(name for node in ast.walk(tree) for name in binds(node))
-    sources = {
+    sources = dict.fromkeys(bound, "") | {
         alias.asname or alias.name: node.module or ""
         for node in tree.body
         if isinstance(node, ast.ImportFrom) and not node.level

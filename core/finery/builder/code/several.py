@@ -13,12 +13,11 @@ from finery.plugin.cut import TABLE
 
 OPEN = frozenset({
     "__annotations__", "__bases__", "__builtins__", "__dict__", "__getattribute__", "__globals__",
-    "__import__", "__mro__", "__subclasses__", "_getframe", "ast", "attrgetter", "builtins",
-    "cloudpickle", "compile", "copyreg", "ctypes", "currentframe", "dill", "dir", "eval", "exec",
-    "f_back", "f_builtins", "f_globals", "f_locals", "gc", "get_type_hints", "globals",
-    "import_module", "importlib", "inspect", "load_plugins", "locals", "marshal", "methodcaller",
-    "modules", "mro", "pickle", "pkgutil", "plugins", "pydoc", "runpy", "shelve", "step_type",
-    "step_types", "tb_frame", "vars",
+    "__import__", "__mro__", "__subclasses__", "_getframe", "attrgetter", "builtins",
+    "cloudpickle", "currentframe", "dill", "dir", "eval", "exec", "f_back", "f_builtins",
+    "f_globals", "f_locals", "gc", "get_type_hints", "globals", "import_module", "importlib",
+    "inspect", "load_plugins", "locals", "methodcaller", "modules", "mro", "pickle", "pkgutil",
+    "pydoc", "runpy", "shelve", "step_type", "step_types", "tb_frame", "vars",
 })  # fmt: skip
 """Names by which code may find a class that it doesn't name."""
 DECLARES = frozenset({"setting", "takes", "nested_step"})

@@ -109,6 +109,8 @@ def _print_causes(
     planner: "Planner", plans: "Sequence[StepPlan]", built: "dict[str, Result]"
 ) -> None:
     """What changed, once for variants with the same changes."""
+    from finery.builder.keys import changes_between
+
     seen = set()
     for plan in plans:
         before = built[plan.node.name].parts

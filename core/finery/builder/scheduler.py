@@ -338,7 +338,7 @@ class Build:
     def _hear(self, task: Task, event: TaskEvent) -> None:
         plan = self._running[task.step]
         if event["event"] == "done":
-            self._done(plan, event)
+            self._done(plan, task, event)
         elif event["event"] == "failed":
             self._ended(plan, clears=not event.get("continues", False))
             self._fail(plan.node, FineryError.from_dict(event["error"]), log=task.log)
@@ -362,11 +362,12 @@ class Build:
             fields = {name: value for name, value in event.items() if name != "event"}
             self._emit(f"step_{event['event']}", step=task.step, **fields)
 
-    def _done(self, plan: StepPlan, event: Done) -> None:
+    def _done(self, plan: StepPlan, task: Task, event: Done) -> None:
         """Handle the end of a step with outputs in `objects/`."""
         del self._running[plan.node.name]
         try:
             check_outside(plan, self.planner, self._states.pop(plan.node.name))
+            self.store.check_inputs(each for named in task.inputs.values() for each in named)
             check_code(plan, self.planner)  # a step may import code late
         except FineryError as error:
             self.store.clear_output(plan.key)
@@ -374,6 +375,7 @@ class Build:
             self._fail(plan.node, error)
             return
         outputs = msgspec.convert(event["outputs"], dict[str, Manifest])
+        self.store.arrived(outputs.values())
         result = Result(plan.key, outputs, event["seconds"], plan.parts)
         if plan.result is not None:
             self.outcome.redone[plan.node.name] = plan.result

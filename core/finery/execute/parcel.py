@@ -128,7 +128,7 @@ def bring_files(
     missing = []
     for digest, size in dict.fromkeys(files):
         path = blob_path(root / "objects", digest)
-        if not path.exists() or path.stat().st_size != size:
+        if not path.exists() or hash_file(path) != digest:
             missing.append(Blob(digest, size, *packed.get(digest, (digest, 0))))
     remote.bring(root, missing)
 

@@ -38,7 +38,7 @@ from finery.step.inspect import add_nested, give_files, inputs_of, nested_fields
 from finery.step.job import Job
 from finery.step.step import Step
 from finery.store.blobs import ingest
-from finery.store.links import open_artifact
+from finery.store.links import open_artifact, unchanged
 from finery.util.leftovers import earlier_seconds, scratch_lock
 from finery.util.paths import PINNED
 from finery.util.text import duration, redacted_data
@@ -201,7 +201,8 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
             lock_scratch=lock_scratch,
         )
         try:
-            with noted(task, plugins, send):
+            inputs = [each for named in task.inputs.values() for each in named]
+            with unchanged(root, inputs), noted(task, plugins, send):
                 returned = plugins.hook.finery_run_step(step=step, job=job)
         finally:  # failed steps cost money, too
             if isinstance(records, SharedRecords):

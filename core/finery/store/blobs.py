@@ -1,7 +1,9 @@
 """Blobs: files by digest, and how a step's files become blobs."""
 
+import fcntl
 import os
 import shutil
+import signal
 from pathlib import Path
 
 from finery.artifact.kinds import Artifact, Bundle
@@ -9,7 +11,7 @@ from finery.artifact.manifest import MANIFEST, Manifest, manifest
 from finery.errors import StepError
 from finery.store.repairs import make_folder, make_way
 from finery.store.uses import gate
-from finery.util.files import fsync, hash_file
+from finery.util.files import copy_file, fsync, hash_file
 
 FLUSHED_BYTES = 1 << 20
 """Size in bytes from which the worker fsyncs its files itself."""
@@ -71,14 +73,55 @@ def _left(folder: Path) -> list[Path]:
 
 
 def _keep(path: Path, objects: Path, is_executable: bool) -> tuple[str, int]:
-    digest, size = hash_file(path), path.stat().st_size
+    """Move a file into `objects/`; its digest and size.
+
+    First it gets a name that nobody knows. From then on, only who has it open can write to it.
+    """
+    kept = path.with_name(f".{os.urandom(8).hex()}")
+    path.rename(kept)
+    if may_be_written(kept):
+        shared, kept = kept, kept.with_suffix(".copy")
+        _copy(shared, kept, path.name)
+        shared.unlink()
+    kept.chmod(0o444)
+    digest, size = hash_file(kept), kept.stat().st_size
     if size >= FLUSHED_BYTES:
-        fsync(path)
+        fsync(kept)
     # Another artifact may have the same content as an executable file.
-    is_executable |= os.access(blob_path(objects, digest), os.X_OK)
-    path.chmod(0o555 if is_executable else 0o444)
-    put_blob(path, objects, digest)
+    if is_executable or os.access(blob_path(objects, digest), os.X_OK):
+        kept.chmod(0o555)
+    put_blob(kept, objects, digest)
     return digest, size
+
+
+def may_be_written(path: Path) -> bool:
+    """Whether something may have a file open for writing or mapped, or knows another name of it.
+
+    The kernel gives no read lease for such a file: that of a thread, a child process, or a mapping
+    whose file is closed. Without leases (macOS, NFS, files of other users), nobody knows.
+    """
+    file = os.open(path, os.O_RDONLY)
+    try:
+        if os.fstat(file).st_nlink > 1:
+            return True
+        fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)  # not SIGIO, which would end this process
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)  # until it is closed
+    except (AttributeError, OSError):
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _copy(source: Path, target: Path, name: str) -> None:
+    """Copy a file of a step's output. Raises `StepError` if something writes to it meanwhile."""
+    is_written = may_be_written(source)
+    copy_file(source, target)
+    if is_written and hash_file(source) != hash_file(target):
+        raise StepError(
+            f"something still writes to {name}, a file of the step's output",
+            fix="close the file, and end what writes to it, before the step returns",
+        )
 
 
 def put_blob(path: Path, objects: Path, digest: str) -> None:
@@ -91,6 +134,15 @@ def put_blob(path: Path, objects: Path, digest: str) -> None:
             make_folder(target.parent)
             make_way(target)
             path.rename(target)
+
+
+def changed_input(ref: str, name: str) -> StepError:
+    """The error for a step whose input `ref` has another file `name` than before it ran."""
+    return StepError(
+        f"its input '{ref}' was changed while it ran: {name}",
+        fix="build again. If the step itself writes to its input, let it copy the file first, "
+        "e.g. to job.scratch",
+    )
 
 
 def as_it_was(path: str, size: int, mtime: int) -> bool:
@@ -112,7 +164,8 @@ def _materialise(link: Path) -> None:
     if not target.is_file():
         raise StepError(f"the step's output contains a broken link: {link.name}")
     link.unlink()
-    shutil.copy(target, link)
+    _copy(target, link, link.name)
+    shutil.copymode(target, link)
 
 
 def blob_path(objects: Path, digest: str) -> Path:

@@ -34,7 +34,7 @@ from finery.artifact.manifest import (
     with_references,
 )
 from finery.errors import DataError, UsageError
-from finery.store.blobs import FLUSHED_BYTES, as_it_was
+from finery.store.blobs import FLUSHED_BYTES, as_it_was, changed_input
 from finery.store.connection import Database
 from finery.store.links import open_artifact
 from finery.store.repairs import make_folder, make_way, say
@@ -216,7 +216,7 @@ class Store:
         rows = [[r.key, msgspec.json.encode(r.outputs), r.seconds, now, run] for r in results]
         parts = [[r.key, msgspec.json.encode(r.parts)] for r in results]
         self._db.write(
-            (_BLOB, self._blob_rows(digests)),
+            (_BLOB, [(d, *(self._blobs.get(d) or _blob_stat(self.blob_path(d)))) for d in digests]),
             ("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", rows),
             ("INSERT OR REPLACE INTO parts VALUES (?, ?)", parts),
             patient=True,
@@ -349,19 +349,32 @@ class Store:
         self.verified([digest])
         return True
 
+    def arrived(self, outputs: Iterable[Manifest]) -> None:
+        """Note the states of new blobs, for `commit`: a later step may damage one before that."""
+        for digest in {digest for made in outputs for digest, _ in made.files.values()}:
+            with suppress(OSError):
+                self._blobs[digest] = _blob_stat(self.blob_path(digest))
+
+    def check_inputs(self, inputs: Iterable[tuple[str, Manifest]]) -> None:
+        """Raise `StepError` if a file of a step's inputs isn't what it was before the step ran."""
+        for ref, manifest in inputs:
+            for each in with_references(manifest):
+                for name, (digest, size) in each.files.items():
+                    if not self.is_intact(digest, size):
+                        raise changed_input(ref, name)
+                for name, file in each.external.items():
+                    if not as_it_was(*file):
+                        raise changed_input(ref, name)
+
     def verified(self, digests: Iterable[str]) -> None:
         """Record that blobs match their digests as they are now."""
-        self._db.write((_BLOB, self._blob_rows([*digests])), is_cache=True)
+        new = {digest: _blob_stat(self.blob_path(digest)) for digest in digests}
+        self._blobs |= new
+        self._db.write((_BLOB, [(d, *stat) for d, stat in new.items()]), is_cache=True)
 
     def blob_path(self, digest: str) -> str:
         """`blob` as text, which is faster."""
         return f"{self._objects}/{digest[:2]}/{digest[2:]}"
-
-    def _blob_rows(self, digests: Collection[str]) -> list[tuple[Any, ...]]:
-        """The database's rows for blobs that are intact."""
-        for digest in digests:
-            self._blobs[digest] = _blob_stat(self.blob_path(digest))
-        return [(digest, *self._blobs[digest]) for digest in digests]
 
     def artifact(self, manifest: Manifest) -> Artifact:
         """The artifact, with its folder of links. Copies files that only a shared store has."""

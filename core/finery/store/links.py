@@ -3,18 +3,19 @@
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 
 from finery.artifact.kinds import KINDS, Artifact
-from finery.artifact.manifest import MANIFEST, Manifest
+from finery.artifact.manifest import MANIFEST, Manifest, with_references
 from finery.errors import UsageError, disk_full
-from finery.store.blobs import blob_path
+from finery.store.blobs import blob_path, changed_input
 from finery.store.repairs import say, set_aside
+from finery.util.files import file_state, hash_file
 from finery.util.locks import file_locked
 from finery.util.paths import path_in
 
@@ -42,6 +43,36 @@ def is_whole_view(root: Path, manifest: Manifest) -> bool:
     """Whether the artifact's folder of links exists and is unchanged."""
     folder = root / "views" / manifest.view
     return _is_view(folder, _links(manifest), _description(manifest))
+
+
+@contextmanager
+def unchanged(root: Path, inputs: Iterable[tuple[str, Manifest]]) -> Iterator[None]:
+    """Raise `StepError` after the block if a file of these inputs isn't what it was before.
+
+    inputs: name → artifact. A link that was replaced counts, too, e.g. by an editor; a file that
+    was added to the folder of links doesn't.
+    """
+    files = [
+        (ref, name, f"{root}/views/{each.view}/{name}", target, each.files.get(name, ("", 0))[0])
+        for ref, manifest in inputs
+        for each in with_references(manifest)
+        for name, target in _links(each).items()
+    ]
+    before = [file_state(link) for _, _, link, _, _ in files]
+    yield
+    for (ref, name, link, target, digest), state in zip(files, before, strict=True):
+        now = file_state(link)
+        # Another step may have put the same content there. One that wrote to the file and restored
+        # it may have been seen in between.
+        is_written = now[1] == state[1] and now[3] != state[3]
+        try:
+            is_same = os.readlink(link) == target and (
+                now == state or (not is_written and hash_file(Path(link)) == digest)
+            )
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise changed_input(ref, name)
 
 
 def _description(manifest: Manifest) -> bytes:

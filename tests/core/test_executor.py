@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conftest import running, until
+from conftest import MakeProject, running, until
 from needs import may_lack
 from tasks import PID, Tasks, ends, need, number_of, text_of
 
@@ -268,3 +268,61 @@ print(rare[0], gc.get_threshold() == default, gc.callbacks)
 def test_collections_are_rare_until_no_more_modules_are_imported() -> None:
     ran = subprocess.run([sys.executable, "-c", COLLECTIONS], capture_output=True, text=True)
     assert ran.stdout == "50000 True []\n", ran.stderr
+
+
+SURROUNDINGS = """
+import sys, time
+rows.append({"prompt": repr([
+    hash("a"), time.strftime("%H:%M", time.localtime(0)), open(os.devnull).encoding, sys.path[0],
+    oct(os.umask(0)), sorted(n for n in os.environ if n.startswith(("LC_", "LANG", "PYTHON"))),
+])})
+"""
+
+
+def test_what_a_step_computes_by_default_does_not_depend_on_the_user(
+    task: Tasks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = []
+    for user in (
+        {"LC_ALL": "C", "LANGUAGE": "de", "LANG": "de_DE", "TZ": "Asia/Tokyo", "LC_NUMERIC": "C"},
+        {"PYTHONHASHSEED": "7", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
+        {"PYTHONWARNINGS": "error", "PYTHONINTMAXSTRDIGITS": "700", "FINERY_PASS_ENV": "TZ LC_ALL"},
+    ):
+        with monkeypatch.context() as patch:
+            for name, value in user.items():
+                patch.setenv(name, value)
+            patch.chdir(tmp_path)
+            umask = os.umask(0o077)
+            executor = LocalExecutor(1)
+            for isolated in (False, True):
+                executor.start(task(SURROUNDINGS, isolated=isolated))
+                (event,) = ends(executor, 1).values()
+                seen.append(text_of(event, task))
+            executor.close()
+            os.umask(umask)
+    assert len({*seen}) == 1
+    assert "'00:00', 'utf-8'" in seen[0].lower()
+    assert str(tmp_path) not in seen[0]
+    assert "'0o22'" in seen[0]
+
+
+def test_a_recipe_cannot_pass_what_is_the_same_everywhere(project: MakeProject) -> None:
+    text = "finery: 1\nname: t\nplugins: [./steps.py]\ndata:\n  a: {use: steps.script, env: [TZ]}\n"
+    t = project({"recipe.yaml": text})
+    ran = t.run("check")
+    assert ran.code == 2
+    assert "recipe.yaml:5:32: error: TZ can't be passed to a step: it is UTC" in ran.err
+
+
+def test_the_working_directory_is_not_searched_for_modules(project: MakeProject) -> None:
+    code = '{use: steps.script, code: "import colour; rows.append({})"}'
+    text = f"finery: 1\nname: t\nplugins: [./lib/steps.py]\ndata:\n  a: {code}\n"
+    t = project({"lib/steps.py": "from light import *\n", "recipe.yaml": text, "colour.py": ""})
+    t.write({"lib/light.py": (t.folder / "steps.py").read_text()})
+    (event,) = [e for e in t.events() if e["event"] == "step_failed"]
+    assert "No module named 'colour'" in event["error"]["what"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "finery", "--version"], cwd=t.folder, capture_output=True,
+        env=t.environment() | {"PYTHONVERBOSE": "1"},
+    )  # fmt: skip
+    assert f"{t.folder}/".encode() not in ran.stderr

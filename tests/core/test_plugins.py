@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from conftest import MakeProject, Project
+from conftest import TWO_STEPS, MakeProject, Project
 
 RECIPE = """
 finery: 1
@@ -184,3 +184,22 @@ def test_a_broken_plugin_that_acts_in_every_build_stops_builds(t: Project, code:
         assert exit_code == 2
         assert "plugin 'odd'" in err
     assert t.run("plugins").code == t.run("schema").code == 0
+
+
+REPLACES = """
+
+@hookimpl
+def finery_run_step(step, job):
+    return Dataset.write(job.out, [{"prompt": "mine"}])
+"""
+
+
+def test_a_hook_that_is_not_a_wrapper_cannot_replace_a_step(project: MakeProject) -> None:
+    t = project({"recipe.yaml": TWO_STEPS, "rows.txt": "one\n"})
+    t.write({"steps.py": (t.folder / "steps.py").read_text() + REPLACES})
+    (event,) = [e for e in t.events() if e["event"] == "step_failed"]
+    assert event["error"]["what"] == (
+        "finery_run_step of plugin 'steps' (steps.py) returned a value, so the step didn't run"
+    )
+    t.edit("steps.py", 'return Dataset.write(job.out, [{"prompt": "mine"}])', "job.log('starts')")
+    assert t.ran() == ["a", "b"]

@@ -8,14 +8,18 @@ from pathlib import Path
 
 from finery.execute.executor import Task
 from finery.plugin.manager import load_plugins
+from finery.recipe.environments import SAME_VARIABLES
 
 PASS_ENV = "FINERY_PASS_ENV"
 """The environment variable that names further variables for all steps, e.g. `SITE_ID, ACME_*`."""
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _PASSED = frozenset({
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "TMPDIR", "TMP", "TEMP", "LANG", "LANGUAGE",
-    "TZ", "TERM", "HOSTNAME", "NO_COLOR",
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "TMPDIR", "TMP", "TEMP",
+    "TERM", "HOSTNAME", "NO_COLOR",
+    "PYTHONPATH", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONUSERBASE", "PYTHONPLATLIBDIR",
+    "PYTHONOPTIMIZE", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONFAULTHANDLER",
+    "PYTHONUNBUFFERED", "PYTHONBREAKPOINT", "PYTHONTRACEMALLOC",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
     "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "CC", "CXX",
     "VIRTUAL_ENV", "PIP_CONFIG_FILE", "PIP_CACHE_DIR", "PIP_CERT", "PIP_FIND_LINKS",
@@ -25,7 +29,7 @@ _PASSED = frozenset({
 })  # fmt: skip
 """Variables that every step inherits, besides proxies and those with certain prefixes."""
 _PASSED_PREFIXES = (
-    "LC_", "XDG_", "PYTHON", "CONDA_", "FINERY_", "COVERAGE_", "SLURM_", "MALLOC_",
+    "XDG_", "CONDA_", "FINERY_", "COVERAGE_", "SLURM_", "MALLOC_",
     "CUDA_", "CUDNN_", "CUBLAS_", "NVIDIA_", "NCCL_", "GLOO_", "UCX_",
     "ROCR_", "ROCM_", "HIP_", "HSA_", "MIOPEN_", "GPU_", "ONEAPI_", "SYCL_", "ZE_",
     "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "VECLIB_", "NUMEXPR_",
@@ -58,7 +62,8 @@ def inherited() -> dict[str, str]:
     """The variables of this process that every step inherits.
 
     These are the ones that programs need on this machine, and those that `FINERY_PASS_ENV` names.
-    They contain no secrets, and no user names and passwords in URLs.
+    They contain no secrets, and no user names and passwords in URLs. Steps have those that change
+    what Python and C libraries compute by default, and not those of the user.
     """
     more, secrets = _named_by_user(os.environ), secrets_for_all(os.environ)
     return {
@@ -67,7 +72,7 @@ def inherited() -> dict[str, str]:
         if name in more or name in _PASSED or name.upper() in _PROXIES
         or (name.startswith(_PASSED_PREFIXES) and not _SECRET.search(name))
         if name not in secrets
-    }  # fmt: skip
+    } | SAME_VARIABLES  # fmt: skip
 
 
 def secrets_for_all(environment: Mapping[str, str]) -> dict[str, str]:

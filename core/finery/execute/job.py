@@ -189,8 +189,8 @@ def supervise(
         variables = venv.variables_in(Path(python), variables)
     with (folder.path / "log").open("ab") as log:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", _WITHOUT_USR2, "sh", python or sys.executable, "-m",
-             "finery.execute.job", path, token, str(os.getpid())],
+            ["/bin/sh", "-c", _WITHOUT_USR2, "sh", python or sys.executable, "-P",
+             "-m", "finery.execute.job", path, token, str(os.getpid())],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, env=variables,
         )  # fmt: skip
     try:

@@ -350,7 +350,7 @@ def _spawn(
     from multiprocessing.connection import Connection
 
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", f"finery.execute.{module}", str(theirs.fileno())]
+    command = [sys.executable, "-P", "-m", f"finery.execute.{module}", str(theirs.fileno())]
     with open(log, "ab") as out:
         process = subprocess.Popen(
             [*command, str(os.getpid()), *arguments],

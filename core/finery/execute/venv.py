@@ -259,7 +259,7 @@ def main() -> None:
         return
     sys.stderr.flush()
     variables = variables_in(python, variables)
-    os.execve(python, [str(python), "-m", "finery.execute.worker", *sys.argv[1:]], variables)
+    os.execve(python, [str(python), "-P", "-m", "finery.execute.worker", *sys.argv[1:]], variables)
 
 
 # -- removing ------------------------------------------------------------------------------------

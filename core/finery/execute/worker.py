@@ -52,13 +52,20 @@ Send = Callable[[Any], None]
 
 
 class Default:
-    """The innermost implementation of `finery_run_step`."""
+    """The innermost implementation of `finery_run_step`. is_called: whether it ran the step."""
+
+    is_called = False
 
     @staticmethod
     @hookimpl(trylast=True)
     def finery_run_step(step: Step, job: Job) -> Any:
         """Run the step in this process."""
-        return step.run(job)
+        Default.is_called = True
+        umask = os.umask(0o022)  # a step that packs files may read their modes
+        try:
+            return step.run(job)
+        finally:
+            os.umask(umask)
 
 
 def main() -> None:
@@ -203,7 +210,10 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
         try:
             inputs = [each for named in task.inputs.values() for each in named]
             with unchanged(root, inputs), noted(task, plugins, send):
+                Default.is_called = False
                 returned = plugins.hook.finery_run_step(step=step, job=job)
+                if not Default.is_called:
+                    raise _replaced(plugins)
         finally:  # failed steps cost money, too
             if isinstance(records, SharedRecords):
                 records.close()
@@ -216,6 +226,20 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
         if id(artifact) not in manifests:
             manifests[id(artifact)] = ingest(artifact, job.out, root / "objects")
     return {name: manifests[id(artifact)] for name, artifact in artifacts.items()}
+
+
+def _replaced(plugins: Plugins) -> StepError:
+    """The error for a hook that isn't a wrapper, and returned a value in place of the step."""
+    names = [
+        f"'{plugin.name}' ({plugin.origin})"
+        for hook in plugins.hook.finery_run_step.get_hookimpls()
+        for plugin in plugins.plugins
+        if plugin.module is hook.plugin and not (hook.wrapper or hook.hookwrapper)
+    ]
+    return StepError(
+        f"finery_run_step of plugin {' or '.join(names)} returned a value, so the step didn't run",
+        fix="return None in it, or make it a wrapper: @hookimpl(wrapper=True)",
+    )
 
 
 def _check_apart(artifacts: Mapping[str, Artifact]) -> None:

@@ -29,6 +29,10 @@ _REQUIREMENT = re.compile(
     rf"(@\s*\S.*|\(?{_VERSION}(\s*,\s*{_VERSION})*,?\s*\)?)?\s*(;.*)?"
 )
 """What pip takes from an index, by its beginning: PEP 508."""
+SAME_VARIABLES = {
+    "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "TZ": "UTC",
+}  # fmt: skip
+"""Environment variables that every step has, on every machine: outputs may depend on them."""
 ALL = "all"
 """In `for`: every step."""
 PIN = "environment "

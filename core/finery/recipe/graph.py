@@ -10,7 +10,7 @@ from finery.artifact.manifest import Result
 from finery.errors import FineryError, PluginError, RecipeError, UsageError
 from finery.fields import Settings
 from finery.recipe.document import Recipe
-from finery.recipe.environments import environment_of
+from finery.recipe.environments import SAME_VARIABLES, environment_of
 from finery.recipe.files import find_files
 from finery.recipe.hints import reference_fix
 from finery.recipe.lock import Lock
@@ -448,6 +448,14 @@ def _node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
     cls = plugins.step_type(use)
     step = convert_step(recipe, section, name, cls, plugins)
     needs = written.get("needs", [])
+    for index, variable in enumerate(written.get("env", [])):
+        if variable in SAME_VARIABLES:
+            raise recipe.error(
+                f"{variable} can't be passed to a step: it is {SAME_VARIABLES[variable]} in all "
+                "of them, so that results are the same everywhere",
+                (section, name, "env", index),
+                fix="let a setting of the step type say what the step needs",
+            )
     return Node(
         name=name,
         section=section,

@@ -65,6 +65,7 @@ def launch(train: Train, step: "Training", job: Job) -> "Outcome":
             # More threads than cores would spin, waiting for each other.
             threads = str(max(1, cpu_count() // count))
             variables = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+            variables["PYTHONSAFEPATH"] = "1"  # as in workers, which started with `-P`
             environment = {**os.environ, ADDRESS: str(listener.address)} | variables
             process = subprocess.Popen(_command(step, order, job.on_nodes), env=environment)
             try:

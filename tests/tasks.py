@@ -65,6 +65,8 @@ def _closing(executor: Executor) -> dict[str, Any]:
 
 
 PID = "rows.append({'prompt': str(os.getpid())})"
+WORKER = "rows.append({'prompt': str(os.getppid())})"
+"""The process from which the process of a light step was forked."""
 
 
 def number_of(event: Any, tasks: Tasks) -> int:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from conftest import MakeProject, running, until
 from needs import may_lack
-from tasks import PID, Tasks, ends, need, number_of, text_of
+from tasks import PID, WORKER, Tasks, ends, need, number_of, text_of
 
 from finery.execute.environment import secrets_for_all, worker_environment
 from finery.execute.gpus import cpu_count
@@ -43,7 +43,7 @@ def task(tmp_path: Path) -> Iterator[Tasks]:
 def test_light_steps_share_a_warm_worker(executor: LocalExecutor, task: Tasks) -> None:
     pids = []
     for _ in range(2):
-        executor.start(task(PID))
+        executor.start(task(WORKER))
         pids += [number_of(e, task) for e in ends(executor, 1).values()]
     assert pids[0] == pids[1]
 
@@ -62,7 +62,7 @@ def test_isolated_steps_get_a_process_that_ends_with_them(
 @needs_two_cores
 def test_a_worker_gets_ready_before_there_is_a_step(executor: LocalExecutor, task: Tasks) -> None:
     (ready,) = [worker.process.pid for worker in executor._workers]
-    executor.start(task(PID))
+    executor.start(task(WORKER))
     (event,) = ends(executor, 1).values()
     assert number_of(event, task) == ready
 
@@ -121,7 +121,7 @@ def test_a_step_that_measures_time_runs_alone(task: Tasks) -> None:
 
 
 def test_a_warm_worker_that_died_is_replaced(executor: LocalExecutor, task: Tasks) -> None:
-    executor.start(task(PID))
+    executor.start(task(WORKER))
     (event,) = ends(executor, 1).values()
     os.kill(number_of(event, task), signal.SIGKILL)
     until(lambda: not alive(number_of(event, task)))

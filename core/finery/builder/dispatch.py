@@ -14,6 +14,8 @@ from finery.execute.environment import secrets_for_all
 from finery.execute.executor import Expects, Need, Task
 from finery.fields import Files, Settings
 from finery.inference.records import SqliteRecords
+from finery.plugin.discovery import Plugin
+from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
 from finery.recipe.graph import Node, Source
 from finery.step.inspect import (
@@ -44,7 +46,9 @@ def task_of(
     for (name, _), manifest in planner.inputs(node, results).items():
         refs = [s.ref for s in node.sources if s.field == name]
         inputs.setdefault(name, []).append((refs[len(inputs.get(name, []))], manifest))
-    paths = planner.code.paths(*planner.code_of(plan))
+    paths, nested = planner.code.paths(*planner.code_of(plan)), _nested(graph.recipe, node)
+    uses = [node.use, *(use for use, _ in nested.values())]
+    plugins = _plugins(plan, uses, graph.plugins)
     environment = plan.environment
     if environment is not None:
         environment = msgspec.structs.replace(environment, wheels=planner.wheels)
@@ -53,7 +57,7 @@ def task_of(
         **msgspec.structs.asdict(need_of(plan)),
         expects=_expects(plan),
         settings=_settings(node.step),
-        nested=_nested(graph.recipe, node),
+        nested=nested,
         inputs=inputs,
         files={
             setting: [(name, str(path)) for name, path in files]
@@ -64,7 +68,8 @@ def task_of(
         provenance=plan.provenance,
         env=_environment(graph.recipe, node, results, spec.engines),
         engines=plan.engines,
-        plugins=[str(p.path) for p in graph.plugins.plugins if p.path],
+        plugins=[str(plugin.path) for plugin in plugins if plugin.path],
+        entry_points=[plugin.name for plugin in plugins if not plugin.path],
         store=str(planner.store.root),
         out=str(out),
         scratch=str(scratch),
@@ -76,6 +81,28 @@ def task_of(
         left_out=planner.code.left_out(*planner.code_of(plan)),
         environment=environment,
     )
+
+
+def _plugins(plan: StepPlan, uses: Iterable[str], plugins: Plugins) -> list[Plugin]:
+    """The plugins in a step's key, besides finery's own: its process loads no others.
+
+    Those of its step types, of its engines and of what `key_code` names, and those that act on
+    every step: by a wrapper or in the environment of workers.
+    """
+    steps = [plan.node.step, *(within for _, within in steps_inside(plan.node.step))]
+    needed = [plugins.step_types[use][1].name for use in uses]
+    needed += [plugins.engines[name][1].name for name in plan.engines]
+    hooks = (plugins.hook.finery_run_step, plugins.hook.finery_worker_environment)
+    acting = [each.plugin for hook in hooks for each in hook.get_hookimpls()]
+    code = [code for step in steps for code in step.key_code()]
+    names = {str(getattr(c, "__module__", c)).partition(":")[0].partition(".")[0] for c in code}
+    return [
+        plugin for plugin in plugins.plugins
+        if not plugin.is_own and (
+            plugin.name in needed or plugin.module in acting
+            or plugin.module.__name__.partition(".")[0] in names
+        )
+    ]  # fmt: skip
 
 
 def need_of(plan: StepPlan) -> Need:

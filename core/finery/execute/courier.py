@@ -249,7 +249,7 @@ def _parcel(task: Task, folder: JobFolder, remote: Remote) -> Parcel:
     there = msgspec.json.decode((folder.path / "task.json").read_bytes(), type=Task)
     packed = remote.push(Path(task.store), inputs_of(task))
     files, more = push_files(remote, _outside(there))
-    variables = load_plugins(tuple(map(Path, task.plugins))).worker_environment(
+    variables = load_plugins(tuple(map(Path, task.plugins)), task.entry_points).worker_environment(
         task.use, alone=True, here=False
     )
     variables = {name: os.environ.get(name, value) for name, value in variables.items()}

@@ -53,7 +53,7 @@ def worker_environment(task: Task, *, alone: bool, here: bool = True) -> dict[st
     set keeps the user's value. alone: whether no other step will run at the same time. here:
     whether it will run on this machine, whose load plugins may measure.
     """
-    plugins = load_plugins(tuple(Path(path) for path in task.plugins))
+    plugins = load_plugins(tuple(Path(path) for path in task.plugins), task.entry_points)
     added = plugins.worker_environment(task.use, alone=alone, here=here)
     return {name: os.environ.get(name, value) for name, value in added.items()} | inherited()
 

@@ -125,7 +125,8 @@ class Task(Need, kw_only=True):
     seed: None if the step type takes none. pinned: what its floating name is pinned to.
     env: environment variables for this step only, including secrets.
     engines: model format → the engine in keys of records; empty if it may not use models.
-    plugins: plugin files next to the recipe.
+    plugins, entry_points: the plugin files, and the names of installed plugins besides finery's
+        own, that the process must load: those that are in the step's key.
     store: the store's folder. out: an empty folder for the step's output. scratch: a folder
         that the step may create; kept until the step succeeds. log: the file for its output.
     gpu_names: numbers and UUIDs of the GPUs that it may use; empty: any.
@@ -153,6 +154,7 @@ class Task(Need, kw_only=True):
     out: str
     scratch: str
     log: str
+    entry_points: list[str] = []
     gpu_names: list[int | str] = []
     project: str = ""
     recipe: str = ""
@@ -211,22 +213,28 @@ class Used(TypedDict):
 
 
 class Done(TypedDict):
-    """The step succeeded: its outputs are in `objects/`, `outputs` has their manifests by name."""
+    """The step succeeded: its outputs are in `objects/`, `outputs` has their manifests by name.
+
+    ends: whether its process must not run another step.
+    """
 
     event: Literal["done"]
     outputs: dict[str, Any]
     seconds: float
+    ends: NotRequired[bool]
 
 
 class Failed(TypedDict):
     """The step raised an error, encoded by `FineryError.to_dict`.
 
     continues: whether its job may still run, so that the build leaves its folders to the next one.
+    ends: as in `Done`.
     """
 
     event: Literal["failed"]
     error: dict[str, Any]
     continues: NotRequired[bool]
+    ends: NotRequired[bool]
 
 
 class Died(TypedDict):

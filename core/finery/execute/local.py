@@ -54,6 +54,7 @@ class _Worker:
     step: str = ""
     gpus: "dict[str, Use]" = field(default_factory=dict)
     environment: str = ""  # the digest of that in which it runs, see `finery.execute.venv`
+    kind: "tuple[object, ...]" = ()  # of its tasks, see `_kind`
     retired_at: float = 0.0
 
 
@@ -81,7 +82,11 @@ class LocalExecutor:
         self._leaving: list[_Worker] = []
         self._waiting: list[_Waiting] = []
         self._unsent: list[tuple[Task, TaskEvent]] = []
-        if cpu_count() > 1:  # a worker takes a while to import, so one starts while the build plans
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Start a worker ahead, which takes a while to import: at first, while the build plans."""
+        if cpu_count() > 1:
             self._workers.append(_spawn(os.devnull, inherited(), AHEAD))
 
     def has_room(self, need: Need) -> bool:
@@ -119,15 +124,19 @@ class LocalExecutor:
             self._waiting.append(_Waiting(task))
             self._start_waiting()
             return
-        environment = task.environment.digest if task.environment else ""
-        idle = (w for w in self._workers if w.task is None and w.environment == environment)
-        worker = next(idle, None)
-        if task.isolated or worker is None:
-            self._send(self._new_worker(task), task)
-        elif worker.is_used:
-            self._send(worker, task)
+        idle = [w for w in self._workers if w.task is None]
+        same = [w for w in idle if w.is_used and w.kind == _kind(task)]
+        unused = [w for w in idle if not w.is_used and not task.environment]
+        if same and not task.isolated:
+            self._send(same[0], task)
+        elif unused and not task.isolated:
+            self._send(unused[0], worker_environment(task, alone=False), task)
         else:
-            self._send(worker, worker_environment(task, alone=False), task)
+            if len(idle) >= cpu_count():
+                self._retire(idle[0])
+            self._send(self._new_worker(task), task)
+            if idle and not unused:  # steps of several plugins: another one may be next
+                self._prepare()
 
     def _new_worker(self, task: Task, taken: "Taken | None" = None) -> _Worker:
         """A new process for a task. taken: its GPUs."""
@@ -160,6 +169,7 @@ class LocalExecutor:
         task = messages[-1]
         assert isinstance(task, Task)
         worker.task, worker.step, worker.is_used = task, task.step, True
+        worker.kind = _kind(task)
         with contextlib.suppress(OSError):  # it has just died: poll() reports that
             for message in messages:
                 worker.connection.send_bytes(msgspec.msgpack.encode(message))
@@ -258,8 +268,11 @@ class LocalExecutor:
             return
         if event["event"] in ("done", "failed"):
             worker.task = None
+            self._workers.remove(worker)
+            self._workers.append(worker)  # the first is the one that was idle for longest
             # Where an environment can't be made, no worker is left.
-            if task.isolated or (worker.environment and event["event"] == "failed"):
+            is_over = task.isolated or event.pop("ends", False)
+            if is_over or (worker.environment and event["event"] == "failed"):
                 self._retire(worker)
         yield task, event
 
@@ -291,6 +304,17 @@ class LocalExecutor:
         threading.Thread(target=lambda: [*map(_end, idle)]).start()
         self._workers.clear()
         self._leaving.clear()
+
+
+def _kind(task: Task) -> tuple[object, ...]:
+    """What the tasks of a worker have in common.
+
+    Its process has imported their plugins, with the variables that these may have read.
+    """
+    environment = task.environment.digest if task.environment else ""
+    if not (task.plugins or task.entry_points):
+        return (environment,)
+    return environment, task.plugins, task.entry_points, task.left_out, task.env
 
 
 def fits(need: Need, busy: Sequence[Need]) -> bool:

@@ -125,9 +125,9 @@ class _Node:
                 task = self._arrange()
                 (folder.path / "task.json").write_bytes(msgspec.json.encode(task))
                 folder.write(About(executor="", token=token))
-                if task.project:
-                    Path(task.project).mkdir(parents=True, exist_ok=True)
-                    os.chdir(task.project)
+                if task.recipe:
+                    Path(task.recipe).mkdir(parents=True, exist_ok=True)
+                    os.chdir(task.recipe)
                 own = {name: os.environ[name] for name in task.env}
                 variables = inherited() | self._parcel.variables | own
                 supervise(str(folder.path), token, variables=variables)

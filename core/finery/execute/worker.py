@@ -31,6 +31,7 @@ from finery.inference.engine import Engine
 from finery.inference.records import identity_of
 from finery.inference.shared import SharedRecords, records_of, secrets_in
 from finery.inference.types import Identity
+from finery.plugin.discovery import leave_out
 from finery.plugin.hookspecs import hookimpl
 from finery.plugin.manager import Plugins, load_plugins
 from finery.step import inspect
@@ -39,6 +40,7 @@ from finery.step.job import Job
 from finery.step.step import Step
 from finery.store.blobs import ingest
 from finery.store.links import open_artifact, unchanged
+from finery.util.installed import ONLY
 from finery.util.leftovers import earlier_seconds, scratch_lock
 from finery.util.paths import PINNED
 from finery.util.text import duration, redacted_data
@@ -88,9 +90,67 @@ def main() -> None:
             return
         task = msgspec.msgpack.decode(data, type=Task)
         try:
-            send(run_task(task, send))
+            is_shared = not task.isolated and (task.plugins or task.entry_points)
+            closing = _run_forked(task, send) if is_shared else run_task(task, send)
+            send(closing)
         except BrokenPipeError:
             return
+        if closing.get("ends"):
+            return
+
+
+def _import_plugins(task: Task) -> None:
+    """Import the plugins of a task, with output to its log and with its variables.
+
+    They may read these, so tasks with others have other processes.
+    """
+    hidden = task.env | secrets_in(task.answers)
+    os.environ.update(task.env)
+    with contextlib.suppress(OSError):
+        close_log = redirect_to(task.log, hidden)
+        _plugins(task)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        close_log()
+    gc.freeze()
+
+
+def _run_forked(task: Task, send: Send) -> Closing:
+    """Run a task in a copy of this process, which has imported the plugins of such tasks.
+
+    So nothing of a step survives it: what it imported, cached, patched or seeded. A process with
+    threads can't be copied, nor can one on other systems than Linux: it runs one step itself.
+    """
+    if ONLY not in os.environ:
+        _import_plugins(task)
+    if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
+        return {**run_task(task, send), "ends": True}  # type: ignore[return-value, misc]
+    this, file = os.getpid(), os.memfd_create("closing event")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            _die_with_parent(this)
+            closing = msgspec.msgpack.encode(run_task(task, send))
+            os.write(file, closing)
+            code = 0
+        except Terminated as ended:
+            code = int(str(ended.code))
+        finally:
+            os._exit(code)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child gets it, too, and time to end
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.signal(signal.SIGTERM, _end)
+    with open(file, "rb") as written:
+        written.seek(0)
+        closing = written.read()
+    if code or not closing:  # as if the step had run here
+        if code < 0:
+            with contextlib.suppress(OSError):  # SIGKILL
+                signal.signal(-code, signal.SIG_DFL)
+            os.kill(this, -code)
+        os._exit(code)
+    return {**msgspec.msgpack.decode(closing), "ends": False}
 
 
 def become_worker(parent: int) -> None:
@@ -183,8 +243,7 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
                 f"the executor can't run steps in environments such as '{task.environment.name}'",
                 fix="build with --executor local",
             )
-    load_files(task)
-    plugins = load_plugins(tuple(Path(p) for p in task.plugins))
+    plugins = _plugins(task)
     if not plugins.manager.has_plugin("finery.default"):
         plugins.manager.register(Default, name="finery.default")
     root = Path(task.store)
@@ -226,6 +285,17 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
         if id(artifact) not in manifests:
             manifests[id(artifact)] = ingest(artifact, job.out, root / "objects")
     return {name: manifests[id(artifact)] for name, artifact in artifacts.items()}
+
+
+def _plugins(task: Task) -> Plugins:
+    """The plugins of a task: finery's own, and those that are in its key."""
+    if _is_worker:
+        os.environ[ONLY] = " ".join(task.entry_points)
+        if task.recipe:
+            os.chdir(task.recipe)  # wherever the build was started
+    leave_out(task.left_out)
+    load_files(task)
+    return load_plugins(tuple(Path(path) for path in task.plugins), task.entry_points)
 
 
 def _replaced(plugins: Plugins) -> StepError:

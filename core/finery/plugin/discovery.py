@@ -131,6 +131,7 @@ class Plugin(NamedTuple):
     module: ModuleType
     origin: str  # "finery 0.1.0" or the file's path
     path: Path | None = None  # only for a file next to the recipe
+    is_own: bool = False  # whether it is finery's
 
 
 class BrokenPlugin(NamedTuple):
@@ -218,7 +219,7 @@ def load_entry_point(entry: EntryPoint) -> Plugin:
             where=f"entry point {GROUP}.{entry.name} = {entry.value}",
             fix=f"repair or uninstall it: pip uninstall {entry.distribution.name}",
         ) from error
-    return Plugin(entry.name, module, origin)
+    return Plugin(entry.name, module, origin, is_own=entry.is_own)
 
 
 def origin_of(entry: EntryPoint) -> str:

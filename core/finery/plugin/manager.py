@@ -3,7 +3,8 @@
 Imports little: `finery --help` loads all plugins for their commands, but no step types.
 """
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from finery.plugin.discovery import (
     surviving,
 )
 from finery.plugin.hookspecs import hookimpl
-from finery.util.installed import EntryPoint, entry_points, version_of
+from finery.util.installed import ONLY, EntryPoint, entry_points, version_of
 from finery.util.paths import shown
 from finery.util.references import load_reference
 from finery.util.text import did_you_mean, nearest_meant
@@ -318,26 +319,31 @@ def _mapping(hook: str, provide: Any, plugin: Plugin) -> Mapping[str, Any]:
     return table
 
 
-_loaded: dict[tuple[Path, ...], Plugins] = {}
+_loaded: dict[tuple[tuple[Path, ...], frozenset[str] | None], Plugins] = {}
 
 
-def load_plugins(local: tuple[Path, ...] = ()) -> Plugins:
+def load_plugins(local: tuple[Path, ...] = (), only: Collection[str] | None = None) -> Plugins:
     """Load all installed plugins and the `local` plugin files, once per process and set of files.
 
-    Broken plugins don't raise here, see `Plugins.broken`.
+    only: the entry points to load, besides finery's own; by default, in a worker, those that are in
+    its step's key, and elsewhere all. Broken plugins don't raise here, see `Plugins.broken`.
     """
-    if local not in _loaded:
+    if only is None and ONLY in os.environ:
+        only = os.environ[ONLY].split()
+    key = local, None if only is None else frozenset(only)
+    if key not in _loaded:
         plugins = Plugins()
-        sources: list[EntryPoint | Path] = [*entry_points(GROUP), *local]
+        installed = (e for e in entry_points(GROUP) if only is None or e.is_own or e.name in only)
+        sources: list[EntryPoint | Path] = [*installed, *local]
         for source in sources:
             plugins.add(source)
-        _loaded[local] = plugins
-    return _loaded[local]
+        _loaded[key] = plugins
+    return _loaded[key]
 
 
 def left_out() -> list[BrokenPlugin]:
     """Broken plugins of this process that weren't reported yet."""
-    plugins = [p for p in _loaded.values() if not p.are_broken_reported]
+    plugins = [p for (_, only), p in _loaded.items() if only is None and not p.are_broken_reported]
     return list({plugin.name: plugin for p in plugins for plugin in p.broken}.values())
 
 

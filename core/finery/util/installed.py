@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
+ONLY = "FINERY_ENTRY_POINTS"
+"""The environment variable with the entry points that a worker and its children may load."""
 _BUILD = re.compile(r"\+(cpu|cu\d|rocm|xpu).*")
 
 
@@ -33,6 +35,11 @@ class EntryPoint(NamedTuple):
     name: str
     value: str
     distribution: Distribution
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is finery's own."""
+        return self.distribution.name == "finery"
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,208 @@
+"""What a step's process contains: only the plugins in its key, and nothing of other steps."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+import pytest
+from conftest import MakeProject, Project
+
+HEAD = "import os, sys\nfrom finery import Dataset, Job, Step, hookimpl, setting\n"
+STEP = """
+class {name}(Step, seeded=False):
+    \"\"\"A step.\"\"\"
+
+    code: str = setting("", help="Python, with `told`.")
+
+    def run(self, job: Job) -> Dataset:
+        told = {{}}
+        exec(self.code, {{"told": told, "sys": sys, "os": os, "job": job, "step": self}})
+        return Dataset.write(job.out, [{{"prompt": "x", **told}}])
+
+
+@hookimpl
+def finery_steps():
+    return {{"{use}": {name}}}
+"""
+
+
+def module(use: str, more: str = "") -> str:
+    """A plugin with a step type that runs Python."""
+    return HEAD + more + STEP.format(name=use.replace(".", "").title(), use=use)
+
+
+def recipe(plugins: Sequence[str], **steps: str) -> str:
+    """A recipe: step → its entry."""
+    lines = [f"finery: 1\nname: t\nplugins: {json.dumps(list(plugins))}\ndata:"]
+    return "\n".join([*lines, *(f"  {name}: {entry}" for name, entry in steps.items())]) + "\n"
+
+
+def step(use: str, code: str) -> str:
+    return f"{{use: {use}, code: {json.dumps(code)}}}"
+
+
+def install(t: Project, name: str, text: str) -> None:
+    """Install a distribution with a plugin of this name and text."""
+    t.write({
+        f"site/shop_{name}.py": text,
+        f"site/shop_{name}-1.5.dist-info/METADATA": f"Name: shop-{name}\nVersion: 1.5\n",
+        f"site/shop_{name}-1.5.dist-info/entry_points.txt": f"[finery]\n{name} = shop_{name}\n",
+    })  # fmt: skip
+    t.env["PYTHONPATH"] = os.pathsep.join([str(t.folder / "site"), *sys.path])
+
+
+TELL = "told['seen'] = sorted(n for n in sys.modules if 'shop' in n or 'finery_file' in n.lower())"
+PATCH = "import finery.artifact.kinds as kinds\nkinds.Dataset.write = None\n"
+
+
+def test_a_plugin_file_cannot_change_steps_of_others(project: MakeProject) -> None:
+    entries = {"a": "{use: data.file, path: rows.jsonl}", "b": step("b.run", "")}
+    t = project({"a.py": module("a.run", PATCH), "b.py": module("b.run")})
+    t.write({"recipe.yaml": recipe(["./a.py", "./b.py"], **entries)})
+    t.write({"rows.jsonl": '{"prompt": "one", "completion": "two"}\n'})
+    assert t.ran("--jobs", "1") == ["a", "b"]
+    t.edit("recipe.yaml", "b.run", "a.run")
+    (event,) = [e for e in t.events() if e["event"] == "step_failed"]
+    assert "'NoneType' object is not callable" in event["error"]["what"]
+
+
+def test_only_plugins_in_the_key_are_imported(project: MakeProject) -> None:
+    t = project({"a.py": module("a.run"), "b.py": module("b.run")})
+    for name in ("one", "two"):
+        install(t, name, module(f"{name}.run"))
+    entries = {"a": step("a.run", TELL), "one": step("one.run", TELL)}
+    t.write({"recipe.yaml": recipe(["./a.py", "./b.py"], **entries)})
+    assert t.ran() == ["a", "one"]
+    (name,) = t.rows("a")[0]["seen"]
+    assert name.startswith("finery_file_a_")
+    assert t.rows("one")[0]["seen"] == ["shop_one"]
+
+
+def test_a_plugin_that_acts_on_every_step_is_imported(project: MakeProject) -> None:
+    wrapper = "@hookimpl(wrapper=True)\ndef finery_run_step(step, job):\n    return (yield)\n"
+    variables = "@hookimpl\ndef finery_worker_environment():\n    return {'SHOP': 'open'}\n"
+    t = project({"a.py": module("a.run")})
+    for name, text in {"around": wrapper, "env": variables, "other": ""}.items():
+        install(t, name, HEAD + text)
+    code = f"{TELL}\ntold['shop'] = os.environ.get('SHOP')"
+    t.write({"recipe.yaml": recipe(["./a.py"], a=step("a.run", code))})
+    assert t.ran() == ["a"]
+    (row,) = t.rows("a")
+    assert {"shop_around", "shop_env"} < {*row["seen"]}
+    assert "shop_other" not in row["seen"]
+    assert row["shop"] == "open"
+
+
+def test_what_key_code_names_is_imported(project: MakeProject) -> None:
+    more = "def served():\n    return {}\n"
+    code = "from finery import load_plugins\ntold['names'] = [*load_plugins().servers]"
+    t = project({"a.py": module("a.run").replace("    def run", (
+        "    def key_code(self):\n        return ['shop_one']\n\n    def run"))})  # fmt: skip
+    for name in ("one", "two"):
+        hook = f"@hookimpl\ndef finery_servers():\n    return {{'{name}': 'shop_{name}:served'}}\n"
+        install(t, name, HEAD + more + hook)
+    t.write({"recipe.yaml": recipe(["./a.py"], a=step("a.run", code))})
+    assert t.ran() == ["a"]
+    assert {"one", "two"} & {*t.rows("a")[0]["names"]} == {"one"}
+
+
+def test_children_of_a_worker_load_the_same_plugins(project: MakeProject) -> None:
+    code = """
+import subprocess
+python = "from finery import load_plugins; print('two.run' in load_plugins().step_types)"
+def run(*args):
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True).stdout
+told['child'] = run('-c', python)
+told['command'] = 'two.run' in run('-m', 'finery', 'plugins')
+"""
+    t = project({"a.py": module("a.run")})
+    install(t, "two", module("two.run"))
+    t.write({"recipe.yaml": recipe(["./a.py"], a=step("a.run", code))})
+    assert t.ran() == ["a"]
+    assert t.rows("a")[0]["child"] == "False\n"
+    assert t.rows("a")[0]["command"]
+
+
+LEAVES = """
+import json, random
+told['seen'] = [hasattr(json, 'probe'), 'colorsys' in sys.modules, 'MARK_X' in os.environ]
+told['number'] = random.random()
+json.probe = True
+import colorsys
+os.environ['MARK_X'] = '1'
+random.seed(1)
+"""
+
+
+def test_nothing_of_a_step_is_left_for_the_next_one(project: MakeProject) -> None:
+    t = project({"a.py": module("a.run")})
+    entries = {f"s{n}": step("a.run", LEAVES + f"# {n}") for n in range(4)}
+    t.write({"recipe.yaml": recipe(["./a.py"], **entries)})
+    assert len(t.ran("--jobs", "1")) == 4
+    rows = [t.rows(f"s{n}")[0] for n in range(4)]
+    assert [row["seen"] for row in rows] == [[False, False, False]] * 4
+    assert len({row["number"] for row in rows}) == 4
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("os._exit(3)", "its process ended with exit code 3"),
+        ("os._exit(0)", "its process ended with exit code 0"),
+        ("os.kill(os.getpid(), 9)", "its process was killed (SIGKILL)"),
+        ("os.abort()", "its process died (SIGABRT)"),
+        ("sys.exit(2)", "calls sys.exit(2)"),
+    ],
+)
+def test_a_process_that_dies_is_reported(project: MakeProject, code: str, what: str) -> None:
+    t = project({"a.py": module("a.run")})
+    entries = {"a": step("a.run", code), "b": step("a.run", "")}
+    t.write({"recipe.yaml": recipe(["./a.py"], **entries), "finery.toml": "retries = 0\n"})
+    events = t.events("--keep-going", "--jobs", "1")
+    (event,) = [e for e in events if e["event"] == "step_failed"]
+    assert what in event["error"]["what"]
+    assert [e["step"] for e in events if e["event"] == "step_finished"] == ["b"]
+
+
+def test_a_plugin_with_threads_works(project: MakeProject) -> None:
+    more = "import threading, time\n"
+    more += "threading.Thread(target=time.sleep, args=[3600], daemon=True).start()\n"
+    t = project({"a.py": module("a.run", more)})
+    code = "told['pid'] = os.getpid()"
+    entries = {f"s{n}": step("a.run", f"{code}  # {n}") for n in range(3)}
+    t.write({"recipe.yaml": recipe(["./a.py"], **entries)})
+    assert len(t.ran("--jobs", "1")) == 3
+    assert len({t.rows(f"s{n}")[0]["pid"] for n in range(3)}) == 3
+
+
+def test_a_plugin_may_read_variables_of_its_steps_on_import(project: MakeProject) -> None:
+    t = project({"a.py": module("a.run", "WORD = os.environ.get('SHOP_WORD')\n")})
+    t.env["SHOP_WORD"] = "5ecret-word"
+    code = "told['has'] = sys.modules[type(step).__module__].WORD is not None"
+    entries = {"a": step("a.run", code), "b": step("a.run", code + "  # b")}
+    entries["a"] = entries["a"].replace("{use", "{env: [SHOP_WORD], use")
+    t.write({"recipe.yaml": recipe(["./a.py"], **entries)})
+    assert t.ran("--jobs", "1") == ["a", "b"]
+    assert [t.rows(name)[0]["has"] for name in "ab"] == [True, False]
+
+
+def test_steps_run_in_the_folder_of_the_recipe(project: MakeProject) -> None:
+    t = project({"sub/a.py": module("a.run")})
+    t.write({"sub/recipe.yaml": recipe(["./a.py"], a=step("a.run", "told['at'] = os.getcwd()"))})
+    assert t.ran("sub") == ["a"]
+    assert t.rows("a")[0]["at"] == str(t.folder / "sub")
+
+
+def test_a_class_that_is_left_out_is_not_defined(project: MakeProject) -> None:
+    from finery.plugin import discovery
+
+    t = project({})
+    path = t.folder / "steps.py"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(discovery._LEFT_OUT, str(path), ["Copy", "Source"])
+        made = discovery.load_source(path, "light_steps_without")
+    assert not hasattr(made, "Copy")
+    assert "steps.copy" not in made.finery_steps()
+    run = made.Shuffle.run.__code__
+    assert "def run" in path.read_text().splitlines()[run.co_firstlineno - 1]

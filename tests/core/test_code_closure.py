@@ -171,12 +171,16 @@ def test_a_new_file_that_an_import_would_read_is_watched_and_changes_the_code(
 
 
 def test_an_import_that_nobody_has_is_a_part(tmp_path: Path) -> None:
-    write(tmp_path, {"plugin.py": "try:\n    import nobody_has_this\nexcept ImportError:\n    pass"})
+    write(
+        tmp_path, {"plugin.py": "try:\n    import nobody_has_this\nexcept ImportError:\n    pass"}
+    )
     assert closure(tmp_path).packages == {"nobody_has_this"}
 
 
 def test_the_same_name_beside_two_plugin_files_counts_twice(tmp_path: Path) -> None:
-    write(tmp_path, {"a/plugin.py": "import helper", "a/helper.py": "x = 1", "b/helper.py": "x = 2"})
+    write(
+        tmp_path, {"a/plugin.py": "import helper", "a/helper.py": "x = 1", "b/helper.py": "x = 2"}
+    )
     look = Look([str(tmp_path / "b"), str(tmp_path / "a")], None)
     code = Closure(look, [(tmp_path / "a/plugin.py", None)]).code
     assert {*code} == {"plugin.py", "helper.py", "helper.py'"}
@@ -243,7 +247,9 @@ def test_what_the_table_does_not_list_counts_as_all_of_finery(
 
 def test_the_bases_of_a_class_count_wherever_they_are(module: Any) -> None:
     base = module("from finery import Step\nclass Base(Step):\n    pass\n")
-    factory = module("def make(base):\n    return type('Made', (base,), {'__module__': __name__})\n")
+    factory = module(
+        "def make(base):\n    return type('Made', (base,), {'__module__': __name__})\n"
+    )
     code = Closure(Look([], None), [(factory.make(base.Base), None)]).code
     assert {f"{base.__name__}.py", f"{factory.__name__}.py"} <= {*code}
 

@@ -83,7 +83,9 @@ def _tokens(source: str) -> list[tokenize.TokenInfo]:
 
 
 def test_definitions_have_digests_of_their_own(folder: Path) -> None:
-    source = "import os\nX = 1\nclass C:\n    y = 2\n    def f(self): return 1\n    def g(self): pass\n"
+    source = (
+        "import os\nX = 1\nclass C:\n    y = 2\n    def f(self): return 1\n    def g(self): pass\n"
+    )
     before = {k: v for each in digests(folder, source) for k, v in each.items()}
     edited = {k: v for each in digests(folder, source.replace("return 1", "return 2"))
               for k, v in each.items()}  # fmt: skip

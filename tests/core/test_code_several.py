@@ -114,7 +114,7 @@ def test_a_class_that_an_imported_file_names_counts(tmp_path: Path) -> None:
     [
         ("class Other", "@str\nclass Other"),
         ("(Step, ", "(Step, object, "),
-        ("packages=(\"blake3\",)", "packages=tuple('a')"),
+        ('packages=("blake3",)', "packages=tuple('a')"),
         ("most: int = LIMIT", "most: int = len('a')"),
         ("most: int = LIMIT", "most: LIMIT[int] = LIMIT"),
         ("most: int = LIMIT", "most: 'print(1)' = 1"),

@@ -2,11 +2,12 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 
 import pytest
-from conftest import MakeProject, Project
+from conftest import MakeProject, Project, until
 
 HEAD = "import os, sys\nfrom finery import Dataset, Job, Step, hookimpl, setting\n"
 STEP = """
@@ -206,3 +207,61 @@ def test_a_class_that_is_left_out_is_not_defined(project: MakeProject) -> None:
     assert "steps.copy" not in made.finery_steps()
     run = made.Shuffle.run.__code__
     assert "def run" in path.read_text().splitlines()[run.co_firstlineno - 1]
+
+
+WAITS = """
+    def run(self, job: Job) -> Dataset:
+        import time
+        open("began", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        from helper import WORD
+        open("imported", "w").close()
+        while os.path.exists("go"):
+            time.sleep(0.01)
+        return Dataset.write(job.out, [{"prompt": WORD}])
+"""
+
+
+def test_code_that_was_saved_imported_and_restored_stops_a_step(project: MakeProject) -> None:
+    head, _, rest = module("a.run").partition("    def run")
+    text = f"{head}{WAITS.strip(chr(10))}\n\n\n@hookimpl{rest.partition('@hookimpl')[2]}"
+    t = project({"a.py": text, "helper.py": "WORD = 'right'\n"})
+    t.write({"recipe.yaml": recipe(["./a.py"], a=step("a.run", ""))})
+    building = t.start("build", "--json")
+    until(lambda: (t.folder / "began").exists())
+    t.write({"helper.py": "WORD = 'wrong'\n"})
+    (t.folder / "go").touch()
+    until(lambda: (t.folder / "imported").exists())
+    t.write({"helper.py": "WORD = 'right'\n"})
+    (t.folder / "go").unlink()
+    out, _ = building.communicate(timeout=120)
+    assert "its code was changed for a while: helper.py" in out
+
+
+def test_code_that_is_edited_after_its_import_does_not_stop_a_step(project: MakeProject) -> None:
+    wait = (
+        "import time\nopen('began', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.01)"
+    )
+    t = project({"a.py": module("a.run")})
+    t.write({"recipe.yaml": recipe(["./a.py"], a=step("a.run", wait))})
+    building = t.start("build", "--json")
+    until(lambda: (t.folder / "began").exists())
+    t.write({"a.py": module("a.run") + "# a comment\n"})
+    (t.folder / "go").touch()
+    out, _ = building.communicate(timeout=120)
+    assert "step_finished" in out
+
+
+def test_a_stale_compiled_file_of_a_loose_module_is_not_used(project: MakeProject) -> None:
+    t = project({"a.py": module("a.run"), "lib/loose.py": "WORD = 'old'\n"})
+    t.env["PYTHONPATH"] = str(t.folder / "lib")
+    path = t.folder / "lib/loose.py"
+    subprocess.run([sys.executable, "-c", "import loose"], check=True, cwd=t.folder / "lib")
+    old = path.stat()
+    t.write({"lib/loose.py": "WORD = 'new'\n"})
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    code = "import loose\ntold['word'] = loose.WORD"
+    t.write({"recipe.yaml": recipe(["./a.py"], a=step("a.run", code))})
+    assert t.ran() == ["a"]
+    assert t.rows("a")[0]["word"] == "new"

@@ -2,12 +2,13 @@
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from finery.builder.plan import Planner, StepPlan
 from finery.errors import DataError, StepError
-from finery.execute.executor import Died
+from finery.execute.executor import Died, Done
 from finery.util.files import FileState, file_state, folder_state, is_moved
 from finery.util.paths import shown
 
@@ -49,6 +50,27 @@ def check_code(plan: StepPlan, planner: Planner) -> None:
         raise StepError(
             f"its code changed since the build began: {', '.join(changed)}", fix="build again"
         )
+
+
+_real = lru_cache(maxsize=4096)(os.path.realpath)
+
+
+def code_states(plan: StepPlan, planner: Planner) -> dict[str, FileState]:
+    """The states of the files of a step's code, besides installed ones."""
+    paths = map(str, planner.code.paths(*planner.code_of(plan)))
+    return {_real(path): file_state(path) for path in paths if "site-packages" not in path}
+
+
+def check_imported(event: Done, checked: Mapping[str, Collection[FileState]]) -> None:
+    """Refuse to publish what code made that was saved, imported and restored.
+
+    checked: file → its states whenever it had the digest in keys.
+    """
+    for path, state in event.get("code", {}).items():
+        if path in checked and tuple(state) not in checked[path]:
+            raise StepError(
+                f"its code was changed for a while: {shown(Path(path))}", fix="build again"
+            )
 
 
 def outside_states(plan: StepPlan, planner: Planner) -> dict[Path, FileState]:

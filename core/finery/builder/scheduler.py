@@ -15,7 +15,14 @@ from finery.artifact.manifest import Manifest, Result
 from finery.builder.checks import advice_on, audible, misfits, verify
 from finery.builder.context import context_of
 from finery.builder.dispatch import must_wait, task_of
-from finery.builder.failures import check_code, check_outside, death_of, outside_states
+from finery.builder.failures import (
+    check_code,
+    check_imported,
+    check_outside,
+    code_states,
+    death_of,
+    outside_states,
+)
 from finery.builder.outputs import OutputLinks, build_folder
 from finery.builder.plan import Planner, StepPlan
 from finery.builder.recording import Recording
@@ -94,6 +101,7 @@ class Build:
         self._queues = Queues(executor)
         self._running: dict[str, StepPlan] = {}
         self._states: dict[str, dict[Path, FileState]] = {}  # of outside files and their folders
+        self._code: dict[str, set[FileState]] = {}  # of code files: those that were checked
         self._locked: dict[str, StepPlan] = {}  # that wait for another build or for their inputs
         self._elsewhere: set[str] = set()  # keys that another build was building
         self._dollars: dict[str, float] = {}  # that running steps spent
@@ -312,7 +320,10 @@ class Build:
     def _dispatch(self, plan: StepPlan) -> None:
         node = plan.node
         try:
+            states = code_states(plan, self.planner)  # first, since it may change after the check
             check_code(plan, self.planner)
+            for path, state in states.items():
+                self._code.setdefault(path, set()).add(state)
             log = self.log.log_of(node.name)
             task = task_of(plan, self.planner, self.outcome.results, log, self.project)
             task.answers = self.sharing.answers if type(node.step).__spec__.engines else {}
@@ -369,6 +380,7 @@ class Build:
             check_outside(plan, self.planner, self._states.pop(plan.node.name))
             self.store.check_inputs(each for named in task.inputs.values() for each in named)
             check_code(plan, self.planner)  # a step may import code late
+            check_imported(event, self._code)
         except FineryError as error:
             self.store.clear_output(plan.key)
             self.store.unlock(plan.key)

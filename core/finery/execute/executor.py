@@ -74,6 +74,7 @@ from finery.artifact.manifest import Manifest
 from finery.inference.types import Identity
 from finery.recipe.environments import Environment
 from finery.step.resources import Resources
+from finery.util.files import FileState
 
 AHEAD = "ahead"
 """Argument of a worker that starts before its first task is known. It receives the environment
@@ -215,13 +216,15 @@ class Used(TypedDict):
 class Done(TypedDict):
     """The step succeeded: its outputs are in `objects/`, `outputs` has their manifests by name.
 
-    ends: whether its process must not run another step.
+    ends: whether its process must not run another step. code: file of a project that the process
+    imported → its state then.
     """
 
     event: Literal["done"]
     outputs: dict[str, Any]
     seconds: float
     ends: NotRequired[bool]
+    code: NotRequired[dict[str, FileState]]
 
 
 class Failed(TypedDict):

@@ -31,7 +31,7 @@ from finery.inference.engine import Engine
 from finery.inference.records import identity_of
 from finery.inference.shared import SharedRecords, records_of, secrets_in
 from finery.inference.types import Identity
-from finery.plugin.discovery import leave_out
+from finery.plugin.discovery import COMPILED, leave_out, read_from_source
 from finery.plugin.hookspecs import hookimpl
 from finery.plugin.manager import Plugins, load_plugins
 from finery.step import inspect
@@ -160,6 +160,11 @@ def become_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # `parent` handles Ctrl-C and ends this process
     signal.signal(signal.SIGTERM, _end)
     _die_with_parent(parent)
+    for folder in filter(os.path.isdir, sys.path):  # code that users edit
+        is_installed = folder.endswith(("site-packages", "dist-packages", "lib-dynload"))
+        is_own = os.path.isdir(f"{folder}/finery") or os.path.isdir(f"{folder}/finery_data")
+        if not (is_installed or is_own or folder == os.path.dirname(os.__file__)):
+            read_from_source(Path(folder))
     _collect_rarely_while_importing()
 
 
@@ -230,7 +235,7 @@ def run_task(task: Task, send: Send) -> Closing:
             sys.stderr.flush()
         close_log()
     seconds = earlier + time.perf_counter() - started
-    return Done(event="done", outputs=outputs, seconds=seconds)
+    return Done(event="done", outputs=outputs, seconds=seconds, code=COMPILED)
 
 
 def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:

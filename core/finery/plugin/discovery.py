@@ -29,6 +29,7 @@ from blake3 import blake3
 
 from finery.errors import FineryError, PluginError, raised_at
 from finery.plugin import hookspecs as hooks
+from finery.util.files import FileState, file_state
 from finery.util.installed import EntryPoint
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
@@ -43,12 +44,17 @@ class _Source(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType | None:
         path = self.get_filename(fullname)
+        COMPILED[os.path.realpath(path)] = file_state(path)  # before it is read
         source: Any = self.get_data(path)
         if classes := _LEFT_OUT.get(path):
             from finery.plugin.cut import source_without  # needs `ast`
 
             source = source_without(source, path, classes)
         return self.source_to_code(source, path)
+
+
+COMPILED: dict[str, FileState] = {}
+"""File of a project that this process has run → its state then."""
 
 
 def load_source(path: Path, name: str) -> ModuleType:

@@ -12,7 +12,7 @@ from finery.cli.options import json_option, matrix_option, recipe_and_step
 if TYPE_CHECKING:
     from finery.artifact.manifest import Parts
     from finery.builder.keys import Change
-    from finery.builder.plan import Planner, StepPlan
+    from finery.builder.plan import StepPlan
 
 
 @click.command("explain")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from finery import Artifact, Bundle, Job, Model, Step, StepError, UsageError, setting, takes
-from finery_serve import standalone_server
 from finery_serve.client import Client
 from finery_serve.guide import readme, request_for, write_client
 from finery_serve.processes import Address, ServerProgram, log_file
@@ -52,7 +51,7 @@ NOTES = (
     "Settings such as `temperature`, `max_tokens`, `tools` and `response_format` have no effect.",
     "Tokens in `usage` are words.",
 )
-SERVER = Path(standalone_server.__file__)
+SERVER = Path(__file__).with_name("standalone_server.py")
 RUN_SCRIPT = """\
 #!/bin/sh
 # Serves the model. SERVE_HOST, SERVE_PORT and SERVE_KEY say where and for whom, PYTHON names the

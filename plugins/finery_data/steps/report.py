@@ -5,9 +5,8 @@ from collections import Counter
 from typing import Any
 
 from finery import Bundle, Dataset, Job, Model, Step, UsageError, setting, takes
-from finery.views import templates_digest
 from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, Facts, Report, measure
-from finery_data.report.page import TEMPLATES, by_output, render
+from finery_data.report.page import by_output, render
 from finery_data.report.rowfacts import Lengths
 
 MOST_SOURCES = 1_000
@@ -21,7 +20,6 @@ class DataReport(
     seeded=False,
     packages=("jinja2", "py3langid", "rensa"),
     sections=("data", "export"),
-    version=templates_digest(*TEMPLATES),
 ):
     """Make a page that compares one or more data sets side by side.
 

@@ -1,0 +1,29 @@
+"""python -m tools.definitions            write the table
+python -m tools.definitions --check    exit 1 if it is stale
+"""
+
+import sys
+from pathlib import Path
+
+from tools.definitions.sources import TABLE
+from tools.definitions.table import Refused, table
+
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> int:
+    """Write the table, or check it; the exit code."""
+    file = ROOT / "core" / TABLE
+    try:
+        text = table(ROOT)
+    except Refused as refused:
+        print(refused, file=sys.stderr)
+        return 1
+    if "--check" in sys.argv[1:]:
+        return int(not file.exists() or file.read_text(encoding="utf-8") != text)
+    file.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The definitions that a step can reach, from its class through the names that they read."""
+
+from collections.abc import Iterable
+
+from finery.step.inspect import OUTSIDE_KEYS
+from tools.definitions.parse import MAIN, Piece
+from tools.definitions.refused import Refusal, refused_in
+from tools.definitions.sources import Node, Sources
+
+class Reach:
+    """All definitions that nodes reach.
+
+    nodes: what counts of each definition. data: files that aren't code. refused: what can't be
+    followed.
+    """
+
+    def __init__(self, sources: Sources, nodes: Iterable[Node]) -> None:
+        self._sources = sources
+        self._called: set[str] = set()  # methods in `OUTSIDE_KEYS` that code in the key names
+        start = [*nodes]
+        while not self._follow(start):
+            pass
+
+    def _follow(self, start: list[Node]) -> bool:
+        """Whether nothing was reached that calls methods which don't count so far."""
+        called = {*self._called}
+        self.nodes: dict[Node, list[Piece]] = {}
+        self.data: set[str] = set()
+        self.refused: dict[Refusal, None] = {}
+        pending = [*start]
+        while pending:
+            node = pending.pop()
+            if node in self.nodes:
+                continue
+            self.nodes[node] = self._counted(node)
+            if MAIN in self._sources.read(node.module).units:
+                pending.append(Node(node.module, MAIN))
+            for piece in self.nodes[node]:
+                self.refused |= dict.fromkeys(refused_in(piece, node, self._sources))
+                self._called.update(self._methods(piece, node))
+                found = (self._sources.data(node.module, text) for _, text in piece.strings)
+                self.data.update(filter(None, found))
+                for _, name in piece.reads:
+                    for end in self._sources.ends(node.module, name, piece.imports):
+                        if isinstance(end, Node):
+                            pending.append(end)
+                        elif end in self._sources.modules:  # as a value: code may read all of it
+                            pending += self._sources.everything(end)
+                            self.data.add(self._sources.modules[end])
+        return called == self._called
+
+    def _counted(self, node: Node) -> list[Piece]:
+        """The pieces of a definition that count."""
+        pieces = [piece for piece in self._sources.unit(node).pieces if not piece.outside]
+        if not self._sources.is_step(node):
+            return pieces
+        outside = {f"{node.unit}.{name}" for name in OUTSIDE_KEYS - self._called}
+        return [piece for piece in pieces if piece.name not in outside]
+
+    def _methods(self, piece: Piece, node: Node) -> set[str]:
+        """The methods in `OUTSIDE_KEYS` of any object that a piece names."""
+        return {
+            name.rpartition(".")[2]
+            for name in piece.methods
+            if not self._is_function(name, piece, node)
+        }
+
+    def _is_function(self, name: str, piece: Piece, node: Node) -> bool:
+        """Whether a name is that of a function in a module: `slices.check`."""
+        last = name.rpartition(".")[2]
+        ends = self._sources.ends(node.module, name, piece.imports) if "." in name else []
+        return any(
+            end.unit == last if isinstance(end, Node) else not end.startswith("builtins.")
+            for end in ends
+        )
+
+    def files(self) -> dict[str, list[Piece]]:
+        """File → what counts of it, in its order."""
+        files: dict[str, list[Piece]] = {}
+        for node, pieces in self.nodes.items():
+            files.setdefault(self._sources.modules[node.module], []).extend(pieces)
+        return {label: sorted(pieces, key=lambda p: (p.line, p.name)) for label, pieces in files.items() if pieces}

@@ -1,0 +1,187 @@
+"""What the analysis refuses in code that a step's `run` reaches, since it can't follow it.
+
+Everything else is followed by name. Whoever needs one of these constructs rewrites the code, or
+adds it to `EXCEPTIONS` with the reason why the digests cover it nevertheless.
+"""
+
+import sys
+from functools import partial
+from typing import NamedTuple
+
+from tools.definitions.parse import Piece, Use
+from tools.definitions.sources import End, Node, Sources
+
+EXCEPTIONS = {
+    # -- imports of what a setting names ---------------------------------------------------------
+    "importlib.import_module": {
+        "finery.rows.tables.streams:load_extra": "names libraries",
+        "finery_eval.function_host:_factory": "names what `Execute.key_code` returns",
+        "finery_eval.functions:Execute.key_code": "returns what it imports to the key",
+        "finery_hub.client:_limited": "names the HTTP library of huggingface_hub",
+        "finery_openai.transport:_httpx": "names the HTTP library of openai",
+        "finery_serve.standalone_server:Server.__init__": "runs in a bundle that has the module",
+        "finery_synth.checks:_module": "names what `Generator.key_code` returns",
+    },
+    "runpy.run_path": {
+        "finery_trl.train.functions:load_functions": "executes files that are settings",
+    },
+    "pkgutil.resolve_name": {
+        "finery_eval.predictions:measure_between": "after `changed_statistic`",
+        "finery_eval.predictions:changed_statistic": "compares the digest of what it names",
+        "finery_eval.predictions:_digest_now": "returns the digest of what it names",
+    },
+    # -- what finery itself finds by name --------------------------------------------------------
+    "finery.load_plugins": {
+        "finery_retrieve.serve.running:Documents.__init__": "for engines, which are in the key",
+        "finery_retrieve.serve.running:_behind_api": "for secrets",
+        "finery_serve.check.answers:ask_server": "for servers, which `Check.key_code` returns",
+        "finery_trl.train.launch:main": "for the step that is already in the key",
+    },
+    "pickle.load": {"finery_trl.train.launch:main": "reads what `launch` has written"},
+    "pickle.dumps": {"finery_trl.train.launch:launch": "writes a step and `train`, see its callers"},
+    '"finery_trl.train.launch"': {
+        "finery_trl.train.launch:_command": "is its own module, whose `main` counts",
+    },
+    '"finery_eval.function_host"': {"finery_eval.functions:HOST": "is in `Execute.key_code`"},
+    '"finery_trl.view"': {"finery_trl.view.page:section_of": "is the folder of a file"},
+    # -- objects that aren't code of finery ------------------------------------------------------
+    "builtins.vars": {
+        "finery_eval.function_host:_state": "of an object of the user",
+        "finery_gguf.lora:write_adapter": "of an object of transformers",
+        "finery_synth.checks:functions_of": "for an error",
+    },
+    ".__dict__": {"finery_transformers.hardware:add_facts": "of outputs"},
+    "inspect.signature": {
+        "finery_trl.train.trainers:_can_choose_logits": "of a model of transformers",
+    },
+    "sys.modules": {"finery_transformers.hardware:_device": "only whether torch is imported"},
+    # -- functions that modules call when they are imported, and that only return something ------
+    "calls on import": {
+        "finery.rows.parts:by_text": "", "finery_eval.evaluator:longest_answer": "",
+        "finery_synth.asking:object_schema": "", "finery_transformers.answering.calls:_reasons": "",
+        "finery_serve.servers:bundles_only": "marks the function",
+        "finery_advice.notes:note": "fills a table of notes, which no step reads",
+        "finery_synth.command:command": "adds to a command line, which no step reads",
+    },
+}  # fmt: skip
+"""Construct → definition that uses it → why the digests of steps cover what it reaches."""
+
+FUNCTIONS = {
+    "builtins": ("__import__", "dir", "eval", "exec", "globals", "locals", "vars"),
+    "finery": ("load_plugins", "load_reference"),
+    "gc": ("get_objects", "get_referents", "get_referrers"),
+    "importlib": ("import_module", "machinery", "reload", "util.module_from_spec",
+                  "util.spec_from_file_location"),
+    "inspect": (
+        "currentframe", "findsource", "get_annotations", "getcomments", "getdoc", "getfile",
+        "getfullargspec", "getmembers", "getmodule", "getsource", "getsourcelines", "signature",
+        "stack", "trace",
+    ),
+    "linecache": ("",), "msgspec": ("inspect", "json.schema", "json.schema_components"),
+    "operator": ("attrgetter", "methodcaller"), "pickle": ("",), "pkgutil": ("",),
+    "pydantic": ("",), "runpy": ("",), "sys": ("_current_frames", "_getframe", "modules"),
+    "typing": ("get_type_hints",),
+}  # fmt: skip
+"""Functions that read definitions by a computed name, or their docstrings, hints or source."""
+ATTRIBUTES = frozenset({
+    "__annotations__", "__closure__", "__code__", "__dict__", "__doc__", "__func__", "__globals__",
+    "__subclasses__", "__wrapped__", "f_back", "f_globals", "f_locals", "get_json_schema",
+})  # fmt: skip
+"""Attributes that do the same."""
+ON_IMPORT = frozenset({"builtins", "click", "finery", "msgspec", *sys.stdlib_module_names})
+"""Packages whose functions and classes may be called when a module is imported."""
+EFFECTS = frozenset({
+    f"builtins.{name}" for name in ("exec", "eval", "open", "print", "setattr", "delattr")
+})  # fmt: skip
+METHODS = frozenset({
+    "absolute", "copy", "difference", "encode", "format", "fromkeys", "get", "group", "intersection",
+    "isalnum", "items", "join", "keys", "lower", "replace", "split", "splitlines", "strip", "union", "upper", "values",
+    "with_name",
+})  # fmt: skip
+"""Methods of builtins that only return something."""
+CLASS_HOOKS = ("__class_getitem__", "__init_subclass__", "__set_name__", "(metaclass)", "(**)")
+
+
+class Refusal(NamedTuple):
+    """A construct that can't be followed. definition: the one it is in."""
+
+    place: str
+    definition: str
+    construct: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.definition}: {self.construct}\n    {self.fix}"
+
+
+def refused_in(piece: Piece, node: Node, sources: Sources) -> list[Refusal]:
+    """What is refused in a definition that a step reaches."""
+    uses = [
+        *_reads(piece, node, sources),
+        *(
+            (Use(use.line, f".{use.name}"), "read nothing but the values of objects")
+            for use in piece.attributes
+            if use.name in ATTRIBUTES
+        ),
+        *(
+            (Use(use.line, f'"{use.name}"'), "import it where it is used, or use outside_key")
+            for use in piece.strings
+            if sources.code(use.name)
+        ),
+    ]
+    label = sources.modules[node.module]
+    definition = f"{node.module}:{piece.name}"
+    return [
+        Refusal(f"{label}:{use.line}", definition, use.name, fix)
+        for use, fix in uses
+        if definition not in EXCEPTIONS.get(use.name, ())
+    ]
+
+
+def _reads(piece: Piece, node: Node, sources: Sources) -> list[tuple[Use, str]]:
+    found = []
+    for line, name in piece.reads:
+        for end in sources.ends(node.module, name, piece.imports):
+            if isinstance(end, Node):
+                continue
+            top, _, rest = end.partition(".")
+            names = FUNCTIONS.get(top, ())
+            if any(f"{rest}." .startswith(f"{each}.") or not each for each in names):
+                found.append((Use(line, end), "call what it stands for by name"))
+            elif sources.is_unknown(end):
+                found.append((Use(line, end), "name a definition of a module"))
+    return found
+
+
+def refused_on_import(module: str, sources: Sources) -> list[Refusal]:
+    """What is refused in a module, since it happens to every step that imports the module."""
+    parsed = sources.read(module)
+    uses = [*parsed.refused, *(use for use in parsed.calls if _acts(module, use.name, sources))]
+    pieces = [piece for unit in parsed.units.values() for piece in unit.pieces]
+    uses += [Use(0, p.name) for p in pieces if p.name.endswith(CLASS_HOOKS)]
+    fix = "define functions and classes only; what must be called belongs in a function"
+    return [
+        Refusal(f"{parsed.label}:{line}", module, name, fix)
+        for line, name in uses
+    ]
+
+
+def _acts(module: str, name: str, sources: Sources) -> bool:
+    """Whether a call by a module that is imported can do more than return an object."""
+    if name.rpartition(".")[2] in METHODS:
+        return False
+    ends = [] if name.startswith(".") else sources.ends(module, name)
+    return not ends or not all(map(partial(_returns, sources=sources), ends))
+
+
+def _returns(end: End, sources: Sources) -> bool:
+    """Whether what a name refers to only returns an object when it is called."""
+    if isinstance(end, str):
+        return end.partition(".")[0] in ON_IMPORT and end not in EFFECTS
+    is_exception = f"{end.module}:{end.unit}" in EXCEPTIONS["calls on import"]
+    return is_exception or sources.unit(end).kind in ("class", "import")
+
+
+def all_refused_on_import(sources: Sources) -> list[Refusal]:
+    return [each for module in sources.modules for each in refused_on_import(module, sources)]
+

@@ -1,0 +1,145 @@
+"""The table: what each step type, engine and public module of finery reaches."""
+
+import configparser
+import json
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from blake3 import blake3
+
+from finery import load_plugins
+from finery.artifact.kinds import Bundle, Dataset, Index, Metrics, Model
+from finery.util.references import OUTSIDE
+from tools.definitions.parse import Piece
+from tools.definitions.reach import Reach
+from tools.definitions.refused import Refusal, all_refused_on_import
+from tools.definitions.sources import KIT, Node, Sources
+
+FORMAT = 1
+DIGITS = 16
+"""Hex digits of the digest of a file's definitions. Half as many suffice for one definition."""
+NAMING = ("key_code", "statistics")
+"""Methods that name more code of a step."""
+
+
+class Refused(Exception):
+    """What can't be followed."""
+
+    def __init__(self, refusals: list[Refusal]) -> None:
+        super().__init__("\n".join(map(str, refusals)))
+
+
+def subjects(sources: Sources, root: Path) -> dict[str, list[Node]]:
+    """Subject → the definitions it starts at."""
+    plugins = load_plugins()
+    own = {top for module in sources.modules if (top := module.partition(".")[0]) != "finery"}
+
+    def is_own(provided: tuple[Any, Any]) -> bool:
+        return provided[1].module.__name__.partition(".")[0] in own
+
+    objects: list[Any] = [
+        *(plugins.step_type(use) for use, given in plugins.step_types.items() if is_own(given)),
+        *(plugins.engine(name) for name, given in plugins.engines.items() if is_own(given)),
+        *(f for k in (Dataset, Model, Metrics, Bundle, Index) for f in (*k.written_by, *k.read_by)),
+        *(
+            hook.function
+            for hook in plugins.hook.finery_run_step.get_hookimpls()
+            if hook.plugin.__name__ in own and not hasattr(hook.function, OUTSIDE)
+        ),
+        *(ref.partition(":")[0] for ref, plugin in plugins.servers.values() if is_own((ref, plugin))),
+        *_named(sources), *_public(sources, root),
+    ]  # fmt: skip
+    starts: dict[str, list[Node]] = {}
+    for each in objects:
+        if isinstance(each, str):
+            starts[f"module:{each}"] = [*sources.everything(each)]
+        else:
+            node = Node(each.__module__, each.__qualname__.partition(".")[0])
+            starts[f"{each.__module__}:{each.__qualname__}"] = [node]
+    return starts
+
+
+def _named(sources: Sources) -> Iterator[Any]:
+    """Functions, classes and modules that a method in `NAMING` of any class names."""
+    for module in sources.modules:
+        for unit in sources.read(module).units.values():
+            for piece in unit.pieces:
+                if piece.name.partition(".")[2] in NAMING:
+                    ends = (sources.ends(module, r, piece.imports) for _, r in piece.reads)
+                    nodes = (end for each in ends for end in each if isinstance(end, Node))
+                    for node in nodes:
+                        yield from _code(getattr(import_module(node.module), node.unit), sources)
+
+
+def _code(value: Any, sources: Sources) -> Iterator[Any]:
+    match value:
+        case Mapping():
+            for each in value.values():
+                yield from _code(each, sources)
+        case FunctionType() | type() if value.__module__ in sources.modules:
+            yield value
+        case str() if value in sources.modules:
+            yield value
+
+
+def _public(sources: Sources, root: Path) -> Iterator[str]:
+    """The modules that plugins may import: see .importlinter and `KIT`."""
+    linter = configparser.ConfigParser()
+    linter.read(root / ".importlinter")
+    allowed = linter["importlinter:contract:plugins"]["ignore_imports"].split("\n")
+    names = [line.removeprefix("** -> ") for line in (*allowed, *(f"{kit}.**" for kit in KIT)) if line]
+    for module in sources.modules:
+        if any(f"{module}." == f"{n}." or (n.endswith(".**") and f"{module}.".startswith(n[:-2])) for n in names):
+            yield module
+
+
+def table(root: Path) -> str:
+    """The table as JSON, with a line for each file and subject. Raises `Refused`."""
+    sources = Sources(root)
+    refused = dict.fromkeys(all_refused_on_import(sources))
+    found: dict[str, dict[str, str]] = {}
+    definitions: dict[str, dict[str, str]] = {}
+    names: dict[str, list[str]] = {}
+    for subject, nodes in sorted(subjects(sources, root).items()):
+        reach = Reach(sources, nodes)
+        refused |= reach.refused
+        found[subject] = {label: sources.digest(label)[:DIGITS] for label in reach.data}
+        for label, pieces in reach.files().items():
+            counted = _digests(pieces)
+            digest = _digest(json.dumps([*counted.items()]))
+            found[subject][label] = digest
+            if subject.startswith("module:"):  # its definitions are of no use to `finery explain`
+                continue
+            imported = {piece.name for piece in pieces if piece.is_import}
+            names[digest] = [name for name in counted if name not in imported]
+            definitions.setdefault(label, {}).update((n, counted[n]) for n in names[digest])
+    if refused:
+        raise Refused([*refused])
+    parts = {
+        "files": {label: sources.digest(label) for label in sources.files},
+        "subjects": found, "definitions": definitions, "names": names,
+    }  # fmt: skip
+    lines = [f'{{"format":{FORMAT}']
+    for part, entries in parts.items():
+        rows = ",\n".join(f"{json.dumps(k)}:{_json(v)}" for k, v in sorted(entries.items()))
+        lines.append(f'"{part}":{{\n{rows}\n}}')
+    return ",\n".join(lines) + "}\n"
+
+
+def _digests(pieces: list[Piece]) -> dict[str, str]:
+    """Definition → its digest; of several statements with one name, of all."""
+    digests: dict[str, str] = {}
+    for piece in pieces:
+        digests[piece.name] = digests.get(piece.name, "") + piece.digest
+    return {name: _digest(digest)[: DIGITS // 2] for name, digest in digests.items()}
+
+
+def _digest(text: str) -> str:
+    return blake3(text.encode()).hexdigest()[:DIGITS]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -24,6 +24,8 @@ from tools.definitions.syntax import (
 
 MAIN = ""
 """Name of the unit of `if __name__ == "__main__":`."""
+IMPORT = "import "
+"""Start of the name of a piece that is an import."""
 OUTSIDE = frozenset({"finery.outside_key"})
 """Decorators of definitions that stay out of keys."""
 JOB_TYPES = frozenset({
@@ -41,7 +43,7 @@ class Use(NamedTuple):
 class Piece(NamedTuple):
     """A statement of a module, or of the body of a class.
 
-    name: `bounds`, `Split.run`; `Split.(forecast)` for a keyword of the class statement. outside:
+    name: `bounds`, `Split.run`, `import math`; `Split.(forecast)` for a keyword of a class. outside:
     whether it is marked `outside_key`. imports: (alias, target) of each import in it. reads: names
     that aren't local to it, with their attributes: `strata.bounds`. attributes: all attributes.
     methods: reads that may be of a step's method in `OUTSIDE_KEYS`. strings: short constants.
@@ -56,11 +58,6 @@ class Piece(NamedTuple):
     attributes: list[Use]
     methods: list[str]
     strings: list[Use]
-
-
-    @property
-    def is_import(self) -> bool:
-        return any(alias == self.name for alias, _ in self.imports)
 
 
 class Unit(NamedTuple):
@@ -143,7 +140,7 @@ def _add(node: ast.stmt, module: Module, names: Bindings) -> None:
         case ast.Import() | ast.ImportFrom(level=0) if "*" not in dict(imports_of(node)):
             for alias, target in imports_of(node):
                 digest = _digest(f"{alias} {target}")
-                piece = Piece(alias, node.lineno, digest, False, [(alias, target)], [], [], [], [])
+                piece = Piece(f"{IMPORT}{alias}", node.lineno, digest, False, [(alias, target)], [], [], [], [])
                 _bind(module, alias, [piece], "import")
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
             _bind(module, name, [_piece(name, node, names)])

@@ -13,7 +13,7 @@ from blake3 import blake3
 from finery import load_plugins
 from finery.artifact.kinds import Bundle, Dataset, Index, Metrics, Model
 from finery.util.references import OUTSIDE
-from tools.definitions.parse import Piece
+from tools.definitions.parse import IMPORT, Piece
 from tools.definitions.reach import Reach
 from tools.definitions.refused import Refusal, all_refused_on_import
 from tools.definitions.sources import KIT, Node, Sources
@@ -32,7 +32,7 @@ class Refused(Exception):
         super().__init__("\n".join(map(str, refusals)))
 
 
-def subjects(sources: Sources, root: Path) -> dict[str, list[Node]]:
+def subjects(sources: Sources) -> dict[str, list[Node]]:
     """Subject → the definitions it starts at."""
     plugins = load_plugins()
     own = {top for module in sources.modules if (top := module.partition(".")[0]) != "finery"}
@@ -50,7 +50,7 @@ def subjects(sources: Sources, root: Path) -> dict[str, list[Node]]:
             if hook.plugin.__name__ in own and not hasattr(hook.function, OUTSIDE)
         ),
         *(ref.partition(":")[0] for ref, plugin in plugins.servers.values() if is_own((ref, plugin))),
-        *_named(sources), *_public(sources, root),
+        *_named(sources),
     ]  # fmt: skip
     starts: dict[str, list[Node]] = {}
     for each in objects:
@@ -85,7 +85,7 @@ def _code(value: Any, sources: Sources) -> Iterator[Any]:
             yield value
 
 
-def _public(sources: Sources, root: Path) -> Iterator[str]:
+def public_modules(sources: Sources, root: Path) -> Iterator[tuple[str, list[Node]]]:
     """The modules that plugins may import: see .importlinter and `KIT`."""
     linter = configparser.ConfigParser()
     linter.read(root / ".importlinter")
@@ -93,7 +93,7 @@ def _public(sources: Sources, root: Path) -> Iterator[str]:
     names = [line.removeprefix("** -> ") for line in (*allowed, *(f"{kit}.**" for kit in KIT)) if line]
     for module in sources.modules:
         if any(f"{module}." == f"{n}." or (n.endswith(".**") and f"{module}.".startswith(n[:-2])) for n in names):
-            yield module
+            yield f"module:{module}", [*sources.everything(module)]
 
 
 def table(root: Path) -> str:
@@ -103,7 +103,9 @@ def table(root: Path) -> str:
     found: dict[str, dict[str, str]] = {}
     definitions: dict[str, dict[str, str]] = {}
     names: dict[str, list[str]] = {}
-    for subject, nodes in sorted(subjects(sources, root).items()):
+    named = subjects(sources)
+    public = {n: nodes for n, nodes in public_modules(sources, root) if n not in named}
+    for subject, nodes in sorted({**named, **public}.items()):
         reach = Reach(sources, nodes)
         refused |= reach.refused
         found[subject] = {label: sources.digest(label)[:DIGITS] for label in reach.data}
@@ -111,10 +113,9 @@ def table(root: Path) -> str:
             counted = _digests(pieces)
             digest = _digest(json.dumps([*counted.items()]))
             found[subject][label] = digest
-            if subject.startswith("module:"):  # its definitions are of no use to `finery explain`
+            if subject in public:  # its definitions are of no use to `finery explain`
                 continue
-            imported = {piece.name for piece in pieces if piece.is_import}
-            names[digest] = [name for name in counted if name not in imported]
+            names[digest] = [name for name in counted if not name.startswith(IMPORT)]
             definitions.setdefault(label, {}).update((n, counted[n]) for n in names[digest])
     if refused:
         raise Refused([*refused])

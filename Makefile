@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 # Some containers set it; every command would then compile finery's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-all test-python checks lint types types-here schemas docs pytest pytest-all pytest-all-real format bench quality gpu-check gpu-wheels clean
+.PHONY: quickstart test test-all test-python checks lint types types-here definitions schemas docs pytest pytest-all pytest-all-real format bench quality gpu-check gpu-wheels clean
 
 quickstart:
 	@test -e $(VENV)/.installed-baseline,gguf || echo "installing finery into $(VENV): 1.5 GB, about a minute"
@@ -37,7 +37,7 @@ test-python:
 
 # All checks but the tests, two at a time, the longest first.
 checks: $(VENV)/.installed-dev
-	@$(MAKE) --no-print-directory -j2 types-here lint schemas docs
+	@$(MAKE) --no-print-directory -j2 types-here lint definitions schemas docs
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -54,6 +54,10 @@ types-here:
 
 schemas: $(VENV)/.installed-dev
 	$(BIN)/finery schema --all schemas --check
+
+# What finery's own steps reach, which is in their keys.
+definitions: $(VENV)/.installed-dev
+	$(BIN)/python -m tools.definitions --check
 
 # The site as build/site/index.html. A broken link or an undocumented name is an error.
 docs: $(VENV)/.installed-dev
@@ -77,7 +81,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/finery schema --all schemas
 	$(BIN)/python docs/generate.py
-	$(BIN)/python tests/key_files.py
+	$(BIN)/python -m tools.definitions
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/core.py

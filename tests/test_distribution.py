@@ -1,5 +1,6 @@
 """What is published: it builds, its metadata is whole, and it works where nothing else is."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
+from tools.definitions.sources import TABLE
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = "https://forge.invalid/o/finery"
@@ -47,6 +50,19 @@ def test_links_and_addresses_work_without_the_repository(dist: Path) -> None:
         assert "://" in path or (ROOT / path).exists(), target
     images = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
     assert all("/raw/" in image for image in images)
+
+
+def test_the_wheel_has_the_files_of_the_table_of_definitions(dist: Path) -> None:
+    """Else all of finery's code would be in every key."""
+    (wheel,) = dist.glob("finery-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        files = {
+            name: blake3(archive.read(name)).hexdigest()
+            for name in archive.namelist()
+            if ".dist-info/" not in name and name != TABLE
+        }
+        table = json.loads(archive.read(TABLE))
+    assert files == table["files"]
 
 
 def test_the_wheel_works_in_a_clean_environment(dist: Path, tmp_path: Path) -> None:

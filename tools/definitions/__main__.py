@@ -19,9 +19,11 @@ def main() -> int:
     except Refused as refused:
         print(refused, file=sys.stderr)
         return 1
-    if "--check" in sys.argv[1:]:
-        return int(not file.exists() or file.read_text(encoding="utf-8") != text)
-    file.write_text(text, encoding="utf-8")
+    if "--check" not in sys.argv[1:]:
+        file.write_text(text, encoding="utf-8")
+    elif not file.exists() or file.read_text(encoding="utf-8") != text:
+        print(f"{file} is stale; write it anew: make format", file=sys.stderr)
+        return 1
     return 0
 
 

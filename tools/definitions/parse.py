@@ -2,8 +2,8 @@
 
 import ast
 import copy
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -43,10 +43,11 @@ class Use(NamedTuple):
 class Piece(NamedTuple):
     """A statement of a module, or of the body of a class.
 
-    name: `bounds`, `Split.run`, `import math`; `Split.(forecast)` for a keyword of a class. outside:
-    whether it is marked `outside_key`. imports: (alias, target) of each import in it. reads: names
-    that aren't local to it, with their attributes: `strata.bounds`. attributes: all attributes.
-    methods: reads that may be of a step's method in `OUTSIDE_KEYS`. strings: short constants.
+    name: `bounds`, `Split.run`, `import math`; `Split.(forecast)` for a keyword of a class.
+    outside: whether it is marked `outside_key`. imports: (alias, target) of each import in it.
+    reads: names that aren't local to it, with their attributes: `strata.bounds`. attributes: all
+    attributes. methods: reads that may be of a step's method in `OUTSIDE_KEYS`. strings: short
+    constants.
     """
 
     name: str
@@ -85,9 +86,10 @@ class Module(NamedTuple):
     refused: list[Use]
 
 
-def parse(path: Path, label: str) -> Module:
+@cache
+def parse(source: bytes, label: str) -> Module:
     """The definitions of a file."""
-    tree = ast.parse(path.read_bytes(), str(path))
+    tree = ast.parse(source, label)
     nodes = [*walk([tree])]
     names = Bindings(walk([tree], without=(ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
     refused = [*_untyped_jobs(nodes, Bindings(nodes))]
@@ -140,7 +142,17 @@ def _add(node: ast.stmt, module: Module, names: Bindings) -> None:
         case ast.Import() | ast.ImportFrom(level=0) if "*" not in dict(imports_of(node)):
             for alias, target in imports_of(node):
                 digest = _digest(f"{alias} {target}")
-                piece = Piece(f"{IMPORT}{alias}", node.lineno, digest, False, [(alias, target)], [], [], [], [])
+                piece = Piece(
+                    f"{IMPORT}{alias}",
+                    node.lineno,
+                    digest,
+                    False,
+                    [(alias, target)],
+                    [],
+                    [],
+                    [],
+                    [],
+                )
                 _bind(module, alias, [piece], "import")
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
             _bind(module, name, [_piece(name, node, names)])
@@ -168,7 +180,7 @@ def _is_main(node: ast.stmt) -> bool:
 
 
 def _bind(
-    module: Module, name: str, pieces: list[Piece], kind: str = "value", bases: list[str] = []
+    module: Module, name: str, pieces: list[Piece], kind: str = "value", bases: Iterable[str] = ()
 ) -> None:
     unit = module.units.setdefault(name, Unit([], kind, []))
     unit.pieces.extend(pieces)
@@ -251,13 +263,16 @@ class _Reader(ast.NodeVisitor):
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self.attributes.append(Use(node.lineno, node.attr))
         name = chain(node)
-        if node.attr in OUTSIDE_KEYS:
-            self.methods.append(node.attr if name is None or self._is_local(name) else name)
+        parts = [node.attr] if name is None else name.split(".")
+        for end, part in enumerate(parts, 1):  # also of `step.check.__call__`
+            if part in OUTSIDE_KEYS:
+                is_object = name is None or self._is_local(name)
+                self.methods.append(part if is_object else ".".join(parts[:end]))
         if name is None:
             self.visit(node.value)
             return
         self._read(name, node.lineno)
-        self.attributes += [Use(node.lineno, part) for part in name.split(".")[1:-1]]
+        self.attributes += [Use(node.lineno, part) for part in parts[1:-1]]
 
     def visit_Call(self, node: ast.Call) -> None:
         first = text_of(node.args[0]) if node.args else ""
@@ -307,7 +322,9 @@ class _Reader(ast.NodeVisitor):
 
     visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
 
-    def _inside(self, names: set[str], nodes: list[ast.stmt] | list[ast.expr] | list[ast.AST]) -> None:
+    def _inside(
+        self, names: set[str], nodes: list[ast.stmt] | list[ast.expr] | list[ast.AST]
+    ) -> None:
         self._local.append(names)
         for node in nodes:
             self.visit(node)
@@ -324,5 +341,3 @@ class _Reader(ast.NodeVisitor):
                 except (SyntaxError, ValueError):  # a text, e.g. in `Annotated`
                     continue
         self.visit(node)
-
-

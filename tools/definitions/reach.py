@@ -7,6 +7,7 @@ from tools.definitions.parse import MAIN, Piece
 from tools.definitions.refused import Refusal, refused_in
 from tools.definitions.sources import Node, Sources
 
+
 class Reach:
     """All definitions that nodes reach.
 
@@ -38,8 +39,8 @@ class Reach:
             for piece in self.nodes[node]:
                 self.refused |= dict.fromkeys(refused_in(piece, node, self._sources))
                 self._called.update(self._methods(piece, node))
-                found = (self._sources.data(node.module, text) for _, text in piece.strings)
-                self.data.update(filter(None, found))
+                label = self._sources.modules[node.module]
+                self.data.update(*(self._sources.data(label, text) for _, text in piece.strings))
                 for _, name in piece.reads:
                     for end in self._sources.ends(node.module, name, piece.imports):
                         if isinstance(end, Node):
@@ -79,4 +80,8 @@ class Reach:
         files: dict[str, list[Piece]] = {}
         for node, pieces in self.nodes.items():
             files.setdefault(self._sources.modules[node.module], []).extend(pieces)
-        return {label: sorted(pieces, key=lambda p: (p.line, p.name)) for label, pieces in files.items() if pieces}
+        return {
+            label: sorted(pieces, key=lambda p: (p.line, p.name))
+            for label, pieces in files.items()
+            if pieces
+        }

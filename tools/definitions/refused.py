@@ -4,7 +4,6 @@ Everything else is followed by name. Whoever needs one of these constructs rewri
 adds it to `EXCEPTIONS` with the reason why the digests cover it nevertheless.
 """
 
-import sys
 from functools import partial
 from typing import NamedTuple
 
@@ -19,7 +18,6 @@ EXCEPTIONS = {
         "finery_eval.functions:Execute.key_code": "returns what it imports to the key",
         "finery_hub.client:_limited": "names the HTTP library of huggingface_hub",
         "finery_openai.transport:_httpx": "names the HTTP library of openai",
-        "finery_serve.standalone_server:Server.__init__": "runs in a bundle that has the module",
         "finery_synth.checks:_module": "names what `Generator.key_code` returns",
     },
     "runpy.run_path": {
@@ -38,7 +36,7 @@ EXCEPTIONS = {
         "finery_trl.train.launch:main": "for the step that is already in the key",
     },
     "pickle.load": {"finery_trl.train.launch:main": "reads what `launch` has written"},
-    "pickle.dumps": {"finery_trl.train.launch:launch": "writes a step and `train`, see its callers"},
+    "pickle.dumps": {"finery_trl.train.launch:launch": "writes what its caller reads by name"},
     '"finery_trl.train.launch"': {
         "finery_trl.train.launch:_command": "is its own module, whose `main` counts",
     },
@@ -55,48 +53,59 @@ EXCEPTIONS = {
         "finery_trl.train.trainers:_can_choose_logits": "of a model of transformers",
     },
     "sys.modules": {"finery_transformers.hardware:_device": "only whether torch is imported"},
-    # -- functions that modules call when they are imported, and that only return something ------
+    # -- functions that modules call when they are imported --------------------------------------
     "calls on import": {
-        "finery.rows.parts:by_text": "", "finery_eval.evaluator:longest_answer": "",
-        "finery_synth.asking:object_schema": "", "finery_transformers.answering.calls:_reasons": "",
-        "finery_serve.servers:bundles_only": "marks the function",
+        "finery.rows.parts:by_text": "returns a setting",
+        "finery_eval.evaluator:longest_answer": "returns a setting",
+        "atexit.register": "is for the end of the process",
+        "finery_serve.servers:bundles_only": "returns the function with a mark",
+        "finery_synth.asking:object_schema": "returns a dictionary",
+        "finery_transformers.answering.calls:_reasons": "returns a context manager",
         "finery_advice.notes:note": "fills a table of notes, which no step reads",
         "finery_synth.command:command": "adds to a command line, which no step reads",
     },
 }  # fmt: skip
 """Construct → definition that uses it → why the digests of steps cover what it reaches."""
-
-FUNCTIONS = {
-    "builtins": ("__import__", "dir", "eval", "exec", "globals", "locals", "vars"),
-    "finery": ("load_plugins", "load_reference"),
-    "gc": ("get_objects", "get_referents", "get_referrers"),
-    "importlib": ("import_module", "machinery", "reload", "util.module_from_spec",
-                  "util.spec_from_file_location"),
-    "inspect": (
+FUNCTIONS = tuple(f"{name}." for name in (
+    *(f"builtins.{n}" for n in (
+        "__import__", "dir", "eval", "exec", "globals", "locals", "vars",
+    )),
+    "cloudpickle", "finery.load_plugins", "finery.load_reference",
+    *(f"gc.{n}" for n in ("get_objects", "get_referents", "get_referrers")),
+    *(f"importlib.{n}" for n in (
+        "import_module", "machinery", "metadata.entry_points", "reload", "util.module_from_spec",
+        "util.spec_from_file_location",
+    )),
+    *(f"inspect.{n}" for n in (
         "currentframe", "findsource", "get_annotations", "getcomments", "getdoc", "getfile",
         "getfullargspec", "getmembers", "getmodule", "getsource", "getsourcelines", "signature",
         "stack", "trace",
-    ),
-    "linecache": ("",), "msgspec": ("inspect", "json.schema", "json.schema_components"),
-    "operator": ("attrgetter", "methodcaller"), "pickle": ("",), "pkgutil": ("",),
-    "pydantic": ("",), "runpy": ("",), "sys": ("_current_frames", "_getframe", "modules"),
-    "typing": ("get_type_hints",),
-}  # fmt: skip
-"""Functions that read definitions by a computed name, or their docstrings, hints or source."""
+    )),
+    "dill", "joblib", "linecache", "msgspec.inspect", "msgspec.json.schema",
+    "msgspec.json.schema_components", "operator.attrgetter", "operator.methodcaller", "pickle",
+    "pkgutil", "pydantic", "runpy", "sys._current_frames", "sys._getframe", "sys.modules",
+    "typing.get_type_hints", "unittest.mock",
+))  # fmt: skip
+"""What reads definitions by a computed name, or their docstrings, hints or source."""
 ATTRIBUTES = frozenset({
     "__annotations__", "__closure__", "__code__", "__dict__", "__doc__", "__func__", "__globals__",
     "__subclasses__", "__wrapped__", "f_back", "f_globals", "f_locals", "get_json_schema",
 })  # fmt: skip
 """Attributes that do the same."""
-ON_IMPORT = frozenset({"builtins", "click", "finery", "msgspec", *sys.stdlib_module_names})
-"""Packages whose functions and classes may be called when a module is imported."""
+PURE = frozenset({
+    "abc", "builtins", "click", "collections", "contextlib", "contextvars", "dataclasses", "enum",
+    "finery", "functools", "json", "logging", "math", "msgspec", "operator", "os", "pathlib",
+    "re", "struct", "threading", "types", "typing", "urllib",
+})  # fmt: skip
+"""Packages with functions and classes that only return something, but for `EFFECTS`."""
 EFFECTS = frozenset({
-    f"builtins.{name}" for name in ("exec", "eval", "open", "print", "setattr", "delattr")
+    *(f"builtins.{n}" for n in ("delattr", "eval", "exec", "open", "print", "setattr")),
+    "functools.singledispatch",
 })  # fmt: skip
 METHODS = frozenset({
-    "absolute", "copy", "difference", "encode", "format", "fromkeys", "get", "group", "intersection",
-    "isalnum", "items", "join", "keys", "lower", "replace", "split", "splitlines", "strip", "union", "upper", "values",
-    "with_name",
+    "absolute", "copy", "difference", "encode", "format", "fromkeys", "get", "group",
+    "intersection", "isalnum", "items", "join", "keys", "lower", "replace", "setter", "split",
+    "splitlines", "strip", "union", "upper", "values", "with_name",
 })  # fmt: skip
 """Methods of builtins that only return something."""
 CLASS_HOOKS = ("__class_getitem__", "__init_subclass__", "__set_name__", "(metaclass)", "(**)")
@@ -144,26 +153,25 @@ def _reads(piece: Piece, node: Node, sources: Sources) -> list[tuple[Use, str]]:
         for end in sources.ends(node.module, name, piece.imports):
             if isinstance(end, Node):
                 continue
-            top, _, rest = end.partition(".")
-            names = FUNCTIONS.get(top, ())
-            if any(f"{rest}." .startswith(f"{each}.") or not each for each in names):
+            if f"{end}.".startswith(FUNCTIONS):
                 found.append((Use(line, end), "call what it stands for by name"))
             elif sources.is_unknown(end):
                 found.append((Use(line, end), "name a definition of a module"))
     return found
 
 
-def refused_on_import(module: str, sources: Sources) -> list[Refusal]:
-    """What is refused in a module, since it happens to every step that imports the module."""
+def refused_on_import(sources: Sources) -> list[Refusal]:
+    """What is refused in any module, since it happens to every step that imports the module."""
+    return [each for module in sources.modules for each in _refused_on_import(module, sources)]
+
+
+def _refused_on_import(module: str, sources: Sources) -> list[Refusal]:
     parsed = sources.read(module)
     uses = [*parsed.refused, *(use for use in parsed.calls if _acts(module, use.name, sources))]
     pieces = [piece for unit in parsed.units.values() for piece in unit.pieces]
     uses += [Use(0, p.name) for p in pieces if p.name.endswith(CLASS_HOOKS)]
     fix = "define functions and classes only; what must be called belongs in a function"
-    return [
-        Refusal(f"{parsed.label}:{line}", module, name, fix)
-        for line, name in uses
-    ]
+    return [Refusal(f"{parsed.label}:{line}", module, name, fix) for line, name in uses]
 
 
 def _acts(module: str, name: str, sources: Sources) -> bool:
@@ -176,12 +184,8 @@ def _acts(module: str, name: str, sources: Sources) -> bool:
 
 def _returns(end: End, sources: Sources) -> bool:
     """Whether what a name refers to only returns an object when it is called."""
+    if (end if isinstance(end, str) else ":".join(end)) in EXCEPTIONS["calls on import"]:
+        return True
     if isinstance(end, str):
-        return end.partition(".")[0] in ON_IMPORT and end not in EFFECTS
-    is_exception = f"{end.module}:{end.unit}" in EXCEPTIONS["calls on import"]
-    return is_exception or sources.unit(end).kind in ("class", "import")
-
-
-def all_refused_on_import(sources: Sources) -> list[Refusal]:
-    return [each for module in sources.modules for each in refused_on_import(module, sources)]
-
+        return end.partition(".")[0] in PURE and end not in EFFECTS
+    return sources.unit(end).kind in ("class", "import")

@@ -1,6 +1,7 @@
 """The modules of finery's packages, and what the names in them refer to."""
 
 import builtins
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,8 @@ from tools.definitions.parse import Module, Unit, parse
 
 KIT = ("finery.rows", "finery.views")
 """The parts of the core with code that counts like that of plugins."""
+COUNTED = (*(f"{part}." for part in KIT), "finery_")
+"""Start of the names of modules with code that counts."""
 TABLE = "finery/builder/code/definitions.json"
 STEP = frozenset({"finery.Step", "finery.step.step.Step"})
 
@@ -40,42 +43,41 @@ class Sources:
             file.relative_to(folder.parent).as_posix(): file
             for folder in folders
             for file in sorted(folder.rglob("*"))
-            if file.is_file() and "__pycache__" not in file.parts
+            if file.is_file() and file.name[0] != "." and "__pycache__" not in file.parts
         }
         self.files.pop(TABLE, None)
-        names = {
-            label.removesuffix(".py").removesuffix("/__init__").replace("/", "."): label
-            for label in self.files
-            if label.endswith(".py")
-        }
-        self.modules = {
-            name: label
-            for name, label in names.items()
-            if name.partition(".")[0] != "finery" or f"{name}.".startswith(tuple(f"{k}." for k in KIT))
-        }
+        self.modules: dict[str, str] = {}
+        for label in self.files:
+            name = label.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            if label.endswith(".py") and f"{name}.".startswith(COUNTED):
+                self.modules[name] = label
         self._packages = {name.rpartition(".")[0] for name in self.modules}
         self.read = cache(self._read)
-        self._ends = cache(self._ends_outside)
+        self._ends = cache(self._ends_of)
         self.is_step = cache(self._is_step)
 
     def _read(self, module: str) -> Module:
         label = self.modules[module]
-        return parse(self.files[label], label)
+        return parse(self.files[label].read_bytes(), label)
 
     def unit(self, node: Node) -> Unit:
         return self.read(node.module).units[node.unit]
 
-    def data(self, module: str, text: str) -> str:
-        """The label of the file that a text in a module names; or empty.
+    def data(self, label: str, text: str) -> set[str]:
+        """The labels of the file that a text in a file names, and of what that template includes.
 
-        It is named as one beside the module, or as `package.folder/name`.
+        It is named as one in the same folder, or as `package.folder/name`.
         """
-        beside = self.modules[module].rpartition("/")[0]
         package, _, path = text.partition("/")
-        for label in (f"{beside}/{text}", f"{package.replace('.', '/')}/{path}"):
-            if label in self.files:
-                return label
-        return ""
+        beside = f"{label.rpartition('/')[0]}/{text}"
+        for name in (beside, f"{package.replace('.', '/')}/{path}"):
+            if name in self.files:
+                quoted = re.findall(r'"([^"\s]+)"', self._template(name))
+                return {name}.union(*(self.data(name, each) for each in quoted))
+        return set()
+
+    def _template(self, label: str) -> str:
+        return self.files[label].read_text(encoding="utf-8") if label.endswith(".jinja") else ""
 
     def code(self, text: str) -> bool:
         """Whether a text names code that counts: `module` or `module:Name`."""
@@ -84,7 +86,7 @@ class Sources:
 
     def is_unknown(self, name: str) -> bool:
         """Whether a full name is in a package of plugins or the kit, but not a module there."""
-        is_inside = f"{name}.".startswith((*(f"{kit}." for kit in KIT), "finery_"))
+        is_inside = f"{name}.".startswith(COUNTED)
         return is_inside and (name not in self.modules or name in self._packages)
 
     def digest(self, label: str) -> str:
@@ -99,13 +101,13 @@ class Sources:
         """What a name in a module refers to. imports: (alias, target) in its function."""
         root, *rest = name.split(".")
         ends = [end for a, t in imports if a == root for end in self._imported(t, (*rest,))]
-        return [*ends, *(self._ends(module, name) if not ends or root in self.read(module).units else ())]
-
-    def _ends_outside(self, module: str, name: str) -> list[End]:
-        root, *rest = name.split(".")
         if root in self.read(module).units:
-            return [*self._named(module, root, (*rest,))]
-        return [f"builtins.{name}"] if hasattr(builtins, root) else []
+            return [*ends, *self._ends(module, name)]
+        return ends or ([f"builtins.{name}"] if hasattr(builtins, root) else [])
+
+    def _ends_of(self, module: str, name: str) -> list[End]:
+        root, *rest = name.split(".")
+        return [*self._named(module, root, (*rest,))]
 
     def _imported(self, target: str, rest: tuple[str, ...]) -> Iterator[End]:
         module, _, name = target.partition(":")
@@ -125,7 +127,9 @@ class Sources:
         yield Node(module, name)
         for piece in self.read(module).units[name].pieces:
             for alias, target in piece.imports:
-                if alias == name:
+                if alias == name and target == f"{module}:{name}":  # a module of the package
+                    yield from self._attribute(f"{module}.{name}", rest)
+                elif alias == name:
                     yield from self._imported(target, rest)
 
     def everything(self, module: str) -> Iterator[Node]:

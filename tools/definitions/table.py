@@ -15,7 +15,7 @@ from finery.artifact.kinds import Bundle, Dataset, Index, Metrics, Model
 from finery.util.references import OUTSIDE
 from tools.definitions.parse import IMPORT, Piece
 from tools.definitions.reach import Reach
-from tools.definitions.refused import Refusal, all_refused_on_import
+from tools.definitions.refused import Refusal, refused_on_import
 from tools.definitions.sources import KIT, Node, Sources
 
 FORMAT = 1
@@ -30,6 +30,7 @@ class Refused(Exception):
 
     def __init__(self, refusals: list[Refusal]) -> None:
         super().__init__("\n".join(map(str, refusals)))
+        self.refusals = refusals
 
 
 def subjects(sources: Sources) -> dict[str, list[Node]]:
@@ -49,7 +50,7 @@ def subjects(sources: Sources) -> dict[str, list[Node]]:
             for hook in plugins.hook.finery_run_step.get_hookimpls()
             if hook.plugin.__name__ in own and not hasattr(hook.function, OUTSIDE)
         ),
-        *(ref.partition(":")[0] for ref, plugin in plugins.servers.values() if is_own((ref, plugin))),
+        *(given[0].partition(":")[0] for given in plugins.servers.values() if is_own(given)),
         *_named(sources),
     ]  # fmt: skip
     starts: dict[str, list[Node]] = {}
@@ -90,16 +91,21 @@ def public_modules(sources: Sources, root: Path) -> Iterator[tuple[str, list[Nod
     linter = configparser.ConfigParser()
     linter.read(root / ".importlinter")
     allowed = linter["importlinter:contract:plugins"]["ignore_imports"].split("\n")
-    names = [line.removeprefix("** -> ") for line in (*allowed, *(f"{kit}.**" for kit in KIT)) if line]
+    names = [
+        line.removeprefix("** -> ") for line in (*allowed, *(f"{kit}.**" for kit in KIT)) if line
+    ]
     for module in sources.modules:
-        if any(f"{module}." == f"{n}." or (n.endswith(".**") and f"{module}.".startswith(n[:-2])) for n in names):
+        if any(
+            f"{module}." == f"{n}." or (n.endswith(".**") and f"{module}.".startswith(n[:-2]))
+            for n in names
+        ):
             yield f"module:{module}", [*sources.everything(module)]
 
 
 def table(root: Path) -> str:
     """The table as JSON, with a line for each file and subject. Raises `Refused`."""
     sources = Sources(root)
-    refused = dict.fromkeys(all_refused_on_import(sources))
+    refused = dict.fromkeys(refused_on_import(sources))
     found: dict[str, dict[str, str]] = {}
     definitions: dict[str, dict[str, str]] = {}
     names: dict[str, list[str]] = {}
@@ -111,7 +117,7 @@ def table(root: Path) -> str:
         found[subject] = {label: sources.digest(label)[:DIGITS] for label in reach.data}
         for label, pieces in reach.files().items():
             counted = _digests(pieces)
-            digest = _digest(json.dumps([*counted.items()]))
+            digest = _digest(json.dumps([label, found[subject].get(label), *counted.items()]))
             found[subject][label] = digest
             if subject in public:  # its definitions are of no use to `finery explain`
                 continue
@@ -119,7 +125,7 @@ def table(root: Path) -> str:
             definitions.setdefault(label, {}).update((n, counted[n]) for n in names[digest])
     if refused:
         raise Refused([*refused])
-    parts = {
+    parts: dict[str, Mapping[str, Any]] = {
         "files": {label: sources.digest(label) for label in sources.files},
         "subjects": found, "definitions": definitions, "names": names,
     }  # fmt: skip

@@ -19,8 +19,6 @@ from finery_data.report.plots import Bars, Histogram, bars_of, cut_to, histogram
 from finery_data.report.rowfacts import Lengths
 
 PAGE = "finery_data.report/report.html.jinja"
-TEMPLATES = (PAGE, "finery_data.report/plots.html.jinja")
-"""All templates of the page, whose text is part of what `data.report` makes."""
 MANY = 12
 """Number of classes from which on a list has two columns in a separate section."""
 LONGEST_TEXT = 3_000

@@ -89,7 +89,7 @@ while not Path('{other}').exists():
 
 
 def test_isolated_steps_never_share_a_process_and_light_ones_do(project: MakeProject) -> None:
-    code = "rows.append({'prompt': str(os.getpid())})"
+    code = "rows.append({'prompt': str(os.getpgrp())})"
     steps = {
         f"{use}{n}": script(f"{code} # {n}", f"steps.{use}")
         for use in ("script", "alone")

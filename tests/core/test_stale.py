@@ -285,18 +285,13 @@ def test_a_wrapper_that_only_watches_stays_out_of_keys(project: MakeProject) -> 
     assert t.ran() == []
 
 
-def test_what_a_plugin_file_changes_in_other_modules_is_in_all_keys(project: MakeProject) -> None:
+def test_a_plugin_file_changes_nothing_for_steps_of_others(project: MakeProject) -> None:
     patch = "import helper\ndef replaced(line): return 'first'\nhelper.change = replaced\n"
     t = make(project, f"{FOLDER}import helper", "change = helper.change", helper=HELPER)
     t.write({"patch.py": patch})
     t.edit("recipe.yaml", "[./own.py]", "[./own.py, ./patch.py]")
     assert t.ran() == ["a", "m"]
-    assert prompts(t) == ["first"]
-    t.edit("patch.py", "first", "second")
-    assert t.ran() == ["a", "m"]
-    assert prompts(t) == ["second"]
-    t.edit("patch.py", "import helper", "import helper\ndef unused(): ...")
-    assert t.ran() == []
+    assert prompts(t) == ["One"]
 
 
 # Which class a name stands for

@@ -128,7 +128,11 @@ class _Moments:
     @staticmethod
     def _kill() -> None:
         """`kill -9` of the build, which takes this worker along, and of this worker."""
-        os.kill(os.getppid(), signal.SIGKILL)
+        worker, build = os.getpgrp(), os.getppid()
+        if worker != os.getpid():  # this process was forked from the worker
+            stat = Path(f"/proc/{worker}/stat").read_text()
+            build = int(stat.rpartition(")")[2].split()[1])
+        os.kill(build, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

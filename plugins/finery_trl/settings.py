@@ -264,8 +264,8 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     tracking_dir: str = setting(
         "runs",
         affects_output=False,
-        help="Folder for files that trackers write on this machine, relative to the working "
-        "directory.",
+        help="Folder for files that trackers write on this machine, relative to the "
+        "recipe's folder.",
     )
 
     def read(

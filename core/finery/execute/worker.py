@@ -23,7 +23,7 @@ import msgspec
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import FineryError, StepError, disk_full
-from finery.execute.executor import AHEAD, Closing, Done, Failed, Task, Used
+from finery.execute.executor import AHEAD, Done, Failed, Task, Used
 from finery.execute.log import redirect_to
 from finery.execute.undeclared import load_files, noted
 from finery.fields import Files
@@ -115,7 +115,7 @@ def _import_plugins(task: Task) -> None:
     gc.freeze()
 
 
-def _run_forked(task: Task, send: Send) -> Closing:
+def _run_forked(task: Task, send: Send) -> Done | Failed:
     """Run a task in a copy of this process, which has imported the plugins of such tasks.
 
     So nothing of a step survives it: what it imported, cached, patched or seeded. A process with
@@ -124,7 +124,9 @@ def _run_forked(task: Task, send: Send) -> Closing:
     if ONLY not in os.environ:
         _import_plugins(task)
     if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
-        return {**run_task(task, send), "ends": True}  # type: ignore[return-value, misc]
+        ended = run_task(task, send)
+        ended["ends"] = True
+        return ended
     this, file = os.getpid(), os.memfd_create("closing event")
     child = os.fork()
     if child == 0:
@@ -134,8 +136,10 @@ def _run_forked(task: Task, send: Send) -> Closing:
             closing = msgspec.msgpack.encode(run_task(task, send))
             os.write(file, closing)
             code = 0
-        except Terminated as ended:
-            code = int(str(ended.code))
+        except Terminated as told:
+            code = int(str(told.code))
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child gets it, too, and time to end
@@ -150,7 +154,9 @@ def _run_forked(task: Task, send: Send) -> Closing:
                 signal.signal(-code, signal.SIG_DFL)
             os.kill(this, -code)
         os._exit(code)
-    return {**msgspec.msgpack.decode(closing), "ends": False}
+    finished: Done | Failed = msgspec.msgpack.decode(closing)
+    finished["ends"] = False
+    return finished
 
 
 def become_worker(parent: int) -> None:
@@ -198,7 +204,7 @@ def _collect_rarely_while_importing() -> None:
     gc.set_threshold(COLLECT_AFTER)
 
 
-def run_task(task: Task, send: Send) -> Closing:
+def run_task(task: Task, send: Send) -> Done | Failed:
     """Run a task in this process, with output to the task's log; its closing event.
 
     send: called with each report, in the thread that reports.

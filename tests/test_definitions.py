@@ -211,6 +211,8 @@ def test_a_class_and_its_methods_are_not_mixed_up() -> None:
     inside = digests("class A:\n    x = 1\n    def f(self): ...\n")
     assert inside != digests("class A:\n    x = 1\ndef f(self): ...\n")
     assert inside != digests("class A:\n    def f(self): ...\n    x = 1\n")
+    assert digests("def f(*, x): ...\n") != digests("def f(*, x=None): ...\n")
+    assert digests("A = {None: B}\n") != digests("A = {**B}\n")
     assert digests("def f():\n    x: int\n    return x\n") != digests("def f():\n    return x\n")
 
 
@@ -362,6 +364,16 @@ def test_a_file_that_a_definition_names_counts_by_its_bytes(tmp_path: Path) -> N
     assert reach_of(tmp_path, {**files, "step.py": step}).data == data
 
 
+def test_a_program_that_a_definition_names_counts_with_what_it_reaches(tmp_path: Path) -> None:
+    program = "from finery_own.help import f\nif __name__ == '__main__': f()\n"
+    step = f"PROGRAM = 'program.py'\n{RUN.format('PROGRAM')}"
+    reach = reach_of(tmp_path, {**FILES, "program.py": program, "step.py": step})
+    assert definitions(reach) == {
+        "help.py": {"f"}, "program.py": {""}, "step.py": {"X", "PROGRAM"}
+    }  # fmt: skip
+    assert reach.data == {"finery_own/program.py"}
+
+
 def test_a_module_that_is_a_value_counts_as_a_whole_and_by_its_bytes(tmp_path: Path) -> None:
     step = f"from finery_own import help\n{RUN.format('help')}"
     reach = reach_of(tmp_path, {**FILES, "step.py": step})
@@ -415,6 +427,7 @@ def test_what_run_does_not_reach_may_do_anything(tmp_path: Path) -> None:
     "text",
     [
         "A = []\nA.append(1)", "A = {}\nA[1] = 2", "A = 1\nA += 1", "print(1)", "for A in (): ...",
+        "A = {}\nclass B:\n    A[1] = 2",
         "try:\n    import a\nexcept ImportError:\n    a = None", "if 1:\n    A = 1",
         "from finery_own.help import *", "from . import help",
         "def add(f): return f\n@add\ndef A(): ...", "def make(): ...\nA = make()",

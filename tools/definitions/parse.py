@@ -11,10 +11,11 @@ from blake3 import blake3
 from finery.step.inspect import OUTSIDE_KEYS
 from tools.definitions.counted import JOBS, Counted, is_one
 from tools.definitions.syntax import (
-    SCOPES,
+    FUNCTION_SCOPES,
     Bindings,
     arguments_of,
     chain,
+    defaults,
     dump,
     imports_of,
     locals_of,
@@ -91,7 +92,7 @@ def parse(source: bytes, label: str) -> Module:
     """The definitions of a file."""
     tree = ast.parse(source, label)
     nodes = [*walk([tree])]
-    names = Bindings(walk([tree], without=(ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+    names = Bindings(walk([tree], without=FUNCTION_SCOPES))
     refused = [*_untyped_jobs(nodes, Bindings(nodes))]
     typing = {
         alias
@@ -101,7 +102,12 @@ def parse(source: bytes, label: str) -> Module:
         for alias, _ in imports_of(statement)
     }
     tree = Counted(names, Bindings(nodes)).visit(tree)
-    imported = [node for node in tree.body if not _is_main(node)]
+    imported = [*walk((n for n in tree.body if not _is_main(n)), without=FUNCTION_SCOPES)]
+    refused += [
+        Use(node.lineno, "an assignment to a part of an object")
+        for node in imported
+        if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load)
+    ]
     module = Module(label, {}, typing, [*_calls(imported)], refused)
     for node in tree.body:
         _add(node, module, names)
@@ -119,19 +125,17 @@ def _untyped_jobs(nodes: list[ast.AST], names: Bindings) -> Iterator[Use]:
                 yield Use(node.lineno, "a `job` that isn't annotated as `Job` or `EngineJob`")
 
 
-def _calls(nodes: list[ast.stmt]) -> Iterator[Use]:
-    """What the statements call when the module is imported."""
-    definitions = [n for n in walk(nodes, without=SCOPES[:3]) if isinstance(n, SCOPES)]
-    for definition in definitions:
-        for decorator in getattr(definition, "decorator_list", ()):
-            if not isinstance(decorator, ast.Call):
-                yield Use(decorator.lineno, chain(decorator) or "")
-    inner: list[ast.AST] = []
-    for node in definitions:
-        if not isinstance(node, ast.ClassDef):
-            defaults = [*node.args.defaults, *filter(None, node.args.kw_defaults)]
-            inner += [*defaults, *getattr(node, "decorator_list", ())]
-    for each in (*walk(nodes, without=SCOPES[:3]), *walk(inner, without=SCOPES[:3])):
+def _calls(imported: list[ast.AST]) -> Iterator[Use]:
+    """What a module calls when it is imported. imported: its nodes outside of functions."""
+    inner: list[ast.expr] = []
+    for node in imported:
+        decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+        yield from (
+            Use(d.lineno, chain(d) or "") for d in decorators if not isinstance(d, ast.Call)
+        )
+        if isinstance(node, FUNCTION_SCOPES):
+            inner += [*decorators, *defaults(node.args)]
+    for each in (*imported, *walk(inner, without=FUNCTION_SCOPES)):
         if isinstance(each, ast.Call):
             method = each.func.attr if isinstance(each.func, ast.Attribute) else ""
             yield Use(each.lineno, chain(each.func) or f".{method}")
@@ -161,10 +165,7 @@ def _add(node: ast.stmt, module: Module, names: Bindings) -> None:
             pieces = [*_pieces_of_class(node, names)]
             _bind(module, name, pieces, "class", [base for base in bases if base is not None])
         case ast.Assign(targets=targets):
-            parts = [e for t in targets for e in (t.elts if isinstance(t, ast.Tuple) else [t])]
-            bound = [part.id for part in parts if isinstance(part, ast.Name)]
-            if len(bound) < len(parts):
-                module.refused.append(Use(node.lineno, "an assignment to a part of an object"))
+            bound = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
             for name in bound:
                 _bind(module, name, [_piece(bound[0], node, names)])
         case ast.If() if _is_main(node):
@@ -264,10 +265,12 @@ class _Reader(ast.NodeVisitor):
         self.attributes.append(Use(node.lineno, node.attr))
         name = chain(node)
         parts = [node.attr] if name is None else name.split(".")
-        for end, part in enumerate(parts, 1):  # also of `step.check.__call__`
-            if part in OUTSIDE_KEYS:
-                is_object = name is None or self._is_local(name)
-                self.methods.append(part if is_object else ".".join(parts[:end]))
+        owned = [*parts]
+        while len(owned) > 1 and owned[-1].startswith("__"):  # `step.check.__call__`
+            owned.pop()
+        if owned[-1] in OUTSIDE_KEYS:
+            is_object = name is None or self._is_local(name)
+            self.methods.append(owned[-1] if is_object else ".".join(owned))
         if name is None:
             self.visit(node.value)
             return
@@ -302,7 +305,7 @@ class _Reader(ast.NodeVisitor):
 
     def _function(self, node: ast.AST, body: list[ast.stmt] | list[ast.expr]) -> None:
         arguments: ast.arguments = node.args  # type: ignore[attr-defined]
-        for default in (*arguments.defaults, *filter(None, arguments.kw_defaults)):
+        for default in defaults(arguments):
             self.visit(default)
         for argument in arguments_of(arguments):
             self._annotation(argument.annotation)

@@ -1,6 +1,6 @@
 """The definitions that a step can reach, from its class through the names that they read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from finery.step.inspect import OUTSIDE_KEYS
 from tools.definitions.parse import MAIN, Piece
@@ -11,8 +11,8 @@ from tools.definitions.sources import Node, Sources
 class Reach:
     """All definitions that nodes reach.
 
-    nodes: what counts of each definition. data: files that aren't code. refused: what can't be
-    followed.
+    nodes: what counts of each definition. data: files that count by their bytes. refused: what
+    can't be followed.
     """
 
     def __init__(self, sources: Sources, nodes: Iterable[Node]) -> None:
@@ -39,16 +39,23 @@ class Reach:
             for piece in self.nodes[node]:
                 self.refused |= dict.fromkeys(refused_in(piece, node, self._sources))
                 self._called.update(self._methods(piece, node))
-                label = self._sources.modules[node.module]
-                self.data.update(*(self._sources.data(label, text) for _, text in piece.strings))
-                for _, name in piece.reads:
-                    for end in self._sources.ends(node.module, name, piece.imports):
-                        if isinstance(end, Node):
-                            pending.append(end)
-                        elif end in self._sources.modules:  # as a value: code may read all of it
-                            pending += self._sources.everything(end)
-                            self.data.add(self._sources.modules[end])
+                pending += self._needed(piece, node)
         return called == self._called
+
+    def _needed(self, piece: Piece, node: Node) -> Iterator[Node]:
+        """The definitions that a piece refers to. Adds the files that it names to `data`."""
+        sources = self._sources
+        ends = [
+            e for _, name in piece.reads for e in sources.ends(node.module, name, piece.imports)
+        ]
+        yield from (end for end in ends if isinstance(end, Node))
+        label = sources.modules[node.module]
+        files = {file for _, text in piece.strings for file in sources.data(label, text)}
+        # also of a module as a value, of which code may read anything
+        files |= {sources.modules[e] for e in ends if isinstance(e, str) and e in sources.modules}
+        self.data |= files
+        for module in (sources.module_of[file] for file in files if file in sources.module_of):
+            yield from sources.everything(module)
 
     def _counted(self, node: Node) -> list[Piece]:
         """The pieces of a definition that count."""

@@ -51,6 +51,7 @@ class Sources:
             name = label.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
             if label.endswith(".py") and f"{name}.".startswith(COUNTED):
                 self.modules[name] = label
+        self.module_of = {label: name for name, label in self.modules.items()}
         self._packages = {name.rpartition(".")[0] for name in self.modules}
         self.read = cache(self._read)
         self._ends = cache(self._ends_of)

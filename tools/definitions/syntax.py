@@ -5,7 +5,8 @@ import builtins
 from collections.abc import Iterable, Iterator
 
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
-SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+FUNCTION_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+SCOPES = (*FUNCTION_SCOPES, ast.ClassDef)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -94,6 +95,10 @@ def arguments_of(arguments: ast.arguments) -> list[ast.arg]:
     return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *rest]
 
 
+def defaults(arguments: ast.arguments) -> list[ast.expr]:
+    return [*arguments.defaults, *(d for d in arguments.kw_defaults if d is not None)]
+
+
 def chain(node: ast.AST | None) -> str | None:
     """`a.b.c` as text; None for any other expression."""
     names = []
@@ -112,7 +117,7 @@ def dump(value: object) -> str:
     """A tree as text. `ast.dump` writes another one in each minor version of Python."""
     match value:
         case ast.Constant():
-            return f"{value.value!r}"
+            return f"Constant({value.value!r})"  # unlike None in a list, which is nothing
         case ast.AST():
             fields = ((name, getattr(value, name, None)) for name in value._fields)
             counted = [

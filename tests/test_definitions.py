@@ -351,6 +351,17 @@ def test_a_method_outside_keys_counts_if_run_names_it(
     assert definitions(reach)["step.py"] - {"f", "prepare"} == {"X", "h", *"g" * counts}
 
 
+def test_for_code_of_others_methods_outside_keys_and_marked_functions_count(tmp_path: Path) -> None:
+    step = STEP_TYPE.replace("return f()", "return i()")
+    step += "from finery import outside_key\n@outside_key\ndef i(): return f()\n"
+    sources = sources_of(tmp_path, {"part.py": "", "step.py": step})
+    own, theirs = (
+        definitions(Reach(sources, [Node("finery_own.step", "X")], by_others=by_others))["step.py"]
+        for by_others in (False, True)
+    )
+    assert (own, theirs) == ({"X", "h"}, {"X", "f", "g", "h", "i"})
+
+
 def test_a_file_that_a_definition_names_counts_by_its_bytes(tmp_path: Path) -> None:
     page = "from pathlib import Path\nPAGE = Path(__file__).with_name('page.jinja')\n"
     step = f"from finery_own.deep.page import PAGE\n{RUN.format('PAGE')}"

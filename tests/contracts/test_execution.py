@@ -25,8 +25,11 @@ HOME = Path(__file__).parents[2]
 DISCOVERY = (load_plugins.__code__, Plugins.step_type.__code__, Plugins.engine.__code__)
 
 
-ELSEWHERE = {("test_engine_contracts", "TestApi"), ("test_model_contracts", "TestPush")}
-"""Contracts that need a server or the facts of a build."""
+ELSEWHERE = {
+    ("test_engine_contracts", "TestApi"), ("test_model_contracts", "TestPush"),
+    ("test_trainer_contracts", "TestGrpo"),
+}  # fmt: skip
+"""Contracts that need a server or a recipe."""
 
 
 def _contracts() -> Iterator[Any]:

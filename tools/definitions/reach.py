@@ -12,12 +12,15 @@ class Reach:
     """All definitions that nodes reach.
 
     nodes: what counts of each definition. data: files that count by their bytes. refused: what
-    can't be followed.
+    can't be followed. by_others: for code that isn't finery's, and that may do anything with what
+    a method in `OUTSIDE_KEYS` or a definition marked `outside_key` returns.
     """
 
-    def __init__(self, sources: Sources, nodes: Iterable[Node]) -> None:
+    def __init__(self, sources: Sources, nodes: Iterable[Node], *, by_others: bool = False) -> None:
         self._sources = sources
-        self._called: set[str] = set()  # methods in `OUTSIDE_KEYS` that code in the key names
+        self._by_others = by_others
+        methods = {name for name in OUTSIDE_KEYS if name.isidentifier()}
+        self._called = methods if by_others else set[str]()  # those that code in the key names
         start = [*nodes]
         while not self._follow(start):
             pass
@@ -59,7 +62,9 @@ class Reach:
 
     def _counted(self, node: Node) -> list[Piece]:
         """The pieces of a definition that count."""
-        pieces = [piece for piece in self._sources.unit(node).pieces if not piece.outside]
+        pieces = self._sources.unit(node).pieces
+        if not self._by_others:
+            pieces = [piece for piece in pieces if not piece.outside]
         if not self._sources.is_step(node):
             return pieces
         outside = {f"{node.unit}.{name}" for name in OUTSIDE_KEYS - self._called}

@@ -112,7 +112,7 @@ def table(root: Path) -> str:
     named = subjects(sources)
     public = {n: nodes for n, nodes in public_modules(sources, root) if n not in named}
     for subject, nodes in sorted({**named, **public}.items()):
-        reach = Reach(sources, nodes)
+        reach = Reach(sources, nodes, by_others=subject.startswith("module:"))
         refused |= reach.refused
         found[subject] = {label: sources.digest(label)[:DIGITS] for label in reach.data}
         for label, pieces in reach.files().items():

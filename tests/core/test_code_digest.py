@@ -83,15 +83,9 @@ def test_a_digest_covers_all_that_a_function_reaches(
     assert code_digest(weighted(old, new)) not in (first, None)
 
 
-def test_comments_docstrings_and_other_functions_do_not_count(
-    weighted: Callable[..., Any],
-) -> None:
+def test_comments_and_layout_do_not_count(weighted: Callable[..., Any]) -> None:
     first = code_digest(weighted())
-    for old, new in (
-        ("A weighted share.", "A share."),
-        ("right = ", "# of all\n    right = "),
-        ("return 1.0", "return 2.0"),
-    ):
+    for old, new in (("right = ", "# of all\n    right = "), ("round(value, 3)", "round(value,3)")):
         assert code_digest(weighted(old, new)) == first
 
 

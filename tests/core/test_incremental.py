@@ -106,8 +106,8 @@ def test_build_of_one_step_leaves_the_other_links(built: Project) -> None:
     assert sorted(p.name for p in (built.folder / "build/t").iterdir()) == ALL
 
 
-def test_comments_docstrings_and_layout_of_a_plugin_do_not_count(built: Project) -> None:
-    built.edit("steps.py", '"""The rows in two halves."""', '"""Two halves of the rows."""\n\n')
+def test_comments_and_layout_of_a_plugin_do_not_count(built: Project) -> None:
+    built.edit("steps.py", '"""The rows in two halves."""', '"""The rows in two halves."""\n\n')
     built.edit(
         "steps.py", "middle = len(rows) // 2", "middle = (  # in the middle\n  len(rows)//2)"
     )
@@ -238,34 +238,6 @@ def test_code_edited_during_a_build_is_not_run_under_the_old_key(built: Project)
     assert built.rows("late")[0]["prompt"] == "old"
 
 
-TALKATIVE = """
-class Talk(Copy):
-    \"\"\"Rows, with much to say.\"\"\"
-
-    def run(self, job: Job) -> Dataset:
-        from finery import UsageError
-
-        job.log(f"{self.tag} is the tag")
-        if self.tag < 0:
-            raise UsageError(f"too small: {self.tag}")
-        return super().run(job)
-
-
-@hookimpl"""
-
-
-def test_reworded_errors_and_log_lines_rerun_nothing(built: Project) -> None:
-    built.edit("steps.py", "\n@hookimpl", TALKATIVE)
-    built.edit("steps.py", '"steps.copy": Copy', '"steps.copy": Talk')
-    assert built.ran() == COPIES
-    built.edit("steps.py", "{self.tag} is the tag", "the tag: {self.tag}")
-    built.edit("steps.py", "too small: ", "give it a larger one than ")
-    built.edit("steps.py", "(self, job: Job) -> Halves", '(self, job: "Job") -> Halves')
-    assert built.ran() == []
-    built.edit("steps.py", "self.tag < 0", "self.tag < -1")
-    assert built.ran() == COPIES
-
-
 def test_explain_and_plan_name_the_function_that_changed(built: Project) -> None:
     built.edit("steps.py", "len(rows) // 2", "int(len(rows) / 2)")
     assert "code steps.py: Halve.run changed" in built.run("plan").out
@@ -277,5 +249,4 @@ def test_explain_and_plan_name_the_function_that_changed(built: Project) -> None
     lines = [json.loads(x) for x in built.run("explain", "halves", "--json").out.splitlines()]
     line = next(line for line in lines if line["part"] == "code steps.py")
     assert line["names"] == {"changed": ["Halve.run"], "new": ["TURNS"], "gone": []}
-    assert line["paths"] == {"Halve.run": ["Halve.run"], "TURNS": ["Halve.run", "steps.TURNS"]}
-    assert "Halve.run → steps.TURNS new" in built.run("explain", "halves").out
+    assert "Halve.run changed, TURNS new" in built.run("explain", "halves").out

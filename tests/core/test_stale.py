@@ -3,6 +3,7 @@
 Each through the real command, in a project that is built.
 """
 
+import json
 import os
 import shutil
 import time
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from conftest import MakeProject, Project, until
 
 import finery
@@ -290,8 +292,34 @@ def test_a_plugin_file_changes_nothing_for_steps_of_others(project: MakeProject)
     t = make(project, f"{FOLDER}import helper", "change = helper.change", helper=HELPER)
     t.write({"patch.py": patch})
     t.edit("recipe.yaml", "[./own.py]", "[./own.py, ./patch.py]")
-    assert t.ran() == ["a", "m"]
+    assert t.ran() == []
+    assert t.run("build", "--force", "m").code == 0
     assert prompts(t) == ["One"]
+
+
+def test_a_plugin_file_that_a_step_does_not_need_is_not_in_its_key(project: MakeProject) -> None:
+    t = make(project, f"{FOLDER}import helper", "change = helper.change", helper=HELPER)
+    t.write({"other.py": "import helper\nLIMIT = 1\n"})
+    t.edit("recipe.yaml", "[./own.py]", "[./own.py, ./other.py]")
+    assert t.ran() == []
+    t.edit("other.py", "LIMIT = 1", "LIMIT = 2")
+    assert t.ran() == []
+
+
+def test_a_plugin_file_that_changes_the_environment_of_workers_is_in_all_keys(
+    project: MakeProject,
+) -> None:
+    t = make(project, f"{FOLDER}import helper", "change = helper.change", helper=HELPER)
+    hook = "def finery_worker_environment(use, alone, here):"
+    source = f"from finery import hookimpl\n@hookimpl\n{hook}\n    return {{'HERE': 'x'}}\n"
+    t.write({"variables.py": source})
+    t.edit("recipe.yaml", "[./own.py]", "[./own.py, ./variables.py]")
+    assert t.ran() == ["a", "m"]
+    explained = t.run("explain", "a", "--all").out
+    assert "code variables.py (always)" in explained
+    assert "variable HERE" in explained
+    t.edit("variables.py", "'x'", "'y'")
+    assert t.ran() == ["a", "m"]
 
 
 # Which class a name stands for
@@ -376,39 +404,52 @@ def own_core(project: MakeProject, tmp_path: Path) -> Project:
     return t
 
 
-FILES = "core/finery/rows/files.py"
+FILES = "finery/rows/files.py"
+TABLE_FILE = "core/finery/builder/code/definitions.json"
 
 
-def test_a_change_of_row_writing_reruns_what_makes_data_sets(own_core: Project) -> None:
+def released(t: Project, label: str, *, changes: bool) -> None:
+    """As `make format` does: tell the table of a changed file, whose definitions may be others."""
+    path = t.folder / TABLE_FILE
+    table = json.loads(path.read_text())
+    table["files"][label] = blake3((t.folder / "core" / label).read_bytes()).hexdigest()
+    for code in table["subjects"].values() if changes else ():
+        if label in code:
+            code[label] = "f" * 16
+    path.write_text(json.dumps(table))
+
+
+def test_an_edit_of_finery_reruns_everything_until_the_table_has_it(own_core: Project) -> None:
     t = own_core
-    t.edit(FILES, "msgspec.json.encode(row)", 'msgspec.json.encode({**row, "w": 1})')
+    t.edit("core/finery/util/text.py", "cutoff=0.6", "cutoff=0.5")
+    assert t.ran() == ["a", "m"]
+    assert "code finery" in t.run("explain", "a").out
+    assert t.ran() == []
+    t.edit("core/finery/util/text.py", "cutoff=0.5", "cutoff=0.6")
+    assert t.ran() == []
+
+
+@pytest.mark.parametrize("new", ["rows/files/__init__.py", "rows/files.abi3.so", "rows/files.pyc"])
+def test_a_file_beside_one_of_finery_counts(own_core: Project, new: str) -> None:
+    t = own_core
+    path = t.folder / "core/finery" / new
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    states = {s["step"]: s["state"] for s in map(json.loads, t.run("plan", "--json").out.splitlines())
+              if "state" in s}  # fmt: skip
+    assert states.get("a") != "cached"
+
+
+def test_a_release_reruns_what_its_table_says(own_core: Project) -> None:
+    t = own_core
+    t.edit("core/finery/util/text.py", "cutoff=0.6", "cutoff=0.5")
+    released(t, "finery/util/text.py", changes=False)
+    assert t.ran() == []
+    t.edit(f"core/{FILES}", "msgspec.json.encode(row)", 'msgspec.json.encode({**row, "w": 1})')
+    released(t, FILES, changes=True)
     assert t.ran() == ["a", "m"]
     assert t.rows("a")[0]["w"] == 1
     assert "code finery/rows/files.py" in t.run("explain", "a").out
-
-
-def test_a_change_of_row_writing_that_changes_no_bytes_stops_there(own_core: Project) -> None:
-    t = own_core
-    t.edit(FILES, "64 * 1024 * 1024", "65 * 1024 * 1024")
-    assert t.ran() == ["a"]
-    t.edit(FILES, "sorted(folder.glob(", "sorted(Path(folder).glob(")
-    assert t.ran() == ["m"]
-
-
-def test_the_rest_of_finery_is_not_in_keys(own_core: Project) -> None:
-    own_core.edit("core/finery/util/text.py", "cutoff=0.6", "cutoff=0.5")
-    assert own_core.ran() == []
-
-
-def test_a_change_of_the_kit_reruns_the_steps_that_use_it(own_core: Project) -> None:
-    t = own_core
-    t.edit("own.py", "return Dataset.write", "from finery.rows import split_turns\n        "
-           "assert split_turns\n        return Dataset.write")  # fmt: skip
-    assert t.ran() == ["a"]
-    t.edit("core/finery/rows/row.py", "return Turns.of(row)[:2]", "return tuple(Turns.of(row)[:2])")
-    assert t.ran() == ["a"]
-    t.edit("core/finery/rows/near.py", "from pathlib import", "import string\nfrom pathlib import")
-    assert t.ran() == []
 
 
 # -- what the clock or the moment hides -----------------------------------------------------------

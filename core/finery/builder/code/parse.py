@@ -69,7 +69,7 @@ def _pieces(tree: ast.Module) -> Iterator[Piece]:
         texts |= {id(value) for value in table.values} if table is not None else set()
         words = {word for each in nodes if id(each) not in texts for word in _words(each)}
         yield Piece(
-            name=getattr(node, "name", ""),
+            name=_defined(node),
             digests=digests,
             imports=[imported for each in nodes for imported in _imports(each)],
             words=frozenset(words),
@@ -79,10 +79,16 @@ def _pieces(tree: ast.Module) -> Iterator[Piece]:
         )
 
 
+def _defined(node: ast.stmt) -> str:
+    """The function, class or variable that a statement defines; empty for others."""
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+    return str(getattr(node, "name", getattr(targets[0], "id", "")))
+
+
 def _digests(node: ast.stmt) -> dict[str, str]:
     """Definition → digest. A class counts without its methods, which have their own."""
     if not isinstance(node, ast.ClassDef):
-        return {getattr(node, "name", ""): _digest([node])}
+        return {_defined(node): _digest([node])}
     methods: dict[str, list[ast.stmt]] = {}
     rest: list[object] = []
     head: list[object]

@@ -14,7 +14,7 @@ from finery.plugin.cut import TABLE
 OPEN = frozenset({
     "__annotations__", "__bases__", "__builtins__", "__dict__", "__getattribute__", "__globals__",
     "__import__", "__mro__", "__subclasses__", "_getframe", "attrgetter", "builtins",
-    "cloudpickle", "currentframe", "dill", "dir", "eval", "exec", "f_back", "f_builtins",
+    "cloudpickle", "currentframe", "dill", "dir", "f_back", "f_builtins",
     "f_globals", "f_locals", "gc", "get_type_hints", "globals", "import_module", "importlib",
     "inspect", "load_plugins", "locals", "methodcaller", "modules", "mro", "pickle", "pkgutil",
     "pydoc", "runpy", "shelve", "step_type", "step_types", "tb_frame", "vars",
@@ -95,8 +95,8 @@ def _declares(node: ast.expr, sources: Mapping[str, str]) -> bool:
 
 
 def _is_type(node: ast.expr, sources: Mapping[str, str]) -> bool:
-    """Whether an annotation only names types of Python and of finery."""
-    return all(
+    """Whether an annotation is a name, or consists of types of Python and of finery."""
+    return isinstance(node, ast.Name) or all(
         isinstance(each, KINDS)
         or (isinstance(each, ast.BinOp) and isinstance(each.op, ast.BitOr))
         or (isinstance(each, ast.Name) and _is_usual(sources.get(each.id, "builtins")))

@@ -33,7 +33,8 @@ def write(folder: Path, files: dict[str, str]) -> None:
     ("source", "files", "counted"),
     [
         ("import a", {"a.py": "", "b.py": ""}, {"a.py"}),
-        ("import a.b", {"a/__init__.py": "", "a/b.py": "", "a/c.py": ""}, {"a/__init__.py", "a/b.py"}),
+        ("import a.b", {"a/__init__.py": "", "a/b.py": "", "a/c.py": ""},
+         {"a/__init__.py", "a/b.py"}),
         ("from a import b", {"a/__init__.py": "", "a/b.py": ""}, {"a/__init__.py", "a/b.py"}),
         ("from a import f", {"a/__init__.py": "from .c import f", "a/c.py": "f = 1"},
          {"a/__init__.py", "a/c.py"}),
@@ -50,7 +51,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
         ("class C:\n    import a", {"a.py": "import b", "b.py": "import plugin"}, {"a.py", "b.py"}),
         ("from importlib import import_module\nimport_module('a.b')",
          {"a/__init__.py": "", "a/b.py": ""}, {"a/__init__.py", "a/b.py"}),
-        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a", {"a.py": ""}, {"a.py"}),
+        ("TYPE_CHECKING = False\nif TYPE_CHECKING:\n    import a", {"a.py": ""}, {"a.py"}),
         ("import json, os.path, sys", {"b.py": ""}, set()),
         ("from __future__ import annotations", {"b.py": ""}, set()),
         ("import a", {"a/__init__.py": "", "a.py": ""}, {"a/__init__.py"}),  # a package comes first

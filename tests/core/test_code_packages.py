@@ -113,8 +113,9 @@ def test_what_comes_from_a_folder_or_a_repository_counts_by_its_files(
 def test_the_distribution_of_a_plugin_counts_by_all_its_files(
     site: Site, closure: Callable[[str], Closure], tmp_path: Path
 ) -> None:
-    files = {"acme/__init__.py": "", "acme/plugin.py": "import lib_a\nfrom . import other",
-             "acme/other.py": "", "acme/data/words.txt": "a", "acme_texts/more.txt": "b"}  # fmt: skip
+    files = {"acme/__init__.py": "", "acme/plugin.py": "import lib_a, acme.other",
+             "acme/other.py": "", "acme/data/words.txt": "a",
+             "acme_texts/more.txt": "b"}  # fmt: skip
     site("lib_a", {"lib_a.py": ""})
     site("acme", files, entry_points=ENTRY)
     first = closure("import acme")

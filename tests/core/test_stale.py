@@ -451,6 +451,60 @@ def test_a_release_reruns_what_its_table_says(own_core: Project) -> None:
     assert "code finery/rows/files.py" in t.run("explain", "a").out
 
 
+# -- installed packages ---------------------------------------------------------------------------
+
+
+ACME = """
+from pathlib import Path
+from finery import Dataset, Job, Step, hookimpl
+
+class Read(Step, seeded=False):
+    \"\"\"A row of the package's text.\"\"\"
+
+    def run(self, job: Job) -> Dataset:
+        files = sorted(Path(__file__).parent.glob("*.txt"))
+        return Dataset.write(job.out, [dict(prompt=path.read_text()) for path in files])
+
+@hookimpl
+def finery_steps():
+    return {"acme.read": Read}
+"""
+
+
+def test_a_plugin_package_counts_with_all_its_files(project: MakeProject) -> None:
+    t = project({
+        "recipe.yaml": "finery: 1\nname: t\ndata: {a: {use: acme.read}}\n",
+        "site-packages/acme/__init__.py": ACME, "site-packages/acme/one.txt": "one",
+        "site-packages/acme-1.0.dist-info/entry_points.txt": "[finery]\nacme = acme\n",
+        "site-packages/acme-1.0.dist-info/RECORD": "acme/__init__.py,,\nacme/one.txt,,\n",
+    })  # fmt: skip
+    t.env["PYTHONPATH"] = str(t.folder / "site-packages")
+    assert t.ran() == ["a"]
+    assert t.ran() == []
+    t.write({"site-packages/acme/two.txt": "two"})
+    assert t.ran() == ["a"]
+    assert prompts(t) == ["one", "two"]
+    assert "acme/two.txt new" in t.run("explain", "a").out
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("sklearn", "did you mean 'scikit-learn'?"), ("scikit-lern", "did you mean 'scikit-learn'?"),
+     ("nobody_has_this_one", "pip install nobody_has_this_one")],
+)  # fmt: skip
+def test_packages_must_be_distributions(project: MakeProject, name: str, meant: str) -> None:
+    source = PLUGIN.replace("class Read(Step, seeded=False)",
+                            f'class Read(Step, seeded=False, packages=("{name}",))')  # fmt: skip
+    t = project({
+        "recipe.yaml": RECIPE.format(plugin="./own.py"), "rows.txt": "One\n",
+        "own.py": source.format(imports="change = str.strip", inside=""),
+    })  # fmt: skip
+    ran = t.run("plan")
+    assert ran.code == 2
+    assert f"'{name}'" in ran.err
+    assert meant in ran.err
+
+
 # -- what the clock or the moment hides -----------------------------------------------------------
 
 

@@ -27,7 +27,6 @@ from finery.testing.trial import (
     provided_as,
 )
 from finery.testing.variations import Variation, variations_of
-from finery.util.paths import cache_folder
 
 ELSEWHERE = {
     "COLUMNS": "40",
@@ -269,9 +268,7 @@ class StepContract:
             return trial, root
         folder, home = root / "ein anderer Ort", root / "home"
         folder.mkdir()
-        (home / ".cache").mkdir(parents=True)
-        if (cache := cache_folder()) is not None:  # of parsed code, which has no settings
-            (home / ".cache" / "finery").symlink_to(cache)
+        home.mkdir()
         step = self.step(folder)
         _change_undeclared(step, folder)
         trial = Trial(folder)

@@ -25,11 +25,11 @@ def load_reference(reference: Any) -> Any:
 
 
 def outside_key(definition: F) -> F:
-    """Keep a function, method, class or hook out of keys, with all that only it reaches.
+    """Keep a wrapper that only observes steps out of keys: a promise of its author.
 
-    For code that can't change an output, although `run` reaches it: it logs, measures, explains an
-    error or refuses, or what it returns is in the key as a fact. Also for code that `key_code`
-    names where it is used. Of the hooks, only `finery_run_step` is otherwise in keys.
+    In finery's own code, also functions, methods and classes that can't change an output, although
+    `run` reaches them, with all that only they reach: they log, measure, explain an error or
+    refuse, or what they return is in the key as a fact. Also code that `key_code` names.
     """
     setattr(definition, OUTSIDE, True)
     functions = vars(definition).values() if isinstance(definition, type) else (definition,)

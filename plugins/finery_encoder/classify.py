@@ -15,7 +15,7 @@ from finery_baseline.answers import Lesson, Shape, lessons_of
 from finery_encoder.head import calibrated, fit, mistakes, targets_of
 from finery_encoder.network import HEAD, WHOLE, Answers, Classifier, Field, network
 from finery_local.folder import LOADED
-from finery_transformers.loading import quiet
+from finery_transformers.loading import load_encoder
 
 if TYPE_CHECKING:
     from finery_encoder.steps import Classify
@@ -112,23 +112,10 @@ def _held_out(validation: Dataset, shape: Shape) -> list[Lesson]:
 
 
 def _loaded(step: "Classify", job: Job) -> tuple[Any, Any]:
-    """(encoder in float32, tokenizer). `StepError` if weights are missing: they would be random."""
-    from transformers import AutoModel, AutoTokenizer
-
+    """(encoder in float32, tokenizer). Raises as `load_encoder`."""
     if step.uses_seed():
         torch.manual_seed(job.seed)  # of new layers
-    with quiet():
-        encoder, info = AutoModel.from_pretrained(
-            step.model.path, local_files_only=True, use_safetensors=True, dtype=torch.float32,
-            output_loading_info=True,
-        )  # fmt: skip
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
-    if missing:
-        raise StepError(
-            f"the model lacks {len(missing):,} of its weights, e.g. {missing[0]}",
-            fix="download the model again",
-        )
-    tokenizer: Any = AutoTokenizer.from_pretrained(step.model.path, local_files_only=True)
+    encoder, tokenizer = load_encoder(step.model.path)
     if tokenizer.pad_token is None:
         raise DataError(
             "the tokenizer of the model has no padding token, so the model isn't an encoder",

@@ -3,7 +3,8 @@
 The input is a model and rows. The output is a model of the format `prompted`, and the engine that
 puts the messages before each prompt. It is the baseline for every training.
 
-Other plugins may import `engine`, which joins fixed messages and a conversation.
+Other plugins may import `engine`, which joins fixed messages and a conversation, and has the base
+class of engines that complete conversations for another engine.
 """
 
 from collections.abc import Mapping

@@ -82,14 +82,11 @@ class FixedMessages:
         return SimilarIndex([question(split_turns({"messages": of})[0]) for of in self._rows])
 
 
-class PromptedEngine(Engine):
-    """Puts `meta["messages"]` before each conversation and passes it to the model's engine."""
-
-    version = "1"
+class WrappingEngine(Engine):
+    """Completes each conversation, and passes it to the engine of the model in `refs["model"]`."""
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
-        self._fixed = FixedMessages(model)
         under = model.refs["model"]
         assert isinstance(under, Model)
         self._under = job.raw_engine(under)
@@ -97,24 +94,41 @@ class PromptedEngine(Engine):
         self.takes_tools = self._under.takes_tools
         self.price = self._under.price
 
+    def completed(self, requests: Sequence[Request]) -> list[Request]:
+        """The requests with complete conversations. What is added counts as prompt tokens."""
+        raise NotImplementedError
+
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """The batches of the model's engine for the complete conversations."""
-        return self._under.batches([self._with_fixed(request) for request in requests])
+        return self._under.batches(self.completed(requests))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Answer one batch. The fixed messages count as prompt tokens."""
-        return self._under.generate([self._with_fixed(request) for request in requests], sampling)
+        """Answer one batch."""
+        return self._under.generate(self.completed(requests), sampling)
 
     def timed(self, request: Request, sampling: Sampling) -> tuple[Completion, float | None]:
         """The answer, and when its first token came."""
-        return self._under.timed(self._with_fixed(request), sampling)
+        return self._under.timed(*self.completed([request]), sampling)
 
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """Answer batches with the model's engine."""
-        whole = ([self._with_fixed(request) for request in batch] for batch in batches)
-        for answered in self._under.stream(whole, sampling):
+        for answered in self._under.stream(map(self.completed, batches), sampling):
             self.constrains = self._under.constrains  # a server's answers show it
             yield answered
 
-    def _with_fixed(self, request: Request) -> Request:
-        return msgspec.structs.replace(request, messages=self._fixed.before(request.messages))
+
+class PromptedEngine(WrappingEngine):
+    """Puts `meta["messages"]` before each conversation."""
+
+    version = "1"
+
+    def __init__(self, model: Model, job: EngineJob) -> None:
+        super().__init__(model, job)
+        self._fixed = FixedMessages(model)
+
+    def completed(self, requests: Sequence[Request]) -> list[Request]:
+        """The requests after the fixed messages."""
+        return [
+            msgspec.structs.replace(request, messages=self._fixed.before(request.messages))
+            for request in requests
+        ]

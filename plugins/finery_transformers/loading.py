@@ -280,6 +280,26 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def load_encoder(folder: Path) -> tuple[Any, Any]:
+    """(encoder in float32, tokenizer). `StepError` if weights are missing: they would be random."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    with quiet():
+        encoder, info = AutoModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32,
+            output_loading_info=True,
+        )  # fmt: skip
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise StepError(
+            f"the model lacks {len(missing):,} of its weights, e.g. {missing[0]}",
+            fix="download the model again",
+        )
+    return encoder, tokenizer
+
+
 def _tokenizer(model: Model) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 

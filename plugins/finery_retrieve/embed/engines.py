@@ -1,10 +1,8 @@
 """Engines that embed texts: a model on this machine, or one behind an API."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, NamedTuple
 
@@ -116,20 +114,15 @@ class LocalEmbedder(Embedder):
             return [self._embedding(text, side) for text in texts]
 
     def _embedding(self, text: str, side: Side) -> Embedding:
-        layout, tokenizer, longest = (
-            self._loaded.layout,
-            self._loaded.tokenizer,
-            self._loaded.longest,
-        )
+        import torch
+
+        model, tokenizer, layout, longest = self._loaded
         text = (layout.question_prefix if side == "question" else layout.document_prefix) + text
         text = text.lower() if layout.lower else text
         tokens = tokenizer(text, verbose=False)["input_ids"]
         was_cut = len(tokens) > longest
         if was_cut:
             tokens = tokenizer(text, truncation=True, max_length=longest)["input_ids"]
-        import torch
-
-        model = self._loaded.model
         ids = torch.tensor([tokens], device=model.device)
         states: torch.Tensor = model(
             input_ids=ids, attention_mask=torch.ones_like(ids)
@@ -140,15 +133,11 @@ class LocalEmbedder(Embedder):
 
     @cached_property
     def _loaded(self) -> "_Loaded":
-        from transformers import AutoTokenizer
+        from finery_transformers.loading import load_encoder
 
         layout = msgspec.convert(self.model.meta["embedding"], Layout)
         try:
-            with _quiet():
-                tokenizer: Any = AutoTokenizer.from_pretrained(
-                    self.model.path, local_files_only=True
-                )
-                model = _weights(self.model.path)
+            model, tokenizer = load_encoder(self.model.path)
         except (OSError, ValueError, KeyError) as error:
             raise StepError(
                 f"the embedding model can't be loaded: {error}", fix="download the model again"
@@ -157,42 +146,6 @@ class LocalEmbedder(Embedder):
         positions = getattr(model.config, "max_position_embeddings", None)
         limits = [layout.longest, tokenizer.model_max_length, positions]
         return _Loaded(model, tokenizer, layout, min(n for n in limits if n is not None))
-
-
-def _weights(folder: Path) -> Any:
-    """The model with its weights. `StepError` if some are missing: they would be random."""
-    import torch
-    from transformers import AutoModel
-
-    model, info = AutoModel.from_pretrained(
-        folder,
-        local_files_only=True,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
-    if missing:
-        raise StepError(
-            f"the embedding model lacks {len(missing):,} of its weights, e.g. {missing[0]}",
-            fix="download the model again",
-        )
-    return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' progress bar, since the build has its own."""
-    from transformers.utils import logging as hf_logging
-
-    logging: Any = hf_logging  # untyped
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 class _Loaded(NamedTuple):

@@ -9,23 +9,19 @@ from typing import Any
 import msgspec
 
 from finery import (
-    Answer,
-    Batch,
-    Completion,
     Count,
     DataError,
     Dataset,
-    Engine,
     EngineJob,
     Forecast,
     Job,
     Model,
     Request,
-    Sampling,
     takes,
 )
 from finery.rows import Conversation, Row, Turns, split_turns, with_turns
 from finery.rows.parts import changed, named, read
+from finery_prompt.engine import WrappingEngine
 from finery_retrieve.formats import RETRIEVING, require_answering
 from finery_retrieve.index.context import (
     ContextStep,
@@ -65,43 +61,18 @@ REMEMBERED = 2_048
 """Prompts that are remembered between forming batches and answering them."""
 
 
-class RetrievingEngine(Engine):
-    """Puts documents into the last user turn, and passes the conversation to the model's engine."""
+class RetrievingEngine(WrappingEngine):
+    """Puts documents into the last user turn of each conversation."""
 
     packages = ("bm25s", "PyStemmer")
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
-        under = model.refs["model"]
-        assert isinstance(under, Model)
-        self._under = job.raw_engine(under)
         self._prompts: OrderedDict[bytes, Conversation] = OrderedDict()
         self._has_logged_limit = False
-        self.constrains = self._under.constrains
-        self.takes_tools = self._under.takes_tools
-        self.price = self._under.price
 
-    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
-        """The batches of the model's engine for the complete prompts."""
-        return self._under.batches(self._with_documents(requests))
-
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Answer one batch. The documents count as prompt tokens."""
-        return self._under.generate(self._with_documents(requests), sampling)
-
-    def timed(self, request: Request, sampling: Sampling) -> tuple[Completion, float | None]:
-        """The answer, and when its first token came."""
-        (whole,) = self._with_documents([request])
-        return self._under.timed(whole, sampling)
-
-    def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
-        """Answer batches with the model's engine."""
-        whole = (self._with_documents(batch) for batch in batches)
-        for answered in self._under.stream(whole, sampling):
-            self.constrains = self._under.constrains  # a server's answers show it
-            yield answered
-
-    def _with_documents(self, requests: Sequence[Request]) -> list[Request]:
+    def completed(self, requests: Sequence[Request]) -> list[Request]:
+        """The requests with documents in their prompts."""
         keys = [msgspec.json.encode(request.messages) for request in requests]
         new = {
             key: request.messages

@@ -11,7 +11,7 @@ from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.rows.parts import canonical
 from finery.rows.templates.limits import Slow, time_limit
-from finery.util.text import did_you_mean
+from finery.util.text import did_you_mean, shortened
 from finery_eval.arguments import branches_of, coerced, facets_of, referenced, types_of
 
 NO_ARGUMENTS = {"type": "object", "properties": {}}
@@ -112,7 +112,7 @@ def _check_references(name: str, schema: dict[str, Any]) -> None:
     """Raise `BadTools` if a `$ref` refers to something that isn't a schema."""
     draft = {"$schema": schema["$schema"]} if "$schema" in schema else {}
     for reference, part in referenced(schema):
-        where = f"the `parameters` of {name}: `$ref` {_cut(reference)}"
+        where = f"the `parameters` of {name}: `$ref` {shortened(reference, SHOWN)}"
         if not isinstance(part, dict | bool):
             raise BadTools(f"{where}: not a JSON Schema: {written(part)}")
         try:
@@ -135,7 +135,7 @@ def answered_calls(answer: Completion, tools: Tools, *, coerce: bool) -> list[Ca
     calls = [_read(call, tools, coerce=coerce) for call in answer.tool_calls or []]
     if answer.call_error:
         text = f"{UNREADABLE}: {answer.call_error}: {answer.text.strip()}"
-        calls.append(Call("", None, Problem(UNREADABLE, _cut(text))))
+        calls.append(Call("", None, Problem(UNREADABLE, shortened(text, SHOWN))))
     return calls
 
 
@@ -152,11 +152,12 @@ def _read(call: Any, tools: Tools, *, coerce: bool) -> Call:
         if coerce and isinstance(arguments, dict) and name in tools:
             arguments = coerced(arguments, tools[name].schema)
     except NotJson as error:
-        text = _cut(f"the arguments of {name} are {error}: {given}")
+        text = shortened(f"the arguments of {name} are {error}: {given}", SHOWN)
         return Call(name, None, Problem(f"arguments: {error.kind}", text))
     if not isinstance(arguments, dict):
         kind = "the arguments aren't an object"
-        return Call(name, None, Problem(kind, _cut(f"{kind}: {name}({written(arguments)})")))
+        text = shortened(f"{kind}: {name}({written(arguments)})", SHOWN)
+        return Call(name, None, Problem(kind, text))
     if name not in tools:
         text = f"calls {name}, which isn't offered"
         return Call(name, arguments, Problem("calls a tool that isn't offered", text))
@@ -185,7 +186,7 @@ def readable(calls: Iterable[Call], text: str = "") -> str:
     lines = [str(call) for call in calls]
     if lines:
         return "\n".join(lines)
-    return f"no call: {_cut(' '.join(text.split()))}" if text.strip() else "no call"
+    return f"no call: {shortened(' '.join(text.split()), SHOWN)}" if text.strip() else "no call"
 
 
 def shown_call(call: Any) -> str:
@@ -201,11 +202,7 @@ def names_of(calls: Iterable[Call]) -> Iterator[str]:
 
 def written(value: Any) -> str:
     """A value as JSON, cut to what can be read at a glance."""
-    return _cut(json.dumps(value, ensure_ascii=False))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+    return shortened(json.dumps(value, ensure_ascii=False), SHOWN)
 
 
 # -- calls in rows that break the schema of their tool, or whose tool is missing ------------------

@@ -10,6 +10,7 @@ from finery import Completion, RefusedError, Request, Sampling, StepError
 from finery.rows import Message
 from finery.rows.answers.jsonvalues import NotJson, strict
 from finery.rows.chat.thinking import Thought, split_thinking, unopened
+from finery.util.text import shortened
 
 CHARACTERS_A_TOKEN = 4
 """A rough average, where a server doesn't count the tokens of an answer."""
@@ -270,8 +271,7 @@ def _add(texts: dict[str, Any], parts: dict[str, Any]) -> None:
 
 
 def _error(error: Any, redact: Callable[[str], str]) -> str:
-    text = redact(f"an error: {error}")
-    return text if len(text) <= 300 else f"{text[:299]}…"
+    return shortened(redact(f"an error: {error}"), 300)
 
 
 def _checked(call: dict[str, Any], number: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from finery import Index
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.badrow import BadRow, kind_of
+from finery.util.text import shortened
 from finery_retrieve.citations import LEAST, is_verbatim, letters, without_numbers
 from finery_retrieve.expected import Expected, contains, one_line
 from finery_retrieve.index.chunks import Chunk, Chunks, plain
@@ -310,8 +311,7 @@ def _rank(near: _Near) -> tuple[bool, bool, bool]:
 
 def _about(question: Question) -> str:
     """The question as one line."""
-    line = _spaced(question.text)
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+    return shortened(_spaced(question.text), LONGEST)
 
 
 def _folded(text: str) -> str:

@@ -3,10 +3,10 @@
 Input: a built model or bundle and, for `serve.check`, test rows. Output: a running server, a report
 that compares its prompts and answers with those of the training, or a folder to ship. Public for
 other plugins: `servers`, the interface of a server that a plugin registers; `command`, which serves
-until Ctrl-C; `client`, requests to a server; `check.answers`, its answers; `processes`, which
-starts, watches and ends servers with their child processes; `guide`, the request, client
-and README of a bundle; and `llama`, llama.cpp's server with its options, chat template, prompts and
-faults.
+until Ctrl-C; `client`, requests to a server; `check.answers`, its answers; `check.server_check`,
+the base of step types that check one; `processes`, which starts, watches and ends servers with
+their child processes; `guide`, the request, client and README of a bundle; and `llama`,
+llama.cpp's server with its options, chat template, prompts and faults.
 """
 
 from finery import hookimpl

@@ -97,9 +97,27 @@ def write_client(
 
 def write_request(folder: Path, request: Mapping[str, Any]) -> Path:
     """Write `request.json`."""
-    text = json.dumps(request, ensure_ascii=False, indent=2)
-    (folder / REQUEST).write_text(f"{text}\n", encoding="utf-8")
+    write_texts(folder, {REQUEST: json_text(request)})
     return folder / REQUEST
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write the text files of a bundle. Shell scripts can be executed."""
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        if name.endswith(".sh"):
+            (folder / name).chmod(0o755)
+
+
+def json_text(value: Any) -> str:
+    """JSON for people."""
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
+def model_facts(meta: Mapping[str, Any]) -> list[str]:
+    """What a README states about a model: its base, weights and licence, as far as known."""
+    names = {"Base model": "base", "Weights": "quantization", "Licence": "license"}
+    return [f"{name}: {meta[key]}" for name, key in names.items() if meta.get(key)]
 
 
 def readme(

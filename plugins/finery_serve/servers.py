@@ -112,9 +112,9 @@ class Prompt(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """A difference between a server and the training."""
+    """A difference between a server and the training. `sources`: of an app that retrieves."""
 
-    kind: Kind
+    kind: Kind | Literal["sources"]
     what: str
     details: list[str]
     fix: str

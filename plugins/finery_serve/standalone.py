@@ -13,7 +13,7 @@ from typing import Any
 
 from finery import Artifact, Bundle, Job, Model, Step, StepError, UsageError, setting, takes
 from finery_serve.client import Client
-from finery_serve.guide import readme, request_for, write_client
+from finery_serve.guide import json_text, readme, request_for, write_client, write_texts
 from finery_serve.processes import Address, ServerProgram, log_file
 from finery_serve.servers import STANDALONE, Kind, Serving
 from finery_transformers.formats import way_out
@@ -143,14 +143,12 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         )
         run = RUN.format(install="pip install -r requirements.txt\n" if packages else "")
         texts = {
-            "model.json": json.dumps(about, ensure_ascii=False, indent=2) + "\n",
+            "model.json": json_text(about),
             "requirements.txt": "".join(packages),
             "run.sh": RUN_SCRIPT,
             "README.md": readme(self.name, described, run, request, ADDRESS, notes),
         }
-        for name, text in texts.items():
-            (job.out / name).write_text(text, encoding="utf-8")
-        (job.out / "run.sh").chmod(0o755)
+        write_texts(job.out, texts)
         job.copy(SERVER, "server.py")
         job.copy(Path(module.__file__), Path(module.__file__).name)
         if self.model.manifest is not None:

@@ -44,6 +44,12 @@ def require_format(
         )
 
 
+def base_name(model: Model) -> str:
+    """The name of the model under an adapter: a hub repository, a file, or an architecture."""
+    names = (model.meta.get(key) for key in ("repo", "base", "name", "file", "architecture"))
+    return str(next(filter(None, names), ""))
+
+
 def way_out(model: Artifact, name: str) -> str:
     """What to do with a model that can't be served or exported as it is. name: its step."""
     found = str(model.meta.get("format", ""))

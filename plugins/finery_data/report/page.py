@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from finery import Dataset
 from finery.rows import Row, snippet
 from finery.rows.parts import turns_of
-from finery.util.text import counted, percent
+from finery.util.text import counted, percent, some_of
 from finery.views import render_page
 from finery_data.duplicates import Overlap
 from finery_data.report.facts import SPOKEN, Facts, Listed, Report
@@ -208,9 +208,8 @@ def _class_remarks(
         yield "", f"{of}{len(classes):,} classes, {_balance(classes)}"
         missing = sorted(every - set(classes))
         if missing:
-            more = len(missing) - MOST_MISSING
-            names = ", ".join(cut_to(m, LONGEST_MISSING) for m in missing[:MOST_MISSING])
-            yield f"{of}no row of", f"{names}{f' and {more:,} more' if more > 0 else ''}"
+            names = [cut_to(name, LONGEST_MISSING) for name in missing]
+            yield f"{of}no row of", some_of(names, MOST_MISSING)
 
 
 def _balance(counts: Counter[str]) -> str:

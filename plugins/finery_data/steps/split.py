@@ -25,7 +25,7 @@ from finery.rows import Row, answer_text, row_id
 from finery.rows.dropped import Drops
 from finery.rows.near import NEAR, Common, normal, prompt_entry
 from finery.rows.parts import prompt, read
-from finery.util.text import did_you_mean, percent
+from finery.util.text import did_you_mean, percent, some_of
 from finery_data.duplicates import HeldOut, Leak, crowd_note
 from finery_data.steps.strata import Unit, divide, rare_strata, strata_of
 
@@ -431,7 +431,7 @@ def _report_strata(survey: _Survey, chosen: bytes, job: Job) -> None:
     for split in survey.step.shares():
         names = [_short(survey.strata[s]) for s, i in missing if SPLITS[i] == split]
         if names:
-            job.log(f"warning: {split} has no row with {column} {_first(names)}")
+            job.log(f"warning: {split} has no row with {column} {some_of(names, LISTED)}")
     if missing and (better := survey.better_seed(chosen)) is not None:
         seed, _, gaps = better
         instead = f"would leave {gaps} such gaps instead of {len(missing)}"
@@ -447,13 +447,8 @@ def _report_rare(survey: _Survey, column: str, job: Job) -> None:
         names = [f"{_short(name)} ({n})" for name, n in rare.items()]
         job.log(
             f"warning: stratify: values of {column} with fewer than {splits} {kind} can't be in "
-            f"all {splits} splits: {_first(names)}; add rows of them"
+            f"all {splits} splits: {some_of(names, LISTED)}; add rows of them"
         )
-
-
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{', '.join(names[:LISTED])}{more}"
 
 
 def _before_drops(step: Split) -> str:

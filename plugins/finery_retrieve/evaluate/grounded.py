@@ -23,7 +23,7 @@ from finery import (
 )
 from finery_eval.asking import generate, log_cut_off
 from finery_eval.evaluation import answers_table, write_scored
-from finery_eval.evaluator import Judge
+from finery_eval.evaluator import Judge, longest_answer
 from finery_eval.measure import pairs_of, scores_of
 from finery_eval.nested import Nested
 from finery_retrieve.evaluate import tables
@@ -50,7 +50,6 @@ from finery_retrieve.evaluate.outcome import (
     overlap_remarks,
 )
 from finery_retrieve.evaluate.tables import over_documents
-from finery_retrieve.evaluate.verdicts import verdict_on
 from finery_retrieve.formats import require_answering, require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Retriever
@@ -124,11 +123,7 @@ class Grounded(
         le=1.0,
         help="Score from which an answer isn't listed as wrong. Changes no metric.",
     )
-    max_tokens: int = setting(
-        256,
-        ge=1,
-        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
-    )
+    max_tokens: int = longest_answer(256)
     temperature: float = setting(
         0.0, ge=0.0, help="Sampling temperature. 0 always takes the most likely token."
     )
@@ -179,16 +174,7 @@ class Grounded(
         log_contexts(job, library, asked, self.limit)
         judged = judging(job, self._judge(), asked, len(library.questions))
         answers = {model.name: self._answers(job, model.name, asked) for model in self.models}
-        documents = [library.document(i) for i in range(len(library.questions))]
-        tables.log_clusters(job, documents)
-        verdicts = {
-            name: [
-                verdict_on(one, answer.text, self.unknown, self.passing)
-                for one, answer in zip(asked, of, strict=True)
-            ]
-            for name, of in answers.items()
-        }
-        outcome = Outcome(asked, documents, answers, verdicts)
+        outcome = Outcome.judged(job, library, asked, answers, self.unknown, self.passing)
         return self._write(job, outcome, judged(answers))
 
     def _template(self) -> ContextPrompt:

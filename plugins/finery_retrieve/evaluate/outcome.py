@@ -7,15 +7,16 @@ differences between models and between contexts, and what `show` prints.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery import Completion
+from finery import Job
 from finery.util.text import counted
 from finery_eval.measure import Measure, Value
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.tables import remark, table
+from finery_eval.verdicts import Answers
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.contexts import Asked, Context
+from finery_retrieve.evaluate.contexts import Asked, Context, Library
 from finery_retrieve.evaluate.tables import over_documents
-from finery_retrieve.evaluate.verdicts import Verdict
+from finery_retrieve.evaluate.verdicts import Verdict, verdict_on
 from finery_retrieve.index.retriever import listed
 
 OF_CONTEXT: Mapping[Context, Sequence[str]] = {
@@ -49,8 +50,25 @@ class Outcome(NamedTuple):
 
     asked: Sequence[Asked]
     documents: Sequence[str]
-    answers: Mapping[str, Sequence[Completion]]
+    answers: Answers
     verdicts: Mapping[str, Sequence[Verdict]]
+
+    @classmethod
+    def judged(
+        cls, job: Job, library: Library, asked: Sequence[Asked], answers: Answers, unknown: str,
+        passing: float,
+    ) -> "Outcome":  # fmt: skip
+        """The outcome of answers. unknown, passing: see `verdict_on`."""
+        documents = [library.document(number) for number in range(len(library.questions))]
+        tables.log_clusters(job, documents)
+        verdicts = {
+            name: [
+                verdict_on(one, answer.text, unknown, passing)
+                for one, answer in zip(asked, of, strict=True)
+            ]
+            for name, of in answers.items()
+        }
+        return cls(asked, documents, answers, verdicts)
 
     @property
     def questions(self) -> int:

@@ -33,6 +33,7 @@ from finery_retrieve.serve.settings import (
     reranker_of,
     settings_of,
 )
+from finery_serve.guide import model_facts, write_texts
 from finery_serve.llama import SLOTS
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$"
@@ -105,9 +106,7 @@ class RetrieveBundle(
             "run.sh": RUN_SCRIPT,
             "README.md": readme(settings, under, int(index.meta["chunks"])),
         }
-        for name, text in texts.items():
-            (job.out / name).write_text(text, encoding="utf-8")
-        (job.out / "run.sh").chmod(0o755)
+        write_texts(job.out, texts)
         for name, source in _data_files(index).items():
             job.copy(source, name)
         if isinstance(reached, Local):
@@ -179,9 +178,7 @@ def readme(settings: Settings, under: Model, chunks: int) -> str:
     limit = settings.prompt.limit
     limited = "" if limit is None else f", with at most {limit:,} tokens together"
     reranked = "" if settings.reranker is None else ", then put in order by a reranker"
-    names = {"Base model": "base", "Weights": "quantization", "Licence": "license"}
-    about = {text: under.meta[key] for text, key in names.items() if under.meta.get(key)}
-    lines = "".join(f"- {what}: {value}\n" for what, value in about.items())
+    lines = "".join(f"- {fact}\n" for fact in model_facts(under.meta))
     return f"""\
 # {settings.name}
 

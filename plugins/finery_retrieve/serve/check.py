@@ -1,27 +1,22 @@
 """`retrieve.check`: start the app of a bundle, and compare its answers with those of the build."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from finery import (
-    Artifact,
     Bundle,
     Dataset,
     Job,
     Metrics,
     Model,
-    RequirementError,
     StepError,
     UsageError,
     setting,
     takes,
 )
 from finery_eval.evaluation import answers_table, write_scored
-from finery_eval.evaluator import Judge
+from finery_eval.evaluator import longest_answer
 from finery_eval.measure import Measure, pairs_of, scores_of
-from finery_eval.tables import table
 from finery_gguf.llama import PACKAGE
-from finery_gguf.programs import SERVER, build_facts, build_files
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.contexts import (
     Library,
@@ -32,26 +27,27 @@ from finery_retrieve.evaluate.contexts import (
 from finery_retrieve.evaluate.judged import CONTEXT
 from finery_retrieve.evaluate.outcome import Outcome, citation_table, metric_names
 from finery_retrieve.evaluate.tables import over_documents
-from finery_retrieve.evaluate.verdicts import verdict_on
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.serve.differences import Compared, Fault, Kind, ask_app, compared
+from finery_retrieve.serve.differences import Compared, Kind, ask_app, compared
 from finery_retrieve.serve.settings import parts_of
-from finery_serve.check.answers import what_is_said
+from finery_serve.check.server_check import (
+    EVALUATED,
+    ServerCheck,
+    changed_tables,
+    fault_tables,
+    same_answers,
+)
+from finery_serve.servers import Fault
 
 BUNDLE = "retrieve"
 """The format of a bundle of `retrieve.bundle`."""
 OWN = ("sources", "prompts", "answers", "lost")
-EVALUATED = "{} in finery"
-"""The name of the model's answers by finery's engine."""
-SHOWN = 200
-"""Characters of an answer in a table."""
-ROWS_SHOWN = 20
 
 
 class RetrieveCheck(
-    Judge,
+    ServerCheck,
     engines=True,
     seeded=False,
     packages=(PACKAGE, "xllamacpp", "bm25s", "PyStemmer"),
@@ -82,6 +78,8 @@ class RetrieveCheck(
     StepError if the server can't start, or if the bundle has no GGUF.
     """
 
+    FAILED = "the app doesn't answer as the model in the recipe does"
+
     models: list[Model] = takes(
         uses_name=True, help="The step of `retrieve.model` that the bundle was made of."
     )
@@ -94,11 +92,7 @@ class RetrieveCheck(
     passing: float = setting(
         0.8, gt=0.0, le=1.0, help="Score from which an answer is right, for `lost`."
     )
-    max_tokens: int = setting(
-        256,
-        ge=1,
-        help="Longest answer, in tokens. A longer one is cut off there and judged as it is.",
-    )
+    max_tokens: int = longest_answer(256)
     allow: list[Kind] = setting(
         [], affects_output=False, help="Faults that don't fail the build, by name."
     )
@@ -106,14 +100,6 @@ class RetrieveCheck(
     def metric_names(self) -> list[str]:
         """The metrics of the app, the headline first."""
         return [*metric_names([CONTEXT]), *OWN]
-
-    def key_facts(self) -> Mapping[str, Any]:
-        """Which llama-server answers, if it is the user's own."""
-        return build_facts(SERVER)
-
-    def key_files(self) -> list[str]:
-        """Where it is or might be."""
-        return build_files(SERVER)
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -170,37 +156,8 @@ class RetrieveCheck(
             f"{model.name}: {sources} of {len(same.sources)} questions have the sources of the "
             f"build, and {prompts} its prompt, token for token"
         )
-        for fault in faults:
-            job.log(f"{fault.kind}: {fault.what}")
-        documents = [library.document(number) for number in range(len(library.questions))]
-        tables.log_clusters(job, documents)
-        verdicts = {
-            name: [
-                verdict_on(one, answer.text, self._unknown(), self.passing)
-                for one, answer in zip(asked, of, strict=True)
-            ]
-            for name, of in answers.items()
-        }
-        outcome = Outcome(asked, documents, answers, verdicts)
+        outcome = Outcome.judged(job, library, asked, answers, self._unknown(), self.passing)
         return self._write(job, outcome, same, faults, app.build)
-
-    def verify(self, outputs: Mapping[str, Artifact]) -> None:
-        """Fail for faults that aren't allowed, and if `require` isn't met."""
-        (metrics,) = outputs.values()
-        assert isinstance(metrics, Metrics)
-        every = [Fault(**fault) for fault in metrics.report()["details"]["faults"]]
-        wrong = [fault for fault in every if fault.kind not in self.allow]
-        if wrong:
-            raise RequirementError(
-                "the app doesn't answer as the model in the recipe does",
-                details=[
-                    line
-                    for fault in wrong
-                    for line in (f"{fault.kind}: {fault.what}", *(f"  {d}" for d in fault.details))
-                ],
-                fix="; ".join(dict.fromkeys(fault.fix for fault in wrong)),
-            )
-        super().verify(outputs)
 
     def _unknown(self) -> str:
         return str(self.models[0].meta["prompt"]["unknown"])
@@ -212,18 +169,19 @@ class RetrieveCheck(
         judged = outcome.measures([CONTEXT])
         own = _own_measures(outcome, same)
         pairs = pairs_of([evaluated, name], judged)
-        rows = [[fault.kind, fault.what] for fault in faults]
+        rows = [asked.question.row for asked in outcome.asked]
+        right = {n: [v.is_correct for v in of] for n, of in outcome.verdicts.items()}
         details = {
             "headline": [m for m in (f"{CONTEXT}.answer", *OWN) if m in judged | own],
             "pairs": pairs,
             "references": [evaluated],
             "documents": len(set(outcome.documents)),
-            "faults": [fault._asdict() for fault in faults],
+            "faults": {name: [fault._asdict() for fault in faults]},
             "servers": {name: build},
             "tables": [
-                *([table("Faults", ["fault", "what is wrong"], rows)] if rows else []),
+                *fault_tables(job, {name: faults}),
                 *tables.pairs_tables(pairs, metric_names([CONTEXT])),
-                *_changed_tables(outcome),
+                *changed_tables(name, rows, outcome.answers, right),
                 *citation_table(outcome, [CONTEXT]),
                 answers_table(outcome.answers),
             ],
@@ -240,30 +198,10 @@ def _own_measures(outcome: Outcome, same: Compared) -> dict[str, Measure]:
     values = {
         "sources": same.sources,
         "prompts": same.prompts,
-        "answers": _same_answers(outcome),
+        "answers": same_answers(*outcome.answers.values()),
         "lost": [a.is_correct and not b.is_correct for a, b in zip(before, after, strict=True)],
     }
     return {
         metric: over_documents({name: of, evaluated: [None] * len(of)}, outcome.documents)
         for metric, of in values.items()
     }
-
-
-def _same_answers(outcome: Outcome) -> list[bool]:
-    evaluated, served = outcome.answers.values()
-    return [what_is_said(a) == what_is_said(b) for a, b in zip(evaluated, served, strict=True)]
-
-
-def _changed_tables(outcome: Outcome) -> list[dict[str, Any]]:
-    """The questions that the app answers differently."""
-    evaluated, served = outcome.answers.values()
-    rows = [
-        [asked.question.row["id"], a.text[:SHOWN], b.text[:SHOWN]]
-        for asked, a, b, is_same in zip(
-            outcome.asked, evaluated, served, _same_answers(outcome), strict=True
-        )
-        if not is_same
-    ]
-    title = f"{len(rows)} questions that the app answers differently"
-    columns = ["row", "evaluated", "app"]
-    return [table(title, columns, rows[:ROWS_SHOWN])] if rows else []

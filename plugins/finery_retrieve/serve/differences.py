@@ -19,16 +19,7 @@ from finery_retrieve.serve.running import serve_bundle
 from finery_retrieve.serve.settings import gguf_file
 from finery_serve.check.answers import completion_of
 from finery_serve.client import Client
-from finery_serve.servers import Prompt, Serving
-
-
-class Fault(NamedTuple):
-    """A difference between the app and the build."""
-
-    kind: str
-    what: str
-    details: list[str]
-    fix: str
+from finery_serve.servers import Fault, Prompt, Serving
 
 
 class Served(NamedTuple):
@@ -89,7 +80,7 @@ def ask_app(
             for number, answered in enumerate(pool.map(ask, asked), start=1):
                 served.append(answered)
                 job.progress(number, len(asked), "the app's answers")
-        return App(served, running.build, [Fault(*fault) for fault in llama.faults()])
+        return App(served, running.build, llama.faults())
 
 
 Kind = Literal["sources", "prompts", "sampling"]

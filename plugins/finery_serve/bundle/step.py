@@ -1,17 +1,24 @@
 """`llama.bundle`: a folder that a colleague can run, and the texts of its files."""
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import Bundle, DataError, Job, Model, OneFile, Step, setting, takes
+from finery import Bundle, Job, Model, OneFile, Step, setting, takes
 from finery_gguf.llama import FORMATS, PACKAGE, Gguf
-from finery_serve.guide import REQUEST, notes_of, readme, request_for, write_client
+from finery_serve.guide import (
+    REQUEST,
+    json_text,
+    model_facts,
+    notes_of,
+    readme,
+    request_for,
+    write_client,
+    write_texts,
+)
 from finery_serve.llama import CONTEXT, RUN, SLOTS, Options, options_for, written
 from finery_transformers.formats import require_format
 from finery_transformers.frozen.template import client_facts
@@ -186,14 +193,18 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
 
     def check_files(self) -> None:
         """Raise `DataError` for a file that isn't a JSON Schema."""
-        if self.schema is not None:
-            read_schema(self.schema.path)
+        self._schema()
+
+    def _schema(self) -> dict[str, Any] | None:
+        from finery.rows.answers.answerschema import AnswerSchema
+
+        return None if self.schema is None else AnswerSchema(self.schema.path).value
 
     def run(self, job: Job) -> Bundle:
         """Write the files and copy the GGUF."""
         gguf = Gguf.of(self.gguf, vocab_only=True)
         options = options_for(gguf, self.gguf, self.name, self.context, self.slots)
-        schema = read_schema(self.schema.path) if self.schema else None
+        schema = self._schema()
         facts = Facts(options, TEMPLATE if options.template is not None else None, self.image)
         clients = client_facts(self.gguf)
         request = request_for(
@@ -216,10 +227,8 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
         if options.template is not None:
             texts[TEMPLATE] = options.template
         if schema is not None:
-            texts[SCHEMA] = json.dumps(schema, ensure_ascii=False, indent=2) + "\n"
-        for name, text in texts.items():
-            (job.out / name).write_text(text, encoding="utf-8")
-        (job.out / RUN).chmod(0o755)
+            texts[SCHEMA] = json_text(schema)
+        write_texts(job.out, texts)
         for source in filter(None, (gguf.path, gguf.adapter)):
             job.progress(0, 1, f"copying {source.name}")
             job.copy(source, source.name)
@@ -228,9 +237,8 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
 
 
 def _about(options: Options, meta: Mapping[str, Any]) -> str:
-    names = {"Base model": "base", "Weights": "quantization", "Licence": "license"}
-    facts = [f"{name}: {meta[key]}" for name, key in names.items() if meta.get(key)]
-    facts += [
+    facts = [
+        *model_facts(meta),
         f"Context: {options.context} tokens for a conversation with its answer",
         f"Requests answered at once: {options.slots}",
     ]
@@ -251,20 +259,3 @@ def _notes(facts: Facts, system: str, schema: bool) -> list[str]:
     notes += [f"The client sends this system message: {system}"] if system else []
     enforced = f"Answers are JSON by `{SCHEMA}`. `{REQUEST}` has the server enforce that."
     return [*notes, enforced] if schema else notes
-
-
-def read_schema(path: Path) -> dict[str, Any]:
-    """A JSON Schema. `DataError` for a file that isn't one."""
-    from jsonschema import Draft202012Validator, SchemaError
-
-    try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(schema, dict):
-            raise ValueError("a schema is an object")
-        Draft202012Validator.check_schema(schema)
-    except (ValueError, SchemaError) as error:
-        reason = error.message if isinstance(error, SchemaError) else str(error)
-        raise DataError(
-            f"not a JSON Schema: {reason}", where=str(path), fix="correct the file"
-        ) from None
-    return schema

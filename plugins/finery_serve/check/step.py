@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from finery import (
-    Artifact,
     Bundle,
     Completion,
     Job,
     Metrics,
     Model,
-    RequirementError,
     Step,
     UsageError,
     load_plugins,
@@ -23,13 +21,11 @@ from finery import (
 from finery.rows import Row, split_turns
 from finery_eval.asking import generate, read_rows
 from finery_eval.evaluation import dependent, write_scored
-from finery_eval.evaluator import Judge
 from finery_eval.measure import Measure, Score, compare, scores_of
 from finery_eval.nested import Nested
 from finery_eval.predictions import predictions
 from finery_eval.tables import comparison_tables, table
 from finery_eval.verdicts import Answers, Verdict, Verdicts
-from finery_gguf import programs
 from finery_gguf.llama import FORMATS, Gguf
 from finery_serve.check.answers import (
     Asking,
@@ -43,22 +39,22 @@ from finery_serve.check.answers import (
     what_is_said,
 )
 from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
+from finery_serve.check.server_check import (
+    EVALUATED,
+    ServerCheck,
+    changed_tables,
+    fault_tables,
+    same_answers,
+)
 from finery_serve.servers import STANDALONE, Fault, Kind
 from finery_transformers.formats import way_out
 from finery_transformers.frozen.template import client_facts, shared_tools, system_of
 
 OWN = ("prompts", "answers", "lost")
-EVALUATED = "{} in finery"
-"""The name of a model's answers by finery's engine."""
-SHOWN = 200
-"""Characters of an answer in a table."""
-ROWS_SHOWN = 20
 GGUF = "gguf"
-FLIPS: Mapping[tuple[Any, Any], str] = {(True, False): "lost", (False, True): "gained"}
-"""(whether the engine's answer is right, whether the server's is) → what the row was."""
 
 
-class Check(Judge, engines=True, packages=("xllamacpp",)):
+class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
     """Check a running server: its prompts, its defaults and its answers.
 
     The step starts the real server, as `finery serve` does: llama.cpp's server with each GGUF, or
@@ -153,7 +149,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
 
         The bundle may not be built yet, so it isn't known which of them serves it: both count.
         """
-        facts = programs.build_facts(programs.SERVER)
+        facts = super().key_facts()
         if self.bundle is None:
             return facts
         from finery_ollama.server import program as ollama
@@ -163,7 +159,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
 
     def key_files(self) -> list[str]:
         """Where they are or might be."""
-        files = programs.build_files(programs.SERVER)
+        files = super().key_files()
         if self.bundle is None:
             return files
         from finery_ollama.server import program as ollama
@@ -246,31 +242,6 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         verdicts = judging(answers) if judging else None
         return self._write(job, rows, answers, served, verdicts, faults)
 
-    def verify(self, outputs: Mapping[str, Artifact]) -> None:
-        """Fail for faults that aren't allowed, and for what `require` isn't met."""
-        (metrics,) = outputs.values()
-        assert isinstance(metrics, Metrics)
-        wrong = [
-            (name, fault)
-            for name, faults in metrics.report()["details"]["faults"].items()
-            for fault in faults
-            if fault["kind"] not in self.allow
-        ]
-        if wrong:
-            raise RequirementError(
-                "the server doesn't answer as the model was trained",
-                details=[
-                    line
-                    for name, fault in wrong
-                    for line in (
-                        f"{name}: {fault['kind']}: {fault['what']}",
-                        *(f"  {detail}" for detail in fault["details"]),
-                    )
-                ],
-                fix="; ".join(dict.fromkeys(fault["fix"] for _, fault in wrong)),
-            )
-        super().verify(outputs)
-
     def _trained(self, model: Model) -> Trained:
         """The expected prompts of a model.
 
@@ -340,18 +311,12 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         groups = dependent(job, rows)
         scored: dict[str, dict[str, Score]] = {name: {} for name in answers}
         comparisons: list[dict[str, Any]] = []
-        tables: list[dict[str, Any]] = []
-        if wrong := [[name, fault.kind, fault.what] for name, of in faults.items() for fault in of]:
-            tables.append(table("Faults", ["model", "fault", "what is wrong"], wrong))
+        changed: list[dict[str, Any]] = []
         if verdicts is not None:
             scored |= scores_of(list(answers), verdicts.measures(groups))
         right = verdicts.right() if verdicts else {}
         for name, of in served.items():
             own = EVALUATED.format(name)
-            same = [
-                what_is_said(a) == what_is_said(b)
-                for a, b in zip(of.answers, answers[own], strict=True)
-            ]
             if verdicts is not None:
                 both = {one: right[one] for one in (own, name)}
                 comparisons += compare(Measure(both, groups))
@@ -363,12 +328,10 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
                 job.log(
                     f"{name}: {alike} of {compared} prompts are the trained ones, token for token"
                 )
-            scored[name]["answers"] = _score(same, groups)
+            scored[name]["answers"] = _score(same_answers(answers[own], of.answers), groups)
             scored[own]["answers"] = _score([True] * len(rows), groups)
-            tables += [_changed(name, rows, answers[own], of.answers, right, own)]
-        for name, found in faults.items():
-            for fault in found:
-                job.log(f"{name}: {fault.kind}: {fault.what}")
+            changed += changed_tables(name, rows, answers, right)
+        tables = [*fault_tables(job, faults), *comparison_tables(comparisons), *changed]
         missing = unchecked(
             trained=self.trained is not None or all(m.format not in FORMATS for m in self.models),
             base=self.base is not None or all(of.beside_base or of.exact for of in served.values()),
@@ -376,8 +339,7 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
         )
         for _, what in missing:
             job.log(f"not checked: {what}")
-        tables.append(table("Not checked", ["fault", "what"], missing))
-        tables[1:1] = comparison_tables(comparisons)
+        tables += [table("Not checked", ["fault", "what"], missing)] if missing else []
         prompts = [] if all(of.exact for of in served.values()) else ["prompts"]
         headline = [verdicts.headline[0] if verdicts else "answers", *prompts, "answers"]
         details = {
@@ -389,9 +351,13 @@ class Check(Judge, engines=True, packages=("xllamacpp",)):
             "references": [EVALUATED.format(name) for name in served],
             "faults": {name: [f._asdict() for f in found] for name, found in faults.items()},
             "servers": {name: of.build for name, of in served.items()},
-            "tables": [t for t in tables if t["rows"]] + list(verdicts.tables if verdicts else ()),
+            "tables": [*tables, *(verdicts.tables if verdicts else ())],
         }
-        ordered = {name: _ordered(of, self.metric_names()) for name, of in scored.items()}
+        place = {name: number for number, name in enumerate(self.metric_names())}
+        ordered = {
+            name: dict(sorted(of.items(), key=lambda item: place.get(item[0], len(place))))
+            for name, of in scored.items()
+        }
         judged = verdicts or Verdicts({n: [Verdict({})] * len(rows) for n in answers}, [])
         lines = predictions(rows, answers, judged)
         return write_scored(job, len(rows), ordered, details, lines, answers=answers)
@@ -419,27 +385,3 @@ def _only(wanted: Sequence[bool], answers: Sequence[str]) -> list[str]:
 def _same(one: str, other: str) -> bool:
     """Whether two names may mean the same model: `gguf` may be `gguf.q8_0`."""
     return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
-
-
-def _ordered(scored: Mapping[str, Score], names: Sequence[str]) -> dict[str, Score]:
-    known = [name for name in names if name in scored]
-    return {name: scored[name] for name in [*known, *(n for n in scored if n not in known)]}
-
-
-def _changed(
-    name: str,
-    rows: Sequence[Row],
-    engine: Sequence[Completion],
-    served: Sequence[Completion],
-    right: Mapping[str, Sequence[bool]],
-    own: str,
-) -> dict[str, Any]:
-    """The rows that the server answers otherwise, those whose verdict flipped first."""
-    lines = []
-    for i, row in enumerate(rows):
-        if what_is_said(engine[i]) != what_is_said(served[i]):
-            verdict = FLIPS.get((right[own][i], right[name][i]), "") if right else ""
-            lines.append([row["id"], verdict, engine[i].text[:SHOWN], served[i].text[:SHOWN]])
-    lines.sort(key=lambda line: line[1] not in ("lost", "gained"))
-    title = f"{name}: {len(lines)} rows that the server answers otherwise"
-    return table(title, ["row", "flipped", "evaluated", "served"], lines[:ROWS_SHOWN], model=name)

@@ -16,6 +16,7 @@ from blake3 import blake3
 from finery import Completion, DataError, FineryError, Request, Sampling
 from finery.rows import Conversation, Message
 from finery.rows.chat.thinking import TAGS, opened_in, split_thinking
+from finery.util.text import shortened
 from finery_transformers.answering.calls import (
     CHANNELS,
     MARKS,
@@ -331,12 +332,12 @@ def misread(
     raw = answers.text(answer)
     parsed = answers.parts(raw, answer, prompt=prompt, tools=[dict(tool) for tool in tools])
     if parsed.call_error is not None:
-        return f"the calls can't be read back: {parsed.call_error}: {_shown(raw)}"
+        return f"the calls can't be read back: {parsed.call_error}: {shortened(raw, LONGEST_VALUE)}"
     calls = [_name_and_arguments(call) for call in message["tool_calls"]]
     read = [_name_and_arguments(call) for call in parsed.tool_calls or ()]
     if [name for name, _ in calls] != [name for name, _ in read]:
         names = ", ".join(name for name, _ in read) or "none"
-        return f"the calls read back are {names}: {_shown(raw)}"
+        return f"the calls read back are {names}: {shortened(raw, LONGEST_VALUE)}"
     for (name, given), (_, returned) in zip(calls, read, strict=True):
         for reason in _differences(name, given, returned):
             return reason
@@ -359,7 +360,8 @@ def _differences(name: str, given: Any, read: Any) -> Iterator[str]:
         elif key not in given:
             yield f"{argument} is read back, but the call doesn't have it"
         elif not _is_same(given[key], read[key]):
-            texts = [_shown(json.dumps(v, ensure_ascii=False)) for v in (read[key], given[key])]
+            texts = [json.dumps(v, ensure_ascii=False) for v in (read[key], given[key])]
+            texts = [shortened(text, LONGEST_VALUE) for text in texts]
             yield f"{argument} is read back as {texts[0]} rather than {texts[1]}"
 
 
@@ -374,7 +376,3 @@ def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     return bool(one == other)
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"

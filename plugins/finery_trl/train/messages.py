@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from finery import Job, OneFile, StepError, UsageError, outside_key
+from finery_transformers.formats import base_name
 from finery_transformers.hardware import accelerator, is_out_of_memory
 from finery_trl.model.loading import compute_dtype
 from finery_trl.settings import count_gpus
-from finery_trl.train.save import base_name
 from finery_trl.train.schedule import Schedule
 
 if TYPE_CHECKING:

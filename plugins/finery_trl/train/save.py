@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Job, Model
 from finery.rows import example_request
+from finery_transformers.formats import base_name
 from finery_transformers.frozen.template import PROMPTS, facts_of_rows
 from finery_transformers.loading import base_of
 from finery_trl.rows.example import rows_in
@@ -102,14 +103,6 @@ def curve_of(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             point = points.setdefault(entry["step"], {"step": entry["step"]})
             point.update(epoch=entry["epoch"], **values)
     return [points[step] for step in sorted(points)]
-
-
-def base_name(model: Model) -> str:
-    """The name of the model under an adapter: a hub repository, a file, or an architecture."""
-    for key in ("repo", "base", "name", "file", "architecture"):
-        if model.meta.get(key):
-            return str(model.meta[key])
-    return ""
 
 
 def _write_adapter(checkpoint: Path, base: Model, out: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery import DataError, Manifest, Model, shown
-from finery.util.text import percent
+from finery.util.text import percent, shortened
 from finery.views import Detail, Output, Page, PageContext, PageSection, Remark, View
 from finery_trl.train.card import README, Base, base_in, card
 from finery_trl.view.curves import CURVE, Point, label, lines, load, metrics, series, verdict
@@ -174,8 +174,7 @@ def sample_lines(samples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _line(text: str) -> str:
-    line = " ".join(text.split())
-    return f"{line[: LINE - 1]}…" if len(line) > LINE else line
+    return shortened(" ".join(text.split()), LINE)
 
 
 def kept_step(manifest: Manifest) -> int | None:

@@ -5,7 +5,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from finery import Manifest
-from finery.util.text import size
+from finery.util.text import shortened, size
 from finery.views import Output, PageSection, render_page, spreads
 from finery_trl.view.chart import Chart, Curve, chart_of, panel_of, points_of_each, span_of
 from finery_trl.view.curves import Point, Verdict, label, metrics, series, smoothed, verdict
@@ -71,15 +71,10 @@ def _facts(output: Output) -> Iterator[tuple[str, str]]:
     manifest: Manifest = output.manifest
     for name, value in manifest.meta.items():
         if name not in SKIPPED:
-            yield name.replace("_", " "), _fact(value)
+            yield name.replace("_", " "), shortened(_words(value), LONGEST_FACT)
     yield from output.refs.items()
     yield "size", size(manifest.size())
     yield "digest", manifest.digest[:16]
-
-
-def _fact(value: Any) -> str:
-    text = _words(value)
-    return text if len(text) <= LONGEST_FACT else f"{text[: LONGEST_FACT - 1]}…"
 
 
 def _words(value: Any) -> str:

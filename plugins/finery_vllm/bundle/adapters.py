@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from finery import Model, StepError
+from finery.util.text import some_of
 from finery_local.formats.safetensors_file import shapes
 from finery_vllm.folder import ends_of, root_of
 from finery_vllm.server.command import RANKS, largest_rank, read_json
@@ -91,18 +92,18 @@ def _of_names(adapter: Model) -> Iterator[str]:
     names = sorted(shapes(adapter.file("adapter_model.safetensors")))
     strange = [name for name in names if _MATRIX.fullmatch(name) is None]
     if strange:
-        yield f"it holds tensors that aren't matrices of a LoRA: {_some(strange)}"
+        yield f"it holds tensors that aren't matrices of a LoRA: {some_of(strange, _SHOWN)}"
     layers = sorted({m[1] for name in names if (m := _MATRIX.fullmatch(name))})
     if not names:
         yield "its file holds no tensors"
     if ends := [layer for layer in layers if layer.rpartition(".")[2] in ENDS]:
-        yield f"it tunes the ends of the model: {_some(ends)}"
+        yield f"it tunes the ends of the model: {some_of(ends, _SHOWN)}"
     known = _layers(adapter)
     absent = [layer for layer in layers if known and layer not in known and layer not in ends]
     if absent:
         yield (
-            f"its base has no layer {_some(absent)}: the base's layers have other names, e.g. "
-            f"{_alike(absent[0], known)}, so vLLM would answer as the base"
+            f"its base has no layer {some_of(absent, _SHOWN)}: the base's layers have other names, "
+            f"e.g. {_alike(absent[0], known)}, so vLLM would answer as the base"
         )
 
 
@@ -121,11 +122,6 @@ def _alike(layer: str, known: frozenset[str]) -> str:
     """A layer whose name has the same ending, or else any layer."""
     end = layer.rpartition(".")[2]
     return min((name for name in known if name.endswith(f".{end}")), default=min(known))
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 APART = "export one bundle for each, and serve them on two ports"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery_serve.guide import REQUEST, notes_of, readme, request_for, write_client
+from finery_serve.guide import REQUEST, notes_of, readme, request_for, write_client, write_texts
 from finery_vllm.server.command import SERVE, Description
 
 HUB_CACHE = "${HF_HOME:-~/.cache/huggingface}:/root/.cache/huggingface"
@@ -43,15 +43,14 @@ class Texts(NamedTuple):
         return f"http://127.0.0.1:{self.port}/v1"
 
 
-def write_texts(folder: Path, texts: Texts) -> None:
+def write_files(folder: Path, texts: Texts) -> None:
     """Write run.sh, compose.yaml, request.json, client.py and README.md."""
     request = request_for(texts.names[0], texts.clients, schema=texts.schema)
     write_client(folder, request, texts.address, "VLLM_API_KEY", texts.names)
-    for name, text in {
-        "run.sh": run(texts), "compose.yaml": compose(texts),
-        "README.md": guide(texts, request),
-    }.items():  # fmt: skip
-        (folder / name).write_text(text, encoding="utf-8")
+    readme_text = guide(texts, request)
+    write_texts(
+        folder, {"run.sh": run(texts), "compose.yaml": compose(texts), "README.md": readme_text}
+    )
 
 
 def run(texts: Texts) -> str:

@@ -1,6 +1,5 @@
 """`vllm.bundle`: adapters on one base, in a folder that vLLM serves."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +8,8 @@ import msgspec
 
 from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
 from finery.views import View
-from finery_transformers.formats import require_format
+from finery_serve.guide import json_text, write_texts
+from finery_transformers.formats import base_name, require_format
 from finery_transformers.frozen.template import (
     SYSTEMS_DIFFER,
     TOOLS_DIFFER,
@@ -26,7 +26,7 @@ from finery_vllm.bundle.adapters import (
     check_chats,
     check_vocabulary,
 )
-from finery_vllm.bundle.files import Texts, write_texts
+from finery_vllm.bundle.files import Texts, write_files
 from finery_vllm.folder import (
     ADAPTER,
     LoadingPreflight,
@@ -157,26 +157,27 @@ class VllmBundle(
         source, external = self._base(whole_model, bool(adapters), job)
         chat.tokenizer.save_pretrained(str(job.out / "tokenizer"))
         (job.out / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
-        generation = job.out / "generation"
-        generation.mkdir()
-        _write_json(generation / "generation_config.json", {"eos_token_id": chat.ends})
+        (job.out / "generation").mkdir()
         for name, model in adapters.items():
             linked(model, ADAPTER, job.out / "adapters" / name, shutil.copyfile)
         first = self.name if adapters else served_name(self.models[0].name)
         arguments = [*source, *self._arguments(adapters, first)]
         described = Description(arguments, first, list(adapters))
-        _write_json(job.out / DESCRIPTION, msgspec.to_builtins(described))
-        if schema is not None:
-            _write_json(job.out / "schema.json", schema)
+        facts = {
+            "generation/generation_config.json": {"eos_token_id": chat.ends},
+            DESCRIPTION: msgspec.to_builtins(described),
+            **({} if schema is None else {"schema.json": schema}),
+        }
+        write_texts(job.out, {name: json_text(value) for name, value in facts.items()})
         unparsed = self._unparsed()
         clients = self._clients() | {"system": chat.system}
         clients |= {"tool_choice": "none"} if unparsed else {}
         texts = Texts(
-            described, image=self.image, port=self.port, base=_called(whole_model),
-            hub="--revision" in source, schema=schema, arguments=chat.arguments,
-            unparsed=unparsed, system=chat.system, clients=clients,
+            described, image=self.image, port=self.port, hub="--revision" in source,
+            base=base_name(whole_model) or whole_model.format, schema=schema,
+            arguments=chat.arguments, unparsed=unparsed, system=chat.system, clients=clients,
         )  # fmt: skip
-        write_texts(job.out, texts)
+        write_files(job.out, texts)
         job.log(f"{len(adapters)} adapters on {texts.base}" if adapters else f"serves {texts.base}")
         if chat.system is None:
             job.log(SYSTEMS_DIFFER)
@@ -219,7 +220,8 @@ class VllmBundle(
         is_hub = model.format == "transformers" and bool(repo and revision)
         if self.weights == "hub" and not is_hub:
             raise StepError(
-                f"weights: hub needs a base from the hub, but {_called(model)} isn't one",
+                "weights: hub needs a base from the hub, but "
+                f"{base_name(model) or model.format} isn't one",
                 fix="remove weights: then the bundle contains the base's files",
             )
         if is_hub and self.weights != "copy":
@@ -274,20 +276,8 @@ def _schema(path: Path) -> Any:
     return AnswerSchema(path).value
 
 
-def _called(model: Model) -> str:
-    """A model as people know it."""
-    for key in ("repo", "base", "name", "file", "architecture"):
-        if model.meta.get(key):
-            return str(model.meta[key])
-    return model.format
-
-
 def _value(arguments: list[str], name: str) -> int | None:
     return int(arguments[arguments.index(name) + 1]) if name in arguments else None
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class VllmView(View):

@@ -17,7 +17,6 @@ from finery_gguf.prompts import chat_template, render
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from finery_transformers.frozen.proof import Sample
     from finery_transformers.frozen.template import FrozenTemplate
 
 _AROUND = 6  # tokens shown on either side of a difference
@@ -41,31 +40,23 @@ def prove(
             details=text_difference(_LABELS, frozen.source, gguf.chat_template or ""),
         )
     template = chat_template(gguf, {}, given)
-    compared = sum(_same_tokens(gguf, template, frozen, sample) for sample in frozen.samples(rows))
+    compared = 0
+    for sample in frozen.samples(rows):
+        expected, actual = frozen.trained_tokens(sample), None
+        with suppress(DataError):
+            actual = gguf.encode_prompt(render(template, sample.messages, sample.tools))
+        if expected != actual:
+            raise StepError(
+                f"the GGUF turns {sample.name} into other tokens than the model was trained on",
+                details=_token_difference(gguf, expected, actual),
+                fix="nothing was exported, since llama.cpp and transformers tokenise this model "
+                "differently; export a model with the unchanged tokenizer of its base",
+            )
+        compared += expected is not None  # else both templates refuse it
     if not compared:
         raise StepError("the model's chat template refuses all of finery's test conversations")
     _check_end(gguf, template, tokenizer)
     return compared
-
-
-def _same_tokens(
-    gguf: Gguf,
-    template: ChatTemplate,
-    frozen: "FrozenTemplate",
-    sample: "Sample",
-) -> bool:
-    """Compare one conversation; False if both templates refuse it."""
-    expected, actual = frozen.trained_tokens(sample), None
-    with suppress(DataError):
-        actual = gguf.encode_prompt(render(template, sample.messages, sample.tools))
-    if expected == actual:
-        return expected is not None
-    raise StepError(
-        f"the GGUF turns {sample.name} into other tokens than the model was trained on",
-        details=_token_difference(gguf, expected, actual),
-        fix="nothing was exported, since llama.cpp and transformers tokenise this model "
-        "differently; export a model with the unchanged tokenizer of its base",
-    )
 
 
 def _token_difference(

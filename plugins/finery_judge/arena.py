@@ -110,7 +110,29 @@ class Arena(Judging, forecast=ArenaForecast):
         answers = ask(self, job, rows)
         used = Used()
         games = self._games(job, rows, references, answers, used)
-        metrics = self._write(job, rows, answers, games)
+        groups = dependent(job, rows)
+        rates = win_rates(games, list(answers), groups)
+        scores: dict[str, dict[str, Score]] = {
+            name: {WIN_RATE: rates[name]} if name in rates else {} for name in answers
+        }
+        order, played = Order.of(games, groups), records(games, groups)
+        remarks = [*self.judged_itself(), *order.remarks(), *_unreadable(games)]
+        details = {
+            "headline": [WIN_RATE],
+            "tables": [
+                pair_table(played),
+                *cross_table(played, list(answers)),
+                answers_table(answers),
+            ],
+            "remarks": remarks,
+            "more": {JUDGE: more_scores(order.scores())},
+            "positions": order.counts._asdict(),
+            **({"groups": len(groups)} if groups else {}),
+        }
+        lines = _predictions(rows, answers, games)
+        metrics = write_scored(job, len(rows), scores, details, lines, answers=answers)
+        for one in remarks:
+            job.log(one["text"])
         metrics.meta["answers"] = used.meta()
         return metrics
 
@@ -160,34 +182,6 @@ class Arena(Judging, forecast=ArenaForecast):
                     result = Seen(order, problem=verdict)
                 seen.setdefault(question[:3], []).append(result)
         return [Game(*game, seen=tuple(seen.get(game, ()))) for game in played]
-
-    def _write(
-        self, job: Job, rows: Sequence[Row], answers: Answers, games: Sequence[Game]
-    ) -> Metrics:
-        groups = dependent(job, rows)
-        rates = win_rates(games, list(answers), groups)
-        scores: dict[str, dict[str, Score]] = {
-            name: {WIN_RATE: rates[name]} if name in rates else {} for name in answers
-        }
-        order, played = Order.of(games, groups), records(games, groups)
-        remarks = [*self.judged_itself(), *order.remarks(), *_unreadable(games)]
-        details = {
-            "headline": [WIN_RATE],
-            "tables": [
-                pair_table(played),
-                *cross_table(played, list(answers)),
-                answers_table(answers),
-            ],
-            "remarks": remarks,
-            "more": {JUDGE: more_scores(order.scores())},
-            "positions": order.counts._asdict(),
-            **({"groups": len(groups)} if groups else {}),
-        }
-        lines = _predictions(rows, answers, games)
-        metrics = write_scored(job, len(rows), scores, details, lines, answers=answers)
-        for one in remarks:
-            job.log(one["text"])
-        return metrics
 
 
 def _unreadable(games: Sequence[Game]) -> Iterator[dict[str, str]]:

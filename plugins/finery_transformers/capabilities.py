@@ -218,26 +218,17 @@ def _call_abilities(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
         "call_text": [CALLED[0], spoken, *CALLED[2:]],
     }
     for name, messages in probes.items():
-        reasons[name] = _unwritten_reason(tokenizer, messages, TOOLS, name)
+        turn = {"tools": None, "answers": 3}.get(name, 2)
+        try:
+            lost = unwritten(tokenizer, messages, TOOLS)
+        except DataError as error:
+            reasons[name] = error.what
+        else:
+            reasons[name] = next((part.reason for part in lost if part.turn == turn), "")
     said = [r for r in (reasons["calls"],) if "arguments" in r]
     reasons["arguments"] = said[0] if said else reasons["calls"]
     reasons["calls"] = "" if said else reasons["calls"]
     return reasons
-
-
-def _unwritten_reason(
-    tokenizer: "PreTrainedTokenizerBase",
-    messages: Conversation,
-    tools: Sequence[Mapping[str, Any]],
-    ability: str,
-) -> str:
-    try:
-        lost = unwritten(tokenizer, messages, tools)
-    except DataError as error:
-        return error.what
-    turn = {"tools": None, "answers": 3}.get(ability, 2)
-    own = [u for u in lost if u.turn == turn]
-    return own[0].reason if own else ""
 
 
 def _prefix_preserving(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -49,19 +49,15 @@ def text_likelihoods(
     The bytes make models with different tokenizers comparable. progress: called with (done, total).
     Raises `StepError` for a text with fewer than two tokens.
     """
-    from finery_transformers.loading import load_model, load_tokenizer, to_device
+    from finery_transformers.loading import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     rows = [_text_in_tokens(tokenizer, text) for text in texts]
-    loaded: Any = load_model(model)
-    to_device(loaded)
-    scored: dict[int, TextLikelihood] = {}
-    for batch in _batches([len(ids) for ids, _ in rows]):
-        values = _score(loaded, [(1, rows[i][0]) for i in batch])
-        for i, value in zip(batch, values, strict=True):
-            scored[i] = TextLikelihood(value.logprob, value.tokens, rows[i][1])
-        progress(len(scored), len(rows))
-    return [scored[i] for i in range(len(rows))]
+    scores = _scored(model, [(1, ids) for ids, _ in rows], progress)
+    return [
+        TextLikelihood(score.logprob, score.tokens, size)
+        for score, (_, size) in zip(scores, rows, strict=True)
+    ]
 
 
 def _text_in_tokens(tokenizer: Any, text: str) -> tuple[list[int], int]:
@@ -90,15 +86,20 @@ def likelihoods(
     answered: (prompt, completion, tools or None) each. progress: called with (done, total).
     Raises `StepError` if the chat template writes a prompt differently once it is answered.
     """
+    return _scored(model, _in_tokens(model, answered), progress)
+
+
+def _scored(
+    model: Model, rows: Sequence[tuple[int, list[int]]], progress: Callable[[int, int], None]
+) -> list[Likelihood]:
+    """The likelihood of each row. rows: (tokens of the prompt, token ids of all)."""
     from finery_transformers.loading import load_model, to_device
 
-    rows = _in_tokens(model, answered)
     loaded: Any = load_model(model)
     to_device(loaded)
     scored: dict[int, Likelihood] = {}
     for batch in _batches([len(whole) for _, whole in rows]):
-        values = _score(loaded, [rows[i] for i in batch])
-        scored.update(zip(batch, values, strict=True))
+        scored.update(zip(batch, _score(loaded, [rows[i] for i in batch]), strict=True))
         progress(len(scored), len(rows))
     return [scored[i] for i in range(len(rows))]
 

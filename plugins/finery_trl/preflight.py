@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Dataset, FineryError, Job, Piece, Proof, Sample, Tally, raise_all
 from finery.rows import Row
@@ -34,17 +34,16 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
     that `step.read` raises for invalid rows, and `DataError` if rows don't fit into the model's
     context; the errors of all data sets together.
     """
-    tokens = Tokens.of_model(step.model)
-    context = context_of(step.model)
+    reading = _Reading(step, Tokens.of_model(step.model), context_of(step.model), job, samples)
     inputs = {"rows": step.rows}
     if step.validation is not None:
         inputs["validation"] = [step.validation]
-    prove_rows = _prove_text if type(step).__spec__.learns == "text" else _prove
+    prove_rows = reading.text if type(step).__spec__.learns == "text" else reading.rows
     proofs: list[Proof] = []
     errors: list[FineryError] = []
     for name, datasets in inputs.items():
         try:
-            proofs.append(prove_rows(step, name, datasets, tokens, context, job, samples))
+            proofs.append(prove_rows(name, datasets))
         except FineryError as error:
             errors.append(error)
     checks: Sequence[Callable[[], None]] = (
@@ -64,67 +63,103 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
     return proofs
 
 
-def _prove(
-    step: "Training",
-    name: str,
-    datasets: Sequence[Dataset],
-    tokens: Tokens,
-    context: int | None,
-    job: Job,
-    samples: int,
-) -> Proof:
-    read: list[str] = []
-    proven: set[str] = set()
-    tally, ends, shown = Tally(), Counter[int](), list[Sample]()
-    total = sum(len(dataset) for dataset in datasets)
-    remarks = Remarks(step.learn(), tokens)
-    rows = _watched(datasets, remarks, read, total, job)
-    for example in step.read(rows, tokens, job, name):
-        remarks.add_example(example)
-        if _is_due(example, shown, samples, tally.rows / max(total, 1)):
-            shown.append(_sample(example, tokens))
-        add(tally, example)
-        last = [token for a in example.answers() for token in a.tokens[-1:]]
-        ends.update(token for token in last if token in tokens.ends)
-        proven.add(example.row_id)
-    dropped = [row_id for row_id in read if row_id not in proven]
-    facts = _facts(step, tokens, ends, context, remarks.facts())
-    notes = remarks.notes()
-    if name == "rows":
-        schedule = Schedule.of(step, len(tally), tally.longest, job)
-        notes += training_notes(step, schedule, tokens)
-    proof = tally.proof(name, dropped=dropped, facts=facts, notes=notes, samples=shown)
-    check_context(context, proof.longest, name)
-    return proof
+class _Reading(NamedTuple):
+    """How a training reads rows. context: of its model. samples: rows to show of a data set."""
 
+    step: "Training"
+    tokens: Tokens
+    context: int | None
+    job: Job
+    samples: int
 
-def _prove_text(
-    step: "Training",
-    name: str,
-    datasets: Sequence[Dataset],
-    tokens: Tokens,
-    context: int | None,
-    job: Job,
-    samples: int,
-) -> Proof:
-    """The proof of documents, whose blocks count as rows."""
-    tally, shown, remarks = Tally(), list[Sample](), Remarks(None, tokens, of_text=True)
-    rows = _watched(datasets, remarks, [], sum(map(len, datasets)), job)
-    for block in step.read(rows, tokens, job, name):
-        add(tally, block)
-        if len(shown) < samples:
-            text = _text(block.columns()["input_ids"], tokens)
-            shown.append(Sample(block.row_id, [Piece(text, loss=True)]))
-    facts = {
-        "masking": "none: all tokens have loss, but the first of each document",
-        "end of document": f"{tokens.tokenizer.eos_token}, learned after every document",
-    }
-    notes = remarks.notes()
-    if name == "rows":
-        schedule = Schedule.of(step, len(tally), tally.longest, job)
-        notes += training_notes(step, schedule, tokens)
-    check_context(context, tally.longest, name)
-    return tally.proof(name, facts=facts, notes=notes, samples=shown)
+    def rows(self, name: str, datasets: Sequence[Dataset]) -> Proof:
+        """The proof of rows with answers or prompts."""
+        step, tokens, _, job, samples = self
+        read: list[str] = []
+        proven: set[str] = set()
+        tally, ends, shown = Tally(), Counter[int](), list[Sample]()
+        total = sum(len(dataset) for dataset in datasets)
+        remarks = Remarks(step.learn(), tokens)
+        rows = _watched(datasets, remarks, read, total, job)
+        for example in step.read(rows, tokens, job, name):
+            remarks.add_example(example)
+            if _is_due(example, shown, samples, tally.rows / max(total, 1)):
+                shown.append(_sample(example, tokens))
+            add(tally, example)
+            last = [token for a in example.answers() for token in a.tokens[-1:]]
+            ends.update(token for token in last if token in tokens.ends)
+            proven.add(example.row_id)
+        dropped = [row_id for row_id in read if row_id not in proven]
+        facts = self.facts_of_prompts() if step.on_policy else self.facts(ends, remarks.facts())
+        return self.proof(name, tally, remarks, facts, shown, dropped)
+
+    def text(self, name: str, datasets: Sequence[Dataset]) -> Proof:
+        """The proof of documents, whose blocks count as rows."""
+        tally, shown = Tally(), list[Sample]()
+        remarks = Remarks(None, self.tokens, of_text=True)
+        rows = _watched(datasets, remarks, [], sum(map(len, datasets)), self.job)
+        for block in self.step.read(rows, self.tokens, self.job, name):
+            add(tally, block)
+            if len(shown) < self.samples:
+                text = _text(block.columns()["input_ids"], self.tokens)
+                shown.append(Sample(block.row_id, [Piece(text, loss=True)]))
+        end = self.tokens.tokenizer.eos_token
+        facts = {
+            "masking": "none: all tokens have loss, but the first of each document",
+            "end of document": f"{end}, learned after every document",
+        }
+        return self.proof(name, tally, remarks, facts, shown)
+
+    def proof(
+        self, name: str, tally: Tally, remarks: Remarks, facts: Mapping[str, str],
+        shown: Sequence[Sample], dropped: Sequence[str] = (),
+    ) -> Proof:  # fmt: skip
+        """The proof of what was read. `DataError` for a row that the model's context can't hold."""
+        notes = remarks.notes()
+        if name == "rows":
+            schedule = Schedule.of(self.step, len(tally), tally.longest, self.job)
+            notes += training_notes(self.step, schedule, self.tokens)
+        check_context(self.context, tally.longest, name)
+        return tally.proof(name, dropped=dropped, facts=facts, notes=notes, samples=shown)
+
+    def facts(self, ends: Counter[int], covered: Mapping[str, str]) -> dict[str, str]:
+        """Facts that hold for all rows, as text. covered: those about turns."""
+        step, tokenizer = self.step, self.tokens.tokenizer
+        names = [tokenizer.convert_ids_to_tokens(i) for i, _ in ends.most_common()]
+        unit = "row" if step.learn() is None else "turn"
+        padding = "also the end of turn: masked after a row, learned within it"
+        return {
+            "prompt": "the exact tokens used at inference, compared in every row",
+            "masking": f"{_masking(step)}; {_marks(tokenizer)}",
+            **covered,
+            "end of turn": f"{' or '.join(names)}, learned in every {unit}",
+            "padding": f"{tokenizer.pad_token}, "
+            + (padding if tokenizer.pad_token_id in ends else "masked"),
+            "max_length": f"{step.max_length:,} tokens; longer rows: {step.too_long}; never "
+            "truncated",
+            **self.facts_of_model(),
+        }
+
+    def facts_of_prompts(self) -> dict[str, str]:
+        """Facts that hold for all rows, where the model writes the answers."""
+        step, tokens = self.step, self.tokens
+        ends = tokens.tokenizer.convert_ids_to_tokens(sorted(tokens.ends))
+        return {
+            "prompt": "the exact tokens used at inference",
+            "answers": "sampled from the model during the training; answers of rows aren't learned",
+            "end of turn": f"{' or '.join(ends)}, as at inference",
+            "max_length": f"{step.max_length:,} tokens with the longest answer; longer rows: "
+            f"{step.too_long}; never truncated",
+            **self.facts_of_model(),
+        }
+
+    def facts_of_model(self) -> dict[str, str]:
+        """Its context, and the arguments of its template."""
+        facts = {} if self.context is None else {"context": f"{self.context:,} tokens"}
+        if arguments := self.tokens.arguments:
+            texts = (f"{name}={json.dumps(value)}" for name, value in arguments.items())
+            facts["template"] = ", ".join(texts)
+        return facts
 
 
 def _watched(
@@ -171,54 +206,6 @@ def _text(ids: Sequence[int], tokens: Tokens) -> str:
     from finery_transformers.chat import decoded
 
     return decoded(tokens.tokenizer, ids, special=True)
-
-
-def _facts(
-    step: "Training",
-    tokens: Tokens,
-    ends: Counter[int],
-    context: int | None,
-    covered: Mapping[str, str],
-) -> dict[str, str]:
-    """Facts that hold for all rows, as text. covered: those about turns."""
-    if step.on_policy:
-        return _facts_of_prompts(step, tokens, context)
-    tokenizer: Any = tokens.tokenizer
-    names = [tokenizer.convert_ids_to_tokens(i) for i, _ in ends.most_common()]
-    unit = "row" if step.learn() is None else "turn"
-    padding = "also the end of turn: masked after a row, learned within it"
-    facts = {
-        "prompt": "the exact tokens used at inference, compared in every row",
-        "masking": f"{_masking(step)}; {_marks(tokenizer)}",
-        **covered,
-        "end of turn": f"{' or '.join(names)}, learned in every {unit}",
-        "padding": f"{tokenizer.pad_token}, "
-        + (padding if tokenizer.pad_token_id in ends else "masked"),
-        "max_length": f"{step.max_length:,} tokens; longer rows: {step.too_long}; never truncated",
-    }
-    return facts | _facts_of_model(tokens, context)
-
-
-def _facts_of_prompts(step: "Training", tokens: Tokens, context: int | None) -> dict[str, str]:
-    """Facts that hold for all rows, where the model writes the answers."""
-    ends = tokens.tokenizer.convert_ids_to_tokens(sorted(tokens.ends))
-    return {
-        "prompt": "the exact tokens used at inference",
-        "answers": "sampled from the model during the training; answers of rows aren't learned",
-        "end of turn": f"{' or '.join(ends)}, as at inference",
-        "max_length": f"{step.max_length:,} tokens with the longest answer; longer rows: "
-        f"{step.too_long}; never truncated",
-        **_facts_of_model(tokens, context),
-    }
-
-
-def _facts_of_model(tokens: Tokens, context: int | None) -> dict[str, str]:
-    facts = {} if context is None else {"context": f"{context:,} tokens"}
-    if tokens.arguments:
-        facts["template"] = ", ".join(
-            f"{name}={json.dumps(value)}" for name, value in tokens.arguments.items()
-        )
-    return facts
 
 
 def _masking(step: "Training") -> str:

@@ -102,20 +102,10 @@ def _claims(path: Path) -> KeyLocks:
 
 
 def sampling_of(
-    *,
-    max_tokens: int = 256,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    stop: Sequence[str] = (),
-    schema: Mapping[str, Any] | None = None,
-    strict: bool = False,
+    *, stop: Sequence[str] = (), schema: Mapping[str, Any] | None = None, **more: Any
 ) -> Sampling:
     """The sampling of `CachedEngine.stream` with these arguments."""
-    return Sampling(
-        max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop),
-        schema=dict(schema) if schema is not None else None, strict=strict,
-    )  # fmt: skip
+    return Sampling(stop=tuple(stop), schema=dict(schema) if schema is not None else None, **more)
 
 
 def record_key(identity: Identity, batch: Batch, sampling: Sampling) -> bytes:

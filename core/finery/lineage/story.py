@@ -28,7 +28,7 @@ from finery.lineage.scan import (
     lines_starting,
     row_files,
 )
-from finery.recipe.graph import Graph, Node, Source
+from finery.recipe.graph import Graph, Node
 from finery.rows import Row, snippet
 from finery.rows.difference import first_difference
 from finery.step.interfaces import Traceable, interface
@@ -244,20 +244,11 @@ class _Teller:
                     if file.kind == "row":
                         there.setdefault((node.name, output), set()).add(line.id)
         if not issubclass(next(iter(node.outputs.values())), Dataset):
-            self._taken(node, sources, rows, there)
-
-    def _taken(
-        self,
-        node: Node,
-        sources: Sequence[Source],
-        rows: dict[str, Told],
-        there: Mapping[tuple[str, str], set[str]],
-    ) -> None:
-        for source in sources:
-            for i in sorted(there.get((source.step, source.output), ())):
-                if not rows[i].at(node.name):  # else it is judged
-                    facts = {"as": source.field, "from": source.ref, "role": source.role}
-                    rows[i].events.append(Event(node.name, node.use, "taken", facts=facts))
+            for source in sources:
+                for i in sorted(there.get((source.step, source.output), ())):
+                    if not rows[i].at(node.name):  # else it is judged
+                        facts = {"as": source.field, "from": source.ref, "role": source.role}
+                        rows[i].events.append(Event(node.name, node.use, "taken", facts=facts))
 
     # -- places outside --------------------------------------------------------------------------
 

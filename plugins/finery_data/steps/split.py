@@ -167,8 +167,17 @@ class Split(Step, packages=("rensa",), version="2", forecast=SplitForecast):
     ) -> Dataset:
         name = SPLITS[index]
         folder = job.out / name
+
+        def rows(drops: Drops) -> Iterator[Row]:
+            numbered = read(job, self.rows, f"rows, writing {name}")
+            for (number, row), split in zip(numbered, chosen, strict=True):
+                if split == index and number - 1 in leaks:
+                    drops.add(row, *leaks[number - 1])
+                elif split == index:
+                    yield row
+
         with Drops(folder) as drops:
-            dataset = Dataset.write(folder, _kept(survey, chosen, index, leaks, drops, job))
+            dataset = Dataset.write(folder, rows(drops))
         left = bytes(DROPPED if n in leaks else split for n, split in enumerate(chosen))
         dataset.meta |= {"split": name, **survey.meta(left, index)}
         if index != TEST and self.decontaminate:
@@ -178,22 +187,6 @@ class Split(Step, packages=("rensa",), version="2", forecast=SplitForecast):
             job.log(f"{name}: {drops.summary(len(dataset))}: nearly the same as {held} rows")
         drops.refuse_nothing_left(len(dataset), "add rows that differ, or set decontaminate: false")
         return dataset
-
-
-def _kept(
-    survey: "_Survey",
-    chosen: bytes,
-    index: int,
-    leaks: dict[int, Leak],
-    drops: Drops,
-    job: Job,
-) -> Iterator[Row]:
-    rows = read(job, survey.step.rows, f"rows, writing {SPLITS[index]}")
-    for (number, row), split in zip(rows, chosen, strict=True):
-        if split == index and number - 1 in leaks:
-            drops.add(row, *leaks[number - 1])
-        elif split == index:
-            yield row
 
 
 def _near_copies(survey: "_Survey", chosen: bytes, job: Job) -> dict[int, Leak]:

@@ -5,36 +5,18 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from pprint import pformat
 from typing import Any
 
 from finery.util.text import percent, size
 from finery_hub.card.facts import Evaluation, Facts, Origin, Score
 from finery_hub.card.metadata import Target, bases_of, front_matter, license_of
 from finery_hub.push.files import ADAPTER_FOLDER, MARK, MODELFILE, README, File, Placed
-from finery_transformers.frozen.template import client_facts, shared_tools
+from finery_transformers.card import LEARNED, MEASURED, base_arguments, loading_code, number
+from finery_transformers.frozen.template import client_facts
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
-LEARNED = {
-    "answers": " by supervised fine-tuning on answers",
-    "preferences": " by preference training on pairs of answers",
-    "ratings": " by training on rated answers",
-    "text": " by continued pre-training on text",
-    "rewards": " by reinforcement learning from rewards",
-    "teacher": " by distillation from a teacher",
-}
-"""The kind of training data that a step type declares → its name in the card."""
-MEASURED = {
-    "epochs": "epochs", "steps": "optimizer steps", "best_step": "weights from step",
-    "tokens": "tokens in the rows", "loss_tokens": "tokens with loss",
-    "eval_loss": "validation loss", "eval_preference_accuracy": "validation accuracy",
-    "trainable_parameters": "trained parameters", "parameters": "parameters of the model",
-}  # fmt: skip
-"""Facts about a trained model → their names in the card. None: a loss that isn't a number."""
 NARROW = "\N{NO-BREAK SPACE}"
 """Between a number and its unit, so that a narrow page doesn't part them."""
-LINE = 96
-"""Characters of a line of code."""
 DIGITS = 12
 """Characters of a digest that tables show."""
 
@@ -47,7 +29,6 @@ def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters |= {
         "inline": inline, "code": code, "number": number, "dumps": json.dumps, "size": size,
-        "literal": partial(pformat, sort_dicts=False, width=LINE),
         "short": lambda digest: code(digest[:DIGITS]), "cell": _cell,
     }  # fmt: skip
     meta = front_matter(facts, placed, target)
@@ -110,11 +91,6 @@ def code(value: Any) -> str:
     return f"`{' '.join(str(value).replace('`', chr(39)).replace('|', '/').split())}`"
 
 
-def number(value: Any) -> str:
-    """A count with separators, or a measure."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
-
-
 def _format(placed: Placed) -> str:
     return str(placed.artifact.meta.get("format", ""))
 
@@ -149,40 +125,29 @@ def _loaded(placed: Placed, facts: Facts, target: Target) -> dict[str, Any]:
     is_adapter = _format(placed) == "adapter"
     merged = is_adapter and target.merged and placed.folder == ADAPTER_FOLDER
     folder = "" if merged else placed.folder
-    kwargs = placed.artifact.meta.get("chat_template_kwargs") or {}
-    clients = client_facts(placed.artifact)
-    system = clients.get("system")
+    base, note = _base(placed, facts) if is_adapter and not merged else (None, "")
+    place = f"repo = {json.dumps(target.repo)}"
+    clients, meta = client_facts(placed.artifact), placed.artifact.meta
     return {
         "name": placed.name,
-        "base": _base(placed, facts) if is_adapter and not merged else None,
-        "folder": f", subfolder={json.dumps(folder)}" if folder else "",
-        "ends": placed.artifact.meta.get("ends"),
-        "system": {"role": "system", "content": system} if system else None,
-        "tools": shared_tools(clients),
-        "differ": bool(clients.get("tools_differ")),
-        "arguments": "".join(f", {n}={v!r}" for n, v in kwargs.items() if n.isidentifier()),
+        "is_adapter": base is not None,
+        "code": loading_code(place, clients, meta, base, subfolder=folder, note=note),
     }
 
 
-def _base(placed: Placed, facts: Facts) -> dict[str, Any]:
-    """How to load an adapter's base. note: a description of it, if it isn't on the hub."""
+def _base(placed: Placed, facts: Facts) -> tuple[list[str], str]:
+    """The arguments that load an adapter's base, and a comment on it if it isn't on the hub."""
     base = next(iter(facts.bases.get(placed.name, [])), None)
     note = base.name or base.step if base else "the base model"
     under = placed.artifact.refs.get("base")
     if under is not None and under.meta.get("format") == "adapter":
         # On the base alone, PEFT would load it without an error and answer without the first one.
         base, note = None, f"{note} with the first adapter merged into it"
-    arguments = ['"FOLDER_OF_THE_BASE"']
+    gguf = PurePosixPath(base.file).name if base and base.file.endswith(".gguf") else ""
     if base and base.repo:
-        arguments, note = [json.dumps(base.repo)], ""
-        if base.revision:
-            arguments.append(f"revision={json.dumps(base.revision)}")
-    is_gguf = bool(base and base.file.endswith(".gguf"))
-    if base and is_gguf:
-        arguments.append(f"gguf_file={json.dumps(PurePosixPath(base.file).name)}")
-    # transformers multiplies the packed weights of a GGUF in fp32 and would cast back and forth.
-    arguments.append(f"dtype=torch.{'float32' if is_gguf else 'bfloat16'}")
-    return {"arguments": arguments, "note": note}
+        return base_arguments(base.repo, base.revision, gguf), ""
+    comment = f"the folder that holds {' '.join(note.split())}, which isn't on the hub"
+    return base_arguments("FOLDER_OF_THE_BASE", gguf=gguf), comment
 
 
 def _bundles(placed: Sequence[Placed], target: Target) -> Iterator[dict[str, Any]]:

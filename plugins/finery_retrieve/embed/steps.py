@@ -46,7 +46,7 @@ class EmbedderStep(Step):
         return model
 
 
-class LocalPreflight(Preflight["RetrieveEmbedder | RetrieveWheel"]):
+class LocalPreflight(Preflight[Step]):
     """Lists the packages that the engine needs."""
 
     def packages(self) -> Mapping[str, str]:

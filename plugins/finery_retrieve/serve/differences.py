@@ -109,9 +109,28 @@ def compared(asked: Sequence[Asked], served: Sequence[Served], under: Model) -> 
     prompts = [
         _is_same(prompt, one, of) for prompt, one, of in zip(expected, asked, served, strict=True)
     ]
-    faults = [
-        *_source_faults(asked, served, sources), *_prompt_faults(asked, expected, served, prompts)
-    ]  # fmt: skip
+    faults = []
+    if not all(sources):
+        first = sources.index(False)
+        hits = [hit.id for hit in asked[first].hits]
+        details = [
+            f"for example {asked[first].question.text!r}:",
+            f"built: {', '.join(hits) or 'none'}",
+            f"app:   {', '.join(served[first].sources) or 'none'}",
+        ]
+        what = f"{sources.count(False)} of {len(sources)} questions have other sources than in the "
+        faults.append(Fault("sources", f"{what}build", details, AGAIN))
+    if not all(prompts):
+        first = prompts.index(False)
+        own, other = expected[first], served[first].prompt
+        if own.text != other.text:
+            details = text_difference(("built:", "app:"), own.text, other.text)
+        else:
+            sent = served[first].answer.prompt_tokens
+            details = [f"built: {len(own.tokens)} tokens, app: {len(other.tokens)}, sent: {sent}"]
+        what = f"{prompts.count(False)} of {len(prompts)} prompts differ from those of the build"
+        head = f"for example {asked[first].question.text!r}:"
+        faults.append(Fault("prompts", what, [head, *details], AGAIN))
     return Compared(sources, prompts, faults)
 
 
@@ -122,38 +141,3 @@ def _is_same(expected: Prompt, asked: Asked, served: Served) -> bool:
         and served.prompt.tokens == expected.tokens
         and counted == len(expected.tokens)
     )
-
-
-def _source_faults(
-    asked: Sequence[Asked], served: Sequence[Served], same: Sequence[bool]
-) -> list[Fault]:
-    if all(same):
-        return []
-    first = same.index(False)
-    hits = [hit.id for hit in asked[first].hits]
-    details = [
-        f"for example {asked[first].question.text!r}:", f"built: {', '.join(hits) or 'none'}",
-        f"app:   {', '.join(served[first].sources) or 'none'}",
-    ]  # fmt: skip
-    what = f"{same.count(False)} of {len(same)} questions have other sources than in the build"
-    return [Fault("sources", what, details, AGAIN)]
-
-
-def _prompt_faults(
-    asked: Sequence[Asked],
-    expected: Sequence[Prompt],
-    served: Sequence[Served],
-    same: Sequence[bool],
-) -> list[Fault]:
-    if all(same):
-        return []
-    first = same.index(False)
-    own, other = expected[first], served[first].prompt
-    if own.text != other.text:
-        details = text_difference(("built:", "app:"), own.text, other.text)
-    else:
-        counted = served[first].answer.prompt_tokens
-        details = [f"built: {len(own.tokens)} tokens, app: {len(other.tokens)}, sent: {counted}"]
-    what = f"{same.count(False)} of {len(same)} prompts differ from those of the build"
-    head = f"for example {asked[first].question.text!r}:"
-    return [Fault("prompts", what, [head, *details], AGAIN)]

@@ -1,22 +1,14 @@
 """`retrieve.rerank`: an index whose best chunks a reranker puts in order."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from finery import Index, Job, Model, Preflight, Step, UsageError, setting, takes
+from finery import Index, Job, Model, Step, UsageError, setting, takes
+from finery_retrieve.embed.steps import LocalPreflight
 from finery_retrieve.formats import COUNTS_TOKENS, RERANKER
 from finery_retrieve.index.chunks import FORMAT
 
 
-class RerankPreflight(Preflight["RetrieveRerank"]):
-    """Lists the packages that the engine needs."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What computes the model."""
-        return dict.fromkeys(("torch", "transformers"), "finery[train]")
-
-
-class RetrieveRerank(Step, sections=("data",), seeded=False, preflight=RerankPreflight):
+class RetrieveRerank(Step, sections=("data",), seeded=False, preflight=LocalPreflight):
     """Retrieve more chunks than needed, and put them in the order of a reranker.
 
     The result is an index like any other: models answer from it, and eval.retrieval compares it

@@ -51,36 +51,32 @@ def manifest(
     executable: Collection[str] = (),
 ) -> Manifest:
     """A manifest with its digests. `meta` is converted to JSON values with sorted keys."""
-    plain, facts = _plain(meta), _plain(runtime or {})
-    refs, external = dict(refs or {}), dict(sorted((external or {}).items()))
-    runnable = sorted(executable)
-    digests = _digests(kind, plain, files, refs, external, facts, runnable)
-    return Manifest(kind, plain, dict(files), *digests, refs, external, facts, runnable)
+    made = Manifest(
+        kind, _plain(meta), dict(files), "", "", dict(refs or {}),
+        dict(sorted((external or {}).items())), _plain(runtime or {}), sorted(executable),
+    )  # fmt: skip
+    digest, view = _digests(made)
+    return msgspec.structs.replace(made, digest=digest, view=view)
 
 
 def is_sound(made: Manifest) -> bool:
     """Whether a manifest, and those that it refers to, have the digests of their content."""
-    facts = made.kind, made.meta, made.files, made.refs, made.external, made.runtime
     try:
-        digests = _digests(*facts, made.executable)
+        digests = _digests(made)
     except (OverflowError, RecursionError):  # from outside: more than 64 bits, or deep
         return False
     is_right = (made.digest, made.view) == digests and {*made.executable} <= made.files.keys()
     return is_right and all(map(is_sound, made.refs.values()))
 
 
-def _digests(
-    kind: str, meta: Mapping[str, Any], files: Mapping[str, tuple[str, int]],
-    refs: Mapping[str, Manifest], external: Mapping[str, tuple[str, int, int]],
-    runtime: Mapping[str, Any], executable: Collection[str],
-) -> tuple[str, str]:  # fmt: skip
+def _digests(made: Manifest) -> tuple[str, str]:
     """(digest, view) of a manifest's content."""
-    contents = sorted((name, digest) for name, (digest, _) in files.items())
-    under = sorted((role, m.digest) for role, m in refs.items())
-    whole = [kind, meta, contents, under, list(external)]
-    digest = blake3(encode([*whole, executable] if executable else whole)).hexdigest()
-    lies = [digest, list(external.items()), sorted(m.view for m in refs.values())]
-    view = blake3(encode([*lies, runtime] if runtime else lies)).hexdigest()
+    contents = sorted((name, digest) for name, (digest, _) in made.files.items())
+    under = sorted((role, m.digest) for role, m in made.refs.items())
+    whole = [made.kind, made.meta, contents, under, list(made.external)]
+    digest = blake3(encode([*whole, made.executable] if made.executable else whole)).hexdigest()
+    lies = [digest, list(made.external.items()), sorted(m.view for m in made.refs.values())]
+    view = blake3(encode([*lies, made.runtime] if made.runtime else lies)).hexdigest()
     return digest, view
 
 

@@ -183,8 +183,13 @@ def plot(
     span = min(n.values[0][0] for n in lines), max(n.values[-1][0] for n in lines)
     for line in lines:
         _draw(canvas, line, axes[line.right], span)
-    if best is not None:
-        _mark_best(canvas, lines, axes, span, best)
+    # The star of the best step is on a line with a value there, above a vertical line.
+    for line in sorted(lines, key=lambda n: (not n.mark, n.right)):
+        if best is not None and (value := dict(line.values).get(best)) is not None:
+            x, y = _spot(canvas, axes[line.right], span, best, value)
+            canvas.mark(x, y, "★", "bold green")
+            canvas.upright(x, "dim green")
+            break
     field = [_framed(canvas.row(r), left.get(r), right.get(r), gutters) for r in rows]
     return [*field, *_foot(canvas.width, span, gutters[0]), *legend]
 
@@ -219,23 +224,6 @@ def _draw(canvas: Canvas, line: Line, axis: Axis, span: tuple[int, int]) -> None
     if line.mark:
         for x, y in spots:
             canvas.mark(x, y, line.mark, line.style)
-
-
-def _mark_best(
-    canvas: Canvas,
-    lines: Sequence[Line],
-    axes: Mapping[bool, Axis],
-    span: tuple[int, int],
-    best: int,
-) -> None:
-    """Draw a star and a vertical line at the best step, on a line with a value there."""
-    for line in sorted(lines, key=lambda n: (not n.mark, n.right)):
-        value = dict(line.values).get(best)
-        if value is not None:
-            x, y = _spot(canvas, axes[line.right], span, best, value)
-            canvas.mark(x, y, "★", "bold green")
-            canvas.upright(x, "dim green")
-            return
 
 
 def _framed(row: "Text", left: str | None, right: str | None, gutters: Sequence[int]) -> "Text":

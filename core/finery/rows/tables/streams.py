@@ -125,28 +125,40 @@ def encoding_of(start: bytes) -> str | None:
     return f"utf-32-{order}" if b"\0\0\0" in start else f"utf-16-{order}"
 
 
-class _Lines(io.RawIOBase):
-    """A stream of the lines that an iterator gives."""
+class _Pieces(io.RawIOBase):
+    """A stream of bytes that come in pieces."""
 
-    def __init__(self, lines: Iterator[bytes]) -> None:
-        self._lines = lines
-        self._rest = b""
+    _ready: "bytes | memoryview" = b""
+
+    def _next(self) -> "bytes | memoryview":
+        """The next piece; empty at the end."""
+        raise NotImplementedError
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._rest = self._rest or next(self._lines, b"")
-        size = min(len(buffer), len(self._rest))
-        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        self._ready = self._ready or self._next()
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
         return size
+
+
+class _Lines(_Pieces):
+    """A stream of the lines that an iterator gives."""
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._lines = lines
+
+    def _next(self) -> bytes:
+        return next(self._lines, b"")
 
 
 class _Damaged(Exception):
     """A zstd file that is cut short or broken."""
 
 
-class _ZstdReader(io.RawIOBase):
+class _ZstdReader(_Pieces):
     """The content of all frames of a zstd file.
 
     The library's own reader doesn't notice that a file is cut short.
@@ -154,25 +166,16 @@ class _ZstdReader(io.RawIOBase):
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw
-        self._ready = memoryview(b"")
         self._frame: Any = None
         self._rest = b""
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            source = self._rest or self._raw.read(CHUNK_BYTES)
-            if not source:
-                if self._frame is not None:
-                    raise _Damaged("it ends in the middle of a zstd frame")
-                return 0
-            self._ready = memoryview(self._decompress(source))
-        size = min(len(buffer), len(self._ready))
-        buffer[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
-        return size
+    def _next(self) -> memoryview:
+        ready = memoryview(b"")
+        while not ready and (source := self._rest or self._raw.read(CHUNK_BYTES)):
+            ready = memoryview(self._decompress(source))
+        if not ready and self._frame is not None:
+            raise _Damaged("it ends in the middle of a zstd frame")
+        return ready
 
     def _decompress(self, source: bytes) -> bytes:
         zstandard = load_extra("zstandard", "zstandard")

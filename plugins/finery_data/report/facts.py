@@ -4,14 +4,14 @@ Rows are streamed three times. Memory holds 16 bytes per row for its lengths, 8 
 and 4 to 6 KB for each of the rows that are searched for near copies and conflicting labels.
 """
 
-import heapq
 import importlib.util
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from itertools import chain, combinations, islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from finery import Dataset, Model
 from finery.rows import Row, Turns
@@ -30,7 +30,6 @@ SAMPLES = 6
 """Rows of a data set that are shown."""
 SPOKEN = 1_000
 """Rows whose language is guessed."""
-T = TypeVar("T")
 
 
 @dataclass
@@ -91,26 +90,6 @@ class Report:
     tokenizer: str
 
 
-class Lowest(Generic[T]):
-    """Those of many things that drew the lowest numbers."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._heap: list[tuple[int, int, T]] = []
-
-    def add(self, draw: int, number: int, thing: T) -> None:
-        """Take part; equal draws go by number."""
-        entry = (-draw, -number, thing)
-        if len(self._heap) < self._most:
-            heapq.heappush(self._heap, entry)
-        elif self._most and entry[:2] > self._heap[0][:2]:
-            heapq.heapreplace(self._heap, entry)
-
-    def things(self) -> list[T]:
-        """In the order in which they came."""
-        return [thing for _, _, thing in sorted(self._heap, key=lambda e: -e[1])]
-
-
 class Counting:
     """The unit of lengths: tokens of a model, without its chat template, or characters."""
 
@@ -162,28 +141,36 @@ def measure(
 
 
 class _Reading:
-    """Fills in what one pass over the rows shows."""
+    """Fills in what one pass over the rows shows.
+
+    Samples are the rows that draw the lowest numbers, each as (draw, number of the row, row).
+    """
 
     def __init__(self, facts: Facts, counting: Counting, samples: int, seed: int) -> None:
         self._facts = facts
         self._counting = counting
         self._seed = seed
         self._classes = Classes()
-        self._samples = Lowest[Row](samples)
-        self._spoken = Lowest[str](SPOKEN)
+        self._most = samples
         self._longest = -1
 
     def read(self, dataset: Dataset, progress: Progress) -> Classes:
         """Read all rows. Returns what may be their classes."""
         rows, done = iter(dataset), 0
+        samples: list[tuple[int, int, Row]] = []
+        spoken: list[tuple[int, int, str]] = []
         while batch := list(islice(rows, BATCH)):
             self._measure(batch)
             for row in batch:
-                self._note(done, row)
-                done += 1
+                self._note(row)
+            drawn = [(draw_of(row, self._seed), n, row) for n, row in enumerate(batch, done)]
+            texts = [(draw, n, prompt(row)[:2_000]) for draw, n, row in drawn]
+            samples = nsmallest(self._most, chain(samples, drawn))
+            spoken = nsmallest(SPOKEN, chain(spoken, texts))
+            done += len(batch)
             progress(f"{self._facts.name}: rows read", done, len(dataset))
-        self._facts.samples = self._samples.things()
-        self._facts.languages = _languages(self._spoken.things())
+        self._facts.samples = [row for _, row in sorted((n, row) for _, n, row in samples)]
+        self._facts.languages = _languages(text for _, _, text in spoken)
         return self._classes
 
     def _measure(self, batch: Sequence[Row]) -> None:
@@ -200,7 +187,7 @@ class _Reading:
             if length > self._longest:
                 self._longest, self._facts.longest = length, row
 
-    def _note(self, number: int, row: Row) -> None:
+    def _note(self, row: Row) -> None:
         facts = self._facts
         facts.columns.update(row.keys())
         facts.tools += bool(row.get("tools"))
@@ -208,13 +195,7 @@ class _Reading:
         facts.garbled += any(garbled_texts(row))
         if (source := source_of(row)) is not None:
             facts.sources[source] += 1
-        self._note_turns(row)
         self._classes.add(row)
-        draw = draw_of(row, self._seed)
-        self._samples.add(draw, number, row)
-        self._spoken.add(draw, number, prompt(row)[:2_000])
-
-    def _note_turns(self, row: Row) -> None:
         if not is_conversation(row):
             return
         turns = Turns.of(row).conversation

@@ -65,7 +65,9 @@ def render(title: str, report: Report) -> str:
         keys=[f.name for f in facts] if len(facts) > 1 else [],
         tiles=_tiles(report),
         glance=[(name, cells) for name, cells in glance if set(cells) != {"–"}],  # – means none
-        unit=_unit_note(report),
+        unit=f"in tokens of {report.tokenizer}, without its chat template"
+        if report.unit == "tokens"
+        else "in characters: no model's tokenizer was named",
         lengths=_lengths(report),
         classes=_classes(facts),
         copies=_copies(report),
@@ -75,12 +77,6 @@ def render(title: str, report: Report) -> str:
         roles=ROLES,
         many=MANY,
     )
-
-
-def _unit_note(report: Report) -> str:
-    if report.unit == "tokens":
-        return f"in tokens of {report.tokenizer}, without its chat template"
-    return "in characters: no model's tokenizer was named"
 
 
 # -- numbers -------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from finery.util.text import percent
@@ -113,22 +112,6 @@ class Histogram(NamedTuple):
     ticks: list[tuple[float, str]]
 
 
-@dataclass
-class _Series:
-    """A data set in a plot. index: of its colour."""
-
-    index: int
-    name: str
-    lengths: Lengths
-    counts: list[int] = field(default_factory=list)
-    shares: list[float] = field(default_factory=list)
-
-    def count(self, bins: Bins) -> None:
-        """Fill in the number and the share of the rows in each bin."""
-        self.counts = self.lengths.counts(bins.edges)
-        self.shares = [n / len(self.lengths) for n in self.counts]
-
-
 def bins_of(several: Sequence[Lengths]) -> Bins:
     """Bins for some lengths, all of which are looked at together."""
     found = [lengths for lengths in several if len(lengths)]
@@ -174,19 +157,28 @@ def histogram_of(named: Sequence[tuple[str, Lengths] | None], unit: str, what: s
     named: the data sets in the order of their colours; None for one without such lengths. what: the
     measured part, e.g. `prompt`.
     """
-    several = [_Series(i, *one) for i, one in enumerate(named) if one is not None and len(one[1])]
-    bins = bins_of([one.lengths for one in several])
-    for one in several:
-        one.count(bins)
-    top = max(max(one.shares) for one in several)
+    several = [(i, *one) for i, one in enumerate(named) if one is not None and len(one[1])]
+    bins = bins_of([lengths for _, _, lengths in several])
+    counts = [lengths.counts(bins.edges) for _, _, lengths in several]
+    shares = [[n / sum(of) for n in of] for of in counts]
+    top = max(map(max, shares))
+    hints = []
+    for place in range(len(bins.edges) - 1):
+        lines = [f"{bins.named(place)} {unit}"]
+        for (_, name, _), rows, of in zip(several, counts, shares, strict=True):
+            lines.append(f"{name}: {rows[place]:,} rows, {percent(of[place])}")
+        hints.append("\n".join(lines))
     return Histogram(
         what=what,
         caption=f"{unit}{', logarithmic' if bins.log else ''}",
         top=f"{percent(top)} of rows",
         width=len(bins.edges) - 1,
         height=_HEIGHT,
-        areas=[(one.index, _area([share / top for share in one.shares])) for one in several],
-        hints=[_hint(bins, i, several, unit) for i in range(len(bins.edges) - 1)],
+        areas=[
+            (index, _area([share / top for share in of]))
+            for (index, _, _), of in zip(several, shares, strict=True)
+        ],
+        hints=hints,
         ticks=bins.labels(),
     )
 
@@ -199,10 +191,3 @@ def _area(heights: Sequence[float]) -> str:
         points += [f"{i},{y}", f"{i + 1},{y}"]
     points.append(f"{len(heights)},{_HEIGHT}")
     return " ".join(points)
-
-
-def _hint(bins: Bins, index: int, several: Sequence[_Series], unit: str) -> str:
-    """The tooltip of a bin."""
-    lines = [f"{bins.named(index)} {unit}"]
-    lines += [f"{o.name}: {o.counts[index]:,} rows, {percent(o.shares[index])}" for o in several]
-    return "\n".join(lines)

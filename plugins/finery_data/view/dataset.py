@@ -20,7 +20,7 @@ from finery.views import (
     print_facts,
     print_row,
 )
-from finery_data.report.rowfacts import Lengths, lengths_and_classes
+from finery_data.report.rowfacts import lengths_and_classes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -176,9 +176,8 @@ def row_facts(dataset: Dataset) -> dict[str, str]:
     """Lengths and classes of the rows, in a line each."""
     lengths, classes = lengths_and_classes(itertools.islice(dataset, COUNTED))
     first = f", of the first {COUNTED:,} rows" if len(dataset) > COUNTED else ""
-    facts = {part: f"{_span(of)}{first}" for part, of in lengths.items()}
+    facts = {
+        part: f"{of.at(0):,} to {of.at(1):,} characters, median {of.at(0.5):,}{first}"
+        for part, of in lengths.items()
+    }
     return facts | {f"by {n}": counts_in_words(of) for n, of in classes.items()}
-
-
-def _span(lengths: Lengths) -> str:
-    return f"{lengths.at(0):,} to {lengths.at(1):,} characters, median {lengths.at(0.5):,}"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from finery import FineryError, Job, Settings, Step, UsageError, outside_key
+from finery import FineryError, Job, Settings, Step, UsageError, nested_step, outside_key
 from finery.rows import Row
 from finery_eval.evaluation import Unjudged, unjudged_tables
 from finery_eval.evaluator import BatchEvaluator, Judge
@@ -159,7 +159,14 @@ class Nested(NamedTuple):
 
 
 class JudgeEach(Judge):
-    """Have the evaluator in `each`, a setting that subclasses declare, judge the answers."""
+    """Have the evaluator in `each` judge the answers."""
+
+    each: Step | None = nested_step(
+        "evaluate",
+        given={"models": "models", "rows": "rows"},
+        help="The evaluator that judges each answer, e.g. `{use: eval.exact}`. Its models and rows "
+        "are those of this step.",
+    )
 
     def more_metrics(self) -> str:
         """How to add further metrics, as part of the fix for an unknown one; empty by default."""

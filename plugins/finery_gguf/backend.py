@@ -15,6 +15,7 @@ from pathlib import Path
 from finery import UsageError, outside_key
 from finery.execute.gpus import visible_gpus
 from finery_gguf.programs import SERVER, server_build, user_program
+from finery_serve.processes import run_program
 
 ENGINE = "FINERY_GGUF_ENGINE"
 """`library` or `server`. The default is the server if the user has installed llama.cpp."""
@@ -82,10 +83,7 @@ def server_gpus() -> list[str]:
 def _listed(program: Path) -> list[str]:
     """The lines of `llama-server --list-devices` after its heading, without their space."""
     try:
-        ran = subprocess.run(
-            [program, "--list-devices"], capture_output=True, text=True, errors="replace",
-            timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        ran = run_program([program, "--list-devices"], _SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return []
     _, _, listed = ran.stdout.partition("Available devices:\n")

@@ -111,11 +111,31 @@ class GgufEngine(Engine):
         self, asked: Iterable[tuple[Request, Sampling]]
     ) -> Iterator[tuple[int, Completion | FineryError]]:
         """Yield (number of the request, its answer or why it has none), as they end."""
+        from finery_gguf.prompts import tokenize
+
         loaded = self._loaded
         flying: dict[int, tuple[Request, Prompt]] = {}
+
+        def rows() -> Iterator[Row | FineryError]:
+            for number, (request, sampling) in enumerate(asked):
+                try:
+                    loaded.reader.check(request.tools)
+                    prompt = tokenize(loaded.gguf, loaded.template, request.messages, request.tools)
+                    needed = len(prompt.tokens) + sampling.max_tokens
+                    size = _size(loaded.gguf, needed, request.messages)
+                    schema = loaded.reader.schema_after(prompt.text, sampling)
+                    held = None
+                    if loaded.server is None:
+                        held = self._constraints.begin(schema, strict=sampling.strict)
+                except FineryError as error:
+                    yield error
+                else:
+                    flying[number] = request, prompt
+                    yield Row(prompt.tokens, prompt.prefix, size, sampling, schema, held)
+
         slots = self._idle.pop() if self._idle else self._new_slots(loaded)
         try:
-            for number, outcome in _raw_answers(slots, self._rows(loaded, asked, flying)):
+            for number, outcome in _raw_answers(slots, rows()):
                 if isinstance(outcome, Raw):
                     self._first_token = outcome.first_token
                     yield number, _completion(loaded, *flying.pop(number), outcome)
@@ -134,31 +154,6 @@ class GgufEngine(Engine):
         slots = RemoteSlots(loaded.gguf, most, loaded.server, special=special)
         weakref.finalize(self, slots.close)
         return slots
-
-    def _rows(
-        self,
-        loaded: "_Loaded",
-        asked: Iterable[tuple[Request, Sampling]],
-        flying: "dict[int, tuple[Request, Prompt]]",
-    ) -> "Iterator[Row | FineryError]":
-        """The rows of requests, or why they can't be answered. Notes the prompts in `flying`."""
-        from finery_gguf.prompts import tokenize
-
-        for number, (request, sampling) in enumerate(asked):
-            try:
-                loaded.reader.check(request.tools)
-                prompt = tokenize(loaded.gguf, loaded.template, request.messages, request.tools)
-                needed = len(prompt.tokens) + sampling.max_tokens
-                size = _size(loaded.gguf, needed, request.messages)
-                schema = loaded.reader.schema_after(prompt.text, sampling)
-                held = None
-                if loaded.server is None:
-                    held = self._constraints.begin(schema, strict=sampling.strict)
-            except FineryError as error:
-                yield error
-            else:
-                flying[number] = request, prompt
-                yield Row(prompt.tokens, prompt.prefix, size, sampling, schema, held)
 
     @cached_property
     def _constraints(self) -> constraint.Constraints:

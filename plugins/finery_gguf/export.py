@@ -138,7 +138,7 @@ class Export(
                 where="quantization",
                 fix="imatrix: split.train, or whichever rows the model was trained on",
             )
-        if self.imatrix and not self._weighed():
+        if self.imatrix and not set(WEIGHED) & set(self.quantization):
             raise UsageError(
                 "`imatrix` changes no file: an importance matrix isn't for "
                 f"{', '.join(self.quantization)}",
@@ -173,10 +173,6 @@ class Export(
     def static_meta(self) -> dict[str, Any]:
         """The format of an adapter."""
         return {"format": ADAPTER} if self.adapter else {}
-
-    def _weighed(self) -> list[str]:
-        """The types that are written with the matrix, if there is one."""
-        return [name for name in self.quantization if name in WEIGHED]
 
     def outputs(self) -> dict[str, type[Artifact]]:
         """The first quantisation as `""`, and each one under its name."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from finery import StepError, UsageError, outside_key
-from finery_serve.processes import how_ended
+from finery_serve.processes import how_ended, run_program
 
 VARIABLE = "FINERY_LLAMA_CPP"
 """The environment variable that names a llama.cpp: its folder, or one of its programs."""
@@ -170,10 +170,7 @@ def _state(path: Path) -> tuple[int, int]:
 def _printed_build(program: Path, _time: int, _size: int) -> str | None:
     """The build that a program prints; None if it prints none. `StepError` if it can't run."""
     try:
-        ran = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, errors="replace",
-            timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        ran = run_program([program, "--version"], _SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _not_running(program, str(error), []) from error
     printed = ran.stdout + ran.stderr

@@ -4,7 +4,6 @@ The library of the wheel writes it, or the user's llama-quantize.
 """
 
 import os
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from finery import StepError, cpu_count, outside_key
 from finery_gguf.importance import Importance
 from finery_gguf.llama import Context, Gguf, library, listening
 from finery_gguf.pace import Pace
+from finery_serve.processes import run_program
 
 FILE_TYPES = {
     "f16": 1, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18, "iq4_xs": 30, "bf16": 32,
@@ -83,10 +83,7 @@ def quantise_with(
             importance.write(Path(folder) / "imatrix.dat")
             command += ["--imatrix", str(Path(folder) / "imatrix.dat")]
         command += [str(source), str(target), quantization.upper(), str(threads)]
-        ran = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        ran = run_program(command)
     lines = [line.strip() for line in (ran.stdout + ran.stderr).splitlines() if line.strip()]
     if ran.returncode != 0:
         raise StepError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from finery import DataError, Model, shown
 from finery.rows.templates.limits import LimitExceeded, limited
 from finery_local.files import AdapterConfig
-from finery_local.formats.safetensors_file import shapes
+from finery_local.formats.safetensors_file import shapes, tensors_of
 
 _COPIES = re.compile(r"(-unsloth)?(-bnb-4bit)?$")
 """Suffixes of the names of 4-bit copies of a model."""
@@ -42,7 +42,7 @@ def check_shapes(adapter: Path, trained_on: str | None, base: Model) -> None:
     under = _under(base)
     if under.format != "transformers" or under.meta.get("quantization"):
         return
-    if misfit := _misfit(shapes(adapter), _layers(under)):
+    if misfit := _misfit(shapes(adapter), tensors_of(under)):
         trained = f"'{trained_on}'" if trained_on else "another model"
         named = under.meta.get("repo") or shown(under.file("config.json").parent)
         raise _another_base(trained, f"'{named}'", adapter.parent, misfit)
@@ -67,7 +67,7 @@ def check_patterns(adapter: Path, config: AdapterConfig, base: Model) -> None:
     It is tried on the names of the adapter's layers, and on those of the base if it has a header.
     """
     layers = {m[1] for name in shapes(adapter) if (m := _MATRIX.fullmatch(name))}
-    names = layers | {name.rpartition(".")[0] for name in _layers(_under(base))}
+    names = layers | {name.rpartition(".")[0] for name in tensors_of(_under(base))}
     where = str(adapter.parent / "adapter_config.json")
     for text in config.patterns():
         try:
@@ -81,14 +81,6 @@ def check_patterns(adapter: Path, config: AdapterConfig, base: Model) -> None:
         except LimitExceeded as error:
             what = f"adapter_config.json: the regular expression {text!r:.80} {error}"
             raise DataError(what, where=where, fix="list layers' names instead") from error
-
-
-def _layers(under: Model) -> dict[str, list[int]]:
-    """Tensor of the model → its shape, if the model is a Hugging Face folder; otherwise empty."""
-    if under.format != "transformers":
-        return {}
-    names = [name for name in under.external or _files(under) if name.endswith(".safetensors")]
-    return {k: v for name in names for k, v in shapes(under.file(name)).items()}
 
 
 def _misfit(adapter: Shapes, layers: Shapes) -> str:

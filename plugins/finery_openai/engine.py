@@ -66,13 +66,25 @@ class OpenaiEngine(Engine):
         landed: SimpleQueue[tuple[int, Answer | Exception]] = SimpleQueue()
         flying: dict[int, Future[None]] = {}
         source, more = enumerate(batches), True
+
+        async def ask(client: Client, number: int, request: Request) -> None:
+            own = sampling.of_attempt(request.attempt)
+            try:
+                landed.put((number, [await client.ask(request, own)]))
+            except asyncio.CancelledError:
+                if client.ended is not None:  # else nobody is waiting
+                    landed.put((number, client.ended))
+            except Exception as error:  # raised in the thread that waits for it
+                landed.put((number, error))
+
         try:
             while True:
                 while more and len(flying) < self._room and self._ended is None:
                     number, batch = next(source, (-1, None))
                     more = batch is not None
                     if batch is not None:
-                        flying[number] = self._begin(number, batch[0], sampling, landed)
+                        asking = ask(self._open(), number, batch[0])
+                        flying[number] = asyncio.run_coroutine_threadsafe(asking, _loop())
                 if not flying:
                     break
                 number, answer = landed.get()
@@ -104,26 +116,6 @@ class OpenaiEngine(Engine):
             weakref.finalize(self, _close, client).atexit = False
             self._client = client
         return self._client
-
-    def _begin(
-        self,
-        number: int,
-        request: Request,
-        sampling: Sampling,
-        landed: "SimpleQueue[tuple[int, Answer | Exception]]",
-    ) -> "Future[None]":
-        client, sampling = self._open(), sampling.of_attempt(request.attempt)
-
-        async def ask() -> None:
-            try:
-                landed.put((number, [await client.ask(request, sampling)]))
-            except asyncio.CancelledError:
-                if client.ended is not None:  # else nobody is waiting
-                    landed.put((number, client.ended))
-            except Exception as error:  # raised in the thread that waits for it
-                landed.put((number, error))
-
-        return asyncio.run_coroutine_threadsafe(ask(), _loop())
 
 
 @cache

@@ -94,25 +94,26 @@ class WrappingEngine(Engine):
         self.takes_tools = self._under.takes_tools
         self.price = self._under.price
 
-    def completed(self, requests: Sequence[Request]) -> list[Request]:
+    def complete(self, requests: Sequence[Request]) -> list[Request]:
         """The requests with complete conversations. What is added counts as prompt tokens."""
         raise NotImplementedError
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """The batches of the model's engine for the complete conversations."""
-        return self._under.batches(self.completed(requests))
+        return self._under.batches(self.complete(requests))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer one batch."""
-        return self._under.generate(self.completed(requests), sampling)
+        return self._under.generate(self.complete(requests), sampling)
 
     def timed(self, request: Request, sampling: Sampling) -> tuple[Completion, float | None]:
         """The answer, and when its first token came."""
-        return self._under.timed(*self.completed([request]), sampling)
+        (whole,) = self.complete([request])
+        return self._under.timed(whole, sampling)
 
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """Answer batches with the model's engine."""
-        for answered in self._under.stream(map(self.completed, batches), sampling):
+        for answered in self._under.stream(map(self.complete, batches), sampling):
             self.constrains = self._under.constrains  # a server's answers show it
             yield answered
 
@@ -126,7 +127,7 @@ class PromptedEngine(WrappingEngine):
         super().__init__(model, job)
         self._fixed = FixedMessages(model)
 
-    def completed(self, requests: Sequence[Request]) -> list[Request]:
+    def complete(self, requests: Sequence[Request]) -> list[Request]:
         """The requests after the fixed messages."""
         return [
             msgspec.structs.replace(request, messages=self._fixed.before(request.messages))

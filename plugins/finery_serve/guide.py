@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finery import Artifact, Bundle
+from finery import Artifact, Bundle, OneFile
 from finery_transformers.frozen.template import client_facts, shared_tools
 
 REQUEST = "request.json"
@@ -109,9 +109,23 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
             (folder / name).chmod(0o755)
 
 
+def read_schema(file: OneFile | None) -> dict[str, Any] | None:
+    """The JSON Schema in a file, if one is given. `DataError` if it isn't one."""
+    from finery.rows.answers.answerschema import AnswerSchema
+
+    return None if file is None else AnswerSchema(file.path).value
+
+
 def json_text(value: Any) -> str:
     """JSON for people."""
     return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
+def yaml_text(value: Any) -> str:
+    """YAML for people, in the order of the keys."""
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def model_facts(meta: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,15 @@ T = TypeVar("T")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Hosts that only this machine reaches."""
+PRIVATE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""Headers of every answer of a server with a page: no cache, no frames, no other sites."""
 BACKLOG = 128
 """Connections that wait to be accepted."""
 GRACE_SECONDS = 20.0
@@ -166,6 +175,16 @@ class ServerProgram(NamedTuple):
         lines = [line for line in lines if line]
         lines = ([line for line in lines if self.errors.search(line)] or lines)[-SHOWN_LINES:]
         return [f"{x[:SHOWN]} … {x[-SHOWN:]}" if len(x) > 2 * SHOWN else x for x in lines]
+
+
+def run_program(
+    command: Sequence[str | Path], seconds: float | None = None, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a program without input until it ends. variables: further ones of its environment."""
+    return subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=seconds, check=False,
+        stdin=subprocess.DEVNULL, env={**os.environ, **variables},
+    )  # fmt: skip
 
 
 def how_ended(status: int) -> str:

@@ -117,12 +117,17 @@ def unwritten(
     if not twin.marks:
         return []
     text = rendered(tokenizer, twin.messages, tools=twin.tools, arguments=arguments)
-    lost = [mark for mark in twin.marks if mark.text not in text]
+
+    def render_without(index: int | None) -> str:
+        offered = [tool for i, tool in enumerate(tools or []) if i != index]
+        return rendered(tokenizer, messages, tools=offered, arguments=arguments)
+
+    # Some templates write no descriptions: it is enough that the text depends on the tool.
     missing = [
         Unwritten(mark.turn, f"{mark.what} isn't written")
-        for mark in lost
-        if mark.tool is None
-        or not _depends_on(tokenizer, messages, tools or [], mark.tool, arguments)
+        for mark in twin.marks
+        if mark.text not in text
+        and (mark.tool is None or render_without(mark.tool) == render_without(None))
     ]
     return [*missing, *_badly_encoded(text, twin.marks)]
 
@@ -435,22 +440,6 @@ def _not_objects(messages: Conversation) -> Iterator[Unwritten]:
             if not isinstance(decoded, Mapping) and arguments is not None:
                 what = f"the arguments of the call of {function.get('name')}"
                 yield Unwritten(number, f"{what} {reason}")
-
-
-def _depends_on(
-    tokenizer: "PreTrainedTokenizerBase",
-    messages: Conversation,
-    tools: Sequence[Mapping[str, Any]],
-    index: int,
-    arguments: Arguments | None,
-) -> bool:
-    """Whether the text changes without one of the tools; some templates write no descriptions."""
-    fewer = [tool for i, tool in enumerate(tools) if i != index]
-    one, other = (
-        rendered(tokenizer, messages, tools=offered, arguments=arguments)
-        for offered in (tools, fewer)
-    )
-    return one != other
 
 
 def _badly_encoded(text: str, marks: Sequence[_Mark]) -> Iterator[Unwritten]:

@@ -53,7 +53,7 @@ def text_likelihoods(
 
     tokenizer = load_tokenizer(model)
     rows = [_text_in_tokens(tokenizer, text) for text in texts]
-    scores = _scored(model, [(1, ids) for ids, _ in rows], progress)
+    scores = _score_rows(model, [(1, ids) for ids, _ in rows], progress)
     return [
         TextLikelihood(score.logprob, score.tokens, size)
         for score, (_, size) in zip(scores, rows, strict=True)
@@ -86,10 +86,10 @@ def likelihoods(
     answered: (prompt, completion, tools or None) each. progress: called with (done, total).
     Raises `StepError` if the chat template writes a prompt differently once it is answered.
     """
-    return _scored(model, _in_tokens(model, answered), progress)
+    return _score_rows(model, _in_tokens(model, answered), progress)
 
 
-def _scored(
+def _score_rows(
     model: Model, rows: Sequence[tuple[int, list[int]]], progress: Callable[[int, int], None]
 ) -> list[Likelihood]:
     """The likelihood of each row. rows: (tokens of the prompt, token ids of all)."""

@@ -124,7 +124,8 @@ class _Reading(NamedTuple):
 
     def facts(self, ends: Counter[int], covered: Mapping[str, str]) -> dict[str, str]:
         """Facts that hold for all rows, as text. covered: those about turns."""
-        step, tokenizer = self.step, self.tokens.tokenizer
+        step = self.step
+        tokenizer: Any = self.tokens.tokenizer
         names = [tokenizer.convert_ids_to_tokens(i) for i, _ in ends.most_common()]
         unit = "row" if step.learn() is None else "turn"
         padding = "also the end of turn: masked after a row, learned within it"

@@ -66,18 +66,17 @@ class VllmEngine(Engine):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer requests; raises the first error."""
         answers: dict[int, Completion] = {}
-        for number, answer in self._stream(([request] for request in requests), sampling):
+        for number, answer in self.stream(([request] for request in requests), sampling):
             if isinstance(answer, FineryError):
                 raise answer
             answers[number] = answer[0]
         return [answers[number] for number in range(len(requests))]
 
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
-        """Yield answers as they arrive."""
-        yield from self._stream(batches, sampling)
+        """Yield answers as they arrive.
 
-    def _stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
-        """Tokenize here, since tokenizers aren't safe in threads; only requests wait in threads."""
+        Tokenizes here, since tokenizers aren't safe in threads. Only requests wait in threads.
+        """
         source, more = enumerate(batches), True
         flying: dict[Future[list[int]], tuple[int, Request, list[int]]] = {}
         pool = ThreadPoolExecutor(self._slots, thread_name_prefix="vllm")
@@ -98,17 +97,14 @@ class VllmEngine(Engine):
                     flying[pool.submit(self._ask, self._session, body)] = number, batch[0], prompt
                 for future in wait(flying, return_when=FIRST_COMPLETED).done:
                     number, request, prompt = flying.pop(future)
-                    yield number, self._answer(future, request, prompt, sampling)
+                    read = self._prompts.completion
+                    try:
+                        answer: Answer = [read(prompt, request, future.result(), sampling.stop)]
+                    except DataError as error:
+                        answer = error
+                    yield number, answer
         finally:
             pool.shutdown(cancel_futures=True)
-
-    def _answer(
-        self, future: "Future[list[int]]", request: Request, prompt: list[int], sampling: Sampling
-    ) -> Answer:
-        try:
-            return [self._prompts.completion(prompt, request, future.result(), sampling.stop)]
-        except DataError as error:
-            return error
 
     @staticmethod
     def _ask(session: Session, body: Mapping[str, Any]) -> list[int]:

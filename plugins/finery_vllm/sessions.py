@@ -104,7 +104,8 @@ def session(model: Model, under: Model, prompts: "Prompts", job: EngineJob) -> S
     """
     check_format(under)
     beside = under.format == "adapter" and not model.meta.get("merge")
-    rank = smallest_limit(_rank(under)) if beside else 0
+    config = read_json(under.file(ADAPTER[0])) if beside else {}
+    rank = smallest_limit(largest_rank(config)) if beside else 0
     what = _identity(model, under.refs["base"] if beside else under)
     for running in _running:
         fits = running.rank >= rank > 0 or running.rank == rank == 0
@@ -118,10 +119,6 @@ def session(model: Model, under: Model, prompts: "Prompts", job: EngineJob) -> S
 
 def _known_as(adapter: Model) -> str:
     return adapter.digest or str(adapter.path)
-
-
-def _rank(adapter: Model) -> int:
-    return largest_rank(read_json(adapter.file(ADAPTER[0])))
 
 
 def _identity(model: Model, served: Any) -> bytes:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery import DataError, Dataset, Job, Metrics, Model, Step, UsageError, nested_step, takes
+from finery import DataError, Dataset, Job, Metrics, Model, UsageError, takes
 from finery.util.text import in_points, range_in_points
 from finery_eval import stats
 from finery_eval.asking import ask, read_rows
@@ -242,12 +242,6 @@ class Curve(JudgeEach, engines=True):
     Raises DataError for models whose number of training rows isn't known, or is the same.
     """
 
-    each: Step | None = nested_step(
-        "evaluate",
-        given={"models": "models", "rows": "rows"},
-        help="The evaluator that judges the answers, e.g. `{use: eval.exact}`. Its models and rows "
-        "are those of this step.",
-    )
     models: list[Model] = takes(
         uses_name=True, help="Trainings on different numbers of rows, at least two."
     )

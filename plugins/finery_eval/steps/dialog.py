@@ -5,7 +5,7 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
-from finery import CachedEngine, Completion, Job, Metrics, Step, UsageError, nested_step, setting
+from finery import CachedEngine, Completion, Job, Metrics, UsageError, setting
 from finery.rows import Conversation, Message, Row
 from finery_eval import asking
 from finery_eval.arguments import Equality
@@ -165,12 +165,6 @@ class Dialog(JudgeEach, engines=True):
     row and turn; UsageError for settings that can't work.
     """
 
-    each: Step | None = nested_step(
-        "evaluate",
-        given={"models": "models", "rows": "rows"},
-        help="The evaluator that judges each turn, e.g. `{use: eval.tools}`. Its models and rows "
-        "are those of this step.",
-    )
     history: Literal["given", "own"] = setting(
         "given",
         help="What comes before a turn. given: the row's turns. own: the answers of the model to "

@@ -1,7 +1,7 @@
 """Wrong answers: why they are, with their complete rows and the nearest training rows."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -122,37 +122,31 @@ def wrong_records(
     trained = list(islice(_training_rows(context.graph, model, context), MOST_READ))
     index = SimilarIndex([question(split_turns(row)[0]) for row in trained]) if trained else None
     for facts in metrics.predictions():
-        if facts.get("model") == model and facts.get("correct") is False:
-            yield _record(facts, rows.get(facts["id"]), index, trained)
-
-
-def _record(
-    facts: Mapping[str, Any],
-    row: Row | None,
-    index: SimilarIndex | None,
-    trained: Sequence[Row],
-) -> dict[str, Any]:
-    prompt = _prompt(facts, row)
-    record: dict[str, Any] = {"id": facts["id"], "model": facts["model"]}
-    record |= {name: facts[name] for name in PLACE if name in facts}
-    record |= {"prompt": prompt, "answered": answer_of(facts)}
-    if "expected" in facts:
-        record["expected"] = facts["expected"]
-    if row is not None and answer_text(row) and "turn" not in facts:
-        record["completion"] = answer_text(row)
-    record["wrong"] = list(reasons(facts)) or list(_as_read(facts))
-    if index is not None:
-        record["nearest"] = [
-            {
-                "id": trained[number]["id"],
-                "similarity": round(cosine, 3),
-                "prompt": question(split_turns(trained[number])[0]),
-                "completion": answer_text(trained[number])
-                or compact(trained[number].get("label") or ""),
-            }
-            for number, cosine in index.nearest(question(prompt), NEAREST)
-        ]
-    return record
+        if facts.get("model") != model or facts.get("correct") is not False:
+            continue
+        row = rows.get(facts["id"])
+        prompt = _prompt(facts, row)
+        record: dict[str, Any] = {"id": facts["id"], "model": facts["model"]}
+        record |= {name: facts[name] for name in PLACE if name in facts}
+        record |= {"prompt": prompt, "answered": answer_of(facts)}
+        if "expected" in facts:
+            record["expected"] = facts["expected"]
+        if row is not None and answer_text(row) and "turn" not in facts:
+            record["completion"] = answer_text(row)
+        record["wrong"] = list(reasons(facts)) or list(_as_read(facts))
+        if index is not None:
+            nearest = index.nearest(question(prompt), NEAREST)
+            near = [(trained[number], cosine) for number, cosine in nearest]
+            record["nearest"] = [
+                {
+                    "id": other["id"],
+                    "similarity": round(cosine, 3),
+                    "prompt": question(split_turns(other)[0]),
+                    "completion": answer_text(other) or compact(other.get("label") or ""),
+                }
+                for other, cosine in near
+            ]
+        yield record
 
 
 def _as_read(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from finery import DataError
+from finery import DataError, Model
 from finery_local.files import reason
 
 LARGEST_HEADER = 32 * 2**20
@@ -63,6 +63,15 @@ def elements_by_dtype(path: Path) -> Counter[str]:
     for tensor in _tensors(path).values():
         counts[TORCH_NAMES.get(tensor.dtype, tensor.dtype.lower())] += math.prod(tensor.shape)
     return counts
+
+
+def tensors_of(model: Model) -> dict[str, list[int]]:
+    """Tensor → its shape, of a Hugging Face folder; empty for models of other formats."""
+    if model.format != "transformers":
+        return {}
+    names = model.external or [path.name for path in model.path.glob("*.safetensors")]
+    files = [model.file(name) for name in names if name.endswith(".safetensors")]
+    return {tensor: shape for file in files for tensor, shape in shapes(file).items()}
 
 
 def shapes(path: Path) -> dict[str, list[int]]:

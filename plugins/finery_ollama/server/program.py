@@ -20,6 +20,7 @@ from finery_serve.processes import (
     Address,
     ServerProgram,
     log_file,
+    run_program,
 )
 
 PROGRAM = "ollama"
@@ -59,11 +60,7 @@ def build_files() -> list[str]:
 def _printed_version(path: str, _time: int, _size: int) -> str:
     """The output of `ollama --version`, or the reason why it can't run."""
     try:
-        ran = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, errors="replace",
-            timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL,
-            env={**os.environ, "OLLAMA_HOST": NOWHERE},
-        )  # fmt: skip
+        ran = run_program([path, "--version"], _SECONDS, OLLAMA_HOST=NOWHERE)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"unknown: {error}"
     match = _VERSION.search(ran.stdout + ran.stderr)

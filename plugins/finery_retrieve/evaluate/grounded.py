@@ -174,7 +174,7 @@ class Grounded(
         log_contexts(job, library, asked, self.limit)
         judged = judging(job, self._judge(), asked, len(library.questions))
         answers = {model.name: self._answers(job, model.name, asked) for model in self.models}
-        outcome = Outcome.judged(job, library, asked, answers, self.unknown, self.passing)
+        outcome = Outcome.judge(job, library, asked, answers, self.unknown, self.passing)
         return self._write(job, outcome, judged(answers))
 
     def _template(self) -> ContextPrompt:
@@ -207,5 +207,5 @@ class Grounded(
             **({"more": judged.more} if judged.more else {}),
             "remarks": [*overlap_remarks(outcome), *judged.remarks],
         }
-        scores, lines = scores_of(names, measures), outcome.predictions(self.unknown)
+        scores, lines = scores_of(names, measures), outcome.predictions()
         return write_scored(job, outcome.questions, scores, details, lines, answers=outcome.answers)

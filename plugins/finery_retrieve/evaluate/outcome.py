@@ -46,15 +46,16 @@ def metric_names(contexts: Sequence[Context]) -> list[str]:
 
 class Outcome(NamedTuple):
     """The answers of all models. documents: that of each question. answers, verdicts: model → one
-    for each prompt."""
+    for each prompt. unknown: the expected answer if the documents don't contain it."""
 
     asked: Sequence[Asked]
     documents: Sequence[str]
     answers: Answers
     verdicts: Mapping[str, Sequence[Verdict]]
+    unknown: str
 
     @classmethod
-    def judged(
+    def judge(
         cls, job: Job, library: Library, asked: Sequence[Asked], answers: Answers, unknown: str,
         passing: float,
     ) -> "Outcome":  # fmt: skip
@@ -68,7 +69,7 @@ class Outcome(NamedTuple):
             ]
             for name, of in answers.items()
         }
-        return cls(asked, documents, answers, verdicts)
+        return cls(asked, documents, answers, verdicts, unknown)
 
     @property
     def questions(self) -> int:
@@ -99,14 +100,14 @@ class Outcome(NamedTuple):
         units: Any = dict.fromkeys(["answer", *OTHERS], "share")
         return [table("By context", columns, rows, units=units), *self._between(contexts)]
 
-    def predictions(self, unknown: str) -> Iterator[dict[str, Any]]:
+    def predictions(self) -> Iterator[dict[str, Any]]:
         """A line for each prompt and model."""
         for number, asked in enumerate(self.asked):
             for name, answers in self.answers.items():
                 answer = answers[number]
                 verdict = self.verdicts[name][number]
                 question = asked.question
-                expected: Any = unknown
+                expected: Any = self.unknown
                 if asked.expects_answer:
                     expected = list(question.expected) or question.answer
                 line: dict[str, Any] = {

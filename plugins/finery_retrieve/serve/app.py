@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finery.rows import Conversation
 from finery_retrieve.serve.upstream import Refused, Upstream
-from finery_serve.processes import LOOPBACK
+from finery_serve.processes import LOOPBACK, PRIVATE_HEADERS
 
 LARGEST = 4 * 2**20
 """Bytes of a request that is read."""
@@ -34,15 +34,6 @@ THREADS = 500
 """Answers that are waited for at once."""
 COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/models"
 PATHS = f"/, /health, {MODELS} and {COMPLETIONS}"
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
-"""Headers of every answer."""
 Source = dict[str, Any]
 Prompted = Callable[[Conversation], tuple[Conversation, list[Source]]]
 """Makes the messages for the model, and their sources in the order of their labels."""
@@ -95,7 +86,7 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
 
 class Guard:
     """Refuses requests of other web pages, those for foreign names of this machine, and those
-    without the key. Adds `HEADERS` to answers.
+    without the key. Adds `PRIVATE_HEADERS` to answers.
 
     A name that resolves to 127.0.0.1 (DNS rebinding) would let any page read answers.
     """
@@ -118,7 +109,7 @@ class Guard:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(PRIVATE_HEADERS)
             await send(message)
 
         await app(scope, receive, with_headers)

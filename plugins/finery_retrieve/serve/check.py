@@ -15,7 +15,7 @@ from finery import (
 )
 from finery_eval.evaluation import answers_table, write_scored
 from finery_eval.evaluator import longest_answer
-from finery_eval.measure import Measure, pairs_of, scores_of
+from finery_eval.measure import pairs_of, scores_of
 from finery_gguf.llama import PACKAGE
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.contexts import (
@@ -156,21 +156,30 @@ class RetrieveCheck(
             f"{model.name}: {sources} of {len(same.sources)} questions have the sources of the "
             f"build, and {prompts} its prompt, token for token"
         )
-        outcome = Outcome.judged(job, library, asked, answers, self._unknown(), self.passing)
+        unknown = str(model.meta["prompt"]["unknown"])
+        outcome = Outcome.judge(job, library, asked, answers, unknown, self.passing)
         return self._write(job, outcome, same, faults, app.build)
-
-    def _unknown(self) -> str:
-        return str(self.models[0].meta["prompt"]["unknown"])
 
     def _write(
         self, job: Job, outcome: Outcome, same: Compared, faults: Sequence[Fault], build: str
     ) -> Metrics:
         evaluated, name = outcome.answers
         judged = outcome.measures([CONTEXT])
-        own = _own_measures(outcome, same)
+        right = {n: [v.is_correct for v in of] for n, of in outcome.verdicts.items()}
+        engine_right, app_right = right[evaluated], right[name]
+        values = {
+            "sources": same.sources,
+            "prompts": same.prompts,
+            "answers": same_answers(*outcome.answers.values()),
+            "lost": [a and not b for a, b in zip(engine_right, app_right, strict=True)],
+        }
+        # They compare the app with the build, so finery's engine has none of them.
+        own = {
+            metric: over_documents({name: of, evaluated: [None] * len(of)}, outcome.documents)
+            for metric, of in values.items()
+        }
         pairs = pairs_of([evaluated, name], judged)
         rows = [asked.question.row for asked in outcome.asked]
-        right = {n: [v.is_correct for v in of] for n, of in outcome.verdicts.items()}
         details = {
             "headline": [m for m in (f"{CONTEXT}.answer", *OWN) if m in judged | own],
             "pairs": pairs,
@@ -187,21 +196,5 @@ class RetrieveCheck(
             ],
         }
         scores = scores_of([name, evaluated], judged | own)
-        lines = outcome.predictions(self._unknown())
+        lines = outcome.predictions()
         return write_scored(job, outcome.questions, scores, details, lines, answers=outcome.answers)
-
-
-def _own_measures(outcome: Outcome, same: Compared) -> dict[str, Measure]:
-    """The metrics that compare the app with the build; finery's engine has none of them."""
-    evaluated, name = outcome.answers
-    before, after = outcome.verdicts.values()
-    values = {
-        "sources": same.sources,
-        "prompts": same.prompts,
-        "answers": same_answers(*outcome.answers.values()),
-        "lost": [a.is_correct and not b.is_correct for a, b in zip(before, after, strict=True)],
-    }
-    return {
-        metric: over_documents({name: of, evaluated: [None] * len(of)}, outcome.documents)
-        for metric, of in values.items()
-    }

@@ -185,17 +185,14 @@ def _with_llama(
             yield answering
 
 
-@contextmanager
 def _behind_api(
     documents: Documents, model: Remote, name: str, serving: Serving
-) -> Iterator[Answering]:
+) -> AbstractContextManager[Answering]:
     """The app, and a model's server elsewhere. `BASE_URL` replaces its address."""
     key = ServingJob(load_plugins()).secret(model.api_key) if model.api_key else None
     address = address_in("BASE_URL") or model.base_url.rstrip("/")
     upstream = Upstream(address, model.name, key, model.parameters, model.extra)
-    build = f"{model.name} at {address}"
-    with _served(documents, name, upstream, serving, build, None) as answering:
-        yield answering
+    return _served(documents, name, upstream, serving, f"{model.name} at {address}", None)
 
 
 @contextmanager

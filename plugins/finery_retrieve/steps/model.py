@@ -71,7 +71,7 @@ class RetrievingEngine(WrappingEngine):
         self._prompts: OrderedDict[bytes, Conversation] = OrderedDict()
         self._has_logged_limit = False
 
-    def completed(self, requests: Sequence[Request]) -> list[Request]:
+    def complete(self, requests: Sequence[Request]) -> list[Request]:
         """The requests with documents in their prompts."""
         keys = [msgspec.json.encode(request.messages) for request in requests]
         new = {

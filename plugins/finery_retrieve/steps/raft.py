@@ -29,24 +29,16 @@ from finery_retrieve.questions import (
     question_in,
     right_chunks,
 )
+from finery_synth.asking import Rejected
 
 Cite = Literal["quotes", "numbers", "none"]
-
-
-class Uncitable(Exception):
-    """An answer that can't be cited. reason: a short name to count by."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], cite: Cite) -> str:
     """The question's answer with the numbers of its right chunks, and with its quote if asked.
 
     hits: the chunks of the prompt, in its order. right: those with the answer. Citations that the
-    answer already has are replaced, since they number other chunks. Raises `Uncitable` where the
+    answer already has are replaced, since they number other chunks. Raises `Rejected` where the
     quote isn't in a right chunk word for word.
     """
     answer = without_citations(question.answer) if citations(question.answer) else question.answer
@@ -68,7 +60,7 @@ def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], 
         read != [Citation(number, quote) for number in numbers]
         or check_citations(cited, texts).faults
     ):
-        raise Uncitable("citation", "the answer's own quotation marks or code hide the citation")
+        raise Rejected("citation", "the answer's own quotation marks or code hide the citation")
     return cited
 
 
@@ -81,7 +73,7 @@ def _number_of(quote: str, numbers: Sequence[int], texts: Sequence[str]) -> int:
     for number in numbers:
         if is_verbatim(quote, texts[number - 1]):
             return number
-    raise Uncitable("altered-quote", f'no right chunk has the quote word for word: "{quote}"')
+    raise Rejected("altered-quote", f'no right chunk has the quote word for word: "{quote}"')
 
 
 DRAWS = 2**64
@@ -227,7 +219,7 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
             has_oracle = _chance(each.question.row, job.seed, HAS_ORACLE) < self.oracle
             try:
                 row = self._row(each, template, job.seed, is_missing=not has_oracle)
-            except Uncitable as error:
+            except Rejected as error:
                 drops.add(each.question.row, error.reason, error.detail)
                 continue
             counts[row["context"]] += 1
@@ -258,12 +250,12 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
     def _context(
         self, drawn: Drawn, right: list[Hit], template: ContextPrompt, seed: int
     ) -> list[Hit]:
-        """The chunks of a prompt, in its order. Raises `Uncitable` if the right ones don't fit."""
+        """The chunks of a prompt, in its order. Raises `Rejected` if the right ones don't fit."""
         count = max(self.k, len(right))
         hits = template.fitting([*right, *drawn.others][:count])
         if len(hits) < len(right):
             what = counted(len(right), "right chunk")
-            raise Uncitable("too-long", f"{what} with more than limit: {self.limit} tokens")
+            raise Rejected("too-long", f"{what} with more than limit: {self.limit} tokens")
         if self.order == "ranked":
             return sorted(hits, key=drawn.rank)
         name = id_of(drawn.question.row)

@@ -21,17 +21,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from finery import FineryError, UsageError
 from finery_review.log import Conflict
 from finery_review.serving.session import Session, Wish
+from finery_serve.processes import PRIVATE_HEADERS
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
+    **PRIVATE_HEADERS,
 }
 """Headers of every answer: only the page's own scripts and styles, no cache, no frames."""
 
@@ -227,23 +223,6 @@ def _file_route(name: str) -> Route:
         return Response(content, headers={"Content-Type": kind})
 
     return Route("/" if name == PAGE else f"/{name}", endpoint)
-
-
-def listen(port: int) -> socket.socket:
-    """A socket on 127.0.0.1. Port 0 takes any free port."""
-    listening = socket.socket()
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", port))
-        listening.listen(128)  # before the address is printed: its reader may connect at once
-    except OSError as error:
-        listening.close()
-        raise UsageError(
-            f"can't listen on port {port}: {error.strerror}",
-            where="--port",
-            fix="choose another, or leave --port out to use any free port",
-        ) from error
-    return listening
 
 
 def serve(app: Guard, bound: socket.socket) -> None:

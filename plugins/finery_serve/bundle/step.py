@@ -14,10 +14,12 @@ from finery_serve.guide import (
     json_text,
     model_facts,
     notes_of,
+    read_schema,
     readme,
     request_for,
     write_client,
     write_texts,
+    yaml_text,
 )
 from finery_serve.llama import CONTEXT, RUN, SLOTS, Options, options_for, written
 from finery_transformers.formats import require_format
@@ -80,7 +82,7 @@ def compose(facts: Facts) -> str:
         "# The container sees only this folder. If its files are links, as in build/, copy it\n"
         "# first with `finery export` or `cp -rL`.\n"
     )
-    return f"{comments}{_yaml({'services': {'model': service}})}"
+    return f"{comments}{yaml_text({'services': {'model': service}})}"
 
 
 def llama_swap(facts: Facts) -> str:
@@ -91,7 +93,7 @@ def llama_swap(facts: Facts) -> str:
         "macros": {"folder": "/path/to/this/folder"},
         "models": {facts.options.name: {"cmd": command}},
     }
-    return f"# Set `folder` to the path of this bundle.\n{_yaml(config)}"
+    return f"# Set `folder` to the path of this bundle.\n{yaml_text(config)}"
 
 
 def _arguments(facts: Facts, folder: str) -> list[str]:
@@ -114,12 +116,6 @@ def _word(argument: str) -> str:
     if _PLAIN.fullmatch(argument):
         return argument
     return '"' + re.sub(r'(["\\])', r"\\\1", argument) + '"'
-
-
-def _yaml(value: Any) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
 
 
 IMAGE = "ghcr.io/ggml-org/llama.cpp:server-b11176"
@@ -193,18 +189,13 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
 
     def check_files(self) -> None:
         """Raise `DataError` for a file that isn't a JSON Schema."""
-        self._schema()
-
-    def _schema(self) -> dict[str, Any] | None:
-        from finery.rows.answers.answerschema import AnswerSchema
-
-        return None if self.schema is None else AnswerSchema(self.schema.path).value
+        read_schema(self.schema)
 
     def run(self, job: Job) -> Bundle:
         """Write the files and copy the GGUF."""
         gguf = Gguf.of(self.gguf, vocab_only=True)
         options = options_for(gguf, self.gguf, self.name, self.context, self.slots)
-        schema = self._schema()
+        schema = read_schema(self.schema)
         facts = Facts(options, TEMPLATE if options.template is not None else None, self.image)
         clients = client_facts(self.gguf)
         request = request_for(

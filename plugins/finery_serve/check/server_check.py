@@ -34,7 +34,7 @@ class ServerCheck(Judge):
     FAILED: ClassVar[str] = "the server doesn't answer as the model was trained"
     """The error for faults that aren't allowed."""
 
-    def key_facts(self) -> Mapping[str, Any]:
+    def key_facts(self) -> dict[str, str]:
         """The build of the user's llama-server, if any."""
         return build_facts(SERVER)
 

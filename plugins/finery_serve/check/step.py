@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from finery import (
@@ -144,7 +145,7 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         references = [servers[name][0] for name in formats]
         return [ref.partition(":")[0] if isinstance(ref, str) else ref for ref in references]
 
-    def key_facts(self) -> Mapping[str, Any]:
+    def key_facts(self) -> dict[str, str]:
         """The build of the user's llama-server, if any; for a bundle, those of Ollama and vLLM.
 
         The bundle may not be built yet, so it isn't known which of them serves it: both count.
@@ -283,18 +284,18 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
                 continue
             if not any(of.alike) or any(fault.kind == "adapter" for fault in of.faults):
                 continue
-            answers = _only(of.alike, [*map(what_is_said, of.answers)])
-            own = _only(of.alike, said[model.name])
+            answers = [*compress(map(what_is_said, of.answers), of.alike)]
+            own = [*compress(said[model.name], of.alike)]
             after = (
-                _only(of.alike, trained)
+                [*compress(trained, of.alike)]
                 if trained
                 else own
                 if model.format not in FORMATS
                 else None
             )
-            fault = adapter_fault(answers, _only(of.alike, base), after) if base else None
+            fault = adapter_fault(answers, [*compress(base, of.alike)], after) if base else None
             if fault is None and self.bundle is not None:
-                others = {n: _only(of.alike, a) for n, a in said.items() if n != model.name}
+                others = {n: [*compress(a, of.alike)] for n, a in said.items() if n != model.name}
                 fault = swap_fault(answers, own, others)
             found[model.name] = [fault] if fault else []
         return found
@@ -375,10 +376,6 @@ def _score(hits: Sequence[bool], groups: Sequence[Sequence[int]] | None = None) 
     score = Measure({"": hits}, groups).score("")
     assert score is not None  # all rows count
     return score
-
-
-def _only(wanted: Sequence[bool], answers: Sequence[str]) -> list[str]:
-    return [answer for is_wanted, answer in zip(wanted, answers, strict=True) if is_wanted]
 
 
 @outside_key

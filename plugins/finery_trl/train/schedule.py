@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -85,6 +86,7 @@ class Schedule(NamedTuple):
         return step % self.shared == 0
 
 
+@dataclass
 class RandomOrder:
     """Random row indices for each epoch, so that each optimizer step learns from random rows.
 
@@ -101,37 +103,28 @@ class RandomOrder:
     lengths.
     """
 
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        step: int,
-        seed: int,
-        *,
-        fillers: int = 0,
-        by_length: bool = True,
-    ) -> None:
-        self._lengths = lengths
-        self._step = step
-        self._seed = seed
-        self._fillers = fillers
-        self._by_length = by_length
-        self._epoch = 0
+    lengths: Sequence[int]
+    step: int
+    seed: int
+    fillers: int = 0
+    by_length: bool = True
+    epoch: int = 0
 
     def __len__(self) -> int:
-        return len(self._lengths) + self._fillers
+        return len(self.lengths) + self.fillers
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration, from 0."""
-        self._epoch = epoch
+        self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        count = len(self._lengths)
-        rows = random.Random(f"{self._seed} {self._epoch}").sample(range(count), count)
-        steps = [rows[i : i + self._step] for i in range(0, count, self._step)]
-        if self._epoch == 0:
+        count = len(self.lengths)
+        rows = random.Random(f"{self.seed} {self.epoch}").sample(range(count), count)
+        steps = [rows[i : i + self.step] for i in range(0, count, self.step)]
+        if self.epoch == 0:
             self._longest_first(steps)
         for step in steps:
-            yield from sorted(step, key=lambda i: -self._lengths[i]) if self._by_length else step
+            yield from sorted(step, key=lambda i: -self.lengths[i]) if self.by_length else step
         yield from range(count, len(self))
 
     def _longest_first(self, steps: list[list[int]]) -> None:
@@ -139,9 +132,9 @@ class RandomOrder:
 
         Only the last step can be short. It must stay last, since torch cuts the rows again.
         """
-        longest, whole = max(self._lengths), len(self._lengths) // self._step
+        longest, whole = max(self.lengths), len(self.lengths) // self.step
         steps[:whole] = sorted(
-            steps[:whole], key=lambda step: longest not in [self._lengths[i] for i in step]
+            steps[:whole], key=lambda step: longest not in [self.lengths[i] for i in step]
         )
 
 

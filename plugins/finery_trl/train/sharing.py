@@ -143,32 +143,20 @@ def _attention(
     layout = getattr(mask, "finery_layout", None)
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, mask, **more)
-    if len(mask) * mask.shape[-1] ** 2 > SHORT:
-        return _row_by_row(module, query, key, value, layout, **more), None
+    if len(mask) * mask.shape[-1] ** 2 > SHORT:  # each row's own tokens, to the whole row
+        spread = layout.spread.view(len(layout.mask), -1)
+        queries = torch.split(query, layout.own, dim=2)
+        outs = []
+        for row, (own, length) in enumerate(zip(queries, layout.lengths, strict=True)):
+            seen = layout.mask[row : row + 1, :, length - own.shape[2] : length, :length]
+            keys, values = (x.index_select(2, spread[row, :length]) for x in (key, value))
+            few = seen.numel() <= FEW and own.dtype != torch.float32
+            attend = _grouped_products if few else sdpa_attention_forward
+            outs.append(attend(module, own, keys, values, seen, **more)[0])
+        return torch.cat(outs, dim=1), None
     query, key, value = (_spread(x, layout) for x in (query, key, value))
     out, _ = _single_products(module, query, key, value, mask, **more)
     return out.flatten(0, 1).index_select(0, layout.places)[None], None
-
-
-def _row_by_row(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    layout: Layout,
-    **more: Any,
-) -> torch.Tensor:
-    """Attention of each row's own tokens to the whole row: [1, N, heads, size]."""
-    spread = layout.spread.view(len(layout.mask), -1)
-    queries = torch.split(query, layout.own, dim=2)
-    outs = []
-    for row, (own, length) in enumerate(zip(queries, layout.lengths, strict=True)):
-        mask = layout.mask[row : row + 1, :, length - own.shape[2] : length, :length]
-        keys, values = (x.index_select(2, spread[row, :length]) for x in (key, value))
-        few = mask.numel() <= FEW and own.dtype != torch.float32
-        attend = _grouped_products if few else sdpa_attention_forward
-        outs.append(attend(module, own, keys, values, mask, **more)[0])
-    return torch.cat(outs, dim=1)
 
 
 def _spread(states: torch.Tensor, layout: Layout) -> torch.Tensor:

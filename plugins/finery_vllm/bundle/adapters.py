@@ -15,7 +15,7 @@ import msgspec
 
 from finery import Model, StepError
 from finery.util.text import some_of
-from finery_local.formats.safetensors_file import shapes
+from finery_local.formats.safetensors_file import shapes, tensors_of
 from finery_vllm.folder import ends_of, root_of
 from finery_vllm.server.command import RANKS, largest_rank, read_json
 
@@ -110,11 +110,7 @@ def _of_names(adapter: Model) -> Iterator[str]:
 def _layers(adapter: Model) -> frozenset[str]:
     """The layers in the base's files; empty unless it is a Hugging Face folder."""
     base = adapter.refs.get("base")
-    if not isinstance(base, Model) or base.format != "transformers":
-        return frozenset()
-    names = base.external or [path.name for path in base.path.glob("*.safetensors")]
-    files = [name for name in names if name.endswith(".safetensors")]
-    tensors = [tensor for name in files for tensor in shapes(base.file(name))]
+    tensors = tensors_of(base) if isinstance(base, Model) else {}
     return frozenset(tensor.rpartition(".")[0] for tensor in tensors)
 
 

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery_serve.guide import REQUEST, notes_of, readme, request_for, write_client, write_texts
+from finery_serve.guide import (
+    REQUEST,
+    notes_of,
+    readme,
+    request_for,
+    write_client,
+    write_texts,
+    yaml_text,
+)
 from finery_vllm.server.command import SERVE, Description
 
 HUB_CACHE = "${HF_HOME:-~/.cache/huggingface}:/root/.cache/huggingface"
@@ -70,34 +78,21 @@ def run(texts: Texts) -> str:
 
 def compose(texts: Texts) -> str:
     """`compose.yaml`: the same server in a container with a GPU."""
-    arguments = [*texts.served.arguments, "--host", "0.0.0.0", "--port", "8000"]
-    command = "".join(f"      - {json.dumps(argument)}\n" for argument in arguments)
-    cache = f"      - {HUB_CACHE}\n" if texts.hub else ""
-    offline = "" if texts.hub else '      HF_HUB_OFFLINE: "1"\n'
-    return (
-        "# Serves this folder with vLLM on a GPU: docker compose up\n"
-        "services:\n"
-        "  vllm:\n"
-        f"    image: {texts.image}\n"
-        f'    entrypoint: ["python3", "-m", "{SERVE}"]\n'
-        f"    command:\n{command}"
-        "    working_dir: /bundle\n"
-        "    volumes:\n"
-        "      - .:/bundle:ro\n"
-        f"{cache}"
-        "    environment:\n"
-        "      VLLM_API_KEY: ${VLLM_API_KEY:-}\n"
-        '      VLLM_NO_USAGE_STATS: "1"\n'
-        f"{offline}"
-        "    ports:\n"
-        f'      - "127.0.0.1:{texts.port}:8000"\n'
-        "    ipc: host\n"
-        "    deploy:\n"
-        "      resources:\n"
-        "        reservations:\n"
-        "          devices:\n"
-        "            - {driver: nvidia, count: 1, capabilities: [gpu]}\n"
-    )
+    variables = {"VLLM_API_KEY": "${VLLM_API_KEY:-}", "VLLM_NO_USAGE_STATS": "1"}
+    gpu = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    service = {
+        "image": texts.image,
+        "entrypoint": ["python3", "-m", SERVE],
+        "command": [*texts.served.arguments, "--host", "0.0.0.0", "--port", "8000"],
+        "working_dir": "/bundle",
+        "volumes": [".:/bundle:ro", *([HUB_CACHE] if texts.hub else [])],
+        "environment": variables | ({} if texts.hub else {"HF_HUB_OFFLINE": "1"}),
+        "ports": [f"127.0.0.1:{texts.port}:8000"],
+        "ipc": "host",
+        "deploy": {"resources": {"reservations": {"devices": [gpu]}}},
+    }
+    comment = "# Serves this folder with vLLM on a GPU: docker compose up\n"
+    return comment + yaml_text({"services": {"vllm": service}})
 
 
 def guide(texts: Texts, request: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import msgspec
 
 from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
 from finery.views import View
-from finery_serve.guide import json_text, write_texts
+from finery_serve.guide import json_text, read_schema, write_texts
 from finery_transformers.formats import base_name, require_format
 from finery_transformers.frozen.template import (
     SYSTEMS_DIFFER,
@@ -138,7 +138,7 @@ class VllmBundle(
     def run(self, job: Job) -> Bundle:
         """Check the models, then write the folder."""
         models = {served_name(model.name): model for model in self.models}
-        schema = None if self.schema is None else _schema(self.schema.path)
+        schema = read_schema(self.schema)
         beside = not self.merge and (len(models) > 1 or self.models[0].format == "adapter")
         chat = self._checked(models) if beside else chat_of(self.models[0])
         return self._written(models if beside else {}, chat, schema, job)
@@ -267,13 +267,6 @@ def served_name(name: str) -> str:
 
 def _config(adapter: Model) -> dict[str, Any]:
     return read_json(adapter.file(ADAPTER[0]))
-
-
-def _schema(path: Path) -> Any:
-    """The JSON Schema in a file. `DataError` if it is none."""
-    from finery.rows.answers.answerschema import AnswerSchema
-
-    return AnswerSchema(path).value
 
 
 def _value(arguments: list[str], name: str) -> int | None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from finery.artifact.manifest import Parts
+from finery.artifact.manifest import Parts, key_of
 from finery.builder.accepted import Acceptances, accepted_together
-from finery.builder.keys import MISSING, key_of
+from finery.builder.keys import MISSING
 from finery.recipe.accepted import PARTS, PREFIXES, Accepted, is_acceptable
 from finery.recipe.lock import Lock
 

@@ -21,7 +21,7 @@ data:
     code: |
       job.log("a note"); job.progress(1, 2, "half"); job.metric("loss", 0.5, 1); print("printed")
       import subprocess; subprocess.run(["echo", "from a child"])
-      Path("aside.txt").read_text()
+      Path("aside.txt").read_text(); Path("aside.txt").write_text("changed")
   after: {use: steps.copy, rows: talks}
   fails: {use: steps.script, code: "raise ValueError('no')"}
   blocked: {use: steps.copy, rows: fails, tag: 1}

@@ -20,7 +20,7 @@ from finery import (
     setting,
     takes,
 )
-from finery.artifact.manifest import Parts, encode
+from finery.artifact.manifest import Parts, encode, key_of
 from finery.builder.code.steps import Wrapper
 from finery.builder.keys import (
     MISSING,
@@ -28,7 +28,6 @@ from finery.builder.keys import (
     EngineKey,
     Names,
     differences,
-    key_of,
     key_parts,
 )
 from finery.recipe.graph import Node, Source

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -21,6 +22,26 @@ MANIFEST = "manifest.json"
 """The file in an artifact's folder that describes it."""
 Parts = list[tuple[str, Any]]
 """(name, value), e.g. `("setting epochs", 3)`, `("input rows[0]", "4f…")`."""
+
+
+READ, CHANGING = "read ", "not reusable: "
+"""Beginnings of the parts that say what a step read besides its inputs, see
+`finery.execute.observed`. They come after all others."""
+
+
+def key_of(parts: Parts) -> str:
+    """The key of these parts, 64 hex digits. Their names differ, and their order doesn't count."""
+    return blake3(encode(sorted(parts, key=itemgetter(0)))).hexdigest()
+
+
+def reads_in(parts: Parts) -> Parts:
+    """Those of the parts that say what the step read."""
+    return [part for part in parts if part[0].startswith((READ, CHANGING))]
+
+
+def result_key(key: str, reads: Parts) -> str:
+    """The key of a result: that of the step if it read nothing."""
+    return key_of([("key", key), *reads]) if reads else key
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -13,8 +13,8 @@ import msgspec
 from blake3 import blake3
 from msgspec import UNSET
 
-from finery.artifact.manifest import Parts, encode
-from finery.builder.keys import MISSING, key_of
+from finery.artifact.manifest import Parts, encode, key_of
+from finery.builder.keys import MISSING
 from finery.recipe.accepted import Accepted
 
 STEP_TYPE = "step type"
@@ -36,6 +36,10 @@ class Acceptances:
         self._groups: dict[str, list[list[Accepted]]] = defaultdict(list)
         for (use, _), group in groups.items():
             self._groups[use].append(group)
+
+    def is_for(self, use: str) -> bool:
+        """Whether there are any for steps of a type."""
+        return use in self._groups
 
     def earlier(self, parts: Parts) -> Iterator[Parts]:
         """The parts of earlier keys whose results serve a step with these parts, nearest first."""

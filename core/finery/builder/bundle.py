@@ -14,8 +14,9 @@ from typing import IO
 
 import msgspec
 
-from finery.artifact.manifest import Result
+from finery.artifact.manifest import Result, reads_in
 from finery.builder.garbage import blobs_of
+from finery.builder.reads import is_list
 from finery.errors import UsageError
 from finery.store.blobs import put_blob
 from finery.store.database import HEX, KEY_DIGITS, Store
@@ -116,6 +117,7 @@ def _head(tar: tarfile.TarFile, file: Path) -> Bundle:
     if not is_complete or not is_inside(bundle.path) or not all(
         len(result.key) == KEY_DIGITS and HEX.issuperset(result.key)
         and is_portable(result) and are_right(result.outputs)
+        and (not (reads := reads_in(result.parts)) or is_list([name for name, _ in reads]))
         for result in bundle.results
     ):  # fmt: skip
         raise _wrong(file, "its list of results was changed")

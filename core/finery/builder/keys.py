@@ -8,13 +8,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
 from blake3 import blake3
 
-from finery.artifact.manifest import Parts, encode
+from finery.artifact.manifest import READ, Parts, encode
 from finery.builder.code.closure import Code, add
 from finery.builder.code.steps import Wrapper
 from finery.fields import FileOrName, Files, Settings
@@ -51,11 +50,6 @@ class EngineKey(NamedTuple):
     packages: Sequence[str]
     facts: Mapping[str, Any] = {}
     imported: Sequence[str] = ()
-
-
-def key_of(parts: Parts) -> str:
-    """The key of these parts, 64 hex digits. Their names differ, and their order doesn't count."""
-    return blake3(encode(sorted(parts, key=itemgetter(0)))).hexdigest()
 
 
 def key_parts(
@@ -218,7 +212,8 @@ class Change(NamedTuple):
 
     def __str__(self) -> str:
         """As text: `setting epochs: 3 → 2`, `code steps.py: Copy.run changed`."""
-        if not self.part.startswith(("code ", "file ", "input ", "provenance ")):
+        is_read = self.part.startswith(READ) and {*map(len, map(str, (self.old, self.new)))} == {64}
+        if not is_read and not self.part.startswith(("code ", "file ", "input ", "provenance ")):
             return f"{self.part}: {' → '.join(self.values())}"
         if self.new == NOT_BUILT:
             return f"{self.part} not built yet"

@@ -12,7 +12,16 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from finery.artifact.kinds import Bundle, Model
-from finery.artifact.manifest import Manifest, Parts, Result, encode
+from finery.artifact.manifest import (
+    READ,
+    Manifest,
+    Parts,
+    Result,
+    encode,
+    key_of,
+    reads_in,
+    result_key,
+)
 from finery.builder.accepted import Acceptances
 from finery.builder.code.steps import StepCode
 from finery.builder.keys import (
@@ -21,10 +30,11 @@ from finery.builder.keys import (
     EngineKey,
     changes_between,
     differences,
-    key_of,
     key_parts,
 )
+from finery.builder.reads import find_result, values_now, why_not_reusable
 from finery.errors import RecipeError, StepError
+from finery.execute.observed import Places, places_of
 from finery.inference.types import Identity
 from finery.plugin.history import Results
 from finery.recipe.document import Path_
@@ -37,7 +47,7 @@ from finery.step.interfaces import Pinned, Provenance, floating_name, interface
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.installed import package_version, with_versions
-from finery.util.paths import PINNED, recipe_id
+from finery.util.paths import PINNED, project_folder, recipe_id
 from finery.util.text import some_of, visible
 
 LOST = "can't be had from the shared store"
@@ -48,13 +58,18 @@ State = Literal["cached", "run", "pending"]
 
 @dataclass
 class StepPlan:
-    """The state of one step in a plan, and the reason."""
+    """The state of one step in a plan, and the reason.
+
+    key, parts: without what the step reads besides its inputs. reads: that of its result, otherwise
+    the current values of what it read for the last one.
+    """
 
     node: Node
     state: State
     reason: str = ""
     key: str = ""
     parts: Parts = field(default_factory=list)
+    reads: Parts = field(default_factory=list)
     result: Result | None = None
     accepted: list[str] = field(default_factory=list)  # parts that differ from the result's
     same_as: str = ""  # an earlier step that runs with the same key: this one takes its output
@@ -70,9 +85,16 @@ class StepPlan:
     engine_uses_gpu: bool = False
 
     @property
+    def all_parts(self) -> Parts:
+        """The parts of the key, with what the step reads."""
+        return [*self.parts, *self.reads]
+
+    @property
     def result_key(self) -> str:
-        """The key of its result: its own, unless a changed part is accepted."""
-        return self.key if self.result is None else self.result.key
+        """The key of its result, as far as that is known; another one if changes are accepted."""
+        if self.result is not None:
+            return self.result.key
+        return result_key(self.key, self.reads) if self.key else ""
 
     @property
     def acceptance(self) -> str:
@@ -161,24 +183,60 @@ class Planner:
             return plan
         plan.key = key_of(plan.parts)
         plan.result = self.lookup(plan, inputs)
+        last = self.latest.get(name, ("",))[0]
+        if plan.result is not None:
+            plan.reads = reads_in(plan.result.parts)
+            if plan.accepted:
+                plan.reads = self._reads_now(plan, [part for part, _ in plan.reads])
+        elif last and (before := reads_in(self.store.parts_of(last) or [])):
+            names = [part for part, _ in before if part.startswith(READ)]
+            plan.reads = values_now(self.store, self.places(plan), names)
         plan.state = "cached" if plan.result else "run"
         plan.reason = plan.acceptance if plan.result else self._reason(plan)
         return plan
 
     def lookup(self, plan: StepPlan, inputs: Mapping[tuple[str, int], Manifest]) -> Result | None:
         """The kept result of a step. One with other outputs than the step's is damaged."""
-        for key, parts in self.keys(plan):
-            result = self.store.lookup(key, inputs.values(), parts)
-            if result is not None and self.fits(plan, result.outputs):
-                plan.accepted = [visible(name) for name, *_ in differences(parts, plan.parts)]
-                return result
+        every, plan.accepted = [*inputs.values()], []
+        result = find_result(self.store, plan.key, plan.parts, every, lambda: self.places(plan))
+        if result is not None and self.fits(plan, result.outputs):
+            return result
+        for key, _ in self.keys(plan) if self.acceptances.is_for(plan.node.use) else ():
+            lists = self.store.reads_of(key) or [[]]
+            for names in (each for number, each in enumerate(lists) if each or number == 0):
+                for made, parts in self.keys_of_reads(plan, key, names):
+                    result = self.store.lookup(made, every, parts)
+                    if result is not None and self.fits(plan, result.outputs):
+                        now = [*plan.parts, *self._reads_now(plan, names)]
+                        plan.accepted = [visible(name) for name, *_ in differences(parts, now)]
+                        return result
         return None
 
     def keys(self, plan: StepPlan) -> Iterator[tuple[str, Parts]]:
-        """The keys whose results serve a step: its own, then those before accepted changes."""
+        """The keys, without what a step reads, whose results serve it: its own comes first."""
         yield plan.key, plan.parts
         for parts in self.acceptances.earlier(plan.parts):
             yield key_of(parts), parts
+
+    def keys_of_reads(
+        self, plan: StepPlan, key: str, names: Sequence[str]
+    ) -> Iterator[tuple[str, Parts]]:
+        """The keys of results under one of `keys` that read these names, with accepted values."""
+        now = [*plan.parts, *self._reads_now(plan, names)]
+        for parts in (now, *self.acceptances.earlier(now)):
+            reads = reads_in(parts)
+            if key_of([part for part in parts if part not in reads]) == key:
+                yield result_key(key, reads), parts
+
+    def _reads_now(self, plan: StepPlan, names: Sequence[str]) -> Parts:
+        return values_now(self.store, self.places(plan), names) if names else []
+
+    def places(self, plan: StepPlan) -> Places:
+        """What the names of what a step reads mean."""
+        recipe = self.graph.recipe
+        code = map(str, self.code.paths(*self.code_of(plan)))
+        folder, project = recipe.folder.absolute(), project_folder(recipe.path)
+        return places_of(str(project), str(folder), str(self.store.root), [*code])
 
     @staticmethod
     def fits(plan: StepPlan, outputs: Mapping[str, Manifest]) -> bool:
@@ -352,7 +410,7 @@ class Planner:
         return plan.node.step, self._written(plan.node), plan.engines
 
     def _reason(self, plan: StepPlan) -> str:
-        if self.store.seconds_of(plan.key) is not None:
+        if any(self.store.seconds_of(key) is not None for key in (plan.key, plan.result_key)):
             lost = self.store.shared.lost
             return f"its files {'are missing or damaged' if not lost else LOST}"
         if plan.node.name not in self.latest:
@@ -361,9 +419,11 @@ class Planner:
         before = self.store.parts_of(last)
         if before is None:
             return "never built"
-        if last == plan.key:
+        if last == plan.result_key:
             return "its result was lost with a damaged database"
-        changes = changes_between(before, plan.parts, self.code.names)
+        if why := why_not_reusable(before):
+            return f"its last result can't be reused, since the step {why}"
+        changes = changes_between(before, plan.all_parts, self.code.names)
         if any(change.part == FORMAT_PART for change in changes):
             return "this version of finery computes keys in another way: built once more"
         more = f" and {len(changes) - 2} more" if len(changes) > 2 else ""

@@ -20,7 +20,7 @@ class Recording:
 
     A kill costs at most the work of the quick steps that aren't recorded yet.
 
-    built: key → result of this build, recorded or not.
+    built: key of a step → its result of this build, recorded or not.
     keys: step → key of its current result, for those that aren't recorded yet.
     """
 
@@ -30,7 +30,7 @@ class Recording:
         self._planner = planner
         self._sharing = sharing
         self._run = run
-        self._new: list[Result] = []
+        self._new: dict[str, Result] = {}
         self._recorded_at = time.monotonic()
         self._cleaners: list[threading.Thread] = []
 
@@ -38,10 +38,9 @@ class Recording:
         """Whether something isn't recorded yet."""
         return bool(self._new or self.keys)
 
-    def add(self, result: Result) -> None:
-        """Record a result, if its step is quick, with others."""
-        self.built[result.key] = result
-        self._new.append(result)
+    def add(self, result: Result, key: str) -> None:
+        """Record a result, if its step is quick, with others. key: of the step."""
+        self.built[key] = self._new[key] = result
         self.write(now=result.seconds > RECORD_SECONDS)
 
     def write(self, *, now: bool) -> None:
@@ -49,9 +48,9 @@ class Recording:
         is_time = now or time.monotonic() - self._recorded_at > RECORD_SECONDS
         if not self or not (is_time or len(self._new) >= GROUP):
             return
-        self._commit(self._new)
-        self._sharing.push(self._new, are_new=True)
-        self._clear([result.key for result in self._new])
+        self._commit([*self._new.values()])
+        self._sharing.push(self._new.values(), are_new=True)
+        self._clear([*self._new])
         self._new.clear()
         self._recorded_at = time.monotonic()
         # During the build, since it may be killed.

@@ -25,6 +25,7 @@ from finery.builder.failures import (
 )
 from finery.builder.outputs import OutputLinks, build_folder
 from finery.builder.plan import Planner, StepPlan
+from finery.builder.reads import result_of
 from finery.builder.recording import Recording
 from finery.builder.runs import Outcome, RunLog, is_news
 from finery.builder.sharing import Sharing
@@ -388,7 +389,7 @@ class Build:
             return
         outputs = msgspec.convert(event["outputs"], dict[str, Manifest])
         self.store.arrived(outputs.values())
-        result = Result(plan.key, outputs, event["seconds"], plan.parts)
+        result = result_of(plan.key, plan.parts, outputs, event, self.outcome.run)
         if plan.result is not None:
             self.outcome.redone[plan.node.name] = plan.result
             before, after = (
@@ -396,7 +397,7 @@ class Build:
             )
             message = f"its output is {'' if before == after else 'not '}the same as before"
             self._emit("step_log", step=plan.node.name, message=message)
-        self._recording.add(result)
+        self._recording.add(result, plan.key)
         self.outcome.ran.append(plan.node.name)
         with self._guarded(plan.node.name):
             self._settle(plan, result, cached=False)
@@ -421,7 +422,7 @@ class Build:
             self._unlinked.append(node)
         else:
             self.outputs.link(node.name, result.outputs, is_new=True)
-        if cached and result.key not in self._recording.built:
+        if cached and plan.key not in self._recording.built:
             self.sharing.push([result], are_new=False)
         if self._settled.get(node.name) != result.key:
             self._settled[node.name] = result.key

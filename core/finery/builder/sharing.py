@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from finery.artifact.manifest import Manifest, Parts, Result
+from finery.artifact.manifest import Manifest, Parts, Result, key_of, reads_in
 from finery.builder.plan import Planner, StepPlan, make_plan
+from finery.builder.reads import push_list, shared_lists, why_not_reusable
 from finery.config import Config
 from finery.errors import FineryError, RemoteError
 from finery.store.database import Store
@@ -139,13 +140,19 @@ class Sharing:
                 plans |= dict.fromkeys(parts.keys() - plans.keys(), plan)
         self._asked |= plans.keys()
         every = self._remote.records(plans)
+        rest = [key for key in plans if key not in every]
+        places = {key: planner.places(plans[key]) for key in rest}
+        for key, lists in shared_lists(self._remote, rest, places).items():
+            for names in lists:
+                for made, its in planner.keys_of_reads(plans[key], key, names):
+                    plans[made], parts[made] = plans[key], its
+        every |= self._remote.records(plans.keys() - every.keys() - {*rest})
         records = {k: r for k, r in every.items() if planner.fits(plans[k], r.outputs)}
         if len(records) < len(every):
             self._remote.refuse()
         if records:
             inputs = {k: [*planner.inputs(plans[k].node, results).values()] for k in records}
-            found = {key: parts[key] for key in records}
-            self._store.shared.adopt(public(self._remote.url), records, found, inputs, run)
+            self._store.shared.adopt(public(self._remote.url), records, parts, inputs, run)
 
     # -- from there to here ----------------------------------------------------------------------
 
@@ -215,6 +222,8 @@ class Sharing:
         are_new: whether this build made them; others are only added if they aren't there.
         """
         for result in results:
+            if why_not_reusable(result.parts):
+                continue
             if self.pushes and (are_new or result.key not in self._pushed):
                 self._pushed.add(result.key)
                 self._pushes.append(self._threads["to"].submit(self._push, result, are_new))
@@ -227,6 +236,8 @@ class Sharing:
                 self._lag()
             elif not is_there:
                 self._remote.push_result(self._store.root, result)
+                if (reads := reads_in(result.parts)) and not why_not_reusable(result.parts):
+                    push_list(self._remote, key_of(result.parts[: -len(reads)]), reads)
         except RemoteError as error:
             self._is_refused = True
             self._lag()

@@ -16,7 +16,7 @@ import sys
 import time
 import zlib
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from glob import escape, glob
 from itertools import chain
 from pathlib import Path
@@ -180,10 +180,15 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
 
     Such a change may have come after the build read it, so the next build must look again.
     """
-    plugins = build.graph.plugins
+    from finery.artifact.manifest import reads_in
+    from finery.builder.reads import why_not_reusable
+
+    plugins, results = build.graph.plugins, build.outcome.results.values()
     if any(getattr(plugins.hook, hook).get_hookimpls() for hook in HOOKS):
         return
     if plugins.broken:  # its repair might not change anything in the stamp
+        return
+    if any(why_not_reusable(result.parts) for result in results):
         return
     used, absent, patterns = sources_of(build)
     matches = {pattern: _matches(pattern) for pattern in sorted(patterns)}
@@ -203,8 +208,10 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
         "accepted": len(build.outcome.accepted),
         "dollars": build.outcome.dollars_kept,
         "machine": _machine(),
-        # Plugin files may import from the working directory.
-        "folder": os.getcwd() if any(p.path for p in build.graph.plugins.plugins) else "",
+        # Plugin files may import from the working directory, and steps may read files there.
+        "folder": os.getcwd()
+        if any(p.path for p in plugins.plugins) or any(reads_in(r.parts) for r in results)
+        else "",
         "path": os.environ.get("PATH", "") if build.planner.outside else None,
         "recipes": [[str(path), path.exists()] for path in build.store.recipes().values()],
         "patterns": [*matches.items()],
@@ -324,7 +331,19 @@ def sources_of(build: "Build") -> Sources:
             patterns |= {_absolute(p, folder) for p in files.patterns}
             if not all(map(files.requires, files.patterns)):  # so that a new one is noticed
                 absent |= named
+    for place in read_places(build):
+        (used if os.path.exists(place) else absent).add(place)
     return Sources(used, absent - used, patterns)
+
+
+def read_places(build: "Build") -> Iterator[str]:
+    """The files and folders that steps of a build read besides their inputs."""
+    from finery.artifact.manifest import READ, reads_in
+    from finery.execute.observed import paths_of
+
+    for result in build.outcome.results.values():
+        for part, _ in reads_in(result.parts):
+            yield from paths_of(str(build.project), part.removeprefix(READ))
 
 
 def _are_those_used(used: Collection[str], matches: Iterable[str]) -> bool:

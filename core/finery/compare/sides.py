@@ -76,7 +76,7 @@ def now(graph: Graph, store: Store) -> Side:
     revision = revision_of(graph.recipe.path.absolute().parent)
     side = Side(NOW, f"the recipe now, {revision}" if revision else "the recipe now")
     for plan in make_plan(Planner(graph, store), without_files=True):
-        step = SideStep(plan.node.name, plan.node.use, plan.key, plan.parts, plan.result)
+        step = SideStep(plan.node.name, plan.node.use, plan.result_key, plan.all_parts, plan.result)
         step.is_whole = plan.result is not None
         step.reason = f"not built ({plan.reason})"
         side.steps[step.name] = step

@@ -216,13 +216,16 @@ class Used(TypedDict):
 class Done(TypedDict):
     """The step succeeded: its outputs are in `objects/`, `outputs` has their manifests by name.
 
-    ends: whether its process must not run another step. code: file of a project that the process
-    imported → its state then.
+    reads: (name, value) of what it read besides its inputs, see `finery.execute.observed`.
+    changing: why the next build can't reuse the result. ends: whether its process must not run
+    another step. code: file of a project that the process imported → its state then.
     """
 
     event: Literal["done"]
     outputs: dict[str, Any]
     seconds: float
+    reads: NotRequired[list[tuple[str, str]]]
+    changing: NotRequired[str]
     ends: NotRequired[bool]
     code: NotRequired[dict[str, FileState]]
 

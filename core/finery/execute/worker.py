@@ -23,9 +23,15 @@ import msgspec
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import FineryError, StepError, disk_full
-from finery.execute.executor import AHEAD, Done, Failed, Task, Used
+from finery.execute.executor import AHEAD, Done, Failed, Noted, Task, Used
 from finery.execute.log import redirect_to
-from finery.execute.undeclared import load_files, noted
+from finery.execute.observed import (
+    UncachedRecords,
+    is_clean,
+    is_own_plugin,
+    reads_of,
+    watching,
+)
 from finery.fields import Files
 from finery.inference.engine import Engine
 from finery.inference.records import identity_of
@@ -43,7 +49,7 @@ from finery.store.links import open_artifact, unchanged
 from finery.util.installed import ONLY
 from finery.util.leftovers import earlier_seconds, scratch_lock
 from finery.util.paths import PINNED
-from finery.util.text import duration, redacted_data
+from finery.util.text import duration, redacted_data, some_of
 
 _is_worker = False
 """Whether this process only runs steps, and may change its environment for their children."""
@@ -217,19 +223,21 @@ def run_task(task: Task, send: Send) -> Done | Failed:
     try:
         close_log = redirect_to(task.log, hidden)
     except OSError as error:
-        failed = disk_full(error) or StepError(f"can't write its log {task.log}: {error.strerror}")
-        return Failed(event="failed", error=failed.to_dict())
+        full = disk_full(error) or StepError(f"can't write its log {task.log}: {error.strerror}")
+        return Failed(event="failed", error=full.to_dict())
     before = {name: os.environ.get(name) for name in task.env}
     os.environ.update(task.env)
     try:
         outputs = outputs_of(task, lambda report: send(redacted_data(report, hidden)))
+        reads, changing, rewritten = reads_of(task)
     except FineryError as error:
-        return Failed(event="failed", error=redacted_data(error.to_dict(), hidden))
+        failed = redacted_data(error.to_dict(), hidden)
+        return Failed(event="failed", error=failed, ends=not is_clean())
     except Terminated:
         raise
     except BaseException as error:  # also SystemExit: anything that a step raises is an error
-        failure = _from_exception(error, task)
-        return Failed(event="failed", error=redacted_data(failure.to_dict(), hidden))
+        failed = redacted_data(_from_exception(error, task).to_dict(), hidden)
+        return Failed(event="failed", error=failed, ends=not is_clean())
     finally:
         for name, value in before.items():
             if value is None:
@@ -241,7 +249,18 @@ def run_task(task: Task, send: Send) -> Done | Failed:
             sys.stderr.flush()
         close_log()
     seconds = earlier + time.perf_counter() - started
-    return Done(event="done", outputs=outputs, seconds=seconds, code=COMPILED)
+    ended = Done(
+        event="done", outputs=outputs, seconds=seconds, reads=reads, ends=not is_clean(),
+        code=COMPILED,
+    )  # fmt: skip
+    if changing:
+        ended["changing"] = changing
+    if changing or rewritten:
+        why = changing or f"reads {some_of(rewritten, 3)}, and then changes it"
+        fix = "let it write to job.scratch, or declare what it reads as a setting of type Files"
+        text = f"{why}: the next build runs the step again"
+        send(Noted(event="note", name="not-reusable", text=text, fix=fix))
+    return ended
 
 
 def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
@@ -257,19 +276,36 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
     plugins = _plugins(task)
     if not plugins.manager.has_plugin("finery.default"):
         plugins.manager.register(Default, name="finery.default")
+    with watching(task, plugins):
+        return _outputs_of(task, plugins, send)
+
+
+def _plugins(task: Task) -> Plugins:
+    """The plugins of a task: finery's own, and those that are in its key."""
+    if _is_worker:
+        os.environ[ONLY] = " ".join(task.entry_points)
+        if task.recipe:
+            os.chdir(task.recipe)  # wherever the build was started
+    leave_out(task.left_out)
+    with watching(task):
+        return load_plugins(tuple(Path(path) for path in task.plugins), task.entry_points)
+
+
+def _outputs_of(task: Task, plugins: Plugins, send: Send) -> dict[str, Manifest]:
     root = Path(task.store)
     _step(task, plugins, root, named=True).check()  # not of `step`, which it might change
     step = _step(task, plugins, root)
     inspect.check_columns(step, inspect.columns_of_inputs(step))
     expected = step.outputs()
     records = records_of(Path(task.records or root / "finery.db"), task.answers)
+    engines = (plugins.engines[name][1] for name in task.engines)
     with scratch_lock(Path(task.scratch), inherited=_is_worker) as lock_scratch:
         job = Job(
             out=Path(task.out),
             scratch=Path(task.scratch),
             seed=task.seed,
             report=send,
-            records=records,
+            records=records if all(map(is_own_plugin, engines)) else UncachedRecords(records),
             find_engine=_finder(task, plugins),
             secrets=task.env,
             pinned=task.pinned,
@@ -279,7 +315,7 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
         )
         try:
             inputs = [each for named in task.inputs.values() for each in named]
-            with unchanged(root, inputs), noted(task, plugins, send):
+            with unchanged(root, inputs):
                 Default.is_called = False
                 returned = plugins.hook.finery_run_step(step=step, job=job)
                 if not Default.is_called:
@@ -296,17 +332,6 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
         if id(artifact) not in manifests:
             manifests[id(artifact)] = ingest(artifact, job.out, root / "objects")
     return {name: manifests[id(artifact)] for name, artifact in artifacts.items()}
-
-
-def _plugins(task: Task) -> Plugins:
-    """The plugins of a task: finery's own, and those that are in its key."""
-    if _is_worker:
-        os.environ[ONLY] = " ".join(task.entry_points)
-        if task.recipe:
-            os.chdir(task.recipe)  # wherever the build was started
-    leave_out(task.left_out)
-    load_files(task)
-    return load_plugins(tuple(Path(path) for path in task.plugins), task.entry_points)
 
 
 def _replaced(plugins: Plugins) -> StepError:

@@ -71,7 +71,7 @@ class SharedRecords:
         found = self.own.get(keys)
         missing = [key for key in keys if key not in found and key not in self._asked]
         self._asked.update(missing)
-        shared = self._remote.answers(missing)
+        shared = self._remote.values("answers", missing)
         if shared:
             self.own.put(shared)
         return found | shared
@@ -85,7 +85,7 @@ class SharedRecords:
     def _send(self, key: bytes, value: bytes) -> None:
         if self._pushes and not self._remote.down:
             try:
-                self._remote.push_answer(key, value)
+                self._remote.put_value("answers", key, value)
             except RemoteError as error:
                 self._pushes = False
                 self._remote.warn("can't be written", error.what)

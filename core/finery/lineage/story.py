@@ -260,7 +260,7 @@ class _Teller:
             return []
         if built.plan.gone:
             return [f"{name} can't find where rows were read: {built.plan.gone}"]
-        after = built.plan.parts if built.plan.result is None else built.result.parts
+        after = built.plan.all_parts if built.plan.result is None else built.result.parts
         changed = [part for part, _, _ in differences(built.result.parts, after)]
         files = [part.split(" ", 2)[2] for part in changed if part.startswith("file ")]
         notes = [f"{name}: {file} changed since it was read" for file in files]

@@ -67,10 +67,11 @@ OWN_NOTES = {
         why="Scores on different rows can't be compared: one set of rows may be easier. Keep the "
         "rows to judge on apart, and let the axis change only the rows to train on.",
     ),
-    "undeclared-read": About(
-        when="a running step opens a file of the project, or imports code next to the recipe, that "
-        "isn't part of its key",
-        why="When that file changes, the step doesn't rerun, and its output is out of date.",
+    "not-reusable": About(
+        when="a running step reads something that changes before it ends, or that finery can't "
+        "compare later",
+        why="What a step reads is part of its result. Nobody knows which state of it this result "
+        "was made from, so the next build runs the step again.",
     ),
 }
 """The kinds of notes that finery itself gives."""

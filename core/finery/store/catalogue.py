@@ -8,7 +8,7 @@ import msgspec
 from finery.artifact.manifest import Manifest
 from finery.errors import UsageError
 from finery.store.connection import Database
-from finery.store.database import KEY_DIGITS, Store
+from finery.store.database import KEY_DIGITS, LISTS, Store
 
 LONG_TO_SHRINK = 256 << 20
 """Bytes of a database that take seconds to copy."""
@@ -59,6 +59,11 @@ class Catalogue:
                 "DELETE FROM parts WHERE key NOT IN (SELECT key FROM results) AND key NOT IN "
                 "(SELECT previous FROM latest WHERE previous IS NOT NULL)",
                 [[]],
+            ),
+            (
+                "DELETE FROM facts WHERE name BETWEEN ? AND ? AND substr(name, -64) NOT IN "
+                "(SELECT key FROM results)",
+                [[LISTS, f"{LISTS[:-1]}!"]],
             ),
             patient=True,
         )

@@ -26,10 +26,13 @@ import msgspec
 
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import (
+    CHANGING,
     Manifest,
     Parts,
     Result,
     is_sound,
+    key_of,
+    reads_in,
     referring,
     with_references,
 )
@@ -41,7 +44,14 @@ from finery.store.repairs import make_folder, make_way, say
 from finery.store.shared import SharedBlobs
 from finery.store.uses import JOB, Uses, gate, remove_unheld
 from finery.util.files import check_plain, fsync, hash_file, settled, size_of
-from finery.util.leftovers import end_users, is_in_use, last_change, lock_path, seconds_path
+from finery.util.leftovers import (
+    end_users,
+    is_in_use,
+    last_change,
+    lock_path,
+    reads_path,
+    seconds_path,
+)
 from finery.util.locks import KeyLocks, holder_of
 from finery.util.paths import STORE
 from finery.util.text import counted
@@ -51,6 +61,10 @@ HEX = frozenset("0123456789abcdef")
 SCRATCH = ".scratch"
 ABANDONED_DAYS = 30
 """Days after which the scratch folder of a step that was never finished is removed."""
+LISTS, MOST_LISTS = "reads of ", 16
+"""Beginning of the names of facts that lead from the key of a step to those of its results, which
+also cover what it read; how many of them are looked at."""
+_FACT = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
 _BLOB = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)"
 _ARE_TEXTS = "typeof(recipe) || typeof(step) || typeof(key) = 'texttexttext'"
 """Leaves out rows in which a damaged byte made something else of a text."""
@@ -193,6 +207,21 @@ class Store:
             return None
         return Result(key, outputs, seconds, self.parts_of(key) or [] if parts is None else parts)
 
+    def reads_of(self, key: str) -> list[list[str]]:
+        """Names of what the results of a step read, by the key of the step, the newest first.
+
+        One that read nothing has no names.
+        """
+        query = (
+            "SELECT made, parts FROM facts JOIN results ON results.key = substr(name, -64) "
+            "JOIN parts USING (key) WHERE name BETWEEN ? AND ? UNION ALL "
+            "SELECT made, '[]' FROM results WHERE key = ? ORDER BY made DESC LIMIT ?"
+        )
+        names = f"{LISTS}{key} ", f"{LISTS}{key}!"
+        rows = self._db.rows(query, [*names, key, MOST_LISTS])
+        every = (self._decoded(parts, Parts) for _, parts in rows)
+        return [[*n] for n in {tuple(p for p, _ in reads_in(each or [])): 0 for each in every}]
+
     def _read_result(self, key: str) -> tuple[dict[str, Manifest], float] | None:
         row = self._one("SELECT outputs, seconds FROM results WHERE key = ?", key)
         if row is None:
@@ -215,10 +244,12 @@ class Store:
         now = time.time()
         rows = [[r.key, msgspec.json.encode(r.outputs), r.seconds, now, run] for r in results]
         parts = [[r.key, msgspec.json.encode(r.parts)] for r in results]
+        lists = [(name, b"") for r in results for name in _list_of(r.key, r.parts)]
         self._db.write(
             (_BLOB, [(d, *(self._blobs.get(d) or _blob_stat(self.blob_path(d)))) for d in digests]),
             ("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", rows),
             ("INSERT OR REPLACE INTO parts VALUES (?, ?)", parts),
+            (_FACT, lists),
             patient=True,
         )
         for result in results:
@@ -246,6 +277,7 @@ class Store:
             ("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)",
              [(*result, now, run) for result in results]),
             ("INSERT OR REPLACE INTO parts VALUES (?, ?)", encoded),
+            (_FACT, [(name, b"") for key, *_ in results for name in _list_of(key, parts[key])]),
         )  # fmt: skip
         for key, *_ in results:
             self._results.pop(key, None)
@@ -434,8 +466,7 @@ class Store:
 
     def keep_facts(self, facts: Mapping[str, bytes]) -> None:
         """Store contents under names that the caller chooses."""
-        query = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
-        self._db.write((query, facts.items()), is_cache=True)
+        self._db.write((_FACT, facts.items()), is_cache=True)
 
     def keep_spending(self, key: str, dollars: float, worth: float) -> None:
         """Add what an attempt at a step's key spent. worth: the cost of all answers that it used.
@@ -482,8 +513,8 @@ class Store:
         scratch = self.root / "work" / f"{key}{SCRATCH}"
         if scratch.exists():
             shutil.rmtree(scratch, ignore_errors=True)
-        lock_path(scratch).unlink(missing_ok=True)
-        seconds_path(scratch).unlink(missing_ok=True)
+        for path in (lock_path(scratch), seconds_path(scratch), reads_path(scratch)):
+            path.unlink(missing_ok=True)
 
     def clear_output(self, key: str) -> None:
         """Remove a key's output folder and job. Its scratch folder stays for the next attempt."""
@@ -587,6 +618,12 @@ def _prepared(root: Path) -> bool:
     if not ignore.exists():
         ignore.write_text("*\n")
     return True
+
+
+def _list_of(key: str, parts: Parts) -> Iterator[str]:
+    """The name of the fact for a result that others may reuse if they read the same."""
+    if (reads := reads_in(parts)) and not reads[-1][0].startswith(CHANGING):
+        yield f"{LISTS}{key_of(parts[: -len(reads)])} {key}"
 
 
 def _blob_stat(path: str) -> tuple[int, ...]:

@@ -56,6 +56,8 @@ def expire(
         blob for blob in objects.stocked("blobs")
         if blob.written < before and blob.name not in needed and OBJECT.fullmatch(blob.name)
     ]  # fmt: skip
+    # What results of a step read is written again with each of them.
+    unneeded += [each for each in objects.stocked("reads") if each.written < before]
     if not dry_run:
         _remove(objects, old, progress)  # first, so that no result lacks a file
         _remove(objects, unneeded, progress)

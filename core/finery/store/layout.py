@@ -2,6 +2,8 @@
 
     records/ab/KEY      a result: its outputs, and where the small files are; then its signature
     blobs/ab/DIGEST     a large file, or many small ones of a result, one after the other
+    answers/ab/KEY      an answer of a model
+    reads/ab/KEY        what results of a step read besides its inputs, by the key of the step
 
 Nothing that comes from a shared store is believed. `decoded` compares a record with what it is said
 to be, and `Remote.bring` does so with blobs.
@@ -24,7 +26,7 @@ FORMAT = 1
 LEVELS, REFERENCES = 32, 16
 """How deep facts of an artifact, and references of one to another, may be nested."""
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-OBJECT = re.compile(r"(?:records|blobs)/([0-9a-f]{2})/\1[0-9a-f]{62}")
+OBJECT = re.compile(r"(?:records|blobs|reads)/([0-9a-f]{2})/\1[0-9a-f]{62}")
 """The name of a record or a blob. Whatever else is in a store isn't finery's."""
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 """A number of bytes that SQLite can keep."""

@@ -154,12 +154,12 @@ class Remote:
             "used: their steps run"
         )
 
-    # -- answers of models -----------------------------------------------------------------------
+    # -- small values: answers of models, what steps read ----------------------------------------
 
-    def answers(self, keys: Collection[bytes]) -> dict[bytes, bytes]:
-        """The records of answered requests that are there, by key; wrong ones aren't."""
+    def values(self, folder: str, keys: Collection[bytes]) -> dict[bytes, bytes]:
+        """The values in a folder that are there, by key; wrong ones aren't."""
         found: dict[bytes, bytes] = {}
-        for name, data in self._read("answers", [key.hex() for key in keys], math.inf).items():
+        for name, data in self._read(folder, [key.hex() for key in keys], math.inf).items():
             body, _, signature = data.rpartition(b"\n")
             key, value = bytes.fromhex(name), body[DIGEST:]
             is_right = blake3(key + value).digest() == body[:DIGEST]
@@ -167,11 +167,11 @@ class Remote:
                 found[key] = value
         return found
 
-    def push_answer(self, key: bytes, value: bytes) -> None:
-        """Add the record of an answered request. Raises `RemoteError`."""
+    def put_value(self, folder: str, key: bytes, value: bytes) -> None:
+        """Add a value to a folder. Raises `RemoteError`."""
         body = blake3(key + value).digest() + value
         signature = self._signer.sign(body) if self._signer else b""
-        self.objects.put(object_name("answers", key.hex()), body + b"\n" + signature)
+        self.objects.put(object_name(folder, key.hex()), body + b"\n" + signature)
 
     # -- from here to there ----------------------------------------------------------------------
 

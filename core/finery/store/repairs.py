@@ -133,7 +133,10 @@ SAVED: dict[str, tuple[tuple[str, ...], str]] = {
     "parts": (("key", "parts"), "true"),
     "latest": (("recipe", "step", "key", "previous"), "true"),
     "remote": (("digest", "size", "pack", "offset", "url"), "true"),
-    "facts": (("name", "content"), "name LIKE 'dollars of %' OR name LIKE 'pin of %'"),
+    "facts": (
+        ("name", "content"),
+        "name LIKE 'dollars of %' OR name LIKE 'pin of %' OR name LIKE 'reads of %'",
+    ),
 }
 """Table → (columns, condition) of the rows to copy. Everything else can be computed again."""
 KEYS = "SELECT key FROM results UNION SELECT key FROM parts UNION SELECT key FROM latest"

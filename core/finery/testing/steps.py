@@ -135,8 +135,8 @@ class StepContract:
         if not self._is_same_elsewhere():
             self._compare("the output depends on its surroundings", elsewhere=True)
         reference, elsewhere = self._reference(), self._elsewhere()
-        notes = [*reference.built.of("step_note"), *elsewhere.built.of("step_note")]
-        undeclared = [note for note in notes if note["name"] == "undeclared-read"]
+        undeclared = reference.trial.undeclared(reference.built)
+        undeclared += elsewhere.trial.undeclared(elsewhere.built)
         assert not undeclared, undeclared
 
     def test_code_that_runs_is_in_the_key(self) -> None:

@@ -206,6 +206,25 @@ class Trial:
         finally:
             store.close()
 
+    def undeclared(self, built: "Built") -> list[str]:
+        """The files and folders that the step read in a build besides its inputs."""
+        from finery.artifact.manifest import reads_in
+        from finery.store.database import Store
+
+        store = Store(self.folder / ".finery")
+        try:
+            keys = [event["key"] for event in built.of("step_finished")]
+            names = [name for key in keys for name, _ in reads_in(store.parts_of(key) or [])]
+        finally:
+            store.close()
+        # `given` imports for all of them, and SQLite's logs belong to their database.
+        others = ("package ", "import ", "module ", "places ", "given.py")
+        return [
+            name for name in names
+            if not name.removeprefix("read ").startswith(others)
+            and not name.endswith(("-wal", "-journal"))
+        ]  # fmt: skip
+
     def executed(self) -> "Executed":
         """The functions that the step executed, as `given.EXECUTED` recorded them."""
         from finery.builder.plan import Planner, make_plan

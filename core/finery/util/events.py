@@ -92,7 +92,7 @@ class StepMetric(_OfStep):
 
 
 class StepNote(_OfStep):
-    """Advice found while running the step, e.g. about undeclared files that it reads."""
+    """Advice found while running the step, e.g. that its result can't be reused."""
 
     name: Annotated[str, "the kind of note, by which a recipe silences it"]
     text: Annotated[str, "the note's text"]

@@ -114,6 +114,7 @@ def package_version(distribution: str) -> str:
     return _BUILD.sub("", version_of(distribution) or "not installed")
 
 
+@lru_cache(maxsize=4)
 def entry_points(group: str) -> list[EntryPoint]:
     """The entry points of a group, sorted by name; of two with one name the first is kept."""
     entries: dict[str, EntryPoint] = {}

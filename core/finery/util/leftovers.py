@@ -58,6 +58,11 @@ def scratch_lock(scratch: Path, *, inherited: bool) -> Iterator[Callable[[], Non
             os.close(file)
 
 
+def reads_path(scratch: Path) -> Path:
+    """The file with what earlier attempts at a step read, see `finery.execute.observed`."""
+    return scratch.with_name(f"{scratch.name}.reads")
+
+
 def seconds_path(scratch: Path) -> Path:
     """The file with the time that earlier attempts took, see `earlier_seconds`."""
     return scratch.with_name(f"{scratch.name}.seconds")

@@ -41,7 +41,7 @@ def command(
     since = "since its last build"
     if plan.accepted and plan.result is not None:
         last = plan.result.parts
-    changes = changes_between(last, plan.parts, names_of) if last is not None else []
+    changes = changes_between(last, plan.all_parts, names_of) if last is not None else []
     if plan.accepted:
         since = "since it was built, and accepted"
     elif changes and plan.state == "cached":  # as it was before the last build, which is kept
@@ -59,8 +59,8 @@ def command(
     print_changes(plan, last, changes, since)
     if everything:
         click.echo("\nall parts of its key:")
-        width = max(len(part) for part, _ in plan.parts)
-        for part, value in plan.parts:
+        width = max(len(part) for part, _ in plan.all_parts)
+        for part, value in plan.all_parts:
             click.echo(f"  {part:<{width}}  {short(value, part, 100)}")
 
 

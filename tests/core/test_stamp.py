@@ -304,9 +304,9 @@ def test_what_a_step_did_to_its_inputs_is_not_stamped(stamped: Project) -> None:
     code = "p = step.rows[0].file('rows-00000.jsonl'); p.chmod(0o644); p.write_text('{}')"
     step = f'rows: a}}\n  evil: {{use: steps.script, rows: b, code: "{code}"}}'
     stamped.edit("recipe.yaml", "rows: a}", step)
-    code, _, err = stamped.run("build")
-    assert code == 1
-    assert "its input 'b' was changed while it ran" in err
+    ran = stamped.run("build")
+    assert ran.code == 1
+    assert "its input 'b' was changed while it ran" in ran.err
     assert done(stamped) is None
 
 

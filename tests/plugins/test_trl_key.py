@@ -43,9 +43,12 @@ def keys(tmp_path: Path) -> Keys:
     code = StepCode(recipe, plugins, store)
     keys: Keys = {}
     for name, written in recipe.data["train"].items():
-        reached = code.reaches(graph.nodes[name].step, written, ())
-        units = [each for reach in reached for each in reach.units().items()]
-        keys[name] = {(file, unit) for file, names in units for unit in names if unit}
+        digests = code.of_step(graph.nodes[name].step, written)
+        keys[name] = {
+            (file, unit.partition(".")[0])
+            for file, digest in digests.items()
+            for unit in code.names(digest) or ()
+        }
     store.close()
     return keys
 

@@ -140,7 +140,7 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
     def key_code(self) -> list[Any]:
         """The code of the servers: that for GGUFs, or for bundles of all formats."""
         servers = load_plugins().servers
-        made = {GGUF, *(model.meta.get("format") for model in self.models)}
+        made = {GGUF, *(str(model.meta.get("format")) for model in self.models)}
         formats = sorted(servers if self.bundle is not None else made & servers.keys())
         references = [servers[name][0] for name in formats]
         return [ref.partition(":")[0] if isinstance(ref, str) else ref for ref in references]

@@ -2,7 +2,7 @@
 
 import ast
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -55,11 +55,11 @@ class Piece(NamedTuple):
     line: int
     digest: str
     outside: bool
-    imports: list[tuple[str, str]]
-    reads: list[Use]
-    attributes: list[Use]
-    methods: list[str]
-    strings: list[Use]
+    imports: Sequence[tuple[str, str]]
+    reads: Sequence[Use] = ()
+    attributes: Sequence[Use] = ()
+    methods: Sequence[str] = ()
+    strings: Sequence[Use] = ()
 
 
 class Unit(NamedTuple):
@@ -145,18 +145,8 @@ def _add(node: ast.stmt, module: Module, names: Bindings) -> None:
     match node:
         case ast.Import() | ast.ImportFrom(level=0) if "*" not in dict(imports_of(node)):
             for alias, target in imports_of(node):
-                digest = _digest(f"{alias} {target}")
-                piece = Piece(
-                    f"{IMPORT}{alias}",
-                    node.lineno,
-                    digest,
-                    False,
-                    [(alias, target)],
-                    [],
-                    [],
-                    [],
-                    [],
-                )
+                name, digest = f"{IMPORT}{alias}", _digest(f"{alias} {target}")
+                piece = Piece(name, node.lineno, digest, False, [(alias, target)])
                 _bind(module, alias, [piece], "import")
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
             _bind(module, name, [_piece(name, node, names)])

@@ -91,14 +91,10 @@ def public_modules(sources: Sources, root: Path) -> Iterator[tuple[str, list[Nod
     linter = configparser.ConfigParser()
     linter.read(root / ".importlinter")
     allowed = linter["importlinter:contract:plugins"]["ignore_imports"].split("\n")
-    names = [
-        line.removeprefix("** -> ") for line in (*allowed, *(f"{kit}.**" for kit in KIT)) if line
-    ]
+    names = {line.removeprefix("** -> ") for line in (*allowed, *KIT, *(f"{k}.**" for k in KIT))}
+    below = tuple(name.removesuffix("**") for name in names if name.endswith(".**"))
     for module in sources.modules:
-        if any(
-            f"{module}." == f"{n}." or (n.endswith(".**") and f"{module}.".startswith(n[:-2]))
-            for n in names
-        ):
+        if module in names or module.startswith(below):
             yield f"module:{module}", [*sources.everything(module)]
 
 
@@ -117,7 +113,8 @@ def table(root: Path) -> str:
         found[subject] = {label: sources.digest(label)[:DIGITS] for label in reach.data}
         for label, pieces in reach.files().items():
             counted = _digests(pieces)
-            digest = _digest(json.dumps([label, found[subject].get(label), *counted.items()]))
+            code = [label, found[subject].get(label), *((p.name, p.digest) for p in pieces)]
+            digest = _digest(json.dumps(code))
             found[subject][label] = digest
             if subject in public:  # its definitions are of no use to `finery explain`
                 continue

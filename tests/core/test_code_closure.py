@@ -246,6 +246,13 @@ def test_what_the_table_does_not_list_counts_as_all_of_finery(
     assert counted in Closure(Look([], None), [(loaded.C, None)]).code
 
 
+def test_a_public_module_that_is_imported_from_its_package_counts_alone(module: Any) -> None:
+    loaded = module("from finery_eval import asking\nclass C:\n    pass\n")
+    code = Closure(Look([], None), [(loaded.C, None)]).code
+    assert "finery_eval/asking.py" in code
+    assert "finery" not in code
+
+
 def test_the_bases_of_a_class_count_wherever_they_are(module: Any) -> None:
     base = module("from finery import Step\nclass Base(Step):\n    pass\n")
     factory = module(

@@ -107,9 +107,11 @@ class Own:
         """The subjects for an import of an own module; none for what the key format stands for."""
         if base.partition(".")[0] == CORE and not name:  # `finery.rows` may follow
             yield f"module:{ROWS}"
-        for module in (base, f"{base}.{name}"):
+        for module in (f"{base}.{name}", base):
             path = module.replace(".", "/")
             is_core = module.partition(".")[0] == CORE and not f"{module}.".startswith(f"{ROWS}.")
             is_file = {f"{path}.py", f"{path}/__init__.py"} & table().files.keys()
             if not is_core and (is_file or module == base):
                 yield f"module:{module}"
+            if is_file:  # own packages do nothing when they are imported
+                return

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator
+from copy import copy
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +27,7 @@ from finery.builder.code.distributions import (
     registry,
     unlisted,
 )
-from finery.builder.code.files import Files, Piece, digest_of, files_in
+from finery.builder.code.files import Files, Piece, files_in
 from finery.builder.code.imports import Imports, Module, label_of, place_of
 from finery.builder.code.table import WHOLE, Own, names_in, packages
 from finery.errors import PluginError
@@ -53,10 +54,24 @@ class Look:
     """
 
     def __init__(self, beside: Iterable[str], store: Store | None) -> None:
-        self.imports = Imports(beside)
+        self._beside = [*beside]
+        self.imports = Imports(self._beside)
         self.files = Files(store)
         self.own = Own(self.files)
         self._contents: dict[str, Contents] = {}
+        self._wider: dict[str, Look] = {}
+
+    def beside(self, path: Path) -> "Look":
+        """The same with the folder of a file, which a worker that loads it adds to its path."""
+        folder = os.path.abspath(path.parent)
+        if folder in map(os.path.abspath, self._beside):
+            return self
+        if folder not in self._wider:
+            self._wider[folder] = wider = copy(self)
+            wider._beside, wider._wider = [*self._beside, folder], {}
+            wider.imports = Imports(wider._beside)
+            wider.imports.absent, wider.imports.listed = self.imports.absent, self.imports.listed
+        return self._wider[folder]
 
     @cached_property
     def installed(self) -> Installed:
@@ -107,7 +122,8 @@ class Contents:
         self.digests, self.imports, self.reads_registry = kept
 
     def _read(self) -> "_Kept":
-        digests = {label: digest_of(path) for label, path in sorted(self.paths.items())}
+        paths = sorted(self.paths.items())
+        digests = {label: self._files.digest(path) for label, path in paths}
         imports: set[tuple[str, str]] = set()
         reads_registry = False
         for label, path in self.paths.items():
@@ -133,11 +149,12 @@ class Closure:
     """What subjects reach.
 
     packages: distributions that count by version. files, folders: those that this depends on.
-    left_out: plugin file → step types in it that
-    don't count: a worker doesn't define them.
+    left_out: plugin file → step types in it that don't count: a worker doesn't define them.
     """
 
     def __init__(self, look: Look, subjects: Collection[Subject]) -> None:
+        for named, _ in subjects:
+            look = look.beside(named) if isinstance(named, Path) else look
         self._look = look
         self._subjects = subjects
         self._counted = {"", *(getattr(s, "__qualname__", "") for s, _ in subjects)}
@@ -206,6 +223,7 @@ class Closure:
         while isinstance(named, partial) or hasattr(named, "__wrapped__"):
             self._start_in(named.__module__) if hasattr(named, "__wrapped__") else None
             named = named.func if isinstance(named, partial) else named.__wrapped__
+        named = named if hasattr(named, "__qualname__") else type(named)
         if is_own(named.__module__):
             self._count_own(f"{named.__module__}:{named.__qualname__}")
         bases = getattr(named, "__mro__", (named,))
@@ -229,7 +247,7 @@ class Closure:
         if not name.startswith(FILE_MODULE):
             self._import(name, "")
         if name.partition(".")[0] not in plugin_modules() and place_of(path) == "":
-            self._visit(Module(name, os.path.abspath(path), (*getattr(module, "__path__", ()),)))
+            self._visit(Module(name, path, (*getattr(module, "__path__", ()),)))
 
     def _visit(self, module: Module) -> None:
         """Count a file that belongs to no distribution, and follow its imports."""

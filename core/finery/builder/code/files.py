@@ -78,6 +78,10 @@ class Files:
                 pass
         return msgspec.msgpack.decode(_parsed(path), type=list[Piece])
 
+    def digest(self, path: str) -> str:
+        """BLAKE3 of a file's bytes."""
+        return digest_of(path) if self._store is None else self._store.digest_file(Path(path))
+
     def fact(
         self, name: str, kind: type[T], paths: Mapping[str, str], compute: Callable[[], T]
     ) -> T:

@@ -107,12 +107,12 @@ class Imports:
             if place_of(f"{folder}/"):
                 break
             for name in {entry.partition(".")[0] for entry in os.listdir(folder)}:
-                for module in self._in(folder, name, name) if name.isidentifier() else ():
-                    later = (
-                        m for each in self._path[index + 1 :] for m in self._in(each, name, name)
-                    )
-                    if module.path and any(m.path and place_of(m.path) for m in later):
-                        yield module
+                early = PathFinder.find_spec(name, [folder])
+                if early is None or not early.origin:
+                    continue
+                late = PathFinder.find_spec(name, self._path[index + 1 :])
+                if late is not None and late.origin and place_of(late.origin):
+                    yield Module(name, early.origin, (*(early.submodule_search_locations or ()),))
 
     def _inside(self, parent: str, tail: str) -> Iterator[Module]:
         for package in self.find(parent):

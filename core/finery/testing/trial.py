@@ -52,8 +52,9 @@ class Executed(NamedTuple):
     """How many functions of plugins, of `finery.rows` and of the project a step executed.
 
     outside: how many others only its methods in `OUTSIDE_KEYS` did, the discovery of plugins, and
-    what is marked `outside_key`. missing: (file, name) of those that count, and aren't in the
-    step's key. Hooks that aren't around steps aren't among them.
+    what is marked `outside_key`. missing: (file, name) of those that count, and whose file isn't in
+    the step's key: of plugins of others and of the project. Hooks that aren't around steps aren't
+    among them.
     """
 
     functions: int
@@ -236,7 +237,8 @@ class Trial:
             graph = open_graph(self.folder / "recipe.yaml", (), store)
             planner = Planner(graph, store)
             (plan,) = (p for p in make_plan(planner) if p.node.name == SUBJECT)
-            keyed = planner.code.definitions(*planner.code_of(plan))
+            keyed = {str(path) for path in planner.code.paths(*planner.code_of(plan))}
+            own = {str(path) for path in planner.code.own_files()}
             counts = cache(planner.code.counts)
             recorded = Path(self.env[given.EXECUTED] or "").read_text("utf-8").splitlines()
             functions = {
@@ -249,11 +251,7 @@ class Trial:
         finally:
             store.close()
         counted = {(file, name) for file, name, is_counted in functions if is_counted}
-        missing = {
-            (file, name) for file, name in counted
-            if file not in keyed
-            or (keyed[file] and keyed[file].isdisjoint((name, name.partition(".")[0])))
-        }  # fmt: skip
+        missing = {(file, name) for file, name in counted if file not in keyed | own}
         return Executed(len(counted), len({f[:2] for f in functions} - counted), sorted(missing))
 
     def remove(self, step: Step, name: str) -> None:

@@ -367,16 +367,6 @@ class Closure:
             self._count(label_of(module), names)
         self.code = dict(sorted(self.code.items()))
 
-    def definitions(self) -> dict[str, set[str]]:
-        """File → the functions, methods and variables that count; empty if all do."""
-        definitions: dict[str, set[str]] = {path: set() for path in self.files}
-        paths = self._look.own.paths
-        for label, digests in self._own.items():
-            names = [names_in(label, digest) for digest in digests]
-            if label != WHOLE and all(names):
-                definitions[paths[label]] = {name for each in names for name in each}
-        return definitions
-
     def names(self) -> dict[str, dict[str, str]]:
         """Digest in `code` → definition, or file of a package → its digest."""
         own = {

@@ -169,28 +169,22 @@ class StepCode:
         used = self._used(step, written, engines)
         return {Path(p) for subjects in used for p in self._closure(subjects).files}
 
-    def definitions(
-        self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
-    ) -> dict[str, set[str]]:
-        """File of a step's code → the definitions in it that count; empty if all do."""
-        definitions: dict[str, set[str]] = {}
-        for subjects in self._used(step, written, engines):
-            for path, names in self._closure(subjects).definitions().items():
-                before = definitions.get(path, names)
-                definitions[path] = before | names if before and names else set()
-        return definitions
-
     def counts(self, path: str) -> bool:
         """Whether a file's code can be in keys: of plugins, the kit, or the project."""
-        labels = {path: label for label, path in self._look.own.paths.items()}
-        if path in labels:
-            return not labels[path].startswith(f"{CORE}/") or labels[path].startswith(KIT)
-        return place_of(path) == "" or any(path in c.files for c in self._closures.values())
+        label = {path: label for label, path in self._look.own.paths.items()}.get(path)
+        if label is not None:
+            return not label.startswith(f"{CORE}/") or label.startswith(KIT)
+        is_ours = os.path.isabs(path) and place_of(path) == ""
+        return is_ours or any(path in closure.files for closure in self._closures.values())
+
+    def own_files(self) -> set[Path]:
+        """The files of finery."""
+        return {Path(path) for path in self._look.own.paths.values()}
 
     def files(self) -> set[Path]:
         """All files that the code depends on, and finery's own."""
         paths = {path for closure in self._closures.values() for path in closure.files}
-        return {Path(path) for path in paths.union(self._look.own.paths.values())}
+        return {Path(path) for path in paths} | self.own_files()
 
     def folders(self) -> set[Path]:
         """Folders in which a new file may change the code."""

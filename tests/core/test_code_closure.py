@@ -187,6 +187,16 @@ def test_the_same_name_beside_two_plugin_files_counts_twice(tmp_path: Path) -> N
     assert {*code} == {"plugin.py", "helper.py", "helper.py'"}
 
 
+def test_what_a_file_of_key_code_imports_beside_it_counts(tmp_path: Path) -> None:
+    write(tmp_path, {"plugin.py": "", "tools/calls.py": "import helper", "tools/helper.py": ""})
+    look = Look([str(tmp_path)], None)
+    assert {*Closure(look, [(tmp_path / "plugin.py", None)]).code} == {"plugin.py"}
+    found = Closure(look, [(tmp_path / "tools/calls.py", None)])
+    assert {*found.code} == {"calls.py", "helper.py"}
+    assert not found.packages
+    assert any(map(str(tmp_path).__eq__, map(os.path.dirname, look.imports.absent)))
+
+
 def test_a_module_that_hides_one_of_python_acts_on_all_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from finery.builder.code.closure import Closure, Look
 from finery.builder.code.distributions import plugin_modules
-from finery.util.installed import distributions
+from finery.util.installed import distributions, entry_points
 
 Site = Callable[..., None]
 ENTRY = "[finery]\nacme = acme.plugin\n"
@@ -48,6 +48,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     def forget() -> None:
         distributions.cache_clear()
         plugin_modules.cache_clear()
+        entry_points.cache_clear()
         importlib.invalidate_caches()
 
     forget()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finery.builder.code import parse
-from finery.builder.code.files import Piece
+from finery.builder.code.piece import Piece
 
 SOURCES = [
     path.read_text("utf-8")

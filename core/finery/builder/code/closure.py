@@ -27,8 +27,9 @@ from finery.builder.code.distributions import (
     registry,
     unlisted,
 )
-from finery.builder.code.files import Files, Piece, files_in
+from finery.builder.code.files import Files, files_in
 from finery.builder.code.imports import Imports, Module, label_of, place_of
+from finery.builder.code.piece import Piece
 from finery.builder.code.table import WHOLE, Own, names_in, packages
 from finery.errors import PluginError
 from finery.step.inspect import FILE_MODULE

@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 from blake3 import blake3
 
+from finery.builder.code.piece import Piece
 from finery.errors import PluginError
 from finery.store.database import Store
 from finery.util.files import FileState, file_state, hash_file, settled
@@ -21,25 +22,6 @@ FORMAT = f"code 7 {sys.version_info.major}.{sys.version_info.minor}"
 SKIPPED = frozenset({"__pycache__", "node_modules"})
 """Folders that are no part of a package."""
 T = TypeVar("T")
-
-
-class Piece(msgspec.Struct, frozen=True, array_like=True):
-    """A statement at the top of a file.
-
-    name: of the function or class; empty for others. digests: definition in it → digest; a class
-    and each of its methods. imports: `a.b` for `import a.b`, `a.b:c` for `from a.b import c`, with
-    dots before relative ones. words: all names in it, also in strings. is_open: it may look for
-    classes that it doesn't name. bases: the modules of the bases of a class that only defines
-    itself. is_table: it only returns a table of step types.
-    """
-
-    name: str
-    digests: dict[str, str]
-    imports: list[str]
-    words: frozenset[str] = frozenset()
-    is_open: bool = False
-    bases: list[str] | None = None
-    is_table: bool = False
 
 
 class Files:

@@ -15,7 +15,7 @@ from threading import Thread
 
 from blake3 import blake3
 
-from finery.builder.code.files import Piece
+from finery.builder.code.piece import Piece
 from finery.builder.code.several import OPEN, binds, is_plain_class, table_of
 from finery.plugin.cut import TABLE
 

@@ -104,6 +104,8 @@ class StepCode:
         hook = "finery_worker_environment"
         impls = getattr(self._plugins.hook, hook).get_hookimpls()
         own = [each.plugin for each in impls if is_own(each.plugin.__name__)]
+        if len(own) == len(impls):
+            return {}
         call = self._plugins.manager.subset_hook_caller(hook, remove_plugins=own)
         added = call(use=use, alone=type(step).__spec__.alone, here=True)
         return {name: value for each in reversed(added) for name, value in each.items()}

@@ -102,6 +102,7 @@ class World:
         self.folder = folder
         self.env: dict[str, str] = {}
         self.cwd = "p"
+        self.recipe = "p"
         self.umask = 0o022
         self.arguments: tuple[str, ...] = ()
 
@@ -143,7 +144,7 @@ class World:
         env |= {"FINERY_PROJECT_SETTINGS": "allow", "XDG_CACHE_HOME": "{w}/cache", **self.env}
         python = [str(self.folder / "venv/bin/python"), "-m", "finery", "build"]
         ran = subprocess.run(
-            [*python, str(self.folder / "p"), "--json", *self.arguments, *arguments],
+            [*python, str(self.folder / self.recipe), "--json", *self.arguments, *arguments],
             cwd=self.folder / self.cwd, umask=self.umask, capture_output=True, text=True,
             env={name: text.replace("{w}", str(self.folder)) for name, text in env.items()},
             timeout=120, check=False,
@@ -155,7 +156,7 @@ class World:
 
     def outputs(self) -> dict[str, bytes]:
         """The contents of all files of all outputs."""
-        folder = self.folder / "p/build"
+        folder = self.folder / self.recipe / "build"
         made = {}
         for step in folder.glob("*/*"):
             for path in sorted(step.rglob("*")):
@@ -172,7 +173,7 @@ class World:
         )  # fmt: skip
 
 
-Change = Callable[[World], None]
+Change = Callable[[World], object]
 
 
 @dataclass(frozen=True)

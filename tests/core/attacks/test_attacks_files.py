@@ -6,6 +6,7 @@ import pickle
 import sqlite3
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from attacking import (
     RECIPE,
@@ -51,15 +52,15 @@ def numbers(*values: float) -> bytes:
     )
 
 
-def reads(name: str, body: str, top: str = "", file: str = "words.txt", **kind: object) -> Attack:
+def reads(name: str, body: str, top: str = "", file: str = "words.txt", **kind: Any) -> Attack:
     """An attack by another text in a file that `body` reads."""
-    return Attack(name, step(body, top) | {file: OLD}, put(file, NEW), **kind)  # type: ignore[arg-type]
+    return Attack(name, step(body, top) | {file: OLD}, put(file, NEW), **kind)
 
 
-def appears(name: str, body: str, file: str, top: str = "", **kind: object) -> Attack:
+def appears(name: str, body: str, file: str, top: str = "", **kind: Any) -> Attack:
     """An attack by a file that appears."""
     files = step(body, top) | {"folder/one.txt": OLD}
-    return Attack(name, files, put(file, NEW), **kind)  # type: ignore[arg-type]
+    return Attack(name, files, put(file, NEW), **kind)
 
 
 def quiet(file: str, text: str) -> Change:

@@ -36,7 +36,8 @@ def compiled(text: str) -> bytes:
         source = Path(folder, "m.py")
         source.write_text(text)
         os.utime(source, (1, 1))
-        return Path(py_compile.compile(str(source), f"{folder}/m.pyc", doraise=True)).read_bytes()
+        py_compile.compile(str(source), f"{folder}/m.pyc", doraise=True)
+        return Path(folder, "m.pyc").read_bytes()
 
 
 def zipped(**modules: str) -> bytes:

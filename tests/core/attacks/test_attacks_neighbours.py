@@ -1,6 +1,7 @@
 """Several step types in one file: an edit of one reruns others only if it may matter to them."""
 
 from pathlib import Path
+from typing import Any
 
 from attacking import Attack, attacks, both, distribution, edit, in_file, more, put, step
 
@@ -29,19 +30,19 @@ def files(body: str = ANSWERS, top: str = "", *, other: str = OTHER) -> dict[str
 
 
 def reached(name: str, body: str, top: str = "", old: str = "return 1", new: str = "return 2",
-            **kind: bool) -> Attack:  # fmt: skip
+            **kind: Any) -> Attack:  # fmt: skip
     """An attack by an edit of the other class, which `body` reaches in some way."""
     return Attack(name, files(body, top), edit(old, new), **kind)
 
 
 def effect(name: str, line: str, old: str, new: str, top: str, body: str = "answer = SEEN",
-           **kind: bool) -> Attack:  # fmt: skip
+           **kind: Any) -> Attack:  # fmt: skip
     """An attack by an edit of the other class, whose body has an effect."""
     made = OTHER.replace('    size: int = setting(3, help="A size.")', f"    {line}")
     return Attack(name, files(body, top, other=made), edit(old, new), **kind)
 
 
-def independent(name: str, old: str, new: str, **kind: bool) -> Attack:
+def independent(name: str, old: str, new: str, **kind: Any) -> Attack:
     """An edit of the other class that must not rerun the step."""
     return Attack(name, files(), edit(old, new), precise=True, **kind)
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from attacking import (
     Attack,
@@ -21,7 +22,7 @@ from attacking import (
 
 
 def environment(name: str, body: str, before: dict[str, str], after: dict[str, str],
-                **kind: bool) -> Attack:  # fmt: skip
+                **kind: Any) -> Attack:  # fmt: skip
     """An attack by other environment variables of the build."""
     return Attack(name, step(body), variable(**after), env=before, same=True, **kind)
 
@@ -54,7 +55,7 @@ def arguments(*words: str) -> Change:
     return change
 
 
-def leaves(name: str, first: str, second: str, top: str = "", **kind: bool) -> Attack:
+def leaves(name: str, first: str, second: str, top: str = "", **kind: Any) -> Attack:
     """Two steps with one worker: `a` runs `first`; then only `b`, which runs `second`, reruns."""
     body = f"answer = 0\nif self.tag == 0:\n{_indented(first)}\nelse:\n{_indented(second)}"
     recipe = more("a: {use: a.answer}", "b: {use: a.answer, tag: 1, rows: [a]}")
@@ -72,7 +73,7 @@ def _indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
-def large(name: str, helper: str, old: str = "X = 1", new: str = "X = 2", **kind: bool) -> Attack:
+def large(name: str, helper: str, old: str = "X = 1", new: str = "X = 2", **kind: Any) -> Attack:
     """An attack by code that a parser, or who walks its tree, may fail on."""
     return in_helper(name, helper, "answer = helper.X", old, new, **kind)
 

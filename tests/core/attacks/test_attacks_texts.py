@@ -1,6 +1,7 @@
 """Text that code reads: docstrings, type hints, source; and methods that syntax calls."""
 
 from pathlib import Path
+from typing import Any
 
 from attacking import Attack, attacks, both, edit, in_helper, in_step, put, step
 
@@ -53,7 +54,7 @@ thing = Thing()
 """
 
 
-def called(name: str, body: str, old: str, new: str, **kind: bool) -> Attack:
+def called(name: str, body: str, old: str, new: str, **kind: Any) -> Attack:
     """An attack by the edit of a special method of an object in a module."""
     return in_helper(name, CALLS, f"t = helper.thing\n{body}", old, new, **kind)
 

@@ -82,7 +82,7 @@ for _ in range(4):
 START = "threading.Thread(target=write, args=[f]).start()"
 WRITERS = {
     "a thread with an open file": f"f = path.open('r+b'); {START}",
-    "a daemon thread": "f = path.open('r+b'); threading.Thread(target=write, args=[f], daemon=True).start()",
+    "a daemon thread": f"f = path.open('r+b'); {START.replace(')', ', daemon=True)', 1)}",
     "a thread with a descriptor for appending": f"f = path.open('ab'); {START}",
     "a child with an open file":
         f"subprocess.Popen([sys.executable, '-c', {CHILD!r}], stdin=path.open('r+b'))",

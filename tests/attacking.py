@@ -156,7 +156,7 @@ class World:
 
     def outputs(self) -> dict[str, bytes]:
         """The contents of all files of all outputs."""
-        folder = self.folder / self.recipe / "build"
+        folder = self.folder / "p/build"
         made = {}
         for step in folder.glob("*/*"):
             for path in sorted(step.rglob("*")):

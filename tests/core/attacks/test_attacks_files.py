@@ -84,7 +84,7 @@ LISTS = "folder = HERE / 'folder'\nfolder.mkdir(exist_ok=True)\n"
 CASES = [
     # -- how it is read
     reads("a text beside the code", f"answer = {READ}", quick=True),
-    reads("a text by a relative path", "answer = open('words.txt').read()", quick=True),
+    reads("a text by a relative path", "answer = open('words.txt').read()"),
     reads("a text by a relative path with dots", "answer = open('./x/../words.txt').read()",
           prepare=put("x/y", "")),
     reads("a text by bytes", "answer = open(os.fsencode(HERE / 'words.txt')).read()"),
@@ -109,7 +109,7 @@ CASES = [
           "b = open(job.scratch / 'w', 'wb+')\nos.sendfile(b.fileno(), a.fileno(), 0, 99)\n"
           "b.seek(0)\nanswer = b.read()"),
     reads("a text that is linked into scratch", "os.link(HERE / 'words.txt', job.scratch / 'w')\n"
-          "answer = (job.scratch / 'w').read_text()", quick=True),
+          "answer = (job.scratch / 'w').read_text()"),
     reads("a text by a symbolic link in scratch",
           "(job.scratch / 'w').symlink_to(HERE / 'words.txt')\n"
           "answer = (job.scratch / 'w').read_text()"),
@@ -132,7 +132,7 @@ CASES = [
            "open('o.pkl', 'rb'))()") | {"o.pkl": b"cmods\nf\n.", "mods.py": "def f(): return 1\n"},
            edit("1", "2", "mods.py")),
     Attack("an array by numpy.load", step("import numpy; answer = numpy.load('a.npy').tolist()")
-           | {"a.npy": numbers(1.0)}, put("a.npy", numbers(2.0)), quick=True),
+           | {"a.npy": numbers(1.0)}, put("a.npy", numbers(2.0))),
     Attack("an array by numpy.load as a mapping",
            step("import numpy; answer = numpy.load('a.npy', mmap_mode='r').tolist()")
            | {"a.npy": numbers(1.0)}, put("a.npy", numbers(2.0))),
@@ -154,7 +154,7 @@ CASES = [
            env = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE / 'templates'))
            answer = env.get_template('a.j2').render(x=1)
            """) | {"templates/a.j2": "{% include 'b.j2' %}", "templates/b.j2": "{{ x }}"},
-           put("templates/b.j2", "{{ x + 1 }}"), quick=True),
+           put("templates/b.j2", "{{ x + 1 }}")),
     Attack("a template before another", step("""
            import jinja2
            env = jinja2.Environment(loader=jinja2.FileSystemLoader(['one', 'two']))
@@ -165,7 +165,7 @@ CASES = [
            put("c.yaml", "a: 2")),
     reads("a resource of a package", "from importlib.resources import files\n"
           "answer = files('pack').joinpath('words.txt').read_text()", "import pack",
-          "pack/words.txt", prepare=put("pack/__init__.py", ""), quick=True),
+          "pack/words.txt", prepare=put("pack/__init__.py", "")),
     reads("a resource of a namespace folder", "from importlib.resources import files\n"
           "answer = files('pack').joinpath('words.txt').read_text()", "", "pack/words.txt"),
     reads("a resource by pkgutil.get_data", "import pkgutil\n"
@@ -212,7 +212,7 @@ CASES = [
                    return Dataset.write(job.out, [{'prompt': 'other'}])
            KIND = Other if 'new' in (HERE / 'words.txt').read_text() else Answer
            """) | {"words.txt": OLD}, '"a.answer": Answer', '"a.answer": KIND'),
-           put("words.txt", NEW), quick=True),
+           put("words.txt", NEW)),
     Attack("a text in a hook", in_file(step("answer = self.word") | {"words.txt": OLD},
            '    return {"a.answer"', "    Answer.word = (HERE / 'words.txt').read_text()\n"
            '    return {"a.answer"'), put("words.txt", NEW)),
@@ -233,8 +233,7 @@ CASES = [
            | {"words.txt": OLD}, put("words.txt", NEW * 2), unseen="exists and stat"),
     Attack("the target of a link", step("answer = os.readlink('l')") | {"v1": "", "v2": ""},
            link("l", "v2"), prepare=link("l", "v1"), unseen="exists and stat"),
-    appears("a new file by listdir", "answer = sorted(os.listdir('folder'))", "folder/two.txt",
-            quick=True),
+    appears("a new file by listdir", "answer = sorted(os.listdir('folder'))", "folder/two.txt"),
     appears("a new file by scandir", "answer = sorted(e.name for e in os.scandir('folder'))",
             "folder/two.txt"),
     appears("a new file by a descriptor", "answer = sorted(os.listdir(os.open('folder', 0)))",
@@ -284,7 +283,7 @@ CASES = [
            | {"v1/one": OLD, "v2/two": NEW}, link("l", "v2"), prepare=link("l", "v1")),
     Attack("dots after a link", step("answer = open('l/../w').read()")
            | {"deep/v/x": "", "deep/w": OLD, "w": "other"}, put("deep/w", NEW),
-           prepare=link("l", "deep/v"), quick=True),
+           prepare=link("l", "deep/v")),
     Attack("a link to a file outside the project", step("answer = open('l').read()")
            | {"../v1": OLD}, put("../v1", NEW), prepare=link("l", "{w}/v1")),
     Attack("a broken link whose target appears", step("try:\n    answer = open('l').read()\n"

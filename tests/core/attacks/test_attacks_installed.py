@@ -125,7 +125,7 @@ PATCHED = "import colorsys; answer = colorsys.rgb_to_hls(1, 0, 0)"
 CASES = [
     # -- an installed plugin
     Attack("the code of an installed plugin", plugin("answer = 1"),
-           edit("answer = 1", "answer = 2", "site/plug/__init__.py"), quick=True),
+           edit("answer = 1", "answer = 2", "site/plug/__init__.py")),
     Attack("a module of an installed plugin", plugin("answer = X", "from plug.deep import X",
            {"plug/deep.py": "X = 1\n"}), edit("1", "2", "site/plug/deep.py")),
     Attack("a file beside the code of an installed plugin",
@@ -140,7 +140,7 @@ CASES = [
     Attack("a database of an installed plugin that native code opens",
            plugin("import ctypes\nc = ctypes.CDLL(None)\nb = ctypes.create_string_buffer(9)\n"
                   "c.read(c.open(str(HERE / 'w').encode(), 0), b, 9)\nanswer = b.value",
-                  "", {"plug/w": "old"}), put("site/plug/w", "new"), quick=True),
+                  "", {"plug/w": "old"}), put("site/plug/w", "new")),
     Attack("a docstring of an installed plugin", plugin("answer = sys.modules['plug'].f.__doc__",
            "def f():\n    'Old.'"), edit("Old", "New", "site/plug/__init__.py")),
     Attack("an installed plugin with a second package", plugin("answer = X",
@@ -185,12 +185,12 @@ CASES = [
            same=True),
     # -- an editable plugin
     Attack("the code of an editable plugin", editable("answer = 1"),
-           edit("answer = 1", "answer = 2", "../src/plug/__init__.py"), quick=True),
+           edit("answer = 1", "answer = 2", "../src/plug/__init__.py")),
     Attack("a module of an editable plugin", editable("answer = X", "from plug.deep import X",
            {"plug/deep.py": "X = 1\n"}), edit("1", "2", "../src/plug/deep.py")),
     Attack("a file beside the code of an editable plugin",
            editable("answer = (HERE / 'words.txt').read_text()", "", {"plug/words.txt": "old"}),
-           put("../src/plug/words.txt", "new"), quick=True),
+           put("../src/plug/words.txt", "new")),
     Attack("a resource of an editable plugin by pkgutil.get_data", editable(
            "import pkgutil; answer = pkgutil.get_data('plug', 'w')", "", {"plug/w": "old"}),
            put("../src/plug/w", "new")),
@@ -222,14 +222,14 @@ CASES = [
     Attack("bytecode of an installed plugin", plugin("answer = 1"),
            put("site/plug/__pycache__/x.cpython-311.pyc", b"x"), precise=True),
     # -- a library
-    Attack("another version of a library", {**USES, **library("1.0")}, LIB2, quick=True),
+    Attack("another version of a library", {**USES, **library("1.0")}, LIB2),
     Attack("another version of a library that a function imports",
            {**step("import lib\nanswer = lib.X"), **library("1.0")}, LIB2),
     Attack("another version of a library that a helper imports",
            {**step("answer = helper.lib.X", "import helper"), "helper.py": "import lib\n",
             **library("1.0")}, LIB2),
     Attack("another version of a library of an installed plugin",
-           {**plugin("answer = lib.X", "import lib"), **library("1.0")}, LIB2, quick=True),
+           {**plugin("answer = lib.X", "import lib"), **library("1.0")}, LIB2),
     Attack("another version of a library of an editable plugin",
            {**editable("answer = lib.X", "import lib"), **library("1.0")}, LIB2),
     Attack("another version of a library by import_module", {**step(
@@ -329,7 +329,7 @@ CASES = [
     Attack("an import that patches another library is added",
            {**step("answer = lib.X", "import lib"), **library("1.0"), **library(
             "1.0", "patcher", text="import lib\nlib.X = 'patched'\n")},
-           edit("import lib\n", "import lib\nimport patcher\n"), quick=True),
+           edit("import lib\n", "import lib\nimport patcher\n")),
     Attack("an import that patches another library is removed",
            {**step("answer = lib.X", "import lib, patcher"), **library("1.0"), **library(
             "1.0", "patcher", text="import lib\nlib.X = 'patched'\n")},
@@ -339,7 +339,7 @@ CASES = [
             "patcher.py": "import lib\nlib.X = 'patched'\n"},
            edit("import lib\n", "import lib\nimport patcher\n")),
     Attack("a distribution that nothing uses", step("answer = 1"), install(library("1.0")),
-           precise=True, quick=True),
+           precise=True),
     Attack("another version of a distribution that nothing uses",
            {**step("answer = 1"), **library("1.0")}, LIB2, precise=True),
     Attack("a library of another version, and back", {**USES, **library("1.0")}, LIB2,
@@ -347,7 +347,7 @@ CASES = [
     # -- hooks
     Attack("a wrapper in a plugin file", {**step("answer = 'word'"), "wrap.py": WRAP,
            **more("a: {use: a.answer}", plugins="steps.py, wrap.py")},
-           edit('"wrapped"', '"warped"', "wrap.py"), quick=True),
+           edit('"wrapped"', '"warped"', "wrap.py")),
     Attack("what a wrapper imports", {**step("answer = 'word'"), "wrap.py": WRAP.replace(
            'WORD = "wrapped"', "from word import WORD"), "word.py": "WORD = 'one'\n",
            **more("a: {use: a.answer}", plugins="steps.py, wrap.py")},
@@ -396,7 +396,7 @@ CASES = [
            **step(PATCHED), "b.py": PATCH + str(step(
            "answer = 1")["steps.py"]).replace("a.answer", "b.answer"),
            **more("a: {use: a.answer}", "b: {use: b.answer}", plugins="steps.py, b.py")},
-           edit("'patched'", "'other'", "b.py"), same=True, quick=True),
+           edit("'patched'", "'other'", "b.py"), same=True),
     Attack("a plugin file of another step patches finery on import", {
            **step("answer = 1"), "b.py": "import finery\nwrite = finery.Dataset.write\n"
            "finery.Dataset.write = classmethod(lambda c, o, r: write(o, [{'prompt': 'p'}]))\n"
@@ -416,7 +416,7 @@ CASES = [
     Attack("the plugin file of another step is edited", {**step("answer = 1"), "b.py": str(step(
            "answer = 1", "Y = 1")["steps.py"]).replace("a.answer", "b.answer"),
            **more("a: {use: a.answer}", plugins="steps.py, b.py")},
-           edit("Y = 1", "Y = 2", "b.py"), precise=True, quick=True),
+           edit("Y = 1", "Y = 2", "b.py"), precise=True),
 ]  # fmt: skip
 
 

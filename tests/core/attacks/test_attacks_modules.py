@@ -75,7 +75,7 @@ def unchecked(world: World) -> None:
 CASES = [
     # -- a module, a package, a namespace
     Attack("a module that becomes a package", HELPER | {"helper.py": X1},
-           both(remove("helper.py"), put("helper/__init__.py", X2)), quick=True),
+           both(remove("helper.py"), put("helper/__init__.py", X2))),
     Attack("a package that appears beside a module", HELPER | {"helper.py": X1},
            put("helper/__init__.py", X2), quick=True),
     Attack("a package beside a module that goes",
@@ -86,7 +86,7 @@ CASES = [
            | {"ns/one.py": X1}, edit("1", "2", "ns/one.py")),
     Attack("a namespace folder that gets an __init__",
            step("answer = ns.one.X", "import ns.one") | {"ns/one.py": "X = 1\n"},
-           put("ns/__init__.py", "import ns.one\nns.one.X = 2\n"), quick=True),
+           put("ns/__init__.py", "import ns.one\nns.one.X = 2\n")),
     Attack("a namespace folder with a part earlier on the path",
            step("answer = ns.one.X", "import ns.one")
            | {"../lib/ns/one.py": X1, "../first/ns/two.py": X2}, put("../first/ns/one.py", X2),
@@ -158,7 +158,7 @@ CASES = [
            prepare=link("../lib", "{w}/v1"), env=ON_PATH),
     Attack("a file named like a module of the standard library",
            step("answer = colorsys.__doc__", "import colorsys"),
-           put("colorsys.py", '"""Mine."""\n'), same=True, quick=True),
+           put("colorsys.py", '"""Mine."""\n'), same=True),
     Attack("a file named like a module that the library imports late",
            step("import calendar; answer = calendar.__doc__"), put("calendar.py", '"""Mine."""'),
            same=True),
@@ -178,7 +178,7 @@ CASES = [
     Attack("a folder of a .pth file", HELPER | {"site/mine.pth": "{w}/lib\n",
            "../lib/helper.py": X1, "../new/helper.py": X2}, put("site/mine.pth", "{w}/new\n")),
     Attack("a folder that the plugin inserts", step("answer = hidden.X", DEEP + "import hidden")
-           | {"lib/hidden.py": X1}, edit("1", "2", "lib/hidden.py"), quick=True),
+           | {"lib/hidden.py": X1}, edit("1", "2", "lib/hidden.py")),
     Attack("a folder that run inserts",
            step("sys.path.insert(0, str(HERE / 'lib'))\nimport hidden\nanswer = hidden.X")
            | {"lib/hidden.py": X1}, edit("1", "2", "lib/hidden.py")),
@@ -201,7 +201,7 @@ CASES = [
     # -- names that are computed
     Attack("import_module of a computed name",
            step("import importlib\nanswer = importlib.import_module(f'mods.{[\"one\"][0]}').X")
-           | {"mods/one.py": X1}, edit("1", "2", "mods/one.py"), quick=True),
+           | {"mods/one.py": X1}, edit("1", "2", "mods/one.py")),
     Attack("import_module of a name in a setting", in_file(step(
            "import importlib\nanswer = importlib.import_module(self.module).X"),
            "tag: int = setting(0", "module: str = setting('mods.one'") | {"mods/one.py": X1},
@@ -285,7 +285,7 @@ CASES = [
            """), put("local_settings.py", X2)),
     Attack("find_spec of a module that appears",
            step("import importlib.util as u; answer = u.find_spec('local_' + 'settings') is None"),
-           put("local_settings.py", X2), quick=True),
+           put("local_settings.py", X2)),
     Attack("a link to a module, retargeted", HELPER | {"v1.py": X1, "v2.py": X2},
            link("helper.py", "v2.py"), prepare=link("helper.py", "v1.py")),
     Attack("a link to a package, retargeted", HELPER | {"v1/__init__.py": X1, "v2/__init__.py": X2},

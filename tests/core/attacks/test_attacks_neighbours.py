@@ -66,7 +66,7 @@ NAME = "'Oth' + 'er'"
 
 CASES = [
     # -- the step's own class, and what it shares
-    Attack("the class itself", files(), edit(ANSWERS, "answer = 2"), quick=True),
+    Attack("the class itself", files(), edit(ANSWERS, "answer = 2")),
     Attack("a function that both use", files("answer = shared()", "def shared(): return 1\n",
            other=OTHER.replace('"first"', "str(shared())")), edit("def shared(): return 1",
            "def shared(): return 2")),
@@ -83,7 +83,7 @@ CASES = [
     # -- the other class by its name
     reached("the other class by name", "answer = Other.value(None)", quick=True),
     reached("the other class by getattr",
-            f"answer = getattr(sys.modules[__name__], {NAME}).value(None)", quick=True),
+            f"answer = getattr(sys.modules[__name__], {NAME}).value(None)"),
     reached("the other class by a string", "answer = globals()['Other'].value(None)"),
     reached("the other class by a computed string", f"answer = globals()[{NAME}].value(None)"),
     reached("the other class by vars", f"answer = vars(sys.modules[__name__])[{NAME}].value(None)"),
@@ -94,17 +94,16 @@ CASES = [
             "answer = '{0.run.__func__.__globals__[Other].value.__code__.co_consts}'.format(self)"),
     reached("the other class by a computed format string",
             "answer = ('{0.run.__func__.__glob' + 'als__[Oth' + 'er].value.__code__.co_consts}')"
-            ".format(self)", quick=True),
+            ".format(self)"),
     reached(
             "the other class by subclasses",
-            "answer = [c for c in Step.__subclasses__() if c.__name__[:2] == 'Ot'][0].value(None)",
-            quick=True),
+            "answer = [c for c in Step.__subclasses__() if c.__name__[:2] == 'Ot'][0].value(None)"),
     reached("the other class by methodcaller", "from operator import methodcaller\n"
             "answer = [c for c in methodcaller('__subclasses__')(Step) if c.__name__[:2] == 'Ot']"
             "[0].value(None)"),
     reached("the other class by a computed methodcaller", "from operator import methodcaller\n"
             "answer = [c for c in methodcaller('__sub' + 'classes__')(Step) if c.__name__[:2] == "
-            "'Ot'][0].value(None)", quick=True),
+            "'Ot'][0].value(None)"),
     reached("the other class by attrgetter", "from operator import attrgetter\n"
             "answer = attrgetter('run.__func__.__glo' + 'bals__')(self)[" + NAME + "].value(None)"),
     reached("the other class by builtins", f"answer = __builtins__['glo' + 'bals']()[{NAME}]"
@@ -121,7 +120,7 @@ CASES = [
             f"answer = pkgutil.resolve_name(__name__ + ':' + {NAME}).value(None)"),
     reached("the other class by pickle",
             "import pickle\nanswer = pickle.loads(b'c' + __name__.encode() + b'\\nOth' + b'er\\n.')"
-            ".value(None)", quick=True),
+            ".value(None)"),
     reached("the other class by a frame",
             f"answer = sys._getframe().f_globals[{NAME}].value(None)"),
     reached("the other class by a traceback", "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n"
@@ -129,12 +128,12 @@ CASES = [
     reached("the other class by inspect", "import inspect\nanswer = [c for n, c in inspect."
             "getmembers(sys.modules[__name__]) if n[:3] == 'Oth'][0].value(None)"),
     reached("the other class by the table of step types", "table = finery_steps()\n"
-            "answer = table['a.oth' + 'er'].value(None)", quick=True),
+            "answer = table['a.oth' + 'er'].value(None)"),
     reached("the other class by the values of the table",
             "answer = [c.value(None) for c in finery_steps().values() if c is not type(self)]"),
     reached("the other class by finery's plugins",
             "from finery.plugin.manager import load_plugins\n"
-            "answer = load_plugins([HERE / 'steps.py']).step_type('a.oth' + 'er').value(None)"),
+            "answer = load_plugins((HERE / 'steps.py',)).step_type('a.oth' + 'er').value(None)"),
     reached("the other class by runpy", "import runpy\n"
             f"answer = runpy.run_path(str(HERE / 'steps.py'))[{NAME}].value(None)"),
     reached("the other class by spec_from_file_location", "import importlib.util as u\n"
@@ -160,15 +159,15 @@ CASES = [
            edit("return 1", "return 2"), quick=True),
     Attack("a library that reads its caller's globals", {**files("import lib\n"
            f"answer = lib.caller({NAME}).value(None)"), **library(SPY)},
-           edit("return 1", "return 2"), quick=True),
+           edit("return 1", "return 2")),
     Attack("a library that is given the module's name", {**files("import lib\n"
            f"answer = lib.member(__name__, {NAME}).value(None)"), **library(SPY)},
-           edit("return 1", "return 2"), quick=True),
+           edit("return 1", "return 2")),
     Attack("a library that looks through all objects", {**files("import lib\n"
            f"answer = lib.everything({NAME}).value(None)"), **library(SPY)},
            edit("return 1", "return 2")),
     # -- effects of the other class's body
-    effect("a call in the body", "SEEN.append(1)", "(1)", "(2)", SEEN, quick=True),
+    effect("a call in the body", "SEEN.append(1)", "(1)", "(2)", SEEN),
     effect("a default that registers", "def f(self, x=SEEN.append(1)): ...", "(1)", "(2)", SEEN),
     Attack("a hint of a method that registers", files("answer = SEEN", SEEN,
            other=OTHER.replace("def value(self)", "def value(self) -> SEEN.append(1)")),
@@ -176,11 +175,10 @@ CASES = [
     effect("an index of a class with an effect", "def f(self, x: Reg['a']): ...", "'a'", "'b'",
            SEEN + "class Reg:\n    def __class_getitem__(c, n):\n        SEEN.append(n)\n"
            "        return int\n"),
-    effect("an assignment to an element", "SEEN[0] = 1", "[0] = 1", "[0] = 2", "SEEN = [0]\n",
-           quick=True),
+    effect("an assignment to an element", "SEEN[0] = 1", "[0] = 1", "[0] = 2", "SEEN = [0]\n"),
     effect("an assignment to an attribute", "Box.x = 1", "Box.x = 1", "Box.x = 2",
            "class Box: ...\n", "answer = Box.x"),
-    effect("an addition in place", "SEEN += [1]", "[1]", "[2]", SEEN, quick=True),
+    effect("an addition in place", "SEEN += [1]", "[1]", "[2]", SEEN),
     effect("a global name in the body", "global LIMIT; LIMIT = 1", "T = 1", "T = 2", "LIMIT = 0\n",
            "answer = LIMIT", quick=True),
     effect("a deletion in the body", "del SEEN[0]", "[0]", "[1]", "SEEN = ['a', 'b']\n"),
@@ -194,8 +192,7 @@ CASES = [
            "box.py": SEEN, "one.py": "import box\nbox.SEEN.append(1)\n"},
            edit("(1)", "(2)", "one.py")),
     effect("a descriptor by a name", "slot = SLOT", "slot = SLOT", "spot = SLOT", SEEN
-           + "class Slot:\n    def __set_name__(self, o, n): SEEN.append(n)\nSLOT = Slot()\n",
-           quick=True),
+           + "class Slot:\n    def __set_name__(self, o, n): SEEN.append(n)\nSLOT = Slot()\n"),
     effect("an operator in the body", "x = BOX + 1", "+ 1", "+ 2", SEEN
            + "class Box:\n    def __add__(self, n): SEEN.append(n)\nBOX = Box()\n"),
     effect("an attribute in the body", "x = BOX.a", "BOX.a", "BOX.b", SEEN
@@ -207,7 +204,7 @@ CASES = [
     effect("a comprehension in the body", "x = [SEEN.append(n) for n in (1, 2)]", "(1, 2)",
            "(1, 3)", SEEN),
     effect("a decorator of a method", "@SEEN.append\n    def f(self): return 7",
-           "return 7", "return 8", SEEN, "answer = [f(0) for f in SEEN]", quick=True),
+           "return 7", "return 8", SEEN, "answer = [f(0) for f in SEEN]"),
     Attack("a decorator of the class", files("answer = SEEN[0].value(0)", SEEN
            + "def keep(c): SEEN.append(c); return c\n",
            other=OTHER.replace("class Other", "@keep\nclass Other")), edit("return 1", "return 2")),
@@ -221,7 +218,7 @@ CASES = [
            edit("'one'", "'two'")),
     Attack("a setting function of its own", files("answer = SEEN", SEEN
            + "real = setting\ndef setting(*a, **k):\n    SEEN.append(k['help'])\n"
-           "    return real(*a, **k)\n"), edit("A size", "The size"), quick=True),
+           "    return real(*a, **k)\n"), edit("A size", "The size")),
     Attack("the other class is also a function's name", files("answer = choose()",
            "def choose(): return 1\n"), edit("\n\nclass Answer", "\n\ndef choose(): return 2\n\n\n"
            "class Answer")),
@@ -230,7 +227,7 @@ CASES = [
     Attack("a table that does more", in_file(files("answer = [*SEEN, *finery_steps()]", SEEN),
            "    return {", "    SEEN.append(1)\n    return {"), edit("append(1)", "append(2)")),
     Attack("the other class gets an effect", files("answer = SEEN", SEEN),
-           edit('    size: int', "    SEEN.append(1)\n    size: int"), quick=True),
+           edit('    size: int', "    SEEN.append(1)\n    size: int")),
     Attack("the other class gets a decorator", files("answer = SEEN", SEEN
            + "def keep(c): SEEN.append(c.__name__); return c\n"),
            edit("class Other", "@keep\nclass Other")),
@@ -252,7 +249,7 @@ CASES = [
            "a: {use: a.answer}", "b: {use: a.other}")}, edit('"first"', '"second"'),
            then=[edit(ANSWERS, "answer = 2"), edit('"second"', '"first"')]),
     # -- edits that don't matter
-    independent("precise: a method of the other class", "return 1", "return 2", quick=True),
+    independent("precise: a method of the other class", "return 1", "return 2"),
     independent("precise: run of the other class", '"first"', '"second"', quick=True),
     independent("precise: the docstring of the other class", "Another step", "One more step"),
     independent("precise: a default of the other class", "setting(3", "setting(4"),

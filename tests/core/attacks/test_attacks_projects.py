@@ -4,7 +4,20 @@ import os
 import sqlite3
 from pathlib import Path
 
-from attacking import Attack, Change, World, attacks, both, edit, in_file, link, more, put, step
+from attacking import (
+    Attack,
+    Change,
+    World,
+    attacks,
+    both,
+    distribution,
+    edit,
+    in_file,
+    link,
+    more,
+    put,
+    step,
+)
 
 READ = "(HERE / 'words.txt').read_text()"
 WORDS = {"words.txt": "old words"}
@@ -48,7 +61,11 @@ def moved(world: World) -> None:
 
 def recipe_in(name: str) -> Change:
     """Build the recipe in another folder of the project from the next build on."""
-    return lambda world: setattr(world, "recipe", f"p/{name}")
+
+    def change(world: World) -> None:
+        world.recipe = world.cwd = f"p/{name}"
+
+    return change
 
 
 def nested(score: str) -> dict[str, str | bytes]:
@@ -101,33 +118,30 @@ CASES = [
            prepare=recipe_in("one"), quick=True),
     Attack("the same by a path relative to the recipe", RELATIVE, both(moved, recipe_in("two")),
            prepare=recipe_in("one")),
-    Attack("two recipes with a plugin file of one name", {
-           **ONE, "two/recipe.yaml": ONE["one/recipe.yaml"], "two/words.txt": "new words",
-           "two/steps.py": ONE["one/steps.py"]}, recipe_in("two"), prepare=recipe_in("one")),
     Attack("two plugin files with neighbours of one name", {
-           **more("a: {use: a.answer}", "b: {use: b.answer}", plugins="a/steps.py, b/steps.py"),
-           "a/steps.py": step("answer = beside.X", "import beside")["steps.py"],
-           "b/steps.py": str(step("answer = beside.X", "import beside")["steps.py"]).replace(
+           **more("a: {use: a.answer}", "b: {use: b.answer}", plugins="a/one.py, b/two.py"),
+           "a/one.py": step("answer = beside.X", "import beside")["steps.py"],
+           "b/two.py": str(step("answer = beside.X", "import beside")["steps.py"]).replace(
                "a.answer", "b.answer"), "a/beside.py": "X = 1\n", "b/beside.py": "X = 2\n"},
            edit("2", "3", "b/beside.py"), same=True, quick=True),
     Attack("the plugin files in another order", {
-           **more("a: {use: a.answer}", "b: {use: b.answer}", plugins="a/steps.py, b/steps.py"),
-           "a/steps.py": step("answer = beside.X", "import beside")["steps.py"],
-           "b/steps.py": str(step("answer = beside.X", "import beside")["steps.py"]).replace(
+           **more("a: {use: a.answer}", "b: {use: b.answer}", plugins="a/one.py, b/two.py"),
+           "a/one.py": step("answer = beside.X", "import beside")["steps.py"],
+           "b/two.py": str(step("answer = beside.X", "import beside")["steps.py"]).replace(
                "a.answer", "b.answer"), "a/beside.py": "X = 1\n", "b/beside.py": "X = 2\n"},
-           edit("a/steps.py, b/steps.py", "b/steps.py, a/steps.py", "recipe.yaml"), same=True),
+           edit("a/one.py, b/two.py", "b/two.py, a/one.py", "recipe.yaml"), same=True),
     Attack("another plugin file before", {
-           **more("a: {use: a.answer}", plugins="a/steps.py"),
-           "a/steps.py": step("answer = beside.X", "import beside")["steps.py"],
+           **more("a: {use: a.answer}", plugins="a/one.py"),
+           "a/one.py": step("answer = beside.X", "import beside")["steps.py"],
            "a/beside.py": "X = 1\n", "b/other.py": "", "b/beside.py": "X = 2\n"},
-           edit("[a/steps.py]", "[b/other.py, a/steps.py]", "recipe.yaml"), same=True),
+           edit("[a/one.py]", "[b/other.py, a/one.py]", "recipe.yaml"), same=True),
     # -- libraries that something hides
-    Attack("a module that hides a library of a step", {**step(
-           "import yaml; answer = yaml.__doc__"), "../lib/other.py": ""},
-           put("../lib/yaml.py", '"""Mine."""\n'), env={"PYTHONPATH": "{w}/lib"}, quick=True),
+    Attack("a module that hides an installed library", {**step("import sound; answer = sound.X"),
+           **distribution("sound", "1.0", {"sound/__init__.py": "X = 1\n"}), "../lib/other.py": ""},
+           put("../lib/sound.py", "X = 2\n"), env={"PYTHONPATH": "{w}/lib"}),
     Attack("a module that hides one of the standard library, on the path", {**step(
            "import colorsys; answer = colorsys.__doc__"), "../lib/other.py": ""},
-           put("../lib/colorsys.py", '"""Mine."""\n'), env={"PYTHONPATH": "{w}/lib"}, quick=True),
+           put("../lib/colorsys.py", '"""Mine."""\n'), env={"PYTHONPATH": "{w}/lib"}),
     Attack("a module that hides one that a library imports", {**step(
            "import sound; answer = sound.X"), "../lib/other.py": "",
            "site/sound.py": "from colorsys import __doc__ as X\n"},
@@ -136,7 +150,7 @@ CASES = [
            "except ImportError:\n    answer = 0") | {"helper.py": "X = 1\n"},
            put("helper.abi3.so", b"no library")),
     # -- steps in steps
-    Attack("the class of a nested step", nested("0.1"), edit("0.1", "0.2"), quick=True),
+    Attack("the class of a nested step", nested("0.1"), edit("0.1", "0.2")),
     Attack("what a nested step reads", {**nested("float(open('s.txt').read())"), "s.txt": "0.1"},
            put("s.txt", "0.2"), quick=True),
     Attack("what a nested step imports", {**nested("__import__('score').X"),
@@ -149,7 +163,7 @@ CASES = [
            put("words.txt", "new")),
     Attack("a text by a link outside the project", step(
            "answer = (HERE.parent / 'far').read_text()") | WORDS, put("words.txt", "new"),
-           prepare=link("../far", "{w}/p/words.txt"), quick=True),
+           prepare=link("../far", "{w}/p/words.txt")),
     Attack("a text by a link to the project", step("answer = (HERE.parent / 'far/words.txt')"
            ".read_text()") | WORDS, put("words.txt", "new"), prepare=link("../far", "{w}/p")),
     Attack("a text by a link with dots", step("answer = open('l/../../words.txt').read()")
@@ -160,7 +174,7 @@ CASES = [
     Attack("a row in a write-ahead log", step(ROWS), logged("b"), prepare=database),
     Attack("a file of which there are many", step("answer = len([p.read_text() for p in sorted("
            "(HERE / 'd').iterdir())]), (HERE / 'd/0777').read_text()")
-           | {f"d/{i:04}": "1" for i in range(1200)}, put("d/0777", "2"), quick=True),
+           | {f"d/{i:04}": "1" for i in range(1200)}, put("d/0777", "2")),
     Attack("one file more than many", step("answer = len(os.listdir('d'))")
            | {f"d/{i:04}": "1" for i in range(1200)}, put("d/1200", "2")),
     Attack("a name that isn't UTF-8", step("answer = [open(b'd/' + n).read() for n in "
@@ -192,13 +206,13 @@ CASES = [
            f"    @property\n    def word(self): return {READ}\n\n    def run"),
            put("words.txt", "new")),
     Attack("what key_code returns", in_file(step("answer = __import__('he' + 'lper').X")
-           | {"helper.py": "X = 1\n"}, "    def run", "    def key_code(self):\n        import "
-           "helper\n        return [helper]\n\n    def run"), edit("1", "2", "helper.py"),
+           | {"helper.py": "X = 1\n"}, "    def run", "    def key_code(self):\n        return "
+           "['helper']\n\n    def run"), edit("1", "2", "helper.py"),
            same=True),
     Attack("a text that two steps read, one cached", step(f"answer = {READ}, self.tag") | WORDS
            | more("a: {use: a.answer}", "b: {use: a.answer, tag: 1}"),
            edit("tag: 1", "tag: 2", "recipe.yaml"),
-           then=[put("words.txt", "new"), edit("tag: 2", "tag: 1", "recipe.yaml")], quick=True),
+           then=[put("words.txt", "new"), edit("tag: 2", "tag: 1", "recipe.yaml")]),
     Attack("equal steps", step(f"answer = {READ}") | WORDS
            | more("a: {use: a.answer}", "b: {use: a.answer}"), put("words.txt", "new")),
     Attack("a step whose input reruns with the same rows", {**in_file(step(

@@ -60,7 +60,7 @@ CASES = [
                   def __init_subclass__(cls, name="", **more): KINDS[name] = cls
               class One(Base, name="one"):
                   def f(self): return 1
-              """, "answer = helper.KINDS['one']().f()", "return 1", "return 2", quick=True),
+              """, "answer = helper.KINDS['one']().f()", "return 1", "return 2"),
     in_helper("init_subclass counts", """
               class Base:
                   count = 0
@@ -113,8 +113,7 @@ CASES = [
               class One: ...
               """, "answer = helper.One.value", "+ 1", "+ 2"),
     # -- decorators and calls at the top
-    in_helper("functions that a decorator collects", RULES, RUN_RULES, "x * 2", "x * 3",
-              quick=True),
+    in_helper("functions that a decorator collects", RULES, RUN_RULES, "x * 2", "x * 3"),
     in_helper("one more function that a decorator collects", RULES, RUN_RULES, "@rule\ndef second",
               "@rule\ndef third(x): return 0\n@rule\ndef second"),
     in_helper("the order of decorated functions", RULES, RUN_RULES,

@@ -128,8 +128,7 @@ CASES = [
               "answer = [(e.name, e.value) for e in helper.E]", "A = enum.auto()", "A = 7"),
     # -- source text
     in_helper("inspect.getsource with a comment", TOOLS + "# noted: 1\n",
-              "import inspect; answer = inspect.getsource(helper)", "noted: 1", "noted: 2",
-              quick=True),
+              "import inspect; answer = inspect.getsource(helper)", "noted: 1", "noted: 2"),
     in_helper("inspect.getsource of a function with a comment", "def f():\n    return 1  # one\n",
               "import inspect; answer = inspect.getsource(helper.f)", "# one", "# uno"),
     in_helper("inspect.getcomments", "# one\ndef f(): ...\n",

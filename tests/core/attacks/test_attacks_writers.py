@@ -276,7 +276,7 @@ CASES = [
     Attack("a text edited after it was read", step(
            "answer = (HERE / 'words.txt').read_text()\n"
            f"if {FLAG}: (HERE / 'words.txt').write_text('new words')") | {"words.txt": "old words",
-           "../flag": ""}, remove("../flag"), quick=True),
+           "../flag": ""}, remove("../flag")),
     Attack("a text edited by a child after it was read", step(
            "import subprocess\nanswer = (HERE / 'words.txt').read_text()\n"
            f"if {FLAG}: subprocess.run(['sh', '-c', 'echo new > words.txt'], cwd=HERE)")
@@ -295,7 +295,7 @@ CASES = [
            f"if {FLAG}: subprocess.run(['sh', '-c', 'echo new > words.txt'], cwd=HERE)\n"
            "answer = f.read()\n"
            f"if {FLAG}: subprocess.run(['sh', '-c', 'echo old > words.txt'], cwd=HERE)\n")
-           | {"words.txt": "old\n", "../flag": ""}, remove("../flag"), quick=True),
+           | {"words.txt": "old\n", "../flag": ""}, remove("../flag")),
     Attack("a text that another step edits before", step(
            f"if self.tag == 0 and {FLAG}: (HERE / 'words.txt').write_text('new')\n"
            "answer = (HERE / 'words.txt').read_text() if self.tag else 0")

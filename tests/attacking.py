@@ -109,7 +109,7 @@ class World:
     def set_up(self, files: Mapping[str, str | bytes], prepare: "Change | None" = None) -> None:
         """Make the environment and the project, as if they were there for a while."""
         for name in ("p/.git", "venv/bin", SITE):
-            (self.folder / name).mkdir(parents=True)
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
         home = os.path.dirname(getattr(sys, "_base_executable", sys.executable))
         (self.folder / "venv/pyvenv.cfg").write_text(
             f"home = {home}\ninclude-system-site-packages = false\n"

@@ -159,7 +159,8 @@ CASES = [
            import jinja2
            env = jinja2.Environment(loader=jinja2.FileSystemLoader(['one', 'two']))
            answer = env.get_template('a.j2').render(x=1)
-           """) | {"two/a.j2": "{{ x }}", "one/b.j2": ""}, put("one/a.j2", "{{ x + 1 }}")),
+           """) | {"two/a.j2": "{{ x }}", "one/b.j2": ""}, put("one/a.j2", "{{ x + 1 }}"),
+           unseen="exists and stat"),
     Attack("YAML",
            step("import yaml; answer = yaml.safe_load(open('c.yaml'))") | {"c.yaml": "a: 1"},
            put("c.yaml", "a: 2")),
@@ -259,8 +260,7 @@ CASES = [
             "folder/two.txt", unseen="exists and stat"),
     Attack("a listed file that becomes a folder", step(
         "answer = [e.name for e in os.scandir('folder') if e.is_file()]")
-        | {"folder/one": OLD}, both(remove("folder/one"), put("folder/one/x", NEW)),
-        unseen="exists and stat"),
+        | {"folder/one": OLD}, both(remove("folder/one"), put("folder/one/x", NEW))),
     Attack("a file in a registry of files", step("answer = [p.read_text() for p in "
            "sorted((HERE / 'folder').glob('*.txt'))]") | {"folder/one.txt": OLD},
            put("folder/one.txt", NEW)),
@@ -305,11 +305,13 @@ CASES = [
            + "answer = [(p.name, p.read_text()) for p in sorted(folder.iterdir())]")
            | {"folder/a": "1"}, put("folder/b", "2"), then=[put("folder/b", "3")]),
     # -- what is documented as unseen
-    reads("a text by a child", "import subprocess\nanswer = subprocess.check_output("
-          "['cat', 'words.txt'])", unseen="read by a child"),
+    reads("a text that a child's arguments name",
+          "import subprocess\nanswer = subprocess.check_output(['cat', 'words.txt'])"),
+    reads("a text by a child", "import subprocess\n"
+          "answer = subprocess.check_output('cat words.*', shell=True)", unseen="read by a child"),
     reads("a text by a fork", "import multiprocessing as m\n"
           "with m.get_context('fork').Pool(1) as p: answer = p.map(read, [1])",
-          f"def read(x): return {READ}", unseen="read by a child"),
+          f"def read(x): return {READ}"),
     reads("a text by native code",
           "import ctypes\nc = ctypes.CDLL(None)\nbuffer = ctypes.create_string_buffer(99)\n"
           "c.read(c.open(b'words.txt', 0), buffer, 99)\nanswer = buffer.value",

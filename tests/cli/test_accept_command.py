@@ -387,38 +387,3 @@ def test_the_stamp_notices_the_lock_file(t: Project) -> None:
     assert "nothing to do, 3 accepted\n" in t.run("build").err
     accept(t, "a", "--undo")
     assert t.ran() == ["a", "b"]
-
-
-def test_what_a_step_reads_can_be_accepted(t: Project) -> None:
-    read = "lines = open('extra.txt').read() and self"
-    t.edit("steps.py", "lines = self", read)
-    t.write({"extra.txt": "one"})
-    t.run("build")
-    t.write({"extra.txt": "two"})
-    assert states(t)["a"] == "run"
-    assert "read " in accept(t, "a")
-    assert states(t) == {"a": "cached+", "b": "cached+", "c": "cached"}
-    assert "extra.txt" in t.run("explain", "a").out
-    limit(t, 200)
-    assert states(t)["a"] == "run"
-    accept(t, "a")
-    assert states(t)["a"] == "cached+"
-    t.write({"extra.txt": "three"})
-    assert states(t)["a"] == "run"
-    t.write({"extra.txt": "one"})
-    accept(t, "a", "--undo")
-    assert states(t)["a"] == "run"
-    limit(t, 200)
-    t.write({"checks.py": CHECKS})
-    assert states(t)["a"] == "cached"
-
-
-def test_what_changed_since_is_not_covered_by_code(t: Project) -> None:
-    t.edit("steps.py", "lines = self", "lines = open('extra.txt').read() and self")
-    t.write({"extra.txt": "one"})
-    t.run("build")
-    limit(t, 200)
-    accept(t, "a")
-    assert states(t)["a"] == "cached+"
-    t.write({"extra.txt": "two"})
-    assert states(t)["a"] == "run"

@@ -183,7 +183,7 @@ def test_a_step_that_keeps_the_contract_passes(
 @pytest.mark.parametrize(("body", "test", "says"), [
     ("extra = os.urandom(4).hex()", "test_same_inputs_give_the_same_bytes", "rows-00000.jsonl"),
     ("extra = os.environ.get('USER')", "test_it_reads_only_what_it_declares", "someone-else"),
-    ("extra = os.getcwd()[-4:]", "test_it_reads_only_what_it_declares", " Ort"),
+    ("extra = os.getcwd()[-4:]", "test_it_reads_only_what_it_declares", "surroundings"),
     ("(job.scratch.parents[2] / 'recipe.yaml').open().close()",
      "test_it_reads_only_what_it_declares", "read recipe.yaml"),
     ("extra = Path(self.path).read_text()", "test_it_reads_only_what_it_declares", "changed"),

@@ -37,10 +37,6 @@ class Acceptances:
         for (use, _), group in groups.items():
             self._groups[use].append(group)
 
-    def is_for(self, use: str) -> bool:
-        """Whether there are any for steps of a type."""
-        return use in self._groups
-
     def earlier(self, parts: Parts) -> Iterator[Parts]:
         """The parts of earlier keys whose results serve a step with these parts, nearest first."""
         yield from (before for _, before in self._taken_back(parts))

@@ -91,7 +91,7 @@ class StepPlan:
 
     @property
     def result_key(self) -> str:
-        """The key of its result, as far as that is known; another one if changes are accepted."""
+        """The key of its result, as far as that is known: it may be that of an accepted one."""
         if self.result is not None:
             return self.result.key
         return result_key(self.key, self.reads) if self.key else ""
@@ -186,8 +186,6 @@ class Planner:
         last = self.latest.get(name, ("",))[0]
         if plan.result is not None:
             plan.reads = reads_in(plan.result.parts)
-            if plan.accepted:
-                plan.reads = self._reads_now(plan, [part for part, _ in plan.reads])
         elif last and (before := reads_in(self.store.parts_of(last) or [])):
             names = [part for part, _ in before if part.startswith(READ)]
             plan.reads = values_now(self.store, self.places(plan), names)
@@ -197,39 +195,19 @@ class Planner:
 
     def lookup(self, plan: StepPlan, inputs: Mapping[tuple[str, int], Manifest]) -> Result | None:
         """The kept result of a step. One with other outputs than the step's is damaged."""
-        every, plan.accepted = [*inputs.values()], []
-        result = find_result(self.store, plan.key, plan.parts, every, lambda: self.places(plan))
-        if result is not None and self.fits(plan, result.outputs):
-            return result
-        for key, _ in self.keys(plan) if self.acceptances.is_for(plan.node.use) else ():
-            lists = self.store.reads_of(key) or [[]]
-            for names in (each for number, each in enumerate(lists) if each or number == 0):
-                for made, parts in self.keys_of_reads(plan, key, names):
-                    result = self.store.lookup(made, every, parts)
-                    if result is not None and self.fits(plan, result.outputs):
-                        now = [*plan.parts, *self._reads_now(plan, names)]
-                        plan.accepted = [visible(name) for name, *_ in differences(parts, now)]
-                        return result
+        for key, parts in self.keys(plan):
+            every = [*inputs.values()]
+            result = find_result(self.store, key, parts, every, lambda: self.places(plan))
+            if result is not None and self.fits(plan, result.outputs):
+                plan.accepted = [visible(name) for name, *_ in differences(parts, plan.parts)]
+                return result
         return None
 
     def keys(self, plan: StepPlan) -> Iterator[tuple[str, Parts]]:
-        """The keys, without what a step reads, whose results serve it: its own comes first."""
+        """The keys whose results serve a step: its own, then those before accepted changes."""
         yield plan.key, plan.parts
         for parts in self.acceptances.earlier(plan.parts):
             yield key_of(parts), parts
-
-    def keys_of_reads(
-        self, plan: StepPlan, key: str, names: Sequence[str]
-    ) -> Iterator[tuple[str, Parts]]:
-        """The keys of results under one of `keys` that read these names, with accepted values."""
-        now = [*plan.parts, *self._reads_now(plan, names)]
-        for parts in (now, *self.acceptances.earlier(now)):
-            reads = reads_in(parts)
-            if key_of([part for part in parts if part not in reads]) == key:
-                yield result_key(key, reads), parts
-
-    def _reads_now(self, plan: StepPlan, names: Sequence[str]) -> Parts:
-        return values_now(self.store, self.places(plan), names) if names else []
 
     def places(self, plan: StepPlan) -> Places:
         """What the names of what a step reads mean."""

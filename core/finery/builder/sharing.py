@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from finery.artifact.manifest import Manifest, Parts, Result, key_of, reads_in
+from finery.artifact.manifest import Manifest, Parts, Result, key_of, reads_in, result_key
 from finery.builder.plan import Planner, StepPlan, make_plan
-from finery.builder.reads import push_list, shared_lists, why_not_reusable
+from finery.builder.reads import push_list, shared_lists, values_now, why_not_reusable
 from finery.config import Config
 from finery.errors import FineryError, RemoteError
 from finery.store.database import Store
@@ -143,16 +143,18 @@ class Sharing:
         rest = [key for key in plans if key not in every]
         places = {key: planner.places(plans[key]) for key in rest}
         for key, lists in shared_lists(self._remote, rest, places).items():
-            for names in lists:
-                for made, its in planner.keys_of_reads(plans[key], key, names):
-                    plans[made], parts[made] = plans[key], its
+            for read in lists:
+                reads = values_now(self._store, places[key], read)
+                made = result_key(key, reads)
+                plans[made], parts[made] = plans[key], [*parts[key], *reads]
         every |= self._remote.records(plans.keys() - every.keys() - {*rest})
         records = {k: r for k, r in every.items() if planner.fits(plans[k], r.outputs)}
         if len(records) < len(every):
             self._remote.refuse()
         if records:
             inputs = {k: [*planner.inputs(plans[k].node, results).values()] for k in records}
-            self._store.shared.adopt(public(self._remote.url), records, parts, inputs, run)
+            found = {key: parts[key] for key in records}
+            self._store.shared.adopt(public(self._remote.url), records, found, inputs, run)
 
     # -- from there to here ----------------------------------------------------------------------
 

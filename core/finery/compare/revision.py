@@ -42,13 +42,8 @@ def planned(tree: Path, top: Path, recipe: str, root: Path) -> dict[str, Any]:
     named = dict.fromkeys(_named(graph, top, recipe))
     linked += [name for name in named if _link(tree, top, name)]
     steps = [
-        {
-            "name": p.node.name,
-            "use": p.node.use,
-            "key": p.result_key,
-            "parts": p.all_parts,
-            "reason": p.reason,
-        }
+        {"name": p.node.name, "use": p.node.use, "key": p.result_key, "parts": p.all_parts}
+        | {"reason": p.reason}
         for p in make_plan(Planner(graph, store), without_files=True)
     ]
     return {"steps": steps, "linked": linked}

@@ -249,10 +249,8 @@ def run_task(task: Task, send: Send) -> Done | Failed:
             sys.stderr.flush()
         close_log()
     seconds = earlier + time.perf_counter() - started
-    ended = Done(
-        event="done", outputs=outputs, seconds=seconds, reads=reads, ends=not is_clean(),
-        code=COMPILED,
-    )  # fmt: skip
+    ended = Done(event="done", outputs=outputs, seconds=seconds, code=COMPILED, reads=reads)
+    ended["ends"] = not is_clean()
     if changing:
         ended["changing"] = changing
     if changing or rewritten:
@@ -278,17 +276,6 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
         plugins.manager.register(Default, name="finery.default")
     with watching(task, plugins):
         return _outputs_of(task, plugins, send)
-
-
-def _plugins(task: Task) -> Plugins:
-    """The plugins of a task: finery's own, and those that are in its key."""
-    if _is_worker:
-        os.environ[ONLY] = " ".join(task.entry_points)
-        if task.recipe:
-            os.chdir(task.recipe)  # wherever the build was started
-    leave_out(task.left_out)
-    with watching(task):
-        return load_plugins(tuple(Path(path) for path in task.plugins), task.entry_points)
 
 
 def _outputs_of(task: Task, plugins: Plugins, send: Send) -> dict[str, Manifest]:
@@ -332,6 +319,17 @@ def _outputs_of(task: Task, plugins: Plugins, send: Send) -> dict[str, Manifest]
         if id(artifact) not in manifests:
             manifests[id(artifact)] = ingest(artifact, job.out, root / "objects")
     return {name: manifests[id(artifact)] for name, artifact in artifacts.items()}
+
+
+def _plugins(task: Task) -> Plugins:
+    """The plugins of a task: finery's own, and those that are in its key."""
+    if _is_worker:
+        os.environ[ONLY] = " ".join(task.entry_points)
+        if task.recipe:
+            os.chdir(task.recipe)  # wherever the build was started
+    leave_out(task.left_out)
+    with watching(task):
+        return load_plugins(tuple(Path(path) for path in task.plugins), task.entry_points)
 
 
 def _replaced(plugins: Plugins) -> StepError:

@@ -13,7 +13,7 @@ from finery.util.text import visible
 
 ACCEPTED = "accepted"
 """The list's name in `recipe.lock`."""
-PREFIXES = ("code ", "engine ", "machine ", "package ", "read ")
+PREFIXES = ("code ", "engine ", "machine ", "package ")
 PARTS = ("class", "python", "wrappers")
 """Parts of keys that may be accepted, and the beginnings of others."""
 

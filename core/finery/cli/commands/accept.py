@@ -93,9 +93,9 @@ def _causes(planner: "Planner", plan: "StepPlan", built: "dict[str, Result]") ->
     from finery.recipe.accepted import is_acceptable
 
     before = built[plan.node.name].parts
-    differing = [each for each in comparable(before, plan.parts) if each[2] != NOT_BUILT]
+    differing = [each for each in comparable(before, plan.all_parts) if each[2] != NOT_BUILT]
     if refused := {part for part, *_ in differing if not is_acceptable(part)}:
-        changes = changes_between(before, plan.parts, planner.code.names)
+        changes = changes_between(before, plan.all_parts, planner.code.names)
         raise UsageError(
             f"step '{plan.node.name}' has to run: not only its code, a package or the machine "
             "changed",
@@ -114,7 +114,7 @@ def _print_causes(
     seen = set()
     for plan in plans:
         before = built[plan.node.name].parts
-        changes = changes_between(before, plan.parts, planner.code.names)
+        changes = changes_between(before, plan.all_parts, planner.code.names)
         if (texts := tuple(map(str, changes))) not in seen:
             seen.add(texts)
             print_changes(plan, before, changes, "since its last build")

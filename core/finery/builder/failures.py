@@ -66,7 +66,7 @@ def check_imported(event: Done, checked: Mapping[str, Collection[FileState]]) ->
 
     checked: file → its states whenever it had the digest in keys.
     """
-    for path, state in event.get("code", {}).items():
+    for path, (state, _) in event.get("code", {}).items():
         if path in checked and tuple(state) not in checked[path]:
             raise StepError(
                 f"its code was changed for a while: {shown(Path(path))}", fix="build again"

@@ -72,9 +72,9 @@ import msgspec
 
 from finery.artifact.manifest import Manifest
 from finery.inference.types import Identity
+from finery.plugin.discovery import Compiled
 from finery.recipe.environments import Environment
 from finery.step.resources import Resources
-from finery.util.files import FileState
 
 AHEAD = "ahead"
 """Argument of a worker that starts before its first task is known. It receives the environment
@@ -218,7 +218,7 @@ class Done(TypedDict):
 
     reads: (name, value) of what it read besides its inputs, see `finery.execute.observed`.
     changing: why the next build can't reuse the result. ends: whether its process must not run
-    another step. code: file of a project that the process imported → its state then.
+    another step. code: file of a project that the process imported → what that was.
     """
 
     event: Literal["done"]
@@ -227,7 +227,7 @@ class Done(TypedDict):
     reads: NotRequired[list[tuple[str, str]]]
     changing: NotRequired[str]
     ends: NotRequired[bool]
-    code: NotRequired[dict[str, FileState]]
+    code: NotRequired[dict[str, Compiled]]
 
 
 class Failed(TypedDict):

@@ -27,7 +27,7 @@ import msgspec
 
 from finery.errors import FineryError, StepError
 from finery.execute import venv
-from finery.execute.executor import Died, Expects, Failed, Task
+from finery.execute.executor import Died, Done, Expects, Failed, Task
 from finery.store.uses import JOB
 from finery.util.files import FileState, file_state, hash_file
 from finery.util.installed import package_version
@@ -230,6 +230,7 @@ def main() -> None:
             file.write(b"\n")
     send({"event": BEGAN, "host": socket.gethostname(), "at": time.time()})
     task = folder.task()
+    code = {_file(name): digest for name, digest in task.expects.code.items()}
     unlike = list(differences(task.expects))
     if unlike:
         error = StepError(
@@ -243,7 +244,14 @@ def main() -> None:
     os.mkdir(task.out)
     if about.host != socket.gethostname():  # SQLite can't share a database between machines
         task.records = str(folder.path / "records.db")
-    send(run_task(task, send))
+    closing: Done | Failed = run_task(task, send)
+    # The build can't compare the states of files on another machine.
+    imported = closing.pop("code", {}) if closing["event"] == "done" else {}
+    for path, (_, digest) in imported.items():
+        if code.get(path, digest) != digest:
+            error = StepError(f"its code was changed as the job began: {path}", fix="build again")
+            closing = Failed(event="failed", error=error.to_dict())
+    send(closing)
 
 
 def differences(expects: Expects) -> Iterator[str]:
@@ -262,10 +270,15 @@ def differences(expects: Expects) -> Iterator[str]:
             yield f"the code in {name} {how}"
 
 
-def _digest(name: str) -> str | None:
-    """The digest of a file of code; None if it is missing."""
+def _file(name: str) -> str:
+    """The file of code that a name in `Expects.code` means here; empty if it is missing."""
     paths = (Path(entry or ".", name) for entry in sys.path)  # an absolute name stays as it is
-    return next((hash_file(path) for path in paths if path.is_file()), None)
+    return next((os.path.realpath(path) for path in paths if path.is_file()), "")
+
+
+def _digest(name: str) -> str | None:
+    """The digest of that file; None if it is missing."""
+    return hash_file(Path(file)) if (file := _file(name)) else None
 
 
 def _importable(path: str, task: Task) -> str:

@@ -44,8 +44,9 @@ class _Source(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType | None:
         path = self.get_filename(fullname)
-        COMPILED[os.path.realpath(path)] = file_state(path)  # before it is read
+        state = file_state(path)  # before it is read
         source: Any = self.get_data(path)
+        COMPILED[os.path.realpath(path)] = Compiled(state, blake3(source).hexdigest())
         if classes := _LEFT_OUT.get(path):
             from finery.plugin.cut import source_without  # needs `ast`
 
@@ -53,8 +54,15 @@ class _Source(SourceFileLoader):
         return self.source_to_code(source, path)
 
 
-COMPILED: dict[str, FileState] = {}
-"""File of a project that this process has run → its state then."""
+class Compiled(NamedTuple):
+    """The state of a file of code before it was compiled, and the digest of what was compiled."""
+
+    state: FileState
+    digest: str
+
+
+COMPILED: dict[str, Compiled] = {}
+"""Files of a project that this process has run."""
 
 
 def load_source(path: Path, name: str) -> ModuleType:

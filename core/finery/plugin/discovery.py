@@ -117,8 +117,13 @@ differ."""
 
 
 def _finder(path: str) -> FileFinder:
-    """A finder for a folder of a project. Raises `ImportError` for other folders."""
+    """A finder for a folder of a project. Raises `ImportError` for other folders and for files.
+
+    Files may be archives of modules, and `runpy.run_path` asks whether a script is one.
+    """
     here = os.path.abspath(path or ".")
+    if os.path.isfile(here):
+        raise ImportError
     is_installed = here.startswith(sys.prefix + os.sep)  # an environment inside the project
     if is_installed or not any(here == r or here.startswith(r + os.sep) for r in _FROM_SOURCE):
         raise ImportError

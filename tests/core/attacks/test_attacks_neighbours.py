@@ -31,8 +31,11 @@ def files(body: str = ANSWERS, top: str = "", *, other: str = OTHER) -> dict[str
 
 def reached(name: str, body: str, top: str = "", old: str = "return 1", new: str = "return 2",
             **kind: Any) -> Attack:  # fmt: skip
-    """An attack by an edit of the other class, which `body` reaches in some way."""
-    return Attack(name, files(body, top), edit(old, new), **kind)
+    """An attack by an edit of the other class, which `body` reaches in some way.
+
+    The step may fail instead, since finery leaves a class out that nothing names.
+    """
+    return Attack(name, files(body, top), edit(old, new), same=True, fails=True, **kind)
 
 
 def effect(name: str, line: str, old: str, new: str, top: str, body: str = "answer = SEEN",
@@ -156,16 +159,16 @@ CASES = [
     # -- through a library, whose text isn't looked at
     Attack("a library that lists subclasses", {**files("import lib\n"
            f"answer = lib.subclasses()[{NAME}].value(None)"), **library(SPY)},
-           edit("return 1", "return 2"), quick=True),
+           edit("return 1", "return 2"), same=True, fails=True, quick=True),
     Attack("a library that reads its caller's globals", {**files("import lib\n"
            f"answer = lib.caller({NAME}).value(None)"), **library(SPY)},
-           edit("return 1", "return 2")),
+           edit("return 1", "return 2"), same=True, fails=True),
     Attack("a library that is given the module's name", {**files("import lib\n"
            f"answer = lib.member(__name__, {NAME}).value(None)"), **library(SPY)},
-           edit("return 1", "return 2")),
+           edit("return 1", "return 2"), same=True, fails=True),
     Attack("a library that looks through all objects", {**files("import lib\n"
            f"answer = lib.everything({NAME}).value(None)"), **library(SPY)},
-           edit("return 1", "return 2")),
+           edit("return 1", "return 2"), same=True, fails=True),
     # -- effects of the other class's body
     effect("a call in the body", "SEEN.append(1)", "(1)", "(2)", SEEN),
     effect("a default that registers", "def f(self, x=SEEN.append(1)): ...", "(1)", "(2)", SEEN),

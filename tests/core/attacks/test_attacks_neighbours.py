@@ -42,7 +42,7 @@ def effect(name: str, line: str, old: str, new: str, top: str, body: str = "answ
            **kind: Any) -> Attack:  # fmt: skip
     """An attack by an edit of the other class, whose body has an effect."""
     made = OTHER.replace('    size: int = setting(3, help="A size.")', f"    {line}")
-    return Attack(name, files(body, top, other=made), edit(old, new), **kind)
+    return Attack(name, files(body, top, other=made), edit(old, new), same=True, **kind)
 
 
 def independent(name: str, old: str, new: str, **kind: Any) -> Attack:

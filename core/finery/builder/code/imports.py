@@ -164,8 +164,9 @@ class Imports:
         specs.append(getattr(sys.modules.get(name), "__spec__", None))
         for spec in specs:
             if spec is not None:
-                file = spec.origin if spec.has_location and spec.origin else ""
-                folders = (*map(str, spec.submodule_search_locations or ()),)
+                origin = spec.origin or ""  # in an archive, which counts as a whole, it's no file
+                file = origin if spec.has_location and os.path.isfile(origin) else ""
+                folders = (*filter(os.path.isdir, map(str, spec.submodule_search_locations or ())),)
                 if file or folders:
                     yield Module(name, file, folders)
                     return

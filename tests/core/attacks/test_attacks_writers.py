@@ -248,7 +248,10 @@ EDITORS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [
-    pytest.param(n, id=n.replace(" ", "-"), marks=[pytest.mark.quick] * (n[-5:] == "times"))
+    pytest.param(n, id=n.replace(" ", "-"), marks=[
+        *[pytest.mark.quick] * (n[-5:] == "times"),
+        *[pytest.mark.xfail(strict=True, reason="restored as it was")] * (n[-8:] == "restored"),
+    ])
     for n in EDITORS
 ])  # fmt: skip
 def test_nothing_wrong_is_recorded_of_an_edited_input(tmp_path: Path, how: str) -> None:

@@ -142,7 +142,7 @@ CASES = [
     Attack("a module in a folder of PYTHONPATH", HELPER | {"../lib/helper.py": X1},
            edit("1", "2", "../lib/helper.py"), env=ON_PATH),
     Attack("a file of the project before one of PYTHONPATH", HELPER | {"../lib/helper.py": X1},
-           put("helper.py", X2), env=ON_PATH, quick=True),
+           put("helper.py", X2), same=True, env=ON_PATH, quick=True),
     Attack("a new folder at the front of PYTHONPATH",
            HELPER | {"../lib/helper.py": X1, "../first/helper.py": X2},
            variable(PYTHONPATH="{w}/first:{w}/lib"), env=ON_PATH),
@@ -163,7 +163,7 @@ CASES = [
            step("import calendar; answer = calendar.__doc__"), put("calendar.py", '"""Mine."""'),
            same=True),
     Attack("a module before an installed one",
-           HELPER | {"site/helper.py": X1}, put("helper.py", X2)),
+           HELPER | {"site/helper.py": X1}, put("helper.py", X2), same=True),
     Attack("sitecustomize on the path", step("answer = getattr(sys, 'mine', 1)")
            | {"../lib/other.py": ""}, put("../lib/sitecustomize.py", "import sys\nsys.mine = 2\n"),
            env=ON_PATH, quick=True),

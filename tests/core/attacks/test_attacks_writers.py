@@ -322,7 +322,8 @@ CASES = [
            | {"words.txt": "old"}, both(remove("cache.txt"), put("words.txt", "new"))),
     Attack("a cache that the step keeps in the project, edited", step(
            "p = HERE / 'cache.txt'\nif not p.exists(): p.write_text('made')\n"
-           "answer = p.read_text()"), put("cache.txt", "mine")),
+           "answer = p.read_text()"), put("cache.txt", "mine"),
+           unseen="written by the step itself"),
     Attack("a counter that the step keeps", step(
            "p = HERE / 'n'\nn = int(p.read_text())\np.write_text(str(n + 1))\nanswer = n")
            | {"n": "1"}, put("n", "7")),

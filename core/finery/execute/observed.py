@@ -248,7 +248,7 @@ class Observer:
         """A file is about to be opened. The arguments are those of the audit event."""
         if isinstance(path, int):
             return
-        given, path = os.fsdecode(path), self._plain(path)
+        given, path = os.fsdecode(path), self.plain(path)
         if path.startswith(self.scope.excluded) or threading.get_ident() in self._busy:
             return
         if path in self._declared:
@@ -286,7 +286,7 @@ class Observer:
         """A folder is about to be listed."""
         if isinstance(path, int):
             path = os.readlink(f"/proc/self/fd/{path}")
-        path = self._plain("." if path is None else path)
+        path = self.plain("." if path is None else path)
         is_ours = f"{path}/".startswith(self.scope.excluded)
         if is_ours or threading.get_ident() in self._busy or not self._is_inside(path):
             return
@@ -303,27 +303,27 @@ class Observer:
 
             name, _, options = name[5:].partition("?")
             name = "" if "mode=memory" in options else unquote(name.removeprefix("//"))
-        is_handled = self.is_own and self._plain(name) in self._declared
+        is_handled = self.is_own and self.plain(name) in self._declared
         if name not in ("", ":memory:") and not is_handled:
             for end in ("", "-wal", "-journal"):
                 self.opened(f"{name}{end}", "r+", os.O_RDWR)
 
     def renamed(self, source: Any, target: Any, *_: Any) -> None:
         """A file is about to be moved."""
-        if self._plain(source) in self._own:
-            self._own[self._plain(target)] = time.time_ns()
-            self._written.add(self._plain(target))
+        if self.plain(source) in self._own:
+            self._own[self.plain(target)] = time.time_ns()
+            self._written.add(self.plain(target))
 
     def linked(self, source: Any, target: Any, *_: Any) -> None:
         """A file is about to get another name: what is read there counts as read here."""
-        path = self._plain(source)
+        path = self.plain(source)
         self.opened(path, "r", os.O_RDONLY)
         if self._is_inside(path) and os.path.isdir(path):
             self._give_up(f"makes a link to {self.places.name(path)}, in which finery can't see it")
 
     def symlinked(self, source: Any, target: Any, *_: Any) -> None:
         """A symbolic link is about to be made."""
-        folder = os.path.dirname(self._plain(target))
+        folder = os.path.dirname(self.plain(target))
         path = os.path.normpath(os.path.join(folder, os.fsdecode(source)))
         if not path.startswith(self.scope.excluded):  # finery makes many links in the store
             self.linked(path, target)
@@ -344,7 +344,7 @@ class Observer:
 
     def made(self, folder: Any, *_: Any) -> None:
         """A folder is about to be made."""
-        path = self._plain(folder)
+        path = self.plain(folder)
         if self._is_inside(path) and not os.path.lexists(path):
             self._own_folders += (f"{path}/",)
 
@@ -367,7 +367,7 @@ class Observer:
         if frame is None or not self._is_loose(file):
             return
         is_statement = frame.f_code.co_code[frame.f_lasti] == opmap["IMPORT_NAME"]
-        if is_statement and file in self.keyed:
+        if is_statement and self.plain(file) in self.keyed:
             return  # the key follows it
         for folder in map(os.path.abspath, list(sys.path if path is None else path)):
             module = f"{folder}/{name.rpartition('.')[2]}"
@@ -419,7 +419,7 @@ class Observer:
 
     def begin(self, task: Task) -> None:
         """Begin to log for a step. Empties its scratch folder if it was made from other files."""
-        self._declared = _declared(task)
+        self._declared = set(map(self.plain, _declared(task)))
         self.log = str(reads_path(Path(task.scratch)))
         earlier = dict(_entries(self.log, 0)) if os.path.exists(self.log) else {}
         if earlier and not os.path.isdir(task.scratch):
@@ -493,7 +493,7 @@ class Observer:
 
     # -- paths -----------------------------------------------------------------------------------
 
-    def _plain(self, given: Any) -> str:
+    def plain(self, given: Any) -> str:
         """An absolute path without `..`."""
         path = given if type(given) is str else os.fsdecode(given)
         if path[:1] != "/":
@@ -584,7 +584,7 @@ def watching(task: Task, plugins: Plugins | None = None) -> Iterator[None]:
         if places[:2] != _process.places[:2]:  # at first, and if it builds in another project
             vars(_process).update(vars(Observer()))
         _process.is_at_import, _process.places = plugins is None, places
-        _process.keyed = frozenset((*task.plugins, *task.code))
+        _process.keyed = frozenset(map(_process.plain, (*task.plugins, *task.code)))
         _process.scope = _scope(task.project, task.recipe, task.store, tuple(task.code))
         if plugins is not None:
             _process.begin(task)

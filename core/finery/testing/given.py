@@ -105,7 +105,7 @@ class _Moments:
 
     def __init__(self, job: Job) -> None:
         self.count = 0
-        self._folders = (str(job.out), str(job._scratch))
+        self._folders = (f"{job.out}/", f"{job._scratch}/")  # not what finery writes beside them
         self._kill_at = os.environ.get(KILL, "")
         self._report = job._report
         job._report = self._reported

@@ -271,7 +271,10 @@ def test_a_step_has_the_environment_that_is_named_nearest(toys: Project) -> None
     toys.edit("recipe.yaml", "for: [data]", "for: all")
     toys.edit("recipe.yaml", "[toy>=1.5]", "[toy>=1.5], for: toy.ask")
     toys.edit("recipe.yaml", "environment: new", "environment: old")
-    toys.edit("recipe.yaml", "data:\n", "data:\n  c: {use: toy.ask, environment: null}\n")
+    toys.edit(
+        "recipe.yaml", "data:\n", "data:\n  c: {use: data.file, path: c.jsonl, environment: null}\n"
+    )
+    toys.write({"c.jsonl": '{"text": "c"}\n'})
     steps = [json.loads(line) for line in toys.run("plan", "--json").out.splitlines()]
     named = {step["step"]: step["environment"] for step in steps}
     assert named == {"a": "new", "b": "old", "c": None}

@@ -186,6 +186,9 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
     plugins, results = build.graph.plugins, build.outcome.results.values()
     if any(getattr(plugins.hook, hook).get_hookimpls() for hook in HOOKS):
         return
+    adding = plugins.hook.finery_worker_environment.get_hookimpls()
+    if not {each.plugin for each in adding} <= {p.module for p in plugins.plugins if p.is_own}:
+        return  # the variables may be from a file that it read here
     if plugins.broken:  # its repair might not change anything in the stamp
         return
     if any(why_not_reusable(result.parts) for result in results):

@@ -177,10 +177,25 @@ def test_code_that_reads_entry_points_has_all_of_them_in_its_key(
     site: Site, closure: Callable[[str], Closure]
 ) -> None:
     source = "from importlib.metadata import entry_points\n"
-    assert "entry points" not in closure("import json").code
+    assert "installed distributions" not in closure("import json").code
     first = closure(source).code
     site("filters", {"filters.py": ""}, entry_points="[acme.filters]\na = filters:a\n")
-    assert closure(source).code["entry points"] != first["entry points"]
+    assert closure(source).code["installed distributions"] != first["installed distributions"]
+
+
+@pytest.mark.parametrize("source", [
+    "import importlib.metadata as m\nm.version('a')\n",
+    "from importlib import metadata\n",
+    "import importlib\nimportlib.metadata.version('a')\n",
+    "import pkg_resources\n",
+])  # fmt: skip
+def test_code_that_reads_versions_has_all_of_them_in_its_key(
+    site: Site, closure: Callable[[str], Closure], source: str
+) -> None:
+    first = closure(source).code["installed distributions"]
+    site("plain", {"plain.py": ""})
+    assert closure(source).code["installed distributions"] != first
+    assert "installed distributions" not in closure("import importlib.util\n").code
 
 
 def test_code_that_an_unlisted_file_runs_at_start_acts_on_all_steps(

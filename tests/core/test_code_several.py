@@ -94,12 +94,19 @@ def test_a_worker_does_not_define_what_counts_out(tmp_path: Path) -> None:
         "def f(self):\n    return Step.__subclasses__()\n",
         "def f(mod, name):\n    return getattr(mod, name)\n",
         "import inspect\n",
+        "def f(name):\n    return eval(name)\n",
+        "def f():\n    return [*finery_steps().values()]\n",
         "from sys import modules\n",
         "from finery import load_plugins\n",
     ],
 )
 def test_a_class_that_other_code_may_find_counts(tmp_path: Path, mention: str) -> None:
     assert "Other" not in left_out(closure(tmp_path, HEAD, MINE, OTHER, mention, TABLE))
+
+
+def test_a_method_that_is_named_like_a_function_finds_no_class(tmp_path: Path) -> None:
+    more = "import re\nA = re.compile('a')\ndef f(model):\n    model.eval()\n"
+    assert left_out(closure(tmp_path, HEAD, MINE, OTHER, more, TABLE)) == ["Other"]
 
 
 def test_a_class_that_an_imported_file_names_counts(tmp_path: Path) -> None:

@@ -241,8 +241,7 @@ CASES = [
     Attack("a library that find_spec finds", step(
            "import importlib.util as u; answer = u.find_spec('lib') is None"),
            install(library("1.0"))),
-    Attack("a library whose version is printed", {**step(VERSION), **library("1.0")}, LIB2,
-           unseen="metadata of a library that isn't imported"),
+    Attack("a library whose version is printed", {**step(VERSION), **library("1.0")}, LIB2),
     Attack("a library that a computed import finds", step("try:\n"
            "    answer = __import__('li' + 'b').X\nexcept ImportError:\n    answer = 0"),
            install(library("1.0"))),
@@ -378,8 +377,7 @@ CASES = [
            @hookimpl
            def finery_worker_environment(use, alone):
                return {"WORD": (HERE / "word.txt").read_text()}
-           """), "word.txt": "one"}, put("word.txt", "two"),
-           unseen="read while planning"),
+           """), "word.txt": "one"}, put("word.txt", "two")),
     Attack("an engine's helper", {"engines.py": ENGINE, "helper.py": "X = 'one'\n", "recipe.yaml":
            "finery: 1\nname: t\nplugins: [engines.py]\nmodels:\n  m: {use: e.make}\ndata:\n"
            "  a: {use: e.ask, model: m}\n"}, edit("one", "two", "helper.py"), quick=True),

@@ -32,6 +32,7 @@ from finery.builder.code.imports import Imports, Module, label_of, place_of
 from finery.builder.code.piece import Piece
 from finery.builder.code.table import WHOLE, Own, names_in, packages
 from finery.errors import PluginError
+from finery.plugin.cut import TABLE
 from finery.step.inspect import FILE_MODULE
 from finery.store.database import Store
 from finery.util.installed import Distribution, distributions
@@ -41,9 +42,11 @@ Code = dict[str, str]
 Subject = tuple[Any, ModuleType | None]
 """A class, function, module, name of a module, or file; and the module whose hook names it."""
 REGISTRY = frozenset({
-    "distributions", "entry_points", "iter_entry_points", "packages_distributions",
+    "distributions", "entry_points", "importlib_metadata", "iter_entry_points",
+    "packages_distributions", "pkg_resources",
 })  # fmt: skip
-"""Functions that read which distributions are installed."""
+METADATA = frozenset({"importlib", "metadata"})
+"""Names of what reads which distributions are installed: one of `REGISTRY`, or both of these."""
 HARDWARE = re.compile(r"nvidia-|cuda-|triton|pytorch-triton|intel-")
 """Distributions that a build of torch for other hardware doesn't need."""
 
@@ -82,9 +85,9 @@ class Look:
 
     @cached_property
     def registry(self) -> str:
-        """A digest of all entry points that are installed."""
+        """A digest of all distributions that are installed, with their entry points."""
         folders = {each.name: each.folder for each in distributions().values()}
-        return self.files.fact("entry points", str, folders, registry)
+        return self.files.fact("distributions", str, folders, registry)
 
     def at_start(self) -> list[Module]:
         """What may act on any step: modules that Python imports at its start, and those that come
@@ -126,7 +129,7 @@ class Contents:
         paths = sorted(self.paths.items())
         digests = {label: self._files.digest(path) for label, path in paths}
         imports: set[tuple[str, str]] = set()
-        reads_registry = False
+        pieces: list[Piece] = []
         for label, path in self.paths.items():
             stem, suffix = os.path.splitext(label)
             if suffix != ".py":
@@ -134,10 +137,10 @@ class Contents:
             is_package = stem.endswith("/__init__")
             name = stem.removesuffix("/__init__").replace("/", ".")
             module = Module(name, path, (os.path.dirname(path),) if is_package else ())
+            pieces += self._files.pieces(path)
             for piece in self._files.pieces(path):
                 imports.update(map(module.absolute, piece.imports))
-                reads_registry |= not REGISTRY.isdisjoint(piece.words)
-        return _Kept(digests, sorted(imports), reads_registry)
+        return _Kept(digests, sorted(imports), _reads_registry(pieces))
 
 
 class _Kept(NamedTuple):
@@ -171,7 +174,7 @@ class Closure:
         pieces = [p for module in self._loose.values() for p in self._pieces(module.path)]
         words = self._renamed.union(*(piece.words for piece in pieces))
         aside = {name for names in self.left_out.values() for name in names}
-        if any(piece.is_open for piece in pieces):
+        if any(p.is_open or (TABLE in p.words and not p.is_table) for p in pieces):
             words |= aside
         self._counted |= aside & words
         return aside.isdisjoint(words)
@@ -265,8 +268,8 @@ class Closure:
         if module.name.startswith(FILE_MODULE):
             aside = [piece.name for piece in pieces if self._is_aside(piece)]
             self.left_out |= {module.path: aside} if aside else {}
-        if any(not REGISTRY.isdisjoint(piece.words) for piece in pieces):
-            self.code["entry points"] = self._look.registry
+        if _reads_registry(pieces):
+            self.code["installed distributions"] = self._look.registry
 
     def _import(self, base: str, name: str) -> bool:
         """Follow an import; whether anybody has the module. name: of what is imported from it."""
@@ -330,7 +333,7 @@ class Closure:
         self.files.update(contents.paths.values())
         self.folders |= contents.folders
         if contents.reads_registry:
-            self.code["entry points"] = self._look.registry
+            self.code["installed distributions"] = self._look.registry
         for base, name in contents.imports:
             if base.partition(".")[0] not in tops:
                 self._import(base, name)
@@ -375,6 +378,12 @@ class Closure:
             for label, digests in self._own.items()
         }
         return {digest: names for digest, names in (self._names | own).items() if names}
+
+
+def _reads_registry(pieces: Iterable[Piece]) -> bool:
+    """Whether code may read which distributions are installed."""
+    words = frozenset[str]().union(*(piece.words for piece in pieces))
+    return not REGISTRY.isdisjoint(words) or words >= METADATA
 
 
 def is_own(module: str) -> bool:

@@ -67,10 +67,10 @@ def files_of(distribution: Distribution) -> Iterator[tuple[str, str]]:
 
 
 def registry() -> str:
-    """A digest of the entry points of all distributions."""
-    texts = {d.name: (d.version, _read(d, "entry_points.txt")) for d in distributions().values()}
-    with_points = sorted((name, *pair) for name, pair in texts.items() if pair[1])
-    return blake3(msgspec.msgpack.encode(with_points)).hexdigest()
+    """A digest of the names, versions and entry points of all distributions."""
+    everything = sorted(distributions().values(), key=lambda each: each.name)
+    facts = [(each.name, each.version, _read(each, "entry_points.txt")) for each in everything]
+    return blake3(msgspec.msgpack.encode(facts)).hexdigest()
 
 
 def unlisted(files: Collection[str]) -> list[str]:

@@ -16,7 +16,7 @@ from threading import Thread
 from blake3 import blake3
 
 from finery.builder.code.piece import Piece
-from finery.builder.code.several import OPEN, binds, is_plain_class, table_of
+from finery.builder.code.several import OPEN, RUNS, binds, is_plain_class, table_of
 from finery.plugin.cut import TABLE
 
 IMPORTERS = frozenset({"import_module", "__import__"})
@@ -163,7 +163,9 @@ def _words(node: ast.AST) -> Iterator[str]:
 
 
 def _is_computed(node: ast.AST) -> bool:
-    """Whether a node reads an attribute by a name that it computes."""
+    """Whether a node may use a name that it computes."""
+    if isinstance(node, ast.Name) and node.id in RUNS:  # unlike `re.compile`
+        return True
     if not isinstance(node, ast.Call) or _name_of(node.func) != "getattr":
         return False
     return len(node.args) < 2 or not isinstance(node.args[1], ast.Constant)

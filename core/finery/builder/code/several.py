@@ -20,6 +20,8 @@ OPEN = frozenset({
     "pydoc", "runpy", "shelve", "step_type", "step_types", "tb_frame", "vars",
 })  # fmt: skip
 """Names by which code may find a class that it doesn't name."""
+RUNS = frozenset({"compile", "eval", "exec"})
+"""Functions that run a text, which may have any name in it."""
 DECLARES = frozenset({"setting", "takes", "nested_step"})
 """Functions of finery that a class body may call."""
 WRAPS = frozenset({"property", "staticmethod", "classmethod"})

@@ -272,7 +272,6 @@ def test_a_step_that_changes_what_it_reads_runs_until_nothing_changes(
     "body",
     [
         "Path('mine').write_text('x'); text = Path('mine').read_text(); Path('mine').unlink()",
-        "Path('m').write_text('x'); os.replace('m', 'mine'); text = Path('mine').read_text()",
         "os.makedirs('new/er'); open('new/er/x', 'w'); text = os.listdir('new/er')",
         "open('log.txt', 'a').write('x')",
         "text = self.path and self.path.paths[0].read_text()",
@@ -287,6 +286,31 @@ def test_what_is_its_own_or_in_the_key_doesnt_count(project: MakeProject, body: 
     t.write({".git/HEAD": "main"})
     assert notes(t) == []
     assert "read " not in t.here("explain", "a", "--all").out
+
+
+@pytest.mark.parametrize("make", [
+    "p.write_text('made')", "Path('new').write_text('made'); os.replace('new', p)",
+])  # fmt: skip
+def test_a_file_that_it_made_and_read_counts_as_it_left_it(project: MakeProject, make: str) -> None:
+    body = f"p = Path('mine')\nif not p.exists(): {make}\ntext = p.read_text()"
+    t = project(files(body))
+    assert notes(t) == []
+    assert t.ran() == []
+    t.write({"mine": "edited"})
+    assert t.ran() == ["a"]
+    assert text(t) == "edited"
+    (t.folder / "mine").unlink()
+    assert t.ran() == ["a"]
+    assert text(t) == "made"
+    assert t.ran() == []
+
+
+def test_steps_that_overwrite_the_same_file_settle(project: MakeProject) -> None:
+    body = "p = Path('mine'); p.write_text(str(self.tag)); text = p.read_text()"
+    t = project(files(body, a={}, b={"tag": 1}))
+    assert sorted(t.ran()) == ["a", "b"]
+    t.ran()
+    assert t.ran() == []
 
 
 def test_a_file_that_changes_meanwhile_makes_the_result_not_reusable(project: MakeProject) -> None:

@@ -6,6 +6,7 @@ Each thing that is read in the **scope** (the project, and the folders of plugin
 loose code) becomes an entry with a name and a value, computed before Python goes on:
 
 - a file: its digest; a folder: a digest of the names in it; what is missing: `absent`;
+- a file that the step made and then read: its digest at the step's end, unless it is gone by then;
 - `module FOLDER/NAME`: which files a computed import could find there;
 - `import NAME`: a module that was looked for in vain; `package NAME`: the version of a distribution
   that was imported without being in the key;
@@ -55,6 +56,8 @@ from finery.util.paths import is_inside
 ABSENT = "absent"
 MOST = 10_000
 """Maximum number of entries of a result."""
+LEFT = "left"
+"""The value, until the step ends, of a file that it made itself."""
 LAYOUT = "places of code"
 """The name of the entry with where the recipe and its code are in the project."""
 KINDS = ("module", "import", "package", "places")
@@ -232,6 +235,7 @@ class Observer:
         self.tried: set[str] = set()  # top-level modules that were looked for
         self._paths: set[str] = set()  # that were opened
         self._own: dict[str, int] = {}  # files that the step made, and when
+        self._made: set[str] = set()  # such files that didn't exist before
         self._own_folders: tuple[str, ...] = ()  # that it made
         self._written: set[str] = set()  # files that it opened to write
         self._appended: dict[str, Seen] = {}  # as they were before it wrote to them
@@ -267,6 +271,8 @@ class Observer:
                 self._imported(path)
             return
         is_there = os.path.lexists(path)
+        if flags & os.O_CREAT and not is_there:
+            self._made.add(path)
         if flags & _EMPTIES and not (flags & os.O_EXCL and is_there):
             self._own[path] = time.time_ns()  # from now on, its content is the step's own
         elif flags & _ACCESS == _WRITE:
@@ -281,6 +287,8 @@ class Observer:
                 if not flags & os.O_CREAT:
                     self._give_up(f"opens {given}, perhaps in a folder that finery can't see")
             self._see_path(path)
+        elif path in self._made:  # it may have asked whether the file exists
+            self._see_path(path, LEFT)
 
     def listed(self, path: Any = None) -> None:
         """A folder is about to be listed."""
@@ -311,8 +319,10 @@ class Observer:
     def renamed(self, source: Any, target: Any, *_: Any) -> None:
         """A file is about to be moved."""
         if self.plain(source) in self._own:
-            self._own[self.plain(target)] = time.time_ns()
-            self._written.add(self.plain(target))
+            path = self.plain(target)
+            self._own[path] = time.time_ns()
+            self._written.add(path)
+            self._made.update(() if os.path.lexists(path) else (path,))
 
     def linked(self, source: Any, target: Any, *_: Any) -> None:
         """A file is about to get another name: what is read there counts as read here."""
@@ -379,10 +389,10 @@ class Observer:
 
     # -- entries ---------------------------------------------------------------------------------
 
-    def _see_path(self, path: str) -> None:
+    def _see_path(self, path: str, value: str = "") -> None:
         self._paths.add(path)
         self.see(LAYOUT, "")
-        self.see(self.places.name(path), path)
+        self.see(self.places.name(path), path, value)
 
     def see(self, name: str, path: str, value: str = "") -> None:
         """Keep the entry for something that is about to be read."""
@@ -424,7 +434,11 @@ class Observer:
         earlier = dict(_entries(self.log, 0)) if os.path.exists(self.log) else {}
         if earlier and not os.path.isdir(task.scratch):
             os.unlink(self.log)
-        elif any(self.places.value(name, hash_file) != s.value for name, s in earlier.items()):
+        elif any(
+            self.places.value(name, hash_file) != seen.value
+            for name, seen in earlier.items()
+            if seen.value != LEFT
+        ):
             print("what an earlier attempt read has changed: this one starts anew", flush=True)
             shutil.rmtree(task.scratch)
             os.unlink(self.log)
@@ -440,18 +454,26 @@ class Observer:
         """The entries of a step that succeeded, sorted. Sets `reason` if one changed meanwhile."""
         log, self.log = self.log, ""
         for name, seen in _entries(log, self.start):  # of processes that the step forked, too
-            if self.seen.setdefault(name, seen).value != seen.value:
+            values = {self.seen.setdefault(name, seen).value, seen.value}
+            if len(values - {LEFT}) > 1:
                 self._give_up(f"reads {name}, which changes meanwhile")
         entries: dict[str, str] = {}
         for name, seen in dict(self.seen).items():
             path = self.places.path(name)
             entries[name] = seen.value
+            if seen.value == LEFT:  # the content that it leaves, if it leaves the file
+                entries[name] = self.places.value(name, hash_file)
+                if entries[name] == ABSENT:
+                    del entries[name]
+                continue
             if not self.places.is_checked(name):
                 self._give_up(f"reads {name}, which is outside the project")
             elif not self._is_same(name, seen):
                 if not any(p == path or os.path.dirname(p) == path for p in self._written):
                     self._give_up(f"reads {name}, which changes before the step ends")
                 self.rewritten.append(name)
+        if [*entries] == [LAYOUT]:  # of files that it made and removed
+            entries.clear()
         if not self.is_own and task.environment is None:
             entries |= {f"package {name}": version for name, version in self._versions(task)}
             for name in self.tried - sys.modules.keys():
@@ -512,7 +534,7 @@ class Observer:
                 return not any(part in below for part in _ASIDE)
         if path.startswith(self.scope.python) or any(part in path for part in _INSTALLED):
             return False
-        folder = os.path.dirname(path)
+        folder = path if os.path.islink(path) else os.path.dirname(path)
         if folder not in self._real:
             self._real[folder] = f"{os.path.realpath(folder)}/"
         real = self._real[folder]

@@ -265,7 +265,8 @@ class Store:
         """
         if self._uses is not None:
             self._uses.add(key for key, *_ in results)
-        with gate(self.root):  # some may be here without a result, and are new from now on
+        with gate(self.root) as passed:  # some may be here without a result, and are new now
+            os.utime(passed)  # so that a running step knows that nobody edits its inputs
             for digest, *_ in places:
                 with suppress(OSError):
                     path = self.blob_path(digest)

@@ -15,7 +15,8 @@ from finery.artifact.manifest import MANIFEST, Manifest, with_references
 from finery.errors import UsageError, disk_full
 from finery.store.blobs import blob_path, changed_input
 from finery.store.repairs import say, set_aside
-from finery.util.files import file_state, hash_file
+from finery.store.uses import GATE
+from finery.util.files import ABSENT, file_state, hash_file
 from finery.util.locks import file_locked
 from finery.util.paths import path_in
 
@@ -58,13 +59,17 @@ def unchanged(root: Path, inputs: Iterable[tuple[str, Manifest]]) -> Iterator[No
         for each in with_references(manifest)
         for name, target in _links(each).items()
     ]
-    before = [file_state(link) for _, _, link, _, _ in files]
+    before = [_full_state(link) for _, _, link, _, _ in files]
+    adopted = file_state(f"{root}/{GATE}")[3]
     yield
-    for (ref, name, link, target, digest), state in zip(files, before, strict=True):
-        now = file_state(link)
+    after = [_full_state(link) for _, _, link, _, _ in files]
+    is_adopting = file_state(f"{root}/{GATE}")[3] != adopted
+    for (ref, name, link, target, digest), state, now in zip(files, before, after, strict=True):
         # Another step may have put the same content there. One that wrote to the file and restored
-        # it may have been seen in between.
-        is_written = now[1] == state[1] and now[3] != state[3]
+        # it may have been seen in between: then its ctime differs, perhaps nothing else. That also
+        # differs with another mode, another name, or a build that takes over results.
+        is_touched = now[4] != state[4] and now[5:] == state[5:] and not is_adopting
+        is_written = now[1] == state[1] and (now[3] != state[3] or is_touched)
         try:
             is_same = os.readlink(link) == target and (
                 now == state or (not is_written and hash_file(Path(link)) == digest)
@@ -73,6 +78,15 @@ def unchanged(root: Path, inputs: Iterable[tuple[str, Manifest]]) -> Iterator[No
             is_same = False
         if not is_same:
             raise changed_input(ref, name)
+
+
+def _full_state(path: str) -> tuple[int, ...]:
+    """The state of a file with its mode and its number of names."""
+    try:
+        s = os.stat(path)
+    except OSError:
+        return ABSENT
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_mode, s.st_nlink
 
 
 def _description(manifest: Manifest) -> bytes:

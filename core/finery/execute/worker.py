@@ -7,6 +7,7 @@ carries tasks and events as msgpack. The worker ends with the process PARENT at 
 import contextlib
 import gc
 import os
+import re
 import signal
 import sys
 import threading
@@ -48,7 +49,7 @@ from finery.store.blobs import ingest
 from finery.store.links import open_artifact, unchanged
 from finery.util.installed import ONLY
 from finery.util.leftovers import earlier_seconds, scratch_lock
-from finery.util.paths import PINNED
+from finery.util.paths import PINNED, shown
 from finery.util.text import duration, redacted_data, some_of
 
 _is_worker = False
@@ -455,9 +456,25 @@ def _from_exception(error: BaseException, task: Task) -> FineryError:
             details=lines[-7:-1],
             fix="raise finery.StepError instead",
         )
-    return StepError(
-        f"step type '{task.use}' failed: {type(error).__name__}: {error}", details=lines[-7:-1]
-    )
+    what = f"step type '{task.use}' failed: {type(error).__name__}: {error}"
+    is_missing = isinstance(error, NameError | KeyError | AttributeError | ImportError)
+    fix = _naming(str(error), task) if is_missing else ""
+    return StepError(what, fix=fix, details=lines[-7:-1])
+
+
+def _naming(message: str, task: Task) -> str:
+    """What to do if an error is about a step type that this process doesn't define."""
+    words = {*re.findall(r"[\w.]+", message)}
+    for path, names in task.left_out.items():
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        for name in names:
+            uses = re.findall(rf"""["']([\w.]+)["']: *{name}\b""", text)
+            if not words.isdisjoint({name, *uses}):
+                return (
+                    f"name {name} in {shown(Path(path))} where the step uses it: this process "
+                    "doesn't define it, since nothing in the code of the step names it"
+                )
+    return ""
 
 
 def _die_with_parent(parent: int) -> None:

@@ -1,16 +1,22 @@
 """Files that change under a step: its inputs, and its outputs after it returned."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from conftest import MakeProject, Project, until
 from tasks import Tasks, ends
 
+from finery.artifact.manifest import Manifest
+from finery.errors import StepError
 from finery.execute.executor import Task
 from finery.execute.local import LocalExecutor
 from finery.store.blobs import may_be_written
+from finery.store.database import Store
+from finery.store.links import unchanged
 from finery.util.files import hash_file
 
 RECIPE = """\
@@ -73,6 +79,43 @@ def test_an_input_that_is_restored_may_have_been_read_meanwhile(project: MakePro
     code = f"{BLOB}\nold = path.read_text()\npath.write_text('x')\nos.truncate(path, 0)\n"
     t = project({"recipe.yaml": recipe(f"{code}path.write_text(old)"), "rows.txt": "one\n"})
     assert "b" in failed(t)
+
+
+def test_a_blob_that_was_edited_and_restored_with_its_times_is_noticed(
+    project: MakeProject,
+) -> None:
+    store, made, blob = built_input(project)
+
+    def edit_and_restore() -> None:
+        before, text = blob.stat(), blob.read_text()
+        blob.chmod(0o644)
+        blob.write_text("x")
+        blob.write_text(text)
+        blob.chmod(0o444)
+        os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    with pytest.raises(StepError, match="its input 'a' was changed"), unchanged(store.root, made):
+        edit_and_restore()
+
+
+def test_what_finery_does_to_a_blob_is_no_change_of_it(project: MakeProject) -> None:
+    store, made, blob = built_input(project)
+    with unchanged(store.root, made):  # a build takes over a result with the same file
+        store.adopt([], {}, [(blob.parent.name + blob.name, 1, "", 0, "file:///x")], "run")
+    with unchanged(store.root, made):  # a bundle has the same file, executable
+        blob.chmod(0o555)
+    with unchanged(store.root, made):
+        os.link(blob, store.root / "other")
+
+
+def built_input(project: MakeProject) -> tuple[Store, list[tuple[str, Manifest]], Path]:
+    """A store, an artifact in it as input 'a', and the artifact's file."""
+    t = project({"recipe.yaml": recipe(""), "rows.txt": "one\n"})
+    assert t.ran("a") == ["a"]
+    folder = t.folder / "build/t/a"
+    made = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+    (blob,) = {path.resolve() for path in folder.glob("rows-*")}
+    return Store(t.folder / ".finery"), [("a", made)], blob
 
 
 def test_an_input_may_be_made_again_meanwhile(project: MakeProject) -> None:

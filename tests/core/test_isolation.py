@@ -209,6 +209,38 @@ def test_a_class_that_is_left_out_is_not_defined(project: MakeProject) -> None:
     assert "def run" in path.read_text().splitlines()[run.co_firstlineno - 1]
 
 
+LOOKS = """
+from finery import Dataset, Job, Step, hookimpl
+
+class Looks(Step, seeded=False):
+    \"\"\"A step.\"\"\"
+    def run(self, job: Job) -> Dataset:
+        raise {error}
+
+class Other(Step, seeded=False):
+    \"\"\"Another one.\"\"\"
+    def run(self, job: Job) -> Dataset:
+        return Dataset.write(job.out, [])
+
+@hookimpl
+def finery_steps():
+    return {{"t.looks": Looks, "t.other": Other}}
+"""
+
+
+@pytest.mark.parametrize("error", [
+    "NameError('Oth' + 'er')", "KeyError('t.oth' + 'er')", "AttributeError('no Oth' + 'er here')",
+])  # fmt: skip
+def test_a_step_that_looks_for_a_class_that_is_left_out_is_told(
+    project: MakeProject, error: str
+) -> None:
+    t = project({"recipe.yaml": recipe(["a.py"], a="{use: t.looks}")})
+    t.write({"a.py": LOOKS.format(error=error)})
+    assert "fix: name Other in a.py where the step uses it" in t.run("build").err
+    t.write({"a.py": LOOKS.format(error="KeyError('t.oth')")})
+    assert "name Other" not in t.run("build").err
+
+
 WAITS = """
     def run(self, job: Job) -> Dataset:
         import time

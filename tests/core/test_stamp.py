@@ -34,11 +34,17 @@ export:
 
 
 @pytest.fixture
-def stamped(project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project whose last build is stamped."""
+def stamping(project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> MakeProject:
+    """Makes projects that can be stamped by `keep`."""
     monkeypatch.setattr(clock, "FINE_NS", 20_000_000)
     monkeypatch.setattr(stamp, "_PATH", tuple(sys.path))  # pytest adds to it while it collects
-    made = project({"recipe.yaml": RECIPE, "rows/one.txt": "one\n"})
+    return project
+
+
+@pytest.fixture
+def stamped(stamping: MakeProject) -> Project:
+    """A project whose last build is stamped."""
+    made = stamping({"recipe.yaml": RECIPE, "rows/one.txt": "one\n"})
     keep(made)
     assert done(made) == 3
     return made
@@ -349,6 +355,17 @@ def test_it_sees_what_plugin_files_import(project: MakeProject, helper: str) -> 
     settled(t)
     t.write({helper: "import sys\nsys.probe = 2\n"})
     assert t.ran() == ["a", "b", "files"]
+
+
+@pytest.mark.parametrize(("name", "steps"), [("finery_worker_environment", None), ("other", 3)])
+def test_there_is_none_while_a_plugin_sets_variables(
+    stamping: MakeProject, name: str, steps: int | None
+) -> None:
+    hook = f"\n\n@hookimpl(optionalhook=True)\ndef {name}(use, alone):\n    return {{}}\n"
+    t = stamping({"recipe.yaml": RECIPE, "rows/one.txt": "one\n"})
+    t.write({"steps.py": (t.folder / "steps.py").read_text() + hook})
+    keep(t)
+    assert done(t) == steps
 
 
 @pytest.mark.parametrize("change", [n for n in CHANGES if "view" in n or "link" in n])

@@ -377,7 +377,7 @@ CASES = [
            @hookimpl
            def finery_worker_environment(use, alone):
                return {"WORD": (HERE / "word.txt").read_text()}
-           """), "word.txt": "one"}, put("word.txt", "two")),
+           """), "word.txt": "one"}, put("word.txt", "two"), quick=True),
     Attack("an engine's helper", {"engines.py": ENGINE, "helper.py": "X = 'one'\n", "recipe.yaml":
            "finery: 1\nname: t\nplugins: [engines.py]\nmodels:\n  m: {use: e.make}\ndata:\n"
            "  a: {use: e.ask, model: m}\n"}, edit("one", "two", "helper.py"), quick=True),

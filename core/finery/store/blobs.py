@@ -80,6 +80,8 @@ def _keep(path: Path, objects: Path, is_executable: bool) -> tuple[str, int]:
     kept = path.with_name(f".{os.urandom(8).hex()}")
     path.rename(kept)
     if may_be_written(kept):
+        with gate(objects.parent) as passed:
+            os.utime(passed)  # it may be another name of an input, see `links.unchanged`
         shared, kept = kept, kept.with_suffix(".copy")
         _copy(shared, kept, path.name)
         shared.unlink()

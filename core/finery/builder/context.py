@@ -14,12 +14,13 @@ from finery.errors import UsageError
 from finery.execute.gpus import cpu_count, memory_bytes, processor
 from finery.recipe.graph import Graph
 from finery.util.installed import version_of
+from finery.util.paths import plain_path
 
 
 def context_of(graph: Graph, recipe_id: str) -> dict[str, Any]:
     """Facts as JSON values. recipe_id: the recipe's path from the project's folder."""
     recipe = graph.recipe
-    revision = revision_of(recipe.path.absolute().parent)
+    revision = revision_of(plain_path(recipe.path).parent)
     return {
         "format": 1,
         "recipe": recipe.name,

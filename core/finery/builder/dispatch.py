@@ -30,7 +30,7 @@ from finery.step.job import Job, Report
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.installed import package_version
-from finery.util.paths import PINNED
+from finery.util.paths import PINNED, plain_path
 
 
 def task_of(
@@ -76,7 +76,7 @@ def task_of(
         log=str(log),
         gpu_names=node.gpus,
         project=str(project),
-        recipe=str(graph.recipe.folder.absolute()),
+        recipe=str(plain_path(graph.recipe.folder)),
         code=[*map(str, paths)],
         left_out=planner.code.left_out(*planner.code_of(plan)),
         environment=environment,

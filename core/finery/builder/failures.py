@@ -10,7 +10,7 @@ from finery.builder.plan import Planner, StepPlan
 from finery.errors import DataError, StepError
 from finery.execute.executor import Died, Done
 from finery.util.files import FileState, file_state, folder_state, is_moved
-from finery.util.paths import shown
+from finery.util.paths import plain_path, shown
 
 
 def death_of(plan: StepPlan, event: Died, log: str) -> StepError:
@@ -77,7 +77,7 @@ def outside_states(plan: StepPlan, planner: Planner) -> dict[Path, FileState]:
     """The states of a step's outside files, and of the folders that lead to them."""
     paths = [path for files in plan.files.values() for _, path in files]
     folders = {f for p in {path.parent for path in paths} for f in (p, *p.parents)}
-    recipe = planner.graph.recipe.path.absolute()
+    recipe = plain_path(planner.graph.recipe.path)
     states = {path: file_state(str(path)) for path in paths}
     return states | {f: folder_state(str(f)) for f in folders.difference(recipe.parents)}
 

@@ -47,7 +47,7 @@ from finery.step.interfaces import Pinned, Provenance, floating_name, interface
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.installed import package_version, with_versions
-from finery.util.paths import PINNED, project_folder, recipe_id
+from finery.util.paths import PINNED, plain_path, project_folder, recipe_id
 from finery.util.text import some_of, visible
 
 LOST = "can't be had from the shared store"
@@ -213,7 +213,7 @@ class Planner:
         """What the names of what a step reads mean."""
         recipe = self.graph.recipe
         code = map(str, self.code.paths(*self.code_of(plan)))
-        folder, project = recipe.folder.absolute(), project_folder(recipe.path)
+        folder, project = plain_path(recipe.folder), project_folder(recipe.path)
         return places_of(str(project), str(folder), str(self.store.root), [*code])
 
     @staticmethod

@@ -18,7 +18,7 @@ from finery.recipe.graph import Graph, build_graph
 from finery.step.inspect import SECTIONS
 from finery.store.database import Store
 from finery.util.files import check_plain
-from finery.util.paths import store_folder
+from finery.util.paths import plain_path, store_folder
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _local_plugins(recipe: Recipe) -> tuple[Path, ...]:
         )
     paths = []
     for index, name in enumerate(named):
-        path = recipe.folder.absolute() / name
+        path = plain_path(recipe.folder / name)
         try:
             check_plain(path)
         except FileNotFoundError:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.execute.gpu import CHOICES, DRIVER_FILES
 from finery.util.files import FileState, file_state, hash_file, settled
-from finery.util.paths import store_folder
+from finery.util.paths import plain_path, store_folder
 
 if TYPE_CHECKING:
     from finery.builder.scheduler import Build
@@ -253,7 +253,7 @@ def _contents(build: "Build", paths: Sequence[str]) -> dict[str, str] | None:
 
     graph, planner = build.graph, build.planner
     text = graph.recipe.text.encode()
-    read: dict[str, set[Any]] = {str(graph.recipe.path.absolute()): {blake3(text).hexdigest()}}
+    read: dict[str, set[Any]] = {str(plain_path(graph.recipe.path)): {blake3(text).hexdigest()}}
     for node in graph.nodes.values():
         parts = dict(build.outcome.results[node.name].parts)
         for setting, files in planner.files(node).items():
@@ -321,12 +321,12 @@ def sources_of(build: "Build") -> Sources:
     from finery.step.inspect import files_of
 
     graph, planner = build.graph, build.planner
-    used = {str(graph.recipe.path.absolute())}
+    used = {str(plain_path(graph.recipe.path))}
     for plugin in graph.plugins.plugins:
         used.add(str(plugin.path or plugin.module.__file__))
     used |= {str(path) for path in planner.code.files() | planner.code.folders()}
-    absent = {str(planner.lock.path.absolute())} | planner.code.absent() | planner.outside
-    patterns, folder = set(), graph.recipe.folder.absolute()
+    absent = {str(plain_path(planner.lock.path))} | planner.code.absent() | planner.outside
+    patterns, folder = set(), plain_path(graph.recipe.folder)
     for node in graph.nodes.values():
         for files in files_of(node.step).values():
             used |= {str(path) for path in files.paths}
@@ -427,4 +427,4 @@ def _name(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> str:
 
         digest = blake3(json.dumps(list(overrides)).encode()).hexdigest()
     # A copied project contains the stamps of the original.
-    return json.dumps([str(recipe.absolute()), sorted(steps), digest])
+    return json.dumps([str(plain_path(recipe)), sorted(steps), digest])

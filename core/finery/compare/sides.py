@@ -27,6 +27,7 @@ from finery.recipe.graph import Graph, Node
 from finery.recipe.matrix.axes import SEED, Variant
 from finery.recipe.matrix.choose import WINNER
 from finery.store.database import Store
+from finery.util.paths import plain_path
 
 NOW = "now"
 UNBUILT = {
@@ -73,7 +74,7 @@ class Side:
 
 def now(graph: Graph, store: Store) -> Side:
     """The recipe as it is written now, with what is built of it."""
-    revision = revision_of(graph.recipe.path.absolute().parent)
+    revision = revision_of(plain_path(graph.recipe.path).parent)
     side = Side(NOW, f"the recipe now, {revision}" if revision else "the recipe now")
     for plan in make_plan(Planner(graph, store), without_files=True):
         step = SideStep(plan.node.name, plan.node.use, plan.result_key, plan.all_parts, plan.result)
@@ -102,7 +103,7 @@ def of_revision(graph: Graph, store: Store, word: str, commit: str) -> Side:
     """The recipe at a git revision, with what is in the store of it."""
     side = Side(word, f"the recipe at {commit[:8]}")
     with tempfile.TemporaryDirectory(prefix="finery-diff-") as folder:
-        planned = _planned_at(graph.recipe.path.absolute(), store, commit, Path(folder))
+        planned = _planned_at(plain_path(graph.recipe.path), store, commit, Path(folder))
     for step in planned["steps"]:
         made = msgspec.convert(step, SideStep)
         made.reason = f"not built ({made.reason})" if made.reason else "not built"
@@ -191,7 +192,7 @@ def side_of(graph: Graph, store: Store, word: str) -> Side:
         return of_run(find_run(store.root, graph.recipe, word), store)
     if (variant := of_variant(graph, store, word)) is not None:
         return variant
-    commit = commit_of(graph.recipe.path.absolute().parent, word)
+    commit = commit_of(plain_path(graph.recipe.path).parent, word)
     if commit is not None:
         return of_revision(graph, store, word, commit)
     known = [NOW, LAST, PREVIOUS, *(run.id for run in runs_of(store.root, graph.recipe))]

@@ -19,6 +19,7 @@ from finery.recipe.document import Recipe
 from finery.step.inspect import SECTIONS
 from finery.store.database import Store
 from finery.store.uses import JOB
+from finery.util.paths import plain_path
 from finery.util.text import did_you_mean, nearest_meant
 
 DEFAULT, LOCAL, OPTION = "default", "local", "--executor"
@@ -165,7 +166,8 @@ def check_executors(
     types = [DEFAULT, *SECTIONS, *plugins.step_types]
     sections = (recipe.data.get(section) for section in SECTIONS)
     steps = [str(step) for section in sections if isinstance(section, dict) for step in section]
-    beside = (*recipe.folder.glob("*.yaml"), *recipe.folder.absolute().parent.glob("*/recipe.yaml"))
+    around = plain_path(recipe.folder).parent
+    beside = (*recipe.folder.glob("*.yaml"), *around.glob("*/recipe.yaml"))
     for word in routes.value.keys() - {*types, *steps}:
         key = re.compile(rf"^[^#]*\b{re.escape(word.partition('@')[0])}['\"]?\s*:", re.MULTILINE)
         files = (path for path in (*others, *beside) if path.is_file())

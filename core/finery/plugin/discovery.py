@@ -31,7 +31,7 @@ from finery.errors import FineryError, PluginError, raised_at
 from finery.plugin import hookspecs as hooks
 from finery.util.files import FileState, file_state
 from finery.util.installed import EntryPoint
-from finery.util.paths import shown
+from finery.util.paths import plain_path, shown
 from finery.util.text import did_you_mean
 
 
@@ -101,7 +101,7 @@ _LEFT_OUT: dict[str, Collection[str]] = {}
 
 def read_from_source(folder: Path) -> None:
     """Always compile modules in a folder, and in its subfolders, when they are imported."""
-    root = str(folder.absolute())
+    root = str(plain_path(folder))
     if root in _FROM_SOURCE:
         return
     _FROM_SOURCE.add(root)

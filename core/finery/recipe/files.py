@@ -11,6 +11,7 @@ from finery.errors import DataError
 from finery.fields import Files, OneFile
 from finery.recipe.document import Recipe
 from finery.util.files import check_plain, files_inside, files_matching
+from finery.util.paths import plain_path
 from finery.util.text import nearest
 
 
@@ -21,7 +22,7 @@ def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple
     allowed.
     """
     try:
-        return _find(files, recipe.folder.absolute())
+        return _find(files, plain_path(recipe.folder))
     except DataError as error:
         raise recipe.error(error.what, place, fix=error.fix) from None
 

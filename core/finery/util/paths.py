@@ -37,9 +37,18 @@ def path_in(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def plain_path(path: Path) -> Path:
+    """The absolute path without `..`. Links stay in it, unless a `..` leads out of one."""
+    absolute = path.absolute()
+    if ".." not in absolute.parts:
+        return absolute
+    plain, real = Path(os.path.normpath(absolute)), Path(os.path.realpath(absolute))
+    return plain if os.path.realpath(plain) == str(real) else real
+
+
 def project_folder(recipe: Path) -> Path:
     """The nearest folder above the recipe with `.finery` or `.git`, else the recipe's own."""
-    start = recipe.absolute().parent
+    start = plain_path(recipe).parent
     for folder in (start, *start.parents):
         if os.path.isdir(folder / ".finery") or os.path.exists(folder / ".git"):
             return folder
@@ -54,7 +63,7 @@ def store_folder(recipe: Path) -> Path:
 
 def recipe_id(recipe: Path, store: Path) -> str:
     """The recipe's name in the store: its path from the folder that the store is in."""
-    return os.path.relpath(recipe.absolute(), store.parent)
+    return os.path.relpath(plain_path(recipe), store.parent)
 
 
 def user_folder(variable: str, default: str) -> Path | None:

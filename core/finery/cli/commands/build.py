@@ -17,6 +17,7 @@ from finery.builder import uptodate as stamp
 from finery.cli.console import print_json, print_note, print_progress
 from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_steps
 from finery.errors import FineryError, RemoteError, UsageError
+from finery.util.paths import plain_path
 from finery.util.text import accepted_words, cost_words, counted
 
 if TYPE_CHECKING:
@@ -190,12 +191,12 @@ def _wait_for_change(recipe: Path, build: "Build | None", began: int) -> bool:
     """
     written = set()
     if build is None:
-        folder = recipe.absolute().parent
+        folder = plain_path(recipe).parent
         near = {f"{escape(str(folder))}/{each}" for each in ("[!._]*", "[!._]*/[!._]*")}
-        sources = stamp.Sources(set(), {str(folder), str(recipe.absolute())}, near)
+        sources = stamp.Sources(set(), {str(folder), str(plain_path(recipe))}, near)
     else:
         sources = stamp.sources_of(build)
-        written.add(str(build.planner.lock.path.absolute()))
+        written.add(str(plain_path(build.planner.lock.path)))
     click.secho("Watching the recipe and its files. Press Ctrl-C to stop.", dim=True, err=True)
     try:
         before = sources.states()

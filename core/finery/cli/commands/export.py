@@ -14,7 +14,7 @@ from finery.cli.console import is_terminal, print_json, print_note, with_recipe
 from finery.cli.options import json_option, matrix_option, recipe_step_and_folder
 from finery.errors import DISK_FULL, UsageError
 from finery.util.events import new_run_id
-from finery.util.paths import shown
+from finery.util.paths import plain_path, shown
 from finery.util.text import a_or_an, counted, size, some_of, visible
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _export_bundle(project: "Project", step: str | None, file: Path, *, as_json:
             f"isn't built for this recipe: {some_of(missing)}",
             fix=f"finery build {graph.recipe.argument}".strip(),
         )
-    file_ = graph.recipe.path.absolute()
+    file_ = plain_path(graph.recipe.path)
     place = str(file_.relative_to(project_folder(file_)))  # wherever the store is
     bundle = bundle_of(graph.recipe.name, place, built, store, version_of("finery") or "")
     total = sum(bundle.blobs().values())

@@ -9,6 +9,7 @@ import click
 from finery.cli.console import print_json, print_wrapped
 from finery.cli.options import json_option, matrix_option, recipe_and_steps
 from finery.errors import UsageError
+from finery.util.paths import plain_path
 from finery.util.text import counted, duration, in_dollars, rough_duration
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def command(
         _print_graph(language, plans, gates)
         return
     jobs = [*earlier_jobs(store, settings, graph.plugins)]
-    folder = str(graph.recipe.folder.absolute())
+    folder = str(plain_path(graph.recipe.folder))
     jobs_of = {plan.node.name: [*_jobs_of(plan, jobs, folder)] for plan in plans}
     if as_json:
         _print_json(planner, plans, notes, estimates, gates, executors, jobs_of)

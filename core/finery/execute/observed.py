@@ -49,7 +49,14 @@ from finery.plugin.manager import Plugins
 from finery.store.links import AWAY
 from finery.util.files import ABSENT as MISSING
 from finery.util.files import FileState, file_state, hash_file, settled
-from finery.util.installed import distributions, entry_points, normalised, package_version
+from finery.util.installed import (
+    STANDARD_LIBRARY,
+    entry_points,
+    is_installed,
+    normalised,
+    owners,
+    package_version,
+)
 from finery.util.leftovers import reads_path
 from finery.util.paths import is_inside
 
@@ -69,18 +76,15 @@ _SUFFIXES = [
     for start in ("", "/__init__")
     for suffix in importlib.machinery.all_suffixes()
 ]
-_INSTALLED = ("/site-packages/", "/dist-packages/")
-"""Parts of paths of installed code."""
 _ASIDE = (
-    *_INSTALLED, "/__pycache__/", "/.git/", "/.finery/", "/wandb/", "/mlruns/", "/lightning_logs/",
-    "/unsloth_compiled_cache/",
+    "/site-packages/", "/dist-packages/", "/__pycache__/", "/.git/", "/.finery/", "/wandb/",
+    "/mlruns/", "/lightning_logs/", "/unsloth_compiled_cache/",
 )  # fmt: skip
 """Parts of paths in which nothing is watched: what Python, git and libraries write."""
-_LIBRARY = os.path.dirname(os.__file__)
-"""The folder of the standard library. Installed code may be below."""
-_ZIP = f"{os.path.dirname(_LIBRARY)}/python{sys.version_info.major}{sys.version_info.minor}.zip"
+_VERSION = f"{sys.version_info.major}{sys.version_info.minor}"
+_ZIP = f"{os.path.dirname(STANDARD_LIBRARY)}/python{_VERSION}.zip"
 """Where the standard library might be, too."""
-_IMPORTERS = ("<frozen importlib", discovery.__file__, f"{_LIBRARY}/pathlib")
+_IMPORTERS = ("<frozen importlib", discovery.__file__, f"{STANDARD_LIBRARY}/pathlib")
 """Beginnings of the file names of code that imports modules."""
 _LISTERS = ("importlib._bootstrap_external", "importlib.metadata", "finery.util.installed")
 """Modules that list folders to find modules and distributions."""
@@ -371,8 +375,9 @@ class Observer:
         while frame and str(frame.f_globals.get("__name__")).startswith("importlib"):
             frame = frame.f_back
         file = frame.f_code.co_filename if frame else ""
-        is_library = file.startswith(_LIBRARY) and not any(part in file for part in _INSTALLED)
-        if path is None and not is_library and not file.startswith(("<", *_own_folders())):
+        is_library = file.startswith(STANDARD_LIBRARY) and not is_installed(file)
+        is_own = file.startswith(("<", *_package_folders(is_own=True)))
+        if path is None and not is_library and not is_own:
             self.tried.add(name)
         if frame is None or not self._is_loose(file):
             return
@@ -485,19 +490,12 @@ class Observer:
         """Distribution → version of those that this process imported and that aren't in the key."""
         names = {name.partition(".")[0] for name in sys.modules.keys() - self._modules}
         files = {name: getattr(sys.modules.get(name), "__file__", None) or "" for name in names}
-        installed = {name for name in names if any(part in files[name] for part in _INSTALLED)}
-        rest = installed - _distribution.keys()
-        for dist in distributions().values() if rest else ():
-            with suppress(OSError), open(f"{dist.folder}/RECORD", encoding="utf-8") as file:
-                tops = {line.partition(",")[0].partition("/")[0] for line in file}
-                for name in rest:
-                    if name in tops or f"{name}.py" in tops:
-                        _distribution.setdefault(name, dist.name)
+        installed = [name for name in names if is_installed(files[name])]
+        owning = owners() if installed else {}
+        names = {owner for name in installed for owner in owning.get(name, ())}
         own = {entry.distribution.name for entry in entry_points(GROUP)}
-        keyed = set(map(normalised, task.expects.packages))
-        for name in dict.fromkeys(_distribution.setdefault(name, "") for name in sorted(installed)):
-            if name and name not in own and name not in keyed:
-                yield name, package_version(name)
+        for name in names - own - set(map(normalised, task.expects.packages)):
+            yield name, package_version(name)
 
     def _is_same(self, name: str, seen: Seen) -> bool:
         if name.partition(" ")[0] in KINDS:
@@ -532,7 +530,7 @@ class Observer:
             if f"{path}/".startswith(folder):
                 below = f"{path[len(folder) - 1 :]}/"
                 return not any(part in below for part in _ASIDE)
-        if path.startswith(self.scope.python) or any(part in path for part in _INSTALLED):
+        if path.startswith(self.scope.python) or is_installed(path):
             return False
         folder = path if os.path.islink(path) else os.path.dirname(path)
         if folder not in self._real:
@@ -543,8 +541,7 @@ class Observer:
     def _is_loose(self, path: str) -> bool:
         """Whether code is neither installed nor a part of Python or finery."""
         out = self.scope.python + self.scope.excluded
-        is_installed = path.startswith(out) or any(part in path for part in _INSTALLED)
-        return path[:1] == "/" and not is_installed
+        return path[:1] == "/" and not path.startswith(out) and not is_installed(path)
 
     def _is_own_file(self, path: str) -> bool:
         """Whether the step has made a file: opening it to write may have failed."""
@@ -586,6 +583,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 @lru_cache(maxsize=1)
 def _install() -> None:
+    _package_folders(is_own=True)  # asks all finders, so it can't be computed in one
     sys.addaudithook(_audit)
     sys.meta_path.insert(0, _process)
 
@@ -700,47 +698,31 @@ def _scope(project: str, recipe: str, store: str, code: tuple[str, ...]) -> Scop
     caches = [os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache"]
     caches += filter(None, map(os.environ.get, ("HF_HOME", "TMPDIR")))
     prefixes = [sys.prefix, sys.base_prefix]
-    python = _slash([_LIBRARY, _ZIP, *_plugin_packages()])
+    python = _slash([STANDARD_LIBRARY, _ZIP, *_package_folders(is_own=False)])
     code += tuple(f"{os.path.abspath(entry)}/" for entry in sys.path)
     loose = [path for path in code if not path.startswith(python)]
-    folders = {os.path.dirname(p) for p in loose if not any(part in p for part in _INSTALLED)}
+    folders = {os.path.dirname(p) for p in loose if not is_installed(p)}
     inside = tuple(path for path in _slash([project, recipe, *folders]) if path != "/")
     excluded = _slash([*prefixes, *caches])
     below = [path for path in excluded if path.startswith(inside) and path not in inside]
     return Scope(inside, (*_slash([store]), *below, *python), python)
 
 
-@lru_cache(maxsize=1)
-def _plugin_packages() -> tuple[str, ...]:
-    """The folders of the packages of installed plugins, whose files are in keys, and of finery."""
-    found = [os.path.dirname(os.path.dirname(__file__))]
-    for entry in entry_points(GROUP):
-        spec = importlib.util.find_spec(entry.value.partition(":")[0].partition(".")[0])
-        found += (spec.submodule_search_locations or ()) if spec else ()
-    return tuple(found)
+@lru_cache(maxsize=2)
+def _package_folders(is_own: bool) -> tuple[str, ...]:
+    """The folders of finery's packages, or also those of other plugins, whose files are in keys."""
+    packages = {e.package for e in entry_points(GROUP) if e.is_own or not is_own} | {"finery"}
+    specs = filter(None, map(importlib.util.find_spec, sorted(packages)))
+    return _slash(path for spec in specs for path in spec.submodule_search_locations or ())
 
 
 def _is_own(task: Task, plugins: Plugins) -> bool:
     """Whether all code in a step's key is finery's own."""
     uses = [task.use, *(use for use, _ in task.nested.values())]
     are_own = all(is_own_plugin(plugins.step_types[use][1]) for use in uses)
-    return are_own and all(path.startswith(_own_folders()) for path in task.code)
+    return are_own and all(path.startswith(_package_folders(is_own=True)) for path in task.code)
 
 
 def is_own_plugin(plugin: Plugin) -> bool:
     """Whether a plugin is one of finery's own."""
-    return not plugin.path and str(plugin.module.__file__).startswith(_own_folders())
-
-
-@lru_cache(maxsize=1)
-def _own_folders() -> tuple[str, ...]:
-    """The folders of the packages of the distribution `finery`."""
-    own = {"finery"}
-    for entry in entry_points(GROUP):
-        if entry.distribution.name == "finery":
-            own.add(entry.value.partition(":")[0].partition(".")[0])
-    return tuple(path for path in _slash(_plugin_packages()) if path.split("/")[-2] in own)
-
-
-_distribution: dict[str, str] = {}
-"""Top-level module → its distribution; empty if it has none."""
+    return not plugin.path and str(plugin.module.__file__).startswith(_package_folders(is_own=True))

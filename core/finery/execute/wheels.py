@@ -22,7 +22,8 @@ def own_distributions() -> list[Distribution]:
 
 def own_digest() -> str:
     """Changes when one of them is installed anew with other files."""
-    return blake3("\0".join(map(_record, own_distributions())).encode()).hexdigest()
+    records = (each.read("RECORD") for each in own_distributions())
+    return blake3("\0".join(records).encode()).hexdigest()
 
 
 def as_requirement(distribution: Distribution, folder: Path) -> str:
@@ -33,7 +34,7 @@ def as_requirement(distribution: Distribution, folder: Path) -> str:
     """
     name, version = distribution.name, distribution.version
     metadata = Path(distribution.folder)
-    rows = [row for row in csv.reader(_record(distribution).splitlines()) if row]
+    rows = [row for row in csv.reader(distribution.read("RECORD").splitlines()) if row]
     if not rows:
         return f"{name}=={version}"
     lines = (metadata / "WHEEL").read_text(encoding="utf-8").splitlines()
@@ -46,14 +47,6 @@ def as_requirement(distribution: Distribution, folder: Path) -> str:
             wheel.write(metadata.parent / file, file)
         wheel.writestr(record, "".join(f'"{file}",,\n' for file in (*kept, record)))
     return f"{name} @ {path.as_uri()}"
-
-
-def _record(distribution: Distribution) -> str:
-    """The list of a distribution's files; empty if its installer left none."""
-    try:
-        return Path(distribution.folder, "RECORD").read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 def _belongs(file: str, metadata: str) -> bool:

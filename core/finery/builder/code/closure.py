@@ -28,14 +28,14 @@ from finery.builder.code.distributions import (
     unlisted,
 )
 from finery.builder.code.files import Files, files_in
-from finery.builder.code.imports import Imports, Module, label_of, place_of
+from finery.builder.code.imports import Imports, Module, label_of
 from finery.builder.code.piece import Piece
 from finery.builder.code.table import WHOLE, Own, names_in, packages
 from finery.errors import PluginError
 from finery.plugin.cut import TABLE
 from finery.step.inspect import FILE_MODULE
 from finery.store.database import Store
-from finery.util.installed import Distribution, distributions
+from finery.util.installed import Distribution, distributions, place_of
 
 Code = dict[str, str]
 """File, by its import path (`finery_data/steps/split.py`) → digest of what counts in it."""

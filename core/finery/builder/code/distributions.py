@@ -11,7 +11,7 @@ from functools import lru_cache
 import msgspec
 from blake3 import blake3
 
-from finery.util.installed import Distribution, distributions, entry_points, normalised
+from finery.util.installed import Distribution, distributions, entry_points, normalised, owners
 
 _REQUIREMENT = re.compile(r"Requires-Dist: *([\w.-]+) *(?:\[([^]]*)\])?([^;]*)(?:;(.*))?$")
 _EXTRA = re.compile(r"""extra *== *['"]([\w.-]+)['"]""")
@@ -33,33 +33,19 @@ class Installed(msgspec.Struct, frozen=True, array_like=True):
 def read_installed() -> Installed:
     """What is installed in this environment."""
     everything = distributions().values()
-    owners: dict[str, list[str]] = {}
-    for each in everything:
-        for top in modules_of(each):
-            owners.setdefault(top, []).append(each.name)
-    requires = {each.name: [*_requirements(each)] for each in everything}
+    # One from a folder, an archive or a repository has `direct_url.json`, by PyPA's specification.
+    direct = [each for each in everything if os.path.exists(f"{each.folder}/direct_url.json")]
     return Installed(
-        owners, requires, {d.name: _record_digest(d) for d in everything if _is_direct(d)}
+        owners(),
+        {each.name: [*_requirements(each)] for each in everything},
+        {each.name: _record_digest(each) for each in direct},
     )
-
-
-def modules_of(distribution: Distribution) -> set[str]:
-    """The top-level modules of a distribution, by its list of files; incomplete if editable."""
-    tops = {*_read(distribution, "top_level.txt").split()}
-    for line in _read(distribution, "RECORD").splitlines():
-        first, slash, _ = line.partition(",")[0].strip('"').partition("/")
-        name, _, suffix = first.partition(".")
-        is_module = (slash and not suffix) or suffix.endswith(("py", "so", "pyd", "pyc"))
-        if is_module and name.isidentifier() and name != "__pycache__":
-            tops.add(name)
-    return tops
 
 
 def files_of(distribution: Distribution) -> Iterator[tuple[str, str]]:
     """(label, path) of the files of a distribution by its own list, without metadata and caches."""
     parent, own = os.path.split(distribution.folder)
-    for line in _read(distribution, "RECORD").splitlines():
-        label = line.partition(",")[0].strip('"')
+    for label in distribution.files():
         path = f"{parent}/{label}"
         is_aside = label.startswith(("..", own)) or label.endswith((".pth", ".pyc"))
         if not is_aside and os.path.isfile(path):
@@ -69,16 +55,16 @@ def files_of(distribution: Distribution) -> Iterator[tuple[str, str]]:
 def registry() -> str:
     """A digest of the names, versions and entry points of all distributions."""
     everything = sorted(distributions().values(), key=lambda each: each.name)
-    facts = [(each.name, each.version, _read(each, "entry_points.txt")) for each in everything]
+    facts = [(each.name, each.version, each.read("entry_points.txt")) for each in everything]
     return blake3(msgspec.msgpack.encode(facts)).hexdigest()
 
 
 def unlisted(files: Collection[str]) -> list[str]:
     """The files among these that belong to no distribution."""
     listed = {
-        os.path.join(os.path.dirname(each.folder), line.partition(",")[0])
+        os.path.join(os.path.dirname(each.folder), file)
         for each in distributions().values()
-        for line in _read(each, "RECORD").splitlines()
+        for file in each.files()
     }
     return sorted({*files} - listed)
 
@@ -88,36 +74,21 @@ def plugin_modules() -> dict[str, Distribution]:
     """Top-level module → the distribution with plugins that it belongs to."""
     tops: dict[str, Distribution] = {}
     for entry in entry_points("finery"):
-        names = {entry.value.partition(":")[0].partition(".")[0]}
-        if entry.distribution.name != "finery":
-            names |= modules_of(entry.distribution)
+        names = {entry.package} | (set() if entry.is_own else entry.distribution.modules())
         tops |= dict.fromkeys(names, entry.distribution)
     return tops
 
 
-def _read(distribution: Distribution, name: str) -> str:
-    try:
-        with open(f"{distribution.folder}/{name}", encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def _is_direct(distribution: Distribution) -> bool:
-    """Whether it comes from a folder, an archive or a repository, by PyPA's `direct_url.json`."""
-    return os.path.exists(f"{distribution.folder}/direct_url.json")
-
-
 def _record_digest(distribution: Distribution) -> str:
     """A digest of the digests of its files, without those that differ by environment."""
-    lines = _read(distribution, "RECORD").splitlines()
+    lines = distribution.read("RECORD").splitlines()
     own = os.path.basename(distribution.folder)
     files = sorted(line for line in lines if not line.startswith(("..", own)))
     return blake3("\n".join(files).encode()).hexdigest()
 
 
 def _requirements(distribution: Distribution) -> Iterator[tuple[str, list[str], str]]:
-    text = _read(distribution, "METADATA") or _read(distribution, "PKG-INFO")
+    text = distribution.read("METADATA") or distribution.read("PKG-INFO")
     for line in text.partition("\n\n")[0].splitlines():
         if found := _REQUIREMENT.match(line):
             name, extras, _, marker = found.groups()

@@ -16,12 +16,10 @@ from importlib.machinery import (
 from typing import NamedTuple
 
 from finery.plugin.discovery import ADDED
+from finery.util.installed import place_of
 
 SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 """Of modules, in the order in which Python looks for them."""
-INSTALLED = frozenset({"site-packages", "dist-packages"})
-"""Folders of installed distributions, even if the environment is in the project."""
-STANDARD_LIBRARY = os.path.dirname(os.__file__)
 VIRTUALENV = "_virtualenv.pth"
 """A file that comes with each environment of virtualenv and uv; it acts on installers."""
 _USUAL = (BuiltinImporter, FrozenImporter, PathFinder)
@@ -170,13 +168,6 @@ class Imports:
                 if file or folders:
                     yield Module(name, file, folders)
                     return
-
-
-def place_of(path: str) -> str:
-    """`installed` for a file of a distribution, `standard` for one of Python, else empty."""
-    if "-packages/" in path and not INSTALLED.isdisjoint(path.split(os.sep)):
-        return "installed"
-    return "standard" if path.startswith(f"{STANDARD_LIBRARY}{os.sep}") else ""
 
 
 def label_of(module: Module) -> str:

@@ -12,7 +12,6 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
 from finery.builder.code.closure import Closure, Code, Look, Subject, is_own
-from finery.builder.code.imports import place_of
 from finery.builder.code.table import CORE
 from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
@@ -29,7 +28,7 @@ from finery.step.inspect import (
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.files import file_state
-from finery.util.installed import normalised, version_of
+from finery.util.installed import normalised, place_of, version_of
 from finery.util.references import OUTSIDE
 from finery.util.text import nearest_meant
 

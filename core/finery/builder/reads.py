@@ -29,10 +29,11 @@ def values_now(store: Store, places: Places, names: Sequence[str]) -> Parts:
         except DataError:
             return "unreadable"
 
-    def value(name: str) -> str:
-        return places.value(name, digest) if places.is_checked(name) else "not checked"
-
-    return [(name, value(name.removeprefix(READ))) for name in names]
+    plain = {name: name.removeprefix(READ) for name in names}
+    return [
+        (name, places.value(entry, digest) if places.is_checked(entry) else "not checked")
+        for name, entry in plain.items()
+    ]
 
 
 def find_result(
@@ -79,9 +80,12 @@ def shared_lists(
     contents = remote.values("reads", [bytes.fromhex(key) for key in keys])
     lists = {key.hex(): _decoded(content) for key, content in contents.items()}
     return {
-        key: [names for names in every if all(map(places[key].is_checked, _plain(names)))]
+        key: [
+            names for names in every
+            if all(places[key].is_checked(name.removeprefix(READ)) for name in names)
+        ]
         for key, every in lists.items()
-    }
+    }  # fmt: skip
 
 
 def push_list(remote: Remote, key: str, reads: Parts) -> None:
@@ -90,10 +94,6 @@ def push_list(remote: Remote, key: str, reads: Parts) -> None:
     lists = _decoded(remote.values("reads", [name]).get(name, b"[]"))
     lists = [names, *(others for others in lists if others != names)][:MOST_LISTS]
     remote.put_value("reads", name, msgspec.json.encode(lists))
-
-
-def _plain(names: Sequence[str]) -> list[str]:
-    return [name.removeprefix(READ) for name in names]
 
 
 def _decoded(content: bytes) -> list[list[str]]:

@@ -129,7 +129,7 @@ class Places(NamedTuple):
         if kind == "package":
             return package_version(rest)
         if kind == "import":
-            return _found(rest)
+            return _import_value(rest)
         if name == LAYOUT:
             return self.layout
         if kind == "module":
@@ -171,8 +171,8 @@ class Places(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _found(module: str) -> str:
-    """Whether there is a top-level module."""
+def _import_value(module: str) -> str:
+    """The value of an entry for a top-level module."""
     try:
         return ABSENT if importlib.util.find_spec(module) is None else "found"
     except (ImportError, ValueError):
@@ -209,7 +209,6 @@ class Scope(NamedTuple):
 
     folders: tuple[str, ...]
     excluded: tuple[str, ...]
-    python: tuple[str, ...]
 
 
 class Seen(NamedTuple):
@@ -232,7 +231,7 @@ class Observer:
         self.places = Places("/", "")
         self.reason = ""
         self.is_at_import = self.is_own = False
-        self.scope = Scope((), (), ())
+        self.scope = Scope((), ())
         self.keyed: frozenset[str] = frozenset()
         self.log = ""
         self.start = 0  # of this attempt in the log
@@ -281,7 +280,7 @@ class Observer:
             self._own[path] = time.time_ns()  # from now on, its content is the step's own
         elif flags & _ACCESS == _WRITE:
             if is_there and not self._is_own_file(path):
-                self._appended[path] = self._look(self.places.name(path), path)
+                self._appended[path] = self._examine(self.places.name(path), path)
             elif not is_there:
                 self._own[path] = time.time_ns()
         elif not self._is_own_file(path):
@@ -386,10 +385,10 @@ class Observer:
             return  # the key follows it
         for folder in map(os.path.abspath, list(sys.path if path is None else path)):
             module = f"{folder}/{name.rpartition('.')[2]}"
-            found = candidates(module)
+            files = candidates(module)
             if self._is_loose(f"{folder}/"):
-                self.see(f"module {self.places.name(module)}", "", found or ABSENT)
-            if found:
+                self.see(f"module {self.places.name(module)}", "", files or ABSENT)
+            if files:
                 return
 
     # -- entries ---------------------------------------------------------------------------------
@@ -406,14 +405,14 @@ class Observer:
         if len(self.seen) >= MOST:
             self._give_up(f"reads more than {MOST:,} files and folders of the project")
             return
-        seen = self._appended.get(path) or self._look(name, path, value)
+        seen = self._appended.get(path) or self._examine(name, path, value)
         if seen.value == "not a file":
             self._give_up(f"reads {name}, which is neither a file nor a folder")
         self.seen[name] = seen
         if self.log:
             self._write({name: seen})
 
-    def _look(self, name: str, path: str, value: str = "") -> Seen:
+    def _examine(self, name: str, path: str, value: str = "") -> Seen:
         self._busy.add(threading.get_ident())
         try:
             state, now = file_state(path) if path else MISSING, time.time_ns()
@@ -482,7 +481,7 @@ class Observer:
         if not self.is_own and task.environment is None:
             entries |= {f"package {name}": version for name, version in self._versions(task)}
             for name in self.tried - sys.modules.keys():
-                if name.isidentifier() and _found(name) == ABSENT:
+                if name.isidentifier() and _import_value(name) == ABSENT:
                     entries[f"import {name}"] = ABSENT
         return sorted(entries.items())
 
@@ -530,7 +529,7 @@ class Observer:
             if f"{path}/".startswith(folder):
                 below = f"{path[len(folder) - 1 :]}/"
                 return not any(part in below for part in _ASIDE)
-        if path.startswith(self.scope.python) or is_installed(path):
+        if path.startswith(self.scope.excluded) or is_installed(path):
             return False
         folder = path if os.path.islink(path) else os.path.dirname(path)
         if folder not in self._real:
@@ -540,15 +539,15 @@ class Observer:
 
     def _is_loose(self, path: str) -> bool:
         """Whether code is neither installed nor a part of Python or finery."""
-        out = self.scope.python + self.scope.excluded
-        return path[:1] == "/" and not path.startswith(out) and not is_installed(path)
+        is_elsewhere = path.startswith(self.scope.excluded) or is_installed(path)
+        return path[:1] == "/" and not is_elsewhere
 
     def _is_own_file(self, path: str) -> bool:
         """Whether the step has made a file: opening it to write may have failed."""
-        made = self._own.get(path)
+        created = self._own.get(path)
         if f"{path}/".startswith(self._own_folders):
             return True
-        return made is not None and file_state(path)[4] > made - 1_000_000_000
+        return created is not None and file_state(path)[4] > created - 1_000_000_000
 
     def _imported(self, path: str) -> None:
         if path.endswith(".pyc") and "/__pycache__/" in path:
@@ -705,7 +704,7 @@ def _scope(project: str, recipe: str, store: str, code: tuple[str, ...]) -> Scop
     inside = tuple(path for path in _slash([project, recipe, *folders]) if path != "/")
     excluded = _slash([*prefixes, *caches])
     below = [path for path in excluded if path.startswith(inside) and path not in inside]
-    return Scope(inside, (*_slash([store]), *below, *python), python)
+    return Scope(inside, (*_slash([store]), *below, *python))
 
 
 @lru_cache(maxsize=2)

@@ -80,14 +80,16 @@ class Look:
     @cached_property
     def installed(self) -> Installed:
         """What is installed, kept until something is installed, removed or upgraded."""
-        folders = {each.name: each.folder for each in distributions().values()}
-        return self.files.fact("installed", Installed, folders, read_installed)
+        return self.files.fact("installed", Installed, self._metadata, read_installed)
+
+    @cached_property
+    def _metadata(self) -> dict[str, str]:
+        return {each.name: each.folder for each in distributions().values()}
 
     @cached_property
     def registry(self) -> str:
         """A digest of all distributions that are installed, with their entry points."""
-        folders = {each.name: each.folder for each in distributions().values()}
-        return self.files.fact("distributions", str, folders, registry)
+        return self.files.fact("distributions", str, self._metadata, registry)
 
     def at_start(self) -> list[Module]:
         """What may act on any step: modules that Python imports at its start, and those that come
@@ -225,7 +227,8 @@ class Closure:
             self._import_own(named, "") if is_own(named) else self._start_in(named)
             return
         while isinstance(named, partial) or hasattr(named, "__wrapped__"):
-            self._start_in(named.__module__) if hasattr(named, "__wrapped__") else None
+            if hasattr(named, "__wrapped__"):
+                self._start_in(named.__module__)
             named = named.func if isinstance(named, partial) else named.__wrapped__
         named = named if hasattr(named, "__qualname__") else type(named)
         if is_own(named.__module__):
@@ -301,15 +304,13 @@ class Closure:
         parts = base.split(".")
         prefixes = [".".join(parts[: i + 1]) for i in range(len(parts))]
         imports = self._look.imports
-        found = [module for prefix in prefixes for module in imports.find(prefix)]
+        children = [name] if name else []
         if name == "*":
-            packages = imports.find(base)
-            names = [f"{base}.{child}" for p in packages for child in imports.children(p)]
-        else:
-            names = [f"{base}.{name}"] if name else []
-        for module in (*found, *(m for each in names for m in imports.find(each))):
-            if module.path and place_of(module.path) != "standard":
-                self._visit(module)
+            children = [child for m in imports.find(base) for child in imports.children(m)]
+        for each in (*prefixes, *(f"{base}.{child}" for child in children)):
+            for module in imports.find(each):
+                if place_of(module.path) != "standard":
+                    self._visit(module)
 
     # -- counting --------------------------------------------------------------------------------
 
@@ -353,7 +354,7 @@ class Closure:
                     self._count_version(required, each)
 
     def _count(self, label: str, names: dict[str, str]) -> None:
-        digest = _digest_of_names(names)
+        digest = blake3(msgspec.json.encode([*names.items()])).hexdigest()
         add(self.code, label, digest)
         self._names[digest] = names
 
@@ -396,10 +397,6 @@ def _merged(digests: Collection[str]) -> str:
     if len(digests) == 1:
         return next(iter(digests))
     return blake3(" ".join(sorted(digests)).encode()).hexdigest()
-
-
-def _digest_of_names(names: dict[str, str]) -> str:
-    return blake3(msgspec.json.encode([*names.items()])).hexdigest()
 
 
 def add(code: Code, label: str, digest: str) -> str:

@@ -90,8 +90,8 @@ def _record_digest(distribution: Distribution) -> str:
 def _requirements(distribution: Distribution) -> Iterator[tuple[str, list[str], str]]:
     text = distribution.read("METADATA") or distribution.read("PKG-INFO")
     for line in text.partition("\n\n")[0].splitlines():
-        if found := _REQUIREMENT.match(line):
-            name, extras, _, marker = found.groups()
+        if requirement := _REQUIREMENT.match(line):
+            name, extras, _, marker = requirement.groups()
             own = _EXTRA.search(marker or "")
             wanted = [normalised(e.strip()) for e in (extras or "").split(",") if e.strip()]
             yield normalised(name), wanted, normalised(own[1]) if own else ""

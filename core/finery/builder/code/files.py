@@ -17,8 +17,6 @@ from finery.util.files import FileState, file_state, hash_file, settled
 
 FORMAT = f"code 8 {sys.version_info.major}.{sys.version_info.minor}"
 """Kind and version of the facts, which depend on the syntax of this Python."""
-
-
 SKIPPED = frozenset({"__pycache__", "node_modules"})
 """Folders that are no part of a package."""
 T = TypeVar("T")
@@ -52,13 +50,12 @@ class Files:
         return self._pieces[path]
 
     def _read(self, path: Path) -> list[Piece]:
-        if self._store is not None:
-            content = self._store.remembered(FORMAT, path, _parsed)
-            try:
-                return msgspec.msgpack.decode(content, type=list[Piece])
-            except (msgspec.DecodeError, UnicodeError):  # a damaged database
-                pass
-        return msgspec.msgpack.decode(_parsed(path), type=list[Piece])
+        store = self._store
+        content = store.remembered(FORMAT, path, _parsed) if store is not None else None
+        pieces = decoded(content, list[Piece])
+        if pieces is None:
+            pieces = msgspec.msgpack.decode(_parsed(path), type=list[Piece])
+        return pieces
 
     def digest(self, path: str) -> str:
         """BLAKE3 of a file's bytes."""
@@ -74,16 +71,20 @@ class Files:
         digest = blake3(msgspec.msgpack.encode([*states.items()])).hexdigest()
         name = f"{FORMAT} {name} {digest}"
         store = None if None in states.values() else self._store
-        content = store.fact(name) if store is not None else None
-        if content is not None:
-            try:
-                return msgspec.msgpack.decode(content, type=kind)
-            except (msgspec.DecodeError, UnicodeError):  # a damaged database
-                pass
-        value = compute()
-        if store is not None:
-            store.keep_facts({name: msgspec.msgpack.encode(value)})
+        value = decoded(store.fact(name) if store is not None else None, kind)
+        if value is None:
+            value = compute()
+            if store is not None:
+                store.keep_facts({name: msgspec.msgpack.encode(value)})
         return value
+
+
+def decoded(content: bytes | None, kind: type[T]) -> T | None:
+    """A value that the store has; None if there is none, or the database is damaged."""
+    try:
+        return None if content is None else msgspec.msgpack.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeError):
+        return None
 
 
 def state_of(path: str) -> FileState | None:

@@ -63,11 +63,9 @@ def is_plain_class(
 def _is_plain(node: ast.stmt, sources: Mapping[str, str], wraps: set[str]) -> bool:
     """Whether a statement of a class body has no effect elsewhere."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        arguments = node.args
-        each = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-        each += [a for a in (arguments.vararg, arguments.kwarg) if a is not None]
-        hints = [a.annotation for a in each] + [node.returns]
-        defaults = [d for d in (*arguments.defaults, *arguments.kw_defaults) if d is not None]
+        arguments = [each for each in ast.walk(node.args) if isinstance(each, ast.arg)]
+        hints = [each.annotation for each in arguments] + [node.returns]
+        defaults = filter(None, (*node.args.defaults, *node.args.kw_defaults))
         return (
             all(isinstance(d, ast.Name) and d.id in wraps for d in node.decorator_list)
             and all(hint is None or _is_type(hint, sources) for hint in hints)
@@ -92,8 +90,8 @@ def _declares(node: ast.expr, sources: Mapping[str, str]) -> bool:
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         return False
     values = [*node.args, *(keyword.value for keyword in node.keywords)]
-    known = node.func.id in DECLARES and sources.get(node.func.id) == "finery"
-    return known and all(k.arg for k in node.keywords) and all(map(_is_value, values))
+    is_own = node.func.id in DECLARES and sources.get(node.func.id) == "finery"
+    return is_own and all(k.arg for k in node.keywords) and all(map(_is_value, values))
 
 
 def _is_type(node: ast.expr, sources: Mapping[str, str]) -> bool:

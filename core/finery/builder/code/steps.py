@@ -12,6 +12,7 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
 from finery.builder.code.closure import Closure, Code, Look, Subject, is_own
+from finery.builder.code.files import decoded
 from finery.builder.code.table import CORE
 from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
@@ -34,7 +35,7 @@ from finery.util.text import nearest_meant
 
 KIT = "finery/rows/"
 """The files of the core that count."""
-NAMES = "names in code"
+NAMES = "names in code 2"
 """Prefix of the facts with the definitions of a file that count, by their digest."""
 
 
@@ -139,13 +140,10 @@ class StepCode:
         The process that runs the step must not define them, see `source_without`.
         """
         used = [self._closure(subjects) for subjects in self._used(step, written, engines)]
-        aside: dict[str, set[str]] = {}
-        for closure in used:
-            for path, names in closure.left_out.items():
-                aside[path] = aside.get(path, {*names}) & {*names}
-        for closure in used:
-            for path in closure.files & aside.keys() - closure.left_out.keys():
-                aside.pop(path)
+        aside = {path: {*names} for each in used for path, names in each.left_out.items()}
+        for each in used:
+            for path in each.files & aside.keys():
+                aside[path].intersection_update(each.left_out.get(path, ()))
         return {path: sorted(names) for path, names in aside.items() if names}
 
     def is_current(self, store: Store) -> bool:
@@ -158,11 +156,9 @@ class StepCode:
         changed: set[str] = set()
         for subjects in self._used(step, written, engines):
             before = self._closures[subjects]
-            paths = before.files | before.folders
-            if self._are_same(paths):
-                continue
-            now = Closure(self._new_look(), subjects)
-            changed |= {file for file, _ in before.code.items() ^ now.code.items()}
+            if not self._are_same(before.files | before.folders):
+                now = Closure(self._new_look(), subjects)
+                changed |= {file for file, _ in before.code.items() ^ now.code.items()}
         return sorted(changed)
 
     def paths(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> set[Path]:
@@ -172,9 +168,9 @@ class StepCode:
 
     def counts(self, path: str) -> bool:
         """Whether a file's code can be in keys: of plugins, the kit, or the project."""
-        label = {path: label for label, path in self._look.own.paths.items()}.get(path)
-        if label is not None:
-            return not label.startswith(f"{CORE}/") or label.startswith(KIT)
+        for label, own in self._look.own.paths.items():
+            if own == path:
+                return not label.startswith(f"{CORE}/") or label.startswith(KIT)
         is_ours = os.path.isabs(path) and place_of(path) == ""
         return is_ours or any(path in closure.files for closure in self._closures.values())
 
@@ -199,11 +195,7 @@ class StepCode:
 
     def names(self, digest: str) -> dict[str, str] | None:
         """Function, method or variable → digest, in the code of this digest."""
-        content = self._store.fact(f"{NAMES} {digest}")
-        try:
-            return None if content is None else msgspec.json.decode(content, type=dict[str, str])
-        except (msgspec.DecodeError, UnicodeError):  # a damaged database
-            return None
+        return decoded(self._store.fact(f"{NAMES} {digest}"), dict[str, str])
 
     # -- what there is ---------------------------------------------------------------------------
 
@@ -268,7 +260,7 @@ class StepCode:
         """Keep the definitions in the code, for explanations after it has changed."""
         digest = blake3(msgspec.json.encode([*closure.code.values()])).hexdigest()
         if self._store.fact(mark := f"{NAMES} of {digest}") is None:
-            names = {f"{NAMES} {d}": msgspec.json.encode(n) for d, n in closure.names().items()}
+            names = {f"{NAMES} {d}": msgspec.msgpack.encode(n) for d, n in closure.names().items()}
             self._store.keep_facts({**names, mark: b""})
 
     def _are_same(self, paths: Iterable[str]) -> bool:

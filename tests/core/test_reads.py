@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from finery.artifact.manifest import READ, Parts, Result, key_of, result_key
 from finery.builder.project import open_store
 from finery.builder.reads import find_result, push_list, shared_lists, values_now
-from finery.execute.observed import Places
+from finery.execute.entries import Places
 from finery.store.database import Store
 from finery.store.expiry import expire
 from finery.store.objects import open_objects

@@ -34,7 +34,7 @@ from finery.builder.keys import (
 )
 from finery.builder.reads import find_result, values_now, why_not_reusable
 from finery.errors import RecipeError, StepError
-from finery.execute.observed import Places, places_of
+from finery.execute.entries import Places, places_of
 from finery.inference.types import Identity
 from finery.plugin.history import Results
 from finery.recipe.document import Path_

@@ -12,8 +12,8 @@ import msgspec
 
 from finery.artifact.manifest import CHANGING, READ, Manifest, Parts, Result, result_key
 from finery.errors import DataError
+from finery.execute.entries import MOST, Places
 from finery.execute.executor import Done
-from finery.execute.observed import MOST, Places
 from finery.store.database import MOST_LISTS, Store
 from finery.store.remote import Remote
 

@@ -342,7 +342,7 @@ def sources_of(build: "Build") -> Sources:
 def read_places(build: "Build") -> Iterator[str]:
     """The files and folders that steps of a build read besides their inputs."""
     from finery.artifact.manifest import READ, reads_in
-    from finery.execute.observed import paths_of
+    from finery.execute.entries import paths_of
 
     for result in build.outcome.results.values():
         for part, _ in reads_in(result.parts):

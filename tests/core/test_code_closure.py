@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from finery.builder.code.closure import Closure, Look
+from finery.builder.code.closure import Closure
+from finery.builder.code.index import CodeIndex
 from finery.errors import PluginError
 from finery.store.database import Store
 
@@ -19,7 +20,7 @@ numbers = itertools.count()
 
 
 def closure(folder: Path, name: str = "plugin.py", store: Store | None = None) -> Closure:
-    return Closure(Look([str(folder)], store), [(folder / name, None)])
+    return Closure(CodeIndex([str(folder)], store), [(folder / name, None)])
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
@@ -163,7 +164,7 @@ def test_a_new_file_that_an_import_would_read_is_watched_and_changes_the_code(
     for folder in ("lib", "early"):
         monkeypatch.syspath_prepend(tmp_path / folder)
     before = closure(tmp_path)
-    watched = before._look.imports.absent
+    watched = before._index.imports.absent
     assert not any(map(os.path.exists, watched))
     write(tmp_path, {new: "new = 1"})
     assert any(map(os.path.exists, watched))
@@ -182,19 +183,19 @@ def test_the_same_name_beside_two_plugin_files_counts_twice(tmp_path: Path) -> N
     write(
         tmp_path, {"a/plugin.py": "import helper", "a/helper.py": "x = 1", "b/helper.py": "x = 2"}
     )
-    look = Look([str(tmp_path / "b"), str(tmp_path / "a")], None)
-    code = Closure(look, [(tmp_path / "a/plugin.py", None)]).code
+    index = CodeIndex([str(tmp_path / "b"), str(tmp_path / "a")], None)
+    code = Closure(index, [(tmp_path / "a/plugin.py", None)]).code
     assert {*code} == {"plugin.py", "helper.py", "helper.py'"}
 
 
 def test_what_a_file_of_key_code_imports_beside_it_counts(tmp_path: Path) -> None:
     write(tmp_path, {"plugin.py": "", "tools/calls.py": "import helper", "tools/helper.py": ""})
-    look = Look([str(tmp_path)], None)
-    assert {*Closure(look, [(tmp_path / "plugin.py", None)]).code} == {"plugin.py"}
-    found = Closure(look, [(tmp_path / "tools/calls.py", None)])
+    index = CodeIndex([str(tmp_path)], None)
+    assert {*Closure(index, [(tmp_path / "plugin.py", None)]).code} == {"plugin.py"}
+    found = Closure(index, [(tmp_path / "tools/calls.py", None)])
     assert {*found.code} == {"calls.py", "helper.py"}
     assert not found.packages
-    assert any(map(str(tmp_path).__eq__, map(os.path.dirname, look.imports.absent)))
+    assert any(map(str(tmp_path).__eq__, map(os.path.dirname, index.imports.absent)))
 
 
 def test_a_module_that_hides_one_of_python_acts_on_all_steps(
@@ -208,7 +209,7 @@ def test_a_module_that_hides_one_of_python_acts_on_all_steps(
 
 
 def _labels_at_start() -> set[str]:
-    return {os.path.basename(module.path) for module in Look([], None).at_start()}
+    return {os.path.basename(module.path) for module in CodeIndex([], None).at_start()}
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ def test_own_code_counts_by_definition_and_imports_of_it_by_module(module: Any) 
         "from finery import Step\nfrom finery_eval.evaluator import Evaluator\n"
         "class Mine(Evaluator):\n    pass\n"
     )
-    code = Closure(Look([], None), [(loaded.Mine, None)]).code
+    code = Closure(CodeIndex([], None), [(loaded.Mine, None)]).code
     assert {f"{loaded.__name__}.py", "finery_eval/evaluator.py", "finery/rows/row.py"} <= {*code}
     assert not any(label.startswith(("finery/step", "finery/builder")) for label in code)
 
@@ -253,12 +254,12 @@ def test_what_the_table_does_not_list_counts_as_all_of_finery(
     module: Any, statement: str, counted: str
 ) -> None:
     loaded = module(f"{statement}\nclass C:\n    pass\n")
-    assert counted in Closure(Look([], None), [(loaded.C, None)]).code
+    assert counted in Closure(CodeIndex([], None), [(loaded.C, None)]).code
 
 
 def test_a_public_module_that_is_imported_from_its_package_counts_alone(module: Any) -> None:
     loaded = module("from finery_eval import asking\nclass C:\n    pass\n")
-    code = Closure(Look([], None), [(loaded.C, None)]).code
+    code = Closure(CodeIndex([], None), [(loaded.C, None)]).code
     assert "finery_eval/asking.py" in code
     assert "finery" not in code
 
@@ -268,7 +269,7 @@ def test_the_bases_of_a_class_count_wherever_they_are(module: Any) -> None:
     factory = module(
         "def make(base):\n    return type('Made', (base,), {'__module__': __name__})\n"
     )
-    code = Closure(Look([], None), [(factory.make(base.Base), None)]).code
+    code = Closure(CodeIndex([], None), [(factory.make(base.Base), None)]).code
     assert {f"{base.__name__}.py", f"{factory.__name__}.py"} <= {*code}
 
 
@@ -277,7 +278,7 @@ def test_a_class_without_a_file_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "without_a_file", kind)
     cls = type("C", (), {"__module__": "without_a_file"})
     with pytest.raises(PluginError, match="isn't in a file"):
-        Closure(Look([], None), [(cls, None)])
+        Closure(CodeIndex([], None), [(cls, None)])
 
 
 def test_facts_about_files_are_kept_in_the_store_and_recover_from_damage(tmp_path: Path) -> None:

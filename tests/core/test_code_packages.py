@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from finery.builder.code.closure import Closure, Look
+from finery.builder.code.closure import Closure
 from finery.builder.code.distributions import plugin_modules
+from finery.builder.code.index import CodeIndex
 from finery.util.installed import distributions, entry_points
 
 Site = Callable[..., None]
@@ -61,7 +62,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def closure(tmp_path: Path) -> Callable[[str], Closure]:
     def follow(source: str) -> Closure:
         (tmp_path / "steps.py").write_text(source)
-        return Closure(Look([str(tmp_path)], None), [(tmp_path / "steps.py", None)])
+        return Closure(CodeIndex([str(tmp_path)], None), [(tmp_path / "steps.py", None)])
 
     return follow
 
@@ -204,11 +205,11 @@ def test_code_that_an_unlisted_file_runs_at_start_acts_on_all_steps(
     (tmp_path / "site-packages/patch.pth").write_text("import patch_all; patch_all.go()\n")
     (tmp_path / "site-packages/paths.pth").write_text("/nowhere\n")
     site("owned", {"owned.pth": "import owned\n"})
-    look = Look([], None)
-    modules = [module for module in look.at_start() if str(tmp_path) in module.path]
+    index = CodeIndex([], None)
+    modules = [module for module in index.at_start() if str(tmp_path) in module.path]
     assert [os.path.basename(module.path) for module in modules] == ["patch.pth"]
     (tmp_path / "site-packages/patch_all.py").write_text("x = 1")
-    code = Closure(Look([], None), [(modules[0], None)]).code
+    code = Closure(CodeIndex([], None), [(modules[0], None)]).code
     assert {*code} == {"patch.pth", "patch_all.py"}
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from finery.builder.code.closure import Closure, Look
+from finery.builder.code.closure import Closure
+from finery.builder.code.index import CodeIndex
 from finery.plugin.discovery import _LEFT_OUT, leave_out, load_file, load_source
 from finery.step.inspect import FILE_MODULE
 
@@ -43,7 +44,7 @@ def closure(folder: Path, *sources: str, name: str = "steps") -> Closure:
     path = folder / f"{name}.py"
     path.write_text("".join(sources), encoding="utf-8")
     module = load_source(path, f"{FILE_MODULE}{name}_{len(os.listdir(folder))}_{id(sources)}")
-    return Closure(Look([str(folder)], None), [(module.Mine, module)])
+    return Closure(CodeIndex([str(folder)], None), [(module.Mine, module)])
 
 
 def left_out(closure: Closure) -> list[str]:

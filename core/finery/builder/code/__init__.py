@@ -3,6 +3,6 @@
 `steps` finds what a step's settings, engines and wrappers name. finery's own code counts by
 definition, as `definitions.json` says (`table`), everything else by `closure`: files with all that
 they import (`imports` finds it, `parse` reads it), plugin packages by content, and installed
-distributions by version (`distributions`). `several` is the one exception, for files with several
-step types.
+distributions by version (`distributions`); `index` has what all closures share. `several` is the
+one exception, for files with several step types.
 """

@@ -8,147 +8,34 @@ count by version, with what they require.
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
-from copy import copy
-from functools import cached_property, partial
+from collections.abc import Collection, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from blake3 import blake3
 
 from finery.builder.code.distributions import (
-    Installed,
-    files_of,
     plugin_modules,
-    read_installed,
-    registry,
-    unlisted,
 )
-from finery.builder.code.files import Files, files_in
-from finery.builder.code.imports import Imports, Module, label_of
+from finery.builder.code.imports import Module, label_of
+from finery.builder.code.index import CodeIndex, reads_registry
 from finery.builder.code.piece import Piece
-from finery.builder.code.table import WHOLE, Own, names_in, packages
+from finery.builder.code.table import WHOLE, names_in, packages
 from finery.errors import PluginError
 from finery.plugin.cut import TABLE
 from finery.step.inspect import FILE_MODULE
-from finery.store.database import Store
 from finery.util.installed import Distribution, distributions, place_of
 
 Code = dict[str, str]
 """File, by its import path (`finery_data/steps/split.py`) → digest of what counts in it."""
 Subject = tuple[Any, ModuleType | None]
 """A class, function, module, name of a module, or file; and the module whose hook names it."""
-REGISTRY = frozenset({
-    "distributions", "entry_points", "importlib_metadata", "iter_entry_points",
-    "packages_distributions", "pkg_resources",
-})  # fmt: skip
-METADATA = frozenset({"importlib", "metadata"})
-"""Names of what reads which distributions are installed: one of `REGISTRY`, or both of these."""
 HARDWARE = re.compile(r"nvidia-|cuda-|triton|pytorch-triton|intel-")
 """Distributions that a build of torch for other hardware doesn't need."""
-
-
-class Look:
-    """How code is looked at: where imports lead, what files hold, what is installed.
-
-    beside: folders from which workers may import. store: keeps facts about files.
-    """
-
-    def __init__(self, beside: Iterable[str], store: Store | None) -> None:
-        self._beside = [*beside]
-        self.imports = Imports(self._beside)
-        self.files = Files(store)
-        self.own = Own(self.files)
-        self._contents: dict[str, Contents] = {}
-        self._wider: dict[str, Look] = {}
-
-    def beside(self, path: Path) -> "Look":
-        """The same with the folder of a file, which a worker that loads it adds to its path."""
-        folder = os.path.abspath(path.parent)
-        if folder in map(os.path.abspath, self._beside):
-            return self
-        if folder not in self._wider:
-            self._wider[folder] = wider = copy(self)
-            wider._beside, wider._wider = [*self._beside, folder], {}
-            wider.imports = Imports(wider._beside)
-            wider.imports.absent, wider.imports.listed = self.imports.absent, self.imports.listed
-        return self._wider[folder]
-
-    @cached_property
-    def installed(self) -> Installed:
-        """What is installed, kept until something is installed, removed or upgraded."""
-        return self.files.fact("installed", Installed, self._metadata, read_installed)
-
-    @cached_property
-    def _metadata(self) -> dict[str, str]:
-        return {each.name: each.folder for each in distributions().values()}
-
-    @cached_property
-    def registry(self) -> str:
-        """A digest of all distributions that are installed, with their entry points."""
-        return self.files.fact("distributions", str, self._metadata, registry)
-
-    def at_start(self) -> list[Module]:
-        """What may act on any step: modules that Python imports at its start, and those that come
-        before others of the same name.
-        """
-        files = {path: path for path in self.imports.start_files()}
-        unowned = self.files.fact("start files", list[str], files, lambda: unlisted(files))
-        return [*self.imports.at_start(), *(Module("", path) for path in unowned)]
-
-    def contents(self, distribution: Distribution, tops: Collection[str]) -> "Contents":
-        """The contents of the packages of a distribution."""
-        if distribution.name not in self._contents:
-            self._contents[distribution.name] = Contents(self, distribution, tops)
-        return self._contents[distribution.name]
-
-
-class Contents:
-    """All files of a distribution with plugins. Facts about them are kept until one changes."""
-
-    def __init__(self, look: Look, distribution: Distribution, tops: Collection[str]) -> None:
-        self._files = look.files
-        self.folders: set[str] = set()
-        self.paths = dict(files_of(distribution))
-        look.files.watch(distribution.folder)
-        for module in (m for top in sorted(tops) for m in look.imports.find(top)):
-            if not module.path:  # others may have a part of a namespace package
-                continue
-            self.paths[label_of(module)] = module.path
-            for folder in module.folders:
-                self.paths |= files_in(folder, module.name)
-                self.folders.add(folder)
-        self.folders |= {os.path.dirname(path) for path in self.paths.values()}
-        for folder in self.folders:
-            look.files.watch(folder)
-        kept = look.files.fact(f"contents {distribution.name}", _Kept, self.paths, self._read)
-        self.digests, self.imports, self.reads_registry = kept
-
-    def _read(self) -> "_Kept":
-        paths = sorted(self.paths.items())
-        digests = {label: self._files.digest(path) for label, path in paths}
-        imports: set[tuple[str, str]] = set()
-        pieces: list[Piece] = []
-        for label, path in self.paths.items():
-            stem, suffix = os.path.splitext(label)
-            if suffix != ".py":
-                continue
-            is_package = stem.endswith("/__init__")
-            name = stem.removesuffix("/__init__").replace("/", ".")
-            module = Module(name, path, (os.path.dirname(path),) if is_package else ())
-            pieces += self._files.pieces(path)
-            for piece in self._files.pieces(path):
-                imports.update(map(module.absolute, piece.imports))
-        return _Kept(digests, sorted(imports), _reads_registry(pieces))
-
-
-class _Kept(NamedTuple):
-    digests: dict[str, str]
-    imports: list[tuple[str, str]]
-    reads_registry: bool
 
 
 class Closure:
@@ -158,10 +45,10 @@ class Closure:
     left_out: plugin file → step types in it that don't count: a worker doesn't define them.
     """
 
-    def __init__(self, look: Look, subjects: Collection[Subject]) -> None:
+    def __init__(self, index: CodeIndex, subjects: Collection[Subject]) -> None:
         for named, _ in subjects:
-            look = look.beside(named) if isinstance(named, Path) else look
-        self._look = look
+            index = index.beside(named) if isinstance(named, Path) else index
+        self._index = index
         self._subjects = subjects
         self._counted = {"", *(getattr(s, "__qualname__", "") for s, _ in subjects)}
         self._follow()
@@ -184,7 +71,7 @@ class Closure:
     def _pieces(self, path: str) -> Iterator[Piece]:
         """The statements of a file that count."""
         left_out = self.left_out.get(path, ())
-        return (piece for piece in self._look.files.pieces(path) if piece.name not in left_out)
+        return (piece for piece in self._index.files.pieces(path) if piece.name not in left_out)
 
     def _is_aside(self, piece: Piece) -> bool:
         """Whether a piece only defines a step type that isn't needed."""
@@ -211,7 +98,7 @@ class Closure:
         for named, named_in in self._subjects:
             self._start(named, named_in)
         if self._loose or self._contents:
-            for archive in self._look.imports.archives:
+            for archive in self._index.imports.archives:
                 self._visit(Module("", archive))
         while self._pending:
             module = self._pending.pop()
@@ -267,12 +154,12 @@ class Closure:
             return
         self._loose[real] = module
         self._pending.append(module)
-        pieces = self._look.files.pieces(module.path)
+        pieces = self._index.files.pieces(module.path)
         if module.name.startswith(FILE_MODULE):
             aside = [piece.name for piece in pieces if self._is_aside(piece)]
             self.left_out |= {module.path: aside} if aside else {}
-        if _reads_registry(pieces):
-            self.code["installed distributions"] = self._look.registry
+        if reads_registry(pieces):
+            self.code["installed distributions"] = self._index.registry
 
     def _import(self, base: str, name: str) -> bool:
         """Follow an import; whether anybody has the module. name: of what is imported from it."""
@@ -285,12 +172,12 @@ class Closure:
         if (distribution := plugin_modules().get(top)) is not None:
             self._count_contents(distribution)
             return True
-        modules = self._look.imports.find(top)
+        modules = self._index.imports.find(top)
         places = {place_of(module.path or module.folders[0]) for module in modules}
         if not modules and top not in sys.stdlib_module_names:
             self.packages.add(top)
         if "installed" in places:
-            owners = self._look.installed.owners.get(top, ())
+            owners = self._index.installed.owners.get(top, ())
             for owner in owners:
                 self._count_version(owner, "")
             if not owners:
@@ -303,7 +190,7 @@ class Closure:
         """Visit the files of a module and of the packages that it is in."""
         parts = base.split(".")
         prefixes = [".".join(parts[: i + 1]) for i in range(len(parts))]
-        imports = self._look.imports
+        imports = self._index.imports
         children = [name] if name else []
         if name == "*":
             children = [child for m in imports.find(base) for child in imports.children(m)]
@@ -315,13 +202,13 @@ class Closure:
     # -- counting --------------------------------------------------------------------------------
 
     def _import_own(self, base: str, name: str) -> None:
-        for subject in self._look.own.imported(base, name):
+        for subject in self._index.own.imported(base, name):
             self._count_own(subject)
 
     def _count_own(self, subject: str) -> None:
-        for label, digest in self._look.own.code_of(subject).items():
+        for label, digest in self._index.own.code_of(subject).items():
             self._own.setdefault(label, {})[digest] = None
-            paths = self._look.own.paths
+            paths = self._index.own.paths
             self.files.update(paths.values() if label == WHOLE else [paths[label]])
 
     def _count_contents(self, distribution: Distribution) -> None:
@@ -329,12 +216,12 @@ class Closure:
             return
         self._contents.add(distribution.name)
         tops = [top for top, other in plugin_modules().items() if other == distribution]
-        contents = self._look.contents(distribution, tops)
+        contents = self._index.contents(distribution, tops)
         self._count(distribution.name, contents.digests)
         self.files.update(contents.paths.values())
         self.folders |= contents.folders
         if contents.reads_registry:
-            self.code["installed distributions"] = self._look.registry
+            self.code["installed distributions"] = self._index.registry
         for base, name in contents.imports:
             if base.partition(".")[0] not in tops:
                 self._import(base, name)
@@ -345,7 +232,7 @@ class Closure:
             return
         self._versions.add((name, extra))
         self.packages.add(name)
-        installed = self._look.installed
+        installed = self._index.installed
         if record := installed.records.get(name):
             self.code[f"{name} (files)"] = record
         for required, extras, own in installed.requires[name]:
@@ -379,12 +266,6 @@ class Closure:
             for label, digests in self._own.items()
         }
         return {digest: names for digest, names in (self._names | own).items() if names}
-
-
-def _reads_registry(pieces: Iterable[Piece]) -> bool:
-    """Whether code may read which distributions are installed."""
-    words = frozenset[str]().union(*(piece.words for piece in pieces))
-    return not REGISTRY.isdisjoint(words) or words >= METADATA
 
 
 def is_own(module: str) -> bool:

@@ -11,8 +11,9 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
-from finery.builder.code.closure import Closure, Code, Look, Subject, is_own
+from finery.builder.code.closure import Closure, Code, Subject, is_own
 from finery.builder.code.files import decoded
+from finery.builder.code.index import CodeIndex
 from finery.builder.code.table import CORE
 from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
@@ -60,7 +61,7 @@ class StepCode:
         self._store = store
         self._closures: dict[tuple[Subject, ...], Closure] = {}
         self._plain: dict[str, tuple[Subject, ...]] = {}  # by step type, if settings name no code
-        self._look = self._new_look()
+        self._index = self._new_index()
         hooks = [*self._hooks()]
         self._around = [(subject,) for _, _, subject in hooks]
         closures = [self._closure(subjects) for subjects in self._around]
@@ -95,7 +96,7 @@ class StepCode:
         others = [subject for subject in subjects.values() if not _is_own(subject)]
         closures = [self._closure((subject,)) for subject in others]
         return [
-            types, self._look.own.any_digest,
+            types, self._index.own.any_digest,
             [[closure.code, sorted(closure.packages)] for closure in closures],
         ]  # fmt: skip
 
@@ -119,7 +120,7 @@ class StepCode:
             absent = [name for name in within.key_packages() if version_of(name) is None]
             if not absent or is_own(type(within).__module__):
                 continue
-            installed = self._look.installed
+            installed = self._index.installed
             extras = {name for name, _, _ in installed.requires.get("finery", ())}
             for name in absent:
                 if normalised(name) not in extras:
@@ -149,7 +150,7 @@ class StepCode:
     def is_current(self, store: Store) -> bool:
         """Whether this belongs to a store, and no file that the code depends on has changed."""
         new = any(map(os.path.exists, self.absent()))
-        return store is self._store and not new and self._are_same(self._look.files.states)
+        return store is self._store and not new and self._are_same(self._index.files.states)
 
     def changed(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> list[str]:
         """Files of a step's code that have changed."""
@@ -157,7 +158,7 @@ class StepCode:
         for subjects in self._used(step, written, engines):
             before = self._closures[subjects]
             if not self._are_same(before.files | before.folders):
-                now = Closure(self._new_look(), subjects)
+                now = Closure(self._new_index(), subjects)
                 changed |= {file for file, _ in before.code.items() ^ now.code.items()}
         return sorted(changed)
 
@@ -168,7 +169,7 @@ class StepCode:
 
     def counts(self, path: str) -> bool:
         """Whether a file's code can be in keys: of plugins, the kit, or the project."""
-        for label, own in self._look.own.paths.items():
+        for label, own in self._index.own.paths.items():
             if own == path:
                 return not label.startswith(f"{CORE}/") or label.startswith(KIT)
         is_ours = os.path.isabs(path) and place_of(path) == ""
@@ -176,7 +177,7 @@ class StepCode:
 
     def own_files(self) -> set[Path]:
         """The files of finery."""
-        return {Path(path) for path in self._look.own.paths.values()}
+        return {Path(path) for path in self._index.own.paths.values()}
 
     def files(self) -> set[Path]:
         """All files that the code depends on, and finery's own."""
@@ -186,12 +187,12 @@ class StepCode:
     def folders(self) -> set[Path]:
         """Folders in which a new file may change the code."""
         inside = {path for closure in self._closures.values() for path in closure.folders}
-        own = {os.path.dirname(path) for path in self._look.own.paths.values()}
-        return {Path(path) for path in inside | own | self._look.imports.listed}
+        own = {os.path.dirname(path) for path in self._index.own.paths.values()}
+        return {Path(path) for path in inside | own | self._index.imports.listed}
 
     def absent(self) -> set[str]:
         """Files that an import would read if they existed."""
-        return self._look.imports.absent
+        return self._index.imports.absent
 
     def names(self, digest: str) -> dict[str, str] | None:
         """Function, method or variable → digest, in the code of this digest."""
@@ -246,13 +247,13 @@ class StepCode:
         for hook in self._plugins.hook.finery_worker_environment.get_hookimpls():
             if not is_own(hook.plugin.__name__):
                 yield hook.plugin.__name__, None
-        yield from ((module, None) for module in self._look.at_start())
+        yield from ((module, None) for module in self._index.at_start())
 
     # -- finding it ------------------------------------------------------------------------------
 
     def _closure(self, subjects: tuple[Subject, ...]) -> Closure:
         if subjects not in self._closures:
-            self._closures[subjects] = closure = Closure(self._look, subjects)
+            self._closures[subjects] = closure = Closure(self._index, subjects)
             self._keep_names(closure)
         return self._closures[subjects]
 
@@ -265,12 +266,12 @@ class StepCode:
 
     def _are_same(self, paths: Iterable[str]) -> bool:
         """Whether files and folders are as they were before they were read."""
-        states = self._look.files.states
+        states = self._index.files.states
         return all(states[p] is not None and states[p] == file_state(p) for p in paths)
 
-    def _new_look(self) -> Look:
+    def _new_index(self) -> CodeIndex:
         beside = [plugin.path.parent for plugin in self._plugins.plugins if plugin.path is not None]
-        return Look([*map(str, beside), str(self._recipe.folder), os.getcwd()], self._store)
+        return CodeIndex([*map(str, beside), str(self._recipe.folder), os.getcwd()], self._store)
 
 
 def code_digest(function: Any) -> str | None:
@@ -280,7 +281,7 @@ def code_digest(function: Any) -> str | None:
     """
     try:
         folder = os.path.dirname(sys.modules[function.__module__].__file__ or "")
-        code = Closure(Look([folder], None), [(function, None)]).code
+        code = Closure(CodeIndex([folder], None), [(function, None)]).code
         return blake3(msgspec.json.encode([function.__qualname__, code])).hexdigest()[:16]
     except (AttributeError, KeyError, OSError, PluginError):
         return None

@@ -22,7 +22,7 @@ _HEAD = """\
 # To resolve them again: finery build --update-lock
 """
 _HEAD_OF_ACCEPTED = """\
-# Changes after which results are still current. To withdraw them: finery accept --undo
+# Changes after which results are still current. To withdraw them: finery accept STEP --undo
 """
 
 

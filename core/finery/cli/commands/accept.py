@@ -60,8 +60,8 @@ def command(
         built = {each: result for each, result in found.items() if result is not None}
         changed = [p for p in mine if p.state != "cached" and p.node.name in built]
         if not changed and not all(plan.state == "cached" for plan in mine):
-            fix = f"finery build {graph.recipe.argument}--step {name}"
-            raise UsageError(f"step '{name}' has no result from before a change", fix=fix)
+            fix = "build at the commit before the change (a shared store may help), then return"
+            raise UsageError(f"step '{name}' was never built here before the change", fix=fix)
         lines = {c.line(): c for plan in changed for c in _causes(planner, plan, built)}
         if not as_json:
             _print_causes(planner, changed, built)

@@ -293,7 +293,12 @@ def test_variants_are_covered_by_one_line(built: MakeProject) -> None:
     [
         (lambda t: None, "a", 0, "nothing to accept"),
         (lambda t: None, "aa", 2, "did you mean 'a'?"),
-        (lambda t: shutil.rmtree(t.folder / ".finery"), "a", 2, "never built here before the change"),
+        (
+            lambda t: shutil.rmtree(t.folder / ".finery"),
+            "a",
+            2,
+            "never built here before the change",
+        ),
         (lambda t: limit(t, "1/0"), "a", 2, "division by zero"),
     ],
 )

@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_distributions_count_by_version_with_what_they_require(
     ))  # fmt: skip
     site("second_lib", {"second.py": ""}, requires=("fourth_lib ; extra == 'fast'",))
     site("third_lib", {"third.py": ""})
-    site("fourth_lib", {"fourth.cpython-311-x86_64-linux-gnu.so": ""}, requires=("first-lib",))
+    site("fourth_lib", {f"fourth{EXTENSION_SUFFIXES[0]}": ""}, requires=("first-lib",))
     site("nvidia_cublas_cu12", {"nvidia/__init__.py": ""})
     found = closure("import first.inner")
     assert found.packages == {"first-lib", "second-lib", "fourth-lib"}

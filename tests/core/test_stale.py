@@ -489,7 +489,7 @@ def test_a_plugin_package_counts_with_all_its_files(project: MakeProject) -> Non
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("sklearn", "did you mean 'scikit-learn'?"), ("scikit-lern", "did you mean 'scikit-learn'?"),
+    [("yaml", "did you mean 'pyyaml'?"), ("pyyamll", "did you mean 'pyyaml'?"),
      ("nobody_has_this_one", "pip install nobody_has_this_one")],
 )  # fmt: skip
 def test_packages_must_be_distributions(project: MakeProject, name: str, meant: str) -> None:

@@ -425,7 +425,7 @@ def test_a_distribution(attack: Attack, tmp_path: Path) -> None:
     attack.run(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "meant"), [("sklearn", "scikit-learn"), ("numpyy", "numpy")])
+@pytest.mark.parametrize(("name", "meant"), [("yaml", "pyyaml"), ("msgspecc", "msgspec")])
 def test_a_package_that_nothing_has_is_an_error(tmp_path: Path, name: str, meant: str) -> None:
     world = World(tmp_path)
     world.set_up(step("answer = 1", keywords=f', packages=("{name}",)'))

@@ -61,12 +61,13 @@ def registry() -> str:
 
 def unlisted(files: Collection[str]) -> list[str]:
     """The files among these that belong to no distribution."""
-    listed = {
-        os.path.join(os.path.dirname(each.folder), file)
-        for each in distributions().values()
-        for file in each.files()
-    }
-    return sorted({*files} - listed)
+    unowned = {*files}
+    for each in distributions().values():
+        parent, record = os.path.dirname(each.folder), each.read("RECORD")
+        # Most lists name none of them, and to search a text takes less than to split it.
+        if any(file.removeprefix(f"{parent}/") in record for file in unowned):
+            unowned -= {os.path.join(parent, file) for file in each.files()}
+    return sorted(unowned)
 
 
 @lru_cache(maxsize=1)

@@ -231,7 +231,7 @@ class Project:
     def run(self, *args: str, timeout: float = 180) -> Ran:
         """Run `finery` with these arguments."""
         environment = self.environment()
-        if interpreter := warm(environment, self.imports):
+        if interpreter := warm(args, environment, self.imports):
             return Ran(*interpreter.run(args, self.folder, environment, timeout))
         process = self.start(*args)
         out, err = process.communicate(timeout=timeout)
@@ -292,7 +292,7 @@ def trials_fork() -> Iterator[None]:
 
     def run(self: trial.Trial, *args: str, cwd: Path | None = None) -> trial.Ran:
         environment = self.environment()
-        if interpreter := warm(environment, Project.imports):
+        if interpreter := warm(args, environment, Project.imports):
             return trial.Ran(*interpreter.run(args, cwd or self.folder, environment, timeout=600))
         return run_alone(self, *args, cwd=cwd)
 

@@ -1,8 +1,10 @@
 """The `finery` command in processes that have finery's modules in memory from the start.
 
 An interpreter imports them once and forks for each command: `finery check` takes 0.04 s instead of
-0.28 s. A build's first workers are forked before the build begins, which saves 0.3 s for each.
-Everything else is as in processes of their own, and further workers are.
+0.28 s. A build's first workers are forked before the build begins, which saves 0.3 s for each. As a
+fork keeps what its interpreter read at the start, most builds begin with the variables that finery
+sets for workers, e.g. their hash seed. Everything else is as in processes of their own, and further
+workers are.
 
 A test module's `IMPORTS` names libraries that its steps use, which that interpreter imports, too.
 Importing torch and transformers takes seconds, and many more while a contract records what a step
@@ -30,9 +32,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest import mock
 
 import finery
 from finery.execute import local
+from finery.execute.environment import inherited
 
 FINERY = Path(sys.executable).with_name("finery")
 READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "OMP_", "CUDA_")
@@ -91,22 +95,34 @@ _warm: dict[tuple[Kind, tuple[str, ...]], Warm] = {}
 _wanted = Counter[Kind]()
 
 
-def warm(environment: Mapping[str, str], imports: tuple[str, ...] = ()) -> Warm | None:
-    """The interpreter for commands with these variables; None if they need one of their own.
+def warm(
+    args: tuple[str, ...], environment: Mapping[str, str], imports: tuple[str, ...] = ()
+) -> Warm | None:
+    """The interpreter for a command with these variables; None if it needs one of its own.
 
-    Variables that are read at the start must be the same. If they aren't those of this process, the
-    third command of a kind has an interpreter started, as all contracts build in one other locale.
+    Variables that are read at the start must be the same, or those of workers if it is a build with
+    the variables of this process or with imports. If they aren't those of this process, the third
+    command of a kind has an interpreter started, as all contracts build in one other locale.
 
     imports: modules that it has imported besides finery's.
     """
     if environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
         return None
     names = READ_AT_START + READ_AT_IMPORT if imports else READ_AT_START
-    kind = _read(environment, names)
+    kind, ours = _read(environment, names), _read(os.environ, names)
+    is_ours = kind == ours
+    if args[:1] == ("build",) and (is_ours or imports):
+        kind = _read(_of_workers(environment), names)
     _wanted[kind] += 1
-    if (kind, imports) not in _warm and (_wanted[kind] > 2 or kind == _read(os.environ, names)):
+    if (kind, imports) not in _warm and (_wanted[kind] > 2 or is_ours):
         _warm[kind, imports] = Warm(kind, imports)
     return _warm.get((kind, imports))
+
+
+def _of_workers(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of the workers of a command with these."""
+    with mock.patch.object(os, "environ", dict(environment)):
+        return inherited()
 
 
 def _read(environment: Mapping[str, str], names: tuple[str, ...]) -> Kind:
@@ -167,6 +183,7 @@ def serve(requests: socket.socket) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    time.tzset()
     sys.argv = [str(FINERY), *args]
 
 
@@ -207,8 +224,8 @@ class Spare:
 class Spares:
     """The first workers of a command, in place of the processes that its executor would start."""
 
-    def __init__(self) -> None:
-        self._kind = _read(os.environ, READ_AT_START)
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
         self._unused: list[Spare] = []
         for _ in range(SPARES):
             self._unused.append(Spare([spare.socket for spare in self._unused]))
@@ -225,13 +242,13 @@ class Spares:
             subprocess.Popen = self._popen  # type: ignore[misc]
 
     def _start(self, command: list[str], **options: Any) -> Any:
-        is_worker = command[1:3] == ["-m", "finery.execute.worker"]
+        is_worker = command[1:4] == ["-P", "-m", "finery.execute.worker"]
         if not is_worker or not self._unused or len(options["pass_fds"]) > 1:
             return self._popen(command, **options)
         if _read(options["env"], READ_AT_START) != self._kind:
             return self._popen(command, **options)
         spare = self._unused.pop(0)
-        request = json.dumps([command[4:], dict(options["env"])]).encode()
+        request = json.dumps([command[5:], dict(options["env"])]).encode()
         socket.send_fds(spare.socket, [request], [*options["pass_fds"], options["stdout"].fileno()])
         spare.socket.close()
         return spare
@@ -259,8 +276,9 @@ def _be_worker(requests: socket.socket) -> NoReturn:
     arguments, environment = json.loads(data)
     os.environ.clear()
     os.environ.update(environment)
+    time.tzset()
     sys.argv = [str(worker.__file__), str(connection), *arguments]
-    sys.path[0] = os.getcwd()  # as `python -m` has it
+    del sys.path[0]  # as `python -P` has it
     end_with(worker.main)
 
 
@@ -323,9 +341,10 @@ if __name__ == "__main__":
     sys.path[0] = str(FINERY.parent)  # as the command has it
     import_all(sys.argv[2:])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks of `serve` are nobody's to wait for
+    kind = _read(os.environ, READ_AT_START)
     serve(socket.socket(fileno=int(sys.argv[1])))
     from finery.cli import main
 
-    if sys.argv[1:2] == ["build"]:
-        Spares()
+    if sys.argv[1:2] == ["build"] and kind == _read(_of_workers(os.environ), READ_AT_START):
+        Spares(kind)
     end_with(main)

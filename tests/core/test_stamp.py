@@ -19,6 +19,9 @@ from finery.builder import uptodate as stamp
 from finery.builder.project import open_graph
 from finery.cli.commands import build as command
 from finery.execute import local
+from finery.plugin import manager
+from finery.plugin.discovery import COMPILED
+from finery.step.inspect import FILE_MODULE
 from finery.util import files as clock
 
 RECIPE = """
@@ -57,7 +60,16 @@ def keep(t: Project) -> None:
     made = build(t.folder / "recipe.yaml")
     stamp.keep(made, (), ())
     made.store.close()
-    sys.path[:] = path  # as in the next process: loading a plugin file adds to it
+    forget_plugins(path)
+
+
+def forget_plugins(path: list[str]) -> None:
+    """As in the next process: loading a plugin file adds to `sys.path`, and happens once."""
+    sys.path[:] = path
+    for name in [name for name in sys.modules if name.startswith(FILE_MODULE)]:
+        del sys.modules[name]
+    manager._loaded.clear()
+    COMPILED.clear()
 
 
 def done(t: Project) -> int | None:
@@ -80,11 +92,18 @@ def test_a_new_file_is_noticed_where_the_path_of_the_project_has_brackets(
     assert done(made) is None
 
 
-@pytest.mark.parametrize("changed", ["recipe.yaml", "rows/one.txt"])
+def import_helper(t: Project) -> None:
+    """Let the plugin file import a file that no process has imported yet, inside a function."""
+    code = "\n\ndef later():\n    import helper\n    return helper\n"
+    t.write({"steps.py": (t.folder / "steps.py").read_text() + code, "helper.py": "x = 1\n"})
+
+
+@pytest.mark.parametrize("changed", ["recipe.yaml", "rows/one.txt", "steps.py", "helper.py"])
 def test_a_file_that_was_written_just_before_a_build_is_compared_by_its_content(
     stamped: Project, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
     """As if the build had begun within the grain of the clock of files."""
+    import_helper(stamped)
     monkeypatch.setattr(clock, "FINE_NS", 400_000_000)
     time.sleep(0.45)
     stamped.write({changed: (stamped.folder / changed).read_text() + "# more\n"})
@@ -98,12 +117,13 @@ def test_a_file_that_was_written_just_before_a_build_is_compared_by_its_content(
     assert done(stamped) == 3
 
 
-@pytest.mark.parametrize("changed", ["recipe.yaml", "rows/one.txt"])
+@pytest.mark.parametrize("changed", ["recipe.yaml", "rows/one.txt", "steps.py", "helper.py"])
 @pytest.mark.parametrize("hides", [True, False])
 def test_what_changes_unseen_after_it_was_read_is_not_stamped(
     stamped: Project, monkeypatch: pytest.MonkeyPatch, changed: str, hides: bool
 ) -> None:
     """By the clock of files, it changed before the build began, or it has even the old time."""
+    import_helper(stamped)
     monkeypatch.setattr(clock, "FINE_NS", 400_000_000)
     time.sleep(0.45)
     stamped.write({changed: (stamped.folder / changed).read_text() + "# more\n"})
@@ -114,7 +134,26 @@ def test_what_changes_unseen_after_it_was_read_is_not_stamped(
         made.began = time.time_ns()
     stamp.keep(made, (), ())
     made.store.close()
-    sys.path[:] = path
+    forget_plugins(path)
+    assert done(stamped) is None
+
+
+def test_code_that_changes_unseen_after_it_was_imported_is_not_stamped(
+    stamped: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key has another content than the classes that the recipe was checked with."""
+    edit = "from pathlib import Path\n\nown = Path(__file__)\n"
+    edit += "own.write_text(own.read_text().replace('# ' + 'old', '# ' + 'new'))\n"
+    monkeypatch.setattr(clock, "FINE_NS", 400_000_000)
+    time.sleep(0.45)
+    stamped.write({"steps.py": f"{(stamped.folder / 'steps.py').read_text()}\n{edit}# old\n"})
+    path = [*sys.path]
+    made = build(stamped.folder / "recipe.yaml")
+    made.began = time.time_ns()
+    stamp.keep(made, (), ())
+    made.store.close()
+    forget_plugins(path)
+    assert (stamped.folder / "steps.py").read_text().endswith("# new\n")
     assert done(stamped) is None
 
 
@@ -138,7 +177,7 @@ def test_no_edit_after_a_build_is_missed(stamped: Project, monkeypatch: pytest.M
             stamped.write({name: f"{text}# mark {number:03}".replace("mark", "MARK")})
         stamp.keep(made, (), ())
         made.store.close()
-        sys.path[:] = path
+        forget_plugins(path)
         assert done(stamped) in ((None,) if late else (None, 3)), (number, name)
 
 
@@ -302,7 +341,7 @@ def test_a_recipe_that_changes_while_it_is_checked_is_not_stamped(
     assert not made.run().errors
     stamp.keep(made, (), ())
     made.store.close()
-    sys.path[:] = path
+    forget_plugins(path)
     assert done(stamped) is None
 
 
@@ -318,9 +357,9 @@ def test_what_a_step_did_to_its_inputs_is_not_stamped(stamped: Project) -> None:
 
 def test_the_command_uses_it(project: MakeProject) -> None:
     t = project({"recipe.yaml": RECIPE, "rows/one.txt": "one\n"})
+    time.sleep(0.3)  # until a file can't change again without its time showing it
     t.run("build")
     same_bytes_twice(t)
-    time.sleep(0.3)  # until a file can't change again without its time showing it
     took_the_long_road = t.run("build").err
     quick = t.run("build").err
     assert "3 steps, nothing to do" in quick

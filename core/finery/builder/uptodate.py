@@ -243,11 +243,11 @@ def _contents(build: "Build", paths: Sequence[str]) -> dict[str, str] | None:
     change between the moment when the build read the file and this one could also have left it,
     and the digest of what is there now would then be that of a content which no key has. So it
     counts only if it is the digest of what was read: of the text that the recipe was parsed from,
-    or of what is in the key of the step with the file. Whatever a clock says, a file whose content
-    isn't that of the build has another digest here, or when the stamp is compared. There is no
-    such proof for other files (plugin files are imported at one moment and digested at another)
-    and for folders. What has certainly changed since the build began may have been read before,
-    for example by a check of the recipe's files.
+    of what is in the key of the step with the file, or of code, both as its key has it and as this
+    process has imported it. Whatever a clock says, a file whose content isn't that of the build has
+    another digest here, or when the stamp is compared. There is no such proof for other files and
+    for folders. What has certainly changed since the build began may have been read before, for
+    example by a check of the recipe's files.
     """
     from blake3 import blake3
 
@@ -259,10 +259,24 @@ def _contents(build: "Build", paths: Sequence[str]) -> dict[str, str] | None:
         for setting, files in planner.files(node).items():
             for name, path in files:
                 read.setdefault(str(path), set()).add(parts.get(f"file {setting} {name}"))
+    for path in paths:
+        if (digest := planner.code.digest(path)) is not None:
+            read.setdefault(path, set()).update({digest}, _imported(path))
     contents = {path: _content(path) for path in paths if path in read}
-    known = all({contents.get(path)} == read.get(path) for path in paths)
+    known = all(contents.get(path) and {contents[path]} == read[path] for path in paths)
     newest = (max(file_state(path)[3:]) for path in paths)
     return contents if known and all(time <= build.began for time in newest) else None
+
+
+def _imported(path: str) -> set[str]:
+    """The digest of what this process has imported of a file, if any; empty if it isn't known."""
+    from finery.plugin.discovery import COMPILED
+
+    real = os.path.realpath(path)
+    if real in COMPILED:
+        return {COMPILED[real].digest}
+    files = (getattr(module, "__file__", None) for module in [*sys.modules.values()])
+    return {""} if any(file and os.path.realpath(file) == real for file in files) else set()
 
 
 def _content(path: str) -> str:

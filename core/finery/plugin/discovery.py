@@ -46,7 +46,9 @@ class _Source(SourceFileLoader):
         path = self.get_filename(fullname)
         state = file_state(path)  # before it is read
         source: Any = self.get_data(path)
-        COMPILED[os.path.realpath(path)] = Compiled(state, blake3(source).hexdigest())
+        real, digest = os.path.realpath(path), blake3(source).hexdigest()
+        is_same = COMPILED.get(real, Compiled(state, digest)).digest == digest
+        COMPILED[real] = Compiled(state, digest if is_same else "")
         if classes := _LEFT_OUT.get(path):
             from finery.plugin.cut import source_without  # needs `ast`
 
@@ -55,7 +57,10 @@ class _Source(SourceFileLoader):
 
 
 class Compiled(NamedTuple):
-    """The state of a file of code before it was compiled, and the digest of what was compiled."""
+    """The state of a file of code before it was compiled, and the digest of what was compiled.
+
+    digest: empty if several contents were.
+    """
 
     state: FileState
     digest: str

@@ -26,18 +26,29 @@ class Files:
     """Reads files, each once as long as it doesn't change.
 
     store: keeps the facts, if there is one. states: file or folder → its state before it was read;
-    None if it might not show a change.
+    None if it might not show a change. digests: BLAKE3 of what was read of files.
     """
 
     def __init__(self, store: Store | None) -> None:
         self._store = store
         self._pieces: dict[str, list[Piece]] = {}
         self.states: dict[str, FileState | None] = {}
+        self.digests: dict[str, str] = {}
 
     def watch(self, path: str) -> None:
         """Record the state of a file or folder before it is read."""
         if path not in self.states:
             self.states[path] = state_of(path)
+
+    def is_same(self, path: str) -> bool:
+        """Whether a file or folder is as it was when it was read."""
+        if self.states[path] is None and path in self.digests:
+            now = state_of(path)  # before the content, so that it will show a later change
+            if digest_of(path) != self.digests[path]:
+                return False
+            self.states[path] = now
+            return True
+        return self.states[path] == file_state(path)
 
     def pieces(self, path: str) -> list[Piece]:
         """The statements at the top of a Python file; one for the bytes of any other file."""
@@ -51,15 +62,30 @@ class Files:
 
     def _read(self, path: Path) -> list[Piece]:
         store = self._store
-        content = store.remembered(FORMAT, path, _parsed) if store is not None else None
+        content = store.remembered(FORMAT, path, self._parsed) if store is not None else None
         pieces = decoded(content, list[Piece])
         if pieces is None:
-            pieces = msgspec.msgpack.decode(_parsed(path), type=list[Piece])
+            pieces = msgspec.msgpack.decode(self._parsed(path), type=list[Piece])
         return pieces
+
+    def _parsed(self, path: Path) -> bytes:
+        from finery.builder.code.parse import pieces_of  # needs `ast`
+
+        content = path.read_bytes()
+        self._note(str(path), blake3(content).hexdigest())
+        return msgspec.msgpack.encode(pieces_of(path, content))
 
     def digest(self, path: str) -> str:
         """BLAKE3 of a file's bytes."""
-        return digest_of(path) if self._store is None else self._store.digest_file(Path(path))
+        store = self._store
+        digest = digest_of(path) if store is None else store.digest_file(Path(path))
+        self._note(path, digest)
+        return digest
+
+    def _note(self, path: str, digest: str) -> None:
+        """Note what was read of a file: nothing is the same as two different contents."""
+        if self.digests.setdefault(path, digest) != digest:
+            self.digests[path] = ""
 
     def fact(
         self, name: str, kind: type[T], paths: Mapping[str, str], compute: Callable[[], T]
@@ -120,9 +146,3 @@ def files_in(folder: str, label: str) -> Iterator[tuple[str, str]]:
                     yield name, path
                 elif entry.is_dir() and not os.path.exists(f"{path}/pyvenv.cfg"):
                     rest.append((path, name, above | {real}))
-
-
-def _parsed(path: Path) -> bytes:
-    from finery.builder.code.parse import pieces_of  # needs `ast`
-
-    return msgspec.msgpack.encode(pieces_of(path))

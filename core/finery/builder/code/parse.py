@@ -27,9 +27,8 @@ _IMPORT = re.compile(
 _WORD = re.compile(r"\w+")
 
 
-def pieces_of(path: Path) -> list[Piece]:
-    """The statements at the top of a file. Raises `OSError` if it can't be read."""
-    content = path.read_bytes()
+def pieces_of(path: Path, content: bytes) -> list[Piece]:
+    """The statements at the top of a file."""
     pieces: list[Piece] = []
 
     def parse() -> None:

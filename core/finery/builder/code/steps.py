@@ -29,7 +29,6 @@ from finery.step.inspect import (
 )
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.util.files import file_state
 from finery.util.installed import normalised, place_of, version_of
 from finery.util.references import OUTSIDE
 from finery.util.text import nearest_meant
@@ -150,14 +149,15 @@ class StepCode:
     def is_current(self, store: Store) -> bool:
         """Whether this belongs to a store, and no file that the code depends on has changed."""
         new = any(map(os.path.exists, self.absent()))
-        return store is self._store and not new and self._are_same(self._index.files.states)
+        files = self._index.files
+        return store is self._store and not new and all(map(files.is_same, [*files.states]))
 
     def changed(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> list[str]:
         """Files of a step's code that have changed."""
         changed: set[str] = set()
         for subjects in self._used(step, written, engines):
             before = self._closures[subjects]
-            if not self._are_same(before.files | before.folders):
+            if not all(map(self._index.files.is_same, before.files | before.folders)):
                 now = Closure(self._new_index(), subjects)
                 changed |= {file for file, _ in before.code.items() ^ now.code.items()}
         return sorted(changed)
@@ -189,6 +189,10 @@ class StepCode:
         inside = {path for closure in self._closures.values() for path in closure.folders}
         own = {os.path.dirname(path) for path in self._index.own.paths.values()}
         return {Path(path) for path in inside | own | self._index.imports.listed}
+
+    def digest(self, path: str) -> str | None:
+        """BLAKE3 of what was read of a file of code; None if that was known from before."""
+        return self._index.files.digests.get(path)
 
     def absent(self) -> set[str]:
         """Files that an import would read if they existed."""
@@ -263,11 +267,6 @@ class StepCode:
         if self._store.fact(mark := f"{NAMES} of {digest}") is None:
             names = {f"{NAMES} {d}": msgspec.msgpack.encode(n) for d, n in closure.names().items()}
             self._store.keep_facts({**names, mark: b""})
-
-    def _are_same(self, paths: Iterable[str]) -> bool:
-        """Whether files and folders are as they were before they were read."""
-        states = self._index.files.states
-        return all(states[p] is not None and states[p] == file_state(p) for p in paths)
 
     def _new_index(self) -> CodeIndex:
         beside = [plugin.path.parent for plugin in self._plugins.plugins if plugin.path is not None]

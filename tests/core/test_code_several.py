@@ -72,13 +72,17 @@ def test_another_step_type_of_the_file_counts_out(tmp_path: Path) -> None:
 
 def test_a_worker_does_not_define_what_counts_out(tmp_path: Path) -> None:
     made = closure(tmp_path, HEAD, MINE, OTHER, TABLE)
+    link = tmp_path / "link.py"
+    link.symlink_to(tmp_path / "steps.py")
     leave_out(made.left_out)
     try:
         plugin = load_file(tmp_path / "steps.py")
+        imported = load_source(link, "link_to_steps")
     finally:
         _LEFT_OUT.clear()
     assert not hasattr(plugin.module, "Other")
     assert [*plugin.module.finery_steps()] == ["t.mine"]
+    assert not hasattr(imported, "Other")
     line = MINE.count("\n", 0, MINE.index("def run")) + HEAD.count("\n") + 1
     assert plugin.module.Mine.run.__code__.co_firstlineno == line
 
@@ -113,8 +117,6 @@ def test_a_method_that_is_named_like_a_function_finds_no_class(tmp_path: Path) -
 def test_a_class_that_an_imported_file_names_counts(tmp_path: Path) -> None:
     (tmp_path / "neighbour.py").write_text("def f(m): return m.Other\n")
     assert not left_out(closure(tmp_path, HEAD, "import neighbour\n", MINE, OTHER, TABLE))
-    (tmp_path / "neighbour.py").write_text("import steps\n")
-    assert not left_out(closure(tmp_path, HEAD, MINE, OTHER, "import neighbour\n", TABLE))
 
 
 @pytest.mark.parametrize(
@@ -124,13 +126,9 @@ def test_a_class_that_an_imported_file_names_counts(tmp_path: Path) -> None:
         ("(Step, ", "(Step, object, "),
         ('packages=("blake3",)', "packages=tuple('a')"),
         ("most: int = LIMIT", "most: int = len('a')"),
-        ("most: int = LIMIT", "most: LIMIT[int] = LIMIT"),
-        ("most: int = LIMIT", "most: 'print(1)' = 1"),
         ("most: int = LIMIT", "LIMITS.a = 2"),
         ("most: int = LIMIT", "for x in (): pass"),
         ("most: int = LIMIT", "import json"),
-        ("most: int = LIMIT", "x = [*LIMIT]"),
-        ("most: int = LIMIT", "x = f'{LIMIT}'"),
         ("most: int = LIMIT", "class Inner: pass"),
         ("most: int = 3)", "most: int = len('a'))"),
         ("@property", "@job.property"),
@@ -144,7 +142,7 @@ def test_a_class_that_does_more_than_exist_counts(tmp_path: Path, old: str, new:
 
     path = tmp_path / "steps.py"
     path.write_text(HEAD + MINE + source + TABLE)
-    assert [p.name for p in pieces_of(path) if p.bases is not None] == ["Mine"]
+    assert [p.name for p in pieces_of(path) if p.is_plain] == ["Mine"]
 
 
 @pytest.mark.parametrize(
@@ -163,4 +161,4 @@ def test_names_that_may_not_be_those_of_finery_make_a_class_count(
 
     path = tmp_path / "steps.py"
     path.write_text(HEAD + first + MINE + OTHER + TABLE)
-    assert "Other" not in [piece.name for piece in pieces_of(path) if piece.bases is not None]
+    assert "Other" not in [piece.name for piece in pieces_of(path) if piece.is_plain]

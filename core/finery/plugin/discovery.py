@@ -49,7 +49,7 @@ class _Source(SourceFileLoader):
         real, digest = os.path.realpath(path), blake3(source).hexdigest()
         is_same = COMPILED.get(real, Compiled(state, digest)).digest == digest
         COMPILED[real] = Compiled(state, digest if is_same else "")
-        if classes := _LEFT_OUT.get(path):
+        if classes := _LEFT_OUT.get(real):
             from finery.plugin.cut import source_without  # needs `ast`
 
             source = source_without(source, path, classes)
@@ -94,11 +94,11 @@ def load_source(path: Path, name: str) -> ModuleType:
 
 
 def leave_out(classes: Mapping[str, Collection[str]]) -> None:
-    """From now on, load plugin files without some classes. classes: path → their names.
+    """From now on, load files of code without some classes. classes: path → their names.
 
     For a process that runs a step whose key doesn't cover them.
     """
-    _LEFT_OUT.update(classes)
+    _LEFT_OUT.update((os.path.realpath(path), names) for path, names in classes.items())
 
 
 _LEFT_OUT: dict[str, Collection[str]] = {}

@@ -50,34 +50,27 @@ class Closure:
             index = index.beside(named) if isinstance(named, Path) else index
         self._index = index
         self._subjects = subjects
-        self._counted = {"", *(getattr(s, "__qualname__", "") for s, _ in subjects)}
+        self._counted = {getattr(named, "__qualname__", "") for named, _ in subjects}
         self._follow()
-        while not self._is_complete():
+        while needed := self._aside_but_needed():
+            self._counted |= needed
             self._follow()
         self._summarize()
 
     # -- files with several step types -----------------------------------------------------------
 
-    def _is_complete(self) -> bool:
-        """Whether no code that counts names a class that doesn't. Otherwise, that counts now."""
-        pieces = [p for module in self._loose.values() for p in self._pieces(module.path)]
-        words = self._renamed.union(*(piece.words for piece in pieces))
+    def _aside_but_needed(self) -> set[str]:
+        """The classes that don't count although code that counts may name them."""
         aside = {name for names in self.left_out.values() for name in names}
-        if any(p.is_open or (TABLE in p.words and not p.is_table) for p in pieces):
-            words |= aside
-        self._counted |= aside & words
-        return aside.isdisjoint(words)
+        pieces = [p for module in self._loose.values() for p in self._pieces(module.path)]
+        if any(piece.is_open for piece in pieces):
+            return aside
+        return {name for name in aside if any(name in piece.words for piece in pieces)}
 
     def _pieces(self, path: str) -> Iterator[Piece]:
         """The statements of a file that count."""
         left_out = self.left_out.get(path, ())
         return (piece for piece in self._index.files.pieces(path) if piece.name not in left_out)
-
-    def _is_aside(self, piece: Piece) -> bool:
-        """Whether a piece only defines a step type that isn't needed."""
-        if piece.bases is None or piece.name in self._counted:
-            return False
-        return packages().issuperset(base.partition(".")[0] for base in piece.bases)
 
     # -- following -------------------------------------------------------------------------------
 
@@ -89,7 +82,6 @@ class Closure:
         self.folders: set[str] = set()
         self._names: dict[str, dict[str, str]] = {}
         self.left_out: dict[str, list[str]] = {}
-        self._renamed: set[str] = set()
         self._own: dict[str, dict[str, None]] = {}
         self._loose: dict[str, Module] = {}
         self._pending: list[Module] = []
@@ -148,15 +140,13 @@ class Closure:
         if not module.path:
             return
         real = os.path.realpath(module.path)
-        if (earlier := self._loose.get(real)) is not None:
-            if earlier.name != module.name and (aside := self.left_out.get(earlier.path)):
-                self._renamed.update(aside)  # nothing is left out of what is imported by its name
+        if real in self._loose:
             return
         self._loose[real] = module
         self._pending.append(module)
         pieces = self._index.files.pieces(module.path)
         if module.name.startswith(FILE_MODULE):
-            aside = [piece.name for piece in pieces if self._is_aside(piece)]
+            aside = [p.name for p in pieces if p.is_plain and p.name not in self._counted]
             self.left_out |= {module.path: aside} if aside else {}
         if reads_registry(pieces):
             self.code["installed distributions"] = self._index.registry
@@ -251,11 +241,12 @@ class Closure:
         for module in self._loose.values():
             self.files.add(module.path)
             aside = self.left_out.get(module.path, ())
+            entries = {f"{TABLE}.{name}" for name in aside}
             names: dict[str, str] = {}
             for piece in self._pieces(module.path):
                 for name, digest in piece.digests.items():
-                    if not (piece.is_table and name.partition(".")[2] in aside):
-                        names[name] = f"{names[name]} {digest}" if name in names else digest
+                    if name not in entries:
+                        names[name] = names.get(name, "") + digest
             self._count(label_of(module), names)
         self.code = dict(sorted(self.code.items()))
 

@@ -58,23 +58,18 @@ def _pieces(tree: ast.Module) -> Iterator[Piece]:
         if bound[alias.asname or alias.name] == 1 and not bound["*"]
     }
     for node in tree.body:
-        table = table_of(node, sources)
-        if table is not None and isinstance(node, ast.FunctionDef):
-            digests = _digests_of_table(node, table)
-        else:
-            digests = _digests(node)
+        table = table_of(node)
         nodes = [*ast.walk(node)]
         texts = {id(each.value) for each in nodes if isinstance(each, ast.Expr)}  # docstrings
-        texts |= {id(value) for value in table.values} if table is not None else set()
+        texts |= {id(each) for each in (node, *table.values)} if table is not None else set()
         words = {word for each in nodes if id(each) not in texts for word in _words(each)}
         yield Piece(
             name=_defined(node),
-            digests=digests,
+            digests=_digests(node) if table is None else _digests_of_table(node, table),
             imports=[imported for each in nodes for imported in _imports(each)],
             words=frozenset(words),
-            is_open=not words.isdisjoint(OPEN) or any(map(_is_computed, nodes)),
-            bases=is_plain_class(node, sources, bound),
-            is_table=table is not None,
+            is_open=not words.isdisjoint({*OPEN, TABLE}) or any(map(_is_computed, nodes)),
+            is_plain=is_plain_class(node, sources, bound),
         )
 
 
@@ -101,14 +96,13 @@ def _digests(node: ast.stmt) -> dict[str, str]:
     return {node.name: _digest(head)} | {name: _digest(each) for name, each in methods.items()}
 
 
-def _digests_of_table(node: ast.FunctionDef, table: ast.Dict) -> dict[str, str]:
+def _digests_of_table(node: ast.stmt, table: ast.Dict) -> dict[str, str]:
     """The same for a table of step types: an entry counts like the class that it names."""
     entries: dict[str, list[object]] = {}
     for key, value in zip(table.keys, table.values, strict=True):
-        name = value.id if isinstance(value, ast.Name) else ""
-        entries.setdefault(f"{TABLE}.{name}", []).append([key, value])
-    hook = [node.decorator_list, node.args, node.returns, node.body[:-1]]
-    return {TABLE: _digest(hook)} | {name: _digest(each) for name, each in entries.items()}
+        entries.setdefault(f"{TABLE}.{getattr(value, 'id', '')}", []).append([key, value])
+    table.keys, table.values = [], []
+    return _digests(node) | {name: _digest(each) for name, each in entries.items()}
 
 
 def _digest(top: object) -> str:

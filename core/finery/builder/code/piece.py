@@ -9,8 +9,7 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
     name: of the function or class; empty for others. digests: definition in it → digest; a class
     and each of its methods. imports: `a.b` for `import a.b`, `a.b:c` for `from a.b import c`, with
     dots before relative ones. words: all names in it, also in strings. is_open: it may look for
-    classes that it doesn't name. bases: the modules of the bases of a class that only defines
-    itself. is_table: it only returns a table of step types.
+    classes that it doesn't name. is_plain: it only defines a step type.
     """
 
     name: str
@@ -18,5 +17,4 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
     imports: list[str]
     words: frozenset[str] = frozenset()
     is_open: bool = False
-    bases: list[str] | None = None
-    is_table: bool = False
+    is_plain: bool = False

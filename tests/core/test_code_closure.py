@@ -164,7 +164,7 @@ def test_a_new_file_that_an_import_would_read_is_watched_and_changes_the_code(
     for folder in ("lib", "early"):
         monkeypatch.syspath_prepend(tmp_path / folder)
     before = closure(tmp_path)
-    watched = before._index.imports.absent
+    watched = before._index.absent
     assert not any(map(os.path.exists, watched))
     write(tmp_path, {new: "new = 1"})
     assert any(map(os.path.exists, watched))
@@ -195,7 +195,7 @@ def test_what_a_file_of_key_code_imports_beside_it_counts(tmp_path: Path) -> Non
     found = Closure(index, [(tmp_path / "tools/calls.py", None)])
     assert {*found.code} == {"calls.py", "helper.py"}
     assert not found.packages
-    assert any(map(str(tmp_path).__eq__, map(os.path.dirname, index.imports.absent)))
+    assert any(map(str(tmp_path).__eq__, map(os.path.dirname, index.absent)))
 
 
 def test_a_module_that_hides_one_of_python_acts_on_all_steps(

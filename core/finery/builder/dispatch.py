@@ -77,7 +77,7 @@ def task_of(
         gpu_names=node.gpus,
         project=str(project),
         recipe=str(plain_path(graph.recipe.folder)),
-        code=[*map(str, paths)],
+        code=sorted(paths),
         left_out=planner.code.left_out(*planner.code_of(plan)),
         environment=environment,
     )

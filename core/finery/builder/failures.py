@@ -57,7 +57,7 @@ _real = lru_cache(maxsize=4096)(os.path.realpath)
 
 def code_states(plan: StepPlan, planner: Planner) -> dict[str, FileState]:
     """The states of the files of a step's code, besides installed ones."""
-    paths = map(str, planner.code.paths(*planner.code_of(plan)))
+    paths = planner.code.paths(*planner.code_of(plan))
     return {_real(path): file_state(path) for path in paths if "site-packages" not in path}
 
 

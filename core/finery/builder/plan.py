@@ -212,7 +212,7 @@ class Planner:
     def places(self, plan: StepPlan) -> Places:
         """What the names of what a step reads mean."""
         recipe = self.graph.recipe
-        code = map(str, self.code.paths(*self.code_of(plan)))
+        code = self.code.paths(*self.code_of(plan))
         folder, project = plain_path(recipe.folder), project_folder(recipe.path)
         return places_of(str(project), str(folder), str(self.store.root), [*code])
 

@@ -338,8 +338,9 @@ def sources_of(build: "Build") -> Sources:
     used = {str(plain_path(graph.recipe.path))}
     for plugin in graph.plugins.plugins:
         used.add(str(plugin.path or plugin.module.__file__))
-    used |= {str(path) for path in planner.code.files() | planner.code.folders()}
-    absent = {str(plain_path(planner.lock.path))} | planner.code.absent() | planner.outside
+    watched = planner.code.watched()
+    used |= watched.present
+    absent = {str(plain_path(planner.lock.path))} | watched.absent | planner.outside
     patterns, folder = set(), plain_path(graph.recipe.folder)
     for node in graph.nodes.values():
         for files in files_of(node.step).values():

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,12 +28,15 @@ from finery.step.inspect import (
 )
 from finery.step.step import Step
 from finery.testing import given
+from finery.util.installed import place_of
 from finery.util.references import load_reference
 
 NAME = "trial"
 """The recipe's name."""
 SUBJECT = "subject"
 """The name of the step in the recipe."""
+KIT = "finery/rows/"
+"""The part of the core whose code is in keys."""
 SEED = 17
 SECRET = "FINERY_TRIAL_SECRET_KEY"
 SECRET_VALUE = "trial-secret-5d0c8e51f2a94b37"
@@ -237,21 +239,24 @@ class Trial:
             graph = open_graph(self.folder / "recipe.yaml", (), store)
             planner = Planner(graph, store)
             (plan,) = (p for p in make_plan(planner) if p.node.name == SUBJECT)
-            keyed = {str(path) for path in planner.code.paths(*planner.code_of(plan))}
-            own = {str(path) for path in planner.code.own_files()}
-            counts = cache(planner.code.counts)
+            keyed = planner.code.paths(*planner.code_of(plan))
+            own, watched = planner.code.own_paths(), planner.code.watched().present
+            # The key format stands for the rest of the core.
+            rest = {p for name, p in own.items() if name[:7] == "finery/" and KIT not in name}
             recorded = Path(self.env[given.EXECUTED] or "").read_text("utf-8").splitlines()
             functions = {
                 (file, name.partition(".<")[0], is_counted)
                 for line in recorded
                 for file, name, is_counted in json.loads(line)
-                if counts(file) and Path(file).name != "given.py" and name[0] != "<"
+                if file not in rest
+                and (file in watched or (os.path.isabs(file) and place_of(file) == ""))
+                and Path(file).name != "given.py" and name[0] != "<"
                 and (name == "finery_run_step" or not name.startswith("finery_"))
             }  # fmt: skip
         finally:
             store.close()
         counted = {(file, name) for file, name, is_counted in functions if is_counted}
-        missing = {(file, name) for file, name in counted if file not in keyed | own}
+        missing = {(file, name) for file, name in counted if file not in {*keyed, *own.values()}}
         return Executed(len(counted), len({f[:2] for f in functions} - counted), sorted(missing))
 
     def remove(self, step: Step, name: str) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection, Iterator
 from functools import partial
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,9 +19,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from finery.builder.code.distributions import (
-    plugin_modules,
-)
+from finery.builder.code.distributions import plugin_modules
 from finery.builder.code.imports import Module, label_of
 from finery.builder.code.index import CodeIndex, reads_registry
 from finery.builder.code.piece import Piece
@@ -46,9 +45,8 @@ class Closure:
     """
 
     def __init__(self, index: CodeIndex, subjects: Collection[Subject]) -> None:
-        for named, _ in subjects:
-            index = index.beside(named) if isinstance(named, Path) else index
         self._index = index
+        self._imports = index.imports(named for named, _ in subjects if isinstance(named, Path))
         self._subjects = subjects
         self._counted = {getattr(named, "__qualname__", "") for named, _ in subjects}
         self._follow()
@@ -90,13 +88,15 @@ class Closure:
         for named, named_in in self._subjects:
             self._start(named, named_in)
         if self._loose or self._contents:
-            for archive in self._index.imports.archives:
+            for archive in self._imports.archives:
                 self._visit(Module("", archive))
         while self._pending:
             module = self._pending.pop()
-            for piece in self._pieces(module.path):
-                for imported in piece.imports:
-                    self._import(*module.absolute(imported))
+            pieces = [*self._pieces(module.path)]
+            if reads_registry(pieces):
+                self.code["installed distributions"] = self._index.registry
+            for imported in (imported for piece in pieces for imported in piece.imports):
+                self._import(*module.absolute(imported))
 
     def _start(self, named: Any, named_in: ModuleType | None) -> None:
         if isinstance(named, Path | Module):
@@ -144,50 +144,40 @@ class Closure:
             return
         self._loose[real] = module
         self._pending.append(module)
-        pieces = self._index.files.pieces(module.path)
         if module.name.startswith(FILE_MODULE):
+            pieces = self._index.files.pieces(module.path)
             aside = [p.name for p in pieces if p.is_plain and p.name not in self._counted]
             self.left_out |= {module.path: aside} if aside else {}
-        if reads_registry(pieces):
-            self.code["installed distributions"] = self._index.registry
 
-    def _import(self, base: str, name: str) -> bool:
-        """Follow an import; whether anybody has the module. name: of what is imported from it."""
+    def _import(self, base: str, name: str) -> None:
+        """Follow an import. name: of what is imported from it."""
         top = base.partition(".")[0]
-        if not top.isidentifier():
-            return False
         if is_own(base):
             self._import_own(base, name)
-            return True
-        if (distribution := plugin_modules().get(top)) is not None:
+        elif (distribution := plugin_modules().get(top)) is not None:
             self._count_contents(distribution)
-            return True
-        modules = self._index.imports.find(top)
-        places = {place_of(module.path or module.folders[0]) for module in modules}
-        if not modules and top not in sys.stdlib_module_names:
-            self.packages.add(top)
-        if "installed" in places:
-            owners = self._index.installed.owners.get(top, ())
+        elif top.isidentifier():
+            modules = self._imports.find(top)
+            if not modules and top not in sys.stdlib_module_names:
+                self.packages.add(top)
+            places = {place_of(module.path or module.folders[0]) for module in modules}
+            owners = self._index.installed.owners.get(top, ()) if "installed" in places else ()
             for owner in owners:
                 self._count_version(owner, "")
-            if not owners:
-                places.add("")
-        if "" in places:
-            self._walk(base, name)
-        return bool(modules)
+            if "" in places or ("installed" in places and not owners):
+                self._walk(base, name)
 
     def _walk(self, base: str, name: str) -> None:
         """Visit the files of a module and of the packages that it is in."""
-        parts = base.split(".")
-        prefixes = [".".join(parts[: i + 1]) for i in range(len(parts))]
-        imports = self._index.imports
-        children = [name] if name else []
+        names = [*accumulate(base.split("."), "{}.{}".format)]
         if name == "*":
-            children = [child for m in imports.find(base) for child in imports.children(m)]
-        for each in (*prefixes, *(f"{base}.{child}" for child in children)):
-            for module in imports.find(each):
-                if place_of(module.path) != "standard":
-                    self._visit(module)
+            modules = self._imports.find(base)
+            names += (f"{base}.{child}" for m in modules for child in self._imports.children(m))
+        elif name:
+            names.append(f"{base}.{name}")
+        for module in (module for each in names for module in self._imports.find(each)):
+            if place_of(module.path) != "standard":
+                self._visit(module)
 
     # -- counting --------------------------------------------------------------------------------
 
@@ -205,16 +195,11 @@ class Closure:
         if distribution.name in self._contents:
             return
         self._contents.add(distribution.name)
-        tops = [top for top, other in plugin_modules().items() if other == distribution]
-        contents = self._index.contents(distribution, tops)
+        contents = self._index.contents(distribution)
         self._count(distribution.name, contents.digests)
         self.files.update(contents.paths.values())
         self.folders |= contents.folders
-        if contents.reads_registry:
-            self.code["installed distributions"] = self._index.registry
-        for base, name in contents.imports:
-            if base.partition(".")[0] not in tops:
-                self._import(base, name)
+        self._pending += contents.modules()
 
     def _count_version(self, name: str, extra: str) -> None:
         """Count a distribution and what it requires, for an extra of it or without."""

@@ -77,6 +77,7 @@ class Files:
 
     def digest(self, path: str) -> str:
         """BLAKE3 of a file's bytes."""
+        self.watch(path)
         store = self._store
         digest = digest_of(path) if store is None else store.digest_file(Path(path))
         self._note(path, digest)

@@ -10,9 +10,12 @@ from importlib.machinery import (
     EXTENSION_SUFFIXES,
     SOURCE_SUFFIXES,
     BuiltinImporter,
+    FileFinder,
     FrozenImporter,
     PathFinder,
+    SourceFileLoader,
 )
+from itertools import takewhile
 from typing import NamedTuple
 
 from finery.plugin.discovery import ADDED
@@ -20,6 +23,8 @@ from finery.util.installed import place_of
 
 SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 """Of modules, in the order in which Python looks for them."""
+ENDS = ("", *(f"/__init__{suffix}" for suffix in SUFFIXES), *SUFFIXES)
+"""What may follow the name of a module in a folder, in this order."""
 VIRTUALENV = "_virtualenv.pth"
 """A file that comes with each environment of virtualenv and uv; it acts on installers."""
 _USUAL = (BuiltinImporter, FrozenImporter, PathFinder)
@@ -39,12 +44,9 @@ class Module(NamedTuple):
         """(module, name in it or empty) of an import in this file, see `Parsed`."""
         base, _, name = imported.partition(":")
         rest = base.lstrip(".")
-        level = len(base) - len(rest)
-        if not level:
-            return base, name
-        parts = self.name.split(".")
-        parents = parts[: len(parts) - level + bool(self.folders)]
-        base = ".".join([*parents, rest] if rest else parents)
+        if level := len(base) - len(rest):
+            parents = self.name.split(".")[: bool(self.folders) - level or None]
+            base = ".".join(filter(None, [*parents, rest]))
         return (base, name) if base else (name, "")
 
 
@@ -54,33 +56,33 @@ class Imports:
     beside: those folders. What is in one of them counts in addition to what comes first, since the
     order isn't known here.
 
-    absent: files that imports would read if they existed. listed: folders in which any new file may
-    matter. archives: zip files in `sys.path`.
+    absent: takes the files that imports would read if they existed. listed: takes the folders in
+    which any new file may matter. archives: zip files in `sys.path`.
     """
 
-    def __init__(self, beside: Iterable[str]) -> None:
+    def __init__(self, beside: Iterable[str], absent: set[str], listed: set[str]) -> None:
         here = os.getcwd()
         entries = [os.path.abspath(e or ".") for e in sys.path if e not in ADDED]
         self._path = [e for e in dict.fromkeys(entries) if e != here and os.path.isdir(e)]
         self._first = [here] if here in entries else []  # not in the path of workers
-        self._beside = [*dict.fromkeys(map(os.path.abspath, beside))]
+        self._beside = [*beside]
         self._modules: dict[str, list[Module]] = {}
-        self.absent: set[str] = set()
-        self.listed: set[str] = set()
+        self._finders: dict[str, FileFinder] = {}
+        self._absent, self._listed = absent, listed
         self.archives = [e for e in entries if os.path.isfile(e)]
 
     def find(self, name: str) -> list[Module]:
         """The modules of a dotted name: usually one, none if nobody has it."""
         if name not in self._modules:
-            parent, _, tail = name.rpartition(".")
-            modules = self._inside(parent, tail) if parent else self._top(name)
+            parent = name.rpartition(".")[0]
+            modules = self._inside(parent, name) if parent else self._top(name)
             self._modules[name] = [*dict.fromkeys(modules)]
         return self._modules[name]
 
     def children(self, module: Module) -> Iterator[str]:
         """The names of the modules in a package."""
         for folder in module.folders:
-            self.listed.add(folder)
+            self._listed.add(folder)
             for entry in sorted(os.listdir(folder)):
                 name = entry.partition(".")[0]
                 if name.isidentifier() and name not in ("__init__", "__pycache__"):
@@ -105,52 +107,41 @@ class Imports:
             if place_of(f"{folder}/"):
                 break
             for name in {entry.partition(".")[0] for entry in os.listdir(folder)}:
-                early = PathFinder.find_spec(name, [folder])
-                if early is None or not early.origin:
-                    continue
-                late = PathFinder.find_spec(name, self._path[index + 1 :])
-                if late is not None and late.origin and place_of(late.origin):
-                    yield Module(name, early.origin, (*(early.submodule_search_locations or ()),))
+                early = [m for m in self._in(folder, name) if m.path]
+                rest = (m for later in self._path[index + 1 :] for m in self._in(later, name))
+                if early and any(place_of(module.path) for module in rest):
+                    yield from early
 
-    def _inside(self, parent: str, tail: str) -> Iterator[Module]:
+    def _inside(self, parent: str, name: str) -> Iterator[Module]:
         for package in self.find(parent):
             for folder in package.folders:
-                yield from self._in(folder, f"{parent}.{tail}", tail)
+                yield from self._in(folder, name)
 
     def _top(self, name: str) -> Iterator[Module]:
         if name in sys.builtin_module_names:
             return
         for folder in self._first:
-            yield from self._in(folder, name, name)
+            yield from self._in(folder, name)
         for folder in self._path:
-            for module in self._in(folder, name, name):
+            for module in self._in(folder, name):
                 yield module
                 if module.path:
                     return
-        beside = [m for folder in self._beside for m in self._in(folder, name, name)]
+        beside = [m for folder in self._beside for m in self._in(folder, name)]
         yield from beside or self._by_finders(name)
 
-    def _in(self, folder: str, name: str, tail: str) -> Iterator[Module]:
-        """The module of that name in a folder."""
-        inner = f"{folder}/{tail}"
-        package = None
-        if os.path.isdir(inner):
-            package = self._first_of(f"{inner}/__init__")
-        elif place_of(inner) == "":
-            self.absent.add(inner)
-        if package is not None:
-            yield Module(name, package, (inner,))
-        elif (file := self._first_of(inner)) is not None:
-            yield Module(name, file)
-        elif os.path.isdir(inner):
-            yield Module(name, "", (inner,))
-
-    def _first_of(self, stem: str) -> str | None:
-        paths = [f"{stem}{suffix}" for suffix in SUFFIXES]
-        file = next(filter(os.path.isfile, paths), None)
-        if place_of(stem) == "":
-            self.absent.update(paths[: None if file is None else paths.index(file)])
-        return file
+    def _in(self, folder: str, name: str) -> Iterator[Module]:
+        """The module of that name in a folder, as Python would find it."""
+        if folder not in self._finders:  # a new one knows what is in the folder now
+            self._finders[folder] = FileFinder(folder, (SourceFileLoader, [*SUFFIXES]))
+        tail = name.rpartition(".")[2]
+        spec = self._finders[folder].find_spec(tail)
+        path = (spec.origin if spec is not None else None) or ""
+        if place_of(f"{folder}/") == "":
+            earlier = takewhile(path.__ne__, (f"{folder}/{tail}{end}" for end in ENDS))
+            self._absent.update(each for each in earlier if not os.path.isdir(each))
+        if spec is not None:
+            yield Module(name, path, (*(spec.submodule_search_locations or ()),))
 
     def _by_finders(self, name: str) -> Iterator[Module]:
         """What other finders find, such as those of editable installations, or what is loaded."""

@@ -1,8 +1,7 @@
 """What closures of code are computed from, read once for all of them."""
 
 import os
-from collections.abc import Collection, Iterable
-from copy import copy
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from finery.builder.code.distributions import (
     Installed,
     files_of,
+    plugin_modules,
     read_installed,
     registry,
     unlisted,
@@ -32,28 +32,25 @@ METADATA = frozenset({"importlib", "metadata"})
 class CodeIndex:
     """Where imports lead, what files hold, and what is installed.
 
-    beside: folders from which workers may import. store: keeps facts about files.
+    beside: folders from which workers may import. store: keeps facts about files. absent, listed:
+    see `Imports`.
     """
 
     def __init__(self, beside: Iterable[str], store: Store | None) -> None:
-        self._beside = [*beside]
-        self.imports = Imports(self._beside)
+        self._beside = [*map(os.path.abspath, beside)]
+        self._imports: dict[tuple[str, ...], Imports] = {}
+        self._contents: dict[str, Contents] = {}
+        self.absent: set[str] = set()
+        self.listed: set[str] = set()
         self.files = Files(store)
         self.own = Own(self.files)
-        self._contents: dict[str, Contents] = {}
-        self._wider: dict[str, CodeIndex] = {}
 
-    def beside(self, path: Path) -> "CodeIndex":
-        """The same with the folder of a file, which a worker that loads it adds to its path."""
-        folder = os.path.abspath(path.parent)
-        if folder in map(os.path.abspath, self._beside):
-            return self
-        if folder not in self._wider:
-            self._wider[folder] = wider = copy(self)
-            wider._beside, wider._wider = [*self._beside, folder], {}
-            wider.imports = Imports(wider._beside)
-            wider.imports.absent, wider.imports.listed = self.imports.absent, self.imports.listed
-        return self._wider[folder]
+    def imports(self, files: Iterable[Path] = ()) -> Imports:
+        """Where imports lead, in a worker that also loads some files. It adds their folders."""
+        beside = (*dict.fromkeys([*self._beside, *(os.path.abspath(f.parent) for f in files)]),)
+        if beside not in self._imports:
+            self._imports[beside] = Imports(beside, self.absent, self.listed)
+        return self._imports[beside]
 
     @cached_property
     def installed(self) -> Installed:
@@ -73,60 +70,50 @@ class CodeIndex:
         """What may act on any step: modules that Python imports at its start, and those that come
         before others of the same name.
         """
-        files = {path: path for path in self.imports.start_files()}
+        files = {path: path for path in self.imports().start_files()}
         unowned = self.files.fact("start files", list[str], files, lambda: unlisted(files))
-        return [*self.imports.at_start(), *(Module("", path) for path in unowned)]
+        return [*self.imports().at_start(), *(Module("", path) for path in unowned)]
 
-    def contents(self, distribution: Distribution, tops: Collection[str]) -> "Contents":
-        """The contents of the packages of a distribution."""
+    def contents(self, distribution: Distribution) -> "Contents":
+        """All files of a distribution with plugins."""
         if distribution.name not in self._contents:
-            self._contents[distribution.name] = Contents(self, distribution, tops)
+            self._contents[distribution.name] = self._read(distribution)
         return self._contents[distribution.name]
 
+    def _read(self, distribution: Distribution) -> "Contents":
+        self.files.watch(distribution.folder)
+        paths = dict(files_of(distribution))
+        tops = [top for top, other in plugin_modules().items() if other == distribution]
+        modules = [m for top in tops for m in self.imports().find(top)]
+        folders: set[str] = set()
+        for module in modules:
+            if module.path:  # others may have a part of a namespace package
+                paths[label_of(module)] = module.path
+                folders.update(module.folders)
+                for folder in module.folders:
+                    paths |= files_in(folder, module.name)
+        folders |= {os.path.dirname(path) for path in paths.values()}
+        for path in folders:
+            self.files.watch(path)
+        digests = {label: self.files.digest(path) for label, path in sorted(paths.items())}
+        return Contents(paths, digests, folders)
 
-class Contents:
-    """All files of a distribution with plugins. Facts about them are kept until one changes."""
 
-    def __init__(self, index: CodeIndex, distribution: Distribution, tops: Collection[str]) -> None:
-        self._files = index.files
-        self.folders: set[str] = set()
-        self.paths = dict(files_of(distribution))
-        index.files.watch(distribution.folder)
-        for module in (m for top in sorted(tops) for m in index.imports.find(top)):
-            if not module.path:  # others may have a part of a namespace package
-                continue
-            self.paths[label_of(module)] = module.path
-            for folder in module.folders:
-                self.paths |= files_in(folder, module.name)
-                self.folders.add(folder)
-        self.folders |= {os.path.dirname(path) for path in self.paths.values()}
-        for folder in self.folders:
-            index.files.watch(folder)
-        kept = index.files.fact(f"contents {distribution.name}", _Kept, self.paths, self._read)
-        self.digests, self.imports, self.reads_registry = kept
+class Contents(NamedTuple):
+    """Label → path and digest of each file, and the folders that they are in."""
 
-    def _read(self) -> "_Kept":
-        paths = sorted(self.paths.items())
-        digests = {label: self._files.digest(path) for label, path in paths}
-        imports: set[tuple[str, str]] = set()
-        pieces: list[Piece] = []
+    paths: dict[str, str]
+    digests: dict[str, str]
+    folders: set[str]
+
+    def modules(self) -> Iterator[Module]:
+        """The modules among them."""
         for label, path in self.paths.items():
             stem, suffix = os.path.splitext(label)
-            if suffix != ".py":
-                continue
-            is_package = stem.endswith("/__init__")
-            name = stem.removesuffix("/__init__").replace("/", ".")
-            module = Module(name, path, (os.path.dirname(path),) if is_package else ())
-            pieces += self._files.pieces(path)
-            for piece in self._files.pieces(path):
-                imports.update(map(module.absolute, piece.imports))
-        return _Kept(digests, sorted(imports), reads_registry(pieces))
-
-
-class _Kept(NamedTuple):
-    digests: dict[str, str]
-    imports: list[tuple[str, str]]
-    reads_registry: bool
+            if suffix == ".py":
+                name = stem.removesuffix("/__init__").replace("/", ".")
+                is_package = stem.endswith("/__init__")
+                yield Module(name, path, (os.path.dirname(path),) if is_package else ())
 
 
 def reads_registry(pieces: Iterable[Piece]) -> bool:

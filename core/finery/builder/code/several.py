@@ -54,14 +54,14 @@ def is_plain_class(node: ast.stmt, sources: Mapping[str, str], bound: Mapping[st
 
 def _is_plain(node: ast.stmt, sources: Mapping[str, str]) -> bool:
     """Whether a statement of a class body defines a method or a variable, and calls nothing."""
-    run = [node]
+    run: list[ast.AST | None] = [node]
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         if not all(getattr(each, "id", "") in WRAPS for each in node.decorator_list):
             return False
-        run = [node.args, *filter(None, [node.returns])]
+        run = [node.args, node.returns]
     elif not isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr | ast.Pass):
         return False
-    return not any(_acts(each, sources) for part in run for each in ast.walk(part))
+    return not any(_acts(each, sources) for part in run if part for each in ast.walk(part))
 
 
 def _acts(node: ast.AST, sources: Mapping[str, str]) -> bool:

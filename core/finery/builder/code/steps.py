@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -14,7 +13,6 @@ from finery.artifact.kinds import Artifact
 from finery.builder.code.closure import Closure, Code, Subject, is_own
 from finery.builder.code.files import decoded
 from finery.builder.code.index import CodeIndex
-from finery.builder.code.table import CORE
 from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins
@@ -29,12 +27,10 @@ from finery.step.inspect import (
 )
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.util.installed import normalised, place_of, version_of
+from finery.util.installed import normalised, version_of
 from finery.util.references import OUTSIDE
 from finery.util.text import nearest_meant
 
-KIT = "finery/rows/"
-"""The files of the core that count."""
 NAMES = "names in code 2"
 """Prefix of the facts with the definitions of a file that count, by their digest."""
 
@@ -46,6 +42,13 @@ class Wrapper(NamedTuple):
     plugin: str
     code: Code
     packages: tuple[str, ...] = ()
+
+
+class Watched(NamedTuple):
+    """Files and folders that are there, and files that would be code if they were."""
+
+    present: set[str]
+    absent: set[str]
 
 
 class StepCode:
@@ -148,7 +151,7 @@ class StepCode:
 
     def is_current(self, store: Store) -> bool:
         """Whether this belongs to a store, and no file that the code depends on has changed."""
-        new = any(map(os.path.exists, self.absent()))
+        new = any(map(os.path.exists, self._index.absent))
         files = self._index.files
         return store is self._store and not new and all(map(files.is_same, [*files.states]))
 
@@ -162,41 +165,24 @@ class StepCode:
                 changed |= {file for file, _ in before.code.items() ^ now.code.items()}
         return sorted(changed)
 
-    def paths(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> set[Path]:
+    def paths(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> set[str]:
         """The files that a step's code depends on."""
         used = self._used(step, written, engines)
-        return {Path(p) for subjects in used for p in self._closure(subjects).files}
+        return {path for subjects in used for path in self._closure(subjects).files}
 
-    def counts(self, path: str) -> bool:
-        """Whether a file's code can be in keys: of plugins, the kit, or the project."""
-        for label, own in self._index.own.paths.items():
-            if own == path:
-                return not label.startswith(f"{CORE}/") or label.startswith(KIT)
-        is_ours = os.path.isabs(path) and place_of(path) == ""
-        return is_ours or any(path in closure.files for closure in self._closures.values())
-
-    def own_files(self) -> set[Path]:
-        """The files of finery."""
-        return {Path(path) for path in self._index.own.paths.values()}
-
-    def files(self) -> set[Path]:
-        """All files that the code depends on, and finery's own."""
-        paths = {path for closure in self._closures.values() for path in closure.files}
-        return {Path(path) for path in paths} | self.own_files()
-
-    def folders(self) -> set[Path]:
-        """Folders in which a new file may change the code."""
-        inside = {path for closure in self._closures.values() for path in closure.folders}
-        own = {os.path.dirname(path) for path in self._index.own.paths.values()}
-        return {Path(path) for path in inside | own | self._index.imports.listed}
+    def own_paths(self) -> dict[str, str]:
+        """Label → path of each file of finery."""
+        return self._index.own.paths
 
     def digest(self, path: str) -> str | None:
         """BLAKE3 of what was read of a file of code; None if that was known from before."""
         return self._index.files.digests.get(path)
 
-    def absent(self) -> set[str]:
-        """Files that an import would read if they existed."""
-        return self._index.imports.absent
+    def watched(self) -> Watched:
+        """What shows whether the code of any step may have changed."""
+        own = map(os.path.dirname, self._index.own.paths.values())
+        present = {*self._index.files.states, *self._index.own.paths.values(), *own}
+        return Watched(present | self._index.listed, self._index.absent)
 
     def names(self, digest: str) -> dict[str, str] | None:
         """Function, method or variable → digest, in the code of this digest."""

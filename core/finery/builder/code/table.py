@@ -66,7 +66,7 @@ class Own:
     """The own files as they are now."""
 
     def __init__(self, files: Files) -> None:
-        self._imports = Imports(())
+        self._imports = Imports((), set(), set())
         self._files = files
 
     @cached_property

@@ -15,7 +15,7 @@ from finery.errors import PluginError
 from finery.store.database import Store
 from finery.util.files import FileState, file_state, hash_file, settled
 
-FORMAT = f"code 9 {sys.version_info.major}.{sys.version_info.minor}"
+FORMAT = f"code 10 {sys.version_info.major}.{sys.version_info.minor}"
 """Kind and version of the facts, which depend on the syntax of this Python."""
 SKIPPED = frozenset({"__pycache__", "node_modules"})
 """Folders that are no part of a package."""

@@ -108,7 +108,7 @@ class Contents(NamedTuple):
 
     def modules(self) -> Iterator[Module]:
         """The modules among them."""
-        for label, path in self.paths.items():
+        for label, path in sorted(self.paths.items()):
             stem, suffix = os.path.splitext(label)
             if suffix == ".py":
                 name = stem.removesuffix("/__init__").replace("/", ".")

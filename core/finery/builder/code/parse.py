@@ -1,7 +1,7 @@
 """What a file of code holds: its imports, and digests of its syntax tree.
 
-Comments and layout don't count, everything else does. A file that this Python can't parse counts by
-its bytes. No function here recurses, since a file may nest as deep as the parser can go.
+Comments and layout don't count, everything else does. A file that this Python can't parse, or that
+nests too deep, counts by its bytes.
 """
 
 import ast
@@ -32,7 +32,7 @@ def pieces_of(path: Path, content: bytes) -> list[Piece]:
     pieces: list[Piece] = []
 
     def parse() -> None:
-        with suppress(Exception):  # a newer syntax, or too deep for this Python
+        with suppress(Exception):  # a newer syntax, too deep, or a number that is too long
             pieces[:] = _pieces(ast.parse(content))
 
     # How deep a file may nest depends on the depth of the caller, so here it is always the same.
@@ -63,13 +63,14 @@ def _pieces(tree: ast.Module) -> Iterator[Piece]:
         texts = {id(each.value) for each in nodes if isinstance(each, ast.Expr)}  # docstrings
         texts |= {id(each) for each in (node, *table.values)} if table is not None else set()
         words = {word for each in nodes if id(each) not in texts for word in _words(each)}
+        is_plain = is_plain_class(node, sources, bound)
         yield Piece(
             name=_defined(node),
-            digests=_digests(node) if table is None else _digests_of_table(node, table),
+            digests=_digests(node, table),  # takes the node to pieces
             imports=[imported for each in nodes for imported in _imports(each)],
             words=frozenset(words),
             is_open=not words.isdisjoint({*OPEN, TABLE}) or any(map(_is_computed, nodes)),
-            is_plain=is_plain_class(node, sources, bound),
+            is_plain=is_plain,
         )
 
 
@@ -79,49 +80,32 @@ def _defined(node: ast.stmt) -> str:
     return str(getattr(node, "name", getattr(targets[0], "id", "")))
 
 
-def _digests(node: ast.stmt) -> dict[str, str]:
-    """Definition → digest. A class counts without its methods, which have their own."""
-    if not isinstance(node, ast.ClassDef):
-        return {_defined(node): _digest([node])}
-    methods: dict[str, list[ast.stmt]] = {}
-    rest: list[object] = []
-    head: list[object]
-    for each in node.body:
-        is_method = isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
-        name = f"{node.name}.{getattr(each, 'name', '')}"
-        (methods.setdefault(name, []) if is_method else rest).append(each)
-        rest.append(is_method)  # the order of statements
-    head = [node.name, node.bases, node.keywords, node.decorator_list, rest, [*methods]]
-    head.append(getattr(node, "type_params", None))
-    return {node.name: _digest(head)} | {name: _digest(each) for name, each in methods.items()}
+def _digests(node: ast.stmt, table: ast.Dict | None) -> dict[str, str]:
+    """Definition → digest. Methods have their own, and so have entries of a table of step types.
+
+    An entry has the name of its class, since it counts like that.
+    """
+    parts: list[tuple[str, ast.AST]] = []
+    if isinstance(node, ast.ClassDef):
+        for index, each in enumerate(node.body):
+            if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef):
+                parts.append((each.name, each))
+                node.body[index] = ast.Pass()
+    elif table is not None:
+        for key, value in zip(table.keys, table.values, strict=True):
+            parts.append((getattr(value, "id", ""), ast.Dict([key], [value])))
+        table.keys, table.values = [], []
+    name = _defined(node)
+    digests = {name: _digest(node)}
+    for inner, part in parts:
+        inner = f"{name}.{inner}"
+        digests[inner] = digests.get(inner, "") + _digest(part)
+    return digests
 
 
-def _digests_of_table(node: ast.stmt, table: ast.Dict) -> dict[str, str]:
-    """The same for a table of step types: an entry counts like the class that it names."""
-    entries: dict[str, list[object]] = {}
-    for key, value in zip(table.keys, table.values, strict=True):
-        entries.setdefault(f"{TABLE}.{getattr(value, 'id', '')}", []).append([key, value])
-    table.keys, table.values = [], []
-    return _digests(node) | {name: _digest(each) for name, each in entries.items()}
-
-
-def _digest(top: object) -> str:
-    """A digest of a syntax tree, or of lists of trees and constants."""
-    texts: list[str] = []
-    rest = [top]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, ast.AST):
-            texts.append(type(item).__name__)
-            rest += [getattr(item, name, None) for name in reversed(item._fields)]
-        elif isinstance(item, list):
-            texts.append(f"[{len(item)}")
-            rest += reversed(item)
-        elif type(item) is int:  # a long one has no decimal text
-            texts.append(f"int {item:x}")
-        else:
-            texts.append(f"{type(item).__name__} {item!r}")
-    return blake3("\n".join(texts).encode(errors="surrogatepass")).hexdigest()
+def _digest(node: ast.AST) -> str:
+    """A digest of a syntax tree. Raises `RecursionError` for one that is too deep."""
+    return blake3(ast.dump(node).encode()).hexdigest()
 
 
 def _imports(node: ast.AST) -> Iterator[str]:

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from finery.builder.code.closure import Closure
-from finery.builder.code.distributions import plugin_modules
 from finery.builder.code.index import CodeIndex
-from finery.util.installed import distributions, entry_points
+from finery.util.installed import distributions, entry_points, plugin_packages
 
 Site = Callable[..., None]
 ENTRY = "[finery]\nacme = acme.plugin\n"
@@ -49,7 +48,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
     def forget() -> None:
         distributions.cache_clear()
-        plugin_modules.cache_clear()
+        plugin_packages.cache_clear()
         entry_points.cache_clear()
         importlib.invalidate_caches()
 

@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from finery.plugin.discovery import GROUP
 from finery.store.links import AWAY
 from finery.util.installed import (
     STANDARD_LIBRARY,
-    entry_points,
     is_installed,
     normalised,
+    own_packages,
     package_version,
+    plugin_packages,
 )
 from finery.util.paths import is_inside
 
@@ -185,7 +185,7 @@ def scope_of(project: str, recipe: str, store: str, code: tuple[str, ...]) -> Sc
 @lru_cache(maxsize=2)
 def package_folders(is_own: bool) -> tuple[str, ...]:
     """The folders of finery's packages, or also those of other plugins, whose files are in keys."""
-    packages = {e.package for e in entry_points(GROUP) if e.is_own or not is_own} | {"finery"}
+    packages = own_packages().union(() if is_own else plugin_packages())
     specs = filter(None, map(importlib.util.find_spec, sorted(packages)))
     return _slash(path for spec in specs for path in spec.submodule_search_locations or ())
 

@@ -24,6 +24,7 @@ import msgspec
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import FineryError, StepError, disk_full
+from finery.execute.entries import package_folders
 from finery.execute.executor import AHEAD, Done, Failed, Noted, Task, Used
 from finery.execute.log import redirect_to
 from finery.execute.observed import (
@@ -47,7 +48,7 @@ from finery.step.job import Job
 from finery.step.step import Step
 from finery.store.blobs import ingest
 from finery.store.links import open_artifact, unchanged
-from finery.util.installed import ONLY
+from finery.util.installed import ONLY, STANDARD_LIBRARY
 from finery.util.leftovers import earlier_seconds, scratch_lock
 from finery.util.paths import PINNED, shown
 from finery.util.text import duration, redacted_data, some_of
@@ -173,10 +174,10 @@ def become_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # `parent` handles Ctrl-C and ends this process
     signal.signal(signal.SIGTERM, _end)
     _die_with_parent(parent)
+    own = {os.path.dirname(package[:-1]) for package in package_folders(is_own=True)}
     for folder in filter(os.path.isdir, sys.path):  # code that users edit
         is_installed = folder.endswith(("site-packages", "dist-packages", "lib-dynload"))
-        is_own = os.path.isdir(f"{folder}/finery") or os.path.isdir(f"{folder}/finery_data")
-        if not (is_installed or is_own or folder == os.path.dirname(os.__file__)):
+        if not (is_installed or folder in own or folder == STANDARD_LIBRARY):
             read_from_source(Path(folder))
     _collect_rarely_while_importing()
 

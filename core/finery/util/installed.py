@@ -174,6 +174,25 @@ def entry_points(group: str) -> list[EntryPoint]:
     return [entries[name] for name in sorted(entries)]
 
 
+@lru_cache(maxsize=1)
+def own_packages() -> frozenset[str]:
+    """finery's own top-level packages."""
+    return frozenset({"finery", *(e.package for e in entry_points("finery") if e.is_own)})
+
+
+@lru_cache(maxsize=1)
+def plugin_packages() -> dict[str, Distribution]:
+    """Top-level module → the distribution with plugins of others that it belongs to."""
+    others = [entry for entry in entry_points("finery") if not entry.is_own]
+    tops = ((e.distribution, {e.package, *e.distribution.modules()}) for e in others)
+    return {top: distribution for distribution, names in tops for top in names}
+
+
+def is_own(module: str) -> bool:
+    """Whether a module belongs to finery's distribution."""
+    return module.partition(".")[0] in own_packages()
+
+
 def _entries(text: str, group: str) -> Iterator[tuple[str, str]]:
     inside = False
     for line in text.splitlines():

@@ -19,15 +19,14 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from finery.builder.code.distributions import plugin_modules
 from finery.builder.code.imports import Module, label_of
 from finery.builder.code.index import CodeIndex, reads_registry
 from finery.builder.code.piece import Piece
-from finery.builder.code.table import WHOLE, names_in, packages
+from finery.builder.code.table import WHOLE, names_in
 from finery.errors import PluginError
 from finery.plugin.cut import TABLE
 from finery.step.inspect import FILE_MODULE
-from finery.util.installed import Distribution, distributions, place_of
+from finery.util.installed import Distribution, distributions, is_own, place_of, plugin_packages
 
 Code = dict[str, str]
 """File, by its import path (`finery_data/steps/split.py`) → digest of what counts in it."""
@@ -132,7 +131,8 @@ class Closure:
             )
         if not name.startswith(FILE_MODULE):
             self._import(name, "")
-        if name.partition(".")[0] not in plugin_modules() and place_of(path) == "":
+        is_package = is_own(name) or name.partition(".")[0] in plugin_packages()
+        if not is_package and place_of(path) == "":
             self._visit(Module(name, path, (*getattr(module, "__path__", ()),)))
 
     def _visit(self, module: Module) -> None:
@@ -154,7 +154,7 @@ class Closure:
         top = base.partition(".")[0]
         if is_own(base):
             self._import_own(base, name)
-        elif (distribution := plugin_modules().get(top)) is not None:
+        elif (distribution := plugin_packages().get(top)) is not None:
             self._count_contents(distribution)
         elif top.isidentifier():
             modules = self._imports.find(top)
@@ -242,11 +242,6 @@ class Closure:
             for label, digests in self._own.items()
         }
         return {digest: names for digest, names in (self._names | own).items() if names}
-
-
-def is_own(module: str) -> bool:
-    """Whether a module belongs to finery's distribution."""
-    return module.partition(".")[0] in packages()
 
 
 def _merged(digests: Collection[str]) -> str:

@@ -6,12 +6,11 @@ Read of all of them at once, which takes a tenth of a second.
 import os
 import re
 from collections.abc import Collection, Iterator
-from functools import lru_cache
 
 import msgspec
 from blake3 import blake3
 
-from finery.util.installed import Distribution, distributions, entry_points, normalised, owners
+from finery.util.installed import Distribution, distributions, normalised, owners
 
 _REQUIREMENT = re.compile(r"Requires-Dist: *([\w.-]+) *(?:\[([^]]*)\])?([^;]*)(?:;(.*))?$")
 _EXTRA = re.compile(r"""extra *== *['"]([\w.-]+)['"]""")
@@ -68,16 +67,6 @@ def unlisted(files: Collection[str]) -> list[str]:
         if any(file.removeprefix(f"{parent}/") in record for file in unowned):
             unowned -= {os.path.join(parent, file) for file in each.files()}
     return sorted(unowned)
-
-
-@lru_cache(maxsize=1)
-def plugin_modules() -> dict[str, Distribution]:
-    """Top-level module → the distribution with plugins that it belongs to."""
-    tops: dict[str, Distribution] = {}
-    for entry in entry_points("finery"):
-        names = {entry.package} | (set() if entry.is_own else entry.distribution.modules())
-        tops |= dict.fromkeys(names, entry.distribution)
-    return tops
 
 
 def _record_digest(distribution: Distribution) -> str:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from finery.builder.code.distributions import (
     Installed,
     files_of,
-    plugin_modules,
     read_installed,
     registry,
     unlisted,
@@ -19,7 +18,7 @@ from finery.builder.code.imports import Imports, Module, label_of
 from finery.builder.code.piece import Piece
 from finery.builder.code.table import Own
 from finery.store.database import Store
-from finery.util.installed import Distribution, distributions
+from finery.util.installed import Distribution, distributions, plugin_packages
 
 REGISTRY = frozenset({
     "distributions", "entry_points", "importlib_metadata", "iter_entry_points",
@@ -83,7 +82,7 @@ class CodeIndex:
     def _read(self, distribution: Distribution) -> "Contents":
         self.files.watch(distribution.folder)
         paths = dict(files_of(distribution))
-        tops = [top for top, other in plugin_modules().items() if other == distribution]
+        tops = [top for top, other in plugin_packages().items() if other == distribution]
         modules = [m for top in tops for m in self.imports().find(top)]
         folders: set[str] = set()
         for module in modules:

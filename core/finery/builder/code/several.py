@@ -8,8 +8,8 @@ here only see to it that the file works without it.
 import ast
 from collections.abc import Iterator, Mapping
 
-from finery.builder.code.table import packages
 from finery.plugin.cut import TABLE
+from finery.util.installed import is_own
 
 OPEN = frozenset({
     "__annotations__", "__bases__", "__builtins__", "__dict__", "__getattribute__", "__globals__",
@@ -45,11 +45,14 @@ def is_plain_class(node: ast.stmt, sources: Mapping[str, str], bound: Mapping[st
     """
     if not isinstance(node, ast.ClassDef) or node.decorator_list or bound[node.name] != 1:
         return False
-    bases = {sources.get(getattr(base, "id", ""), "").partition(".")[0] for base in node.bases}
+    bases = [sources.get(getattr(base, "id", ""), "") for base in node.bases]
     values = (each for keyword in node.keywords for each in ast.walk(keyword))
-    is_literal = not any(isinstance(each, ast.Name) for each in values)
-    is_own = bool(bases) and bases <= packages()
-    return is_own and is_literal and all(_is_plain(each, sources) for each in node.body)
+    return (
+        bool(bases)
+        and all(map(is_own, bases))
+        and not any(isinstance(each, ast.Name) for each in values)
+        and all(_is_plain(each, sources) for each in node.body)
+    )
 
 
 def _is_plain(node: ast.stmt, sources: Mapping[str, str]) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
-from finery.builder.code.closure import Closure, Code, Subject, is_own
+from finery.builder.code.closure import Closure, Code, Subject
 from finery.builder.code.files import decoded
 from finery.builder.code.index import CodeIndex
 from finery.errors import PluginError
@@ -27,7 +27,7 @@ from finery.step.inspect import (
 )
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.util.installed import normalised, version_of
+from finery.util.installed import is_own, normalised, version_of
 from finery.util.references import OUTSIDE
 from finery.util.text import nearest_meant
 

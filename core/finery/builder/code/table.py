@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from finery.builder.code.files import Files, digest_of, files_in
 from finery.builder.code.imports import SUFFIXES, Imports
+from finery.util.installed import own_packages
 
 FILE = Path(__file__).with_name("definitions.json")
 WHOLE = "finery"
@@ -56,12 +57,6 @@ def names_in(label: str, digest: str) -> dict[str, str]:
     return {name: definitions[label][name] for name in names.get(digest, ())}
 
 
-@cache
-def packages() -> frozenset[str]:
-    """finery's own top-level packages."""
-    return frozenset(label.partition("/")[0] for label in table().files)
-
-
 class Own:
     """The own files as they are now."""
 
@@ -75,7 +70,7 @@ class Own:
         suffixes = {os.path.splitext(label)[1] for label in table().files} | {*SUFFIXES}
         return {
             label: path
-            for top in sorted(packages())
+            for top in sorted(own_packages())
             for module in self._imports.find(top)
             for folder in module.folders
             for label, path in files_in(folder, top)

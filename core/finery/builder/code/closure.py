@@ -82,11 +82,10 @@ class Closure:
         self._own: dict[str, dict[str, None]] = {}
         self._loose: dict[str, Module] = {}
         self._pending: list[Module] = []
-        self._contents: set[str] = set()
         self._versions: set[tuple[str, str]] = set()
         for named, named_in in self._subjects:
             self._start(named, named_in)
-        if self._loose or self._contents:
+        if self._loose or self.code:
             for archive in self._imports.archives:
                 self._visit(Module("", archive))
         while self._pending:
@@ -192,9 +191,8 @@ class Closure:
             self.files.update(paths.values() if label == WHOLE else [paths[label]])
 
     def _count_contents(self, distribution: Distribution) -> None:
-        if distribution.name in self._contents:
+        if distribution.name in self.code:
             return
-        self._contents.add(distribution.name)
         contents = self._index.contents(distribution)
         self._count(distribution.name, contents.digests)
         self.files.update(contents.paths.values())

@@ -54,19 +54,18 @@ class Files:
         """The statements at the top of a Python file; one for the bytes of any other file."""
         if path not in self._pieces:
             self.watch(path)
+            file, store = Path(path), self._store
             try:
-                self._pieces[path] = self._read(Path(path))
+                content = (
+                    store.remembered(FORMAT, file, self._parsed) if store is not None else None
+                )
+                kept = decoded(content, list[Piece])
+                self._pieces[path] = kept or msgspec.msgpack.decode(
+                    self._parsed(file), type=list[Piece]
+                )
             except OSError as error:
                 raise PluginError(f"can't read {path}: {error.strerror}") from error
         return self._pieces[path]
-
-    def _read(self, path: Path) -> list[Piece]:
-        store = self._store
-        content = store.remembered(FORMAT, path, self._parsed) if store is not None else None
-        pieces = decoded(content, list[Piece])
-        if pieces is None:
-            pieces = msgspec.msgpack.decode(self._parsed(path), type=list[Piece])
-        return pieces
 
     def _parsed(self, path: Path) -> bytes:
         from finery.builder.code.parse import pieces_of  # needs `ast`

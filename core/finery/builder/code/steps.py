@@ -76,8 +76,6 @@ class StepCode:
     def of_step(self, step: Step, written: Mapping[str, Any]) -> Code:
         """The code of a step type, of code in its settings, and of its artifacts' files."""
         own = self._closure(self._own(step, written)).code
-        if not self._everywhere:
-            return own
         always = self._closure(self._everywhere).code
         return own | {f"{file} (always)": digest for file, digest in always.items()}
 
@@ -197,8 +195,7 @@ class StepCode:
         yield self._own(step, written)
         yield from ((self._engine(each),) for each in engines)
         yield from self._around
-        if self._everywhere:
-            yield self._everywhere
+        yield self._everywhere
 
     def _own(self, step: Step, written: Mapping[str, Any]) -> tuple[Subject, ...]:
         use = written["use"]

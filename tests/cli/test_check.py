@@ -60,6 +60,22 @@ def test_all_missing_files_are_told_at_once(project: MakeProject) -> None:
     assert "recipe.yaml:7:32: error: no file matches *.md" in ran.err
 
 
+def test_a_wrong_distribution_is_an_error_beside_others(project: MakeProject) -> None:
+    """Also if no store exists, and for each step with its place and that of its class."""
+    made = project({**FILES, "recipe.yaml": RECIPE + "  c: {use: steps.source, path: gone.txt}\n"})
+    made.edit("steps.py", "class Source(Step, ", 'class Source(Step, packages=("yaml",), ')
+    line = (made.folder / "steps.py").read_text().partition("class Source(")[0].count("\n") + 1
+    for command in ("check", "plan", "build", "check"):
+        code, out, err = made.run(command)
+        assert (code, out) == (2, "")
+        for place in ("5:12", "7:12"):
+            assert f"recipe.yaml:{place}: error: steps.py:Source names the distribution" in err
+        assert f"steps.py:{line}: class Source(" in err
+        assert "did you mean 'pyyaml'?" in err
+        assert "recipe.yaml:7:32: error: there is no file gone.txt" in err
+        assert "3 mistakes" in err
+
+
 def test_a_long_path_is_shown_whole(project: MakeProject) -> None:
     path = "a/rather/long/folder/" * 10 + "rows.txt"
     ran = project({**FILES, "recipe.yaml": RECIPE.replace("rows.txt", path)}).run("check")

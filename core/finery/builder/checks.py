@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery.artifact.kinds import Dataset
+from finery.builder.code.steps import wrong_distributions
 from finery.builder.dispatch import job_without_run
+from finery.builder.plan import versions_in
 from finery.errors import FineryError, PluginError, StepError, UsageError
 from finery.execute.gpus import named_gpus
 from finery.plugin.forecasts import Forecasts
@@ -352,15 +354,18 @@ def _missing_packages(graph: Graph) -> Iterator[Note]:
 def check_files(
     graph: Graph, progress: Callable[[str], None] = lambda text: None
 ) -> list[FineryError]:
-    """An error for each setting that names missing or unusable files outside the store.
+    """An error for each setting that names missing or unusable files outside the store, and each
+    wrong name in `packages=` of a step type.
 
     For files that contain rows, the first rows are read. progress: shows which step is checked,
     since functions of the user may run for long; "" at the end.
     """
     errors: list[FineryError] = []
+    lock = Lock(graph.recipe.path)
     for node in graph.nodes.values():
         missing = [*_missing_files(graph, node)]
         errors += missing or [*_unusable_files(graph, node)] or _unusable_rows(graph, node)
+        errors += _wrong_packages(graph, node, lock)
     try:
         for node in [] if errors else graph.nodes.values():
             progress(f"checking {node.name} …")
@@ -368,6 +373,25 @@ def check_files(
     finally:
         progress("")
     return errors
+
+
+def check_presence(graph: Graph) -> list[FineryError]:
+    """An error for each missing outside file, and each wrong name in `packages=` of a step type."""
+    lock, nodes = Lock(graph.recipe.path), graph.nodes.values()
+    return [
+        error for node in nodes
+        for error in (*_missing_files(graph, node), *_wrong_packages(graph, node, lock))
+    ]  # fmt: skip
+
+
+def _wrong_packages(graph: Graph, node: Node, lock: Lock) -> Iterator[FineryError]:
+    environment = None
+    if node.environment:
+        environment = pinned_environment(graph.recipe, node.environment, lock)
+        if environment is None:  # not resolved yet
+            return
+    with with_versions(versions_in(environment)):
+        yield from [*wrong_distributions(graph.recipe, node)]
 
 
 def misfits(graph: Graph, results: Results, node: Node) -> Iterator[FineryError]:

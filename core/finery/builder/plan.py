@@ -23,7 +23,7 @@ from finery.artifact.manifest import (
     result_key,
 )
 from finery.builder.accepted import Acceptances
-from finery.builder.code.steps import StepCode
+from finery.builder.code.steps import StepCode, wrong_distributions
 from finery.builder.keys import (
     FORMAT_PART,
     NOT_BUILT,
@@ -159,7 +159,7 @@ class Planner:
             plan.environment = pinned_environment(self.graph.recipe, node.environment, self.lock)
         if not missing:
             plan.provenance = self._provenance(node, results)
-        with with_versions(self._versions(plan)):
+        with with_versions(versions_in(plan.environment)):
             plan.parts = self._parts(plan, inputs, results)
         if missing:
             own = {source.step for source in node.sources}
@@ -221,16 +221,6 @@ class Planner:
         """Whether a step can have these outputs, by their names and kinds."""
         expected = {name: kind.kind for name, kind in plan.node.outputs.items()}
         return {name: made.kind for name, made in outputs.items()} == expected
-
-    @staticmethod
-    def _versions(plan: StepPlan) -> dict[str, str] | None:
-        """The versions in a step's environment, finery and plugins included; None: it has none."""
-        if plan.environment is None:
-            return None
-        from finery.execute.wheels import own_distributions
-
-        own = {each.name: each.version for each in own_distributions()}
-        return plan.environment.versions | own
 
     def _needed(self, node: Node) -> list[str]:
         """The steps whose results the step's key depends on, in the order of the graph."""
@@ -357,7 +347,8 @@ class Planner:
                 held = engine.version or _digest(key)
                 plan.engines[model_format] = Identity(free, held if sends_schemas else None)
         if plan.environment is not None or not node.environment:
-            self.code.check_packages(node.step)
+            for error in wrong_distributions(self.graph.recipe, node):
+                raise error
         digests = {}
         for source in node.sources:
             result = results.get(source.step)
@@ -440,6 +431,16 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
             if first != name:
                 plan.same_as, plan.reason = first, f"equal to {first}: built once"
         yield plan
+
+
+def versions_in(environment: Environment | None) -> dict[str, str] | None:
+    """The versions in a step's environment, finery and plugins included; None: it has none."""
+    if environment is None:
+        return None
+    from finery.execute.wheels import own_distributions
+
+    own = {each.name: each.version for each in own_distributions()}
+    return environment.versions | own
 
 
 def _digest(engine: EngineKey) -> str:

@@ -3,6 +3,9 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from inspect import getsourcefile, getsourcelines
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -11,12 +14,14 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
 from finery.builder.code.closure import Closure, Code, Subject
+from finery.builder.code.distributions import read_installed
 from finery.builder.code.files import decoded
 from finery.builder.code.index import CodeIndex
-from finery.errors import PluginError
+from finery.errors import FineryError, PluginError
 from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
+from finery.recipe.graph import Node
 from finery.step.inspect import (
     full_name,
     inputs_of,
@@ -28,6 +33,7 @@ from finery.step.inspect import (
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.installed import is_own, normalised, version_of
+from finery.util.paths import shown
 from finery.util.references import OUTSIDE
 from finery.util.text import nearest_meant
 
@@ -110,28 +116,6 @@ class StepCode:
         call = self._plugins.manager.subset_hook_caller(hook, remove_plugins=own)
         added = call(use=use, alone=type(step).__spec__.alone, here=True)
         return {name: value for each in reversed(added) for name, value in each.items()}
-
-    def check_packages(self, step: Step) -> None:
-        """Raise `PluginError` for a name in `packages=` that isn't that of a distribution.
-
-        finery's own step types also name those of extras that aren't installed.
-        """
-        for within in (step, *(each for _, each in steps_inside(step))):
-            absent = [name for name in within.key_packages() if version_of(name) is None]
-            if not absent or is_own(type(within).__module__):
-                continue
-            installed = self._index.installed
-            extras = {name for name, _, _ in installed.requires.get("finery", ())}
-            for name in absent:
-                if normalised(name) not in extras:
-                    owner = next(iter(installed.owners.get(name, ())), None)
-                    raise PluginError(
-                        f"{full_name(type(within))} names the distribution '{name}' in its key, "
-                        "which isn't installed",
-                        fix=f"did you mean '{owner}'?"
-                        if owner
-                        else nearest_meant(name, installed.requires) or f"pip install {name}",
-                    )
 
     def left_out(
         self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
@@ -254,6 +238,37 @@ class StepCode:
     def _new_index(self) -> CodeIndex:
         beside = [plugin.path.parent for plugin in self._plugins.plugins if plugin.path is not None]
         return CodeIndex([*map(str, beside), str(self._recipe.folder), os.getcwd()], self._store)
+
+
+def wrong_distributions(recipe: Recipe, node: Node) -> Iterator[FineryError]:
+    """An error for each name in `packages=` of a step that no distribution has.
+
+    finery's own step types also name those of extras that aren't installed.
+    """
+    for path, step in (("", node.step), *steps_inside(node.step)):
+        cls = type(step)
+        absent = [name for name in step.key_packages() if version_of(name) is None]
+        if not absent or is_own(cls.__module__):
+            continue
+        installed = read_installed()
+        extras = {name for name, _, _ in installed.requires.get("finery", ())}
+        for name in absent:
+            if normalised(name) in extras:
+                continue
+            owner = next(iter(installed.owners.get(name, ())), None)
+            error = recipe.error(
+                f"{full_name(cls)} names the distribution '{name}' in its key, which isn't "
+                "installed",
+                (*node.place, *(path.split(".") if path else ()), "use"),
+                fix=f"did you mean '{owner}'?"
+                if owner
+                else nearest_meant(name, installed.requires) or f"pip install {name}",
+            )
+            with suppress(OSError, TypeError):  # a class that isn't in a file
+                lines, number = getsourcelines(cls)
+                file = shown(Path(getsourcefile(cls) or ""))
+                error.details.append(f"{file}:{number}: {lines[0].strip()}")
+            yield error
 
 
 def code_digest(function: Any) -> str | None:

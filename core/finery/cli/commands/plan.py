@@ -51,6 +51,7 @@ def command(
     from finery.builder.checks import (
         OBSTACLES,
         blocked_by,
+        check_presence,
         estimates_of,
         failed_gates,
         notes_on,
@@ -63,10 +64,12 @@ def command(
     from finery.cli.console import notes_line, print_notes
     from finery.config import load_config, settings_in_force
     from finery.execute.routing import check_executors, earlier_jobs, executor_for
+    from finery.recipe.validate import raise_all
 
     project = Project(recipe, overrides)
     graph, store = project.graph.select(steps), project.store
     refuse_shared_folder(graph.recipe, store)
+    raise_all(check_presence(graph))
     planner = Planner(graph, store)
     settings = settings_in_force(recipe, reads=True)
     check_executors(settings, graph.plugins, graph.recipe, store.recipes().values())

@@ -178,6 +178,36 @@ def test_verify_refuses_another_output(t: Project) -> None:
     assert states(t) == {"a": "cached+", "b": "cached+", "c": "run"}
 
 
+def test_verify_runs_what_was_accepted_before(t: Project) -> None:
+    """It keeps the line of a step that makes the same again, and removes that of another."""
+    limit(t, 200)
+    accept(t, "a")
+    (line,) = accepted(t)
+    out = accept(t, "b", "--verify")
+    assert "once more, to compare its output" in out
+    assert "never built" not in out
+    assert "b: the same output as before" in out
+    assert "b: still accepted: code checks.py" in out
+    limit(t, 1)
+    accept(t, "a")
+    out = accept(t, "a", "--verify", code=1)
+    assert "a: another output than before" in out
+    assert "1 change withdrawn for w.read" in out
+    assert accepted(t) == [line]
+    assert states(t)["a"] == "run"
+    accept(t, "a")
+    ran = t.run("accept", "a", "--verify", "--json")
+    assert ran.code == 1
+    assert [json.loads(line).get("state") for line in ran.out.splitlines()] == [None, "withdrawn"]
+
+
+def test_another_recipe_has_no_result_of_this_one(t: Project) -> None:
+    t.write({"other.yaml": RECIPE.replace("name: t", "name: other")})
+    limit(t, 200)
+    out = accept(t, "other.yaml", "a", code=2)
+    assert "other.yaml has no result here of step 'a' from before the change" in out
+
+
 def test_a_setting_an_input_and_a_file_are_never_covered(t: Project) -> None:
     limit(t, 200)
     accept(t, "a")
@@ -297,7 +327,7 @@ def test_variants_are_covered_by_one_line(built: MakeProject) -> None:
             lambda t: shutil.rmtree(t.folder / ".finery"),
             "a",
             2,
-            "never built here before the change",
+            "recipe.yaml has no result here of step 'a' from before the change",
         ),
         (lambda t: limit(t, "1/0"), "a", 2, "division by zero"),
     ],

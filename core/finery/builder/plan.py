@@ -133,6 +133,7 @@ class Planner:
         store.read_ahead(self.latest[name][0] for name in graph.nodes if name in self.latest)
         self.lock = Lock(graph.recipe.path)
         self.acceptances = Acceptances(self.lock.accepted())
+        self.unbuilt = "never built"  # the reason for steps without an earlier result
         self.code: StepCode = graph.code
         if graph.code is None or not self.code.is_current(store):
             self.code = StepCode(graph.recipe, graph.plugins, store)
@@ -383,11 +384,11 @@ class Planner:
             lost = self.store.shared.lost
             return f"its files {'are missing or damaged' if not lost else LOST}"
         if plan.node.name not in self.latest:
-            return "never built"
+            return self.unbuilt
         last, _ = self.latest[plan.node.name]
         before = self.store.parts_of(last)
         if before is None:
-            return "never built"
+            return self.unbuilt
         if last == plan.result_key:
             return "its result was lost with a damaged database"
         if why := why_not_reusable(before):

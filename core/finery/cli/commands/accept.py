@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 @matrix_option
 @click.option(
     "--verify", is_flag=True,
-    help="Run STEP first, or one of its variants, and accept only if the output is the same.",
+    help="Run STEP first, or one of its variants, and accept only if the output is the same. "
+    "What was accepted before is withdrawn if it isn't.",
 )  # fmt: skip
 @click.option("--undo", is_flag=True, help="Withdraw what was accepted for STEP and its type.")
 @json_option
@@ -51,7 +52,10 @@ def command(
     plans = {plan.node.name: plan for plan in make_plan(planner)}
     mine = [plans[each] for each in names]
     use, lock = mine[0].node.use, planner.lock
-    if undo:
+    served = [plan for plan in mine if plan.accepted][:1] if verify else []
+    is_refuted = bool(served) and not _is_same(project, plans, served[0], as_json=as_json)
+    if undo or is_refuted:
+        mine = mine if undo else served
         lines = {c.line(): c for plan in mine for c in planner.acceptances.applied(plan.parts)}
         lock.accept([], [*lines.values()])
     else:
@@ -61,29 +65,35 @@ def command(
         changed = [p for p in mine if p.state != "cached" and p.node.name in built]
         if not changed and not all(plan.state == "cached" for plan in mine):
             fix = "build at the commit before the change (a shared store may help), then return"
-            raise UsageError(f"step '{name}' was never built here before the change", fix=fix)
+            text = f"{graph.recipe.path} has no result here of step '{name}' from before the change"
+            raise UsageError(text, fix=fix)
         lines = {c.line(): c for plan in changed for c in _causes(planner, plan, built)}
         if not as_json:
             _print_causes(planner, changed, built)
-        if lines and verify and not _is_same(project, plans, changed, built, as_json=as_json):
-            return 1
+        if lines and verify:
+            first = replace(changed[0], result=built[changed[0].node.name])
+            if not _is_same(project, plans, first, as_json=as_json):
+                if not as_json:
+                    click.secho(f"{first.node.name}: nothing is accepted", fg="red", bold=True)
+                return 1
         lock.accept([*lines.values()])
-    verb = "withdrawn" if undo else "accepted"
+    verb = "withdrawn" if undo or is_refuted else "accepted"
     for each in lines.values() if as_json else ():
         data = msgspec.to_builtins(each)
         print_json({"step": name, "state": verb, "old": None, "new": None, **data})
     if lines and not as_json:
         text = f"{shown(lock.path)}: {counted(len(lines), 'change')} {verb} for {use}"
-        click.secho(text, fg="green")
+        click.secho(text, fg="red" if is_refuted else "green")
         _print_served(make_plan(Planner(graph, project.store), without_files=True), use)
     if not lines:
         reason = "nothing is accepted" if undo else "nothing to accept"
         reason += f": {mine[0].acceptance}" if mine[0].accepted else f" for {use}"
+        reason = f"still {served[0].acceptance}" if served else reason
         if as_json:
             print_json({"step": name, "reason": reason})
         else:
             click.echo(f"{click.style(name, bold=True)}: {reason}")
-    return 0
+    return int(is_refuted)
 
 
 def _causes(planner: "Planner", plan: "StepPlan", built: "dict[str, Result]") -> "list[Accepted]":
@@ -121,33 +131,28 @@ def _print_causes(
 
 
 def _is_same(
-    project: "Project", plans: "dict[str, StepPlan]", changed: "Sequence[StepPlan]",
-    built: "dict[str, Result]", *, as_json: bool,
-) -> bool:  # fmt: skip
-    """Whether the first of the changed steps makes the same outputs again; prints the others."""
+    project: "Project", plans: "dict[str, StepPlan]", plan: "StepPlan", *, as_json: bool
+) -> bool:
+    """Whether a step makes the outputs of the plan's result again; prints the others."""
     from finery.builder.anew import empty_store
     from finery.cli.commands.verify import run_again
     from finery.util.events import new_run_id
 
-    name = changed[0].node.name
-    if changed[0].state == "pending":
+    name = plan.node.name
+    if plan.state == "pending":
         fix = "accept or build that first"
-        raise UsageError(f"can't verify: step '{name}' {changed[0].reason}", fix=fix)
+        raise UsageError(f"can't verify: step '{name}' {plan.reason}", fix=fix)
     project.store.check_writable()
     project.store.hold(new_run_id())
-    before = plans | {name: replace(changed[0], result=built[name])}
     with empty_store(project.store) as empty:
-        pairs = run_again(project, before, [name], empty, as_json=as_json)
+        pairs = run_again(project, plans | {name: plan}, [name], empty, as_json=as_json)
         plugins = project.graph.plugins
         is_same = all(pair.is_same for pair in pairs)
         if as_json:
             outputs = [pair.data(plugins) for pair in pairs]
             print_json({"step": name, "same": is_same, "outputs": outputs})
-        else:
-            for pair in pairs:
-                pair.print(plugins)
-            if not is_same:
-                click.secho(f"{name}: nothing is accepted", fg="red", bold=True)
+        for pair in pairs if not as_json else ():
+            pair.print(plugins)
     return is_same
 
 

@@ -124,6 +124,52 @@ def test_an_input_may_be_made_again_meanwhile(project: MakeProject) -> None:
     assert t.ran() == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [("ValueError('no rows')", "step type 'steps.script' failed: ValueError: no rows"),
+     ("__import__('finery').StepError('no rows')", "no rows")],
+)  # fmt: skip
+def test_a_step_that_fails_after_it_changed_its_input(
+    project: MakeProject, error: str, what: str
+) -> None:
+    code = f"{IN_PLACE['appended']}\nraise {error}"
+    t = project({"recipe.yaml": recipe(code), "rows.txt": "one\n"})
+    (event,) = [e for e in t.events() if e["event"] == "step_failed"]
+    assert event["error"]["what"] == what
+    *_, remark = event["error"]["details"]
+    assert remark == "its input 'a' was changed while it ran: rows-00000.jsonl"
+    t.write({"recipe.yaml": recipe(f"raise {error}")})
+    (event,) = [e for e in t.events() if e["event"] == "step_failed"]
+    assert "was changed" not in str(event["error"]["details"])
+
+
+LINKS = {
+    "in its output": "os.link(path, job.out / 'x')",
+    "in its scratch": "os.link(path, job.scratch / 'x')",
+    "elsewhere": "os.link(path, 'other')",
+    "for a moment": "os.link(path, 'other')\nos.unlink('other')",
+}
+
+
+@pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
+def test_another_step_makes_a_hard_link_to_an_input(project: MakeProject, link: str) -> None:
+    """That changes nothing. But a link for a moment can't be told from text that was restored."""
+    wait = "import time\nwhile not os.path.exists({0!r}): time.sleep(0.01)\n"
+    reads = f"Path('began').touch()\n{wait.format('linked')}rows.extend(step.rows[0])"
+    other = f"{wait.format('began')}{FILE}.resolve()\n{link}\nPath('linked').touch()"
+    text = f"{recipe(reads)}  c: {{use: steps.script, rows: [a], code: {json.dumps(other)}}}\n"
+    t = project({"recipe.yaml": text, "rows.txt": "one\n"})
+    events = [e for e in t.events("--keep-going") if e["event"] == "step_failed"]
+    if "unlink" not in link:
+        assert not events
+    else:
+        assert [e["step"] for e in events] in (["b", "c"], ["c", "b"])
+        assert {e["error"]["what"] for e in events} == {
+            "its input 'a' was changed while it ran: rows-00000.jsonl"
+        }
+        assert "made a hard link to it and removed that" in str(events[0]["error"]["details"])
+
+
 def test_someone_else_changes_an_input(project: MakeProject) -> None:
     wait = "import time\nPath('began').touch()\nwhile not os.path.exists('go'): time.sleep(0.01)"
     t = project({"recipe.yaml": recipe(wait), "rows.txt": "one\n"})

@@ -232,13 +232,12 @@ def run_task(task: Task, send: Send) -> Done | Failed:
     try:
         outputs = outputs_of(task, lambda report: send(redacted_data(report, hidden)))
         reads, changing, rewritten = reads_of(task)
-    except FineryError as error:
-        failed = redacted_data(error.to_dict(), hidden)
-        return Failed(event="failed", error=failed, ends=not is_clean())
     except Terminated:
         raise
     except BaseException as error:  # also SystemExit: anything that a step raises is an error
-        failed = redacted_data(_from_exception(error, task).to_dict(), hidden)
+        expected = error if isinstance(error, FineryError) else _from_exception(error, task)
+        expected.details += getattr(error, "__notes__", [])
+        failed = redacted_data(expected.to_dict(), hidden)
         return Failed(event="failed", error=failed, ends=not is_clean())
     finally:
         for name, value in before.items():
@@ -451,6 +450,7 @@ def _from_exception(error: BaseException, task: Task) -> FineryError:
             fix="use smaller batches, a shorter max_length or a smaller model",
         )
     lines = text.strip().splitlines()
+    lines = lines[: len(lines) - len(getattr(error, "__notes__", []))]
     if isinstance(error, SystemExit):
         return StepError(
             f"step type '{task.use}' calls sys.exit({error.code!r})",

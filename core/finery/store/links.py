@@ -12,7 +12,7 @@ import msgspec
 
 from finery.artifact.kinds import KINDS, Artifact
 from finery.artifact.manifest import MANIFEST, Manifest, with_references
-from finery.errors import UsageError, disk_full
+from finery.errors import StepError, UsageError, disk_full
 from finery.store.blobs import blob_path, changed_input
 from finery.store.repairs import say, set_aside
 from finery.store.uses import GATE
@@ -22,6 +22,10 @@ from finery.util.paths import path_in
 
 AWAY = ".remote.txt"
 """The end of the name of a text in place of a link: the output is only in a shared store."""
+_TOUCHED = (
+    "only its ctime differs: something wrote to it and restored its time, or made a hard link to "
+    "it and removed that"
+)
 _OUTPUT = re.compile(r"/views/[0-9a-f]{64}$")
 """The target of a link in `build/`."""
 
@@ -50,8 +54,9 @@ def is_whole_view(root: Path, manifest: Manifest) -> bool:
 def unchanged(root: Path, inputs: Iterable[tuple[str, Manifest]]) -> Iterator[None]:
     """Raise `StepError` after the block if a file of these inputs isn't what it was before.
 
-    inputs: name → artifact. A link that was replaced counts, too, e.g. by an editor; a file that
-    was added to the folder of links doesn't.
+    An exception of the block gets a note instead, since that may be why. inputs: name → artifact. A
+    link that was replaced counts, too, e.g. by an editor; a file that was added to the folder of
+    links doesn't.
     """
     files = [
         (ref, name, f"{root}/views/{each.view}/{name}", target, each.files.get(name, ("", 0))[0])
@@ -61,23 +66,38 @@ def unchanged(root: Path, inputs: Iterable[tuple[str, Manifest]]) -> Iterator[No
     ]
     before = [_full_state(link) for _, _, link, _, _ in files]
     adopted = file_state(f"{root}/{GATE}")[3]
-    yield
-    after = [_full_state(link) for _, _, link, _, _ in files]
-    is_adopting = file_state(f"{root}/{GATE}")[3] != adopted
-    for (ref, name, link, target, digest), state, now in zip(files, before, after, strict=True):
-        # Another step may have put the same content there. One that wrote to the file and restored
-        # it may have been seen in between: then its ctime differs, perhaps nothing else. That also
-        # differs with another mode, another name, or a build that takes over results.
-        is_touched = now[4] != state[4] and now[5:] == state[5:] and not is_adopting
-        is_written = now[1] == state[1] and (now[3] != state[3] or is_touched)
-        try:
-            is_same = os.readlink(link) == target and (
-                now == state or (not is_written and hash_file(Path(link)) == digest)
-            )
-        except OSError:
-            is_same = False
-        if not is_same:
-            raise changed_input(ref, name)
+
+    def changes() -> Iterator[StepError]:
+        after = [_full_state(link) for _, _, link, _, _ in files]
+        is_adopting = file_state(f"{root}/{GATE}")[3] != adopted
+        for (ref, name, link, target, digest), state, now in zip(files, before, after, strict=True):
+            # Another step may have put the same content there. One that wrote to the file and
+            # restored it may have been seen in between: then its ctime differs, perhaps nothing
+            # else. That also differs with another mode, another name, or a build that takes over
+            # results.
+            is_touched = now[4] != state[4] and now[5:] == state[5:] and not is_adopting
+            is_written = now[1] == state[1] and (now[3] != state[3] or is_touched)
+            try:
+                is_same = os.readlink(link) == target and (
+                    now == state or (not is_written and hash_file(Path(link)) == digest)
+                )
+            except OSError:
+                is_same = False
+            if not is_same:
+                change = changed_input(ref, name)
+                if is_touched and now[:4] == state[:4]:
+                    change.details.append(_TOUCHED)
+                yield change
+
+    try:
+        yield
+    except Exception as error:
+        for change in changes():
+            error.add_note(change.what)
+            break
+        raise
+    for change in changes():
+        raise change
 
 
 def _full_state(path: str) -> tuple[int, ...]:

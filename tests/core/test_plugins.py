@@ -41,6 +41,51 @@ def listed(t: Project) -> dict[str, Mapping[str, object]]:
     return {line["plugin"]: line for line in map(json.loads, lines)}
 
 
+# -- what an import does besides ------------------------------------------------------------------
+
+
+NOISE = """
+import os, subprocess
+print("one")
+os.write(1, b"two\\n")
+subprocess.run(["echo", "three"])
+"""
+THREAD = (
+    "import threading, time\nthreading.Thread(target=time.sleep, args=[{}], name='beat').start()\n"
+)
+
+
+def test_what_a_plugin_prints_on_import_is_not_in_the_output(t: Project) -> None:
+    install(t, "loud", NOISE)
+    t.edit("steps.py", "import random", f"import random\n{NOISE}")
+    for command in (["plan"], ["build"], ["check"], ["explain", "a"]):
+        code, out, err = t.run(*command, "--json")
+        assert code == 0
+        assert all(json.loads(line) for line in out.splitlines())
+        assert out
+        assert [err.count(f"{word}\n") for word in ("one", "two", "three")] == [2, 2, 2]
+
+
+def test_a_thread_of_a_plugin_does_not_keep_finery_from_ending(t: Project) -> None:
+    t.write({"loud.py": THREAD.format(1000)})
+    t.edit("recipe.yaml", "[./steps.py]", "[./steps.py, ./loud.py]")
+    install(t, "busy", THREAD.format(1000))
+    for command, code in (("plan", 0), ("build", 0), ("show", 0), ("explain x", 2)):
+        process = t.start(*command.split())
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == code
+        assert out or command in ("build", "explain x")
+        for plugin in ("plugin file loud.py", "plugin 'busy' of shop-busy 1.5"):
+            assert f"warning: {plugin} started the thread 'beat', which still runs" in err
+
+
+def test_a_thread_of_a_plugin_may_end_by_itself(t: Project) -> None:
+    t.edit("steps.py", "import random", f"import random\n{THREAD.format(0.3)}")
+    process = t.start("check")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err) == (0, "recipe.yaml is valid: 1 step\n", "")
+
+
 # -- hooks ----------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The `finery` command: finds subcommands by name and turns errors into one block and a code."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -19,6 +20,8 @@ COLLECT_AFTER = 100_000
 """New objects between two garbage collections. Most objects live until the command ends: with
 Python's default, collections take a tenth of the time of a build of 1,000 steps."""
 
+PATIENCE = 1.0
+"""Seconds that threads of plugins get to end."""
 HELP = 200
 """Longest first sentence of a command's help, in characters."""
 
@@ -85,6 +88,7 @@ def main() -> None:
         except KeyboardInterrupt:
             code = interrupted()
             _end_when_interrupted()
+        _end_despite_threads(code)
         sys.exit(code)
 
 
@@ -92,6 +96,33 @@ def _end_when_interrupted() -> None:
     """From now on, have Ctrl-C end this process at once instead of raising KeyboardInterrupt."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not under nohup
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+
+
+def _end_despite_threads(code: int) -> None:
+    """Have this process end after a while, even if threads that plugins started still run."""
+    discovery = sys.modules.get("finery.plugin.discovery")
+    started = dict(discovery.THREADS) if discovery else {}  # empty if no plugins were loaded
+    if not started:
+        return
+    import threading
+
+    def end() -> None:
+        for thread in threading.enumerate():
+            if not (thread.daemon or thread in started or thread is threading.main_thread()):
+                thread.join()  # finery's own
+        for thread, plugin in started.items():
+            thread.join(PATIENCE)
+            if thread.is_alive():
+                text = f"{plugin} started the thread '{thread.name}', which still runs: finery "
+                text += "ends without it (fix: threading.Thread(…, daemon=True))"
+                click.echo(f"{click.style('warning:', fg='yellow')} {visible(text)}", err=True)
+        if any(thread.is_alive() for thread in started):
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError):
+                    stream.flush()
+            os._exit(code)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _run(color: bool | None) -> int:

@@ -8,8 +8,9 @@ import importlib.util
 import os
 import re
 import sys
+import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from importlib.machinery import (
     BYTECODE_SUFFIXES,
     EXTENSION_SUFFIXES,
@@ -183,13 +184,20 @@ class EndedError(Exception):
     """A plugin's code tried to end the process; the text says how."""
 
 
+THREADS: dict[threading.Thread, str] = {}
+"""Threads that plugins started when they were imported, and the end of this process would wait for;
+each with the plugin's name."""
+
+
 @contextmanager
-def surviving() -> Iterator[None]:
+def surviving(plugin: str) -> Iterator[None]:
     """Turn what would end this process, or pass for Ctrl-C, into an `EndedError`.
 
     For code of plugins that finery calls and that has to return: imports, tables of what there is.
+    What it prints goes to stderr, since finery may print JSON. plugin: its name for the user.
     """
     exit_at_once, pid, active = os._exit, os.getpid(), True
+    before = threading.enumerate()
 
     def refused(status: int) -> NoReturn:
         if not active or os.getpid() != pid:  # a child that the plugin forked
@@ -198,7 +206,8 @@ def surviving() -> Iterator[None]:
 
     os._exit = refused
     try:
-        yield
+        with _printing_to_stderr():
+            yield
     except (Exception, GeneratorExit):
         raise
     except SystemExit as error:
@@ -210,6 +219,26 @@ def surviving() -> Iterator[None]:
     finally:
         active = False
         os._exit = exit_at_once
+        new = (each for each in threading.enumerate() if each not in before and not each.daemon)
+        THREADS.update(dict.fromkeys(new, plugin))
+
+
+@contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    """Send what this process, its children and C libraries print to stderr."""
+    if sys.stdout is None or sys.stderr is None:  # it is closed
+        yield
+        return
+    with suppress(OSError):  # its reader has ended, which finery notices when it prints
+        sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def in_words(error: BaseException, text: object = None) -> str:
@@ -235,7 +264,7 @@ def load_entry_point(entry: EntryPoint) -> Plugin:
     """Import the module that an entry point names."""
     origin = origin_of(entry)
     try:
-        with surviving():
+        with surviving(f"plugin '{entry.name}' of {origin}"):
             module = importlib.import_module(_module_of(entry))
     except Exception as error:
         raise PluginError(
@@ -266,7 +295,7 @@ def load_file(path: Path) -> Plugin:
                 "a plugin file must be a Python file", where=shown(path), fix="use a .py file"
             )
         try:
-            with surviving():
+            with surviving(f"plugin file {shown(path)}"):
                 load_source(path, name)
         except FineryError:
             raise

@@ -301,7 +301,7 @@ def _check_new(table: Table, known: Table, plugin: Plugin) -> None:
 def _mapping(hook: str, provide: Any, plugin: Plugin) -> Mapping[str, Any]:
     """The value that an implementation of a hook returns, which must be a mapping."""
     try:
-        with surviving():
+        with surviving(f"plugin '{plugin.name}' ({plugin.origin})"):
             table = provide()
     except Exception as error:
         raise PluginError(
@@ -350,7 +350,7 @@ def left_out() -> list[BrokenPlugin]:
 def resolve(reference: Any, what: str, plugin: Plugin) -> Any:
     """The object that a plugin's table names: itself, or `"module:Name"`."""
     try:
-        with surviving():
+        with surviving(f"plugin '{plugin.name}' ({plugin.origin})"):
             return load_reference(reference)
     except FineryError:
         raise

@@ -167,7 +167,7 @@ def test_another_step_makes_a_hard_link_to_an_input(project: MakeProject, link: 
         assert {e["error"]["what"] for e in events} == {
             "its input 'a' was changed while it ran: rows-00000.jsonl"
         }
-        assert "made a hard link to it and removed that" in str(events[0]["error"]["details"])
+        assert "makes a hard link to it and removes that" in events[0]["error"]["fix"]
 
 
 def test_someone_else_changes_an_input(project: MakeProject) -> None:

@@ -20,13 +20,18 @@ from finery.recipe.graph import Graph
 from finery.store.blobs import blob_path
 from finery.store.database import Store
 from finery.store.uses import held_folder
-from finery.util.events import Listener
+from finery.util.events import Listener, new_run_id
 from finery.util.paths import PINNED
 
 
 @contextmanager
 def empty_store(store: Store) -> Iterator[Store]:
-    """A store for builds that aren't published, removed afterwards."""
+    """A store for builds that aren't published, removed afterwards.
+
+    Meanwhile, nothing is removed from `store`.
+    """
+    store.check_writable()
+    store.hold(new_run_id())
     with held_folder(store.root) as folder:
         (folder / PINNED).symlink_to(store.root / PINNED)
         with closing(Store(folder)) as made:

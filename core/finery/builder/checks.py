@@ -13,7 +13,6 @@ import msgspec
 from finery.artifact.kinds import Dataset
 from finery.builder.code.steps import wrong_distributions
 from finery.builder.dispatch import job_without_run
-from finery.builder.plan import versions_in
 from finery.errors import FineryError, PluginError, StepError, UsageError
 from finery.execute.gpus import named_gpus
 from finery.plugin.forecasts import Forecasts
@@ -365,7 +364,7 @@ def check_files(
     for node in graph.nodes.values():
         missing = [*_missing_files(graph, node)]
         errors += missing or [*_unusable_files(graph, node)] or _unusable_rows(graph, node)
-        errors += _wrong_packages(graph, node, lock)
+        errors += wrong_distributions(graph.recipe, node, lock)
     try:
         for node in [] if errors else graph.nodes.values():
             progress(f"checking {node.name} …")
@@ -378,20 +377,8 @@ def check_files(
 def check_presence(graph: Graph) -> list[FineryError]:
     """An error for each missing outside file, and each wrong name in `packages=` of a step type."""
     lock, nodes = Lock(graph.recipe.path), graph.nodes.values()
-    return [
-        error for node in nodes
-        for error in (*_missing_files(graph, node), *_wrong_packages(graph, node, lock))
-    ]  # fmt: skip
-
-
-def _wrong_packages(graph: Graph, node: Node, lock: Lock) -> Iterator[FineryError]:
-    environment = None
-    if node.environment:
-        environment = pinned_environment(graph.recipe, node.environment, lock)
-        if environment is None:  # not resolved yet
-            return
-    with with_versions(versions_in(environment)):
-        yield from [*wrong_distributions(graph.recipe, node)]
+    errors: list[FineryError] = [e for node in nodes for e in _missing_files(graph, node)]
+    return errors + [e for node in nodes for e in wrong_distributions(graph.recipe, node, lock)]
 
 
 def misfits(graph: Graph, results: Results, node: Node) -> Iterator[FineryError]:

@@ -23,7 +23,7 @@ from finery.artifact.manifest import (
     result_key,
 )
 from finery.builder.accepted import Acceptances
-from finery.builder.code.steps import StepCode, wrong_distributions
+from finery.builder.code.steps import StepCode, versions_in, wrong_distributions
 from finery.builder.keys import (
     FORMAT_PART,
     NOT_BUILT,
@@ -347,9 +347,8 @@ class Planner:
                 free = engine.version or _digest(key._replace(packages=engine.packages))
                 held = engine.version or _digest(key)
                 plan.engines[model_format] = Identity(free, held if sends_schemas else None)
-        if plan.environment is not None or not node.environment:
-            for error in wrong_distributions(self.graph.recipe, node):
-                raise error
+        for error in wrong_distributions(self.graph.recipe, node, self.lock):
+            raise error
         digests = {}
         for source in node.sources:
             result = results.get(source.step)
@@ -383,9 +382,7 @@ class Planner:
         if any(self.store.seconds_of(key) is not None for key in (plan.key, plan.result_key)):
             lost = self.store.shared.lost
             return f"its files {'are missing or damaged' if not lost else LOST}"
-        if plan.node.name not in self.latest:
-            return self.unbuilt
-        last, _ = self.latest[plan.node.name]
+        last, _ = self.latest.get(plan.node.name, ("", None))
         before = self.store.parts_of(last)
         if before is None:
             return self.unbuilt
@@ -432,16 +429,6 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
             if first != name:
                 plan.same_as, plan.reason = first, f"equal to {first}: built once"
         yield plan
-
-
-def versions_in(environment: Environment | None) -> dict[str, str] | None:
-    """The versions in a step's environment, finery and plugins included; None: it has none."""
-    if environment is None:
-        return None
-    from finery.execute.wheels import own_distributions
-
-    own = {each.name: each.version for each in own_distributions()}
-    return environment.versions | own
 
 
 def _digest(engine: EngineKey) -> str:

@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
 import click
@@ -20,8 +21,7 @@ COLLECT_AFTER = 100_000
 """New objects between two garbage collections. Most objects live until the command ends: with
 Python's default, collections take a tenth of the time of a build of 1,000 steps."""
 
-PATIENCE = 1.0
-"""Seconds that threads of plugins get to end."""
+PATIENCE = 1.0  # seconds that threads of plugins get to end
 HELP = 200
 """Longest first sentence of a command's help, in characters."""
 
@@ -100,29 +100,24 @@ def _end_when_interrupted() -> None:
 
 def _end_despite_threads(code: int) -> None:
     """Have this process end after a while, even if threads that plugins started still run."""
-    discovery = sys.modules.get("finery.plugin.discovery")
-    started = dict(discovery.THREADS) if discovery else {}  # empty if no plugins were loaded
-    if not started:
-        return
-    import threading
+    discovery = sys.modules.get("finery.plugin.discovery")  # None if no plugins were loaded
+    started: dict[threading.Thread, str] = getattr(discovery, "THREADS", {})
 
     def end() -> None:
-        for thread in threading.enumerate():
-            if not (thread.daemon or thread in started or thread is threading.main_thread()):
-                thread.join()  # finery's own
-        for thread, plugin in started.items():
-            thread.join(PATIENCE)
-            if thread.is_alive():
-                text = f"{plugin} started the thread '{thread.name}', which still runs: finery "
-                text += "ends without it (fix: threading.Thread(…, daemon=True))"
-                click.echo(f"{click.style('warning:', fg='yellow')} {visible(text)}", err=True)
-        if any(thread.is_alive() for thread in started):
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError):
-                    stream.flush()
-            os._exit(code)
+        from finery.store.repairs import say
 
-    threading.Thread(target=end, daemon=True).start()
+        for thread in sorted(threading.enumerate(), key=started.__contains__):  # finery's own first
+            if not thread.daemon:
+                thread.join(PATIENCE if thread in started else None)
+            if thread in started and thread.is_alive():
+                text = f"{started[thread]} started the thread '{thread.name}', which still runs: "
+                say(f"{text}finery ends without it (fix: threading.Thread(…, daemon=True))")
+                with contextlib.suppress(OSError):
+                    sys.stdout.flush()
+                os._exit(code)
+
+    if started:
+        threading.Thread(target=end, daemon=True).start()
 
 
 def _run(color: bool | None) -> int:

@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import (
     BYTECODE_SUFFIXES,
     EXTENSION_SUFFIXES,
@@ -184,9 +184,8 @@ class EndedError(Exception):
     """A plugin's code tried to end the process; the text says how."""
 
 
+# What plugins started on import, and the end of this process would wait for: thread → plugin.
 THREADS: dict[threading.Thread, str] = {}
-"""Threads that plugins started when they were imported, and the end of this process would wait for;
-each with the plugin's name."""
 
 
 @contextmanager
@@ -198,6 +197,7 @@ def surviving(plugin: str) -> Iterator[None]:
     """
     exit_at_once, pid, active = os._exit, os.getpid(), True
     before = threading.enumerate()
+    stdout = os.dup(1) if sys.stdout and sys.stderr else None  # None: it is closed
 
     def refused(status: int) -> NoReturn:
         if not active or os.getpid() != pid:  # a child that the plugin forked
@@ -205,8 +205,10 @@ def surviving(plugin: str) -> Iterator[None]:
         raise EndedError(f"it calls os._exit({status!r})")
 
     os._exit = refused
+    if stdout is not None:  # also of child processes and C libraries
+        os.dup2(2, 1)
     try:
-        with _printing_to_stderr():
+        with redirect_stdout(sys.stderr):
             yield
     except (Exception, GeneratorExit):
         raise
@@ -219,26 +221,11 @@ def surviving(plugin: str) -> Iterator[None]:
     finally:
         active = False
         os._exit = exit_at_once
+        if stdout is not None:
+            os.dup2(stdout, 1)
+            os.close(stdout)
         new = (each for each in threading.enumerate() if each not in before and not each.daemon)
         THREADS.update(dict.fromkeys(new, plugin))
-
-
-@contextmanager
-def _printing_to_stderr() -> Iterator[None]:
-    """Send what this process, its children and C libraries print to stderr."""
-    if sys.stdout is None or sys.stderr is None:  # it is closed
-        yield
-        return
-    with suppress(OSError):  # its reader has ended, which finery notices when it prints
-        sys.stdout.flush()
-    stdout = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
 
 
 def in_words(error: BaseException, text: object = None) -> str:

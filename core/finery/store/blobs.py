@@ -142,8 +142,8 @@ def changed_input(ref: str, name: str) -> StepError:
     """The error for a step whose input `ref` has another file `name` than before it ran."""
     return StepError(
         f"its input '{ref}' was changed while it ran: {name}",
-        fix="build again. If the step itself writes to its input, let it copy the file first, "
-        "e.g. to job.scratch",
+        fix="build again. If the step itself writes to its input, or makes a hard link to it and "
+        "removes that, let it copy the file first, e.g. to job.scratch",
     )
 
 

@@ -22,10 +22,6 @@ from finery.util.paths import path_in
 
 AWAY = ".remote.txt"
 """The end of the name of a text in place of a link: the output is only in a shared store."""
-_TOUCHED = (
-    "only its ctime differs: something wrote to it and restored its time, or made a hard link to "
-    "it and removed that"
-)
 _OUTPUT = re.compile(r"/views/[0-9a-f]{64}$")
 """The target of a link in `build/`."""
 
@@ -84,10 +80,7 @@ def unchanged(root: Path, inputs: Iterable[tuple[str, Manifest]]) -> Iterator[No
             except OSError:
                 is_same = False
             if not is_same:
-                change = changed_input(ref, name)
-                if is_touched and now[:4] == state[:4]:
-                    change.details.append(_TOUCHED)
-                yield change
+                yield changed_input(ref, name)
 
     try:
         yield

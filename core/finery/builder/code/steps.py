@@ -13,15 +13,16 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
-from finery.builder.code.closure import Closure, Code, Subject
-from finery.builder.code.distributions import read_installed
+from finery.util.installed import is_own, normalised, version_of, with_versions
 from finery.builder.code.files import decoded
 from finery.builder.code.index import CodeIndex
 from finery.errors import FineryError, PluginError
 from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
+from finery.recipe.environments import Environment, pinned_environment
 from finery.recipe.graph import Node
+from finery.recipe.lock import Lock
 from finery.step.inspect import (
     full_name,
     inputs_of,
@@ -32,7 +33,7 @@ from finery.step.inspect import (
 )
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.util.installed import is_own, normalised, version_of
+from finery.util.installed import is_own, normalised, version_of, with_versions
 from finery.util.paths import shown
 from finery.util.references import OUTSIDE
 from finery.util.text import nearest_meant
@@ -240,35 +241,47 @@ class StepCode:
         return CodeIndex([*map(str, beside), str(self._recipe.folder), os.getcwd()], self._store)
 
 
-def wrong_distributions(recipe: Recipe, node: Node) -> Iterator[FineryError]:
+def wrong_distributions(recipe: Recipe, node: Node, lock: Lock) -> Iterator[FineryError]:
     """An error for each name in `packages=` of a step that no distribution has.
 
-    finery's own step types also name those of extras that aren't installed.
+    finery's own step types also name those of extras that aren't installed. Nothing is wrong yet in
+    an environment that isn't resolved.
     """
-    for path, step in (("", node.step), *steps_inside(node.step)):
-        cls = type(step)
-        absent = [name for name in step.key_packages() if version_of(name) is None]
-        if not absent or is_own(cls.__module__):
+    environment = pinned_environment(recipe, node.environment, lock) if node.environment else None
+    if node.environment and environment is None:
+        return
+    with with_versions(versions_in(environment)):
+        absent = [
+            (path, type(step), name) for path, step in (("", node.step), *steps_inside(node.step))
+            for name in step.key_packages()
+            if version_of(name) is None and not is_own(type(step).__module__)
+        ]  # fmt: skip
+    installed = read_installed() if absent else Installed({}, {}, {})
+    extras = {name for name, _, _ in installed.requires.get("finery", ())}
+    for path, cls, name in absent:
+        if normalised(name) in extras:
             continue
-        installed = read_installed()
-        extras = {name for name, _, _ in installed.requires.get("finery", ())}
-        for name in absent:
-            if normalised(name) in extras:
-                continue
-            owner = next(iter(installed.owners.get(name, ())), None)
-            error = recipe.error(
-                f"{full_name(cls)} names the distribution '{name}' in its key, which isn't "
-                "installed",
-                (*node.place, *(path.split(".") if path else ()), "use"),
-                fix=f"did you mean '{owner}'?"
-                if owner
-                else nearest_meant(name, installed.requires) or f"pip install {name}",
-            )
-            with suppress(OSError, TypeError):  # a class that isn't in a file
-                lines, number = getsourcelines(cls)
-                file = shown(Path(getsourcefile(cls) or ""))
-                error.details.append(f"{file}:{number}: {lines[0].strip()}")
-            yield error
+        owner = next(iter(installed.owners.get(name, ())), None)
+        meant = f"did you mean '{owner}'?" if owner else nearest_meant(name, installed.requires)
+        error = recipe.error(
+            f"{full_name(cls)} names the distribution '{name}' in its key, which isn't installed",
+            (*node.place, *filter(None, path.split(".")), "use"),
+            fix=meant or f"pip install {name}",
+        )
+        with suppress(OSError, TypeError):  # a class that isn't in a file
+            lines, number = getsourcelines(cls)
+            file = shown(Path(getsourcefile(cls) or ""))
+            error.details.append(f"{file}:{number}: {lines[0].strip()}")
+        yield error
+
+
+def versions_in(environment: Environment | None) -> dict[str, str] | None:
+    """The versions in a step's environment, finery and plugins included; None: it has none."""
+    if environment is None:
+        return None
+    from finery.execute.wheels import own_distributions
+
+    return environment.versions | {each.name: each.version for each in own_distributions()}
 
 
 def code_digest(function: Any) -> str | None:

@@ -55,8 +55,8 @@ def command(
     served = [plan for plan in mine if plan.accepted][:1] if verify else []
     is_refuted = bool(served) and not _is_same(project, plans, served[0], as_json=as_json)
     if undo or is_refuted:
-        mine = mine if undo else served
-        lines = {c.line(): c for plan in mine for c in planner.acceptances.applied(plan.parts)}
+        withdrawn = mine if undo else served
+        lines = {c.line(): c for p in withdrawn for c in planner.acceptances.applied(p.parts)}
         lock.accept([], [*lines.values()])
     else:
         last = {each: planner.latest.get(each, ("",))[0] for each in names}
@@ -136,14 +136,11 @@ def _is_same(
     """Whether a step makes the outputs of the plan's result again; prints the others."""
     from finery.builder.anew import empty_store
     from finery.cli.commands.verify import run_again
-    from finery.util.events import new_run_id
 
     name = plan.node.name
     if plan.state == "pending":
         fix = "accept or build that first"
         raise UsageError(f"can't verify: step '{name}' {plan.reason}", fix=fix)
-    project.store.check_writable()
-    project.store.hold(new_run_id())
     with empty_store(project.store) as empty:
         pairs = run_again(project, plans | {name: plan}, [name], empty, as_json=as_json)
         plugins = project.graph.plugins

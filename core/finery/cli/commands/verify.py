@@ -34,13 +34,10 @@ def command(recipe: Path, step: str, overrides: tuple[str, ...], as_json: bool) 
     from finery.builder.plan import Planner, make_plan
     from finery.builder.project import Project
     from finery.cli.redone import scores
-    from finery.util.events import new_run_id
 
     project = Project(recipe, overrides)
     graph, name = project.graph, step.partition(".")[0]
     graph.require(name)
-    project.store.check_writable()
-    project.store.hold(new_run_id())
     plans = {plan.node.name: plan for plan in make_plan(Planner(graph, project.store))}
     missing = [n for n in graph.select([name]).nodes if plans[n].result is None]
     if missing:

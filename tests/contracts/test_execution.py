@@ -90,23 +90,28 @@ def _labels() -> dict[str, str]:
 
 def _executed(call: Callable[[], object]) -> set[tuple[str, str]]:
     """The functions that a call executes, but for what isn't in keys and what that calls."""
-    codes: set[CodeType] = set()
+    # By their ids, as a hash of code takes longer than most calls.
+    codes: dict[int, CodeType] = {}
     outside: dict[int, FrameType] = {}  # thread → where it left what counts
 
     def is_outside(frame: FrameType) -> bool:
-        is_method = isinstance(frame.f_locals.get("self"), Step)
-        is_method &= frame.f_code.co_name in OUTSIDE_KEYS
-        return is_method or frame.f_code in DISCOVERY or _definition(frame.f_code) in _marked()
+        code = frame.f_code
+        if code.co_name in OUTSIDE_KEYS and isinstance(frame.f_locals.get("self"), Step):
+            return True
+        return id(code) not in codes and (code in DISCOVERY or _definition(code) in _marked())
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
-        thread = threading.get_ident()
-        if event == "call" and thread not in outside:
-            if is_outside(frame):
-                outside[thread] = frame
-            else:
-                codes.add(frame.f_code)
-        elif event == "return" and outside.get(thread) is frame:
-            del outside[thread]
+        if event == "call":
+            thread = threading.get_ident()
+            if thread not in outside:
+                if is_outside(frame):
+                    outside[thread] = frame
+                else:
+                    codes[id(frame.f_code)] = frame.f_code
+        elif event == "return" and outside:
+            thread = threading.get_ident()
+            if outside.get(thread) is frame:
+                del outside[thread]
 
     gc.collect()  # else generators of other steps may end in this one
     threading.setprofile(profile)
@@ -116,7 +121,7 @@ def _executed(call: Callable[[], object]) -> set[tuple[str, str]]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    functions = {code for code in codes if code.co_flags & inspect.CO_OPTIMIZED}
+    functions = {code for code in codes.values() if code.co_flags & inspect.CO_OPTIMIZED}
     return {definition for code in functions if (definition := _definition(code))[0]}
 
 

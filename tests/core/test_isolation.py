@@ -127,10 +127,10 @@ told['command'] = 'two.run' in run('-m', 'finery', 'plugins')
 
 LEAVES = """
 import json, random
-told['seen'] = [hasattr(json, 'probe'), 'colorsys' in sys.modules, 'MARK_X' in os.environ]
+told['seen'] = [hasattr(json, 'probe'), 'sched' in sys.modules, 'MARK_X' in os.environ]
 told['number'] = random.random()
 json.probe = True
-import colorsys
+import sched
 os.environ['MARK_X'] = '1'
 random.seed(1)
 """

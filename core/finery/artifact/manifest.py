@@ -36,7 +36,10 @@ def key_of(parts: Parts) -> str:
 
 def reads_in(parts: Parts) -> Parts:
     """Those of the parts that say what the step read."""
-    return [part for part in parts if part[0].startswith((READ, CHANGING))]
+    first = len(parts)
+    while first and parts[first - 1][0].startswith((READ, CHANGING)):
+        first -= 1
+    return parts[first:]
 
 
 def result_key(key: str, reads: Parts) -> str:

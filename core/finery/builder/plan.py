@@ -200,7 +200,8 @@ class Planner:
             every = [*inputs.values()]
             result = find_result(self.store, key, parts, every, lambda: self.places(plan))
             if result is not None and self.fits(plan, result.outputs):
-                plan.accepted = [visible(name) for name, *_ in differences(parts, plan.parts)]
+                others = differences(parts, plan.parts) if key != plan.key else []
+                plan.accepted = [visible(name) for name, *_ in others]
                 return result
         return None
 

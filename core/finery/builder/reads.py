@@ -7,6 +7,7 @@ values of these names give the key of the result that a step would make now.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,7 +16,9 @@ from finery.errors import DataError
 from finery.execute.entries import MOST, Places
 from finery.execute.executor import Done
 from finery.store.database import MOST_LISTS, Store
-from finery.store.remote import Remote
+
+if TYPE_CHECKING:
+    from finery.store.remote import Remote
 
 UNSEEN = "runs where finery can't see what it reads"
 
@@ -71,7 +74,7 @@ def why_not_reusable(parts: Parts) -> str:
 
 
 def shared_lists(
-    remote: Remote, keys: Sequence[str], places: Mapping[str, Places]
+    remote: "Remote", keys: Sequence[str], places: Mapping[str, Places]
 ) -> dict[str, list[list[str]]]:
     """Key of a step → names of what its results read, as a shared store has them.
 
@@ -88,7 +91,7 @@ def shared_lists(
     }  # fmt: skip
 
 
-def push_list(remote: Remote, key: str, reads: Parts) -> None:
+def push_list(remote: "Remote", key: str, reads: Parts) -> None:
     """Add the names of what a result read to a shared store. Raises `RemoteError`."""
     name, names = bytes.fromhex(key), [name for name, _ in reads]
     lists = _decoded(remote.values("reads", [name]).get(name, b"[]"))

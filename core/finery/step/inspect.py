@@ -1,5 +1,6 @@
 """Declarations of a step type's class: inputs, outputs, files, nested steps."""
 
+import os
 import sys
 import types
 import typing
@@ -169,8 +170,9 @@ def nested_in(cls: "type[Step]", values: Mapping[str, Any]) -> Iterator[tuple[st
 
 def nested_steps(step: "Step") -> "Iterator[tuple[str, Step, FieldInfo]]":
     """(path, inner step, its field), see `nested_in`."""
-    cls = type(step)
-    return nested_in(cls, {field: getattr(step, field) for field in nested_fields(cls)})
+    fields = nested_fields(type(step))
+    values = {field: getattr(step, field) for field in fields}
+    return nested_in(type(step), values) if fields else iter(())
 
 
 def add_nested(step: "Step", path: str, inner: "Step") -> None:
@@ -281,5 +283,5 @@ def full_name(cls: Any) -> str:
     """A class's name in messages: with its module, or with its file next to the recipe."""
     name, module = getattr(cls, "__qualname__", repr(cls)), getattr(cls, "__module__", "")
     if module.startswith(FILE_MODULE):
-        return f"{Path(sys.modules[module].__file__ or '').name}:{name}"
+        return f"{os.path.basename(sys.modules[module].__file__ or '')}:{name}"
     return f"{module}.{name}"

@@ -80,6 +80,7 @@ class Store:
         self.objects = root / "objects"
         self._objects = str(self.objects)
         self._results: dict[str, tuple[dict[str, Manifest], float]] = {}  # read ahead
+        self._listed: set[str] = set()  # keys of steps with results that read something
         self._blobs: dict[str, tuple[int, ...]] = {}  # digest → stat, incomplete
         self.database = root / "finery.db"
         self._locks: KeyLocks | None = None
@@ -142,6 +143,9 @@ class Store:
         digests = {digest for m in manifests for digest, _ in m.files.values()}
         for digest, *stat in self._select("*", "blobs", "digest", digests):
             self._blobs[digest] = tuple(stat)
+        query = "SELECT DISTINCT substr(name, ?, ?) FROM facts WHERE name BETWEEN ? AND ?"
+        names = len(LISTS) + 1, KEY_DIGITS, LISTS, f"{LISTS}~"
+        self._listed = {key for (key,) in self._db.rows(query, names)}
 
     def _select(
         self, columns: str, table: str, column: str, values: Iterable[str]
@@ -212,6 +216,8 @@ class Store:
 
         One that read nothing has no names.
         """
+        if key in self._results and key not in self._listed:
+            return [[]]
         query = (
             "SELECT made, parts FROM facts JOIN results ON results.key = substr(name, -64) "
             "JOIN parts USING (key) WHERE name BETWEEN ? AND ? UNION ALL "
@@ -252,6 +258,7 @@ class Store:
             (_FACT, lists),
             patient=True,
         )
+        self._listed |= {name.split()[-2] for name, _ in lists}
         for result in results:
             self._results.pop(result.key, None)
 
@@ -273,13 +280,15 @@ class Store:
                     os.chmod(path, os.stat(path).st_mode & 0o777)
         now = time.time()
         encoded = [(key, msgspec.json.encode(parts[key])) for key, *_ in results]
+        lists = [(name, b"") for key, *_ in results for name in _list_of(key, parts[key])]
         self._db.write(
             ("INSERT OR REPLACE INTO remote VALUES (?, ?, ?, ?, ?)", places),
             ("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)",
              [(*result, now, run) for result in results]),
             ("INSERT OR REPLACE INTO parts VALUES (?, ?)", encoded),
-            (_FACT, [(name, b"") for key, *_ in results for name in _list_of(key, parts[key])]),
+            (_FACT, lists),
         )  # fmt: skip
+        self._listed |= {name.split()[-2] for name, _ in lists}
         for key, *_ in results:
             self._results.pop(key, None)
 

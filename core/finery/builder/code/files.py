@@ -132,11 +132,9 @@ def files_in(folder: str, label: str) -> Iterator[tuple[str, str]]:
 
     Links are followed, but not into a folder that the link is in.
     """
-    rest = [(folder, label, frozenset[str]())]
+    rest = [(folder, label, os.path.realpath(folder), frozenset[str]())]
     while rest:
-        folder, label, above = rest.pop()
-        if (real := os.path.realpath(folder)) in above:
-            continue
+        folder, label, real, above = rest.pop()
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda each: each.name, reverse=True):
                 path, name = entry.path, f"{label}/{entry.name}"
@@ -145,4 +143,7 @@ def files_in(folder: str, label: str) -> Iterator[tuple[str, str]]:
                 if entry.is_file():
                     yield name, path
                 elif entry.is_dir() and not os.path.exists(f"{path}/pyvenv.cfg"):
-                    rest.append((path, name, above | {real}))
+                    inner = f"{real}/{entry.name}"
+                    inner = os.path.realpath(path) if entry.is_symlink() else inner
+                    if inner not in above | {real}:
+                        rest.append((path, name, inner, above | {real}))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from itertools import takewhile
 from operator import itemgetter
 from typing import Any
 
@@ -36,10 +37,8 @@ def key_of(parts: Parts) -> str:
 
 def reads_in(parts: Parts) -> Parts:
     """Those of the parts that say what the step read."""
-    first = len(parts)
-    while first and parts[first - 1][0].startswith((READ, CHANGING)):
-        first -= 1
-    return parts[first:]
+    last = takewhile(lambda part: part[0].startswith((READ, CHANGING)), reversed(parts))
+    return [*last][::-1]
 
 
 def result_key(key: str, reads: Parts) -> str:

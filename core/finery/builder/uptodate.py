@@ -87,7 +87,7 @@ class Sources(NamedTuple):
         files = {path for path in (*self.used, *self.absent, *matches) if os.path.isfile(path)}
         changed = (path for path in files - set(written) if not is_output(path))
         gone = not all(map(os.path.exists, self.used))
-        return gone or not all(_settled(path, began) for path in changed)
+        return gone or not all(settled(*file_state(path)[3:], began) for path in changed)
 
 
 def finished_if_done(
@@ -199,7 +199,8 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
     if not _are_those_used(used, chain.from_iterable(matches.values())):
         return
     # Later than the states, so that they are those before a change that is missed here.
-    unsettled = [path for path in (*sources, *_PATH) if not _settled(path, build.began)]
+    every = (*sources, *_PATH)
+    unsettled = [path for path in every if not settled(*file_state(path)[3:], build.began)]
     contents = _contents(build, unsettled) if unsettled else {}
     stored = None if contents is None else _stored(build)
     if contents is None or stored is None or any("\n" in path for path in (*sources, *stored)):
@@ -425,14 +426,6 @@ def _machine() -> list[Any]:
     # A checksum, since a value may be a secret.
     checksum = zlib.crc32(json.dumps(own).encode())
     return [os.uname().nodename, drivers, *map(os.environ.get, GPUS), checksum]
-
-
-def _settled(path: str, began: int) -> bool:
-    try:
-        s = os.stat(path)
-    except OSError:
-        return True
-    return settled(s.st_mtime_ns, s.st_ctime_ns, began)
 
 
 def _name(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> str:

@@ -171,8 +171,7 @@ def nested_in(cls: "type[Step]", values: Mapping[str, Any]) -> Iterator[tuple[st
 def nested_steps(step: "Step") -> "Iterator[tuple[str, Step, FieldInfo]]":
     """(path, inner step, its field), see `nested_in`."""
     fields = nested_fields(type(step))
-    values = {field: getattr(step, field) for field in fields}
-    return nested_in(type(step), values) if fields else iter(())
+    return nested_in(type(step), {f: getattr(step, f) for f in fields}) if fields else iter(())
 
 
 def add_nested(step: "Step", path: str, inner: "Step") -> None:

@@ -43,7 +43,7 @@ from finery.store.links import open_artifact
 from finery.store.repairs import make_folder, make_way, say
 from finery.store.shared import SharedBlobs
 from finery.store.uses import JOB, Uses, gate, remove_unheld
-from finery.util.files import check_plain, fsync, hash_file, settled, size_of
+from finery.util.files import check_plain, file_state, fsync, hash_file, settled, size_of
 from finery.util.leftovers import (
     end_users,
     is_in_use,
@@ -228,6 +228,12 @@ class Store:
         every = (self._decoded(parts, Parts) for _, parts in rows)
         return [[*n] for n in {tuple(p for p, _ in reads_in(each or [])): 0 for each in every}]
 
+    def _list_of(self, key: str, parts: Parts) -> Iterator[str]:
+        """The name of the fact for a result that others may reuse if they read the same."""
+        if (reads := reads_in(parts)) and not reads[-1][0].startswith(CHANGING):
+            self._listed.add(step := key_of(parts[: -len(reads)]))
+            yield f"{LISTS}{step} {key}"
+
     def _read_result(self, key: str) -> tuple[dict[str, Manifest], float] | None:
         row = self._one("SELECT outputs, seconds FROM results WHERE key = ?", key)
         if row is None:
@@ -250,7 +256,7 @@ class Store:
         now = time.time()
         rows = [[r.key, msgspec.json.encode(r.outputs), r.seconds, now, run] for r in results]
         parts = [[r.key, msgspec.json.encode(r.parts)] for r in results]
-        lists = [(name, b"") for r in results for name in _list_of(r.key, r.parts)]
+        lists = [(name, b"") for r in results for name in self._list_of(r.key, r.parts)]
         self._db.write(
             (_BLOB, [(d, *(self._blobs.get(d) or _blob_stat(self.blob_path(d)))) for d in digests]),
             ("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", rows),
@@ -258,7 +264,6 @@ class Store:
             (_FACT, lists),
             patient=True,
         )
-        self._listed |= {name.split()[-2] for name, _ in lists}
         for result in results:
             self._results.pop(result.key, None)
 
@@ -280,7 +285,7 @@ class Store:
                     os.chmod(path, os.stat(path).st_mode & 0o777)
         now = time.time()
         encoded = [(key, msgspec.json.encode(parts[key])) for key, *_ in results]
-        lists = [(name, b"") for key, *_ in results for name in _list_of(key, parts[key])]
+        lists = [(name, b"") for key, *_ in results for name in self._list_of(key, parts[key])]
         self._db.write(
             ("INSERT OR REPLACE INTO remote VALUES (?, ?, ?, ?, ?)", places),
             ("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)",
@@ -288,7 +293,6 @@ class Store:
             ("INSERT OR REPLACE INTO parts VALUES (?, ?)", encoded),
             (_FACT, lists),
         )  # fmt: skip
-        self._listed |= {name.split()[-2] for name, _ in lists}
         for key, *_ in results:
             self._results.pop(key, None)
 
@@ -442,10 +446,10 @@ class Store:
             if row and row[0] == stat:
                 return str(row[1])
             check_plain(path)
-            digest, keep = hash_file(path), _settled(path)
+            digest = hash_file(path)
         except OSError as error:
             raise DataError(f"can't read {path}: {error.strerror}") from error
-        if keep:
+        if settled(*file_state(str(path))[3:], time.time_ns()):
             row = (str(path), stat, digest)
             self._db.write(("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [row]), is_cache=True)
         return digest
@@ -463,7 +467,7 @@ class Store:
         if row and row[0] == stat and isinstance(row[1], bytes):
             return row[1]
         content = compute(path)
-        if _settled(path):
+        if settled(*file_state(str(path))[3:], time.time_ns()):
             new = (kind, str(path), stat, content)
             query = "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)"
             self._db.write((query, [new]), is_cache=True)
@@ -491,9 +495,10 @@ class Store:
     def dollars_spent(self, keys: Iterable[str]) -> float:
         """The cost of the answers that the steps of some keys use, each counted once."""
         total = 0.0
-        for key in {*keys}:
+        names = [f"dollars of {key}" for key in {*keys}]
+        for (content,) in self._select("content", "facts", "name", names):
             with suppress(ValueError):  # a damaged database
-                total += float(self.fact(f"dollars of {key}") or 0)
+                total += float(content)
         return total
 
     # -- work folders and locks ------------------------------------------------------------------
@@ -630,12 +635,6 @@ def _prepared(root: Path) -> bool:
     return True
 
 
-def _list_of(key: str, parts: Parts) -> Iterator[str]:
-    """The name of the fact for a result that others may reuse if they read the same."""
-    if (reads := reads_in(parts)) and not reads[-1][0].startswith(CHANGING):
-        yield f"{LISTS}{key_of(parts[: -len(reads)])} {key}"
-
-
 def _blob_stat(path: str) -> tuple[int, ...]:
     s = os.stat(path)
     return s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino
@@ -644,8 +643,3 @@ def _blob_stat(path: str) -> tuple[int, ...]:
 def _stat_key(path: Path) -> bytes:
     s = os.stat(path)
     return msgspec.msgpack.encode([s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns])
-
-
-def _settled(path: Path) -> bool:
-    s = os.stat(path)
-    return settled(s.st_mtime_ns, s.st_ctime_ns, time.time_ns())

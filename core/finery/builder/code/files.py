@@ -78,14 +78,12 @@ class Files:
         """BLAKE3 of a file's bytes."""
         self.watch(path)
         store = self._store
-        digest = digest_of(path) if store is None else store.digest_file(Path(path))
-        self._note(path, digest)
-        return digest
+        return self._note(path, digest_of(path) if store is None else store.digest_file(Path(path)))
 
-    def _note(self, path: str, digest: str) -> None:
+    def _note(self, path: str, digest: str) -> str:
         """Note what was read of a file: nothing is the same as two different contents."""
-        if self.digests.setdefault(path, digest) != digest:
-            self.digests[path] = ""
+        self.digests[path] = digest if self.digests.get(path, digest) == digest else ""
+        return digest
 
     def fact(
         self, name: str, kind: type[T], paths: Mapping[str, str], compute: Callable[[], T]
@@ -132,9 +130,11 @@ def files_in(folder: str, label: str) -> Iterator[tuple[str, str]]:
 
     Links are followed, but not into a folder that the link is in.
     """
-    rest = [(folder, label, os.path.realpath(folder), frozenset[str]())]
+    rest = [(folder, label, frozenset[str]())]
     while rest:
-        folder, label, real, above = rest.pop()
+        folder, label, above = rest.pop()
+        if (real := os.path.realpath(folder)) in above:
+            continue
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda each: each.name, reverse=True):
                 path, name = entry.path, f"{label}/{entry.name}"
@@ -143,7 +143,4 @@ def files_in(folder: str, label: str) -> Iterator[tuple[str, str]]:
                 if entry.is_file():
                     yield name, path
                 elif entry.is_dir() and not os.path.exists(f"{path}/pyvenv.cfg"):
-                    inner = f"{real}/{entry.name}"
-                    inner = os.path.realpath(path) if entry.is_symlink() else inner
-                    if inner not in above | {real}:
-                        rest.append((path, name, inner, above | {real}))
+                    rest.append((path, name, above | {real}))

@@ -68,14 +68,13 @@ class Own:
     def paths(self) -> dict[str, str]:
         """Label → path of each file."""
         suffixes = {os.path.splitext(label)[1] for label in table().files} | {*SUFFIXES}
-        file = str(FILE)
         return {
             label: path
             for top in sorted(own_packages())
             for module in self._imports.find(top)
             for folder in module.folders
             for label, path in files_in(folder, top)
-            if os.path.splitext(path)[1] in suffixes and path != file
+            if os.path.splitext(path)[1] in suffixes and path != str(FILE)
         }
 
     @cached_property

@@ -22,7 +22,7 @@ SOURCES = [
 def pieces(folder: Path, source: str) -> list[Piece]:
     path = folder / "file.py"
     path.write_text(source, encoding="utf-8")
-    return parse.pieces_of(path)
+    return parse.pieces_of(path, path.read_bytes())
 
 
 def digests(folder: Path, source: str) -> list[dict[str, str]]:

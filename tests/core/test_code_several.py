@@ -142,7 +142,7 @@ def test_a_class_that_does_more_than_exist_counts(tmp_path: Path, old: str, new:
 
     path = tmp_path / "steps.py"
     path.write_text(HEAD + MINE + source + TABLE)
-    assert [p.name for p in pieces_of(path) if p.is_plain] == ["Mine"]
+    assert [p.name for p in pieces_of(path, path.read_bytes()) if p.is_plain] == ["Mine"]
 
 
 @pytest.mark.parametrize(
@@ -161,4 +161,6 @@ def test_names_that_may_not_be_those_of_finery_make_a_class_count(
 
     path = tmp_path / "steps.py"
     path.write_text(HEAD + first + MINE + OTHER + TABLE)
-    assert "Other" not in [piece.name for piece in pieces_of(path) if piece.is_plain]
+    assert "Other" not in [
+        piece.name for piece in pieces_of(path, path.read_bytes()) if piece.is_plain
+    ]

@@ -260,9 +260,9 @@ def _contents(build: "Build", paths: Sequence[str]) -> dict[str, str] | None:
         for setting, files in planner.files(node).items():
             for name, path in files:
                 read.setdefault(str(path), set()).add(parts.get(f"file {setting} {name}"))
-    for path in paths:
-        if (digest := planner.code.digest(path)) is not None:
-            read.setdefault(path, set()).update({digest}, _imported(path))
+    for file in paths:
+        if (digest := planner.code.digest(file)) is not None:
+            read.setdefault(file, set()).update({digest}, _imported(file))
     contents = {path: _content(path) for path in paths if path in read}
     known = all(contents.get(path) and {contents[path]} == read[path] for path in paths)
     newest = (max(file_state(path)[3:]) for path in paths)

@@ -13,7 +13,8 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
-from finery.util.installed import is_own, normalised, version_of, with_versions
+from finery.builder.code.closure import Closure, Code, Subject
+from finery.builder.code.distributions import Installed, read_installed
 from finery.builder.code.files import decoded
 from finery.builder.code.index import CodeIndex
 from finery.errors import FineryError, PluginError

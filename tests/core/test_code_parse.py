@@ -74,7 +74,7 @@ def _is_same_tree(source: str, edited: str) -> bool:
 @settings(max_examples=150, deadline=None)
 def test_no_text_is_too_odd(folder: Path, text: str) -> None:
     (folder / "file.py").write_bytes(text.encode())
-    found = parse.pieces_of(folder / "file.py")
+    found = parse.pieces_of(folder / "file.py", (folder / "file.py").read_bytes())
     assert isinstance(found, list)
 
 

@@ -400,12 +400,9 @@ class Planner:
     def explain(self, name: str) -> tuple[StepPlan, Parts | None, Parts | None]:
         """(the step's current plan, its parts at the last build, its parts at the build before)."""
         plan = next(p for p in make_plan(self) if p.node.name == name)
-        last, before = self.latest.get(name, (None, None))
-        return (
-            plan,
-            self.store.parts_of(last) if last else None,
-            self.store.parts_of(before) if before else None,
-        )
+        keys = self.latest.get(name, ("", None))
+        last, before = (self.store.parts_of(key or "") for key in keys)
+        return plan, last, before
 
 
 def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[StepPlan]:

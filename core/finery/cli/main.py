@@ -21,7 +21,6 @@ COLLECT_AFTER = 100_000
 """New objects between two garbage collections. Most objects live until the command ends: with
 Python's default, collections take a tenth of the time of a build of 1,000 steps."""
 
-PATIENCE = 1.0  # seconds that threads of plugins get to end
 HELP = 200
 """Longest first sentence of a command's help, in characters."""
 
@@ -108,7 +107,7 @@ def _end_despite_threads(code: int) -> None:
 
         for thread in sorted(threading.enumerate(), key=started.__contains__):  # finery's own first
             if not thread.daemon:
-                thread.join(PATIENCE if thread in started else None)
+                thread.join(1.0 if thread in started else None)
             if thread in started and thread.is_alive():
                 text = f"{started[thread]} started the thread '{thread.name}', which still runs: "
                 say(f"{text}finery ends without it (fix: threading.Thread(…, daemon=True))")

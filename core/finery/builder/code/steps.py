@@ -259,9 +259,7 @@ def wrong_distributions(recipe: Recipe, node: Node, lock: Lock) -> Iterator[Fine
         ]  # fmt: skip
     installed = read_installed() if absent else Installed({}, {}, {})
     extras = {name for name, _, _ in installed.requires.get("finery", ())}
-    for path, cls, name in absent:
-        if normalised(name) in extras:
-            continue
+    for path, cls, name in [each for each in absent if normalised(each[-1]) not in extras]:
         owner = next(iter(installed.owners.get(name, ())), None)
         meant = f"did you mean '{owner}'?" if owner else nearest_meant(name, installed.requires)
         error = recipe.error(

@@ -60,8 +60,8 @@ def command(
         lock.accept([], [*lines.values()])
     else:
         last = {each: planner.latest.get(each, ("",))[0] for each in names}
-        found = {each: project.store.lookup(key) for each, key in last.items() if key}
-        built = {each: result for each, result in found.items() if result is not None}
+        found = ((each, project.store.lookup(key)) for each, key in last.items() if key)
+        built = {each: result for each, result in found if result is not None}
         changed = [p for p in mine if p.state != "cached" and p.node.name in built]
         if not changed and not all(plan.state == "cached" for plan in mine):
             fix = "build at the commit before the change (a shared store may help), then return"

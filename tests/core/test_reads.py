@@ -272,7 +272,7 @@ def test_a_step_that_changes_what_it_reads_runs_until_nothing_changes(
     "body",
     [
         "Path('mine').write_text('x'); text = Path('mine').read_text(); Path('mine').unlink()",
-        "os.makedirs('new/er'); open('new/er/x', 'w'); text = os.listdir('new/er')",
+        "import shutil; os.makedirs('x'); text = os.listdir('x'); shutil.rmtree('x')",
         "open('log.txt', 'a').write('x')",
         "text = self.path and self.path.paths[0].read_text()",
         "import shutil; os.makedirs('x/y'); shutil.rmtree('x')",
@@ -302,6 +302,24 @@ def test_a_file_that_it_made_and_read_counts_as_it_left_it(project: MakeProject,
     (t.folder / "mine").unlink()
     assert t.ran() == ["a"]
     assert text(t) == "made"
+    assert t.ran() == []
+
+
+def test_a_folder_that_it_made_and_listed_counts_as_it_left_it(project: MakeProject) -> None:
+    body = "p = Path('new/er')\nif not p.exists(): p.mkdir(parents=True); (p / 'x').touch()\n"
+    t = project(files(f"{body}text = sorted(os.listdir(p))"))
+    assert notes(t) == []
+    assert t.ran() == []
+    t.write({"new/er/y": ""})
+    assert t.ran() == ["a"]
+    assert text(t) == "['x', 'y']"
+
+
+def test_a_moved_file_counts_where_it_was(project: MakeProject) -> None:
+    body = "p = Path('w')\nos.replace('words.txt', p) if not p.exists() else None"
+    t = project(files(f"{body}\ntext = p.read_text()"))
+    assert notes(t) == ["reads words.txt, and then changes it: the next build runs the step again"]
+    assert t.ran() == ["a"]
     assert t.ran() == []
 
 

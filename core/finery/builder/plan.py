@@ -216,7 +216,7 @@ class Planner:
         recipe = self.graph.recipe
         code = self.code.paths(*self.code_of(plan))
         folder, project = plain_path(recipe.folder), project_folder(recipe.path)
-        return places_of(str(project), str(folder), str(self.store.root), [*code])
+        return places_of(str(project), str(folder), str(self.store.root), tuple(code))
 
     @staticmethod
     def fits(plan: StepPlan, outputs: Mapping[str, Manifest]) -> bool:

@@ -1,47 +1,42 @@
-"""Names and values of what steps read, and where reads count.
+"""Entries for what steps read: their names, and the values that they have now.
 
-An observer in the step's process makes entries of them (`finery.execute.observed`); a planner
-computes the values again.
+An observer in the step's process makes entries (`finery.execute.observed`); a planner computes the
+values again. The name of an entry is a path or one of these:
+
+    module PATH        the files that an import could find there
+    import NAME        whether a top-level module is found
+    package NAME       the version of a distribution
+    places of code     where the recipe and its code are in the project
 """
 
 import importlib.machinery
 import importlib.util
 import os
 import stat
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from blake3 import blake3
 
+from finery.execute.scope import scope_of
 from finery.store.links import AWAY
-from finery.util.installed import (
-    STANDARD_LIBRARY,
-    is_installed,
-    normalised,
-    own_packages,
-    package_version,
-    plugin_packages,
-)
+from finery.util.files import hash_file
+from finery.util.installed import normalised, package_version
 from finery.util.paths import is_inside
 
 ABSENT = "absent"
 MOST = 10_000
 """Maximum number of entries of a result."""
 LAYOUT = "places of code"
-"""The name of the entry with where the recipe and its code are in the project."""
-KINDS = ("module", "import", "package", "places")
+_KINDS = ("module", "import", "package", "places")
 """First words of the names of entries that aren't paths."""
 _SUFFIXES = [
     f"{start}{suffix}"
     for start in ("", "/__init__")
     for suffix in importlib.machinery.all_suffixes()
 ]
-_VERSION = f"{sys.version_info.major}{sys.version_info.minor}"
-_ZIP = f"{os.path.dirname(STANDARD_LIBRARY)}/python{_VERSION}.zip"
-"""Where the standard library might be, too."""
 
 
 class Places(NamedTuple):
@@ -58,11 +53,12 @@ class Places(NamedTuple):
 
     def is_checked(self, name: str) -> bool:
         """Whether an entry can be compared: it may come from a stranger."""
-        if name.startswith("import "):
-            return name[7:].isidentifier()
-        if name.startswith("package "):
-            return name[8:] == normalised(name[8:])
-        path = name.removeprefix("module ")
+        kind, _, rest = name.partition(" ")
+        if kind == "import":
+            return rest.isidentifier()
+        if kind == "package":
+            return rest == normalised(rest)
+        path = rest if kind == "module" else name
         if path.startswith("/"):
             return path.startswith(self.folders) and os.path.normpath(path) == path
         return name in (".", LAYOUT) or is_inside(path)
@@ -70,14 +66,14 @@ class Places(NamedTuple):
     def name(self, path: str) -> str:
         """The name of the entry for a path: without the project folder if it is in that."""
         inner = "." if path == self.project else path.removeprefix(f"{self.project}/")
-        inner = path if inner.partition(" ")[0] in KINDS or inner.startswith("/") else inner
+        inner = path if inner.partition(" ")[0] in _KINDS or inner.startswith("/") else inner
         return inner.encode(errors="backslashreplace").decode()
 
     def path(self, name: str) -> str:
         """The path that a name means."""
         return os.path.join(self.project, name) if name != "." else self.project
 
-    def value(self, name: str, digest: Callable[[Path], str]) -> str:
+    def value(self, name: str, digest: Callable[[Path], str] = hash_file) -> str:
         """The current value of an entry. digest: gives that of a file."""
         kind, _, rest = name.partition(" ")
         if kind == "package":
@@ -133,9 +129,10 @@ def _import_value(module: str) -> str:
         return "found"
 
 
-def places_of(project: str, recipe: str, store: str, code: Sequence[str]) -> Places:
+@lru_cache(maxsize=64)
+def places_of(project: str, recipe: str, store: str, code: tuple[str, ...]) -> Places:
     """The places of a step. recipe: its folder. code: the files that are in the step's key."""
-    scope = scope_of(project, recipe, store, tuple(code))
+    scope = scope_of(project, recipe, store, code)
     project = project.rstrip("/") or "/"
     inside = sorted(os.path.relpath(p, project) for p in code if p.startswith(f"{project}/"))
     layout = "\0".join([os.path.relpath(recipe, project), *inside])
@@ -148,7 +145,7 @@ def paths_of(project: str, name: str) -> list[str]:
     kind, _, rest = name.partition(" ")
     if kind == "module":
         return [os.path.join(project, rest) + end for end in _SUFFIXES]
-    if kind in KINDS:
+    if kind in _KINDS:
         return []
     return [os.path.join(project, name)]
 
@@ -156,39 +153,3 @@ def paths_of(project: str, name: str) -> list[str]:
 def candidates(path: str) -> str:
     """The ends of the files that exist for a module. path: its own, without an end."""
     return " ".join(end for end in _SUFFIXES if os.path.isfile(path + end))
-
-
-class Scope(NamedTuple):
-    """Where reads count: in `folders`, and not in `excluded`. All paths end with a slash."""
-
-    folders: tuple[str, ...]
-    excluded: tuple[str, ...]
-
-
-@lru_cache(maxsize=64)
-def scope_of(project: str, recipe: str, store: str, code: tuple[str, ...]) -> Scope:
-    """The scope of a step's reads."""
-    home = os.path.expanduser("~")
-    caches = [os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache"]
-    caches += filter(None, map(os.environ.get, ("HF_HOME", "TMPDIR")))
-    prefixes = [sys.prefix, sys.base_prefix]
-    python = _slash([STANDARD_LIBRARY, _ZIP, *package_folders(is_own=False)])
-    code += tuple(f"{os.path.abspath(entry)}/" for entry in sys.path)
-    loose = [path for path in code if not path.startswith(python)]
-    folders = {os.path.dirname(p) for p in loose if not is_installed(p)}
-    inside = tuple(path for path in _slash([project, recipe, *folders]) if path != "/")
-    excluded = _slash([*prefixes, *caches])
-    below = [path for path in excluded if path.startswith(inside) and path not in inside]
-    return Scope(inside, (*_slash([store]), *below, *python))
-
-
-@lru_cache(maxsize=2)
-def package_folders(is_own: bool) -> tuple[str, ...]:
-    """The folders of finery's packages, or also those of other plugins, whose files are in keys."""
-    packages = own_packages().union(() if is_own else plugin_packages())
-    specs = filter(None, map(importlib.util.find_spec, sorted(packages)))
-    return _slash(path for spec in specs for path in spec.submodule_search_locations or ())
-
-
-def _slash(folders: Iterable[str]) -> tuple[str, ...]:
-    return tuple({f"{path.rstrip('/')}/": 0 for f in folders for path in (f, os.path.realpath(f))})

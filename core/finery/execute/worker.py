@@ -24,19 +24,13 @@ import msgspec
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import FineryError, StepError, disk_full
-from finery.execute.entries import package_folders
 from finery.execute.executor import AHEAD, Done, Failed, Noted, Task, Used
 from finery.execute.log import redirect_to
-from finery.execute.observed import (
-    UncachedRecords,
-    is_clean,
-    is_own_plugin,
-    reads_of,
-    watching,
-)
+from finery.execute.observed import has_read, is_clean, reads_of, watching
+from finery.execute.scope import package_folders
 from finery.fields import Files
 from finery.inference.engine import Engine
-from finery.inference.records import identity_of
+from finery.inference.records import UncachedRecords, identity_of
 from finery.inference.shared import SharedRecords, records_of, secrets_in
 from finery.inference.types import Identity
 from finery.plugin.discovery import COMPILED, leave_out, read_from_source
@@ -286,14 +280,15 @@ def _outputs_of(task: Task, plugins: Plugins, send: Send) -> dict[str, Manifest]
     inspect.check_columns(step, inspect.columns_of_inputs(step))
     expected = step.outputs()
     records = records_of(Path(task.records or root / "finery.db"), task.answers)
-    engines = (plugins.engines[name][1] for name in task.engines)
+    # Keys of records don't have what other engines read.
+    has_own_engines = all(plugins.engines[name][1].is_own for name in task.engines)
     with scratch_lock(Path(task.scratch), inherited=_is_worker) as lock_scratch:
         job = Job(
             out=Path(task.out),
             scratch=Path(task.scratch),
             seed=task.seed,
             report=send,
-            records=records if all(map(is_own_plugin, engines)) else UncachedRecords(records),
+            records=records if has_own_engines else UncachedRecords(records, has_read),
             find_engine=_finder(task, plugins),
             secrets=task.env,
             pinned=task.pinned,

@@ -1,6 +1,6 @@
 """Records of answered requests: their storage and their keys."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +51,26 @@ class MemoryRecords(dict[bytes, bytes]):
 
     def release(self, key: bytes) -> None:
         """Does nothing: claims aren't recorded."""
+
+
+class UncachedRecords:
+    """Records that are neither read nor stored while `is_uncached()`."""
+
+    def __init__(self, records: Records, is_uncached: Callable[[], bool]) -> None:
+        self._records = records
+        self._is_uncached = is_uncached
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._records, name)
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The existing records, by key."""
+        return {} if self._is_uncached() else self._records.get(keys)
+
+    def put(self, records: Mapping[bytes, bytes]) -> None:
+        """Store records."""
+        if not self._is_uncached():
+            self._records.put(records)
 
 
 class SqliteRecords:

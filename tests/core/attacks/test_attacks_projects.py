@@ -1,6 +1,7 @@
 """Whole projects: copied folders, steps in steps, neighbours of one name, shadowed libraries."""
 
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -57,6 +58,22 @@ def moved(world: World) -> None:
     copied = world.folder / "p/two"
     os.rename(world.folder / "p/one", copied)
     (copied / "words.txt").write_text("new words")
+
+
+def copied(world: World) -> None:
+    """Use a copy of the recipe's folder, with another module in it."""
+    shutil.copytree(world.folder / "p/one", world.folder / "p/two")
+    (world.folder / "p/two/deep/hidden.py").write_text("X = 2\n")
+    (world.folder / "p/one/recipe.yaml").unlink()
+
+
+def odd_text(text: str) -> Change:
+    """Another text in the file whose name isn't UTF-8."""
+
+    def change(world: World) -> None:
+        Path(os.fsdecode(os.fsencode(world.path("d")) + b"/\xff")).write_text(text)
+
+    return change
 
 
 def recipe_in(name: str) -> Change:
@@ -118,6 +135,11 @@ CASES = [
            prepare=recipe_in("one"), quick=True),
     Attack("the same by a path relative to the recipe", RELATIVE, both(moved, recipe_in("two")),
            prepare=recipe_in("one")),
+    Attack("a recipe's folder copied, another module of a computed name in it", {
+           f"one/{name}": text for name, text in {**step(
+           "answer = __import__('hid' + 'den').X", "sys.path.insert(0, str(HERE / 'deep'))"),
+           "deep/hidden.py": "X = 1\n"}.items()}, both(copied, recipe_in("two")),
+           prepare=recipe_in("one")),
     Attack("two plugin files with neighbours of one name", {
            **more("a: {use: a.answer}", "b: {use: b.answer}", plugins="a/one.py, b/two.py"),
            "a/one.py": step("answer = beside.X", "import beside")["steps.py"],
@@ -166,6 +188,8 @@ CASES = [
            prepare=link("../far", "{w}/p/words.txt"), quick=True),
     Attack("a text by a link to the project", step("answer = (HERE.parent / 'far/words.txt')"
            ".read_text()") | WORDS, put("words.txt", "new"), prepare=link("../far", "{w}/p")),
+    Attack("a text by a path with slashes", step("answer = open(f'/{HERE}//words.txt').read()")
+           | WORDS, put("words.txt", "new")),
     Attack("a text by a link with dots", step("answer = open('l/../../words.txt').read()")
            | {**WORDS, "deep/er/x": ""}, put("words.txt", "new"), prepare=link("l", "deep/er")),
     Attack("a text that is renamed first", step("import shutil\nif os.path.exists('words.txt'): "
@@ -179,6 +203,8 @@ CASES = [
            | {f"d/{i:04}": "1" for i in range(1200)}, put("d/1200", "2")),
     Attack("a name that isn't UTF-8", step("answer = [open(b'd/' + n).read() for n in "
            "os.listdir(b'd')]") | {"d/a": "1"}, put("d/a", "2"), prepare=odd_name),
+    Attack("a text in a file whose name isn't UTF-8", step("answer = open(b'd/\\xff').read()")
+           | {"d/a": "1"}, odd_text("new"), prepare=odd_text("old")),
     Attack("a name with a newline", step("answer = open('a\\nb').read()") | {"a\nb": "1"},
            put("a\nb", "2")),
     Attack("an empty file that was absent", step("try:\n    open('w')\n    answer = 1\n"

@@ -322,6 +322,23 @@ CASES = [
     Attack("a cache that the step keeps in the project, edited", step(
            "p = HERE / 'cache.txt'\nif not p.exists(): p.write_text('made')\n"
            "answer = p.read_text()"), put("cache.txt", "mine")),
+    Attack("a folder that the step makes if there is none, and lists", step(
+           "p = HERE / 'd'\nif not p.exists():\n    p.mkdir()\n    (p / 'a').touch()\n"
+           "answer = sorted(os.listdir(p))"), put("d/b", "")),
+    Attack("a file in a folder that the step makes if there is none", step(
+           "p = HERE / 'd'\nif not p.exists():\n    p.mkdir()\n    (p / 'a').write_text('1')\n"
+           "answer = (p / 'a').read_text()"), put("d/a", "2")),
+    Attack("a file that a child makes in a folder of the step's", step(
+           "import subprocess\np = HERE / 'd'\nif not p.exists():\n    p.mkdir()\n"
+           "    subprocess.run('echo 1 > d/a', shell=True)\n"
+           "answer = (p / 'a').read_text()"), put("d/a", "2")),
+    Attack("a text that the step moves before it reads it", step(
+           "try:\n    os.replace('in', 'w')\nexcept OSError: ...\n"
+           "answer = (HERE / 'w').read_text()") | {"in": "1"}, put("in", "2")),
+    Attack("a folder that the step moves before it reads in it", step(
+           "import shutil\ntry:\n    os.rename('in', 'w')\nexcept OSError:\n"
+           "    shutil.rmtree('w'); os.rename('in', 'w')\n"
+           "answer = (HERE / 'w/a').read_text()") | {"in/a": "1"}, put("in/a", "2")),
     Attack("a counter that the step keeps", step(
            "p = HERE / 'n'\nn = int(p.read_text())\np.write_text(str(n + 1))\nanswer = n")
            | {"n": "1"}, put("n", "7")),

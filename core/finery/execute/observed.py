@@ -56,8 +56,9 @@ _LISTERS = ("importlib._bootstrap_external", "importlib.metadata", "finery.util.
 class Observer:
     """Finds out what counts of all that this process does, and keeps it in `log`.
 
-    is_own: whether only finery's own code runs. keyed: files of code in the step's key. declared:
-    files that the recipe names and that inputs refer to.
+    is_own: whether only finery's own code runs. keyed: files of code in the step's key, which
+    follows their imports in `search_path`. declared: files that the recipe names and that inputs
+    refer to.
     """
 
     def __init__(self) -> None:
@@ -65,6 +66,7 @@ class Observer:
         self.scope = Scope()
         self.is_own = False
         self.keyed: frozenset[str] = frozenset()
+        self.search_path: frozenset[str] = frozenset()
         self.declared: frozenset[str] = frozenset()
         self.tried: set[str] = set()  # top-level modules that were looked for
         self.modules = frozenset(sys.modules)  # before plugins were imported
@@ -190,11 +192,12 @@ class Observer:
         if frame is None or not self.scope.is_loose(file):
             return
         is_statement = frame.f_code.co_code[frame.f_lasti] == opmap["IMPORT_NAME"]
-        if is_statement and plain(file) in self.keyed:
-            return  # the key follows it
+        is_followed = is_statement and plain(file) in self.keyed
         for folder in map(os.path.abspath, list(sys.path if folders is None else folders)):
             module = f"{folder}/{name.rpartition('.')[2]}"
-            if self.scope.is_loose(module):
+            root = folder.rsplit("/", name.count("."))[0]
+            is_in_key = is_followed and root in self.search_path
+            if not is_in_key and self.scope.is_loose(module):
                 self.log.see(f"module {self.log.places.name(module)}")
             if candidates(module):
                 return
@@ -276,6 +279,8 @@ def watching(task: Task, plugins: Plugins | None = None) -> Iterator[None]:
         _process.log.places = places
         _process.scope = scope_of(task.project, task.recipe, task.store, tuple(task.code))
         _process.keyed = frozenset(map(plain, (*task.plugins, *task.code)))
+        known = [*sys.path, *map(os.path.dirname, task.plugins)]
+        _process.search_path = frozenset(map(os.path.abspath, known))
         _process.declared = frozenset()
         if plugins is not None:
             _process.declared = frozenset(map(plain, _declared(task)))

@@ -182,6 +182,22 @@ CASES = [
     Attack("a folder that run inserts",
            step("sys.path.insert(0, str(HERE / 'lib'))\nimport hidden\nanswer = hidden.X")
            | {"lib/hidden.py": X1}, edit("1", "2", "lib/hidden.py")),
+    Attack("a module that appears in a folder that run inserts", step(
+           "sys.path.insert(0, 'lib')\nimport helper\nanswer = helper.X")
+           | {"helper.py": X1, "lib/other.py": X1}, put("lib/helper.py", X2)),
+    Attack("a module that appears in a new folder that run inserts", step(
+           "sys.path.insert(0, 'lib')\nimport helper\nanswer = helper.X") | {"helper.py": X1},
+           put("lib/helper.py", X2)),
+    Attack("a module of the standard library that appears in a folder that run inserts", step(
+           "sys.path.insert(0, 'lib')\nimport this\nanswer = this.__doc__")
+           | {"lib/other.py": X1}, put("lib/this.py", '"""Mine."""\n')),
+    Attack("a submodule that becomes a package in a folder that run inserts", step(
+           "sys.path.insert(0, 'lib')\nimport p.one\nanswer = p.one.X")
+           | {"lib/p/one.py": X1}, put("lib/p/one/__init__.py", X2)),
+    Attack("a module that appears in a folder that the plugin inserts for a while", step(
+           "answer = X", "sys.path.insert(0, str(HERE / 'lib'))\ntry:\n    from mine import X\n"
+           "except ImportError:\n    X = 1\nfinally:\n    sys.path.pop(0)")
+           | {"lib/other.py": X1}, put("lib/mine.py", X2)),
     Attack("a new file in an inserted folder before another", step("answer = hidden.X",
            "sys.path[:0] = [str(HERE / 'one'), str(HERE / 'two')]\nimport hidden")
            | {"two/hidden.py": X1, "one/other.py": X1}, put("one/hidden.py", X2)),

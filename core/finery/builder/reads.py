@@ -6,13 +6,11 @@ values of these names give the key of the result that a step would make now.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from finery.artifact.manifest import CHANGING, READ, Manifest, Parts, Result, result_key
-from finery.errors import DataError
 from finery.execute.entries import MOST, Places
 from finery.execute.executor import Done
 from finery.store.database import MOST_LISTS, Store
@@ -25,18 +23,12 @@ UNSEEN = "runs where finery can't see what it reads"
 
 def values_now(store: Store, places: Places, names: Sequence[str]) -> Parts:
     """The parts with these names, with their current values."""
-
-    def digest(path: Path) -> str:
-        try:
-            return store.digest_file(path)
-        except DataError:
-            return "unreadable"
-
-    plain = {name: name.removeprefix(READ) for name in names}
-    return [
-        (name, places.value(entry, digest) if places.is_checked(entry) else "not checked")
-        for name, entry in plain.items()
+    entries = [name.removeprefix(READ) for name in names]
+    values = [
+        places.value(entry, store.digest_file) if places.is_checked(entry) else "not checked"
+        for entry in entries
     ]
+    return [*zip(names, values, strict=True)]
 
 
 def find_result(

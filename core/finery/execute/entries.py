@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
+from finery.errors import DataError
 from finery.execute.scope import scope_of
 from finery.store.links import AWAY
 from finery.util.files import hash_file
@@ -94,7 +95,7 @@ class Places(NamedTuple):
             # SQLite leaves empty ones while a database is open.
             is_empty = not s.st_size and path.endswith(("-wal", "-journal"))
             return ABSENT if is_empty else digest(Path(path))
-        except PermissionError:
+        except (PermissionError, DataError):
             return "unreadable"
         except (OSError, ValueError):
             return ABSENT

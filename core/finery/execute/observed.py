@@ -79,7 +79,7 @@ class Observer:
         if isinstance(given, int):
             return
         path = plain(given)
-        if path.startswith(self.scope.excluded):
+        if path.startswith(self.scope.excluded):  # most files
             return
         frame = sys._getframe(2)
         if path.endswith((".py", ".pyc", ".so")) and _is_import(frame):

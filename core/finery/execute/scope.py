@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
@@ -11,10 +12,10 @@ from typing import Any, NamedTuple
 from finery.util.installed import STANDARD_LIBRARY, is_installed, own_packages, plugin_packages
 from finery.util.paths import plain_path
 
-_ASIDE = (
-    "/site-packages/", "/dist-packages/", "/__pycache__/", "/.git/", "/.finery/", "/wandb/",
-    "/mlruns/", "/lightning_logs/", "/unsloth_compiled_cache/",
-)  # fmt: skip
+_ASIDE = re.compile(
+    r"/(site-packages|dist-packages|__pycache__|\.git|\.finery|wandb|mlruns|lightning_logs|"
+    "unsloth_compiled_cache)/"
+)
 """Parts of paths in which nothing counts: what Python, git and libraries write."""
 _VERSION = f"{sys.version_info.major}{sys.version_info.minor}"
 _ZIP = f"{os.path.dirname(STANDARD_LIBRARY)}/python{_VERSION}.zip"
@@ -34,7 +35,7 @@ class Scope(NamedTuple):
             return False
         for folder in self.folders:
             if start.startswith(folder):
-                return not any(part in start[len(folder) - 1 :] for part in _ASIDE)
+                return not _ASIDE.search(start, len(folder) - 1)
         if is_installed(path):
             return False
         real = _real_folder(path if os.path.islink(path) else os.path.dirname(path))
@@ -82,6 +83,8 @@ def _slash(folders: Iterable[str]) -> tuple[str, ...]:
 def plain(given: Any) -> str:
     """An absolute path without `..`."""
     path = given if type(given) is str else os.fsdecode(given)
-    if path[:1] != "/" or "/." in path or "//" in path or path[-1:] == "/":
-        path = "/" + str(plain_path(Path(path))).lstrip("/")
+    if path[:1] != "/":
+        path = f"{os.getcwd()}/{path}"
+    path = str(plain_path(Path(path))) if "/.." in path else os.path.normpath(path)
+    path = path.removeprefix("/") if path.startswith("//") else path
     return os.path.realpath(path) if path.startswith("/proc/self/") else path

@@ -19,6 +19,7 @@ Native code and programs that the step starts aren't seen, nor are files that ar
 
 import importlib.util
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -49,6 +50,8 @@ from finery.util.installed import (
 
 _IMPORTERS = ("<frozen importlib", discovery.__file__, f"{STANDARD_LIBRARY}/pathlib")
 """Beginnings of the file names of code that imports modules."""
+_WORD = re.compile(r"""'[^']*'|"[^"]*"|[^\s'"<>|;&()=]+""")
+"""A word of a shell's command, perhaps in quotes."""
 _LISTERS = ("importlib._bootstrap_external", "importlib.metadata", "finery.util.installed")
 """Modules that list folders to find modules and distributions."""
 
@@ -155,14 +158,18 @@ class Observer:
         if self.counts(path) and not os.path.lexists(path):
             self.log.write(path)
 
-    def started(self, executable: Any, arguments: Any, folder: Any, _: Any) -> None:
-        """A program is about to be started: the files that its command names count."""
-        words = [arguments] if isinstance(arguments, (str, bytes, os.PathLike)) else arguments
-        text = " ".join(map(os.fsdecode, [executable or "", *words]))
-        for word in text.split():
-            path = os.path.join(os.fsdecode(folder or os.getcwd()), word)
-            if os.path.isfile(path):
-                self.read(path)
+    def started(self, executable: Any, arguments: Any = (), folder: Any = None, *_: Any) -> None:
+        """A program is about to be started: files and folders that its command names count."""
+        is_text = isinstance(arguments, (str, bytes, os.PathLike))
+        for text in map(os.fsdecode, [executable or "", *([arguments] if is_text else arguments)]):
+            for word in (text, *_WORD.findall(text)):
+                path = os.path.join(os.fsdecode(folder or ""), word.strip("'\""))
+                if os.path.exists(path):
+                    self.read(path)
+
+    def replaced(self, executable: Any, arguments: Any, *_: Any) -> None:
+        """A program is about to replace this one, or to run beside it."""
+        self.started(executable, arguments)
 
     def loaded(self, library: Any) -> None:
         """A library is about to be loaded."""
@@ -195,7 +202,7 @@ class Observer:
         is_followed = is_statement and plain(file) in self.keyed
         for folder in map(os.path.abspath, list(sys.path if folders is None else folders)):
             module = f"{folder}/{name.rpartition('.')[2]}"
-            root = folder.rsplit("/", name.count("."))[0]
+            root = module.removesuffix(f"/{name.replace('.', '/')}")
             is_in_key = is_followed and root in self.search_path
             if not is_in_key and self.scope.is_loose(module):
                 self.log.see(f"module {self.log.places.name(module)}")
@@ -240,6 +247,8 @@ _HANDLERS: dict[str, Callable[..., None]] = {
     "sqlite3.connect": Observer.connected, "os.rename": Observer.renamed, "os.mkdir": Observer.made,
     "import": Observer.imported, "os.link": Observer.linked, "os.symlink": Observer.symlinked,
     "subprocess.Popen": Observer.started, "ctypes.dlopen": Observer.loaded,
+    "os.system": Observer.started, "os.exec": Observer.replaced,
+    "os.posix_spawn": Observer.replaced,
 }  # fmt: skip
 
 

@@ -61,7 +61,7 @@ class ReadLog:
         if name in self.seen:
             return
         before = self.before(path)
-        if before is None:
+        if before is None or (before.value == ABSENT and file_state(path) == MISSING):
             self.see(name)
         elif before.value != EMPTIED:
             self.see(name, Seen(LEFT) if before.value == ABSENT else before)

@@ -307,6 +307,23 @@ CASES = [
     # -- what is documented as unseen
     reads("a text that a child's arguments name",
           "import subprocess\nanswer = subprocess.check_output(['cat', 'words.txt'])"),
+    reads("a text that os.system reads", "os.system('cat <words.txt >out')\n"
+          "answer = open('out').read()"),
+    reads("a text that posix_spawn reads", "d = os.open('out', os.O_WRONLY | os.O_CREAT, 0o600)\n"
+          "p = os.posix_spawn('/bin/cat', ['cat', 'words.txt'], {}, file_actions=["
+          "(os.POSIX_SPAWN_DUP2, d, 1)])\nos.waitpid(p, 0)\nanswer = open('out').read()"),
+    reads("a text that spawnv reads", "answer = os.spawnv(os.P_WAIT, '/bin/grep', "
+          "['grep', '-q', 'old', 'words.txt'])"),
+    reads("a text by an argument with a space", "import subprocess\n"
+          "answer = subprocess.check_output(['cat', 'two words.txt'])", file="two words.txt"),
+    reads("a text in quotes in a command", "import subprocess\n"
+          "answer = subprocess.check_output('cat \"two words.txt\"; true', shell=True)",
+          file="two words.txt"),
+    Attack("a text by an option", step("import subprocess\nanswer = subprocess.run("
+           "['grep', '-c', '--file=words.txt', 'all.txt']).returncode")
+           | {"words.txt": OLD, "all.txt": NEW}, put("words.txt", NEW)),
+    appears("a new file by a child that lists a folder", "import subprocess\n"
+            "answer = subprocess.check_output(['ls', 'folder'])", "folder/two.txt"),
     reads("a text by a child", "import subprocess\n"
           "answer = subprocess.check_output('cat words.*', shell=True)", unseen="read by a child"),
     reads("a text by a fork", "import multiprocessing as m\n"

@@ -109,6 +109,10 @@ CASES = [
     Attack("a path of a package that is extended", step("answer = p.two.X", "import p.two")
            | {"p/__init__.py": "import os\n__path__.append(os.path.join(__path__[0], 'deep'))\n",
               "p/deep/two.py": X1}, edit("1", "2", "p/deep/two.py")),
+    Attack("a module that appears in a folder that a package puts before its own",
+           step("answer = p.two.X", "import p.two")
+           | {"p/__init__.py": "import os\n__path__.insert(0, os.path.abspath('alt'))\n",
+              "p/two.py": X1, "alt/x.py": ""}, put("alt/two.py", X2)),
     Attack("modules that import each other", step("answer = one.f()", "import one")
            | {"one.py": "import two\ndef f(): return two.Y\n", "two.py": "import one\nY = 1\n"},
            edit("1", "2", "two.py")),

@@ -325,6 +325,9 @@ CASES = [
     Attack("a folder that the step makes if there is none, and lists", step(
            "p = HERE / 'd'\nif not p.exists():\n    p.mkdir()\n    (p / 'a').touch()\n"
            "answer = sorted(os.listdir(p))"), put("d/b", "")),
+    Attack("an optional file in a folder that the step makes", step(
+           "os.makedirs('d', exist_ok=True)\ntry:\n    answer = open('d/a').read()\n"
+           "except OSError:\n    answer = 0"), put("d/a", "2")),
     Attack("a file in a folder that the step makes if there is none", step(
            "p = HERE / 'd'\nif not p.exists():\n    p.mkdir()\n    (p / 'a').write_text('1')\n"
            "answer = (p / 'a').read_text()"), put("d/a", "2")),

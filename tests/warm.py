@@ -51,6 +51,8 @@ TORCH = (
 Kind = frozenset[tuple[str, str]]
 SPARES = 4
 """Workers that are forked ahead."""
+SPARES_OF_CONTRACTS = 8
+"""Those of a contract's first build, whose steps with hostile rows have a worker each."""
 
 
 class Warm:
@@ -224,10 +226,10 @@ class Spare:
 class Spares:
     """The first workers of a command, in place of the processes that its executor would start."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind, count: int) -> None:
         self._kind = kind
         self._unused: list[Spare] = []
-        for _ in range(SPARES):
+        for _ in range(count):
             self._unused.append(Spare([spare.socket for spare in self._unused]))
         self._popen: Any = subprocess.Popen
         self._spawn = local._spawn
@@ -346,5 +348,5 @@ if __name__ == "__main__":
     from finery.cli import main
 
     if sys.argv[1:2] == ["build"] and kind == _read(_of_workers(os.environ), READ_AT_START):
-        Spares(kind)
+        Spares(kind, SPARES_OF_CONTRACTS if "--keep-going" in sys.argv else SPARES)
     end_with(main)

@@ -104,8 +104,7 @@ def test_a_file_that_was_written_just_before_a_build_is_compared_by_its_content(
 ) -> None:
     """As if the build had begun within the grain of the clock of files."""
     import_helper(stamped)
-    monkeypatch.setattr(clock, "FINE_NS", 400_000_000)
-    time.sleep(0.45)
+    monkeypatch.setattr(clock, "FINE_NS", 3_000_000_000)  # longer than a build
     stamped.write({changed: (stamped.folder / changed).read_text() + "# more\n"})
     keep(stamped)
     assert done(stamped) == 3
@@ -124,8 +123,7 @@ def test_what_changes_unseen_after_it_was_read_is_not_stamped(
 ) -> None:
     """By the clock of files, it changed before the build began, or it has even the old time."""
     import_helper(stamped)
-    monkeypatch.setattr(clock, "FINE_NS", 400_000_000)
-    time.sleep(0.45)
+    monkeypatch.setattr(clock, "FINE_NS", 3_000_000_000)  # longer than a build
     stamped.write({changed: (stamped.folder / changed).read_text() + "# more\n"})
     path = [*sys.path]
     made = build(stamped.folder / "recipe.yaml")
@@ -144,8 +142,7 @@ def test_code_that_changes_unseen_after_it_was_imported_is_not_stamped(
     """The key has another content than the classes that the recipe was checked with."""
     edit = "from pathlib import Path\n\nown = Path(__file__)\n"
     edit += "own.write_text(own.read_text().replace('# ' + 'old', '# ' + 'new'))\n"
-    monkeypatch.setattr(clock, "FINE_NS", 400_000_000)
-    time.sleep(0.45)
+    monkeypatch.setattr(clock, "FINE_NS", 3_000_000_000)  # longer than a build
     stamped.write({"steps.py": f"{(stamped.folder / 'steps.py').read_text()}\n{edit}# old\n"})
     path = [*sys.path]
     made = build(stamped.folder / "recipe.yaml")

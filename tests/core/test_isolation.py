@@ -166,6 +166,43 @@ def test_a_process_that_dies_is_reported(project: MakeProject, code: str, what: 
     assert [e["step"] for e in events if e["event"] == "step_finished"] == ["b"]
 
 
+KILLS_NEXT = """
+import time
+
+def parent(pid):
+    try:
+        return int(open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[1])
+    except OSError:
+        return 0
+
+def waiting():
+    pids = [int(name) for name in os.listdir('/proc') if name.isdigit()]
+    return [pid for pid in pids if parent(pid) == os.getppid() and pid != os.getpid()]
+
+while not waiting():
+    time.sleep(0.01)
+for pid in waiting():
+    os.kill(pid, 9)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems don't copy workers")
+def test_a_process_that_is_killed_while_it_waits_fails_no_step(project: MakeProject) -> None:
+    t = project({"a.py": module("a.run")})
+    entries = {f"s{n}": step("a.run", KILLS_NEXT + f"# {n}") for n in range(2)}
+    t.write({"recipe.yaml": recipe(["./a.py"], **entries), "finery.toml": "retries = 0\n"})
+    assert len(t.ran("--jobs", "1")) == 2
+
+
+def test_a_process_that_a_step_forked_ends_no_other_step(project: MakeProject) -> None:
+    t = project({"a.py": module("a.run")})
+    code = "import time\ntold['number'] = {}\ntime.sleep(1 if os.fork() else 1.5)"
+    entries = {f"s{n}": step("a.run", code.format(n)) for n in range(2)}
+    t.write({"recipe.yaml": recipe(["./a.py"], **entries), "finery.toml": "retries = 0\n"})
+    assert len(t.ran("--jobs", "1")) == 2
+    assert [t.rows(f"s{n}")[0]["number"] for n in range(2)] == [0, 1]
+
+
 def test_a_plugin_with_threads_works(project: MakeProject) -> None:
     more = "import threading, time\n"
     more += "threading.Thread(target=time.sleep, args=[3600], daemon=True).start()\n"

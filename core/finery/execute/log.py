@@ -25,7 +25,7 @@ def redirect_to(log: str, secrets: "Mapping[str, str]") -> "Callable[[], None]":
 
     The result ends that for this process. It returns when everything printed is in the log.
     """
-    patterns = _patterns(secrets)
+    patterns = _patterns(secrets) if secrets else []
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     if not patterns:
         _print_to(file)

@@ -270,6 +270,11 @@ def _install() -> None:
     sys.meta_path.insert(0, Finder)
 
 
+@lru_cache(maxsize=64)
+def _plain_paths(paths: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(plain, paths))
+
+
 @contextmanager
 def watching(task: Task, plugins: Plugins | None = None) -> Iterator[None]:
     """Keep what is read in the block: the run of a step, or the import of plugin files.
@@ -282,12 +287,13 @@ def watching(task: Task, plugins: Plugins | None = None) -> Iterator[None]:
     before = _observer
     is_own = plugins is not None and _is_own(task, plugins)
     if task.project and not (is_own and task.pinned is not None):
-        places = places_of(task.project, task.recipe, task.store, tuple(task.code))
+        where = task.project, task.recipe, task.store, tuple(task.code)
+        places = places_of(*where)
         if places[:2] != _process.log.places[:2]:  # at first, and if it builds in another project
             _process = Observer()
         _process.log.places = places
-        _process.scope = scope_of(task.project, task.recipe, task.store, tuple(task.code))
-        _process.keyed = frozenset(map(plain, (*task.plugins, *task.code)))
+        _process.scope = scope_of(*where)
+        _process.keyed = _plain_paths((*task.plugins, *where[3]))
         known = [*sys.path, *map(os.path.dirname, task.plugins)]
         _process.search_path = frozenset(map(os.path.abspath, known))
         _process.declared = frozenset()

@@ -6,6 +6,7 @@ carries tasks and events as msgpack. The worker ends with the process PARENT at 
 
 import contextlib
 import gc
+import mmap
 import os
 import re
 import signal
@@ -14,10 +15,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from itertools import combinations
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -39,7 +41,7 @@ from finery.plugin.manager import Plugins, load_plugins
 from finery.step import inspect
 from finery.step.inspect import add_nested, give_files, inputs_of, nested_fields, slots_of
 from finery.step.job import Job
-from finery.step.step import Step
+from finery.step.step import Step, check_contract
 from finery.store.blobs import ingest
 from finery.store.links import open_artifact, unchanged
 from finery.util.installed import ONLY, STANDARD_LIBRARY
@@ -49,6 +51,10 @@ from finery.util.text import duration, redacted_data, some_of
 
 _is_worker = False
 """Whether this process only runs steps, and may change its environment for their children."""
+_imported: Plugins | None = None
+"""The plugins that this process has imported before it is copied."""
+_waits = False
+"""Whether this process waits for its copy, which gets the same signals, and time to end."""
 COLLECT_AFTER = 50_000
 """New objects between two garbage collections, as long as modules are imported."""
 Send = Callable[[Any], None]
@@ -85,80 +91,112 @@ def main() -> None:
     if AHEAD in sys.argv:
         with contextlib.suppress(EOFError):
             os.environ |= msgspec.msgpack.decode(connection.recv_bytes(), type=dict[str, str])
-    while True:
-        try:
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
             data = connection.recv_bytes()
-        except EOFError:
-            return
-        task = msgspec.msgpack.decode(data, type=Task)
-        try:
+            task = msgspec.msgpack.decode(data, type=Task)
             is_shared = not task.isolated and (task.plugins or task.entry_points)
-            closing = _run_forked(task, send) if is_shared else run_task(task, send)
+            if is_shared and _import_plugins(task):
+                _run_in_copies(connection, data, send)
+            closing = run_task(task, send)
+            closing["ends"] = closing.get("ends") or bool(is_shared)
             send(closing)
-        except BrokenPipeError:
-            return
-        if closing.get("ends"):
-            return
+            if closing["ends"]:
+                return
 
 
-def _import_plugins(task: Task) -> None:
+def _import_plugins(task: Task) -> bool:
     """Import the plugins of a task, with output to its log and with its variables.
 
-    They may read these, so tasks with others have other processes.
+    They may read these, so tasks with others have other processes. What else all its copies would
+    compute again is also done here. False if this process can't be copied: it has threads, or isn't
+    on Linux.
     """
+    global _imported
     hidden = task.env | secrets_in(task.answers)
     os.environ.update(task.env)
     with contextlib.suppress(OSError):
         close_log = redirect_to(task.log, hidden)
-        _plugins(task)
+        _imported = _plugins(task)
+        for use, (reference, _) in _imported.step_types.items():
+            if isinstance(reference, type):  # others aren't imported yet
+                with contextlib.suppress(Exception):  # the copy that needs it raises it again
+                    check_contract(reference, use)
         sys.stdout.flush()
         sys.stderr.flush()
         close_log()
     gc.freeze()
+    return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
 
 
-def _run_forked(task: Task, send: Send) -> Done | Failed:
-    """Run a task in a copy of this process, which has imported the plugins of such tasks.
+def _run_in_copies(connection: Connection, data: bytes, send: Send) -> NoReturn:
+    """Run tasks, each in a copy of this process, which has imported the plugins of such tasks.
 
-    So nothing of a step survives it: what it imported, cached, patched or seeded. A process with
-    threads can't be copied, nor can one on other systems than Linux: it runs one step itself.
+    So nothing of a step survives it: what it imported, cached, patched or seeded. Raises `EOFError`
+    when the socket closes. data: the first task.
+
+    Each step needs a copy of its own, so what takes time is done while others work: the next copy
+    is made while a step runs, and a copy sends its closing event itself, so that the build goes on
+    while the copy ends. Memory that a copy writes to is copied page by page, and Python writes to
+    each object that it uses. So this process does once what every copy needs, and doesn't decode
+    tasks.
     """
-    if ONLY not in os.environ:
-        _import_plugins(task)
-    if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
-        ended = run_task(task, send)
-        ended["ends"] = True
-        return ended
-    this, file = os.getpid(), os.memfd_create("closing event")
-    child = os.fork()
-    if child == 0:
-        code = 1
+    global _waits
+    this, has_ended = os.getpid(), mmap.mmap(-1, 1)  # shared with the copies
+    child, giving = _copy(send, has_ended)
+    while True:
         try:
-            _die_with_parent(this)
-            closing = msgspec.msgpack.encode(run_task(task, send))
-            os.write(file, closing)
-            code = 0
-        except Terminated as told:
-            code = int(str(told.code))
-        except BaseException:
-            traceback.print_exc()
-        finally:
+            giving.send_bytes(data)
+        except BrokenPipeError:  # it was killed while it waited, and nothing is lost
+            os.waitpid(child, 0)
+            child, giving = _copy(send, has_ended)
+            continue
+        giving.close()
+        _waits = True
+        spare = _copy(send, has_ended)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        _waits = False
+        if not has_ended[0]:  # as if the step had run here
+            if code < 0:
+                with contextlib.suppress(OSError):  # SIGKILL
+                    signal.signal(-code, signal.SIG_DFL)
+                os.kill(this, -code)
             os._exit(code)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child gets it, too, and time to end
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    signal.signal(signal.SIGTERM, _end)
-    with open(file, "rb") as written:
-        written.seek(0)
-        closing = written.read()
-    if code or not closing:  # as if the step had run here
-        if code < 0:
-            with contextlib.suppress(OSError):  # SIGKILL
-                signal.signal(-code, signal.SIG_DFL)
-            os.kill(this, -code)
+        has_ended[0], (child, giving) = 0, spare
+        data = connection.recv_bytes()
+
+
+def _copy(send: Send, has_ended: mmap.mmap) -> tuple[int, Connection]:
+    """Make a copy of this process, which runs one task: its pid, and the pipe for the task.
+
+    has_ended: its byte becomes 1 when the closing event is sent.
+    """
+    taking, giving = Pipe(duplex=False)
+    this = os.getpid()
+    if child := os.fork():
+        taking.close()
+        return child, giving
+    global _waits
+    code, own, _waits = 1, os.getpid(), False
+    try:
+        _die_with_parent(this)
+        giving.close()
+        task = msgspec.msgpack.decode(taking.recv_bytes(), type=Task)
+        taking.close()
+        closing = run_task(task, send)
+        closing["ends"] = False
+        if os.getpid() == own:  # and not a process that the step has forked
+            send(closing)
+            has_ended[0] = 1
+        code = 0
+    except Terminated as told:
+        code = int(str(told.code))
+    except (EOFError, BrokenPipeError):  # the worker or the build has ended
+        pass
+    except BaseException:
+        traceback.print_exc()
+    finally:
         os._exit(code)
-    finished: Done | Failed = msgspec.msgpack.decode(closing)
-    finished["ends"] = False
-    return finished
 
 
 def become_worker(parent: int) -> None:
@@ -182,7 +220,8 @@ class Terminated(SystemExit):
 
 def _end(signum: int, frame: object) -> None:
     """End as with `sys.exit`, so that `subprocess.run` and others end their children."""
-    raise Terminated(128 + signum)
+    if not _waits:
+        raise Terminated(128 + signum)
 
 
 def _collect_rarely_while_importing() -> None:
@@ -267,8 +306,6 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
                 fix="build with --executor local",
             )
     plugins = _plugins(task)
-    if not plugins.manager.has_plugin("finery.default"):
-        plugins.manager.register(Default, name="finery.default")
     with watching(task, plugins):
         return _outputs_of(task, plugins, send)
 
@@ -323,9 +360,14 @@ def _plugins(task: Task) -> Plugins:
         os.environ[ONLY] = " ".join(task.entry_points)
         if task.recipe:
             os.chdir(task.recipe)  # wherever the build was started
+    if _imported is not None:
+        return _imported
     leave_out(task.left_out)
     with watching(task):
-        return load_plugins(tuple(Path(path) for path in task.plugins), task.entry_points)
+        plugins = load_plugins(tuple(Path(path) for path in task.plugins), task.entry_points)
+    if not plugins.manager.has_plugin("finery.default"):
+        plugins.manager.register(Default, name="finery.default")
+    return plugins
 
 
 def _replaced(plugins: Plugins) -> StepError:
@@ -479,10 +521,8 @@ def _die_with_parent(parent: int) -> None:
     parent: the main process, which may already be dead.
     """
     if sys.platform == "linux":
-        import ctypes
-
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        _libc().prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
         return
@@ -493,6 +533,13 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@lru_cache(maxsize=1)
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ step that makes one, and those that read them, in the key of every step that tak
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -60,8 +61,10 @@ def _shard(folder: Path, number: int) -> Path:
 
 def read_rows(folder: Path) -> Iterator[Row]:
     """The rows of all shards, in order."""
-    for shard in sorted(folder.glob("rows-*.jsonl")):
-        yield from _objects(shard)
+    names = os.listdir(folder) if folder.is_dir() else []
+    for name in sorted(names):  # `glob` compiles its pattern in each process
+        if name.startswith("rows-") and name.endswith(".jsonl"):
+            yield from _objects(folder / name)
 
 
 _WRONG = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, FileNotFoundError)

@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import signal
+from itertools import chain
 from pathlib import Path
 
 from finery.artifact.kinds import Artifact, Bundle
@@ -59,7 +60,8 @@ def _manifest_of(ref: Artifact) -> Manifest:
 def _left(folder: Path) -> list[Path]:
     """The files of a step's output, sorted. Links are replaced by copies of their targets."""
     paths = []
-    for path in sorted(folder.rglob("*")):
+    inside = os.walk(folder)  # `rglob` compiles its pattern in each process
+    for path in sorted(Path(top, name) for top, *lists in inside for name in chain(*lists)):
         if path.is_symlink():
             _materialise(path)
         elif path.is_dir():

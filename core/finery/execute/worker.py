@@ -41,7 +41,7 @@ from finery.plugin.manager import Plugins, load_plugins
 from finery.step import inspect
 from finery.step.inspect import add_nested, give_files, inputs_of, nested_fields, slots_of
 from finery.step.job import Job
-from finery.step.step import Step, check_contract
+from finery.step.step import Step
 from finery.store.blobs import ingest
 from finery.store.links import open_artifact, unchanged
 from finery.util.installed import ONLY, STANDARD_LIBRARY
@@ -108,9 +108,8 @@ def main() -> None:
 def _import_plugins(task: Task) -> bool:
     """Import the plugins of a task, with output to its log and with its variables.
 
-    They may read these, so tasks with others have other processes. What else all its copies would
-    compute again is also done here. False if this process can't be copied: it has threads, or isn't
-    on Linux.
+    They may read these, so tasks with others have other processes. False if this process can't be
+    copied: it has threads, or isn't on Linux.
     """
     global _imported
     hidden = task.env | secrets_in(task.answers)
@@ -118,10 +117,6 @@ def _import_plugins(task: Task) -> bool:
     with contextlib.suppress(OSError):
         close_log = redirect_to(task.log, hidden)
         _imported = _plugins(task)
-        for use, (reference, _) in _imported.step_types.items():
-            if isinstance(reference, type):  # others aren't imported yet
-                with contextlib.suppress(Exception):  # the copy that needs it raises it again
-                    check_contract(reference, use)
         sys.stdout.flush()
         sys.stderr.flush()
         close_log()

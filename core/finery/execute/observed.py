@@ -134,6 +134,8 @@ class Observer:
         path = plain(source)
         if self.is_folder(path) and self.log.before(path) is None:
             self.log.give_up(f"moves the folder {self.log.places.name(path)}")
+        if self.counts(path):
+            self.log.write(path)
         if self.counts(path := plain(target)):
             self.log.write(path, is_emptied=True)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from finery.artifact.kinds import Dataset
-from finery.builder.code.steps import wrong_distributions
 from finery.builder.dispatch import job_without_run
+from finery.builder.packages import wrong_distributions
 from finery.errors import FineryError, PluginError, StepError, UsageError
 from finery.execute.gpus import named_gpus
 from finery.plugin.forecasts import Forecasts

@@ -23,7 +23,7 @@ from finery.artifact.manifest import (
     result_key,
 )
 from finery.builder.accepted import Acceptances
-from finery.builder.code.steps import StepCode, versions_in, wrong_distributions
+from finery.builder.code.steps import StepCode
 from finery.builder.keys import (
     FORMAT_PART,
     NOT_BUILT,
@@ -32,6 +32,7 @@ from finery.builder.keys import (
     differences,
     key_parts,
 )
+from finery.builder.packages import versions_in, wrong_distributions
 from finery.builder.reads import find_result, values_now, why_not_reusable
 from finery.errors import RecipeError, StepError
 from finery.execute.entries import Places, places_of

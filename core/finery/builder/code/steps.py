@@ -3,9 +3,6 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from inspect import getsourcefile, getsourcelines
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -14,30 +11,22 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
 from finery.builder.code.closure import Closure, Code, Subject
-from finery.builder.code.distributions import Installed, read_installed
 from finery.builder.code.files import decoded
 from finery.builder.code.index import CodeIndex
-from finery.errors import FineryError, PluginError
+from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
-from finery.recipe.environments import Environment, pinned_environment
-from finery.recipe.graph import Node
-from finery.recipe.lock import Lock
 from finery.step.inspect import (
-    full_name,
     inputs_of,
     nested_fields,
     nested_steps,
     part_at,
-    steps_inside,
 )
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.util.installed import is_own, normalised, version_of, with_versions
-from finery.util.paths import shown
+from finery.util.installed import is_own
 from finery.util.references import OUTSIDE
-from finery.util.text import nearest_meant
 
 NAMES = "names in code 2"
 """Prefix of the facts with the definitions of a file that count, by their digest."""
@@ -240,47 +229,6 @@ class StepCode:
     def _new_index(self) -> CodeIndex:
         beside = [plugin.path.parent for plugin in self._plugins.plugins if plugin.path is not None]
         return CodeIndex([*map(str, beside), str(self._recipe.folder), os.getcwd()], self._store)
-
-
-def wrong_distributions(recipe: Recipe, node: Node, lock: Lock) -> Iterator[FineryError]:
-    """An error for each name in `packages=` of a step that no distribution has.
-
-    finery's own step types also name those of extras that aren't installed. Nothing is wrong yet in
-    an environment that isn't resolved.
-    """
-    environment = pinned_environment(recipe, node.environment, lock) if node.environment else None
-    if node.environment and environment is None:
-        return
-    with with_versions(versions_in(environment)):
-        absent = [
-            (path, type(step), name) for path, step in (("", node.step), *steps_inside(node.step))
-            for name in step.key_packages()
-            if version_of(name) is None and not is_own(type(step).__module__)
-        ]  # fmt: skip
-    installed = read_installed() if absent else Installed({}, {}, {})
-    extras = {name for name, _, _ in installed.requires.get("finery", ())}
-    for path, cls, name in [each for each in absent if normalised(each[-1]) not in extras]:
-        owner = next(iter(installed.owners.get(name, ())), None)
-        meant = f"did you mean '{owner}'?" if owner else nearest_meant(name, installed.requires)
-        error = recipe.error(
-            f"{full_name(cls)} names the distribution '{name}' in its key, which isn't installed",
-            (*node.place, *filter(None, path.split(".")), "use"),
-            fix=meant or f"pip install {name}",
-        )
-        with suppress(OSError, TypeError):  # a class that isn't in a file
-            lines, number = getsourcelines(cls)
-            file = shown(Path(getsourcefile(cls) or ""))
-            error.details.append(f"{file}:{number}: {lines[0].strip()}")
-        yield error
-
-
-def versions_in(environment: Environment | None) -> dict[str, str] | None:
-    """The versions in a step's environment, finery and plugins included; None: it has none."""
-    if environment is None:
-        return None
-    from finery.execute.wheels import own_distributions
-
-    return environment.versions | {each.name: each.version for each in own_distributions()}
 
 
 def code_digest(function: Any) -> str | None:

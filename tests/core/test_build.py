@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -482,6 +483,18 @@ def test_ctrl_c_in_the_last_moment_of_a_command_ends_it(project: MakeProject) ->
     process = t.start("check")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "recipe.yaml is valid: 1 step\n", "")
+
+
+def test_a_folder_that_was_removed_is_an_error(project: MakeProject) -> None:
+    t = project({})
+    code = "import os, runpy; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); "
+    run = "runpy.run_module('finery', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code + run, "build"],
+        cwd=t.folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: finery can't tell in which folder it runs")
 
 
 def test_python_without_docstrings_is_refused_once(project: MakeProject) -> None:

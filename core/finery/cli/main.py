@@ -73,6 +73,13 @@ class _Commands(click.Group):
 @click.version_option(package_name="finery", prog_name="finery")
 def cli() -> None:
     """Build small fine-tuned language models from one recipe."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        what = f"finery can't tell in which folder it runs: {error.strerror}"
+        raise UsageError(
+            what, fix="cd to a folder that exists, also if it has the same path"
+        ) from None
 
 
 def main() -> None:

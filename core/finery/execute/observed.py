@@ -119,10 +119,11 @@ class Observer:
         """SQLite is about to open a database."""
         name = os.fsdecode(database)
         if name.startswith("file:"):
-            from urllib.parse import unquote
+            from urllib.parse import parse_qs, unquote, urlsplit
 
-            name, _, options = name[5:].partition("?")
-            name = "" if "mode=memory" in options else unquote(name.removeprefix("//"))
+            parts = urlsplit(name)
+            is_memory = parse_qs(parts.query).get("mode") == ["memory"]
+            name = "" if is_memory else unquote(parts.path, errors="surrogateescape")
         is_handled = self.is_own and plain(name) in self.declared
         if name not in ("", ":memory:") and not is_handled:
             for end in ("", "-wal", "-journal"):

@@ -145,6 +145,12 @@ CASES = [
            "c = sqlite3.connect(f'file:{HERE}/d%2Edb?mode=ro', uri=True)\n"
            "answer = c.execute('SELECT * FROM words').fetchall()")
            | {"d.db": database("a")}, put("d.db", database("b"))),
+    *[Attack(f"a table of SQLite by a URI with {what}", step(
+           f"import sqlite3\nc = sqlite3.connect(f'file:{uri}', uri=True)\n"
+           "answer = c.execute('SELECT * FROM words').fetchall()")
+           | {"d.db": database("a")}, put("d.db", database("b")))
+      for what, uri in [("a host", "//localhost{HERE}/d.db"), ("a fragment", "d.db#mode=memory"),
+                        ("options", "d.db?mode=ro&x=mode=memory")]],
     Attack("a table of SQLite that is attached", step("import sqlite3\n"
            "c = sqlite3.connect(':memory:')\nc.execute(\"ATTACH 'd.db' AS d\")\n"
            "answer = c.execute('SELECT * FROM d.words').fetchall()")

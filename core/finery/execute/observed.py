@@ -50,8 +50,10 @@ from finery.util.installed import (
 
 _IMPORTERS = ("<frozen importlib", discovery.__file__, f"{STANDARD_LIBRARY}/pathlib")
 """Beginnings of the file names of code that imports modules."""
-_WORD = re.compile(r"""'[^']*'|"[^"]*"|[^\s'"<>|;&()=]+""")
-"""A word of a shell's command, perhaps in quotes."""
+_WORD = re.compile(r"""(>?)\s*((?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\<>|;&()])+)""")
+"""A word of a shell's command, perhaps in quotes, and whether the command's output goes there."""
+_FILE = re.compile(r"(?!-|\s)(\.{0,2}/|[^:=@$*?{\n]+\.(?=[A-Za-z]\w{0,11}$))[^:=@$*?{\n]{1,250}")
+"""A word that looks like the path of a file: it begins like one, or has a suffix."""
 _LISTERS = ("importlib._bootstrap_external", "importlib.metadata", "finery.util.installed")
 """Modules that list folders to find modules and distributions."""
 
@@ -162,13 +164,14 @@ class Observer:
             self.log.write(path)
 
     def started(self, executable: Any, arguments: Any = (), folder: Any = None, *_: Any) -> None:
-        """A program is about to be started: files and folders that its command names count."""
-        is_text = isinstance(arguments, (str, bytes, os.PathLike))
-        for text in map(os.fsdecode, [executable or "", *([arguments] if is_text else arguments)]):
-            for word in (text, *_WORD.findall(text)):
-                path = os.path.join(os.fsdecode(folder or ""), word.strip("'\""))
-                if os.path.exists(path):
-                    self.read(path)
+        """A program is about to be started: what its command names counts."""
+        command = [executable or "", *arguments] if arguments else executable
+        for word in words_of(command):
+            path = plain(os.path.join(os.fsdecode(folder or ""), word))
+            if os.path.exists(path):
+                self.read(path)
+            elif not self.is_own and _FILE.fullmatch(word) and self.counts(path):
+                self.log.name(path)
 
     def replaced(self, executable: Any, arguments: Any, *_: Any) -> None:
         """A program is about to replace this one, or to run beside it."""
@@ -344,6 +347,24 @@ def _is_import(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def words_of(command: Any) -> Iterator[str]:
+    """The words of a command, and their parts after `=`, `:` or `@`.
+
+    command: a shell's text, or a list. Of a text, also one after `-c` or `-e` in a list, files that
+    output goes to are left out.
+    """
+    is_text = isinstance(command, (str, bytes, os.PathLike))
+    option = "-c" if is_text else ""
+    for item in map(os.fsdecode, [command] if is_text else command):
+        words = [item]
+        if re.fullmatch("-[A-Za-z]*[ce]", option):
+            quoted = [word for output, word in _WORD.findall(item) if not output]
+            words = [re.sub(r"""\\(.)|['"]""", r"\1", word) for word in quoted]
+        for word in words:
+            yield from filter(None, dict.fromkeys([word, *re.split("[=:@]", word)]))
+        option = item
 
 
 def _declared(task: Task) -> Iterator[str]:

@@ -3,7 +3,8 @@
 An entry is the value of something from before the step changed it. Of a file or folder that wasn't
 there before the step made it, that is the value that the step leaves, since the step may have
 asked whether it exists: a removed one doesn't count. What the step emptied before it read it is its
-own and doesn't count either.
+own and doesn't count either. What a child's command names and isn't there, the child may read or
+make: the value is the last one, too.
 
 A process keeps its entries, since what one step read may be in a cache of a module. Entries also go
 to a file beside the scratch folder: processes that the step forked write there, too, and the next
@@ -26,6 +27,8 @@ from finery.util.leftovers import reads_path
 
 LEFT = "left"
 """The value, until the step ends, of what the step made itself."""
+NAMED = "named"
+"""The value, until the step ends, of a missing file that the command of a child names."""
 EMPTIED = "emptied"
 """The value of a file before it was truncated, since nobody reads that."""
 
@@ -58,7 +61,7 @@ class ReadLog:
     def read(self, path: str) -> None:
         """A file or folder is about to be read."""
         name = self.places.name(path)
-        if name in self.seen:
+        if self._has(name):
             return
         before = self.before(path)
         if before is None or (before.value == ABSENT and file_state(path) == MISSING):
@@ -78,7 +81,7 @@ class ReadLog:
         elif is_emptied:
             self.written[path] = Seen(EMPTIED, state)
         else:
-            self.written[path] = self.seen.get(name) or self._examine(name)
+            self.written[path] = self.seen[name] if self._has(name) else self._examine(name)
 
     def before(self, path: str) -> Seen | None:
         """What was there before the step wrote to a path, or made a folder that it is in.
@@ -92,9 +95,17 @@ class ReadLog:
             path = os.path.dirname(path)
         return None
 
+    def name(self, path: str) -> None:
+        """A child that may read or make a missing file is about to be started."""
+        if (name := self.places.name(path)) not in self.seen:
+            self.see(name, Seen(NAMED))
+
+    def _has(self, name: str) -> bool:
+        return name in self.seen and self.seen[name].value != NAMED
+
     def see(self, name: str, seen: Seen | None = None) -> None:
         """Keep the entry for something that is about to be read."""
-        if name in self.seen:
+        if self._has(name):
             return
         if len(self.seen) >= MOST:
             self.give_up(f"reads more than {MOST:,} files and folders of the project")
@@ -128,7 +139,7 @@ class ReadLog:
         file = reads_path(scratch)
         earlier = dict(_entries(str(file)))
         is_changed = any(
-            self.places.value(name) != seen.value
+            self.places.value(name) != (ABSENT if seen.value == NAMED else seen.value)
             for name, seen in earlier.items()
             if seen.value != LEFT
         )
@@ -139,8 +150,8 @@ class ReadLog:
             shutil.rmtree(scratch)
             file.unlink()
         else:
-            for name in earlier:
-                self.see(name)
+            for name, seen in earlier.items():
+                self.see(name, seen if seen.value == NAMED else None)
         self._file = str(file)
         if self.seen:
             self._append(self.seen)
@@ -152,18 +163,20 @@ class ReadLog:
         """
         file, self._file = self._file, ""
         for name, seen in _entries(file):  # of processes that the step forked, too
-            values = {self.seen.setdefault(name, seen).value, seen.value}
-            if len(values - {LEFT}) > 1:
+            if not self._has(name):
+                self.seen[name] = seen
+            if len({self.seen[name].value, seen.value} - {LEFT, NAMED}) > 1:
                 self.give_up(f"reads {name}, which changes meanwhile")
         entries, rewritten = dict[str, str](), list[str]()
         for name, seen in dict(self.seen).items():
-            value = self.places.value(name) if seen.value == LEFT else seen.value
+            is_last = seen.value in (LEFT, NAMED)
+            value = self.places.value(name) if is_last else seen.value
             if seen.value == LEFT and value == ABSENT:
                 continue
             entries[name] = value
             if not self.places.is_checked(name):
                 self.give_up(f"reads {name}, which is outside the project")
-            elif seen.value != LEFT and not self._is_same(name, seen):
+            elif not is_last and not self._is_same(name, seen):
                 rewritten.append(name)
                 path = self.places.path(name)
                 if not any(path in (each, os.path.dirname(each)) for each in self.written):

@@ -328,6 +328,26 @@ CASES = [
     Attack("a text by an option", step("import subprocess\nanswer = subprocess.run("
            "['grep', '-c', '--file=words.txt', 'all.txt']).returncode")
            | {"words.txt": OLD, "all.txt": NEW}, put("words.txt", NEW)),
+    reads("a text by an argument with a colon", "import subprocess\n"
+          "code = 'import sys; print(open(sys.argv[1][3:]).read())'\n"
+          "answer = subprocess.check_output([sys.executable, '-c', code, 'in:words.txt'])"),
+    reads("a text in code that a child's arguments have", "import subprocess\n"
+          "answer = subprocess.check_output([sys.executable, '-c', "
+          "'print(open(\"words.txt\").read())'])"),
+    reads("a text with a space in a command", "answer = os.popen('cat two\\\\ words.txt').read()",
+          file="two words.txt"),
+    reads("a text with = in a command", "answer = os.popen('cat a=b.txt').read()", file="a=b.txt"),
+    appears("a missing file that a child's arguments name", "import subprocess\n"
+            "answer = subprocess.run(['cat', 'folder/two.txt'], capture_output=True).stdout",
+            "folder/two.txt"),
+    appears("a missing file that a command names", "answer = os.popen('cat <two.txt').read()",
+            "two.txt"),
+    appears("a missing file that spawnv names", "answer = os.spawnv(os.P_WAIT, '/bin/cat', "
+            "['cat', './two'])", "two"),
+    Attack("another text beside one that a child makes", step("import subprocess\n"
+           "subprocess.run(['cp', 'words.txt', 'made.txt'])\nos.system('cat made.txt >more.txt')\n"
+           "answer = open('more.txt').read()") | {"words.txt": OLD}, put("other.txt", NEW),
+           precise=True),
     appears("a new file by a child that lists a folder", "import subprocess\n"
             "answer = subprocess.check_output(['ls', 'folder'])", "folder/two.txt"),
     reads("a text by a child", "import subprocess\n"

@@ -292,6 +292,11 @@ CASES = [
            "import subprocess\np = HERE / 'words.txt'\nanswer = p.read_text()\n"
            f"if {FLAG}: subprocess.run(['sh', '-c', 'echo new > n; mv n words.txt'], cwd=HERE)")
            | {"words.txt": "old", "../flag": ""}, remove("../flag")),
+    Attack("a text that a child makes, edited after it was read", step(
+           "import subprocess\np = HERE / 'made.txt'\n"
+           "if not p.exists(): subprocess.run(['cp', 'words.txt', 'made.txt'])\n"
+           f"answer = p.read_text()\nif {FLAG}: os.system('echo new >>made.txt')")
+           | {"words.txt": "old", "../flag": ""}, remove("../flag")),
     Attack("a text edited between opening and reading, then restored", step(
            "import subprocess\np = HERE / 'words.txt'\nf = p.open()\n"
            f"if {FLAG}: subprocess.run(['sh', '-c', 'echo new > words.txt'], cwd=HERE)\n"

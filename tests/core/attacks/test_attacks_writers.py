@@ -333,6 +333,13 @@ CASES = [
     Attack("an optional file in a folder that the step makes", step(
            "os.makedirs('d', exist_ok=True)\ntry:\n    answer = open('d/a').read()\n"
            "except OSError:\n    answer = 0"), put("d/a", "2")),
+    Attack("a file that appears where the step made a folder and searched it", step(
+           "from glob import glob\nos.makedirs('d/e', exist_ok=True)\n"
+           "answer = glob('d/*/*.txt')"), put("d/e/a.txt", "")),
+    Attack("a file beside a folder that the step makes and searches", step(
+           "from glob import glob\nos.makedirs('d/e', exist_ok=True)\n"
+           "try: answer = open('d/a').read()\nexcept OSError: answer = glob('d/*/*.txt')"),
+           put("a", ""), precise=True),
     Attack("a file in a folder that the step makes if there is none", step(
            "p = HERE / 'd'\nif not p.exists():\n    p.mkdir()\n    (p / 'a').write_text('1')\n"
            "answer = (p / 'a').read_text()"), put("d/a", "2")),

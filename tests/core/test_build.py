@@ -494,7 +494,7 @@ def test_a_folder_that_was_removed_is_an_error(project: MakeProject) -> None:
         cwd=t.folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("error: finery can't tell in which folder it runs")
+    assert done.stderr.startswith("error: the working folder can't be found: ")
 
 
 def test_python_without_docstrings_is_refused_once(project: MakeProject) -> None:

@@ -76,10 +76,8 @@ def cli() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        what = f"finery can't tell in which folder it runs: {error.strerror}"
-        raise UsageError(
-            what, fix="cd to a folder that exists, also if it has the same path"
-        ) from None
+        what = f"the working folder can't be found: {error.strerror}"
+        raise UsageError(what, fix="cd to a folder that exists") from None
 
 
 def main() -> None:

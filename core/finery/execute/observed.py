@@ -22,7 +22,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from opcode import opmap
@@ -33,7 +33,7 @@ from typing import Any
 from finery.artifact.manifest import with_references
 from finery.execute.entries import ABSENT, Places, candidates, places_of
 from finery.execute.executor import Task
-from finery.execute.readlog import ReadLog
+from finery.execute.readlog import NAMED, ReadLog, Seen
 from finery.execute.scope import Scope, package_folders, plain, scope_of
 from finery.plugin import discovery
 from finery.plugin.discovery import GROUP
@@ -165,13 +165,12 @@ class Observer:
 
     def started(self, executable: Any, arguments: Any = (), folder: Any = None, *_: Any) -> None:
         """A program is about to be started: what its command names counts."""
-        command = [executable or "", *arguments] if arguments else executable
-        for word in words_of(command):
+        for word in words_of([executable or "", *arguments] if arguments else ["-c", executable]):
             path = plain(os.path.join(os.fsdecode(folder or ""), word))
             if os.path.exists(path):
                 self.read(path)
             elif not self.is_own and _FILE.fullmatch(word) and self.counts(path):
-                self.log.name(path)
+                self.log.see(self.log.places.name(path), Seen(NAMED))
 
     def replaced(self, executable: Any, arguments: Any, *_: Any) -> None:
         """A program is about to replace this one, or to run beside it."""
@@ -349,21 +348,18 @@ def _is_import(frame: FrameType | None) -> bool:
     return False
 
 
-def words_of(command: Any) -> Iterator[str]:
-    """The words of a command, and their parts after `=`, `:` or `@`.
+def words_of(command: Sequence[Any]) -> Iterator[str]:
+    """The words of a command, and their parts between `=`, `:` and `@`.
 
-    command: a shell's text, or a list. Of a text, also one after `-c` or `-e` in a list, files that
-    output goes to are left out.
+    A text after `-c` or `-e` is split like a shell does, without files that output goes to.
     """
-    is_text = isinstance(command, (str, bytes, os.PathLike))
-    option = "-c" if is_text else ""
-    for item in map(os.fsdecode, [command] if is_text else command):
+    option = ""
+    for item in map(os.fsdecode, command):
         words = [item]
         if re.fullmatch("-[A-Za-z]*[ce]", option):
             quoted = [word for output, word in _WORD.findall(item) if not output]
             words = [re.sub(r"""\\(.)|['"]""", r"\1", word) for word in quoted]
-        for word in words:
-            yield from filter(None, dict.fromkeys([word, *re.split("[=:@]", word)]))
+        yield from filter(None, (p for w in words for p in [w, *re.split("[=:@]", w)]))
         option = item
 
 

@@ -95,17 +95,12 @@ class ReadLog:
             path = os.path.dirname(path)
         return None
 
-    def name(self, path: str) -> None:
-        """A child that may read or make a missing file is about to be started."""
-        if (name := self.places.name(path)) not in self.seen:
-            self.see(name, Seen(NAMED))
-
     def _has(self, name: str) -> bool:
         return name in self.seen and self.seen[name].value != NAMED
 
     def see(self, name: str, seen: Seen | None = None) -> None:
         """Keep the entry for something that is about to be read."""
-        if self._has(name):
+        if self._has(name) or self.seen.get(name, ()) == seen:
             return
         if len(self.seen) >= MOST:
             self.give_up(f"reads more than {MOST:,} files and folders of the project")

@@ -316,19 +316,24 @@ class Store:
 
     def remember(self, recipe: str, keys: Mapping[str, str]) -> None:
         """Record the last key of each step of a recipe, and the one before."""
-        known = self.latest(recipe)
+        before = self.latest(recipe, keys)
         fresh = [
-            (recipe, s, k, known.get(s, (None,))[0])
-            for s, k in keys.items()
-            if known.get(s, (None,))[0] != k
+            (recipe, step, key, before.get(step, (None,))[0])
+            for step, key in keys.items()
+            if before.get(step, (None,))[0] != key
         ]
         if fresh:
             self._db.write(("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", fresh))
 
-    def latest(self, recipe: str) -> dict[str, tuple[str, str | None]]:
-        """Step → (the key of its last build, the key before that)."""
-        query = f"SELECT step, key, previous FROM latest WHERE recipe = ? AND {_ARE_TEXTS}"
-        rows = self._db.rows(query, [recipe])
+    def latest(
+        self, recipe: str, steps: Collection[str] | None = None
+    ) -> dict[str, tuple[str, str | None]]:
+        """Step → (the key of its last build, the key before that). steps: only these."""
+        query, values = f"recipe = ? AND {_ARE_TEXTS}", [recipe]
+        if steps is not None:
+            query += " AND step IN (SELECT value FROM json_each(?))"
+            values.append(msgspec.json.encode([*steps]).decode())
+        rows = self._db.rows(f"SELECT step, key, previous FROM latest WHERE {query}", values)
         return {step: (key, previous) for step, key, previous in rows}
 
     def recipes(self) -> dict[str, Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finery import Artifact, Bundle, Dataset, Job, Metrics, Model, Step, hookimpl, setting, takes
+from finery.rows.report import Report, Score
 
 LARGE = (2 << 20) + 17
 """Bytes of the weights: three parts of an upload."""
@@ -86,14 +87,14 @@ class Evaluate(Step, seeded=False, sections=("evaluate",)):
 
     def run(self, job: Job) -> Metrics:
         values = {m.name: {"accuracy": self.scores.get(m.name, 0.5)} for m in self.models}
-        intervals = {
-            name: {"accuracy": [v["accuracy"] - 0.1, v["accuracy"] + 0.1]}
-            for name, v in values.items()
+        scores = {
+            name: {
+                metric: Score(v, (v - 0.1, v + 0.1) if metric == "accuracy" else None)
+                for metric, v in of.items()
+            }
+            for name, of in values.items()
         }
-        return Metrics.write(
-            job.out, rows=len(self.rows), scores=values, intervals=intervals, details={},
-            predictions=[],
-        )  # fmt: skip
+        return Metrics.write(job.out, Report(rows=len(self.rows), scores=scores))
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         from finery import RequirementError

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finery import Bundle, Dataset, Files, Job, Metrics, Model, Step, hookimpl, setting, takes
+from finery.rows import report
 
 
 def count(name: str) -> None:
@@ -113,10 +114,8 @@ class Score(Step, seeded=False):
     least: float = setting(0.0, help="The least that will do.", affects_output=False)
 
     def run(self, job: Job) -> Metrics:
-        scores = {"m": {"accuracy": self.score}}
-        return Metrics.write(
-            job.out, rows=1, scores=scores, intervals={}, details={}, predictions=[]
-        )
+        scores = {"m": {"accuracy": report.Score(self.score)}}
+        return Metrics.write(job.out, report.Report(rows=1, scores=scores))
 
     def verify(self, outputs: Any) -> None:
         from finery import RequirementError

@@ -20,6 +20,7 @@ from finery import (
     setting,
     takes,
 )
+from finery.rows.report import Report, Score
 
 
 def count(name: str) -> None:
@@ -115,11 +116,11 @@ class Judge(Step, seeded=False):
         shares = {name: sum(of) / len(of) for name, of in right.items()}
         return Metrics.write(
             job.out,
-            rows=len(rows),
-            scores={name: {"accuracy": share} for name, share in shares.items()},
-            intervals={name: {"accuracy": [0.0, 1.0]} for name in shares},
-            details={},
-            predictions=[
+            Report(
+                rows=len(rows),
+                scores={name: {"accuracy": Score(of, (0.0, 1.0))} for name, of in shares.items()},
+            ),
+            [
                 {
                     "id": row["id"],
                     "model": name,
@@ -138,7 +139,7 @@ class Judge(Step, seeded=False):
         from finery import RequirementError
 
         for metrics in outputs.values():
-            score = next(iter(metrics.report()["scores"].values()))["accuracy"]
+            score = next(iter(metrics.report().scores.values()))["accuracy"].value
             if score < self.least:
                 raise RequirementError(f"{score} is less than {self.least}", where="least")
 

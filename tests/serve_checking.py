@@ -28,5 +28,5 @@ def check(folder: Path, model: Model, rows: Any = ROWS, **settings: Any) -> tupl
 
 def faults(metrics: Metrics) -> dict[str, str]:
     """Kind → what is wrong."""
-    (found,) = metrics.report()["details"]["faults"].values()
+    (found,) = metrics.report().data()["details"]["faults"].values()
     return {fault["kind"]: fault["what"] for fault in found}

@@ -9,11 +9,11 @@ adjustment: the build fails unless all are met.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
 from finery import UsageError
+from finery.rows.report import Difference, Report
 from finery.util.text import did_you_mean, in_points, range_in_points, signed
 from finery_eval import stats
 from finery_eval.measure import between
@@ -183,14 +183,14 @@ def _share(number: float, is_percent: bool = False) -> float:
 # -- held against a report -----------------------------------------------------------------------
 
 
-def unmet(claims: Sequence[Claim], report: Mapping[str, Any]) -> list[str]:
+def unmet(claims: Sequence[Claim], report: Report) -> list[str]:
     """A line for each claim that a `Metrics` report doesn't show."""
     found = [(claim, _difference(claim, report)) for claim in claims]
     p_values = [d.p_value for claim, d in found if d is not None and claim.rests_on_p]
     adjusted = iter(stats.holm(p_values))
     lines = []
     for claim, difference in found:
-        rows = report["rows"] if difference is None else difference.rows or report["rows"]
+        rows = report.rows if difference is None else difference.rows or report.rows
         if difference is None:
             lines.append(_untested(claim, report))
         elif claim.margin is not None:
@@ -202,41 +202,32 @@ def unmet(claims: Sequence[Claim], report: Mapping[str, Any]) -> list[str]:
     return [line for line in lines if line]
 
 
-def _difference(claim: Claim, report: Mapping[str, Any]) -> stats.Difference | None:
+def _difference(claim: Claim, report: Report) -> Difference | None:
     """The subject minus what it is compared with; None if they aren't compared."""
     model, metric = claim.subject
     if isinstance(claim.than, float):
-        value = report["scores"].get(model, {}).get(metric)
-        interval = report["intervals"].get(model, {}).get(metric)
-        if value is None or interval is None:
+        score = report.score(model, metric)
+        if score is None or score.interval is None:
             return None
-        low, high = interval
-        ends, rows = (low - claim.than, high - claim.than), rows_of(report, model, metric)
-        return stats.Difference(value - claim.than, ends, 1.0, rows)
-    return between(report["details"].get("pairs", ()), model, str(claim.than)).get(metric)
+        ends = (score.interval[0] - claim.than, score.interval[1] - claim.than)
+        return Difference(score.value - claim.than, ends, 1.0, report.rows_of(model, metric))
+    return between(report.pairs, model, str(claim.than)).get(metric)
 
 
-def rows_of(report: Mapping[str, Any], model: str, metric: str) -> int:
-    """The number of rows behind a score."""
-    parts = report.get("details", {}).get("applies", {})
-    rows: int = parts.get(model, {}).get(metric, report["rows"])
-    return rows
-
-
-def _untested(claim: Claim, report: Mapping[str, Any]) -> str:
+def _untested(claim: Claim, report: Report) -> str:
     """Why there is nothing to hold a claim against."""
     model, metric = claim.subject
     names = [model, *([claim.than] if isinstance(claim.than, str) else [])]
-    unknown = [name for name in names if metric not in report["scores"].get(name, {})]
+    unknown = [name for name in names if report.score(name, metric) is None]
     if unknown:
         return f"{claim} can't be compared with {claim.than}: {unknown[0]}.{metric} isn't known"
     if isinstance(claim.than, str):
         return f"{claim} isn't compared with {claim.than} by this step"
-    value = report["scores"][model][metric]
+    value = report.scores[model][metric].value
     return f"{claim} is {value:.4g}, but has no interval to compare with {claim.than:g}"
 
 
-def _worse(claim: Claim, d: stats.Difference, margin: float, rows: int) -> str:
+def _worse(claim: Claim, d: Difference, margin: float, rows: int) -> str:
     """Why it isn't shown that a model isn't worse; empty if it is."""
     low, high = d.interval
     if low > -margin:
@@ -250,7 +241,7 @@ def _worse(claim: Claim, d: stats.Difference, margin: float, rows: int) -> str:
     return f"{head}{may}{_more(d.value + margin, d, rows)}"
 
 
-def _not_better(claim: Claim, d: stats.Difference, p_value: float, rows: int) -> str:
+def _not_better(claim: Claim, d: Difference, p_value: float, rows: int) -> str:
     """Why it isn't shown that a model is better than another; empty if it is."""
     if d.value > 0 and p_value < LEVEL:
         return ""
@@ -261,7 +252,7 @@ def _not_better(claim: Claim, d: stats.Difference, p_value: float, rows: int) ->
     return f"{head}Such a difference can be luck with {rows:,} rows{_more(d.value, d, rows)}"
 
 
-def _not_above(claim: Claim, d: stats.Difference, rows: int) -> str:
+def _not_above(claim: Claim, d: Difference, rows: int) -> str:
     """Why it isn't shown that a score is above a number; empty if it is."""
     low, high = d.interval
     if low > 0:
@@ -274,7 +265,7 @@ def _not_above(claim: Claim, d: stats.Difference, rows: int) -> str:
     return f"{head}A score like this can be luck with {rows:,} rows{_more(d.value, d, rows)}"
 
 
-def _compared(claim: Claim, d: stats.Difference, rows: int) -> str:
+def _compared(claim: Claim, d: Difference, rows: int) -> str:
     if claim.is_share:
         value, interval = f"{in_points(d.value)} points", range_in_points(d.interval)
     else:
@@ -283,7 +274,7 @@ def _compared(claim: Claim, d: stats.Difference, rows: int) -> str:
     return f"against {claim.than}: {value} (95 % CI {interval}, {rows:,} rows)"
 
 
-def _more(distance: float, d: stats.Difference, rows: int) -> str:
+def _more(distance: float, d: Difference, rows: int) -> str:
     """How many rows would prove it if the difference stays the same; empty if none would."""
     needed = rows_to_show(rows, (d.interval[1] - d.interval[0]) / 2, distance)
     if math.isinf(needed) or needed <= rows:

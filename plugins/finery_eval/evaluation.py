@@ -3,27 +3,21 @@
 Input: rows, answers and verdicts. Output: `metrics.json` and `predictions.jsonl`.
 """
 
+import dataclasses
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from finery import Completion, Job, Metrics, Model
 from finery.rows import Row
+from finery.rows.report import Export, Report, Score, Table
 from finery.util.text import counted, percent
 from finery_eval import slices as slicing
 from finery_eval.asking import truncated
-from finery_eval.measure import (
-    Group,
-    Measure,
-    Scores,
-    compare,
-    in_json,
-    pairs_of,
-    parts_of,
-    scores_of,
-)
-from finery_eval.predictions import predictions, references
+from finery_eval.measure import Group, Measure, compare, pairs_of, parts_of, scores_of
+from finery_eval.predictions import predictions, statistics_of
 from finery_eval.tables import baseline_tables, comparison_tables, quantity, table
 from finery_eval.verdicts import Answers, Verdicts, together
 
@@ -62,81 +56,71 @@ def write(
     """
     groups = dependent(job, rows)
     measures = verdicts.measures(groups)
-    first = measures[verdicts.metrics[0]]
     scores = scores_of(list(verdicts.judged), measures)
-    details = compared(verdicts, measures, first, models)
-    details |= sliced_and_tables(rows, verdicts, details, scores, groups, slices, first.test)
-    details |= {"groups": len(groups)} if groups else {}
+    report = compared(verdicts, measures, measures[verdicts.metrics[0]], models)
+    report = replace(report, rows=len(rows), scores=scores)
+    add_tables(report, rows, verdicts, groups, slices)
+    if groups:
+        report.extra = report.extra | {"groups": len(groups)}
     lines = predictions(rows, answers, verdicts)
-    metrics = write_scored(job, len(rows), scores, details, lines, answers=answers)
-    return with_speeds(metrics, models)
+    return with_speeds(write_scored(job, report, lines, answers=answers), models)
 
 
-def sliced_and_tables(
+def add_tables(
+    report: Report,
     rows: Sequence[Row],
     verdicts: Verdicts,
-    details: Mapping[str, Any],
-    scores: Scores,
     groups: Sequence[Group] | None,
     slices: Sequence[str],
-    test: str,
-) -> dict[str, Any]:
-    """The `details` with all tables, and with the slices if there are any.
-
-    details: those of `compared`. test: of its comparisons.
-    """
-    sliced = slicing.details_of(rows, verdicts, slices, groups)
-    first, shown = verdicts.metrics[0], details["headline"][0]
-    tables = [
+) -> None:
+    """Add the slices and all tables to a report that has its scores and comparisons."""
+    report.slices = slicing.slices_of(rows, verdicts, slices, groups)
+    first, shown = verdicts.metrics[0], report.headline[0]
+    report.tables = [
         *comparison_tables(
-            details["comparisons"],
-            test,
+            report.comparisons,
             first,
             is_share=verdicts.is_share(first),
-            unit=details.get("units", {}).get(first),
+            unit=report.units.get(first),
         ),
-        *slicing.tables_of(sliced, shown, is_share=verdicts.is_share(shown)),
-        *baseline_tables(details, in_json(scores)[0]),
+        *slicing.tables_of(report.slices, shown, is_share=verdicts.is_share(shown)),
+        *baseline_tables(report),
         *verdicts.tables,
     ]
-    return {**({"slices": sliced} if sliced else {}), "tables": tables}
 
 
 def compared(
     verdicts: Verdicts, measures: Mapping[str, Measure], first: Measure, models: Sequence[Model]
-) -> dict[str, Any]:
-    """The `details` about the models next to each other.
+) -> Report:
+    """A report on the models next to each other, without their scores.
 
     first: the measure that each model is compared with the first one by. Exported files are
-    compared with the model that they were exported from, if that is among `models`. `applies` has
-    the numbers of rows of metrics that don't apply to all.
+    compared with the model that they were exported from, if that is among `models`.
     """
-    parts = parts_of(list(verdicts.judged), measures)
-    cheap = [model.name for model in models if BASELINE in model.meta]
-    bundles = {model.name: model.meta[BUNDLE] for model in models if BUNDLE in model.meta}
     names = {model.digest: model.name for model in models if model.digest}
     exports = []
     for model in models:
         if SOURCE not in model.meta:
             continue
-        facts = {"model": model.name, "file": model.meta["file"], "size": model.meta["size"]}
+        export = Export(model.name, model.meta["file"], model.meta["size"])
         trained = names.get(model.meta[SOURCE])
         if trained is not None:
             both = {name: first.values[name] for name in (trained, model.name)}
-            facts |= dict(*compare(replace(first, values=both)))
-        exports.append(facts)
-    return {
-        **verdicts.details,
-        "headline": list(verdicts.headline or verdicts.metrics),
-        "comparisons": compare(first),
-        "pairs": pairs_of(list(verdicts.judged), measures),
-        **references(verdicts),
-        **({"applies": parts} if parts else {}),
-        **({"unbounded": list(verdicts.unbounded)} if verdicts.unbounded else {}),
-        **({"baselines": cheap} if cheap else {}),
-        **({"bundles": bundles} if bundles else {}),
-        **({"exports": exports} if exports else {}),
-    }
+            export.comparison = next(iter(compare(dataclasses.replace(first, values=both))), None)
+        exports.append(export)
+    return replace(
+        verdicts.report,
+        headline=list(verdicts.headline or verdicts.metrics),
+        unbounded=list(verdicts.unbounded),
+        units=dict(verdicts.units),
+        **statistics_of(verdicts),
+        comparisons=compare(first),
+        pairs=pairs_of(list(verdicts.judged), measures),
+        applies=parts_of(list(verdicts.judged), measures),
+        baselines=[model.name for model in models if BASELINE in model.meta],
+        bundles={model.name: model.meta[BUNDLE] for model in models if BUNDLE in model.meta},
+        exports=exports,
+    )
 
 
 def with_speeds(metrics: Metrics, models: Sequence[Model]) -> Metrics:
@@ -160,51 +144,34 @@ def dependent(job: Job, rows: Sequence[Row]) -> list[Group] | None:
 
 def write_scored(
     job: Job,
-    rows: int,
-    scores: Scores,
-    details: Mapping[str, Any],
+    report: Report,
     lines: Iterable[dict[str, Any]],
     *,
     answers: Mapping[str, Sequence[Completion]] | None = None,
 ) -> Metrics:
-    """Write scores, and log each model's first metric. lines: of `predictions.jsonl`."""
-    values, intervals = in_json(scores)
-    log_scores(job, scores, details.get("unbounded", ()), details.get("units", {}))
+    """Write a report, and log each model's first metric. lines: of `predictions.jsonl`."""
+    for name, of in report.scores.items():
+        if of:
+            metric, score = next(iter(of.items()))
+            job.log(f"{name}: {metric} {_in_words(score, metric, report)}")
     if answers is not None:
-        cut = {name: truncated(of) for name, of in answers.items()}
-        details = {**details, "truncated": cut}
-    return Metrics.write(
-        job.out,
-        rows=rows,
-        scores=values,
-        intervals=intervals,
-        details=dict(details),
-        predictions=lines,
-    )
+        report = replace(report, truncated={name: truncated(of) for name, of in answers.items()})
+    return Metrics.write(job.out, report, lines)
 
 
-def log_scores(
-    job: Job, scores: Scores, unbounded: Collection[str] = (), units: Mapping[str, str] = {}
-) -> None:
-    """Log each model's first metric."""
-    for name, of in scores.items():
-        if not of:
-            continue
-        metric, (value, interval) = next(iter(of.items()))
-        if metric in unbounded:
-            ends = " – ".join(quantity(end, units.get(metric)) for end in interval or ())
-            ends = f" (95 % CI {ends})" if ends else ""
-            job.log(f"{name}: {metric} {quantity(value, units.get(metric))}{ends}")
-        else:
-            low, high = interval or (0.0, 1.0)
-            ends = f"{100 * low:.1f} – {100 * high:.1f}"
-            job.log(f"{name}: {metric} {percent(value)} (95 % CI {ends})")
+def _in_words(score: Score, metric: str, report: Report) -> str:
+    if report.is_share(metric):
+        low, high = score.interval or (0.0, 1.0)
+        return f"{percent(score.value)} (95 % CI {100 * low:.1f} – {100 * high:.1f})"
+    unit = report.units.get(metric)
+    ends = " – ".join(quantity(end, unit) for end in score.interval or ())
+    return f"{quantity(score.value, unit)}{f' (95 % CI {ends})' if ends else ''}"
 
 
 # -- tables --------------------------------------------------------------------------------------
 
 
-def unjudged_tables(job: Job, parts: Sequence[Unjudged]) -> list[dict[str, Any]]:
+def unjudged_tables(job: Job, parts: Sequence[Unjudged]) -> list[Table]:
     """The table of what isn't judged, which is also logged; empty if all is."""
     for part in parts:
         turns, rows = counted(part.turns, "turn"), counted(part.rows, "row")
@@ -214,7 +181,7 @@ def unjudged_tables(job: Job, parts: Sequence[Unjudged]) -> list[dict[str, Any]]
 
 def answers_table(
     answers: Mapping[str, Sequence[Completion]], invalid: Mapping[str, int] | None = None
-) -> dict[str, Any]:
+) -> Table:
     """The length of the answers, how many were cut off and, if known, how many are invalid.
 
     If any model thinks, also the number of answers with thinking, which isn't judged, and its mean
@@ -241,7 +208,7 @@ def answers_table(
     return table("Answers", columns, rows)
 
 
-def majority_table(columns: Mapping[str, Sequence[str]], noun: str) -> dict[str, Any]:
+def majority_table(columns: Mapping[str, Sequence[str]], noun: str) -> Table:
     """The score of a model that always gives the most frequent expected answer.
 
     columns: field → what each row expects. noun: what that is, e.g. `class`.

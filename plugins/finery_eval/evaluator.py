@@ -42,6 +42,7 @@ from finery import (
 )
 from finery.rows import Row
 from finery.rows.answers.reading import extracted
+from finery.rows.report import Report, Table
 from finery_eval import slices as slicing
 from finery_eval.asking import ask, read_rows
 from finery_eval.claims import Claim
@@ -56,7 +57,7 @@ from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
 Better = Literal["higher", "lower"]
 """Which values of a metric are better."""
 EXPECTED = "expected_answers"
-"""The entry of `details` with a sentence about the rows' own answers that fail, for gates."""
+"""An entry of `extra` in a report: a sentence about the rows' own answers that fail, for gates."""
 
 
 class Gate(Step, isolated=True):
@@ -73,7 +74,7 @@ class Gate(Step, isolated=True):
     def unbounded(self) -> Mapping[str, Better]:
         """The metrics that aren't shares from 0 to 1 → which of their values are better.
 
-        Writers of `Metrics` name them in `details["unbounded"]`, for views.
+        A report has them among its `metrics`, for views.
         """
         return {}
 
@@ -124,16 +125,15 @@ class Gate(Step, isolated=True):
             usual = (
                 f"improve the {self.nouns()[0]}, test on more rows, or lower the value in `require`"
             )
-            truncated = report["details"].get("truncated", {}).items()
             cut = [
-                f"raise `max_tokens`: {n} of {report['rows']} answers of {name} were cut off"
-                for name, n in truncated
+                f"raise `max_tokens`: {n} of {report.rows} answers of {name} were cut off"
+                for name, n in report.truncated.items()
                 if n and any(f"{name}." in line for line in failed)
             ]
             raise RequirementError(
                 f"{len(failed)} {what} not met",
                 where="require",
-                details=[*failed, *filter(None, [report["details"].get(EXPECTED)])],
+                details=[*failed, *filter(None, [report.part(EXPECTED, str)])],
                 fix="; or ".join([*cut, usual]),
             )
 
@@ -194,24 +194,10 @@ def check_metrics(step_type: str, names: Any) -> None:
     )
 
 
-def _report_in(outputs: Mapping[str, Artifact]) -> dict[str, Any]:
+def _report_in(outputs: Mapping[str, Artifact]) -> Report:
     (metrics,) = outputs.values()
     assert isinstance(metrics, Metrics)
-    return with_more(metrics.report())
-
-
-def with_more(report: dict[str, Any]) -> dict[str, Any]:
-    """A `Metrics` report with the scores of `details["more"]`, which aren't in its tables.
-
-    `details["more"]`: model, or what else is measured → metric → `{value, interval}`.
-    """
-    scores = {name: dict(of) for name, of in report["scores"].items()}
-    intervals = {name: dict(of) for name, of in report["intervals"].items()}
-    for name, of in report["details"].get("more", {}).items():
-        for metric, added in of.items():
-            scores.setdefault(name, {})[metric] = added["value"]
-            intervals.setdefault(name, {})[metric] = added["interval"]
-    return {**report, "scores": scores, "intervals": intervals}
+    return metrics.report().with_more()
 
 
 class JudgePreflight(Preflight["Judge"]):
@@ -317,7 +303,7 @@ class BatchEvaluator(Judge, engines=True):
         self,
         answers: Answers,
         judged: Mapping[str, Sequence[Verdict]],
-        tables: Sequence[dict[str, Any]] | None = None,
+        tables: Sequence[Table] | None = None,
         **more: Any,
     ) -> Verdicts:
         """The verdicts on the answers. tables: by default that of the answers.

@@ -21,8 +21,11 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+import msgspec
+
+from finery.rows.report import Comparison, Difference, Interval, Pair, Score, Scores
 from finery_eval import stats
-from finery_eval.stats import SHARE, Difference, Interval
+from finery_eval.stats import SHARE
 
 Value = Any
 """Of a row: True or False, a number, or what a statistic needs. None: the metric doesn't apply."""
@@ -30,10 +33,6 @@ Statistic = Callable[[Mapping[Any, int]], float]
 """A metric, computed from how often each value occurs; 0 if there are no values."""
 Group = Sequence[int]
 """Rows that belong together, by number."""
-Score = tuple[float, Interval | None]
-"""A value and its 95 % interval; None for an infinite bound."""
-Scores = Mapping[str, Mapping[str, Score]]
-"""Model → metric → score."""
 
 MCNEMAR = "McNemar, exact"
 SIGN_FLIPS = "sign flips, exact"
@@ -71,19 +70,24 @@ class Measure:
         return MCNEMAR if self.groups is None and are_yes_no(values) else SIGN_FLIPS
 
     def score(self, name: str) -> Score | None:
-        """The metric of a model and its 95 % interval; None if it applies to no row."""
+        """The metric of a model, without an interval if a bound is infinite.
+
+        None if it applies to no row.
+        """
         values, units = self.values[name], self._units(name)
         if not units:
             return None
         if self.statistic is not None:
-            interval = stats.interval_of(self._draws(name, units), len(units), self.within)
-            return self.statistic(_counts(values)), _finite(interval)
+            draws = self._draws(name, units)
+            interval = stats.interval_of(draws, len(units), self.within)
+            kept = () if self.statistic is mean else draws
+            return Score(self.statistic(_counts(values)), _finite(interval), kept)
         if self.groups is None and not self._is_weighted and are_yes_no(values):
             hits = sum(bool(values[i]) for (i,) in units)
-            return hits / len(units), stats.wilson(hits, len(units))
+            return Score(hits / len(units), stats.wilson(hits, len(units)))
         rows = [self._weighted(name, unit) for unit in units]
         (drawn,) = stats.bootstrap(rows, lambda counts: [self._mean(counts)], self.within)
-        return self._mean(Counter(rows)), _finite(drawn)
+        return Score(self._mean(Counter(rows)), _finite(drawn))
 
     def difference(self, first: str, second: str) -> Difference | None:
         """Second minus first model, on the rows that count for both.
@@ -92,7 +96,9 @@ class Measure:
         """
         units = self._units(first, second)
         found = self._between(first, second, units) if units else None
-        return None if found is None else found._replace(rows=self.part(first, second))
+        if found is not None:
+            found.rows = self.part(first, second)
+        return found
 
     def part(self, *names: str) -> int | None:
         """The number of rows that the metric applies to for all these models; None if it is all."""
@@ -165,16 +171,22 @@ class Measure:
 
     def _of_statistics(self, first: str, second: str, units: Sequence[Group]) -> Difference:
         assert self.statistic is not None
-        a, b = self.values[first], self.values[second]
         rows = [i for unit in units for i in unit]
+        sides = (first, second)
+        a, b = (self.statistic(_counts([self.values[n][i] for i in rows])) for n in sides)
+        return self._of_draws(*sides, units, b - a, [self._draws(n, units) for n in sides])
+
+    def _of_draws(
+        self,
+        first: str,
+        second: str,
+        units: Sequence[Group],
+        value: float,
+        draws: Sequence[Sequence[float]],
+    ) -> Difference:
+        a, b = self.values[first], self.values[second]
         differing = sum(any(a[i] != b[i] for i in unit) for unit in units)
-        drawn = [
-            y - x
-            for x, y in zip(self._draws(first, units), self._draws(second, units), strict=True)
-        ]
-        value = self.statistic(_counts([b[i] for i in rows])) - self.statistic(
-            _counts([a[i] for i in rows])
-        )
+        drawn = [y - x for x, y in zip(*draws, strict=True)]
         interval = stats.interval_of(drawn, len(units), self._gain)
         return Difference(value, interval, stats.bootstrap_p(drawn, differing))
 
@@ -212,6 +224,26 @@ class Measure:
         return Difference(gain(Counter(rows)), interval, p_value)
 
 
+@dataclass(frozen=True)
+class StoredMeasure(Measure):
+    """A metric with a statistic, as evaluations of the same rows in the same groups stored it.
+
+    scores: with the draws of these rows. The statistic itself isn't computed again.
+    """
+
+    scores: Mapping[str, Score] = field(default_factory=dict)
+
+    @property
+    def test(self) -> str:
+        """The test behind the p-values, in words."""
+        return BOOTSTRAP
+
+    def _between(self, first: str, second: str, units: Sequence[Group]) -> Difference | None:
+        a, b = self.scores[first], self.scores[second]
+        found = self._of_draws(first, second, units, b.value - a.value, [a.draws, b.draws])
+        return found if _finite(found.interval) else None
+
+
 def are_yes_no(values: Collection[Value]) -> bool:
     """Whether all values are 0 or 1, or don't count."""
     return all(value is None or value in (0, 1) for value in values)
@@ -241,7 +273,7 @@ def measure_of(
     return Measure(columns, groups, statistic, within=within)
 
 
-def scores_of(names: Sequence[str], measures: Mapping[str, Measure]) -> dict[str, dict[str, Score]]:
+def scores_of(names: Sequence[str], measures: Mapping[str, Measure]) -> Scores:
     """Model → metric → score. A metric that applies to no row of a model is left out."""
     return {
         name: {
@@ -266,40 +298,28 @@ def parts_of(names: Sequence[str], measures: Mapping[str, Measure]) -> dict[str,
     return {name: of for name, of in parts.items() if of}
 
 
-def in_json(
-    scores: Scores,
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, list[float]]]]:
-    """(values, intervals) by model and metric, as `Metrics.write` takes them."""
-    values = {name: {m: value for m, (value, _) in of.items()} for name, of in scores.items()}
-    intervals = {name: {m: list(ci) for m, (_, ci) in of.items() if ci}
-                 for name, of in scores.items()}  # fmt: skip
-    return values, intervals
+def pairs_of(names: Sequence[str], measures: Mapping[str, Measure]) -> list[Pair]:
+    """Every two models, the later one against the earlier one, in all metrics.
 
-
-def pairs_of(names: Sequence[str], measures: Mapping[str, Measure]) -> list[dict[str, Any]]:
-    """Every two models, the later one against the earlier one, by metric.
-
-    Each is `{model, baseline, metrics: {metric: {difference, interval, p_value}}}`, as evaluators
-    keep it in `details["pairs"]`, with `rows` where a metric doesn't apply to all of them. Metrics
-    that can't be compared are left out.
+    Metrics that can't be compared are left out.
     """
     return [
-        {
-            "model": second,
-            "baseline": first,
-            "metrics": {
-                metric: between.facts()
+        Pair(
+            second,
+            first,
+            {
+                metric: between
                 for metric, of in measures.items()
                 if first in of.values and second in of.values
                 if (between := of.difference(first, second)) is not None
             },
-        }
+        )
         for first, second in combinations(names, 2)
     ]
 
 
-def compare(measure: Measure) -> list[dict[str, Any]]:
-    """Each model against the first: difference, interval and p-value of the first metric.
+def compare(measure: Measure) -> list[Comparison]:
+    """Each model against the first, in one metric.
 
     p_value is for a single comparison. If there are several, each also has `p_holm`, which corrects
     for their number. For yes-or-no metrics, the rows that only one of the two has right are
@@ -311,30 +331,30 @@ def compare(measure: Measure) -> list[dict[str, Any]]:
         between = measure.difference(baseline, name)
         if between is None:
             continue
-        facts = {"model": name, "baseline": baseline, **between.facts()}
+        facts = msgspec.structs.asdict(between)
+        comparison = Comparison(model=name, baseline=baseline, method=measure.test, **facts)
         if measure.test in (MCNEMAR, SIGN_FLIPS):
             pairs = list(zip(measure.values[name], measure.values[baseline], strict=True))
-            facts["only_model"] = pairs.count((True, False))
-            facts["only_baseline"] = pairs.count((False, True))
-        compared.append(facts)
+            comparison.only_model = pairs.count((True, False))
+            comparison.only_baseline = pairs.count((False, True))
+        compared.append(comparison)
     if len(compared) > 1:
-        adjusted = stats.holm([facts["p_value"] for facts in compared])
-        for facts, p_value in zip(compared, adjusted, strict=True):
-            facts["p_holm"] = p_value
+        adjusted = stats.holm([of.p_value for of in compared])
+        for of, p_value in zip(compared, adjusted, strict=True):
+            of.p_holm = p_value
     return compared
 
 
-def between(pairs: Sequence[Mapping[str, Any]], model: str, other: str) -> dict[str, Difference]:
-    """Metric → a model minus another one, whichever of them comes first in `details["pairs"]`."""
+def between(pairs: Sequence[Pair], model: str, other: str) -> dict[str, Difference]:
+    """Metric → a model minus another one, whichever of them comes first in the pairs."""
     for pair in pairs:
-        if {pair["model"], pair["baseline"]} == {model, other}:
-            sign = 1 if pair["model"] == model else -1
-            found = {}
-            for metric, facts in pair["metrics"].items():
-                low, high = sorted(sign * end for end in facts["interval"])
-                value, p_value, rows = facts["difference"], facts["p_value"], facts.get("rows")
-                found[metric] = Difference(sign * value, (low, high), p_value, rows)
-            return found
+        if {pair.model, pair.baseline} == {model, other}:
+            if pair.model == model:
+                return pair.metrics
+            return {
+                metric: Difference(-d.value, (-d.interval[1], -d.interval[0]), d.p_value, d.rows)
+                for metric, d in pair.metrics.items()
+            }
     return {}
 
 

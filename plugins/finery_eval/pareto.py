@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import DataError
+from finery.rows.report import Interval, Report, Table
 from finery_eval.measure import between
 from finery_eval.tables import table
 
@@ -31,7 +32,7 @@ class Compared(NamedTuple):
     scores: model → metric → value. aims: what they are weighed by. left_out: other models.
     """
 
-    reports: Mapping[str, Mapping[str, Any]]
+    reports: Mapping[str, Report]
     scores: Mapping[str, Mapping[str, float]]
     aims: Aims
     left_out: Sequence[str]
@@ -49,31 +50,28 @@ class Compared(NamedTuple):
     @property
     def unbounded(self) -> list[str]:
         """The metrics that aren't from 0 to 1."""
-        of = self.reports.items()
-        return [metric for metric, report in of if metric in report["details"].get("unbounded", ())]
+        return [metric for metric, of in self.reports.items() if not of.is_share(metric)]
 
     @property
     def units(self) -> dict[str, str]:
         """Metric → its unit, of those that have one."""
-        found = {m: report["details"].get("units", {}).get(m) for m, report in self.reports.items()}
-        return {metric: unit for metric, unit in found.items() if unit}
+        return {m: of.units[m] for m, of in self.reports.items() if m in of.units}
 
-    def intervals(self, model: str) -> dict[str, list[float]]:
-        """Metric → interval of a model, of those that have one."""
-        found = {m: report["intervals"].get(model, {}).get(m) for m, report in self.reports.items()}
-        return {metric: ends for metric, ends in found.items() if ends}
+    def interval(self, model: str, metric: str) -> Interval | None:
+        """The interval of a score, if it has one."""
+        score = self.reports[metric].score(model, metric)
+        return score.interval if score else None
 
     def margin(self, metric: str, first: str, second: str) -> dict[str, Any]:
         """The lead of a model over another one, with the interval that their evaluation has."""
-        pairs = self.reports[metric]["details"].get("pairs", ())
-        test = between(pairs, first, second).get(metric)
+        test = between(self.reports[metric].pairs, first, second).get(metric)
         return {
             "over": second,
             "difference": self.scores[first][metric] - self.scores[second][metric],
             "interval": None if test is None else list(test.interval),
         }
 
-    def tables(self, ranked: Sequence[str]) -> list[dict[str, Any]]:
+    def tables(self, ranked: Sequence[str]) -> list[Table]:
         """The table of the models and what beats them; empty if nothing is weighed."""
         if not self.aims:
             return []
@@ -85,32 +83,32 @@ class Compared(NamedTuple):
             ]
             for name in ranked
         ]
-        units = dict.fromkeys([m for m in self.aims if m not in self.unbounded], "share")
-        units |= self.units
+        shares = [metric for metric in self.aims if metric not in self.unbounded]
+        units = dict.fromkeys(shares, "share") | self.units
         return [table("Pareto front", ["model", *self.aims, "beaten by"], rows, units=units)]
 
 
-def compare_models(reports: Sequence[Mapping[str, Any]], metric: str, aims: Aims) -> Compared:
+def compare_models(reports: Sequence[Report], metric: str, aims: Aims) -> Compared:
     """The models that the evaluations judged. metric: to choose by.
 
     Raises `DataError` for a metric that no evaluation has, or if no model has all of them.
     """
     found = {}
     for name in (metric, *aims):
-        having = (r for r in reports if any(name in of for of in r["scores"].values()))
+        having = (r for r in reports if any(name in of for of in r.scores.values()))
         if (report := next(having, None)) is None:
-            names = dict.fromkeys(m for r in reports for of in r["scores"].values() for m in of)
+            names = dict.fromkeys(m for r in reports for of in r.scores.values() for m in of)
             raise DataError(
                 f"no candidate has a score {name}",
                 where="metric" if name == metric else "pareto",
                 fix=MISSING.get(name) or f"name one of: {', '.join(names)}",
             )
         found[name] = report
-    models = dict.fromkeys(model for report in reports for model in report["scores"])
+    models = dict.fromkeys(model for report in reports for model in report.scores)
     scores = {
-        model: {name: report["scores"][model][name] for name, report in found.items()}
+        model: {name: report.scores[model][name].value for name, report in found.items()}
         for model in models
-        if all(name in report["scores"].get(model, {}) for name, report in found.items())
+        if all(report.score(model, name) for name, report in found.items())
     }
     if not scores:
         raise DataError(

@@ -45,7 +45,6 @@ from finery.util.text import (
     shortened,
     some_of,
 )
-from finery_eval import claims
 from finery_eval.evaluator import BatchEvaluator, Judge
 from finery_eval.nested import JudgeEach
 from finery_eval.requirements import Requirement
@@ -369,7 +368,6 @@ def _of_gates(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
     models = [model.name for model in node.step.models]
     metrics = results.artifact(node.name)
     report = metrics.report() if isinstance(metrics, Metrics) else None
-    intervals = report["intervals"] if report else {}
     for name, gate in zip(node.step.require, gates, strict=True):
         if not isinstance(gate, Requirement) or gate.of or gate.op[0] != ">":
             continue
@@ -378,11 +376,12 @@ def _of_gates(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
             continue
         if metric in node.step.unbounded():  # no share, so no binomial distribution
             continue
-        judged = Count(claims.rows_of(report, model, metric)) if report else rows
+        judged = Count(report.rows_of(model, metric)) if report else rows
         if not judged.rows:
             continue
         chance, worse = chance_to_pass(gate.number, judged.rows)
-        ends = intervals.get(model, {}).get(metric)
+        score = report.score(model, metric) if report else None
+        ends = score.interval if score else None
         if chance <= CHANCE or (ends and ends[0] >= gate.number):
             continue
         shares = " to ".join(f"{100 * end:.0f}" for end in ends or ())

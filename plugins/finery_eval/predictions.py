@@ -7,25 +7,35 @@ Each line has the `values` of an answer by metric and, where rows belong togethe
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from pkgutil import resolve_name
+from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple
+
+import msgspec
 
 from finery import code_digest
 from finery.rows import Row
 from finery.rows.parts import prompt as prompt_of
-from finery.util.text import percent
-from finery_eval.measure import Group, Measure, Statistic, frozen, mean, measure_of
+from finery.rows.report import Difference, Report
+from finery_eval.measure import (
+    Group,
+    Measure,
+    Statistic,
+    StoredMeasure,
+    Value,
+    frozen,
+    mean,
+    measure_of,
+)
 from finery_eval.verdicts import Answers, Verdicts, together
 
 PROMPT_SHOWN = 300
 """Characters of a prompt that a line repeats."""
 GROUP = "group"
 """The fact that names the group of a row, if it has related ones."""
-STATISTICS = "statistics"
-"""The entry of `details`: metric → the reference of its statistic, if it has one."""
-DEFINITIONS = "definitions"
-"""The entry of `details`: metric → the digest of its statistic's code."""
+PROBES = 50
+"""Values that a statistic is tried on alone, to notice what its code doesn't show."""
+SIDES = ("first", "second")
 MEAN = f"{mean.__module__}:{mean.__qualname__}"
 Facts = Mapping[str, Any]
 """A line of `predictions.jsonl`."""
@@ -76,18 +86,29 @@ def facts_of(rows: Sequence[Row]) -> list[dict[str, str]]:
     return facts
 
 
-def references(verdicts: Verdicts) -> dict[str, dict[str, str]]:
-    """The statistics of the metrics and digests of their code, for `details`.
+def statistics_of(verdicts: Verdicts) -> dict[str, Any]:
+    """What a report has of the statistics of the metrics: references, digests and probes.
 
-    The name of one that isn't a function, such as a `functools.partial`, can't be resolved.
+    A statistic that isn't a function, such as a `functools.partial`, and a closure have no digest,
+    so builds can't be compared by it.
     """
     used = {m: of for m in verdicts.metrics if (of := verdicts.statistic(m))}
-    named = {
-        m: f"{of.__module__}:{getattr(of, '__qualname__', type(of))}" for m, of in used.items()
+    return {
+        "statistics": {
+            m: f"{of.__module__}:{getattr(of, '__qualname__', type(of))}" for m, of in used.items()
+        },
+        "definitions": {m: digest for m, of in used.items() if (digest := code_digest(of))},
+        "probes": {m: _probes(of, verdicts.values(m)) for m, of in used.items() if of is not mean},
     }
-    codes = {of: code_digest(of) for of in used.values()}
-    digests = {m: digest for m, of in used.items() if (digest := codes[of])}
-    return {STATISTICS: named, DEFINITIONS: digests} if named else {}
+
+
+def _probes(statistic: Statistic, values: Mapping[str, Sequence[Value]]) -> dict[str, float]:
+    """The first different values → the statistic of each alone, if it has one."""
+    probes, every = {}, (frozen(v) for of in values.values() for v in of if v is not None)
+    for value in islice(dict.fromkeys(every), PROBES):
+        with suppress(Exception):  # of a plugin, which may need more values
+            probes[msgspec.json.encode(value).decode()] = float(statistic({value: 1}))
+    return probes
 
 
 # -- read and paired -----------------------------------------------------------------------------
@@ -105,6 +126,12 @@ def recorded(*sides: Sequence[Facts]) -> list[Group] | None:
         for number, lines in enumerate(zip(*sides, strict=True))
     ]  # fmt: skip
     return together(rows)
+
+
+class Incomparable(NamedTuple):
+    """Why two evaluations can't be compared by a metric."""
+
+    reason: str
 
 
 class Pairs(NamedTuple):
@@ -146,82 +173,58 @@ def _placed(lines: Iterable[Facts]) -> dict[Place, Facts]:
     return placed
 
 
-def measure_between(pairs: Pairs, metric: str, *reports: Mapping[str, Any]) -> Measure | None:
+def measure_between(
+    pairs: Pairs, metric: str, before: Report, after: Report
+) -> Measure | Incomparable | None:
     """A metric of the first and the second of pairs of lines, over the groups of the evaluations.
 
-    reports: of the two evaluations. None if the lines don't have the metric's values, or if a
-    report's statistic isn't that of today's code, see `changed_statistic`.
+    before, after: the reports of the evaluations. None if the lines don't have its values. A metric
+    with a statistic is compared by what the evaluations stored: nothing is computed again.
     """
     values = {
         side: [pair[place].get("values", {}).get(metric) for pair in pairs.pairs]
-        for place, side in enumerate(("first", "second"))
+        for place, side in enumerate(SIDES)
     }
-    has_values = all(any(value is not None for value in of) for of in values.values())
-    if not has_values or changed_statistic(pairs, metric, *reports):
+    if not all(any(value is not None for value in of) for of in values.values()):
         return None
-    details = reports[-1]["details"]
-    reference = details.get(STATISTICS, {}).get(metric)
+    reports, is_share = (before, after), after.is_share(metric)
     groups = recorded(*([pair[place] for pair in pairs.pairs] for place in (0, 1)))
-    statistic, unbounded = reference and resolve_name(reference), details.get("unbounded", ())
-    return measure_of(values, groups, statistic=statistic, is_share=metric not in unbounded)
+    statistics = {of.statistics.get(metric, "") for of in reports}
+    if statistics <= {"", MEAN}:
+        statistic = mean if MEAN in statistics else None
+        return measure_of(values, groups, statistic=statistic, is_share=is_share)
+    if any(metric in of.statistics and metric not in of.definitions for of in reports):
+        return Incomparable("the code of its statistic isn't recorded")
+    if before.definitions.get(metric) != after.definitions.get(metric):
+        return Incomparable("the code of its statistic isn't the same in both")
+    one, other = (of.probes.get(metric, {}) for of in reports)
+    if any(not math.isclose(one[p], other[p], abs_tol=1e-9) for p in one.keys() & other.keys()):
+        return Incomparable("its statistic gave other scores for the same answers")
+    if not _are_same_rows(pairs, values):
+        return Incomparable("it isn't a mean over rows, and the rows aren't the same in both")
+    models = [str(lines[0].get("model", "")) for lines in pairs.sides]
+    scores = [of.score(model, metric) for of, model in zip(reports, models, strict=True)]
+    drawn = {n: of for n, of in zip(SIDES, scores, strict=True) if of is not None and of.draws}
+    if len(drawn) < len(SIDES):
+        return Incomparable("an earlier version of finery didn't store its resamples: build again")
+    measure = measure_of(values, groups, is_share=is_share)
+    return StoredMeasure(measure.values, groups, within=measure.within, scores=drawn)
 
 
-def changed_statistic(pairs: Pairs, metric: str, *reports: Mapping[str, Any]) -> str:
-    """Why the values of a metric can't be compared by today's code; empty if they can.
-
-    Another definition of its statistic would give them another meaning, and so would other data
-    that it uses, e.g. of a subclass or a file. Then the scores of today's code are others.
-    """
-    used = [_statistic_in(report, metric) for report in reports]
-    reference = used[-1][0]
-    if all(each == (MEAN, None) for each in used):
-        return ""
-    digests = {_digest_now(MEAN) if each == (MEAN, None) else each[1] for each in used}
-    if None in digests:
-        return "the code of its statistic isn't recorded"
-    if len(digests) > 1:
-        return "the code of its statistic isn't the same in both"
-    try:
-        statistic, is_same = resolve_name(reference), _digest_now(reference) in digests
-    except (ImportError, AttributeError, ValueError):  # e.g. of a plugin that isn't installed here
-        return (
-            f"its statistic, {reference.partition(':')[2]}, isn't found as a function of a module"
-        )
-    if not is_same:
-        return "the code of its statistic has changed"
-    for side, lines, report in zip("AB", pairs.sides, reports, strict=True):
-        if other := _other_score(statistic, metric, lines, report):
-            return f"today's code gives another score for {side}: {other}"
-    return ""
+def difference_between(
+    pairs: Pairs, metric: str, before: Report, after: Report
+) -> Difference | None:
+    """The second minus the first of pairs of lines in a metric; None if they can't be compared."""
+    measure = measure_between(pairs, metric, before, after)
+    return measure.difference(*SIDES) if isinstance(measure, Measure) else None
 
 
-def _other_score(
-    statistic: Statistic, metric: str, lines: Sequence[Facts], report: Mapping[str, Any]
-) -> str:
-    """Today's score of a model's answers and the stored one; empty if they agree."""
-    values = [of for line in lines if (of := line.get("values", {}).get(metric)) is not None]
-    model = str(lines[0].get("model", "")) if values else ""
-    stored = report["scores"].get(model, {}).get(metric)
-    if stored is None:
-        return ""
-    try:
-        score = float(statistic(Counter(map(frozen, values))))
-    except Exception as error:  # of a plugin
-        return f"none ({type(error).__name__}: {error})"
-    if math.isclose(score, stored, abs_tol=1e-9):
-        return ""
-    is_share = metric not in report["details"].get("unbounded", ())
-    now, then = (percent(of) if is_share else f"{of:.6g}" for of in (score, stored))
-    return f"{now} instead of {then}"
-
-
-@cache
-def _digest_now(reference: str) -> str | None:
-    return code_digest(resolve_name(reference))
-
-
-def _statistic_in(report: Mapping[str, Any], metric: str) -> tuple[str, str | None]:
-    """The reference and the digest of a metric's statistic; (MEAN, None) of a share."""
-    details = report["details"]
-    reference = details.get(STATISTICS, {}).get(metric, MEAN)
-    return reference, details.get(DEFINITIONS, {}).get(metric)
+def _are_same_rows(pairs: Pairs, values: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether both sides were resampled alike: the same rows, in the same order and groups."""
+    if pairs.changed or pairs.only_first or pairs.only_second:
+        return False
+    in_order = zip(pairs.pairs, *pairs.sides, strict=True)
+    return all(
+        pair[0] is first and pair[1] is second and first.get(GROUP) == second.get(GROUP)
+        for pair, first, second in in_order
+    ) and all((a is None) == (b is None) for a, b in zip(*values.values(), strict=True))

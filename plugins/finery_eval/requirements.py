@@ -5,11 +5,11 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
 from finery import UsageError
+from finery.rows.report import Report
 from finery.util.text import counted, percent
 from finery_eval import claims
 from finery_eval.claims import NUMBER, Claim, Metric, Names
@@ -46,19 +46,19 @@ class Requirement(msgspec.Struct, frozen=True):
     of: Metric | None
     text: str
 
-    def measured(self, scores: Mapping[str, Mapping[str, float]]) -> bool:
-        """Whether `scores` has both metrics. A metric that applies to no row is missing."""
+    def measured(self, report: Report) -> bool:
+        """Whether a report has both metrics. A metric that applies to no row is missing."""
         metrics = [self.subject, *([self.of] if self.of else [])]
-        return all(metric in scores.get(model, {}) for model, metric in metrics)
+        return all(report.score(*metric) for metric in metrics)
 
-    def bound(self, scores: Mapping[str, Mapping[str, float]]) -> float:
+    def bound(self, report: Report) -> float:
         """The number that `subject` is compared with."""
-        return self.number + (scores[self.of[0]][self.of[1]] if self.of else 0.0)
+        return self.number + (report.scores[self.of[0]][self.of[1]].value if self.of else 0.0)
 
-    def met(self, scores: Mapping[str, Mapping[str, float]]) -> bool:
-        """Whether `scores` (model → metric → value) meet it."""
-        seen = scores[self.subject[0]][self.subject[1]]
-        return _COMPARE[self.op](seen, self.bound(scores))
+    def met(self, report: Report) -> bool:
+        """Whether a report meets it."""
+        seen = report.scores[self.subject[0]][self.subject[1]].value
+        return _COMPARE[self.op](seen, self.bound(report))
 
 
 def parse(
@@ -77,25 +77,24 @@ def parse(
     return [_parse_one(key, text, allowed) for key, text in require.items()]
 
 
-def unmet(requirements: Sequence[Requirement | Claim], report: Mapping[str, Any]) -> list[str]:
+def unmet(requirements: Sequence[Requirement | Claim], report: Report) -> list[str]:
     """One line for each requirement that a `Metrics` report doesn't meet."""
-    scores = report["scores"]
     bounds = [r for r in requirements if isinstance(r, Requirement)]
-    failed = [_line(r, report) for r in bounds if not r.measured(scores) or not r.met(scores)]
+    failed = [_line(r, report) for r in bounds if not r.measured(report) or not r.met(report)]
     return failed + claims.unmet([r for r in requirements if isinstance(r, Claim)], report)
 
 
 def doubts_about(
     requirements: Sequence[Requirement | Claim],
-    report: Mapping[str, Any],
+    report: Report,
     unbounded: Collection[str],
 ) -> list[str]:
     """For each met requirement that hardly any model could miss: why, and a better one."""
-    scores, lines = report["scores"], []
+    lines = []
     for r in requirements:
-        if not isinstance(r, Requirement) or r.subject[1] in unbounded or not r.measured(scores):
+        if not isinstance(r, Requirement) or r.subject[1] in unbounded or not r.measured(report):
             continue
-        bound = r.bound(scores)
+        bound = r.bound(report)
         if bound > 0 if r.op[0] == ">" else bound < 1:
             continue
         why = "it can't fail" if r.op[1:] else "one row is enough"
@@ -150,20 +149,21 @@ def _fix(text: str, better: str | None) -> str:
     return f'write "{sign} {share:g}"' if share <= 1 else _EXAMPLES
 
 
-def _line(requirement: Requirement, report: Mapping[str, Any]) -> str:
+def _line(requirement: Requirement, report: Report) -> str:
     bound = requirement.text
     if requirement.of:
-        if requirement.measured(report["scores"]):
-            bound += f" = {requirement.bound(report['scores']):.4g}"
+        if requirement.measured(report):
+            bound += f" = {requirement.bound(report):.4g}"
         bound += f" ({_seen(requirement.of, report)})"
     return f"{_seen(requirement.subject, report)}; required {bound}"
 
 
-def _seen(of: Metric, report: Mapping[str, Any]) -> str:
+def _seen(of: Metric, report: Report) -> str:
     model, metric = of
-    if metric not in report["scores"].get(model, {}):
-        return f"{model}.{metric} applies to none of the {report['rows']} rows"
-    value, ends = report["scores"][model][metric], report["intervals"].get(model, {}).get(metric)
+    score = report.score(model, metric)
+    if score is None:
+        return f"{model}.{metric} applies to none of the {report.rows} rows"
+    ends = score.interval
     interval = f"95 % CI {ends[0]:.3f} to {ends[1]:.3f}, " if ends else ""
-    rows = claims.rows_of(report, model, metric)
-    return f"{model}.{metric} is {value:.4g} ({interval}{counted(rows, 'row')})"
+    rows = counted(report.rows_of(model, metric), "row")
+    return f"{model}.{metric} is {score.value:.4g} ({interval}{rows})"

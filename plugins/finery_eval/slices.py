@@ -7,8 +7,9 @@ from finery import DataError
 from finery.rows import Row
 from finery.rows.answers.reading import as_text
 from finery.rows.parts import prompt
+from finery.rows.report import Slice, Table, values_and_intervals
 from finery.util.text import did_you_mean
-from finery_eval.measure import Group, in_json, scores_of
+from finery_eval.measure import Group, scores_of
 from finery_eval.tables import table
 from finery_eval.verdicts import Verdicts, among
 
@@ -80,10 +81,10 @@ def _by_length(rows: Sequence[Row]) -> Slices:
     return slices
 
 
-def details_of(
+def slices_of(
     rows: Sequence[Row], verdicts: Verdicts, names: Sequence[str], groups: Sequence[Group] | None
-) -> dict[str, Any]:
-    """Column → value → the number of rows, and each model's scores and intervals.
+) -> dict[str, dict[str, Slice]]:
+    """Column → value → each model's scores on the rows that have it.
 
     The fields of an expected answer, as the evaluator read it, count as columns of its row. Raises
     `DataError` for a column that no row has.
@@ -94,28 +95,29 @@ def details_of(
         {**fields, **row} if isinstance(fields, dict) else row
         for row, fields in zip(rows, expected, strict=True)
     ]
-    details: dict[str, Any] = {}
+    slices: dict[str, dict[str, Slice]] = {}
     for name in names:
-        details[name] = {}
+        slices[name] = {}
         values = _by_length(columns) if name == LENGTH else _by_value(columns, name)
         for value, numbers in values.items():
             measures = verdicts.measures(among(groups, numbers), numbers)
-            scores, intervals = in_json(scores_of(list(verdicts.judged), measures))
-            sliced = {"rows": len(numbers), "scores": scores, "intervals": intervals}
-            details[name][value] = sliced
-    return details
+            scores = scores_of(list(verdicts.judged), measures)
+            slices[name][value] = Slice(len(numbers), **values_and_intervals(scores))
+    return slices
 
 
-def tables_of(details: Mapping[str, Any], metric: str, *, is_share: bool) -> list[dict[str, Any]]:
+def tables_of(
+    slices: Mapping[str, Mapping[str, Slice]], metric: str, *, is_share: bool
+) -> list[Table]:
     """A table for each column, with each model's `metric` in each slice."""
     tables = []
-    for name, values in details.items():
-        rows: list[list[Any]] = [
-            [value, sliced["rows"], model, scores.get(metric),
-             *sliced["intervals"][model].get(metric, (None, None))]
-            for value, sliced in values.items()
-            for model, scores in sliced["scores"].items()
-        ]  # fmt: skip
+    for name, values in slices.items():
+        rows: list[list[Any]] = []
+        for value, part in values.items():
+            for model in part.scores:
+                score = part.score(model, metric)
+                cells = (score.value, *(score.interval or (None, None))) if score else (None,) * 3
+                rows.append([value, part.rows, model, *cells])
         columns = [name, "rows", "model", metric, "95 % CI low", "95 % CI high"]
         units = dict.fromkeys(columns[3:], "share") if is_share else {}
         tables.append(table(f"{metric} by {name}", columns, rows, units=units))

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 Interval = tuple[float, float]
@@ -22,28 +22,6 @@ Interval = tuple[float, float]
 
 Z95 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
-
-
-class Difference(NamedTuple):
-    """The difference of a metric between two models, on the same rows.
-
-    p_value: two-sided, that there is none; for this comparison alone. rows: that it rests on, where
-    the metric doesn't apply to all.
-    """
-
-    value: float
-    interval: Interval
-    p_value: float
-    rows: int | None = None
-
-    def facts(self) -> dict[str, Any]:
-        """As JSON values, as `metrics.json` keeps it."""
-        return {
-            "difference": self.value,
-            "interval": list(self.interval),
-            "p_value": self.p_value,
-            **({} if self.rows is None else {"rows": self.rows}),
-        }
 
 
 def wilson(successes: float, n: float, z: float = Z95) -> Interval:

@@ -1,11 +1,14 @@
-"""The tables of `metrics.json`, which any viewer can show."""
+"""The tables of a report, which any viewer can show."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
+from finery.rows.report import Comparison, Difference, Remark, Report, Table
 from finery_eval import stats
-from finery_eval.measure import MCNEMAR, between
+from finery_eval.measure import between
 
 HOLM = "p (Holm)"
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "not shown"
@@ -18,16 +21,10 @@ def table(
     *,
     units: Mapping[str, str] | None = None,
     model: str = "",
-) -> dict[str, Any]:
-    """A table that any viewer of `Metrics` can show: cells are text, numbers or None.
-
-    units: column → unit of its numbers: `share` from 0 to 1, `likely` for probabilities that may be
-    near 1, `difference` of shares, `p` for p-values, `seconds` or `dollars`. model: the only one
-    that the table is about, if so.
-    """
+) -> Table:
+    """A table for the `tables` of a report."""
     cells = [list(row) for row in rows]
-    about = {"units": dict(units or {}), **({"model": model} if model else {})}
-    return {"title": title, "columns": list(columns), "rows": cells, **about}
+    return Table(title, list(columns), cells, dict(units or {}), model or msgspec.UNSET)
 
 
 def quantity(value: float, unit: str | None = None) -> str:
@@ -49,65 +46,56 @@ def quantity(value: float, unit: str | None = None) -> str:
     )
 
 
-def remark(text: str, advice: str = "", *, warning: bool = True) -> dict[str, str]:
-    """A remark on the result for `details["remarks"]`, which `show` and `build` print.
-
-    advice: what to do about it. Step types that measure what was forgotten add a `verdict`: the
-    answer of a report rests on those that are `lost`.
-    """
-    return {"text": text, "advice": advice, "severity": "warning" if warning else "info"}
+def remark(text: str, advice: str = "", *, warning: bool = True) -> Remark:
+    """A remark on the result for the `remarks` of a report. advice: what to do about it."""
+    return Remark(text, advice, "warning" if warning else "info")
 
 
 def comparison_tables(
-    comparisons: Sequence[Mapping[str, Any]],
-    test: str = MCNEMAR,
+    comparisons: Sequence[Comparison],
     metric: str = "accuracy",
     *,
     is_share: bool = True,
     unit: str | None = None,
-) -> list[dict[str, Any]]:
-    """The table of the comparisons; empty if there is only one model. test: of the p-value.
+) -> list[Table]:
+    """The table of the comparisons; empty if there is only one model.
 
     unit: of a metric that isn't a share.
     """
     if not comparisons:
         return []
-    base, p_value = comparisons[0]["baseline"], f"p ({test})"
+    first = comparisons[0]
+    base, p_value = first.baseline, f"p ({first.method})"
     differences = [f"{metric} (points)" if is_share else metric, "95 % CI low", "95 % CI high"]
     facts = {"only_model": "only this right", "only_baseline": f"only {base} right",
              "p_value": p_value, "p_holm": HOLM}  # fmt: skip
-    named = {fact: column for fact, column in facts.items() if fact in comparisons[0]}
+    named = {fact: column for fact, column in facts.items() if getattr(first, fact) is not None}
     unit = "difference" if is_share else unit
     units = dict.fromkeys(differences, unit) if unit else {}
     units |= dict.fromkeys((p_value, HOLM) if "p_holm" in named else (p_value,), "p")
     rows = [
-        [c["model"], c["difference"], *c["interval"], *(c[fact] for fact in named)]
-        for c in comparisons
+        [c.model, c.value, *c.interval, *(getattr(c, fact) for fact in named)] for c in comparisons
     ]
     columns = ["model", *differences, *named.values()]
     return [table(f"Compared with {base}", columns, rows, units=units)]
 
 
-def baseline_tables(
-    details: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]
-) -> list[dict[str, Any]]:
-    """Whether each other model beats each cheap baseline in each metric: a table for each pair.
-
-    details: with `baselines`, `pairs` and `headline`.
-    """
-    baselines, tables = details.get("baselines", ()), []
+def baseline_tables(report: Report) -> list[Table]:
+    """Whether each other model beats each cheap baseline in each metric: a table for each pair."""
+    tables, scores = [], report.scores
     points = ["points", "95 % CI low", "95 % CI high"]
-    for baseline in baselines:
+    for baseline in report.baselines:
         columns = ["metric", "score", baseline, *points, HOLM, "verdict"]
         units = {"score": "share", baseline: "share", HOLM: "p"}
         units |= dict.fromkeys(points, "difference")
         for model in scores:
-            compared = against(details, details["headline"], model, baseline)
-            if compared and model not in baselines:
+            compared = against(report, report.headline, model, baseline)
+            if compared and model not in report.baselines:
                 rows = [
-                    [m, scores[model][m], scores[baseline][m], d.value, *d.interval, p, verdict]
+                    [m, scores[model][m].value, scores[baseline][m].value,
+                     d.value, *d.interval, p, verdict]
                     for m, d, p, verdict in compared
-                ]
+                ]  # fmt: skip
                 title = f"{model} against the baseline {baseline}"
                 tables.append(table(title, columns, rows, units=units))
     return tables
@@ -117,19 +105,17 @@ class Against(NamedTuple):
     """A metric of a model against a baseline. verdict: at the 5 % level."""
 
     metric: str
-    difference: stats.Difference
+    difference: Difference
     p_holm: float
     verdict: str
 
 
-def against(
-    details: Mapping[str, Any], metrics: Sequence[str], model: str, baseline: str
-) -> list[Against]:
-    """The metrics by which `details["pairs"]` compares a model with a baseline.
+def against(report: Report, metrics: Sequence[str], model: str, baseline: str) -> list[Against]:
+    """The metrics by which a report compares a model with a baseline.
 
     The p-values are adjusted for their number (Holm 1979).
     """
-    found = between(details.get("pairs", ()), model, baseline)
+    found = between(report.pairs, model, baseline)
     shown = {metric: found[metric] for metric in metrics if metric in found}
     adjusted = stats.holm([difference.p_value for difference in shown.values()])
     return [

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Completion
+from finery.rows.report import Report, Table
 from finery_eval.measure import Group, Measure, Statistic, Value, mean, measure_of
 
 Answers = dict[str, list[Completion]]
@@ -32,17 +33,19 @@ class Verdicts(NamedTuple):
 
     metrics: in the order in which they are written. The first one decides whether an answer is
     right, and models are compared by it. headline: the displayed ones. statistics: of the metrics
-    that aren't means. unbounded: the metrics that aren't from 0 to 1. tables: shown after the
-    comparison of the models. details: more for `metrics.json`.
+    that aren't means. unbounded: the metrics that aren't from 0 to 1. units: of those that have
+    one. tables: shown after the comparison of the models. report: what else the evaluator says,
+    e.g. `remarks` and `extra`.
     """
 
     judged: Mapping[str, Sequence[Verdict]]
     metrics: Sequence[str]
     headline: Sequence[str] = ()
-    tables: Sequence[dict[str, Any]] = ()
+    tables: Sequence[Table] = ()
     statistics: Mapping[str, Statistic] = {}
     unbounded: Collection[str] = ()
-    details: Mapping[str, Any] = {}
+    units: Mapping[str, str] = {}
+    report: Report = Report()
 
     def is_share(self, metric: str) -> bool:
         """Whether a metric is from 0 to 1."""
@@ -87,7 +90,7 @@ class Verdicts(NamedTuple):
         """Model → whether each answer is right."""
         return {name: list(map(bool, of)) for name, of in self.values(self.metrics[0]).items()}
 
-    def with_tables(self, tables: Sequence[dict[str, Any]]) -> "Verdicts":
+    def with_tables(self, tables: Sequence[Table]) -> "Verdicts":
         """The same with more tables."""
         return self._replace(tables=[*self.tables, *tables])
 

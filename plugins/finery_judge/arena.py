@@ -6,15 +6,15 @@ from typing import Any, Literal, NamedTuple
 
 from finery import Asked, Count, Dataset, Job, Metrics, UsageError, setting, takes
 from finery.rows import Conversation, Row
+from finery.rows.report import Remark, Report
 from finery_eval import verdicts as valued
 from finery_eval.asking import ask, read_rows
 from finery_eval.evaluation import answers_table, dependent, write_scored
-from finery_eval.measure import Score
 from finery_eval.predictions import predictions
 from finery_eval.tables import remark
 from finery_eval.verdicts import Answers
 from finery_judge.games import Game, Order, cross_table, pair_table, points_of, records, win_rates
-from finery_judge.judging import JUDGE, PAIR_PROMPT, JudgeForecast, Judging, more_scores, names
+from finery_judge.judging import JUDGE, PAIR_PROMPT, JudgeForecast, Judging, names, report_scores
 from finery_synth.asking import Used
 from finery_synth.judges import ORDERS, Seen, Verdict
 
@@ -112,27 +112,31 @@ class Arena(Judging, forecast=ArenaForecast):
         games = self._games(job, rows, references, answers, used)
         groups = dependent(job, rows)
         rates = win_rates(games, list(answers), groups)
-        scores: dict[str, dict[str, Score]] = {
-            name: {WIN_RATE: rates[name]} if name in rates else {} for name in answers
+        scores = {
+            name: report_scores({WIN_RATE: rates[name]} if name in rates else {})
+            for name in answers
         }
         order, played = Order.of(games, groups), records(games, groups)
         remarks = [*self.judged_itself(), *order.remarks(), *_unreadable(games)]
-        details = {
-            "headline": [WIN_RATE],
-            "tables": [
+        report = Report(
+            rows=len(rows),
+            scores=scores,
+            headline=[WIN_RATE],
+            tables=[
                 pair_table(played),
                 *cross_table(played, list(answers)),
                 answers_table(answers),
             ],
-            "remarks": remarks,
-            "more": {JUDGE: more_scores(order.scores())},
-            "positions": order.counts._asdict(),
-            **({"groups": len(groups)} if groups else {}),
-        }
-        lines = _predictions(rows, answers, games)
-        metrics = write_scored(job, len(rows), scores, details, lines, answers=answers)
+            remarks=remarks,
+            more={JUDGE: report_scores(order.scores())},
+            extra={
+                "positions": order.counts._asdict(),
+                **({"groups": len(groups)} if groups else {}),
+            },
+        )
+        metrics = write_scored(job, report, _predictions(rows, answers, games), answers=answers)
         for one in remarks:
-            job.log(one["text"])
+            job.log(one.text)
         metrics.meta["answers"] = used.meta()
         return metrics
 
@@ -184,7 +188,7 @@ class Arena(Judging, forecast=ArenaForecast):
         return [Game(*game, seen=tuple(seen.get(game, ()))) for game in played]
 
 
-def _unreadable(games: Sequence[Game]) -> Iterator[dict[str, str]]:
+def _unreadable(games: Sequence[Game]) -> Iterator[Remark]:
     """A remark on games without a verdict."""
     unread = [game for game in games if game.result == "no verdict"]
     if unread:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from finery import Dataset, OptionalFiles
 from finery.rows import Row
+from finery.rows.report import Remark, Table
 from finery.util.text import counted
 from finery_eval import stats
 from finery_eval.tables import remark, table
@@ -222,7 +223,7 @@ def corrected_scores(
 
 def tables(
     judge: Agreement | None, shares: Mapping[str, float], scores: Mapping[str, Score]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Table]:
     """The judge next to people, and the models' shares corrected for its errors."""
     if judge is None:
         return
@@ -240,7 +241,7 @@ def tables(
         yield table("Corrected for the judge's errors (Rogan-Gladen)", columns, rows, units=units)
 
 
-def remarks(judge: Agreement | None, unread: int) -> Iterator[dict[str, str]]:
+def remarks(judge: Agreement | None, unread: int) -> Iterator[Remark]:
     """Remarks on the judge that people must know. unread: reviewed answers without a verdict."""
     if unread:
         yield remark(f"{counted(unread, 'reviewed answer')} got no readable verdict of the judge")

@@ -5,8 +5,9 @@ the answers did to the verdicts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from finery.rows.report import Remark, Table
 from finery.util.text import counted
 from finery_eval import stats
 from finery_eval.measure import Measure
@@ -113,8 +114,8 @@ def _bounded(values: Sequence[float], groups: Groups) -> Score:
     """A mean from 0 to 1 with its interval, see `Measure`."""
     score = Measure({"": values}, groups).score("")
     assert score is not None  # all values count
-    assert score[1] is not None  # it has bounds
-    return score[0], score[1]
+    assert score.interval is not None  # it has bounds
+    return score.value, score.interval
 
 
 def records(games: Sequence[Game], groups: Groups = None) -> list[Record]:
@@ -226,7 +227,7 @@ class Order(NamedTuple):
             values += [True] * n + [False] * (unit.games - n)
         return _bounded(values, None if self._are_single else groups)
 
-    def remarks(self) -> Iterator[dict[str, str]]:
+    def remarks(self) -> Iterator[Remark]:
         """Remarks on the judge that people must know."""
         games, consistent, first, second, _ = self.counts
         if first != second and self.p_value < stats.LEVEL:
@@ -251,7 +252,7 @@ class Order(NamedTuple):
             )
 
 
-def pair_table(played: Sequence[Record]) -> dict[str, Any]:
+def pair_table(played: Sequence[Record]) -> Table:
     """The games of each pair of models."""
     columns = [
         "model", "against", "win rate", "95 % CI low", "95 % CI high", "wins", "losses", "ties",
@@ -268,7 +269,7 @@ def pair_table(played: Sequence[Record]) -> dict[str, Any]:
     return table("Games", columns, rows, units=units)
 
 
-def cross_table(played: Sequence[Record], models: Sequence[str]) -> list[dict[str, Any]]:
+def cross_table(played: Sequence[Record], models: Sequence[str]) -> list[Table]:
     """The win rate of each model (row) against each other one; empty for two models."""
     if len(models) < 3:
         return []

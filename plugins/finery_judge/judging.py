@@ -29,6 +29,8 @@ from finery import (
 )
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.answers.reading import extracted
+from finery.rows.report import Remark
+from finery.rows.report import Score as ReportScore
 from finery_eval.asking import refuse
 from finery_eval.evaluator import BatchEvaluator, longest_answer
 from finery_eval.tables import remark
@@ -113,11 +115,9 @@ def names(row: Row, reference: str, **texts: str) -> dict[str, Any]:
     return {"row": row, "fence": f"=== {digest[:16]} ===", **shown}
 
 
-def more_scores(scores: Mapping[str, Score]) -> dict[str, Any]:
-    """Metric → score, as `details["more"]` has it."""
-    return {
-        name: {"value": value, "interval": list(ends)} for name, (value, ends) in scores.items()
-    }
+def report_scores(scores: Mapping[str, Score]) -> dict[str, ReportScore]:
+    """The scores for a report."""
+    return {name: ReportScore(value, ends) for name, (value, ends) in scores.items()}
 
 
 # -- the judge ------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
                 fix="rename its step",
             )
 
-    def judged_itself(self) -> list[dict[str, str]]:
+    def judged_itself(self) -> list[Remark]:
         """A remark if the judge is one of the judged models."""
         own = [m.name for m in self.models if m.digest and m.digest == self.judge.digest]
         if not own:

@@ -19,13 +19,14 @@ from finery import (
     takes,
 )
 from finery.rows import Conversation, Row, answer_text, split_turns
+from finery.rows.report import Remark, Report, Table
 from finery_eval.evaluation import answers_table
 from finery_eval.measure import Measure
 from finery_eval.tables import remark, table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, effective, together
 from finery_judge import calibration
 from finery_judge.calibration import Agreement, Decided, agreement
-from finery_judge.judging import JUDGE, SCORE_PROMPT, JudgeForecast, Judging, more_scores, names
+from finery_judge.judging import JUDGE, SCORE_PROMPT, JudgeForecast, Judging, names, report_scores
 from finery_synth.asking import Used
 from finery_synth.judges import Score, transcript
 from finery_synth.prompts import Prompt
@@ -36,7 +37,7 @@ METRICS = ["passed", "score", "valid"]
 MOST_COLUMNS = 10
 """Scales up to this one have a column for each score."""
 USED = "judge_answers"
-"""The entry of `details` with the number and the tokens of the judge's answers."""
+"""An entry of `extra` in a report: the number and the tokens of the judge's answers."""
 OF_JUDGE = ["kappa", "agreement", "sensitivity", "specificity"]
 
 
@@ -157,7 +158,7 @@ class RubricJudge(Judging, forecast=RubricForecast):
     def run(self, job: Job) -> Metrics:
         """Get the answers, have the judge score them, write the metrics."""
         metrics = super().run(job)
-        metrics.meta["answers"] = metrics.report()["details"][USED]
+        metrics.meta["answers"] = metrics.report().extra[USED]
         return metrics
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
@@ -229,9 +230,9 @@ class _Scoring:
         if step.human is not None:
             remarks += calibration.remarks(judge, unread)
         for one in remarks:
-            job.log(one["text"])
-        more = {name: more_scores({"corrected": score}) for name, score in corrected.items()}
-        more |= {JUDGE: more_scores(judge.scores())} if judge else {}
+            job.log(one.text)
+        more = {name: report_scores({"corrected": score}) for name, score in corrected.items()}
+        more |= {JUDGE: report_scores(judge.scores())} if judge else {}
         return step.verdicts(
             answers,
             judged,
@@ -243,7 +244,7 @@ class _Scoring:
             ],
             metrics=METRICS,
             headline=METRICS,
-            details={"remarks": remarks, "more": more, USED: self._used.meta()},
+            report=Report(remarks=remarks, more=more, extra={USED: self._used.meta()}),
         )
 
     def _results(self, job: Job, items: Sequence[Item]) -> Results:
@@ -288,7 +289,7 @@ class _Scoring:
         ]
         return agreement(pairs) if pairs else None, len(results) - len(pairs)
 
-    def _table(self, judged: Mapping[str, Sequence[Verdict]]) -> dict[str, Any]:
+    def _table(self, judged: Mapping[str, Sequence[Verdict]]) -> Table:
         """How often each model got each score."""
         scale = self._step.scale
         scores = list(range(1, scale + 1)) if scale <= MOST_COLUMNS else []
@@ -305,7 +306,7 @@ class _Scoring:
 
 def _compared(
     judged: Mapping[str, Sequence[Verdict]], groups: Sequence[Sequence[int]] | None
-) -> list[dict[str, Any]]:
+) -> list[Table]:
     """The table of differences of the mean score, on answers that have verdicts for both models.
 
     groups: the rows that belong together, which count as one.
@@ -328,7 +329,7 @@ def _compared(
     return [table(f"Mean score compared with {first}", columns, rows, units=units)]
 
 
-def _unreadable(judged: Mapping[str, Sequence[Verdict]]) -> Iterator[dict[str, str]]:
+def _unreadable(judged: Mapping[str, Sequence[Verdict]]) -> Iterator[Remark]:
     """A remark for each model with answers that got no verdict."""
     for name, of in judged.items():
         problems = [one.facts["problem"] for one in of if one.facts["score"] is None]

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery import Completion, Job, Metrics
+from finery.rows.report import Difference, Interval, Pair, Remark, Report, Scores, Table
 from finery.util.text import in_points, percent, range_in_points
 from finery_eval import stats
 from finery_eval.evaluation import write_scored
-from finery_eval.measure import Measure, in_json, pairs_of, scores_of
+from finery_eval.measure import Measure, pairs_of, scores_of
 from finery_eval.predictions import PROMPT_SHOWN
-from finery_eval.tables import remark, table
+from finery_eval.tables import table
 from finery_retention.tasks import Item
 
 if TYPE_CHECKING:
@@ -33,56 +34,50 @@ TRAIN_LESS = (
 
 
 class Finding(NamedTuple):
-    """A model next to the first one, in one metric. value, low, high: the difference."""
+    """A model next to the first one, in one metric."""
 
     model: str
     baseline: str
     metric: str
-    value: float
-    low: float
-    high: float
-    p_value: float
+    difference: Difference
     verdict: Verdict
 
     @property
     def points(self) -> str:
         """The difference and its interval in points."""
-        interval = range_in_points((self.low, self.high))
-        return f"{in_points(self.value)} points (95 % CI {interval})"
+        interval = range_in_points(self.difference.interval)
+        return f"{in_points(self.difference.value)} points (95 % CI {interval})"
 
 
-def findings_of(pairs: Sequence[Mapping[str, Any]], first: str, margin: float) -> list[Finding]:
+def findings_of(pairs: Sequence[Pair], first: str, margin: float) -> list[Finding]:
     """Each model compared with the first. pairs: see `finery_eval.measure.pairs_of`.
 
     lost: the interval of the difference is below 0 by more than the margin. kept: a loss as large
     as the margin is outside the interval (non-inferiority).
     """
     return [
-        _finding(pair, metric, facts, margin)
+        Finding(pair.model, first, metric, difference, _verdict(difference.interval, margin))
         for pair in pairs
-        if pair["baseline"] == first
-        for metric, facts in pair["metrics"].items()
+        if pair.baseline == first
+        for metric, difference in pair.metrics.items()
     ]
 
 
-def _finding(
-    pair: Mapping[str, Any], metric: str, facts: Mapping[str, Any], margin: float
-) -> Finding:
-    low, high = facts["interval"]
-    verdict: Verdict = "lost" if high < -margin else "kept" if low > -margin else "unclear"
-    value, p_value = facts["difference"], facts["p_value"]
-    return Finding(pair["model"], pair["baseline"], metric, value, low, high, p_value, verdict)
+def _verdict(interval: Interval, margin: float) -> Verdict:
+    low, high = interval
+    return "lost" if high < -margin else "kept" if low > -margin else "unclear"
 
 
-def finding_tables(found: Sequence[Finding], margin: float) -> list[dict[str, Any]]:
+def finding_tables(found: Sequence[Finding], margin: float) -> list[Table]:
     """The table of the findings; empty if there is only one model."""
     if not found:
         return []
     words = {"kept": "kept", "lost": "lost", "unclear": "unclear: too few items"}
     columns = ["model", "on", "points", "95 % CI low", "95 % CI high", "p", "verdict"]
     rows = [
-        [f.model, NOUNS[f.metric], f.value, f.low, f.high, f.p_value, words[f.verdict]]
+        [f.model, NOUNS[f.metric], d.value, *d.interval, d.p_value, words[f.verdict]]
         for f in found
+        for d in [f.difference]
     ]
     units = {**dict.fromkeys(columns[2:5], "difference"), "p": "p"}
     title = f"Compared with {found[0].baseline}; a loss of up to {100 * margin:g} points is allowed"
@@ -90,21 +85,21 @@ def finding_tables(found: Sequence[Finding], margin: float) -> list[dict[str, An
 
 
 def remarks(
-    found: Sequence[Finding], scores: Mapping[str, Mapping[str, float]], first: str, margin: float
-) -> Iterator[dict[str, str]]:
+    found: Sequence[Finding], scores: Scores, first: str, margin: float
+) -> Iterator[Remark]:
     """A remark on each loss, on inconclusive results, and on tasks that no model can solve.
 
     Each has its `verdict`, `lost` or `unclear`, on which the report's answer is based.
     """
     solved = scores[first].get(SOLVED)
-    if solved is not None and solved <= margin:
+    if solved is not None and solved.value <= margin:
         yield _unclear(
-            f"{first} solves only {percent(solved)} of the tasks, so they can't show a loss",
+            f"{first} solves only {percent(solved.value)} of the tasks, so they can't show a loss",
             "Choose other `tasks`, or rely on the text.",
         )
     for finding in found:
         if finding.verdict == "lost":
-            yield remark(_lost(finding, scores), TRAIN_LESS) | {"verdict": finding.verdict}
+            yield Remark(_lost(finding, scores), TRAIN_LESS, "warning", finding.verdict)
         elif finding.verdict == "unclear":
             yield _unclear(
                 f"it is unclear from the {NOUNS[finding.metric]} whether {finding.model} forgot: "
@@ -113,21 +108,21 @@ def remarks(
             )
 
 
-def _unclear(text: str, advice: str) -> dict[str, str]:
-    return remark(text, advice, warning=False) | {"verdict": "unclear"}
+def _unclear(text: str, advice: str) -> Remark:
+    return Remark(text, advice, "info", "unclear")
 
 
-def _lost(finding: Finding, scores: Mapping[str, Mapping[str, float]]) -> str:
+def _lost(finding: Finding, scores: Scores) -> str:
     own, base = scores[finding.model], scores[finding.baseline]
     if finding.metric == SOLVED:
         return (
-            f"{finding.model} forgot: it solves {percent(own[SOLVED])} of the general tasks, "
-            f"{finding.baseline} {percent(base[SOLVED])}: {finding.points}"
+            f"{finding.model} forgot: it solves {percent(own[SOLVED].value)} of the general tasks, "
+            f"{finding.baseline} {percent(base[SOLVED].value)}: {finding.points}"
         )
     return (
-        f"{finding.model} forgot: its perplexity on general text is {own['perplexity']:,.1f}, "
-        f"that of {finding.baseline} {base['perplexity']:,.1f}; probability of a byte "
-        f"{finding.points}"
+        f"{finding.model} forgot: its perplexity on general text is "
+        f"{own['perplexity'].value:,.1f}, that of {finding.baseline} "
+        f"{base['perplexity'].value:,.1f}; probability of a byte {finding.points}"
     )
 
 
@@ -154,8 +149,7 @@ class Result(NamedTuple):
         """Write the metrics; log what was lost. margin: the tolerated loss."""
         names, solved = list(self.answers), self._solved()
         measures = self._measures(solved)
-        scored = scores_of(names, measures)
-        scores, _ = in_json(scored)
+        scores = scores_of(names, measures)
         compared = {m: of for m, of in measures.items() if m in (SOLVED, PROBABILITY)}
         pairs = pairs_of(names, compared)
         found = findings_of(pairs, names[0], margin)
@@ -164,15 +158,16 @@ class Result(NamedTuple):
             *self._task_tables(solved),
             *self._text_tables(scores),
         ]
-        details = {
-            "headline": list(compared),
-            "unbounded": [metric for metric in UNBOUNDED if metric in measures],
-            "pairs": pairs,
-            "tables": tables,
-            "remarks": list(remarks(found, scores, names[0], margin)),
-        }
-        rows, lines = len(self.items) + len(self.texts), self._predictions(solved)
-        metrics = write_scored(job, rows, scored, details, lines, answers=self.answers)
+        report = Report(
+            rows=len(self.items) + len(self.texts),
+            scores=scores,
+            headline=list(compared),
+            unbounded=[metric for metric in UNBOUNDED if metric in measures],
+            pairs=pairs,
+            tables=tables,
+            remarks=list(remarks(found, scores, names[0], margin)),
+        )
+        metrics = write_scored(job, report, self._predictions(solved), answers=self.answers)
         for finding in found:
             job.log(in_words(finding))
         return metrics
@@ -204,7 +199,7 @@ class Result(NamedTuple):
         }
         return Measure(nats, weights=units, of_mean=of_mean, within=within, is_continuous=True)
 
-    def _task_tables(self, solved: Mapping[str, Sequence[bool]]) -> list[dict[str, Any]]:
+    def _task_tables(self, solved: Mapping[str, Sequence[bool]]) -> list[Table]:
         rows: list[list[Any]] = []
         for task in dict.fromkeys(item.task for item in self.items):
             at = [i for i, item in enumerate(self.items) if item.task == task]
@@ -216,15 +211,15 @@ class Result(NamedTuple):
         units: Any = dict.fromkeys(solved, "share")
         return [table("Tasks", ["task", "items", *solved], rows, units=units)]
 
-    def _text_tables(self, scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    def _text_tables(self, scores: Scores) -> list[Table]:
         if not self.texts:
             return []
         columns = ["model", "perplexity (per token)", "bits per byte", "tokens", "bytes"]
         rows = [
             [
                 name,
-                scores[name]["perplexity"],
-                scores[name]["bits_per_byte"],
+                scores[name]["perplexity"].value,
+                scores[name]["bits_per_byte"].value,
                 sum(one.tokens for one in of),
                 sum(one.bytes for one in of),
             ]

@@ -111,7 +111,7 @@ class Prompt(NamedTuple):
     tokens: list[int]
 
 
-class Fault(NamedTuple):
+class Fault(msgspec.Struct, frozen=True):
     """A difference between a server and the training. `sources`: of an app that retrieves."""
 
     kind: Kind | Literal["sources"]

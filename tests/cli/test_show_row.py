@@ -10,6 +10,7 @@ STEPS = '''\
 import json
 
 from finery import Dataset, Job, Metrics, Model, Step, Traceable, hookimpl, setting, takes
+from finery.rows.report import Report, Score
 from finery.rows.dropped import Drops
 from finery.rows.generated import Checked, Origin, Origins
 from finery.rows import answer_text, row_id
@@ -70,10 +71,8 @@ class Judge(Step, seeded=False):
                 lines.append({"id": row["id"], "model": model.name, "answer": answer,
                               "expected": right, "correct": answer == right,
                               "error": None if answer == right else "no such table"})
-        scores = {m.name: {"accuracy": 0.5} for m in self.models}
-        intervals = {m.name: {"accuracy": [0, 1]} for m in self.models}
-        return Metrics.write(job.out, rows=len(self.rows), scores=scores, intervals=intervals,
-                             details={}, predictions=lines)
+        scores = {m.name: {"accuracy": Score(0.5, (0, 1))} for m in self.models}
+        return Metrics.write(job.out, Report(rows=len(self.rows), scores=scores), lines)
 
 
 class Places(Traceable):

@@ -10,6 +10,7 @@ RANDOM = "import random; rows.extend({'prompt': str(random.random())} for _ in r
 MODELS = '''
 import os
 from finery import Job, Metrics, Model, Step, hookimpl, setting
+from finery.rows.report import Report, Score
 
 
 class Train(Step):
@@ -28,11 +29,8 @@ class Judge(Step, seeded=False):
 
     def run(self, job: Job) -> Metrics:
         value = 0.5 + self.model.file("weights").read_bytes()[0] / 10_000 + 1e-6
-        interval = [value - self.width, value + self.width]
-        return Metrics.write(
-            job.out, rows=1, scores={"m": {"accuracy": value}},
-            intervals={"m": {"accuracy": interval}}, details={}, predictions=[],
-        )
+        score = Score(value, (value - self.width, value + self.width))
+        return Metrics.write(job.out, Report(rows=1, scores={"m": {"accuracy": score}}))
 
 
 @hookimpl

@@ -150,17 +150,15 @@ HOSTILE = '''\
 """Scores with names that a terminal would obey."""
 
 from finery import Job, Metrics, Step, hookimpl
+from finery.rows import report
 
 
 class Score(Step, seeded=False):
     """Scores."""
 
     def run(self, job: Job) -> Metrics:
-        names = {"m\\x1b[31m\\u202e\\0": {"accuracy\\x1b]0;x\\x07": 0.5}}
-        return Metrics.write(
-            job.out, rows=2, scores=names, intervals={}, details={"legend": "\\x9b1m"},
-            predictions=[],
-        )
+        names = {"m\\x1b[31m\\u202e\\0": {"accuracy\\x1b]0;x\\x07": report.Score(0.5)}}
+        return Metrics.write(job.out, report.Report(rows=2, scores=names, legend="\\x9b1m"))
 
 
 @hookimpl

@@ -9,6 +9,7 @@ from embedding import tiny_bert
 
 from finery import Dataset, FileOrName, Files, Metrics, Model, OptionalFiles, Step
 from finery.rows import with_id
+from finery.rows.report import Report, Score
 from finery.testing import StepContract, dataset, run_step, table_model
 from finery_baseline.steps import Linear, Majority, Nearest
 from finery_encoder.steps import Classify
@@ -151,15 +152,9 @@ class TestSelect(StepContract):
     def metrics(self, folder: Path, share: float) -> Metrics:
         """What an evaluator says of two models by two metrics."""
         folder.mkdir(parents=True)
-        scores = {"accuracy": share, "f1": 1 - share}
-        metrics = Metrics.write(
-            folder,
-            rows=4,
-            scores={"sft": scores, "other": {"accuracy": 1 - share, "f1": share}},
-            intervals={},
-            details={},
-            predictions=[],
-        )
+        one, two = Score(share), Score(1 - share)
+        scores = {"sft": {"accuracy": one, "f1": two}, "other": {"accuracy": two, "f1": one}}
+        metrics = Metrics.write(folder, Report(rows=4, scores=scores))
         metrics.ref = folder.name
         return metrics
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from finery.artifact.kinds import Dataset, Metrics
 from finery.artifact.manifest import Manifest, manifest, with_references
 from finery.errors import DataError, RemoteError
+from finery.rows.report import Score
 from finery.store.copies import Copy, copy_files
 from finery.store.expiry import expire
 from finery.store.layout import are_right, decoded, object_name, places_of
@@ -162,7 +163,7 @@ BAD_SCORES: list[bytes] = [
 def test_scores_that_arent_any_are_an_error_in_words(tmp_path: Path) -> None:
     metrics, file = Metrics(tmp_path), tmp_path / "metrics.json"
     file.write_text(json.dumps(GOOD_SCORES))
-    assert metrics.report() == GOOD_SCORES
+    assert metrics.report().scores == {"m": {"accuracy": Score(0.5, (0.4, 1.0))}}
     for body in BAD_SCORES:
         file.write_bytes(body)
         with pytest.raises(DataError, match="doesn't contain scores") as caught:

@@ -5,6 +5,7 @@ from conftest import MakeProject, Project
 
 STEPS = '''
 from finery import Dataset, Job, Metrics, Model, OneFile, Step, hookimpl
+from finery.rows.report import Report, Score
 from finery import nested_step, setting, takes
 
 
@@ -23,7 +24,8 @@ class Learn(Step, seeded=False):
             model = Model(job.out, meta={"format": "light"})
             model.ref = judge.models[0].ref
             judge.models = [model]
-            said += str(judge.run(job).report()["scores"])
+            scores = judge.run(job).report().scores.items()
+            said += str({m: {n: int(of.value) for n, of in by.items()} for m, by in scores})
         (job.out / "weights").write_text(said)
         return Model(job.out, meta={"format": "light", "said": said})
 
@@ -61,11 +63,8 @@ class Judge(Step, seeded=False):
 
     def run(self, job: Job) -> Metrics:
         score = len(self.rows) * self.scale * int(self.by.path.read_text())
-        scores = {m.name: {"accuracy": score} for m in self.models}
-        return Metrics.write(
-            job.out / f"watch-{self.scale}",
-            rows=1, scores=scores, intervals={}, details={}, predictions=[],
-        )
+        scores = {m.name: {"accuracy": Score(score)} for m in self.models}
+        return Metrics.write(job.out / f"watch-{self.scale}", Report(rows=1, scores=scores))
 
 
 @hookimpl

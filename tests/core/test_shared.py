@@ -225,6 +225,7 @@ evaluate:
 """
 TRAINING_STEPS = """
 from finery import DataError, Dataset, Job, Metrics, Model, Preflight, Step, hookimpl, setting
+from finery.rows.report import Report, Score
 
 class Train(Step, seeded=False, learns="answers"):
     "A training."
@@ -245,8 +246,7 @@ class Judge(Step, seeded=False, preflight=Checks):
     rows: Dataset
     column: str = setting("prompt", help="A column.")
     def run(self, job: Job) -> Metrics:
-        return Metrics.write(job.out, rows=1, scores={"m": {"accuracy": 0.5}}, intervals={},
-                             details={}, predictions=[])
+        return Metrics.write(job.out, Report(rows=1, scores={"m": {"accuracy": Score(0.5)}}))
     def verify(self, outputs):
         outputs[""].report()
 

@@ -296,7 +296,7 @@ def test_answers_below_a_probability_are_abstentions(tmp_path: Path) -> None:
     sure = sorted(p for _, p in Answers(model.path).answered(TEXTS))[6]
     model.ref = "head"
     step = Classification(models=[model], rows=table, abstain_below=sure)
-    report = run_step(step, tmp_path / "scores").report()
+    report = run_step(step, tmp_path / "scores").report().data()
     scores, lines = report["scores"]["head"], report["details"]["tables"]
     assert scores["coverage"] == 0.5
     assert report["details"]["abstain_below"] == sure

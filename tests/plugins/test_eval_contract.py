@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import numpy
 import pytest
 from rich.console import Console
@@ -58,7 +59,7 @@ def judged(folder: Path, *, step: type[Evaluator] = Polar, **answers: str) -> Me
 
 def test_values_become_scores_and_comparisons(tmp_path: Path) -> None:
     metrics = judged(tmp_path, a="yes", b="nope", c="no", d="no")
-    report = metrics.report()
+    report = metrics.report().data()
     scores, intervals = report["scores"]["m"], report["intervals"]["m"]
     assert scores["right"] == scores["short_no"] == 0.5
     assert tuple(intervals["right"]) == wilson(2, 4)
@@ -71,7 +72,7 @@ def test_values_become_scores_and_comparisons(tmp_path: Path) -> None:
     assert pair["metrics"]["short_no"]["rows"] == 2
     paired = Measure({"a": [True] * 4, "b": [True, False, False, True]}).difference("a", "b")
     assert paired is not None
-    assert pair["metrics"]["right"] == paired.facts()
+    assert pair["metrics"]["right"] == json.loads(msgspec.json.encode(paired))
     assert report["details"]["tables"][0]["columns"][1] == "right (points)"
     lines = list(metrics.predictions())
     assert [line["correct"] for line in lines if line["model"] == "m"] == [True, False, False, True]
@@ -81,7 +82,7 @@ def test_any_metric_of_two_builds_is_compared(tmp_path: Path) -> None:
     before = judged(tmp_path / "a", a="yes", b="nope", c="no", d="no")
     after = judged(tmp_path / "b", step=Polar, **EXPECTED)
     metrics = difference_of(before, after)["models"]["m"]["metrics"]
-    (pair,) = before.report()["details"]["pairs"]
+    (pair,) = before.report().data()["details"]["pairs"]
     for metric, of in metrics.items():
         assert of["test"]["p_value"] == pair["metrics"][metric]["p_value"]
         assert of["test"]["difference"] == pytest.approx(-pair["metrics"][metric]["difference"])
@@ -174,7 +175,10 @@ def test_numbers_of_numpy_and_rounding_errors_are_taken(
 ) -> None:
     returns = {"right": value, "words": numpy.float64(12.5)}
     step = type("Scalars", (Returned,), {"returns": returns, "__doc__": "Scalars."})
-    assert judged(tmp_path, step=step).report()["scores"]["m"] == {"right": right, "words": 12.5}
+    assert judged(tmp_path, step=step).report().data()["scores"]["m"] == {
+        "right": right,
+        "words": 12.5,
+    }
 
 
 @pytest.mark.parametrize("names", ["right", [], None, [1], ["right", " "], ["right", "right"]])

@@ -40,7 +40,7 @@ def curve(folder: Path, *models: Model) -> dict[str, Any]:
     table = rows(folder, **dict.fromkeys(PROMPTS, "yes"))
     each = Exact(models=[], rows=table)
     metrics: Metrics = run_step(Curve(models=list(models), rows=table, each=each), folder / "out")
-    report = metrics.report()
+    report = metrics.report().data()
     assert report["details"]["tables"][-1]
     found: dict[str, Any] = report["details"]["curve"]
     return found

@@ -51,7 +51,7 @@ def judge(folder: Path, rows: list[dict[str, Any]], *models: Model, **more: Any)
     """(report, predictions) of an evaluation."""
     metrics = dialog(folder, rows, *models, **more).run(job(folder / "job"))
     assert isinstance(metrics, Metrics)
-    return metrics.report(), list(metrics.predictions())
+    return metrics.report().data(), list(metrics.predictions())
 
 
 def table_of(report: Any, title: str) -> Any:
@@ -195,7 +195,7 @@ def test_turns_and_rows_that_are_left_out_are_counted(tmp_path: Path) -> None:
     rows[2]["messages"][1]["weight"] = 0
     step = dialog(tmp_path, rows, caller("m", repeat), turns="calls", each=inner(ToolCalls))
     run = job(tmp_path / "job")
-    report = step.run(run).report()
+    report = step.run(run).report().data()
     without = "turns without calls (turns: calls)"
     assert report["rows"] == 1
     assert table_of(report, "Not judged") == [

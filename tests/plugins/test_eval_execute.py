@@ -100,7 +100,7 @@ def evaluator(folder: Path, rows: list[dict[str, Any]], *models: Model, **settin
 def report(folder: Path, rows: list[dict[str, Any]], *models: Model, **settings: Any) -> Any:
     """(report, predictions) of an evaluation."""
     metrics = evaluator(folder, rows, *models, **settings).run(job(folder / "job"))
-    return metrics.report(), list(metrics.predictions())
+    return metrics.report().data(), list(metrics.predictions())
 
 
 def test_what_the_calls_do_is_judged(tmp_path: Path) -> None:

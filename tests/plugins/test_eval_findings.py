@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import tables
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from finery import Dataset, Metrics
 from finery.artifact.manifest import manifest
 from finery.builder.project import open_graph
+from finery.rows.report import Comparison, Difference, Pair, Remark, Report, Score
 from finery.views import Output
 from finery_eval.measure import Measure, pairs_of
 from finery_eval.predictions import facts_of, recorded
@@ -39,14 +41,20 @@ from finery_eval.view.judgements import Judgement, Role, comparisons_of, judgeme
 ROWS = 200
 
 
+def scored(values: dict[str, dict[str, float]]) -> dict[str, dict[str, Score]]:
+    """The values as scores without intervals."""
+    return {
+        model: {name: Score(value) for name, value in of.items()} for model, of in values.items()
+    }
+
+
 def judged(
     model: str, role: Role, right: int, use: str = "eval.exact", rows: int = ROWS
 ) -> Judgement:
     """A model that is right on the first rows."""
     answers = [{"id": str(i), "expected": "x", "answer": "y", "values": {"accuracy": i < right}}
                for i in range(rows)]  # fmt: skip
-    scores = {model: {"accuracy": right / rows}}
-    report = {"rows": rows, "scores": scores, "intervals": {}, "details": {}}
+    report = Report(rows=rows, scores=scored({model: {"accuracy": right / rows}}))
     source = "" if role in ("base", "baseline") else "sft"
     return Judgement(model, role, source, "test", use, report, answers)
 
@@ -116,17 +124,16 @@ def test_two_evaluators_are_compared_if_their_settings_agree(
 
 def test_the_p_value_is_that_of_the_tables() -> None:
     """Five rows are gained: p = 0.062 alone, 0.125 among two metrics, 0.188 among three models."""
-    lost = {"difference": 0.0, "interval": [-0.02, 0.02], "p_value": 1.0}
-    gained = {"difference": 0.025, "interval": [0.002, 0.057], "p_value": 0.0625}
-    of = [
-        {"model": "sft", "baseline": "linear", "metrics": {"accuracy": gained, "valid": lost}},
-        {"model": "sft", "baseline": "base", "metrics": {"accuracy": gained, "valid": lost}},
-    ]
-    compared = {"model": "sft", "baseline": "base", **gained, "p_holm": 0.1875}
-    details = {"headline": ["accuracy", "valid"], "pairs": of, "comparisons": [compared]}
+    lost = Difference(0.0, (-0.02, 0.02), 1.0)
+    gained = Difference(0.025, (0.002, 0.057), 0.0625)
+    metrics = {"accuracy": gained, "valid": lost}
+    compared = Comparison(
+        0.025, (0.002, 0.057), 0.0625, model="sft", baseline="base", p_holm=0.1875
+    )
     models = [judged("base", "base", 20), judged("linear", "baseline", 20)]
     for one in (models := [*models, judged("sft", "tuned", 25)]):
-        one.report["details"].update(details)
+        one.report.headline, one.report.comparisons = [*metrics], [compared]
+        one.report.pairs = [Pair("sft", "linear", metrics), Pair("sft", "base", metrics)]
     assert [(names, test.metric, test.p_holm) for names, test in comparisons_of(models)] == [
         ("base → sft", "accuracy", 0.1875), ("base → sft", "valid", 1.0),
         ("linear → sft", "accuracy", 0.125), ("linear → sft", "valid", 1.0),
@@ -141,13 +148,11 @@ def test_the_p_value_is_that_of_the_tables() -> None:
 
 
 def test_better_in_some_metrics_and_equal_in_the_others_is_better() -> None:
-    lost = {"difference": 0.0, "interval": [-0.02, 0.02], "p_value": 1.0}
-    gained = {"difference": 0.5, "interval": [0.4, 0.6], "p_value": 1e-9}
+    lost, gained = Difference(0.0, (-0.02, 0.02), 1.0), Difference(0.5, (0.4, 0.6), 1e-9)
     metrics = {"accuracy": gained, "valid": lost}
-    pair = {"model": "sft", "baseline": "linear", "metrics": metrics}
     models = [judged("linear", "baseline", 20), judged("sft", "tuned", 120)]
     for one in models:
-        one.report["details"].update({"headline": ["accuracy", "valid"], "pairs": [pair]})
+        one.report.headline, one.report.pairs = [*metrics], [Pair("sft", "linear", metrics)]
     tone, text = answers(*models)[BEATS]
     assert tone == "good"
     assert text.startswith(
@@ -162,7 +167,7 @@ def test_the_answers_of_the_server_decide_about_a_shipped_file(is_first: bool) -
     exported = exported._replace(step="exported", evaluator=evaluator("exported"))
     served = judged("gguf", "shipped", 100, "serve.check")
     served = served._replace(step="served", evaluator=evaluator("served"))
-    served.report["details"]["references"] = ["gguf in finery"]
+    served.report.references = ["gguf in finery"]
     files = [exported, served] if is_first else [served, exported]
     found = answers(sft, *files)
     assert found[AS_GOOD][0] == "bad"
@@ -203,8 +208,7 @@ def test_whether_the_shipped_file_is_as_good(
 def test_what_replacing_an_api_gains_and_loses(right: int, tone: str, start: str) -> None:
     judges = judged("api", "base", 150), judged("sft", "tuned", right)
     values = {"api": {P50: 1.2, PRICE: 0.4}, "sft": {P50: 0.1, PRICE: 0.001}}
-    details: dict[str, Any] = {TIMED: {"apis": ["api"]}, "headline": [P50]}
-    report = {"scores": values, "details": details}
+    report = Report(scores=scored(values), headline=[P50], extra={TIMED: {"apis": ["api"]}})
     timed = [each._replace(step="speed", report=report) for each in judges]
     found = answers(*judges, *timed)[REPLACES.format("sft", "api")]
     assert found[0] == tone
@@ -215,9 +219,8 @@ def test_what_replacing_an_api_gains_and_loses(right: int, tone: str, start: str
     )
     assert gains in found[1]
     assert not any("replace" in question for question in answers(*judges))
-    test = {"difference": -1.1, "interval": [-2.5, 0.3], "p_value": 0.093}
-    pair = {"model": "sft", "baseline": "api", "metrics": {P50: test}}
-    unsure = {"rows": 200, "scores": values, "details": {**details, "pairs": [pair]}}
+    pair = Pair("sft", "api", {P50: Difference(-1.1, (-2.5, 0.3), 0.093)})
+    unsure = msgspec.structs.replace(report, rows=200, pairs=[pair])
     timed = [each._replace(step="speed", report=unsure) for each in judges]
     said = answers(*judges, *timed)[REPLACES.format("sft", "api")][1]
     assert "(100 ms at the median, not 1.2 s; this may be chance: p = 0.093)" in said
@@ -225,7 +228,7 @@ def test_what_replacing_an_api_gains_and_loses(right: int, tone: str, start: str
 
 def test_speed_and_price_are_said_where_no_replacement_says_them() -> None:
     values = {"api": {P50: 0.9, P95: 1.2, PRICE: 1.1}, "gguf": {P50: 0.21, P95: 0.3}}
-    report = {"rows": 50, "scores": values, "details": {TIMED: {"apis": ["api"]}}}
+    report = Report(rows=50, scores=scored(values), extra={TIMED: {"apis": ["api"]}})
     timed = [judged(n, "base", 0)._replace(step="speed", report=report) for n in values]
     assert answers(*timed) == {
         FAST: (
@@ -245,7 +248,7 @@ def test_how_many_answers_are_probable_enough_is_said() -> None:
         "onnx": {"coverage": 0.628, "selective_accuracy": 0.947},
         "unsure": {"coverage": 0.0},
     }
-    report = {"rows": 121, "scores": values, "details": {"abstain_below": 0.8}}
+    report = Report(rows=121, scores=scored(values), extra={"abstain_below": 0.8})
     roles: dict[str, Role] = {"head": "tuned", "onnx": "shipped", "unsure": "base"}
     models = [judged(name, role, 0)._replace(report=report) for name, role in roles.items()]
     assert answers(*models)[SURE] == (
@@ -264,17 +267,15 @@ def test_what_was_not_measured_is_said() -> None:
 def test_forgotten_abilities_are_found_where_they_are_measured() -> None:
     retention = "eval.retention"
     models = judged("base", "base", 180, retention), judged("sft", "tuned", 40, retention)
-    difference = {"difference": -0.7, "interval": [-0.76, -0.62], "p_value": 0.0}
-    pair = {"model": "sft", "baseline": "base", "metrics": {"solved": difference}}
-    details = models[1].report["details"]
-    loss = remark("sft forgot: it solves 20.0 %") | {"verdict": "lost"}
-    details |= {"pairs": [pair], "remarks": [loss]}
+    report = models[1].report
+    report.pairs = [Pair("sft", "base", {"solved": Difference(-0.7, (-0.76, -0.62), 0.0)})]
+    report.remarks = [Remark("sft forgot: it solves 20.0 %", verdict="lost")]
     hot = answers(*models)
     assert hot[FORGOTTEN] == ("bad", "Yes: sft forgot: it solves 20.0 %.")
     assert hot[NEEDED][0] == "open"  # it isn't a test of the task
-    details["remarks"] = [remark("it is unclear whether sft forgot", warning=False)]
+    report.remarks = [remark("it is unclear whether sft forgot", warning=False)]
     assert answers(*models)[FORGOTTEN][0] == "open"
-    details["remarks"] = []
+    report.remarks = []
     tone, text = answers(*models)[FORGOTTEN]
     assert tone == "good"
     assert "sft against base, solved -70.0 points (95 % CI -76.0 to -62.0)" in text
@@ -296,7 +297,7 @@ def test_rows_with_one_parent_are_one_piece_of_evidence() -> None:
     }
     pairs = pairs_of(list(hits), {"accuracy": Measure(hits, together(rows))})
     for one in (base, tuned):
-        one.report["details"]["pairs"] = pairs
+        one.report.pairs = pairs
     ((_, test),) = comparisons_of([base, tuned])
     tone, text = answers(base, tuned)[NEEDED]
     assert tone == "open"
@@ -329,7 +330,7 @@ def test_a_recipe_that_trains_nothing_ranks_its_models(second: int, tone: str, s
 def test_files_of_a_judged_model_and_choices_in_a_ranking() -> None:
     head, linear = judged("head", "tuned", 190), judged("linear", "baseline", 150)
     onnx = judged("onnx", "shipped", 190)._replace(source="head")
-    choice = {"details": {"chosen": "onnx", "margin": None, "words": ["chosen of 3: onnx"]}}
+    choice = Report(words=["chosen of 3: onnx"], extra={"chosen": "onnx", "margin": None})
     found = [
         *findings([linear, head, onnx, onnx._replace(step="threshold"),
                    onnx._replace(step="choice", role="variant", report=choice)],
@@ -368,11 +369,9 @@ def test_roles_of_classifiers(tmp_path: Path, train: str, roles: list[str]) -> N
     path = tmp_path / "recipe.yaml"
     path.write_text(CLASSIFIERS.replace("evaluate:", f"{train}evaluate:"))
     graph = open_graph(path)
-    scores = {name: {"accuracy": 0.5} for name in ("linear", "head", "onnx", "base")}
-    details = {"baselines": ["linear", "head", "onnx"]}
-    metrics = Metrics.write(
-        tmp_path, rows=2, scores=scores, intervals={}, details=details, predictions=[]
-    )
+    names = ["linear", "head", "onnx", "base"]
+    scores = {name: {"accuracy": Score(0.5)} for name in names}
+    metrics = Metrics.write(tmp_path, Report(rows=2, scores=scores, baselines=names[:3]))
     outputs = [Output("test", metrics, manifest("Metrics", {}, {}), graph=graph)]
     assert [each.role for each in judgements(outputs, graph)] == roles
 
@@ -391,7 +390,7 @@ def test_remarks_name_each_model_that_is_not_beaten() -> None:
     (remark,) = remarks_on(prompts, has_training=False)
     assert remark.text.startswith("prompted is significantly worse than the baseline linear")
     assert remark.advice == "Improve the prompt, or ship linear."
-    models[2].report["details"]["bundles"] = {"linear": "serve.bundle"}
+    models[2].report.bundles = {"linear": "serve.bundle"}
     (remark,) = remarks_on(prompts, has_training=False)
     assert remark.advice == (
         "Improve the prompt, or ship linear: add linear-server: {use: serve.bundle, model: linear, "

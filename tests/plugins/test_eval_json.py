@@ -66,7 +66,7 @@ def judged(folder: Path, expected: Sequence[Any], answers: Sequence[Any], **sett
     """(scores, predictions) of one model."""
     step = Json(models=[model("m", *answers)], rows=rows(folder, *expected), **settings)
     metrics: Metrics = run_step(step, folder)
-    return metrics.report()["scores"]["m"], list(metrics.predictions())
+    return metrics.report().data()["scores"]["m"], list(metrics.predictions())
 
 
 def test_scores(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_curve_is_sliced_by_fields_of_the_answers(tmp_path: Path) -> None:
     table = dataset(tmp_path / "rows", lines)
     step = Curve(models=trained([]), rows=table, each=inner(Json, slices=["k"]))
     step.check_rows(TestJob(tmp_path / "check"))
-    report = step.run(job(tmp_path / "job")).report()
+    report = step.run(job(tmp_path / "job")).report().data()
     assert list(report["details"]["slices"]["k"]) == ["a", "b"]
 
 

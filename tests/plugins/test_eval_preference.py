@@ -91,7 +91,7 @@ def test_scores_are_shares_of_rows_with_intervals(tmp_path: Path, tiny: Model) -
     metrics = Preference(models=[tiny], rows=dataset(tmp_path / "rows", ROWS)).run(
         TestJob(tmp_path / "job")
     )
-    report = metrics.report()
+    report = metrics.report().data()
     right = [p["correct"] for p in metrics.predictions()]
     assert report["scores"]["base"]["accuracy"] == sum(right) / 3
     assert list(report["scores"]["base"]) == ["accuracy", "a_token", "margin"]
@@ -106,7 +106,7 @@ def test_margins_are_compared_and_required(tmp_path: Path, tiny: Model) -> None:
     other.ref = "dpo"
     rows = dataset(tmp_path / "rows", ROWS)
     metrics = Preference(models=[tiny, other], rows=rows).run(TestJob(tmp_path / "job"))
-    report = metrics.report()
+    report = metrics.report().data()
     (pair,) = report["details"]["pairs"]
     assert list(pair["metrics"]) == ["accuracy", "a_token", "margin"]
     base, dpo = (report["scores"][name]["margin"] for name in ("base", "dpo"))
@@ -123,7 +123,7 @@ def test_pairs_with_one_prompt_count_as_one(tmp_path: Path, tiny: Model) -> None
     metrics = Preference(models=[tiny], rows=dataset(tmp_path / "rows", rows)).run(
         TestJob(tmp_path / "job")
     )
-    report = metrics.report()
+    report = metrics.report().data()
     assert report["details"]["groups"] == 1
     low, high = report["intervals"]["base"]["accuracy"]
     assert high - low > 0.7

@@ -9,7 +9,8 @@ from conftest import MakeProject
 from scipy.stats import binom
 
 from finery import UsageError
-from finery_eval.measure import Measure, in_json, pairs_of, scores_of
+from finery.rows.report import Report, Score
+from finery_eval.measure import Measure, pairs_of, scores_of
 from finery_eval.planning import chance_to_pass, enough_rows
 from finery_eval.requirements import Requirement, doubts_about, parse, unmet
 
@@ -17,13 +18,10 @@ MODELS = ["base", "sft", "gguf.q8_0"]
 METRICS = ["accuracy", "macro_f1", "priority"]
 
 
-def report(**accuracy: float) -> dict[str, Any]:
+def report(**accuracy: float) -> Report:
     """A report with these accuracies of 100 rows."""
-    return {
-        "rows": 100,
-        "scores": {model: {"accuracy": value} for model, value in accuracy.items()},
-        "intervals": {m: {"accuracy": [v - 0.05, v + 0.05]} for m, v in accuracy.items()},
-    }
+    scores = {n: {"accuracy": Score(v, (v - 0.05, v + 0.05))} for n, v in accuracy.items()}
+    return Report(rows=100, scores=scores)
 
 
 def lines(require: dict[str, str], **accuracy: float) -> list[str]:
@@ -103,17 +101,12 @@ def test_mistakes_are_explained(key: str, text: str, what: str, fix: str) -> Non
 # -- requirements that rest on a test ------------------------------------------------------------
 
 
-def judged(**right: str) -> dict[str, Any]:
+def judged(**right: str) -> Report:
     """The report of models with `1` and `0` for right and wrong answers to the same rows."""
     hits = {name: [mark == "1" for mark in marks] for name, marks in right.items()}
     names, measures = list(hits), {"accuracy": Measure(hits)}
-    scores, intervals = in_json(scores_of(names, measures))
-    return {
-        "rows": len(next(iter(hits.values()))),
-        "scores": scores,
-        "intervals": intervals,
-        "details": {"pairs": pairs_of(names, measures)},
-    }
+    rows = len(next(iter(hits.values())))
+    return Report(rows=rows, scores=scores_of(names, measures), pairs=pairs_of(names, measures))
 
 
 def claimed(text: str, models: list[str], **right: str) -> list[str]:
@@ -183,7 +176,7 @@ def test_a_requirement_that_proves_little_comes_with_one_to_paste() -> None:
     assert better == 'sft.accuracy: "significantly better than base"'
     parse(yaml.safe_load(better), MODELS, METRICS)
     for text in (">= 0", "> sft.priority"):
-        report["scores"]["sft"]["priority"] = 0.0
+        report.scores["sft"]["priority"] = Score(0.0)
         (line,) = doubts_about(parse({"sft.accuracy": text}, MODELS, METRICS), report, ())
         assert line.endswith(". Write another number")
 
@@ -209,8 +202,9 @@ def test_metrics_without_bounds_take_any_number(
 ) -> None:
     (requirement,) = free(**{metric: text})
     assert requirement.number == number
-    scores = {"base": {"perplexity": 19.0, "margin": 4.0}, "sft": {"perplexity": 20.5, "margin": 3}}
-    assert requirement.met(scores) == ok
+    values = {"base": {"perplexity": 19.0, "margin": 4.0}, "sft": {"perplexity": 20.5, "margin": 3}}
+    scores = {model: {m: Score(v) for m, v in of.items()} for model, of in values.items()}
+    assert requirement.met(Report(scores=scores)) == ok
 
 
 def test_a_gate_that_luck_passes_is_told_before_and_after_a_build(built: MakeProject) -> None:

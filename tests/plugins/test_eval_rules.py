@@ -35,7 +35,7 @@ def report(folder: Path, models: list[Model], rows: Dataset, **settings: Any) ->
     """The report of a run with `RULES`, or others."""
     step = Rules(models=models, rows=rows, **{"rules": RULES, **settings})
     metrics: Metrics = run_step(step, folder)
-    return metrics.report()
+    return metrics.report().data()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_rules_are_tested_over_groups(tmp_path: Path) -> None:
              for i in range(2)]  # fmt: skip
     each = Rules(models=[], rows=table, rules=calm)
     talk = Dialog(models=[bad, good], rows=dataset(tmp_path / "talks", talks), each=each)
-    for tables in (rows, run_step(talk, tmp_path / "b").report()["details"]["tables"]):
+    for tables in (rows, run_step(talk, tmp_path / "b").report().data()["details"]["tables"]):
         ((*_, first), (_, _, share, *interval, p_value), (*_, low, high, _)) = next(
             t["rows"] for t in tables if t["title"] == "Rules"
         )
@@ -136,7 +136,7 @@ def test_the_answers_of_preferences_only_show_what_the_data_keeps(tmp_path: Path
         require={"m.calm": "< 0.9"},
     )
     metrics = step.run(job)
-    found = metrics.report()
+    found = metrics.report().data()
     assert found["scores"]["m"]["accuracy"] == 1
     table = next(t for t in found["details"]["tables"] if t["title"] == "Rules")
     own = {row[0]: row[2] for row in table["rows"] if row[1] == "(the rows' own answers)"}

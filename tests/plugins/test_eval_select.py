@@ -8,6 +8,7 @@ import pytest
 
 from finery import Metrics, UsageError
 from finery.builder.project import open_graph
+from finery.rows.report import Report, Score
 from finery.testing import run_step
 from finery_eval.measure import Measure
 from finery_eval.steps.select import Select
@@ -17,13 +18,11 @@ def candidate(folder: Path, name: str, right: Sequence[bool], metric: str = "acc
     """An evaluation of `sft` with these answers right."""
     (folder / name).mkdir(parents=True)
     share = sum(right) / len(right)
+    ends = max(0, share - 0.1), min(1, share + 0.1)
     metrics = Metrics.write(
         folder / name,
-        rows=len(right),
-        scores={"sft": {metric: share}},
-        intervals={"sft": {metric: [max(0, share - 0.1), min(1, share + 0.1)]}},
-        details={},
-        predictions=[
+        Report(rows=len(right), scores={"sft": {metric: Score(share, ends)}}),
+        [
             {"id": str(n), "model": "sft", "values": {metric: value}}
             for n, value in enumerate(right)
         ],
@@ -43,7 +42,7 @@ def test_the_best_is_chosen_and_the_margin_is_paired(tmp_path: Path) -> None:
     poor, good = [True] * 10 + [False] * 10, [True] * 16 + [False] * 4
     made = chosen(tmp_path, [candidate(tmp_path, "a", poor), candidate(tmp_path, "b", good)])
     assert made.meta["chosen"] == "b"
-    assert [*made.report()["scores"]] == ["b", "a"]
+    assert [*made.report().data()["scores"]] == ["b", "a"]
     paired = Measure({"a": poor, "b": good}).difference("a", "b")
     assert paired is not None
     assert made.meta["margin"] == {
@@ -66,8 +65,7 @@ def test_the_margin_is_over_groups(tmp_path: Path, key: str) -> None:
             for n in range(20)
         ]  # fmt: skip
         metrics = Metrics.write(
-            tmp_path / name, rows=20, scores={"sft": {"accuracy": sum(of) / 20}}, intervals={},
-            details={}, predictions=[
+            tmp_path / name, Report(rows=20, scores={"sft": {"accuracy": Score(sum(of) / 20)}}), [
                 {**place, "model": "sft", "values": {"accuracy": value}}
                 for place, value in zip(places, of, strict=True)
             ],
@@ -109,7 +107,9 @@ def test_repeats_are_compared_by_their_means(tmp_path: Path) -> None:
     made = chosen(tmp_path, given, repeats=groups)
     assert made.meta["chosen"] == "b2"  # the best repeat of the best group
     assert made.meta["repeats"] == {"b1": 0.6, "b2": 0.7}
-    assert made.report()["details"]["intervals_cover"].startswith("the seed of a training only")
+    assert (
+        made.report().data()["details"]["intervals_cover"].startswith("the seed of a training only")
+    )
     assert made.meta["score"] == pytest.approx(0.65)
     assert made.meta["margin"]["difference"] == pytest.approx(0.1)
     low, high = made.meta["margin"]["interval"]  # of the differences -0.4 and 0.6, t = 12.706

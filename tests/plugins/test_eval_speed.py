@@ -15,6 +15,7 @@ from conftest import MakeProject
 from hostile_server import Body, Reply, Server, serving
 
 from finery import DataError, Metrics, Model, Price, UsageError
+from finery.rows.report import Difference, Pair, Report, Score
 from finery.testing import TestJob, dataset, run_step, table_model
 from finery_eval.measure import measure_of
 from finery_eval.steps import speed
@@ -68,24 +69,24 @@ def test_a_server_is_timed_and_its_tokens_are_priced(tmp_path: Path) -> None:
         assert [call["messages"][-1]["content"] for call in server.calls[1:]] == [
             "Is it 0?", "Is it 2?", "Is it 4?",
         ]  # fmt: skip
-    scores = made.report()["scores"]["api"]
+    scores = made.report().data()["scores"]["api"]
     assert DELAY <= scores[FIRST] < scores[P50] <= scores[P95]
     assert scores[P50] >= 3 * DELAY
     assert 0 < scores[RATE] <= 5 / (3 * DELAY)
     assert scores[PRICE] == pytest.approx(1000 * (10 * 1 + 5 * 2) / 1e6)
-    intervals = made.report()["intervals"]["api"]
+    intervals = made.report().data()["intervals"]["api"]
     assert PRICE not in intervals  # every answer has the same price
     assert intervals[P50][0] <= scores[P50] <= intervals[P50][1]
     (line, *_) = made.predictions()
     assert line["answer"] == "It is red."
-    details = made.report()["details"]
+    details = made.report().data()["details"]
     assert details[TIMED]["apis"] == ["api"]
     assert details[TIMED]["processor"]
 
 
 def test_a_server_that_does_not_stream_has_no_first_token(tmp_path: Path) -> None:
     with serving(lambda body: Reply("It is red.", delay=DELAY)) as server:
-        report = measured(tmp_path, api(server), answers=2).report()
+        report = measured(tmp_path, api(server), answers=2).report().data()
     scores = report["scores"]["api"]
     assert scores[P50] >= DELAY
     assert {FIRST, PRICE}.isdisjoint(scores)
@@ -96,7 +97,7 @@ def test_a_local_model_is_priced_by_the_time_of_its_machine(tmp_path: Path) -> N
     model = table_model(tmp_path / "table", {}, "It is red.")
     made = measured(tmp_path, model, machine=Machine(per_hour=7.2))
     seconds = [line["values"][P50] for line in made.predictions()]
-    dollars = made.report()["scores"]["table"][PRICE]
+    dollars = made.report().data()["scores"]["table"][PRICE]
     assert dollars == pytest.approx(1000 * statistics.fmean(seconds) * 0.002)
 
 
@@ -129,8 +130,8 @@ def test_the_interval_of_a_median_is_about_that_of_order_statistics() -> None:
     values = np.random.default_rng(1).lognormal(size=50).tolist()
     score = measure_of({"m": values}, None, statistic=speed.median, is_share=False).score("m")
     assert score is not None
-    assert score[1] is not None
-    low, high = (sorted(values).index(end) + 1 for end in score[1])
+    assert score.interval is not None
+    low, high = (sorted(values).index(end) + 1 for end in score.interval)
     assert abs(low - 18) <= 3
     assert abs(high - 33) <= 3
 
@@ -212,18 +213,17 @@ def test_a_model_that_another_one_beats_is_not_chosen(tmp_path: Path) -> None:
     for metric, of in (("accuracy", accuracy), (P50, latency)):
         (tmp_path / metric).mkdir()
         pairs = [
-            {"model": b, "baseline": a, "metrics": {
-                metric: {"difference": of[b] - of[a], "interval": [-1, 1], "p_value": 0.5},
-            }}
+            Pair(b, a, {metric: Difference(of[b] - of[a], (-1, 1), 0.5)})
             for a, b in itertools.combinations(of, 2)
         ]  # fmt: skip
         metrics = Metrics.write(
             tmp_path / metric,
-            rows=20,
-            scores={model: {metric: value} for model, value in of.items()},
-            intervals={},
-            details={"pairs": pairs, **({"unbounded": [P50]} if metric == P50 else {})},
-            predictions=[],
+            Report(
+                rows=20,
+                scores={model: {metric: Score(value)} for model, value in of.items()},
+                pairs=pairs,
+                unbounded=[P50] if metric == P50 else [],
+            ),
         )
         metrics.ref = metric
         given.append(metrics)
@@ -239,7 +239,7 @@ def test_a_model_that_another_one_beats_is_not_chosen(tmp_path: Path) -> None:
     assert made.meta["margin"] == {
         "over": "small", "difference": pytest.approx(0.05), "interval": [-1, 1]
     }  # fmt: skip
-    report = made.report()
+    report = made.report().data()
     assert report["details"]["words"][-2:] == [
         "ruled out, since another model beats them: slow", "not measured in everything: untested",
     ]  # fmt: skip

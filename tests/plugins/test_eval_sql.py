@@ -61,7 +61,7 @@ def test_scores_and_comparisons(tmp_path: Path, script: Path) -> None:
     step = Sql(
         models=[base, sft], rows=rows(tmp_path, **asked), schema=Files(["beans.sql"], [script])
     )
-    report = run_step(step, tmp_path).report()
+    report = run_step(step, tmp_path).report().data()
     assert report["scores"] == {
         "base": {"accuracy": 0.0, "exact": 0.0, "valid": 0.5},
         "sft": {"accuracy": 1.0, "exact": 0.5, "valid": 1.0},

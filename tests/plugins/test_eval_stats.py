@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from finery.rows.report import Difference, Score
 from finery_eval import measure, stats
 from finery_eval.measure import Measure
 from finery_eval.stats import (
@@ -336,8 +338,13 @@ LABELS = "ab"
 
 
 def near(value: float, interval: Interval) -> Any:
-    """What equals a score with about this interval."""
+    """What equals the value and the interval of a score, about."""
     return value, pytest.approx(interval)
+
+
+def both_of(score: Score | None) -> Any:
+    """What `near` equals."""
+    return score and (score.value, score.interval)
 
 
 def of_classes(groups: Sequence[Sequence[int]] | None = None, **answers: str) -> Measure:
@@ -349,7 +356,7 @@ def of_classes(groups: Sequence[Sequence[int]] | None = None, **answers: str) ->
     return Measure(values, groups, stats.mean_macro_f1)
 
 
-def between(of: Measure) -> stats.Difference:
+def between(of: Measure) -> Difference:
     """The second model minus the first."""
     found = of.difference(*of.values)
     assert found is not None
@@ -358,7 +365,7 @@ def between(of: Measure) -> stats.Difference:
 
 def test_rows_that_are_all_right_have_wilsons_interval() -> None:
     of = of_classes(base="aba", sft="aba")
-    assert of.score("sft") == near(1, wilson(3, 3))
+    assert both_of(of.score("sft")) == near(1, wilson(3, 3))
     assert between(of).interval == pytest.approx(same_in_all(0, 3, -1, 1))
     assert between(of).p_value == 1
 
@@ -366,9 +373,9 @@ def test_rows_that_are_all_right_have_wilsons_interval() -> None:
 def test_answers_without_a_value_dont_count() -> None:
     """Of 44 answers, 40 have a score, always the best one."""
     values = {"m": [1.0] * 40 + [None] * 4}
-    assert Measure(values, statistic=measure.mean).score("m") == near(1, wilson(40, 40))
+    assert both_of(Measure(values, statistic=measure.mean).score("m")) == near(1, wilson(40, 40))
     rows = [[i, i + 22] for i in range(22)]  # each group has an answer that counts
-    assert Measure(values, rows, measure.mean).score("m") == near(1, wilson(22, 22))
+    assert both_of(Measure(values, rows, measure.mean).score("m")) == near(1, wilson(22, 22))
     assert Measure({"m": [None, None]}, statistic=measure.mean).score("m") is None
 
 
@@ -424,12 +431,12 @@ def test_measures_are_those_of_libraries(seed: int) -> None:
     score, found = of_rows.score("b"), of_rows.difference("a", "b")
     assert score is not None
     assert found is not None
-    assert score[1] is not None
-    assert score[0] == pytest.approx(numpy.mean(b))
+    assert score.interval is not None
+    assert score.value == pytest.approx(numpy.mean(b))
     assert found.value == pytest.approx(gains.mean())
     if kind == 0:
         low, high = proportion_confint(sum(b), n - 1, method="wilson")
-        assert score[1] == pytest.approx((low, high))
+        assert score.interval == pytest.approx((low, high))
         table = [[0, sum(gains < 0)], [sum(gains > 0), 0]]
         assert found.p_value == pytest.approx(mcnemar(table, exact=True).pvalue)
         return
@@ -445,7 +452,7 @@ def test_measures_are_those_of_libraries(seed: int) -> None:
     if kind != 1:
         drawn = scipy_bootstrap((b,), numpy.mean, method="percentile", n_resamples=4000, rng=seed)
         width = (drawn.confidence_interval.high - drawn.confidence_interval.low) / 2
-        half = (score[1][1] - score[1][0]) / 2
+        half = (score.interval[1] - score.interval[0]) / 2
         expanded = math.sqrt((n - 1) / (n - 2)) * t.ppf(0.975, n - 2) / norm.ppf(0.975)
         assert half == pytest.approx(width * expanded, rel=0.15)
 
@@ -466,7 +473,7 @@ def test_rows_that_a_metric_does_not_apply_to_change_nothing(
     assert sparse.score("a") == plain.score("a")
     paired = plain.difference("a", "b")
     assert paired is not None
-    assert sparse.difference("a", "b") == paired._replace(rows=6)
+    assert sparse.difference("a", "b") == msgspec.structs.replace(paired, rows=6)
     unpaired = Measure({"a": [*a, 1.0, *gap], "b": [*b, None, *gap]}, None, statistic)
     if size == 1:
-        assert unpaired.difference("a", "b") == paired._replace(rows=6)
+        assert unpaired.difference("a", "b") == msgspec.structs.replace(paired, rows=6)

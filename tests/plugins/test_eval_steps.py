@@ -44,18 +44,18 @@ def test_exact_match(tmp_path: Path) -> None:
     base, sft = model("base", a="one", b="Two", c="x"), model("sft", a=" one\n", b="two", c="y")
     step = Exact(models=[base, sft], rows=rows(tmp_path, a="one", b="two", c="three"))
     metrics: Metrics = run_step(step, tmp_path)
-    scores = metrics.report()["scores"]
+    scores = metrics.report().data()["scores"]
     assert scores == {"base": {"accuracy": 1 / 3}, "sft": {"accuracy": 2 / 3}}
-    low, high = metrics.report()["intervals"]["sft"]["accuracy"]
+    low, high = metrics.report().data()["intervals"]["sft"]["accuracy"]
     assert 0.2 < low < 2 / 3 < high < 1
-    assert metrics.report()["details"]["headline"] == ["accuracy"]
+    assert metrics.report().data()["details"]["headline"] == ["accuracy"]
 
 
 def test_exact_match_with_extract_and_case(tmp_path: Path) -> None:
     given = model("sft", a="So the answer is: FOUR", b="five")
     table = rows(tmp_path, a="2 + 2. Answer is: four", b="Five")
     step = Exact(models=[given], rows=table, extract=r"(?i)answer is: (\w+)", ignore_case=True)
-    assert run_step(step, tmp_path).report()["scores"]["sft"]["accuracy"] == 1
+    assert run_step(step, tmp_path).report().data()["scores"]["sft"]["accuracy"] == 1
 
 
 def test_predictions_are_by_row_and_model(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_answers_that_are_cut_off_are_told(tmp_path: Path) -> None:
         models=[model("base", a="on…", b="two")], rows=rows(tmp_path, a="one", b="two")
     ).run(job)
     assert "base: 1 of 2 answers were cut off at max_tokens: 64" in logged(job)
-    assert metrics.report()["details"]["truncated"] == {"base": 1}
+    assert metrics.report().data()["details"]["truncated"] == {"base": 1}
     strict = Exact(
         models=[model("base")], rows=rows(tmp_path, a="one"), require={"base.accuracy": ">= 1"}
     )
@@ -94,7 +94,7 @@ def test_answers_that_are_cut_off_are_told(tmp_path: Path) -> None:
 def test_one_class(tmp_path: Path) -> None:
     table = rows(tmp_path, a="card", b="card", c="cash", d="cash")
     step = Classification(models=[model("m", a="card", b="cash", c="cash", d="Cash!")], rows=table)
-    report = run_step(step, tmp_path).report()
+    report = run_step(step, tmp_path).report().data()
     scores = report["scores"]["m"]
     assert list(scores) == ["accuracy", "macro_f1", "valid"] == report["details"]["headline"]
     assert scores["accuracy"] == 0.5
@@ -112,7 +112,7 @@ def test_fields(tmp_path: Path) -> None:
     step = Classification(
         models=[model("m", **answers)], rows=table, fields=["category", "priority"]
     )
-    report = run_step(step, tmp_path).report()
+    report = run_step(step, tmp_path).report().data()
     scores = report["scores"]["m"]
     assert list(scores) == step.metric_names()
     assert scores["accuracy"] == pytest.approx(1 / 3)
@@ -196,7 +196,7 @@ def test_a_completion_that_contradicts_its_label(tmp_path: Path) -> None:
         run_step(Classification(models=[model("m")], rows=table), tmp_path)
     assert "extract" in (caught.value.fix or "")
     step = Classification(models=[model("m")], rows=table, match="contains")
-    assert run_step(step, tmp_path).report()["scores"]["m"]["accuracy"] == 0
+    assert run_step(step, tmp_path).report().data()["scores"]["m"]["accuracy"] == 0
 
 
 def test_rows_with_one_parent_count_together(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_rows_with_one_parent_count_together(tmp_path: Path) -> None:
     made = [{"prompt": q, "completion": "x", "parents": [parent]} for q, parent in questions]
     table = dataset(tmp_path / "rows", made)
     good = model("good", **{q: "x" for q, _ in questions})
-    report = run_step(Exact(models=[model("base"), good], rows=table), tmp_path).report()
+    report = run_step(Exact(models=[model("base"), good], rows=table), tmp_path).report().data()
     details = report["details"]
     assert details["groups"] == 2
     assert details["comparisons"][0]["p_value"] == 0.5  # sign flips of two groups
@@ -226,7 +226,7 @@ def sliced(folder: Path, **settings: Any) -> dict[str, Any]:
         fields=["category", "priority"],
         **settings,
     )
-    report: dict[str, Any] = run_step(step, folder).report()
+    report: dict[str, Any] = run_step(step, folder).report().data()
     return report
 
 
@@ -348,7 +348,7 @@ def test_keys_of_expected_objects_are_slices(tmp_path: Path) -> None:
     assert not check_files(open_graph(recipe))
     answers = {f"q{i}": f'{{"kind": "{"ab"[i % 2]}", "n": {i}}}' for i in range(6)}
     step = Json(models=[model("m", **answers)], rows=rows(tmp_path, **answers), slices=["kind"])
-    report = run_step(step, tmp_path).report()
+    report = run_step(step, tmp_path).report().data()
     assert {k: of["rows"] for k, of in report["details"]["slices"]["kind"].items()} == {
         "a": 3,
         "b": 3,

@@ -26,7 +26,7 @@ def judge(
     step = ToolCalls(models=list(models), rows=dataset(folder / "rows", rows), **settings)
     metrics = step.run(job(folder / "job"))
     assert isinstance(metrics, Metrics)
-    return metrics.report(), list(metrics.predictions())
+    return metrics.report().data(), list(metrics.predictions())
 
 
 def verdict(folder: Path, expected: Any, answer: Any, **settings: Any) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from finery import Metrics, UsageError
 from finery.artifact.manifest import manifest
+from finery.rows.report import Report, Score, Table
 from finery.testing import TestJob, run_step
 from finery.views import Detail, Output
-from finery_eval.steps.classification import Classification
+from finery_eval.steps.classification import Classification, Matrix
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
@@ -49,11 +50,10 @@ def test_of_classes_by_field_the_wrong_fields_are_told(tmp_path: Path) -> None:
     assert list(reasons(found)) == ['level: "low", expected "high"']
 
 
-def report(rows: int, *metrics: str, models: tuple[str, ...] = ("base",)) -> dict[str, Any]:
+def report(rows: int, *metrics: str, models: tuple[str, ...] = ("base",)) -> Report:
     """An evaluator's report of some models."""
-    scores = {model: dict.fromkeys(metrics, 0.5) for model in models}
-    intervals = {model: {metrics[0]: [0.25, 0.75]} for model in models}
-    return {"rows": rows, "scores": scores, "intervals": intervals, "details": {}}
+    scores = dict.fromkeys(metrics, Score(0.5)) | {metrics[0]: Score(0.5, (0.25, 0.75))}
+    return Report(rows=rows, scores=dict.fromkeys(models, scores))
 
 
 def printed(width: int, *things: Any, reports: Any = None) -> list[str]:
@@ -104,25 +104,25 @@ def matrix(labels: int) -> Any:
     names = [f"a_rather_long_class_{n}" for n in range(labels)]
     counts = [[4 * (i == j) for j in range(labels)] for i in range(labels)]
     counts[0][-1], counts[1][0] = 3, 1
-    return {"labels": names, "matrix": counts}
+    return Matrix(names, counts)
 
 
-def tabled(width: int, data: dict[str, Any]) -> list[str]:
+def tabled(width: int, data: Table) -> list[str]:
     """The lines of a table in a terminal of that width."""
     out = io.StringIO()
     print_table(Console(file=out, width=width), data)
     return [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
 
 
-COMPARED = {
-    "title": "Compared with base",
-    "columns": ["model", "accuracy (points)", "95 % CI low", "95 % CI high", "only this right",
+COMPARED = Table(
+    title="Compared with base",
+    columns=["model", "accuracy (points)", "95 % CI low", "95 % CI high", "only this right",
                 "only base right", "p (McNemar, exact)", "p (Holm)"],
-    "rows": [["a-model-with-a-long-name", 0.253, 0.169, 0.331, 59, 12, 1e-9, 1e-9],
+    rows=[["a-model-with-a-long-name", 0.253, 0.169, 0.331, 59, 12, 1e-9, 1e-9],
              ["sft", -0.1, -0.2, 0.05, 1000, 1012, 0.2, 0.4]],
-    "units": {"accuracy (points)": "difference", "95 % CI low": "difference",
+    units={"accuracy (points)": "difference", "95 % CI low": "difference",
               "95 % CI high": "difference", "p (McNemar, exact)": "p", "p (Holm)": "p"},
-}  # fmt: skip
+)  # fmt: skip
 CELLS = {"+25.3", "+16.9 to +33.1", "59", "12", "< 0.001", "-10.0", "-20.0 to +5.0", "1000",
          "1012", "0.200", "0.400"}  # fmt: skip
 
@@ -176,11 +176,11 @@ def test_wrong_answers_of_the_best_model_come_first_with_their_prompts(tmp_path:
 def test_labels_and_cells_are_text_and_no_markup() -> None:
     evil = "[red]a[/red]\x1b[2J"
     shown = "[red]a[/red]␛[2J"
-    confusion = {"labels": [evil, "b"], "matrix": [[1, 0], [2, 3]]}
+    confusion = Matrix([evil, "b"], [[1, 0], [2, 3]])
     lines = confused(120, evil, confusion)
     assert f"m: {shown}" in lines[0]
     assert lines[1].split() == [shown, "b"]
-    table = {"title": "t", "columns": [evil, "n"], "rows": [[evil, 0.5]]}
+    table = Table("t", [evil, "n"], [[evil, 0.5]])
     assert [line.split()[0] for line in tabled(120, table)[1::2]] == [shown, shown]
 
 
@@ -190,7 +190,7 @@ def test_verdicts_on_a_baseline_are_a_table(tmp_path: Path) -> None:
                   for name, right in (("cheap", 30), ("sft", 20)))  # fmt: skip
     cheap.meta["baseline"] = "majority"
     metrics: Metrics = run_step(Exact(models=[sft, cheap], rows=rows), tmp_path / "out")
-    titled = {table["title"]: table for table in metrics.report()["details"]["tables"]}
+    titled = {table["title"]: table for table in metrics.report().data()["details"]["tables"]}
     against = titled["sft against the baseline cheap"]
     assert against["columns"][-2:] == ["p (Holm)", "verdict"]
     assert [row[-1] for row in against["rows"]] == ["worse"]
@@ -198,7 +198,7 @@ def test_verdicts_on_a_baseline_are_a_table(tmp_path: Path) -> None:
 
 def test_many_confused_classes_are_a_list_without_broken_words() -> None:
     data = matrix(12)
-    data["labels"][0] = "two\nlines"
+    data.labels[0] = "two\nlines"
     predictions = [
         {"expected": "two\nlines", "prediction": "a_rather_long_class_11", "prompt": 30 * "word "}
     ]

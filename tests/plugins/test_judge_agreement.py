@@ -124,7 +124,7 @@ def test_two_decisions_dont_show_that_a_judge_can_be_trusted() -> None:
     assert judge.kappa is not None
     assert judge.kappa[1][0] < 0
     (remark,) = remarks(judge, 0)
-    assert "few decisions show it" in remark["text"]
+    assert "few decisions show it" in remark.text
 
 
 def test_a_judge_that_lets_everything_pass_has_an_interval() -> None:

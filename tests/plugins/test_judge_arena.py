@@ -55,7 +55,7 @@ class Setup:
         return metrics
 
     def games(self, judge: Judge, **settings: Any) -> dict[str, Any]:
-        report = self.run(critic(judge), **settings).report()
+        report = self.run(critic(judge), **settings).report().data()
         (table,) = (t for t in report["details"]["tables"] if t["title"] == "Games")
         (row,) = table["rows"]
         return dict(zip(table["columns"], row, strict=True))
@@ -69,7 +69,7 @@ def setup(tmp_path: Path) -> Setup:
 def test_both_orders_are_asked_and_the_better_model_wins(setup: Setup) -> None:
     own: type[Critic] = critic(longer)
     metrics = setup.run(own)
-    report = metrics.report()
+    report = metrics.report().data()
     assert len(own.asked) == 40
     assert report["scores"] == {"base": {"win_rate": 0.0}, "sft": {"win_rate": 1.0}}
     low, high = report["intervals"]["sft"]["win_rate"]
@@ -89,7 +89,7 @@ def test_paraphrases_are_one_game(setup: Setup) -> None:
             for i, p in enumerate(PROMPTS)]  # fmt: skip
     rows = dataset(setup.folder / "grouped", content)
     metrics = setup.run(critic(longer), rows=rows)
-    report = metrics.report()
+    report = metrics.report().data()
     assert report["details"]["groups"] == 2
     assert report["scores"]["sft"] == {"win_rate": 1}
     assert report["intervals"]["sft"]["win_rate"] == pytest.approx(wilson(2, 2))
@@ -99,7 +99,7 @@ def test_paraphrases_are_one_game(setup: Setup) -> None:
     assert (games["wins"], games["p (sign test)"]) == (20, 0.5)
     assert games["95 % CI low"] == pytest.approx(wilson(2, 2)[0])
     assert all("group" in line for line in metrics.predictions() if "answer" in line)
-    report = setup.run(critic(lambda text: better("A")), rows=rows, name="torn").report()
+    report = setup.run(critic(lambda text: better("A")), rows=rows, name="torn").report().data()
     (remark,) = report["details"]["remarks"]  # two groups show no preference of a position
     assert remark["text"].startswith("the judge contradicts itself")
 
@@ -107,7 +107,7 @@ def test_paraphrases_are_one_game(setup: Setup) -> None:
 @pytest.mark.parametrize(("side", "position"), [("A", "first"), ("B", "second")])
 def test_a_judge_that_prefers_a_position_is_caught(setup: Setup, side: str, position: str) -> None:
     metrics = setup.run(critic(lambda text: better(side)))
-    report = metrics.report()
+    report = metrics.report().data()
     assert report["scores"]["sft"]["win_rate"] == 0.5  # it wins nothing by its position
     (remark,) = report["details"]["remarks"]
     assert remark["text"].startswith(
@@ -127,7 +127,7 @@ def test_a_slight_preference_is_found_among_honest_verdicts(setup: Setup) -> Non
         torn = any(f"question {i}\n" in text for i in range(8))
         return better("A") if torn else longer(text)
 
-    report = setup.run(critic(judge)).report()
+    report = setup.run(critic(judge)).report().data()
     assert report["scores"]["sft"]["win_rate"] == (12 + 8 / 2) / 20
     (remark,) = report["details"]["remarks"]
     assert "in 8 of 20 games, the second in 0 (p = 0.008)" in remark["text"]
@@ -136,7 +136,10 @@ def test_a_slight_preference_is_found_among_honest_verdicts(setup: Setup) -> Non
 def test_ties_and_equal_answers(setup: Setup) -> None:
     own = critic(longer)
     twin = setup.model("twin", "no")
-    assert setup.run(own, models=[setup.base, twin]).report()["scores"]["twin"]["win_rate"] == 0.5
+    assert (
+        setup.run(own, models=[setup.base, twin]).report().data()["scores"]["twin"]["win_rate"]
+        == 0.5
+    )
     assert own.asked == []  # equal answers are a tie
     games = setup.games(lambda text: better("tie"))
     assert (games["ties"], games["orders disagree"], games["win rate"]) == (20, 0, 0.5)

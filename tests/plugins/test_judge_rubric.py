@@ -64,7 +64,7 @@ def setup(tmp_path: Path) -> Setup:
 
 
 def test_scores_of_each_model_and_their_difference(setup: Setup) -> None:
-    report = setup.run(critic(by_word)).report()
+    report = setup.run(critic(by_word)).report().data()
     assert report["scores"]["base"] == {"passed": 0.25, "score": 0.4375, "valid": 1.0}
     assert report["scores"]["sft"] == {"passed": 0.75, "score": 0.8125, "valid": 1.0}
     low, high = report["intervals"]["sft"]["score"]
@@ -82,14 +82,18 @@ def test_verdicts_are_cached_for_each_answer(setup: Setup) -> None:
     two = setup.run(second, "again", passing=2)
     assert len(first.asked) == 12 + 8  # where both models answer alike, the judge is asked once
     assert second.asked == []
-    assert one.report()["scores"]["sft"]["passed"] < two.report()["scores"]["sft"]["passed"] == 1
+    assert (
+        one.report().data()["scores"]["sft"]["passed"]
+        < two.report().data()["scores"]["sft"]["passed"]
+        == 1
+    )
 
 
 def test_unreadable_verdicts_are_counted_and_named(setup: Setup) -> None:
     def judge(text: str) -> str:
         return "I like it!" if "question 5" in text else by_word(text)
 
-    report = setup.run(critic(judge)).report()
+    report = setup.run(critic(judge)).report().data()
     assert report["scores"]["sft"]["valid"] == pytest.approx(11 / 12)
     assert report["scores"]["sft"]["passed"] == pytest.approx(8 / 12)  # of all answers
     (remark, other) = [r["text"] for r in report["details"]["remarks"]]
@@ -118,14 +122,14 @@ def test_a_hostile_answer_stays_inside_its_fence(setup: Setup) -> None:
         return score(1)
 
     evil = setup.model("evil", {}, HOSTILE)
-    report = setup.run(critic(judge), models=[evil]).report()
+    report = setup.run(critic(judge), models=[evil]).report().data()
     assert report["scores"]["evil"]["passed"] == 0
 
 
 def test_a_judge_that_judges_itself_is_named(setup: Setup) -> None:
     own = setup.model("own", {}, score(5))
     own.digest = "d"
-    report = setup.run(critic(by_word), models=[own], judge=own).report()
+    report = setup.run(critic(by_word), models=[own], judge=own).report().data()
     assert "the judge is own, which it judges too" in report["details"]["remarks"][0]["text"]
 
 
@@ -156,7 +160,7 @@ def test_the_judge_is_held_against_people(setup: Setup, reviewed: Dataset, tmp_p
     human = reviews(tmp_path, reviewed, *["accept"] * 10, *["reject"] * 8, "edit", "note")
     step: dict[str, Any] = {"human": human, "reviewed": reviewed}
     metrics = setup.run(critic(by_word), **step)
-    details = metrics.report()["details"]
+    details = metrics.report().data()["details"]
     judge = {name: of["value"] for name, of in details["more"]["judge"].items()}
     assert judge["sensitivity"] == 1
     assert judge["specificity"] == pytest.approx(8 / 9)  # the edited one passes the judge
@@ -176,7 +180,7 @@ def test_the_judge_is_held_against_people(setup: Setup, reviewed: Dataset, tmp_p
 def test_without_decisions_the_gate_stays_closed(setup: Setup, reviewed: Dataset) -> None:
     step: dict[str, Any] = {"human": OptionalFiles(["none.jsonl"]), "reviewed": reviewed}
     metrics = setup.run(critic(by_word), **step)
-    assert "the judge isn't calibrated" in metrics.report()["details"]["remarks"][0]["text"]
+    assert "the judge isn't calibrated" in metrics.report().data()["details"]["remarks"][0]["text"]
     with pytest.raises(RequirementError, match="not met"):
         setup.step(**step, require={"judge.kappa": ">= 0.6"}).verify({"": metrics})
 
@@ -194,7 +198,7 @@ def test_a_judge_inside_another_step_is_held_against_people(
     )  # fmt: skip
     step = outer(models=[setup.base, setup.sft], rows=setup.rows, each=each)
     job = TestJob(tmp_path / "nested", engines={"critic": critic(by_word)})
-    details = step.run(job).report()["details"]
+    details = step.run(job).report().data()["details"]
     assert details["more"]["judge"]["agreement"]["value"] == 0.5
     assert "isn't calibrated" not in str(details["remarks"])
 

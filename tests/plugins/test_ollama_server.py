@@ -78,7 +78,7 @@ def test_a_folder_without_a_fault(tmp_path: Path, standin: Path) -> None:
     step, made = check(
         tmp_path, model, bundle=bundle, trained=trained_model(tmp_path / "t", CHATML), judge=exact()
     )
-    report = made.report()
+    report = made.report().data()
     assert faults(made) == {}
     scores = report["scores"]["m"]
     assert (scores["prompts"], scores["answers"], scores["lost"]) == (1.0, 1.0, 0.0)

@@ -134,7 +134,7 @@ def test_a_model_that_was_trained_too_hot_is_caught(
     measured: tuple[Metrics, str], models: dict[str, Model]
 ) -> None:
     metrics, log = measured
-    (remark,) = metrics.report()["details"]["remarks"]  # none on the untouched model
+    (remark,) = metrics.report().data()["details"]["remarks"]  # none on the untouched model
     assert remark["text"].startswith("hot forgot: its perplexity on general text is")
     assert "lower learning rate" in remark["advice"]
     assert "hot forgot (text, -" in log
@@ -165,18 +165,18 @@ def test_the_likelihood_is_that_of_the_model(
         nats -= sum(float(logprobs[i - 1, ids[i]]) for i in range(1, len(ids)))
         tokens += len(ids) - 1
         size += len(text.encode()) - len(tokenizer.decode(ids[:1]).encode())
-    scores = metrics.report()["scores"]["base"]
+    scores = metrics.report().data()["scores"]["base"]
     assert scores["perplexity"] == pytest.approx(math.exp(nats / tokens), rel=0.02)
     assert scores["bits_per_byte"] == pytest.approx(nats / size / math.log(2), rel=0.01)
     assert scores["byte_probability"] == pytest.approx(math.exp(-nats / size), rel=0.01)
-    low, high = metrics.report()["intervals"]["base"]["perplexity"]
+    low, high = metrics.report().data()["intervals"]["base"]["perplexity"]
     assert low < scores["perplexity"] < high
 
 
 @pytest.mark.slow
 def test_differences_are_paired_and_stored_for_gates(measured: tuple[Metrics, str]) -> None:
     metrics, _ = measured
-    pairs = {(p["model"], p["baseline"]): p for p in metrics.report()["details"]["pairs"]}
+    pairs = {(p["model"], p["baseline"]): p for p in metrics.report().data()["details"]["pairs"]}
     assert set(pairs) == {("same", "base"), ("hot", "base"), ("hot", "same")}
     same = pairs["same", "base"]["metrics"]["byte_probability"]
     assert same == {"difference": 0, "interval": [0, 0], "p_value": 1}
@@ -219,7 +219,7 @@ def test_lost_abilities_are_told_by_task(tmp_path: Path) -> None:
     text = FileOrName(["none"])
     retention = step([able, lost, nearly], tasks=["sums", "reversal"], items=20, text=text)
     metrics, log = run(tmp_path / "job", retention)
-    report = metrics.report()
+    report = metrics.report().data()
     assert {name: of["solved"] for name, of in report["scores"].items()} == {
         "base": 1.0, "sft": 0.5, "ok": 0.95,
     }  # fmt: skip

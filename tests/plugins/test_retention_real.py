@@ -41,7 +41,7 @@ def test_a_model_trained_far_too_hot_is_caught_and_an_untouched_one_isnt(
     hot.ref = "hot"
     models = [untouched("base"), untouched("again"), hot]
     metrics = Retention(models=models, tasks=[], text_bytes=5000).run(TestJob(tmp_path / "job"))
-    report = metrics.report()
+    report = metrics.report().data()
     (remark,) = report["details"]["remarks"]
     assert remark["text"].startswith("hot forgot: its perplexity on general text is")
     scores = report["scores"]

@@ -72,7 +72,7 @@ def checked(
 
 def faults(metrics: Metrics) -> dict[str, Any]:
     """Kind → the fault."""
-    (found,) = metrics.report()["details"]["faults"].values()
+    (found,) = metrics.report().data()["details"]["faults"].values()
     return {fault["kind"]: fault for fault in found}
 
 
@@ -89,7 +89,7 @@ def changed(bundle: Bundle, folder: Path, name: str, old: str, new: str) -> Bund
 def test_an_app_without_a_fault(tmp_path: Path, shipped: tuple[Model, Bundle]) -> None:
     model, bundle = shipped
     step, metrics = checked(tmp_path, model, bundle)
-    report = metrics.report()
+    report = metrics.report().data()
     assert not faults(metrics)
     scores = report["scores"]
     assert (scores["rag"]["sources"], scores["rag"]["prompts"]) == (1.0, 1.0)
@@ -111,9 +111,9 @@ def test_the_scores_are_those_of_eval_grounded(
         models=[under], index=index, rows=dataset(tmp_path / "more", ROWS), k=3,
         contexts=["retrieved"], max_tokens=TOKENS,
     )  # fmt: skip
-    expected = run_step(grounded, tmp_path / "grounded").report()
+    expected = run_step(grounded, tmp_path / "grounded").report().data()
     (scores,) = expected["scores"].values()
-    report = metrics.report()
+    report = metrics.report().data()
     assert report["scores"]["rag in finery"] == scores
     (intervals,) = expected["intervals"].values()
     assert report["intervals"]["rag in finery"] == intervals
@@ -127,7 +127,7 @@ def test_a_bundle_of_another_model_has_other_sources(
     step, metrics = checked(tmp_path, other, bundle)
     assert faults(metrics).keys() == {"sources", "prompts"}
     assert "1 of 3 questions have other sources" in faults(metrics)["sources"]["what"]
-    assert metrics.report()["scores"]["rag"]["sources"] == pytest.approx(2 / 3)
+    assert metrics.report().data()["scores"]["rag"]["sources"] == pytest.approx(2 / 3)
     with pytest.raises(RequirementError, match="doesn't answer as the model in the recipe") as bad:
         step.verify({"": metrics})
     assert any(line.startswith("  built: ") for line in bad.value.details)
@@ -142,7 +142,7 @@ def test_a_changed_prompt_is_found(tmp_path: Path, shipped: tuple[Model, Bundle]
     (fault,) = faults(metrics).values()
     assert fault["kind"] == "prompts"
     assert any(line.startswith("app:") and ">>>'My" in line for line in fault["details"])
-    assert metrics.report()["scores"]["rag"]["sources"] == 1.0
+    assert metrics.report().data()["scores"]["rag"]["sources"] == 1.0
 
 
 def test_another_chat_template_is_found(tmp_path: Path, shipped: tuple[Model, Bundle]) -> None:
@@ -155,4 +155,4 @@ def test_another_chat_template_is_found(tmp_path: Path, shipped: tuple[Model, Bu
     wrong.file("other.jinja").write_text(other, "utf-8")
     _, metrics = checked(tmp_path, model, wrong)
     assert faults(metrics).keys() == {"prompts"}
-    assert metrics.report()["scores"]["rag"]["prompts"] == 0.0
+    assert metrics.report().data()["scores"]["rag"]["prompts"] == 0.0

@@ -60,7 +60,7 @@ def grounded(folder: Path, index: Index, rows: list[Row], *names: str, **given: 
 def test_the_rank_of_the_right_chunk_is_measured(tmp_path: Path, index: Index) -> None:
     rows = [question_row(room) for room in ROOMS]
     metrics, _ = measured(tmp_path, retrieval(tmp_path, [index], rows, k=[1, 2]))
-    report = metrics.report()
+    report = metrics.report().data()
     assert report["scores"]["index"] == {
         "recall@2": 1.0, "recall@1": 1.0, "mrr@2": 1.0, "ndcg@2": 1.0,
     }  # fmt: skip
@@ -80,7 +80,7 @@ def test_indices_are_compared_on_the_same_questions(tmp_path: Path, index: Index
     other = index_of(tmp_path, longer, "longer")
     rows = [question_row(room) for room in ROOMS] + [colour_row(room) for room in ROOMS]
     metrics, log = measured(tmp_path, retrieval(tmp_path, [index, other], rows, k=[5]))
-    report = metrics.report()
+    report = metrics.report().data()
     assert report["scores"]["index"]["recall@5"] == 1
     assert report["scores"]["longer"]["recall@5"] == pytest.approx(14 / 16)
     assert "longer: no chunk contains the answer of 2 questions, counted as missed" in log
@@ -97,7 +97,7 @@ def test_a_question_of_two_chunks_needs_both(tmp_path: Path, index: Index) -> No
     one, two = chunk_rows([13])
     row = {**question_row(13), "parents": [one["id"], two["id"]]}
     metrics, _ = measured(tmp_path, retrieval(tmp_path, [index], [row], k=[1, 16]))
-    scores = metrics.report()["scores"]["index"]
+    scores = metrics.report().data()["scores"]["index"]
     assert scores["recall@1"] == 0.5
     assert scores["recall@16"] == 1
 
@@ -131,7 +131,7 @@ def test_requirements_name_an_index(tmp_path: Path, index: Index) -> None:
 def test_a_reader_needs_the_context_and_a_guesser_doesnt(tmp_path: Path, index: Index) -> None:
     rows = [question_row(room) for room in ROOMS]
     metrics, _ = measured(tmp_path, grounded(tmp_path, index, rows))
-    scores = metrics.report()["scores"]
+    scores = metrics.report().data()["scores"]
     assert scores["reader"] == {
         "retrieved.answer": 1.0, "oracle.answer": 1.0, "none.answer": 0.0,
         "distractors.abstained": 1.0, "retrieved.cited": 1.0, "retrieved.quoted": 1.0,
@@ -144,7 +144,7 @@ def test_a_reader_needs_the_context_and_a_guesser_doesnt(tmp_path: Path, index: 
         "retrieved.answered": 1.0, "oracle.cited": 0.0, "oracle.quoted": 0.0,
         "oracle.answered": 1.0,
     }  # fmt: skip
-    (pair,) = metrics.report()["details"]["pairs"]
+    (pair,) = metrics.report().data()["details"]["pairs"]
     assert (pair["model"], pair["baseline"]) == ("guesser", "reader")
     assert pair["metrics"]["none.answer"]["difference"] == 1
     assert pair["metrics"]["none.answer"]["p_value"] < 0.01
@@ -153,7 +153,7 @@ def test_a_reader_needs_the_context_and_a_guesser_doesnt(tmp_path: Path, index: 
 def test_questions_that_no_document_answers_must_be_declined(tmp_path: Path, index: Index) -> None:
     rows = [question_row(13), unanswerable_row()]
     metrics, _ = measured(tmp_path, grounded(tmp_path, index, rows))
-    scores = metrics.report()["scores"]
+    scores = metrics.report().data()["scores"]
     assert scores["reader"]["retrieved.abstained"] == 1
     assert scores["guesser"]["retrieved.abstained"] == 0
     assert scores["reader"]["retrieved.answer"] == 1  # of the other question alone
@@ -163,7 +163,7 @@ def test_expected_texts_are_judged_where_rows_have_them(tmp_path: Path, index: I
     rows = [question_row(13, expected=[[str(number(13)), "thirteen"]]),
             question_row(14, expected=["something else"])]  # fmt: skip
     metrics, _ = measured(tmp_path, grounded(tmp_path, index, rows, "reader", contexts=["oracle"]))
-    assert metrics.report()["scores"]["reader"]["oracle.answer"] == 0.5
+    assert metrics.report().data()["scores"]["reader"]["oracle.answer"] == 0.5
     wrong = [line for line in metrics.predictions() if not line["correct"]]
     assert [line["error"] for line in wrong] == ["lacks an expected text"]
 
@@ -245,7 +245,7 @@ def test_a_judge_sees_the_documents_and_adds_its_metrics(tmp_path: Path, index: 
     step = grounded(tmp_path, index, rows, judge=judged_by("It quotes a document."))
     job = TestJob(tmp_path / "job", engines={**ENGINES, "critic": judge})
     metrics = step.run(job)
-    scores, details = metrics.report()["scores"], metrics.report()["details"]
+    scores, details = metrics.report().data()["scores"], metrics.report().data()["details"]
     assert scores["reader"]["retrieved.passed"] == 1
     assert scores["guesser"]["retrieved.passed"] == 0
     assert scores["reader"]["retrieved.score"] == 0.75
@@ -259,5 +259,5 @@ def test_a_judge_sees_the_documents_and_adds_its_metrics(tmp_path: Path, index: 
 def test_questions_of_one_document_count_together(tmp_path: Path, index: Index) -> None:
     rows = [question_row(room) for room in ROOMS] + [colour_row(room) for room in ROOMS]
     metrics, log = measured(tmp_path, grounded(tmp_path, index, rows, "reader"))
-    assert metrics.report()["details"]["documents"] == 8
+    assert metrics.report().data()["details"]["documents"] == 8
     assert "16 questions about 8 documents" in log

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
+from finery.rows.report import Pair, Score
 from finery_eval import stats
 from finery_eval.measure import Measure, pairs_of, scores_of
 from finery_retrieve.evaluate.retrieval import ndcg, recall, reciprocal_rank
@@ -148,7 +149,7 @@ values = st.lists(st.booleans(), min_size=2, max_size=30)
 def test_shares_of_independent_questions_are_wilsons(hits: list[bool]) -> None:
     measure = measured({"a": hits}, [[i] for i in range(len(hits))])
     score = measure.score("a")
-    assert score == (sum(hits) / len(hits), stats.wilson(sum(hits), len(hits)))
+    assert score == Score(sum(hits) / len(hits), stats.wilson(sum(hits), len(hits)))
 
 
 @given(values)
@@ -170,8 +171,8 @@ def test_questions_of_a_document_count_together() -> None:
     together = over_documents({"a": hits}, [str(i // 10) for i in range(40)]).score("a")
     assert apart is not None
     assert together is not None
-    assert apart[0] == together[0] == 0.5
-    widths = [high - low for low, high in (apart[1] or (0, 0), together[1] or (0, 0))]
+    assert apart.value == together.value == 0.5
+    widths = [high - low for low, high in (of.interval or (0, 0) for of in (apart, together))]
     assert widths[1] > 1.5 * widths[0]
 
 
@@ -217,8 +218,8 @@ def test_equal_rankings_are_as_sure_as_documents_make_it(values: list[float]) ->
 
 def test_what_applies_to_no_question_is_left_out() -> None:
     measures = {"x": measured({"a": [None, None], "b": [True, None]}, [[0], [1]])}
-    assert scores_of(["a", "b"], measures) == {"a": {}, "b": {"x": (1.0, stats.wilson(1, 1))}}
-    assert pairs_of(["a", "b"], measures) == [{"model": "b", "baseline": "a", "metrics": {}}]
+    assert scores_of(["a", "b"], measures) == {"a": {}, "b": {"x": Score(1.0, stats.wilson(1, 1))}}
+    assert pairs_of(["a", "b"], measures) == [Pair("b", "a", {})]
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=10))
@@ -226,6 +227,6 @@ def test_means_of_shares_are_inside_their_interval(scores: list[float]) -> None:
     measure = measured({"a": scores}, [[i] for i in range(len(scores))])
     score = measure.score("a")
     assert score is not None
-    value, (low, high) = score[0], score[1] or (0, 0)
+    value, (low, high) = score.value, score.interval or (0, 0)
     assert math.isclose(value, sum(scores) / len(scores), abs_tol=1e-9)
     assert low - 1e-9 <= value <= high + 1e-9

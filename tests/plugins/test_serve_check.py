@@ -30,14 +30,16 @@ def test_a_served_model_without_a_fault(tmp_path: Path) -> None:
     model, trained = gguf_model(tmp_path / "m"), trained_model(tmp_path / "t", CHATML)
     step, made = check(tmp_path, model, trained=trained, judge=exact())
     assert faults(made) == {}
-    scores = made.report()["scores"]
+    scores = made.report().data()["scores"]
     assert scores["m"]["prompts"] == 1.0
-    changed = [t["rows"] for t in made.report()["details"]["tables"] if "otherwise" in t["title"]]
+    changed = [
+        t["rows"] for t in made.report().data()["details"]["tables"] if "otherwise" in t["title"]
+    ]
     assert scores["m"]["answers"] == 1.0, changed
     assert scores["m"]["lost"] == 0.0
     assert scores["m"]["accuracy"] == scores["m in finery"]["accuracy"]
     assert best_model(made.report()) == "m"  # the one that is shown
-    assert [c["model"] for c in made.report()["details"]["comparisons"]] == ["m"]
+    assert [c["model"] for c in made.report().data()["details"]["comparisons"]] == ["m"]
     assert len(list(made.predictions())) == 2 * len(ROWS)
     step.verify({"": made})
 
@@ -50,7 +52,7 @@ def test_prompts_with_tools_are_compared(tmp_path: Path) -> None:
     wrong = gguf_model(tmp_path / "w", template=TOOLED.replace("| tojson }}{% endif", "}}{% endif"))
     made = check(tmp_path / "b", wrong, rows, trained=trained)[1]
     assert faults(made).keys() == {"template"}
-    assert 0 < made.report()["scores"]["w"]["prompts"] < 1  # the edge cases without tools
+    assert 0 < made.report().data()["scores"]["w"]["prompts"] < 1  # the edge cases without tools
 
 
 def test_another_template_in_the_file(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_another_template_in_the_file(tmp_path: Path) -> None:
     step, made = check(tmp_path, model, trained=trained_model(tmp_path / "t", CHATML))
     assert faults(made).keys() == {"template"}
     assert "another chat template than the training" in faults(made)["template"]
-    assert made.report()["scores"]["m"]["prompts"] == 0.0
+    assert made.report().data()["scores"]["m"]["prompts"] == 0.0
     with pytest.raises(RequirementError) as raised:
         step.verify({"": made})
     shown = "\n".join(raised.value.details)
@@ -123,7 +125,7 @@ def test_a_gguf_that_tells_servers_to_sample(tmp_path: Path) -> None:
     made = check(tmp_path, model)[1]
     assert faults(made).keys() == {"sampling"}
     assert "the temperature 1.5" in faults(made)["sampling"]
-    assert made.report()["scores"]["m"]["answers"] == 1.0  # `finery serve` overrides it
+    assert made.report().data()["scores"]["m"]["answers"] == 1.0  # `finery serve` overrides it
 
 
 def bundle(folder: Path, model: Model) -> Bundle:
@@ -242,6 +244,6 @@ def test_an_export_of_the_base_instead_of_the_adapter(tmp_path: Path, adapter: M
         model = made[""]
         model.ref = name
         checked = check(tmp_path / f"check-{name}", model, trained=adapter, base=base)[1]
-        assert checked.report()["scores"][name]["prompts"] == 1.0
+        assert checked.report().data()["scores"][name]["prompts"] == 1.0
         found[name] = faults(checked).keys() & {"adapter", "template", "prompts", "thinking"}
     assert found == {"right": set(), "wrong": {"adapter"}}

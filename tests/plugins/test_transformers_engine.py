@@ -291,7 +291,7 @@ def test_an_evaluator_holds_answers_to_its_schema(tiny: Model, tmp_path: Path) -
             models=[tiny], rows=rows, constrain=constrain, max_tokens=128,
             schema=OneFile(["schema.json"], [tmp_path / "schema.json"]),
         )  # fmt: skip
-        report = run_step(step, tmp_path / str(constrain)).report()
+        report = run_step(step, tmp_path / str(constrain)).report().data()
         (valid[constrain],) = (scores["valid"] for scores in report["scores"].values())
     assert valid == {False: 0.0, True: 1.0}
 

@@ -6,6 +6,7 @@ import pytest
 from tiny_llama import tiny_llama
 
 from finery import Dataset, FileOrName, Job, Metrics, Model, Step, UsageError
+from finery.rows.report import Report, Score
 from finery.testing import TestJob, dataset
 from finery_eval.steps.preference import Preference
 from finery_retention.retention import Retention
@@ -19,10 +20,7 @@ class Half(Step, seeded=False):
 
     def run(self, job: Job) -> Metrics:
         """Write the score."""
-        scores = {"model": {"accuracy": 0.5}}
-        return Metrics.write(
-            job.out, rows=2, scores=scores, intervals={}, details={}, predictions=[]
-        )
+        return Metrics.write(job.out, Report(rows=2, scores={"model": {"accuracy": Score(0.5)}}))
 
 
 def test_each_of_several_processes_has_files_of_its_own(

@@ -50,7 +50,7 @@ def check(folder: Path, served: Bundle, *models: Model, **settings: Any) -> tupl
 
 def faults(metrics: Metrics) -> dict[str, dict[str, str]]:
     """Model → kind → what is wrong."""
-    found: Mapping[str, list[dict[str, str]]] = metrics.report()["details"]["faults"]
+    found: Mapping[str, list[dict[str, str]]] = metrics.report().data()["details"]["faults"]
     return {name: {f["kind"]: f["what"] for f in of} for name, of in found.items()}
 
 
@@ -96,14 +96,14 @@ def test_each_fault_of_an_adapter_is_found_and_the_others_pass(tmp_path: Path) -
     assert "shifted: adapter: vLLM answers with the adapter 'shifted' as it does without" in shown
     assert "template: template:" in shown
     assert ">>>'\\n'" in shown  # where the prompts differ
-    scores = made.report()["scores"]
+    scores = made.report().data()["scores"]
     for name in ("right", "second"):
         own = scores[name]
         assert (own["prompts"], own["answers"], own["lost"]) == (1.0, 1.0, 0.0)
         assert own["accuracy"] == scores[f"{name} in finery"]["accuracy"]
     assert scores["template"]["prompts"] == 0.0
     assert scores["swapped"]["answers"] < 1.0
-    assert made.report()["details"]["servers"]["right"].startswith("vLLM 0.")
+    assert made.report().data()["details"]["servers"]["right"].startswith("vLLM 0.")
 
 
 @slow

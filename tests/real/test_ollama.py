@@ -50,8 +50,8 @@ def smollm2(smollm2_gguf: Path) -> Model:
 def test_a_real_model_is_prompted_and_answers_as_by_finery(tmp_path: Path, smollm2: Model) -> None:
     made = check(tmp_path, smollm2, bundle=folder_of(tmp_path / "o", smollm2))[1]
     assert faults(made) == {}
-    assert made.report()["scores"]["smollm2"]["prompts"] == 1.0
-    assert made.report()["details"]["servers"]["smollm2"].startswith("Ollama ")
+    assert made.report().data()["scores"]["smollm2"]["prompts"] == 1.0
+    assert made.report().data()["details"]["servers"]["smollm2"].startswith("Ollama ")
 
 
 def test_ollama_counts_the_tokens_that_finery_makes_of_its_text(

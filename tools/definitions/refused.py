@@ -24,11 +24,6 @@ EXCEPTIONS = {
     "runpy.run_path": {
         "finery_trl.train.functions:load_functions": "executes files that are settings",
     },
-    "pkgutil.resolve_name": {
-        "finery_eval.predictions:measure_between": "after `changed_statistic`",
-        "finery_eval.predictions:changed_statistic": "compares the digest of what it names",
-        "finery_eval.predictions:_digest_now": "returns the digest of what it names",
-    },
     # -- what finery itself finds by name --------------------------------------------------------
     "finery.load_plugins": {
         "finery_retrieve.serve.running:Documents.__init__": "for engines, which are in the key",

@@ -1,10 +1,11 @@
 """Artifacts: the inputs and outputs of steps. Each is a folder of files with a typed manifest."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from finery.rows.files import read_predictions, read_report, read_rows, write_metrics, write_rows
+from finery.rows.files import read_predictions, read_rows, write_predictions, write_rows
+from finery.rows.report import Report, read_report, write_report
 from finery.rows.row import Row
 from finery.util.paths import path_in
 
@@ -131,33 +132,22 @@ class Model(Artifact):
 
 
 class Metrics(Artifact):
-    """`metrics.json` (scores with intervals, by model) and `predictions.jsonl` (by row id).
-
-    metrics.json: {"rows": n, "scores": {model: {metric: value}},
-    "intervals": {model: {metric: [low, high]}}, "details": {…}}.
-    """
+    """`metrics.json`, a `finery.rows.report.Report`, and `predictions.jsonl`, by row id."""
 
     kind = "Metrics"
     read_by = (read_report, read_predictions)
-    written_by = (write_metrics, *read_by)  # a step may read what it has measured
+    written_by = (write_report, write_predictions, *read_by)  # a step may read what it has measured
 
     @classmethod
     def write(
-        cls,
-        folder: Path,
-        *,
-        rows: int,
-        scores: Mapping[str, Mapping[str, float]],
-        intervals: Mapping[str, Mapping[str, Sequence[float]]],
-        details: Mapping[str, Any],
-        predictions: Iterable[Mapping[str, Any]],
+        cls, folder: Path, report: Report, predictions: Iterable[Mapping[str, Any]] = ()
     ) -> Self:
         """Write both files; the first metric of each model is the one that decides."""
-        report = {"rows": rows, "scores": scores, "intervals": intervals, "details": details}
-        write_metrics(folder, report, predictions)
-        return cls(folder, meta={"rows": rows})
+        write_report(folder, report)
+        write_predictions(folder, predictions)
+        return cls(folder, meta={"rows": report.rows})
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Report:
         """The content of `metrics.json`."""
         return read_report(self.path)
 

@@ -11,7 +11,7 @@ from finery.cli.views import stdout
 from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import DataError
 from finery.plugin.manager import Plugins
-from finery.rows.files import read_report
+from finery.rows.report import read_report
 from finery.store.database import Store
 from finery.util.text import counted, in_line, shortened, some_of, visible
 
@@ -107,7 +107,7 @@ class Score(NamedTuple):
     metric: str
     before: float
     after: float | None
-    interval: list[float] | None
+    interval: tuple[float, float] | None
 
     @property
     def is_within(self) -> bool:
@@ -123,8 +123,8 @@ def scores(pair: Redone) -> Iterator[Score]:
         read_report(store.artifact(manifest).path)
         for store, manifest in zip(pair.stores, (pair.before, pair.after), strict=True)
     )
-    for model, values in old["scores"].items():
-        for metric, value in values.items():
-            after = new["scores"].get(model, {}).get(metric)
-            interval = old["intervals"].get(model, {}).get(metric)
-            yield Score(pair.title, model, metric, value, after, interval)
+    for model, scores_of in old.scores.items():
+        for metric, score in scores_of.items():
+            after = new.score(model, metric)
+            now = after.value if after else None
+            yield Score(pair.title, model, metric, score.value, now, score.interval)

@@ -1,8 +1,7 @@
 """The outputs of steps, now and in runs of the past: names, views, first metrics."""
 
-import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from finery.artifact.kinds import Metrics
 from finery.artifact.manifest import Manifest, Result
@@ -10,7 +9,8 @@ from finery.builder.runs import Run, find_run
 from finery.errors import UsageError
 from finery.plugin.manager import Plugins
 from finery.recipe.graph import Graph
-from finery.rows.files import METRICS
+from finery.rows.files import UNREADABLE
+from finery.rows.report import METRICS, parsed_report
 from finery.store.database import Store
 from finery.util.text import counted, size
 from finery.views.view import Output, View
@@ -120,11 +120,9 @@ def first_metrics(store: Store, run: Run) -> dict[str, FirstMetric]:
 def _first_metric(store: Store, manifest: Manifest) -> FirstMetric:
     try:
         digest, _ = manifest.files[METRICS]
-        report: dict[str, Any] = json.loads(store.blob(digest).read_bytes())
-    except (KeyError, OSError, ValueError):
+        report = parsed_report(store.blob(digest).read_bytes())
+    except (KeyError, TypeError, AttributeError, OSError, *UNREADABLE):
         return FirstMetric("", {}, is_cleaned=True)
-    scores: Mapping[str, Mapping[str, float]] = report["scores"]
-    metric = next((name for of in scores.values() for name in of), "")
-    values = {model: of[metric] for model, of in scores.items() if metric in of}
-    is_share = metric not in report["details"].get("unbounded", ())
-    return FirstMetric(metric, values, is_share=is_share)
+    metric = next((name for of in report.scores.values() for name in of), "")
+    values = {model: of[metric].value for model, of in report.scores.items() if metric in of}
+    return FirstMetric(metric, values, is_share=report.is_share(metric))

@@ -9,6 +9,7 @@ from finery.artifact.manifest import Result
 from finery.recipe.graph import Graph, Node
 from finery.recipe.matrix.axes import SEED, Value, Variant, sizes
 from finery.rows.repeats import Repeats, summarise
+from finery.rows.report import Report
 from finery.store.database import Store
 from finery.util.text import counted, percent, signed
 
@@ -29,13 +30,12 @@ class Score:
     is_share: bool = True
 
     @classmethod
-    def of(cls, report: Mapping[str, Any], model: str, metric: str) -> "Score | None":
+    def of(cls, report: Report, model: str, metric: str) -> "Score | None":
         """What a report has of a metric; None if it has nothing."""
-        value = report["scores"].get(model, {}).get(metric)
-        interval = report["intervals"].get(model, {}).get(metric)
-        ends = (interval[0], interval[1]) if interval else None
-        is_share = metric not in report["details"].get("unbounded", ())
-        return None if value is None else cls([value], ends, is_share=is_share)
+        score = report.score(model, metric)
+        if score is None:
+            return None
+        return cls([score.value], score.interval, is_share=report.is_share(metric))
 
     @property
     def repeats(self) -> Repeats:
@@ -104,7 +104,7 @@ def lines_of(
     return _ranked(graph, list(lines.values()))
 
 
-def report_of(store: Store, result: Result) -> dict[str, Any]:
+def report_of(store: Store, result: Result) -> Report:
     """What the `Metrics` hold that a step made."""
     (made,) = result.outputs.values()
     artifact = store.artifact(made)
@@ -162,8 +162,8 @@ def _is_trained(graph: Graph, node: Node) -> bool:
     return node.trains or any(_is_trained(graph, graph.nodes[s.step]) for s in node.base_models)
 
 
-def _take(line: Line, graph: Graph, report: Mapping[str, Any], judged: _Judged) -> None:
-    headline = report["details"].get("headline") or list(report["scores"].get(judged.model, {}))
+def _take(line: Line, graph: Graph, report: Report, judged: _Judged) -> None:
+    headline = report.headline or list(report.scores.get(judged.model, {}))
     select = graph.select_by
     metric = select.metric if select is not None else next(iter(headline), "")
     found = Score.of(report, judged.model, metric)

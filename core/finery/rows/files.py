@@ -1,15 +1,14 @@
-"""The files of artifacts: rows, metrics, and records next to rows, all as UTF-8 JSON lines.
+"""The files of artifacts: rows, predictions, and records next to rows, all as UTF-8 JSON lines.
 
 The kinds of artifacts name the functions here that write them, whose code is in the key of every
 step that makes one, and those that read them, in the key of every step that takes one.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
@@ -67,7 +66,7 @@ def read_rows(folder: Path) -> Iterator[Row]:
             yield from _objects(folder / name)
 
 
-_WRONG = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, FileNotFoundError)
+UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, FileNotFoundError)
 """What reading a file raises that no version of finery wrote, such as one from a shared store."""
 
 
@@ -79,49 +78,24 @@ def _objects(file: Path) -> Iterator[dict[str, Any]]:
             for line in lines:
                 number += 1
                 yield msgspec.json.decode(line, type=dict[str, Any])
-    except _WRONG as error:
-        raise _unusable(f"{file}:{number}", f"this line isn't a JSON object ({error})") from error
+    except UNREADABLE as error:
+        raise unusable(f"{file}:{number}", f"this line isn't a JSON object ({error})") from error
 
 
-def _unusable(where: str, what: str) -> DataError:
+def unusable(where: str, what: str) -> DataError:
+    """The error for a file that can't be read."""
     return DataError(what, where=where, fix="make it again: finery build --force STEP")
 
 
-METRICS = "metrics.json"
 PREDICTIONS = "predictions.jsonl"
 
 
-def write_metrics(
-    folder: Path, report: Mapping[str, Any], predictions: Iterable[Mapping[str, Any]]
-) -> None:
-    """Write both files. report: see `finery.Metrics`. predictions: a line each, by row id."""
+def write_predictions(folder: Path, predictions: Iterable[Mapping[str, Any]]) -> None:
+    """Write `predictions.jsonl`: a line for each answer, by row id."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    (folder / METRICS).write_text(text + "\n", encoding="utf-8")
     with (folder / PREDICTIONS).open("wb") as out:
         for prediction in predictions:
             out.write(msgspec.json.encode(prediction) + b"\n")
-
-
-def read_report(folder: Path) -> dict[str, Any]:
-    """The content of `metrics.json`."""
-    file = folder / METRICS
-    try:
-        report: dict[str, Any] = json.loads(file.read_bytes())
-        msgspec.convert(report, _Report)
-        json.dumps(report, ensure_ascii=False).encode()  # half a character can't be written
-    except _WRONG as error:
-        raise _unusable(str(file), f"this file doesn't contain scores ({error})") from error
-    return report
-
-
-class _Report(TypedDict):
-    """What `finery.Metrics` says of `metrics.json`."""
-
-    rows: int
-    scores: dict[str, dict[str, float | None]]
-    intervals: dict[str, dict[str, tuple[float, float] | None]]
-    details: dict[str, Any]
 
 
 def read_predictions(folder: Path) -> Iterator[dict[str, Any]]:

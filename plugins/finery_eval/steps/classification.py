@@ -18,6 +18,7 @@ from finery.rows.answers.reading import (
     field_names,
 )
 from finery.rows.chat.turns import problems_of
+from finery.rows.report import Report, Table
 from finery.util.text import did_you_mean, percent
 from finery_eval import stats
 from finery_eval.asking import refuse, refuse_calls
@@ -166,10 +167,12 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
     def run(self, job: Job) -> Metrics:
         """Judge, and log the accuracy of the answers that are no abstentions."""
         metrics = super().run(job)
-        for name, scores in metrics.report()["scores"].items() if self._selective else ():
+        for name, scores in metrics.report().scores.items() if self._selective else ():
             share, right = (scores.get(metric) for metric in self._selective)
-            of_these = "" if right is None else f", {percent(right)} of these right"
-            job.log(f"{name}: answers {percent(share or 0.0)} of the rows{of_these}")
+            of_these = "" if right is None else f", {percent(right.value)} of these right"
+            job.log(
+                f"{name}: answers {percent(share.value if share else 0.0)} of the rows{of_these}"
+            )
         return metrics
 
     def reader(self) -> Reader:
@@ -221,18 +224,18 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
         }
         columns = {c: [e.values[i] for e in expected] for i, c in enumerate(reader.columns)}
         tables = [answers_table(answers, invalid), majority_table(columns, "class")]
-        confused: dict[str, dict[str, Any]] = {name: {} for name in outcomes}
+        confused: dict[str, dict[str, Matrix]] = {name: {} for name in outcomes}
         for name, of in outcomes.items():
             for i, column in enumerate(reader.columns):
                 pairs = Counter(outcome[i] for outcome in of)
                 tables.append(class_table(name, column, reader.labels[i], pairs))
                 confused[name][column] = confusion(reader.labels[i], pairs)
-        details: dict[str, Any] = {"confusion": confused}
+        extra: dict[str, Any] = {CONFUSION: confused}
         if self.abstain_below is not None:
             tables += [coverage_table(name, answers[name], of) for name, of in judged.items()]
-            details["abstain_below"] = self.abstain_below
+            extra[ABSTAIN] = self.abstain_below
         headline = ["accuracy", "macro_f1", *self.fields, "valid", *self._selective]
-        return self.verdicts(answers, judged, tables, headline=headline, details=details)
+        return self.verdicts(answers, judged, tables, headline=headline, report=Report(extra=extra))
 
 
 def check_fields(fields: Sequence[str], metrics: Sequence[str]) -> None:
@@ -355,9 +358,7 @@ def shown(reader: Reader, values: Sequence[str | None]) -> Any:
     return dict(zip(reader.fields, values, strict=True)) if reader.fields else values[0]
 
 
-def class_table(
-    model: str, column: str, labels: Sequence[str], pairs: stats.Pairs
-) -> dict[str, Any]:
+def class_table(model: str, column: str, labels: Sequence[str], pairs: stats.Pairs) -> Table:
     """Precision, recall, F1 and rows of every class of a column."""
     rows = [[label, *stats.class_score(pairs, label)] for label in labels]
     columns = ["class", "precision", "recall", "F1", "rows"]
@@ -365,9 +366,7 @@ def class_table(
     return table(f"{model}: {column}", columns, rows, units=shares, model=model)
 
 
-def coverage_table(
-    model: str, answers: Sequence[Completion], judged: Sequence[Verdict]
-) -> dict[str, Any]:
+def coverage_table(model: str, answers: Sequence[Completion], judged: Sequence[Verdict]) -> Table:
     """The accuracy of the most probable answers, and the lowest probability among these."""
     pairs = zip(answers, judged, strict=True)
     ranked = sorted(
@@ -385,13 +384,26 @@ def coverage_table(
     return table(f"{model}: accuracy by coverage", columns, rows, units=units, model=model)
 
 
-def confusion(labels: Sequence[str], pairs: stats.Pairs) -> dict[str, Any]:
-    """The classes of a column and the matrix of rows: expected class down, predicted class across.
+CONFUSION, ABSTAIN = "confusion", "abstain_below"
+"""An entry of `extra` in a report: the matrices, and the threshold of abstentions."""
+
+
+class Matrix(msgspec.Struct):
+    """How often each class is answered, by column, where each is expected, by row."""
+
+    labels: list[str]
+    matrix: list[list[int]]
+
+
+def confusion(labels: Sequence[str], pairs: stats.Pairs) -> Matrix:
+    """The matrix of a column of answers.
 
     `(invalid)` is the last class where an answer named none.
     """
     labels = [*labels, *([INVALID] if any(guess == INVALID for _, guess in pairs) else [])]
-    return {
-        "labels": labels,
-        "matrix": [[pairs.get((e, g), 0) for g in labels] for e in labels],
-    }
+    return Matrix(labels, [[pairs.get((e, g), 0) for g in labels] for e in labels])
+
+
+def confusion_of(report: Report) -> dict[str, dict[str, Matrix]]:
+    """Model → field → matrix; empty for other evaluations."""
+    return report.part(CONFUSION, dict[str, dict[str, Matrix]]) or {}

@@ -3,14 +3,17 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import msgspec
 
 from finery import DataError, Dataset, Job, Metrics, Model, UsageError, takes
+from finery.rows.report import Scores, Table
 from finery.util.text import in_points, range_in_points
 from finery_eval import stats
 from finery_eval.asking import ask, read_rows
 from finery_eval.evaluation import write
-from finery_eval.measure import Group, Scores, scores_of
+from finery_eval.measure import Group, scores_of
 from finery_eval.nested import JudgeEach
 from finery_eval.tables import table
 from finery_eval.verdicts import Verdicts, together
@@ -27,7 +30,7 @@ Outcome = tuple[tuple[int, ...], int]
 """Of a test row or a group: the right answers of each model, its rows."""
 
 
-class Trained(NamedTuple):
+class Trained(msgspec.Struct, frozen=True):
     """A model of the curve. steps, best_step: of its training; None if unknown."""
 
     name: str
@@ -45,7 +48,7 @@ class Fitted(NamedTuple):
     high: float
 
 
-class Growth(NamedTuple):
+class Growth(msgspec.Struct, frozen=True):
     """The gain in a share from doubling the training rows once more, with its 95 % interval.
 
     expected: the share with twice the rows of the largest training. line: the fitted curve from the
@@ -205,12 +208,12 @@ def tables_of(
     scores: Scores,
     curve: Mapping[str, Growth],
     metric: str,
-) -> list[dict[str, Any]]:
+) -> list[Table]:
     """The score of each model by its rows, and the growth of each metric."""
-    points = [
-        [each.rows, each.name, scores[each.name][metric][0], *(scores[each.name][metric][1] or ())]
-        for each in sorted(trained, key=lambda each: each.rows)
-    ]
+    points = []
+    for each in sorted(trained, key=lambda each: each.rows):
+        score = scores[each.name][metric]
+        points.append([each.rows, each.name, score.value, *(score.interval or ())])
     ends = ["95 % CI low", "95 % CI high"]
     shares = dict.fromkeys([metric, *ends, "with twice the rows"], "share")
     grown = [[name, g.a_doubling, *g.interval, g.expected] for name, g in curve.items()]
@@ -222,6 +225,16 @@ def tables_of(
     ]
 
 
+class CurveResult(msgspec.Struct):
+    """The trainings by their rows, the growth of each metric, and what follows in words."""
+
+    points: list[Trained]
+    growth: dict[str, Growth]
+    words: list[str]
+
+
+CURVE = "curve"
+"""Its name among a report's `extra`."""
 ROWS = "rows"
 """The fact that says how many rows a model was trained on."""
 
@@ -287,13 +300,10 @@ class Curve(JudgeEach, engines=True):
         measures = {first: verdicts.measure(first, groups)}
         scores = scores_of([each.name for each in trained], measures)
         tables = tables_of(trained, scores, grown, first)
-        curve = {
-            "points": [each._asdict() for each in sorted(trained, key=lambda each: each.rows)],
-            "growth": {name: of._asdict() for name, of in grown.items()},
-            "words": words,
-        }
-        details = {**verdicts.details, "curve": curve}
-        whole = verdicts._replace(tables=[*tables, *verdicts.tables], details=details)
+        curve = CurveResult(sorted(trained, key=lambda each: each.rows), grown, words)
+        extra = verdicts.report.extra | {CURVE: curve}
+        report = msgspec.structs.replace(verdicts.report, extra=extra)
+        whole = verdicts._replace(tables=[*tables, *verdicts.tables], report=report)
         models, slices = self.models, inner.evaluator.slices
         return write(job, rows, answers, whole, models=models, slices=slices)
 

@@ -1,26 +1,21 @@
 """`eval.dialog`: how good is a model in each turn of a conversation?"""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 from finery import CachedEngine, Completion, Job, Metrics, UsageError, setting
 from finery.rows import Conversation, Message, Row
+from finery.rows.report import Slice, Table, values_and_intervals
 from finery_eval import asking
 from finery_eval.arguments import Equality
 from finery_eval.asking import generate
 from finery_eval.calls import BadTools, Toolbox, answered_calls, expected_calls
-from finery_eval.evaluation import (
-    Unjudged,
-    compared,
-    sliced_and_tables,
-    with_speeds,
-    write_scored,
-)
+from finery_eval.evaluation import Unjudged, add_tables, compared, with_speeds, write_scored
 from finery_eval.evaluator import BatchEvaluator
 from finery_eval.matches import Match, Wanted
-from finery_eval.measure import Measure, in_json, scores_of
+from finery_eval.measure import Measure, scores_of
 from finery_eval.nested import JudgeEach
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.predictions import predictions as lines_of
@@ -284,12 +279,15 @@ class Dialog(JudgeEach, engines=True):
         for name, of in scores_of(names, whole).items():
             scores[name] |= of
         first = judged.measure(judged.metrics[0], by_group)
-        details = compared(judged, measures, first, self.models)
+        report = compared(judged, measures, first, self.models)
+        for comparison in report.comparisons:
+            comparison.method = OF_COMPARISONS
+        report.rows, report.scores = len(rows), scores
         by_turn = []
         for number in range(1, max(turn.number for turn in turns) + 1):
             places = [i for i, turn in enumerate(turns) if turn.number == number]
             of_turn = scores_of(names, judged.measures(None, places))
-            by_turn.append(OfTurn(number, len(places), *in_json(of_turn)))
+            by_turn.append(Slice(len(places), **values_and_intervals(of_turn)))
         cut = [turn.as_row() for turn in turns]
         tables = [
             *(turn_table(name, judged.headline, by_turn) for name in names),
@@ -297,44 +295,35 @@ class Dialog(JudgeEach, engines=True):
         ]
         more = judged._replace(tables=[*tables, *judged.tables])
         names_of_slices = self.inner().evaluator.slices
-        details |= sliced_and_tables(
-            cut, more, details, scores, together, names_of_slices, OF_COMPARISONS
-        )
-        details["headline"] = [*judged.headline, "whole"]
-        details["turns"] = {
+        add_tables(report, cut, more, together, names_of_slices)
+        report.headline = [*judged.headline, "whole"]
+        of_turns = {
             name: [
-                {"turn": number, "rows": n, "scores": values[name], "intervals": intervals[name]}
-                for number, n, values, intervals in by_turn
+                {"turn": number, "rows": part.rows, "scores": part.scores[name],
+                 "intervals": part.intervals[name]}
+                for number, part in enumerate(by_turn, 1)
             ]
             for name in names
-        }
+        }  # fmt: skip
+        report.extra = report.extra | {"turns": of_turns}
         lines = predictions(turns, cut, answers, judged)
-        metrics = write_scored(job, len(rows), scores, details, lines, answers=answers)
-        return with_speeds(metrics, self.models)
+        return with_speeds(write_scored(job, report, lines, answers=answers), self.models)
 
 
-class OfTurn(NamedTuple):
-    """The scores of one turn of all rows that have it: model → metric → value, interval."""
-
-    number: int
-    rows: int
-    values: Mapping[str, Mapping[str, float]]
-    intervals: Mapping[str, Mapping[str, Sequence[float]]]
-
-
-def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[OfTurn]) -> dict[str, Any]:
+def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[Slice]) -> Table:
     """The scores of each turn."""
     first, *others = headline
     columns = ["judged turn", "rows", first, "95 % CI low", "95 % CI high", *others]
-    rows = []
-    for number, n, values, intervals in by_turn:
-        scores, ends = values[model], intervals[model].get(first, (None, None))
-        rows.append([number, n, scores.get(first), *ends, *map(scores.get, others)])
+    rows: list[list[Any]] = []
+    for number, part in enumerate(by_turn, 1):
+        values, score = part.scores[model], part.score(model, first)
+        ends = (score.interval if score else None) or (None, None)
+        rows.append([number, part.rows, values.get(first), *ends, *map(values.get, others)])
     units = dict.fromkeys(columns[2:], "share")
     return table(f"{model}: turns", columns, rows, units=units, model=model)
 
 
-def replaced_table(replaced: dict[str, int], turns: int) -> list[dict[str, Any]]:
+def replaced_table(replaced: dict[str, int], turns: int) -> list[Table]:
     """How many turns of each model the row's own turn stood in for, if there are any."""
     columns = ["model", "turns", "replaced by the row's"]
     rows = [[name, turns, n] for name, n in replaced.items()]

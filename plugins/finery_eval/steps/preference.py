@@ -67,12 +67,11 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
                 verdicts.values(MARGIN), groups, within=(-math.inf, math.inf), is_continuous=True
             )
         }
-        first = measures["accuracy"]
-        details = compared(verdicts, measures, first, ())
-        details["tables"] = comparison_tables(details["comparisons"], first.test)
-        details |= {"groups": len(groups)} if groups else {}
-        scores = scores_of(list(judged), measures)
-        return write_scored(job, len(rows), scores, details, predictions(rows, None, verdicts))
+        report = compared(verdicts, measures, measures["accuracy"], ())
+        report.rows, report.scores = len(rows), scores_of(list(judged), measures)
+        report.tables = comparison_tables(report.comparisons)
+        report.extra = {"groups": len(groups)} if groups else {}
+        return write_scored(job, report, predictions(rows, None, verdicts))
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""

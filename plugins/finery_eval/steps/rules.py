@@ -7,6 +7,7 @@ from typing import Any
 from finery import Dataset, Job, Settings, UsageError, setting, takes
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extracted, search_in
+from finery.rows.report import Report, Table
 from finery_eval import stats
 from finery_eval.evaluation import answers_table
 from finery_eval.evaluator import EXPECTED, BatchEvaluator, compiled, names_metric
@@ -122,12 +123,13 @@ class Rules(BatchEvaluator, task="style"):
         answered = [row for row in rows if answer_text(row).strip()]
         own = [self.kept(answer_text(row)) for row in answered]
         broken = {name: sum(not kept[name] for kept in own) for name in self.rules}
-        details: dict[str, Any] = {}
+        report = Report()
         if any(broken.values()):
             count = sum(not all(kept.values()) for kept in own)
             named = ", ".join(f"{name} {n}" for name, n in broken.items() if n)
-            details[EXPECTED] = f"the answers of {count} of {len(own)} rows break a rule: {named}"
-            job.log(details[EXPECTED])
+            text = f"the answers of {count} of {len(own)} rows break a rule: {named}"
+            report.extra[EXPECTED] = text
+            job.log(text)
 
         def judged(answers: Answers) -> Verdicts:
             of = each_judged(answers, lambda _, answer: self.verdict(self.kept(answer.text)))
@@ -135,7 +137,7 @@ class Rules(BatchEvaluator, task="style"):
             measures, own_groups = verdicts.measures(together(rows)), together(answered)
             owns = {n: Measure({OWN: [k[n] for k in own]}, own_groups) for n in self.rules}
             tables = [rules_table(self.rules, measures, owns), answers_table(answers)]
-            return verdicts._replace(tables=tables, details=details)
+            return verdicts._replace(tables=tables, report=report)
 
         return judged
 
@@ -192,7 +194,7 @@ def sentences(text: str) -> int:
 
 def rules_table(
     rules: Iterable[str], measures: Mapping[str, Measure], owns: Mapping[str, Measure]
-) -> dict[str, Any]:
+) -> Table:
     """Each rule by each model: the share kept, its interval, and the test against the first.
 
     measures, owns: rule → how models, and how the rows' own answers keep it. The p-values are
@@ -209,7 +211,7 @@ def rules_table(
                 is_compared = name != base and name in measures[rule].values
                 between = measure.difference(base, name) if is_compared else None
                 p_value = None if between is None else between.p_value
-                rows.append([rule, name, score[0], *(score[1] or ()), p_value])
+                rows.append([rule, name, score.value, *(score.interval or ()), p_value])
     tested = [row for row in rows if row[-1] is not None]
     for row, p_value in zip(tested, stats.holm([row[-1] for row in tested]), strict=True):
         row[-1] = p_value

@@ -3,14 +3,27 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import msgspec
+
 from finery import DataError, Job, Metrics, Step, UsageError, outside_key, setting, takes
 from finery.rows.repeats import summarise
+from finery.rows.report import Interval, Report, Score, Table
 from finery.util.text import did_you_mean, signed
 from finery_eval.pareto import aims_of, compare_models
-from finery_eval.predictions import measure_between, paired
-from finery_eval.tables import quantity
+from finery_eval.predictions import difference_between, paired
+from finery_eval.tables import quantity, table
 
+CHOSEN, MARGIN = "chosen", "margin"
+"""An entry of `extra` in a report: the best candidate, and its `Margin` over the next."""
 OVER_SEEDS = "the seed of a training only, not the choice of rows"
+
+
+class Margin(msgspec.Struct):
+    """The lead of the best candidate over the next, with a 95 % interval if a method exists."""
+
+    over: str
+    difference: float
+    interval: Interval | None
 
 
 class _Candidate(NamedTuple):
@@ -135,7 +148,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         names = [_variant(metrics.name) for metrics in first.metrics]
         repeats = dict(zip(names, first.scores, strict=True))
         chosen = max(repeats, key=lambda name: sign * repeats[name])
-        rows = first.metrics[0].report()["rows"]
+        rows = first.metrics[0].report().rows
         score = f"{self.model}.{self.metric} {first.score:.4g}{_in_words(first.interval)}"
         words = [f"chosen of {len(ranked)}: {first.name}, {score}, {rows} rows", *_ahead(margin)]
         if len(repeats) > 1:
@@ -145,24 +158,18 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             )
         for line in words:
             job.log(line)
-        reports = (metrics.report() for metrics in self.candidates)
-        is_unbounded = any(self.metric in of["details"].get("unbounded", ()) for of in reports)
-        metrics = Metrics.write(
-            job.out,
+        is_share = all(of.report().is_share(self.metric) for of in self.candidates)
+        report = Report(
             rows=rows,
-            scores={each.name: {self.metric: each.score} for each in ranked},
-            intervals={e.name: {self.metric: list(e.interval)} for e in ranked if e.interval},
-            details={
-                "headline": [self.metric],
-                "unbounded": [self.metric] if is_unbounded else [],
-                "tables": [_table(ranked)] if self.repeats else [],
-                "chosen": chosen,
-                "margin": margin,
-                "words": words,
-                **({"intervals_cover": OVER_SEEDS} if self.repeats else {}),
-            },
-            predictions=[],
+            scores={each.name: {self.metric: Score(each.score, each.interval)} for each in ranked},
+            unbounded=[] if is_share else [self.metric],
+            headline=[self.metric],
+            tables=[_table(ranked)] if self.repeats else [],
+            words=words,
+            intervals_cover=OVER_SEEDS if self.repeats else "",
+            extra={CHOSEN: chosen, MARGIN: margin},
         )
+        metrics = Metrics.write(job.out, report)
         metrics.meta |= {
             "chosen": chosen,
             "repeats": repeats if self.repeats else None,
@@ -181,7 +188,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         sign = 1 if self.best == "highest" else -1
         ranked = sorted(scores, key=lambda n: (bool(beaten[n]), -sign * scores[n][self.metric]))
         chosen, *others = front = [name for name in ranked if not beaten[name]]
-        score, interval = scores[chosen][self.metric], compared.intervals(chosen).get(self.metric)
+        score, interval = scores[chosen][self.metric], compared.interval(chosen, self.metric)
         margin = compared.margin(self.metric, chosen, others[0]) if others else None
         unit = compared.units.get(self.metric)
         best = f"{chosen}, {self.metric} {quantity(score, unit)}{_in_words(interval, unit)}"
@@ -192,22 +199,20 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             words.append(f"not measured in everything: {', '.join(left_out)}")
         for line in words:
             job.log(line)
-        metrics = Metrics.write(
-            job.out,
-            rows=compared.reports[self.metric]["rows"],
-            scores={name: scores[name] for name in ranked},
-            intervals={name: compared.intervals(name) for name in ranked},
-            details={
-                "headline": list(compared.reports),
-                "unbounded": compared.unbounded,
-                "units": compared.units,
-                "tables": compared.tables(ranked),
-                "chosen": chosen,
-                "margin": margin,
-                "words": words,
+        report = Report(
+            rows=compared.reports[self.metric].rows,
+            scores={
+                name: {m: Score(v, compared.interval(name, m)) for m, v in scores[name].items()}
+                for name in ranked
             },
-            predictions=[],
+            unbounded=compared.unbounded,
+            units=compared.units,
+            headline=list(compared.reports),
+            tables=compared.tables(ranked),
+            words=words,
+            extra={CHOSEN: chosen, MARGIN: margin},
         )
+        metrics = Metrics.write(job.out, report)
         metrics.meta |= {
             "chosen": chosen,
             "repeats": None,
@@ -223,20 +228,17 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         reports = [each.report() for each in metrics]
         scores = []
         for each, report in zip(metrics, reports, strict=True):
-            score = report["scores"].get(self.model, {}).get(self.metric)
+            score = report.score(self.model, self.metric)
             if score is None:
-                known = ", ".join(report["scores"].get(self.model, report["scores"]))
+                known = ", ".join(report.scores.get(self.model, report.scores))
                 raise DataError(
                     f"{each.name} has no score {self.model}.{self.metric}",
                     fix=f"choose by one of: {known}",
                 )
             scores.append(score)
-        if len(scores) > 1:
-            interval = summarise(scores).interval
-        else:
-            of_rows = reports[0]["intervals"].get(self.model, {}).get(self.metric)
-            interval = (of_rows[0], of_rows[1]) if of_rows else None
-        return _Candidate(name, scores, interval, metrics)
+        values = [score.value for score in scores]
+        interval = summarise(values).interval if len(values) > 1 else scores[0].interval
+        return _Candidate(name, values, interval, metrics)
 
     def _margin(self, first: _Candidate, second: _Candidate) -> dict[str, Any]:
         """The lead of the best over the next, with a 95 % interval if a method exists."""
@@ -255,8 +257,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
                          for metrics in sides))  # fmt: skip
         if pairs.changed or pairs.only_first or pairs.only_second:
             return None
-        measure = measure_between(pairs, self.metric, *(each.report() for each in sides))
-        between = measure.difference("first", "second") if measure is not None else None
+        between = difference_between(pairs, self.metric, *(each.report() for each in sides))
         return None if between is None else list(between.interval)
 
 
@@ -280,7 +281,7 @@ def _in_words(interval: Sequence[float] | None, unit: str | None = None) -> str:
     return f" (95 % CI {' to '.join(ends)})" if ends else ""
 
 
-def _table(ranked: Sequence[_Candidate]) -> dict[str, Any]:
+def _table(ranked: Sequence[_Candidate]) -> Table:
     """The repeats of each candidate, best first."""
     rows = [
         [
@@ -293,4 +294,4 @@ def _table(ranked: Sequence[_Candidate]) -> dict[str, Any]:
         for each in ranked
     ]
     columns = ["variant", "mean", "standard deviation", "95 % CI low", "95 % CI high", "seeds"]
-    return {"title": "Over seeds", "columns": columns, "rows": rows, "units": {}}
+    return table("Over seeds", columns, rows)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from finery import (
     Completion,
     Dataset,
@@ -25,6 +27,7 @@ from finery import (
 )
 from finery.execute.gpus import processor, visible_gpus
 from finery.rows import Row, split_turns
+from finery.rows.report import Report
 from finery.util.text import counted
 from finery_eval.asking import read_rows
 from finery_eval.evaluation import BASELINE, write
@@ -39,7 +42,7 @@ P50, P95, FIRST, RATE, PRICE = METRICS = (
     "latency_p50", "latency_p95", "first_token_p50", "tokens_per_second", "price_per_1000"
 )  # fmt: skip
 TIMED = "timed"
-"""The entry of `details` with the machine, the time, and the names of the models behind an API."""
+"""An entry of `extra` in a report: the machine, the time, and the models behind an API."""
 UNITS = {P50: "seconds", P95: "seconds", FIRST: "seconds", PRICE: "dollars"}
 ANSWERS = 1000
 """Answers that a price is for."""
@@ -178,14 +181,13 @@ class Speed(Judge, engines=True, seeded=False, alone=True, task="speed", provena
             del engine
             gc.collect()  # the next model may need the memory of this one
         apis = [model.name for model in self.models if "api" in model.formats]
-        details = {
-            TIMED: {**facts, "load": load, "apis": apis},
-            "units": UNITS,
-            "words": [_words(facts, load, self.warm_up)],
-            "intervals_cover": "the choice of rows and the noise of this run, not another machine",
-        }
+        report = Report(
+            words=[_words(facts, load, self.warm_up)],
+            intervals_cover="the choice of rows and the noise of this run, not another machine",
+            extra={TIMED: {**facts, "load": load, "apis": apis}},
+        )
         verdicts = Verdicts(
-            judged, METRICS, statistics=STATISTICS, unbounded=METRICS, details=details
+            judged, METRICS, statistics=STATISTICS, unbounded=METRICS, units=UNITS, report=report
         )
         values = {metric: verdicts.values(metric).values() for metric in METRICS}
         shown = [m for m in METRICS if any(v is not None for of in values[m] for v in of)]
@@ -228,6 +230,16 @@ class _Asked(NamedTuple):
     answer: Completion
     seconds: float
     first_token: float | None
+
+
+class _Timed(msgspec.Struct):
+    apis: list[str]
+
+
+def apis_of(report: Report) -> list[str]:
+    """The models behind an API, of a measurement of speed."""
+    timed = report.part(TIMED, _Timed)
+    return timed.apis if timed else []
 
 
 def machine() -> dict[str, Any]:

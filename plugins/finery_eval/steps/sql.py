@@ -4,13 +4,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from finery import Files, Job, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extracted
+from finery.rows.report import Table
 from finery_eval.asking import SHOWN, refuse, refuse_empty
 from finery_eval.database import Cell, Database, QueryError, Result
 from finery_eval.evaluation import answers_table
@@ -186,7 +187,7 @@ def has_order(sql: str) -> bool:
     return False
 
 
-def queries_table(judged: Mapping[str, Sequence[Verdict]]) -> dict[str, Any]:
+def queries_table(judged: Mapping[str, Sequence[Verdict]]) -> Table:
     """How many queries are right, return something else, or fail."""
     rows = []
     for name, of in judged.items():

@@ -24,6 +24,7 @@ from finery.rows.answers.jsonvalues import (
     shown,
 )
 from finery.rows.answers.reading import extracted, told_with
+from finery.rows.report import Table
 from finery.rows.templates.limits import patterns_of
 from finery.util.text import did_you_mean
 from finery_eval.asking import refuse, refuse_calls
@@ -358,7 +359,7 @@ def f1_of(count: Count) -> float:
     return 2 * count.hits / items if items else 1.0
 
 
-def field_table(model: str, fields: Fields, judged: Sequence[Verdict]) -> dict[str, Any]:
+def field_table(model: str, fields: Fields, judged: Sequence[Verdict]) -> Table:
     """Every field's score; precision, recall and how many elements there are, if it holds lists."""
     rows: list[list[Any]] = []
     for name in fields.paths:
@@ -377,7 +378,7 @@ def field_table(model: str, fields: Fields, judged: Sequence[Verdict]) -> dict[s
     return table(title, columns, rows, units=units, model=model)
 
 
-def problem_tables(readings: Mapping[str, Sequence[Reading]]) -> list[dict[str, Any]]:
+def problem_tables(readings: Mapping[str, Sequence[Reading]]) -> list[Table]:
     """A table of each model's most frequent problems; no table if there are none."""
     rows = [
         [name, kind, n]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.rows.answers.reading import INVALID
 from finery.util.text import counted, visible
+from finery_eval.steps.classification import Matrix
 from finery_eval.view.tables import fits, new_table, plain
 
 if TYPE_CHECKING:
@@ -36,12 +37,11 @@ def print_confusion(
     console: "Console",
     model: str,
     field: str,
-    data: Mapping[str, Any],
+    data: Matrix,
     predictions: Iterable[Mapping[str, Any]],
 ) -> None:
     """Print the matrix, with numbers for labels in little room, and the top pairs.
 
-    data: `labels` and `matrix`, rows of the expected and columns of the answered class.
     predictions: of this model, for an example of each pair.
     """
     from rich.table import Table
@@ -54,7 +54,7 @@ def print_confusion(
     pairs = pairs_of(data)
     if not pairs:
         return
-    most = PAIRS if table is None or len(data["labels"]) > SMALL else FEW
+    most = PAIRS if table is None or len(data.labels) > SMALL else FEW
     examples = _examples(pairs[:most], field, predictions)
     more = f", {most} of {len(pairs):,} pairs" if len(pairs) > most else ""
     console.print(Text(f"{model}: {visible(field)}, most often confused{more}", style="dim"))
@@ -72,29 +72,29 @@ def print_confusion(
         console.print(Text(f"       {counted(rows, 'row')} more in other pairs", style="dim"))
 
 
-def pairs_of(data: Mapping[str, Any]) -> list[Pair]:
+def pairs_of(data: Matrix) -> list[Pair]:
     """The confused pairs, the most frequent first; ties in the order of labels."""
-    labels = data["labels"]
+    labels = data.labels
     pairs = [
         Pair(labels[i], labels[j], rows)
-        for i, line in enumerate(data["matrix"])
+        for i, line in enumerate(data.matrix)
         for j, rows in enumerate(line)
         if rows and i != j
     ]
     return sorted(pairs, key=lambda pair: -pair.rows)
 
 
-def _matrix(model: str, field: str, data: Mapping[str, Any], *, numbered: bool) -> "Table":
+def _matrix(model: str, field: str, data: Matrix, *, numbered: bool) -> "Table":
     from rich.markup import escape
 
-    labels = [str(label) for label in data["labels"]]
+    labels = data.labels
     table = new_table(f"{model}: {escape(visible(field))} (right ↓, answered →)")
     if numbered:
         table.add_column("", justify="right", style="dim", no_wrap=True)
     table.add_column("", no_wrap=True)
     for number, label in enumerate(labels, 1):
         table.add_column(str(number) if numbered else plain(label), justify="right", no_wrap=True)
-    for index, (label, counts) in enumerate(zip(labels, data["matrix"], strict=True)):
+    for index, (label, counts) in enumerate(zip(labels, data.matrix, strict=True)):
         cells = [
             f"[{'green' if index == column else 'red'}]{n}[/]" if n else "[dim]·[/]"
             for column, n in enumerate(counts)

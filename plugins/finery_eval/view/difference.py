@@ -3,22 +3,26 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from finery import Metrics
+from finery.rows.report import Report
 from finery.util.text import counted, in_points, percent, range_in_points, signed
 from finery.views import print_labelled
-from finery_eval.measure import MCNEMAR, SIGN_FLIPS
+from finery_eval.measure import MCNEMAR, SIGN_FLIPS, Measure
 from finery_eval.predictions import (
+    SIDES,
     Facts,
+    Incomparable,
     Pairs,
     by_model,
-    changed_statistic,
     measure_between,
     paired,
 )
 from finery_eval.stats import holm
 from finery_eval.tables import NOT_SHOWN, verdict_of
 from finery_eval.view.answers import PLACE, answer_of, print_question, reasons
-from finery_eval.view.tables import Report, headline, new_table, p_text, plain
+from finery_eval.view.tables import headline, new_table, p_text, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,20 +37,21 @@ def difference_of(before: Metrics, after: Metrics) -> dict[str, Any]:
     """The differences as JSON values, with every changed answer."""
     reports = before.report(), after.report()
     answers = by_model(before.predictions()), by_model(after.predictions())
-    shared = [model for model in reports[1]["scores"] if model in reports[0]["scores"]]
-    models = {
+    models = [report.scores.keys() for report in reports]
+    shared = [model for model in models[1] if model in models[0]]
+    compared = {
         model: _of_model(model, reports, (answers[0].get(model, []), answers[1].get(model, [])))
         for model in shared
     }
-    tests = [f["test"] for of in models.values() for f in of["metrics"].values() if f["test"]]
+    tests = [f["test"] for of in compared.values() for f in of["metrics"].values() if f["test"]]
     for test, p_value in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
         test["p_holm"] = p_value
     return {
-        "rows": [report["rows"] for report in reports],
-        "only_before": [m for m in reports[0]["scores"] if m not in reports[1]["scores"]],
-        "only_after": [m for m in reports[1]["scores"] if m not in reports[0]["scores"]],
-        "models": models,
-        "changes": _changes(models),
+        "rows": [report.rows for report in reports],
+        "only_before": [model for model in models[0] if model not in models[1]],
+        "only_after": [model for model in models[1] if model not in models[0]],
+        "models": compared,
+        "changes": _changes(compared),
     }
 
 
@@ -54,15 +59,19 @@ def _of_model(
     model: str, reports: tuple[Report, Report], answers: tuple[Sequence[Facts], Sequence[Facts]]
 ) -> dict[str, Any]:
     pairs = paired(*answers)
-    scores = [report["scores"].get(model, {}) for report in reports]
+    scores = [report.scores.get(model, {}) for report in reports]
     metrics = {}
     for metric in (m for m in headline(reports[1]) if m in scores[0] and m in scores[1]):
-        is_share = metric not in reports[1]["details"].get("unbounded", ())
-        values = [score[metric] for score in scores]
-        changed = changed_statistic(pairs, metric, *reports)
-        test = None if changed else _test(pairs, metric, reports)
+        values, is_share = [of[metric].value for of in scores], reports[1].is_share(metric)
+        measure = measure_between(pairs, metric, *reports)
+        test = _test(pairs, measure) if isinstance(measure, Measure) else None
         facts: dict[str, Any] = {"values": values, "test": test, "is_share": is_share}
-        metrics[metric] = facts | ({"incomparable": changed} if changed else {})
+        if isinstance(measure, Incomparable):
+            facts |= {
+                "incomparable": measure.reason,
+                "intervals": [of[metric].interval for of in scores],
+            }
+        metrics[metric] = facts
     rights = [(pair, pair[0].get("correct"), pair[1].get("correct")) for pair in pairs.pairs]
     return {
         "metrics": metrics,
@@ -76,22 +85,22 @@ def _of_model(
     }
 
 
-def _test(pairs: Pairs, metric: str, reports: Sequence[Report]) -> dict[str, Any] | None:
-    """The difference of a metric on the paired rows, with interval and p-value.
+def _test(pairs: Pairs, measure: Measure) -> dict[str, Any] | None:
+    """The difference of a metric on the paired rows, with interval and p-value; None without one.
 
-    None if the predictions don't have its values. gained, lost: answers that count only for the
-    second or only for the first; None if the metric isn't yes or no.
+    gained, lost: answers that count only for the second or only for the first; None if the metric
+    isn't yes or no.
     """
-    measure = measure_between(pairs, metric, *reports)
-    between = measure.difference("first", "second") if measure is not None else None
-    if measure is None or between is None:
+    between = measure.difference(*SIDES)
+    if between is None:
         return None
     counts: dict[str, int | None] = {"gained": None, "lost": None}
     if measure.test in (MCNEMAR, SIGN_FLIPS):
         both = list(zip(*measure.values.values(), strict=True))
         counts = {"gained": both.count((False, True)), "lost": both.count((True, False))}
     conversations = measure.test == SIGN_FLIPS and any("turn" in facts for facts, _ in pairs.pairs)
-    return {**between.facts(), **counts, "test": CONVERSATIONS if conversations else measure.test}
+    test = CONVERSATIONS if conversations else measure.test
+    return {**msgspec.to_builtins(between), **counts, "test": test}
 
 
 def _flip(before: Facts, after: Facts) -> dict[str, Any]:
@@ -117,6 +126,7 @@ def _changes(models: Mapping[str, Any]) -> dict[str, list[str]]:
             test, (before, after) = facts["test"], facts["values"]
             kind = verdict_of(test["difference"], test["p_holm"]) if test else NOT_SHOWN
             gap = f"{in_points(after - before)} points" if facts["is_share"] else "changed"
+            gap = "can't be compared" if "incomparable" in facts else gap
             is_clear = kind != NOT_SHOWN and facts["is_share"]  # of others, lower may be better
             texts = changes.setdefault(kind if is_clear else "unclear", [])
             texts.append(f"{model} {metric} {gap}")
@@ -160,6 +170,9 @@ def _table(console: "Console", rows: str, models: Mapping[str, Any]) -> Any:
         for index, (metric, facts) in enumerate(of["metrics"].items()):
             test, is_share = facts["test"], facts["is_share"]
             cells = [percent(v) if is_share else f"{v:.4g}" for v in facts["values"]]
+            for side, ends in enumerate(facts.get("intervals", ())):
+                texts = (f"{100 * end:.1f}" if is_share else f"{end:.4g}" for end in ends or ())
+                cells[side] += f" ({' – '.join(texts)})" if ends else ""
             if test is None:
                 before, after = facts["values"]
                 gap, rest = after - before, [""] * (2 + len(more))

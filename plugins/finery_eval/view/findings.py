@@ -9,8 +9,9 @@ from typing import Literal
 
 from finery.util.text import counted, in_points, percent, range_in_points
 from finery.views import Finding, Remark
-from finery_eval.claims import rows_of
-from finery_eval.steps.speed import P50, P95, PRICE, TIMED
+from finery_eval.steps.classification import ABSTAIN
+from finery_eval.steps.select import MARGIN, Margin
+from finery_eval.steps.speed import P50, P95, PRICE, apis_of
 from finery_eval.tables import BETTER, NOT_SHOWN, WORSE, quantity, verdict_of
 from finery_eval.view.judgements import (
     ORDER,
@@ -69,7 +70,7 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
     if len(timed) > 2 * len(replacements):  # each says how fast two models are
         yield from _by_step(FAST, timed, _speeds)
     answered = [each for each in task if each.role != "reference"]
-    abstaining = [each for each in answered if "abstain_below" in each.report["details"]]
+    abstaining = [each for each in answered if ABSTAIN in each.report.extra]
     yield from _by_step(SURE, abstaining, _sure)
     if not judged:
         return
@@ -97,10 +98,10 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
 
 def _chosen(judged: Judgement, question: str) -> Finding:
     """What a step that chooses says."""
-    details = judged.report["details"]
-    ends = (details["margin"] or {}).get("interval")
+    margin = judged.report.part(MARGIN, Margin)
+    ends = margin.interval if margin else None
     tone: Tone = "good" if ends and (ends[0] > 0 or ends[1] < 0) else "open"
-    return Finding(question, ". ".join([*details["words"], ""]).strip(), tone, 0)
+    return Finding(question, ". ".join([*judged.report.words, ""]).strip(), tone, 0)
 
 
 def _rankings(judged: Sequence[Judgement]) -> Iterator[Finding]:
@@ -120,7 +121,7 @@ def _rankings(judged: Sequence[Judgement]) -> Iterator[Finding]:
         named = ((each.model, each.score) for each in models[:RANKED])
         scores = ", ".join(f"{name} {percent(score)}" for name, score in named if score is not None)
         more = f", and {len(models) - RANKED} more" if len(models) > RANKED else ""
-        rows = rows_of(best.report, best.model, best.metric)
+        rows = best.report.rows_of(best.model, best.metric)
         text = f"{best.metric} on {counted(rows, 'row')}: {scores}{more}."
         test = first_test(others[0], best) if others else None
         if test is None:
@@ -200,7 +201,7 @@ def _as_good(judged: Sequence[Judgement]) -> Iterator[Finding]:
         question = AS_GOOD if len(shipped) == 1 else f"Is {model} as good as {source}?"
         own = [each for each in judged if each.model == model]
         trained = [each for each in judged if each.model == source]
-        served = [each for each in own if each.report["details"].get("references")]
+        served = [each for each in own if each.report.references]
         in_finery = [each for each in own if each not in served]
         yield Finding(
             question,
@@ -251,8 +252,8 @@ def _replacements(judged: Sequence[Judgement], timed: Sequence[Judgement]) -> It
 
     Only if an evaluator judged both, and a measurement of speed has both.
     """
-    for api in (each for each in timed if each.model in each.report["details"][TIMED]["apis"]):
-        scores, apis = api.report["scores"], api.report["details"][TIMED]["apis"]
+    for api in (each for each in timed if each.model in apis_of(each.report)):
+        scores, apis = api.report.scores, apis_of(api.report)
         own = [each for each in judged if each.model in scores and each.model not in apis]
         pairs = (
             (replaced, model, test)
@@ -266,11 +267,10 @@ def _replacements(judged: Sequence[Judgement], timed: Sequence[Judgement]) -> It
         text, tone = _kept(*pair)
         before, after = scores[api.model], scores[pair[1].model]
         unsure = _may_be_chance(api, pair[1].model, timed)
-        gains = [
-            _gain(before[P50], after[P50], "faster", "slower", "seconds", "at the median", unsure)
-        ]
+        times = before[P50].value, after[P50].value
+        gains = [_gain(*times, "faster", "slower", "seconds", "at the median", unsure)]
         if PRICE in before and PRICE in after:
-            prices = before[PRICE], after[PRICE]
+            prices = before[PRICE].value, after[PRICE].value
             gains.append(
                 _gain(*prices, "cheaper", "more expensive", "dollars", "per 1,000 answers")
             )
@@ -313,14 +313,14 @@ def _by_step(
 def _speeds(timed: Sequence[Judgement]) -> str:
     """The time and the price of the models' answers, the fastest first."""
     report, parts = timed[0].report, []
-    scores, apis = report["scores"], report["details"][TIMED]["apis"]
-    for model in sorted((each.model for each in timed), key=lambda name: scores[name][P50]):
-        middle, slow = (quantity(scores[model][metric], "seconds") for metric in (P50, P95))
+    scores, apis = report.scores, apis_of(report)
+    for model in sorted((each.model for each in timed), key=lambda name: scores[name][P50].value):
+        middle, slow = (quantity(scores[model][metric].value, "seconds") for metric in (P50, P95))
         part = f"{model}{' (API)' if model in apis else ''} {middle} (95 % within {slow})"
         if PRICE in scores[model]:
-            part += f", {quantity(scores[model][PRICE], 'dollars')} per 1,000 answers"
+            part += f", {quantity(scores[model][PRICE].value, 'dollars')} per 1,000 answers"
         parts.append(part)
-    start = f"Median of {counted(report['rows'], 'answer')}, one request at a time"
+    start = f"Median of {counted(report.rows, 'answer')}, one request at a time"
     return f"{start}: {_listed(parts)}"
 
 
@@ -328,12 +328,12 @@ def _sure(judged: Sequence[Judgement]) -> str:
     """The share of answers that reach the threshold, and of right ones among them."""
     report, parts = judged[0].report, []
     for model in (each.model for each in sorted(judged, key=lambda e: -ORDER[e.role])):
-        scores = report["scores"][model]
+        scores = report.scores[model]
         right = scores.get("selective_accuracy")
-        of_these = "" if right is None else f", {percent(right)} of these right"
-        parts.append(f"{model} answers {percent(scores['coverage'])}{of_these}")
-    start = f"Of {counted(report['rows'], 'row')}, at a probability of "
-    return f"{start}{report['details']['abstain_below']:g} or more: {_listed(parts)}"
+        of_these = "" if right is None else f", {percent(right.value)} of these right"
+        parts.append(f"{model} answers {percent(scores['coverage'].value)}{of_these}")
+    start = f"Of {counted(report.rows, 'row')}, at a probability of "
+    return f"{start}{report.part(ABSTAIN, float):g} or more: {_listed(parts)}"
 
 
 def _listed(parts: Sequence[str]) -> str:
@@ -346,26 +346,26 @@ def _forgotten(judged: Sequence[Judgement]) -> Finding:
     roles = {each.model: each.role for each in judged}
     reports = {each.step: each.report for each in judged}.values()
     pairs = [
-        (pair["model"], pair["baseline"], metric, facts)
+        (pair.model, pair.baseline, metric, difference)
         for report in reports
-        for pair in report["details"].get("pairs", [])
-        if (roles.get(pair["baseline"]), roles.get(pair["model"])) == ("base", "tuned")
-        for metric, facts in pair["metrics"].items()
+        for pair in report.pairs
+        if (roles.get(pair.baseline), roles.get(pair.model)) == ("base", "tuned")
+        for metric, difference in pair.metrics.items()
     ]
     if not pairs:
         text = "Not measured: no step tests abilities that the training isn't about."
         return Finding(FORGOTTEN, text, "open", 3)
-    remarks = [remark for report in reports for remark in report["details"].get("remarks", [])]
-    lost = [remark["text"] for remark in remarks if remark.get("verdict") == "lost"]
+    remarks = [remark for report in reports for remark in report.remarks]
+    lost = [remark.text for remark in remarks if remark.verdict == "lost"]
     if lost:
         return Finding(FORGOTTEN, f"Yes: {'; '.join(lost)}.", "bad", 3)
     if remarks:
-        texts = "; ".join(remark["text"] for remark in remarks)
+        texts = "; ".join(remark.text for remark in remarks)
         return Finding(FORGOTTEN, f"Unclear: {texts}.", "open", 3)
     words = (
-        f"{model} against {base}, {metric.replace('_', ' ')} {in_points(facts['difference'])} "
-        f"points (95 % CI {range_in_points(facts['interval'])})"
-        for model, base, metric, facts in pairs
+        f"{model} against {base}, {metric.replace('_', ' ')} {in_points(d.value)} "
+        f"points (95 % CI {range_in_points(d.interval)})"
+        for model, base, metric, d in pairs
     )
     return Finding(FORGOTTEN, f"No loss above the margin: {'; '.join(words)}.", "good", 3)
 
@@ -409,15 +409,14 @@ def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Ite
         better: list[str] = []
         remarks = []
         for other in (each for each in task if each.role in roles):
-            unbounded = other.report["details"].get("unbounded", ())
-            tests = [test for test in compared(other, model) if test.metric not in unbounded]
+            tests = [t for t in compared(other, model) if other.report.is_share(t.metric)]
             kind = "baseline" if other.role == "baseline" else "untrained model"
             worse = [f"{t.metric} {_in_brackets(t)}" for t in tests if t.verdict == WORSE]
             if tests and tests[0].verdict == BETTER:
                 better.append(f"{other.model} {_in_brackets(tests[0])}")
             if worse:
                 text = f"{model.model} is significantly worse than the {kind} {other.model} in "
-                bundle = other.report["details"].get("bundles", {}).get(other.model)
+                bundle = other.report.bundles.get(other.model)
                 line = f": add {bundle_line(bundle, other.model)} to `export:`" if bundle else ""
                 ship = "" if tests[0].verdict == BETTER else f", or ship {other.model}{line}"
                 advice = RAISE if model.cut_off else f"{improve.capitalize()}{ship}."

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from finery import Graph, Metrics, Model, Node, Step
+from finery.rows.report import Difference, Report
 from finery.views import Output
 from finery_eval.evaluator import BatchEvaluator
 from finery_eval.planning import training_of
-from finery_eval.predictions import Facts, by_model, measure_between, paired
-from finery_eval.stats import Difference
+from finery_eval.predictions import Facts, by_model, difference_between, paired
+from finery_eval.steps.select import CHOSEN
 from finery_eval.steps.speed import TIMED
 from finery_eval.tables import against, verdict_of
-from finery_eval.view.tables import Report, headline
+from finery_eval.view.tables import headline
 
 Role = Literal["baseline", "base", "tuned", "shipped", "variant", "reference"]
 """`reference`: answers that an evaluator adds to compare with, e.g. those of finery's engine."""
@@ -46,7 +47,7 @@ class Judgement(NamedTuple):
     @property
     def is_timed(self) -> bool:
         """Whether its speed was measured instead of its answers."""
-        return TIMED in self.report["details"]
+        return TIMED in self.report.extra
 
     @property
     def cut_off(self) -> int:
@@ -62,8 +63,8 @@ class Judgement(NamedTuple):
     @property
     def score(self) -> float | None:
         """The first metric's value, None if it applies to no row."""
-        value = self.report["scores"][self.model].get(self.metric)
-        return None if value is None else float(value)
+        score = self.report.score(self.model, self.metric)
+        return None if score is None else score.value
 
 
 def judgements(outputs: Sequence[Output], graph: Graph, *, answers: bool = True) -> list[Judgement]:
@@ -79,13 +80,13 @@ def judgements(outputs: Sequence[Output], graph: Graph, *, answers: bool = True)
         node = graph.nodes.get(output.step)
         use, evaluator = (node.use, _evaluator_of(node.step)) if node else ("", None)
         named = {source.ref: source.step for source in node.sources_of(Model)} if node else {}
-        for model in report["scores"]:
+        for model in report.scores:
             role, source = _role_of(named.get(model, model), graph)
-            if role == "base" and model in report["details"].get("baselines", ()):
+            if role == "base" and model in report.baselines:
                 role = "baseline"
-            if model in report["details"].get("references", ()):
+            if model in report.references:
                 role = "reference"
-            if "chosen" in report["details"]:  # a step that ranks variants of a model
+            if CHOSEN in report.extra:  # a step that ranks variants of a model
                 role = "variant"
             of, is_exported = lines.get(model, []), source in exported
             judged.append(
@@ -165,28 +166,27 @@ def compared(first: Judgement, second: Judgement) -> list[Comparison]:
     Of models that one evaluation judged, its own tests of all displayed metrics. Of others, if
     their evaluators have the same settings, a test of the first metric on the common rows.
     """
-    details, pairs = first.report["details"], paired(first.answers, second.answers)
+    pairs = paired(first.answers, second.answers)
     if first.step == second.step:
-        own = against(details, headline(first.report), second.model, first.model)
+        own = against(first.report, headline(first.report), second.model, first.model)
         answered = {m for of, _ in pairs.pairs for m in of.get("values", ())}
         tests = [
             Comparison(
-                d.rows or (len(pairs.pairs) if metric in answered else first.report["rows"]),
+                d.rows or (len(pairs.pairs) if metric in answered else first.report.rows),
                 metric, d, p_holm, verdict,
             )
             for metric, d, p_holm, verdict in own
         ]  # fmt: skip
-        for facts in details.get("comparisons", ()) if first.role != "baseline" else ():
-            is_tested = (facts["baseline"], facts["model"]) == (first.model, second.model)
-            if is_tested and "p_holm" in facts and tests and tests[0].metric == first.metric:
-                verdict = verdict_of(tests[0].difference.value, facts["p_holm"])
-                tests[0] = tests[0]._replace(p_holm=facts["p_holm"], verdict=verdict)
+        for of in first.report.comparisons if first.role != "baseline" else ():
+            is_tested = (of.baseline, of.model) == (first.model, second.model)
+            if is_tested and of.p_holm is not None and tests and tests[0].metric == first.metric:
+                verdict = verdict_of(tests[0].difference.value, of.p_holm)
+                tests[0] = tests[0]._replace(p_holm=of.p_holm, verdict=verdict)
         if tests:
             return tests
     if first.metric != second.metric or not _same_settings(first, second):
         return []
-    measure = measure_between(pairs, second.metric, first.report, second.report)
-    d = measure.difference("first", "second") if measure is not None else None
+    d = difference_between(pairs, second.metric, first.report, second.report)
     if d is None:
         return []
     verdict = verdict_of(d.value, d.p_value)

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from finery_eval.view.tables import Report, headline
+from finery.rows.report import Report
+from finery_eval.steps.curve import CURVE, CurveResult
+from finery_eval.view.tables import headline
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -26,18 +28,15 @@ class Learned(NamedTuple):
 
 def learned(report: Report) -> Learned | None:
     """The plot of the first metric; None for other evaluations."""
-    curve = report["details"].get("curve", {})
-    metric = next(iter(headline(report)), "")
-    line = curve.get("growth", {}).get(metric, {}).get("line")
-    if not line:
+    curve, metric = report.part(CURVE, CurveResult), next(iter(headline(report)), "")
+    grown = curve.growth.get(metric) if curve else None
+    if curve is None or grown is None or not grown.line:
         return None
-    scores, intervals = report["scores"], report["intervals"]
-    points = [
-        _in_percent(point["rows"], scores[name][metric], *intervals[name][metric])
-        for point in curve["points"]
-        if (name := point["name"])
-    ]
-    return Learned(metric, points, [_in_percent(*fitted) for fitted in line])
+    points = []
+    for point in curve.points:
+        score = report.scores[point.name][metric]
+        points.append(_in_percent(point.rows, score.value, *(score.interval or ())))
+    return Learned(metric, points, [_in_percent(*fitted) for fitted in grown.line])
 
 
 def _in_percent(rows: int, *shares: float) -> tuple[int, float, float, float]:

@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET
+
 from finery import Manifest, Metrics, UsageError
+from finery.rows.report import Export, Report
 from finery.util.text import counted, did_you_mean, in_points, percent, range_in_points, size
 from finery.views import (
     Detail,
@@ -17,6 +20,7 @@ from finery.views import (
     render_sections,
 )
 from finery_eval.evaluation import SPEED
+from finery_eval.steps.classification import confusion_of
 from finery_eval.steps.speed import TIMED
 from finery_eval.tables import WORSE, verdict_of
 from finery_eval.view.answers import (
@@ -35,7 +39,6 @@ from finery_eval.view.judgements import judgements
 from finery_eval.view.learning import learned, plotted
 from finery_eval.view.tables import (
     Column,
-    Report,
     comparable,
     headline,
     own_words,
@@ -55,9 +58,10 @@ if TYPE_CHECKING:
 UNKNOWN = "–"
 
 
-def is_worse(export: Mapping[str, Any]) -> bool:
+def is_worse(export: Export) -> bool:
     """Whether a file is significantly worse than the model that it was exported from."""
-    return "p_value" in export and verdict_of(export["difference"], export["p_value"]) == WORSE
+    test = export.comparison
+    return test is not None and verdict_of(test.value, test.p_value) == WORSE
 
 
 def print_exports(console: "Console", report: Report, runtime: Mapping[str, Any]) -> None:
@@ -65,22 +69,22 @@ def print_exports(console: "Console", report: Report, runtime: Mapping[str, Any]
 
     runtime: that of the metrics, with the measured speeds.
     """
-    exports = report["details"].get("exports", [])
+    exports = report.exports
     if not exports:
         return
     metric, *_ = headline(report)
     rows, missing = [], []
     for export in exports:
-        name, difference = export["model"], (UNKNOWN, "", "")
-        if "interval" in export:
-            points = f"{in_points(export['difference'])} ({export['baseline']})"
-            difference = points, range_in_points(export["interval"]), p_text(export["p_value"])
+        name, difference = export.model, (UNKNOWN, "", "")
+        if test := export.comparison:
+            points = f"{in_points(test.value)} ({test.baseline})"
+            difference = points, range_in_points(test.interval), p_text(test.p_value)
         else:
             missing.append(name)
-        score, speed = report["scores"][name].get(metric), runtime.get(SPEED, {}).get(name)
+        score, speed = report.score(name, metric), runtime.get(SPEED, {}).get(name)
         speed_text = UNKNOWN if speed is None else f"{speed:,.0f}"
-        score_text = UNKNOWN if score is None else percent(score)
-        rows.append((name, size(export["size"]), speed_text, score_text, *difference))
+        score_text = UNKNOWN if score is None else percent(score.value)
+        rows.append((name, size(export.size), speed_text, score_text, *difference))
     heads = ("model", "size", "tokens/s", metric, "to the trained model", "95 % CI", "p")
     columns = [
         Column(head, list(cells), is_number=head != "model")
@@ -100,12 +104,11 @@ def print_exports(console: "Console", report: Report, runtime: Mapping[str, Any]
 
 def export_remarks(report: Report) -> Iterator[Remark]:
     """A warning for each file that is significantly worse than the model it was exported from."""
-    for export in report["details"].get("exports", []):
-        if is_worse(export):
+    for export in report.exports:
+        if (test := export.comparison) and is_worse(export):
             yield Remark(
-                f"{export['model']} is significantly worse than {export['baseline']}: "
-                f"{in_points(export['difference'])} points (95 % CI "
-                f"{range_in_points(export['interval'])})",
+                f"{export.model} is significantly worse than {test.baseline}: "
+                f"{in_points(test.value)} points (95 % CI {range_in_points(test.interval)})",
                 "Ship a file with more bits.",
                 "warning",
             )
@@ -131,7 +134,7 @@ class MetricsView(View):
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
         """The content of `metrics.json`, and the measured speeds of files."""
         metrics = _metrics_of(output)
-        return {"metrics": metrics.report(), **metrics.runtime}
+        return {"metrics": metrics.report().data(), **metrics.runtime}
 
     def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection:
         """Scores with intervals and tests, tables, and every answer with filters."""
@@ -188,15 +191,15 @@ class MetricsView(View):
         for remark in (*_verdicts(output), *own_remarks(report)):
             style = "yellow" if remark.severity == "warning" else ""
             console.print(f"{remark.text}. {remark.advice}".strip(), style=style, markup=False)
-        for table in report["details"].get("tables", []):
-            if table.get("model", only) in (only, None) or only is None:
+        for table in report.tables:
+            if only is None or table.model in (only, UNSET):
                 print_table(console, table)
-        for model, fields in report["details"].get("confusion", {}).items():
+        for model, fields in confusion_of(report).items():
             if only not in (model, None):
                 continue
             for name, matrix in fields.items():
                 print_confusion(console, model, name, matrix, _of(metrics, model))
-        others = [model for model in report["scores"] if model != best]
+        others = [model for model in report.scores if model != best]
         if only and others and not detail.model:
             hint = f"finery show {output.title} --model {others[0]}"
             _print_dim(console, f"(tables of {', '.join(others)}: {hint})")
@@ -240,16 +243,16 @@ class MetricsView(View):
             yield f"why: {reason}", "dim"
 
 
-def own_remarks(report: Mapping[str, Any]) -> Iterator[Remark]:
+def own_remarks(report: Report) -> Iterator[Remark]:
     """What the evaluator itself remarks, see `finery_eval.tables.remark`."""
-    for remark in report["details"].get("remarks", ()):
-        yield Remark(**{name: remark[name] for name in Remark._fields if name in remark})
+    for remark in report.remarks:
+        yield Remark(remark.text, remark.advice, remark.severity)
 
 
 def _verdicts(output: Output) -> Iterator[Remark]:
     """The exported model against the others, if it is known which one that is."""
     if output.graph is not None:
-        cut = _metrics_of(output).report()["details"].get("truncated", {})
+        cut = _metrics_of(output).report().truncated
         judged = judgements([output], output.graph, answers=any(cut.values()))
         learns = any(node.trains for node in output.graph.nodes.values())
         yield from remarks_on(judged, has_training=learns)
@@ -260,32 +263,35 @@ def _metrics_of(output: Output) -> Metrics:
     return output.artifact
 
 
-def _chosen(output: Output, report: Mapping[str, Any], detail: Detail) -> str:
+def _chosen(output: Output, report: Report, detail: Detail) -> str:
     """The model to show: that of `--model`, else the best."""
     chosen = detail.model or best_model(report)
-    if chosen not in report["scores"]:
+    if chosen not in report.scores:
         raise UsageError(
             f"{output.title} judged no model '{chosen}'",
             where="--model",
-            fix=did_you_mean(chosen, report["scores"]),
+            fix=did_you_mean(chosen, report.scores),
         )
     return chosen
 
 
-def best_model(report: Mapping[str, Any]) -> str:
+def best_model(report: Report) -> str:
     """The model with the best value of the first metric; the last of equally good ones.
 
     Of models that were timed, it is the fastest one. A cheap baseline only counts if nothing else
-    is judged. A reference that an evaluator adds (`details["references"]`), such as the model
-    before it was served, never counts.
+    is judged. A reference that an evaluator adds, such as the model before it was served, never
+    counts.
     """
     metric, *_ = headline(report)
-    scores: Mapping[str, Mapping[str, float]] = report["scores"]
-    details = report["details"]
-    judged = [name for name in scores if name not in details.get("references", ())]
-    models = [name for name in judged if name not in details.get("baselines", ())] or judged
-    sign = -1 if TIMED in details else 1
-    return max(reversed(models), key=lambda model: sign * scores[model].get(metric, 0.0))
+    judged = [name for name in report.scores if name not in report.references]
+    models = [name for name in judged if name not in report.baselines] or judged
+    sign = -1 if TIMED in report.extra else 1
+
+    def value(model: str) -> float:
+        score = report.score(model, metric)
+        return sign * score.value if score else 0.0
+
+    return max(reversed(models), key=value)
 
 
 def _of(metrics: Metrics, model: str) -> Iterator[Mapping[str, Any]]:
@@ -293,11 +299,11 @@ def _of(metrics: Metrics, model: str) -> Iterator[Mapping[str, Any]]:
     return (p for p in metrics.predictions() if p.get("model") == model)
 
 
-def _per_model_lines(report: Mapping[str, Any]) -> int:
+def _per_model_lines(report: Report) -> int:
     """Lines of the tables that are about one model."""
-    tables = (t for t in report["details"].get("tables", []) if "model" in t)
-    matrices = (m for of in report["details"].get("confusion", {}).values() for m in of.values())
-    return sum(len(t["rows"]) for t in tables) + sum(len(m["labels"]) for m in matrices)
+    lines = sum(len(table.rows) for table in report.tables if table.model)
+    matrices = (matrix for of in confusion_of(report).values() for matrix in of.values())
+    return lines + sum(len(matrix.labels) for matrix in matrices)
 
 
 def _print_wrong(

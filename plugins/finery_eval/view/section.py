@@ -7,24 +7,19 @@ from typing import Any
 
 from finery import Dataset
 from finery.rows.parts import id_of, prompt
+from finery.rows.report import Report, Table
 from finery.util.text import in_points, range_in_points
 from finery.views import Finding, Output, PageContext, PageSection, render_page
 from finery_eval.planning import unseen_classes
 from finery_eval.predictions import Facts
+from finery_eval.steps.classification import confusion_of
 from finery_eval.steps.curve import TITLES
 from finery_eval.view.answers import answer_of, compact, context_of, reasons
 from finery_eval.view.confusion import pairs_of
 from finery_eval.view.findings import findings
 from finery_eval.view.judgements import ORDER, Judgement, comparisons_of, judgements
 from finery_eval.view.learning import drawn, learned
-from finery_eval.view.tables import (
-    Report,
-    cell_text,
-    headline,
-    own_words,
-    p_text,
-    score_texts,
-)
+from finery_eval.view.tables import cell_text, headline, own_words, p_text, score_texts
 
 TEMPLATE = "finery_eval.view/section.html.jinja"
 CLASSES = "Does the training have all classes of the test?"
@@ -72,13 +67,12 @@ def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
 
 def _step(title: str, judged: Sequence[Judgement]) -> dict[str, Any]:
     report = judged[0].report
-    details, metrics = report["details"], headline(report)
+    metrics = headline(report)
     # Slices have tables of their own.
     tables = [
-        (table["title"], table["columns"], _cells(table))
-        for table in details.get("tables", [])
-        if table["columns"][0] not in details.get("slices", {})
-        or table["columns"][1:3] != ["rows", "model"]
+        (table.title, table.columns, _cells(table))
+        for table in report.tables
+        if table.columns[0] not in report.slices or table.columns[1:3] != ["rows", "model"]
     ]
     # What readers ask for: a learning curve, or a verdict on a baseline.
     tuned = [each.model for each in judged if each.role == "tuned"]
@@ -87,43 +81,44 @@ def _step(title: str, judged: Sequence[Judgement]) -> dict[str, Any]:
     return {
         "title": title,
         "use": judged[0].use,
-        "rows": report["rows"],
+        "rows": report.rows,
         "metrics": metrics,
         "models": [
-            (each.model, each.role, [score_texts(report, report, each.model, m) for m in metrics])
+            (
+                each.model,
+                each.role,
+                [score_texts(report.score(each.model, m), m, report) for m in metrics],
+            )
             for each in judged
         ],
         "words": [f"{text}." for text in own_words(report)],
         "learned": drawn(curve) if (curve := learned(report)) is not None else None,
-        "remarks": [
-            f"{remark['text']}. {remark.get('advice', '')}".strip()
-            for remark in details.get("remarks", ())
-        ],
+        "remarks": [f"{remark.text}. {remark.advice}".strip() for remark in report.remarks],
         "slices": list(_slices(report)),
         "open_tables": open_ones,
         "tables": [table for table in tables if table not in open_ones],
         "confused": [
             (f"{model}: {field}", pairs[:CONFUSED])
-            for model, fields in details.get("confusion", {}).items()
+            for model, fields in confusion_of(report).items()
             for field, matrix in fields.items()
             if (pairs := pairs_of(matrix))
         ],
     }
 
 
-def _cells(table: Mapping[str, Any]) -> list[list[str]]:
-    units = [table.get("units", {}).get(name) for name in table["columns"]]
-    return [[cell_text(*cell) for cell in zip(row, units, strict=True)] for row in table["rows"]]
+def _cells(table: Table) -> list[list[str]]:
+    units = [table.units.get(name) for name in table.columns]
+    return [[cell_text(*cell) for cell in zip(row, units, strict=True)] for row in table.rows]
 
 
 def _slices(report: Report) -> Iterator[tuple[str, str, list[str], list[Any]]]:
     """(column, metric, models, (value, rows, scores)) of each slicing, by the first metric."""
-    metric, models = next(iter(headline(report)), ""), list(report["scores"])
-    for name, values in report["details"].get("slices", {}).items():
-        rows = [
-            (value, f"{of['rows']:,}", [score_texts(report, of, m, metric) for m in models])
-            for value, of in values.items()
-        ]
+    metric, models = next(iter(headline(report)), ""), list(report.scores)
+    for name, values in report.slices.items():
+        rows = []
+        for value, part in values.items():
+            texts = [score_texts(part.score(model, metric), metric, report) for model in models]
+            rows.append((value, f"{part.rows:,}", texts))
         yield name, metric, models, rows
 
 

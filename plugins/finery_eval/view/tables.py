@@ -1,10 +1,13 @@
-"""Tables of scores, and the tables that an evaluator keeps in `details["tables"]`."""
+"""Tables of scores, and the tables that an evaluator keeps in its report."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from finery.rows.report import Report, Score
+from finery.rows.report import Table as ReportTable
 from finery.util.text import counted, in_points, likely, percent, visible
+from finery_eval.steps.curve import CURVE, CurveResult
 from finery_eval.tables import quantity
 
 if TYPE_CHECKING:
@@ -19,8 +22,6 @@ LEAST, GAP = 16, 3
 
 WIDEST = 10_000
 """A terminal width that any table fits in."""
-Report = Mapping[str, Any]
-"""The content of `metrics.json`, see `finery.Metrics`."""
 SMALLEST_P = 0.001
 """Smaller p-values are shown as `< 0.001`."""
 
@@ -32,21 +33,19 @@ def comparable(reports: Mapping[str, Report]) -> list[dict[str, Report]]:
     """Step → report, in groups: those with the same metrics on equally many rows."""
     groups: dict[Any, dict[str, Report]] = {}
     for step, report in reports.items():
-        groups.setdefault((report["rows"], tuple(headline(report))), {})[step] = report
+        groups.setdefault((report.rows, tuple(headline(report))), {})[step] = report
     return list(groups.values())
 
 
 def headline(report: Report) -> list[str]:
     """The metrics to show, in order: what the evaluator names, else all."""
-    named = report["details"].get("headline")
-    return list(named or next(iter(report["scores"].values()), {}))
+    return report.headline or list(next(iter(report.scores.values()), {}))
 
 
-def own_words(report: Report) -> Iterator[str]:
+def own_words(report: Report) -> list[str]:
     """Statements of the evaluator about its result, sentence by sentence."""
-    details = report["details"]
-    yield from details.get("words", ())
-    yield from details.get("curve", {}).get("words", ())
+    curve = report.part(CURVE, CurveResult)
+    return [*report.words, *(curve.words if curve else ())]
 
 
 def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
@@ -55,11 +54,11 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
     The first metric comes with its 95 % interval.
     """
     report = next(iter(reports.values()))
-    title, metrics = counted(report["rows"], "row"), headline(report)
+    title, metrics = counted(report.rows, "row"), headline(report)
     models = []
     for step, of in reports.items():
-        for model in of["scores"]:
-            texts = [score_texts(of, of, model, metric) for metric in metrics]
+        for model, scores in of.scores.items():
+            texts = [score_texts(scores.get(metric), metric, of) for metric in metrics]
             cells = [*(texts[0] if texts else ()), *(value for value, _ in texts[1:])]
             models.append((model, step, cells))
     names = [*metrics[:1], *(["95 % CI"] if metrics else []), *metrics[1:]]
@@ -72,46 +71,42 @@ def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
     for model, step, cells in models:
         table.add_row(model, *([step] if is_named else []), *cells)
     console.print(table if fits(console, table) else _by_metric(title, names, models, is_named))
-    parts = [of for each in reports.values() for of in each["details"].get("applies", {}).values()]
+    parts = [of for each in reports.values() for of in each.applies.values()]
     for metric in dict.fromkeys(metric for of in parts for metric in of):
         fewest, most = min(ns := [of[metric] for of in parts if metric in of]), max(ns)
         if not most:  # shown as missing
             continue
         rows = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         console.print(f"{metric}: applies to {rows} of {title}", style="dim", markup=False)
-    legends = (of["details"].get("legend") for of in reports.values())
-    for legend in dict.fromkeys(filter(None, legends)):
+    for legend in dict.fromkeys(of.legend for of in reports.values() if of.legend):
         console.print(legend, style="dim", markup=False)
 
 
 def print_interval_note(console: "Console", reports: Mapping[str, Report]) -> None:
     """Print what the intervals account for, if there are any."""
-    with_intervals = [report for report in reports.values() if report["intervals"]]
+    with_intervals = [
+        report
+        for report in reports.values()
+        if any(score.interval for of in report.scores.values() for score in of.values())
+    ]
     what = "the choice of test rows only, not the seed of a training"
-    for text in dict.fromkeys(r["details"].get("intervals_cover", what) for r in with_intervals):
+    for text in dict.fromkeys(report.intervals_cover or what for report in with_intervals):
         console.print(f"95 % CI: covers {text}", style="dim")
 
 
-def score_texts(
-    report: Report, part: Mapping[str, Any], model: str, metric: str
-) -> tuple[str, str]:
-    """(score, 95 % interval) in percent, or as numbers if the metric is no share.
-
-    part: the report, or a slice of it.
-    """
-    is_share = metric not in report["details"].get("unbounded", ())
-    unit = report["details"].get("units", {}).get(metric)
-    value, bounds = part["scores"].get(model, {}).get(metric), ""
-    if interval := part["intervals"].get(model, {}).get(metric):
-        low, high = interval
+def score_texts(score: Score | None, metric: str, report: Report) -> tuple[str, str]:
+    """(score, 95 % interval) in percent, or as numbers if the metric is no share."""
+    if score is None:
+        return "—", ""
+    bounds, is_share, unit = "", report.is_share(metric), report.units.get(metric)
+    if score.interval:
+        low, high = score.interval
         bounds = (
             f"{100 * low:.1f} – {100 * high:.1f}"
             if is_share
             else f"{quantity(low, unit)} – {quantity(high, unit)}"
         )
-    if value is None:
-        return "—", bounds
-    return percent(value) if is_share else quantity(value, unit), bounds
+    return percent(score.value) if is_share else quantity(score.value, unit), bounds
 
 
 def fits(console: "Console", table: "Table", most: int = WIDEST) -> bool:
@@ -163,9 +158,9 @@ class Column(NamedTuple):
         return max([min(LEAST, longest), *map(len, parts)])
 
 
-def print_table(console: "Console", data: Mapping[str, Any]) -> None:
+def print_table(console: "Console", data: ReportTable) -> None:
     """Print a table of text, numbers and None, see `finery_eval.evaluator.table`."""
-    print_columns(console, data["title"], _columns(data))
+    print_columns(console, data.title, _columns(data))
 
 
 def print_columns(
@@ -181,16 +176,15 @@ def print_columns(
         title = ""
 
 
-def _columns(data: Mapping[str, Any]) -> list[Column]:
+def _columns(data: ReportTable) -> list[Column]:
     """The columns, with both ends of an interval in one."""
-    units, columns = data.get("units", {}), []
-    heads: list[str] = list(data["columns"])
+    columns, heads = [], data.columns
     for index, head in enumerate(heads):
-        values, unit = [row[index] for row in data["rows"]], units.get(head)
+        values, unit = [row[index] for row in data.rows], data.units.get(head)
         if head == HIGH and heads[index - 1] == LOW:
             continue
         if head == LOW and heads[index + 1 : index + 2] == [HIGH]:
-            ends = [(row[index], row[index + 1]) for row in data["rows"]]
+            ends = [(row[index], row[index + 1]) for row in data.rows]
             columns.append(Column("95 % CI", [_interval(*of, unit) for of in ends], True))
             continue
         is_number = not any(isinstance(value, str) for value in values)

@@ -1,11 +1,12 @@
 """Gathers from a recipe's graph and outputs how models were made and judged, and their rows."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from finery import Dataset, Graph, Metrics, Model, Node, Results, Source
+from finery.rows.report import Report, Score
 from finery_data.overlap import overlaps
 from finery_hub.card import facts as f
 from finery_hub.dataset import HubDataset
@@ -149,22 +150,17 @@ def _evaluations(
             )
 
 
-def _judged(node: Node, report: Mapping[str, Any], results: Results) -> Iterator[f.Judged]:
+def _judged(node: Node, report: Report, results: Results) -> Iterator[f.Judged]:
     for source in node.sources_of(Model):
-        scores, artifact = report["scores"].get(source.ref), results.artifact(*_place(source))
+        scores, artifact = report.scores.get(source.ref), results.artifact(*_place(source))
         if scores and artifact:
-            intervals = report["intervals"].get(source.ref, {})
-            unbounded = report["details"].get("unbounded", ())
-            yield f.Judged(source.ref, artifact.digest, [*_scores(scores, intervals, unbounded)])
+            named = [_score(metric, of, report) for metric, of in scores.items()]
+            yield f.Judged(source.ref, artifact.digest, named)
 
 
-def _scores(
-    scores: Mapping[str, Any], intervals: Mapping[str, Any], unbounded: Collection[str]
-) -> Iterator[f.Score]:
-    for metric, value in scores.items():
-        if isinstance(value, int | float):
-            low, high = intervals.get(metric) or (None, None)
-            yield f.Score(metric, value, low, high, metric not in unbounded)
+def _score(metric: str, score: Score, report: Report) -> f.Score:
+    low, high = score.interval or (None, None)
+    return f.Score(metric, score.value, low, high, report.is_share(metric))
 
 
 def _place(source: Source) -> Place:

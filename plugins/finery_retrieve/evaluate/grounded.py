@@ -21,6 +21,7 @@ from finery import (
     setting,
     takes,
 )
+from finery.rows.report import Report
 from finery_eval.asking import generate, log_cut_off
 from finery_eval.evaluation import answers_table, write_scored
 from finery_eval.evaluator import Judge, longest_answer
@@ -36,12 +37,7 @@ from finery_retrieve.evaluate.contexts import (
     log_contexts,
     read_answered,
 )
-from finery_retrieve.evaluate.judged import (
-    CONTEXT,
-    Judged,
-    check_judge,
-    judging,
-)
+from finery_retrieve.evaluate.judged import CONTEXT, Judged, check_judge, judging
 from finery_retrieve.evaluate.outcome import (
     HEADLINE,
     Outcome,
@@ -193,19 +189,20 @@ class Grounded(
         measures |= extra
         pairs = pairs_of(names, measures)
         headline = [*(name for name in HEADLINE if name in measures), *list(extra)[:1]]
-        details = {
-            "headline": headline,
-            "pairs": pairs,
-            "documents": len(set(outcome.documents)),
-            "tables": [
+        report = Report(
+            rows=outcome.questions,
+            scores=scores_of(names, measures),
+            headline=headline,
+            pairs=pairs,
+            tables=[
                 *outcome.tables(self.contexts),
                 *tables.pairs_tables(pairs, headline),
                 *([tables.intervals_table("Judged", names, extra)] if extra else []),
                 *citation_table(outcome, self.contexts),
                 answers_table(outcome.answers),
             ],
-            **({"more": judged.more} if judged.more else {}),
-            "remarks": [*overlap_remarks(outcome), *judged.remarks],
-        }
-        scores, lines = scores_of(names, measures), outcome.predictions()
-        return write_scored(job, outcome.questions, scores, details, lines, answers=outcome.answers)
+            more=judged.more,
+            remarks=[*overlap_remarks(outcome), *judged.remarks],
+            extra={"documents": len(set(outcome.documents))},
+        )
+        return write_scored(job, report, outcome.predictions(), answers=outcome.answers)

@@ -4,10 +4,11 @@ Input: prompts, answers and the evaluator. Output: its metrics, question by ques
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from finery import Completion, Job, UsageError
 from finery.rows import TURN_COLUMNS, Row
+from finery.rows.report import Remark, Scores
 from finery_eval.measure import Value
 from finery_eval.nested import Nested
 from finery_eval.verdicts import Verdicts
@@ -20,12 +21,12 @@ CONTEXT: Context = "retrieved"
 class Judged(NamedTuple):
     """values: metric → model → its value for each question. remarks: on the judge.
 
-    more: scores that aren't values of questions, as in `evaluator.with_more`.
+    more: scores that aren't values of questions, see `Report`.
     """
 
     values: Mapping[str, Mapping[str, Sequence[Value]]] = {}
-    remarks: Sequence[dict[str, str]] = ()
-    more: Mapping[str, Mapping[str, Any]] = {}
+    remarks: Sequence[Remark] = ()
+    more: Scores = {}
 
 
 def check_judge(judge: Nested, contexts: Sequence[Context], own: Sequence[str]) -> None:
@@ -69,11 +70,11 @@ def judging(
             }
             for metric, by_model in _by_row(of).items()
         }
-        more: dict[str, dict[str, Any]] = {}
-        for name, scores in of.details.get("more", {}).items():
+        more: Scores = {}
+        for name, scores in of.report.more.items():
             prefix = f"{CONTEXT}." if name in of.judged else ""
             more[name] = {f"{prefix}{metric}": score for metric, score in scores.items()}
-        return Judged(values, of.details.get("remarks", []), more)
+        return Judged(values, of.report.remarks, more)
 
     return judged
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Job
+from finery.rows.report import Remark, Table
 from finery.util.text import counted
 from finery_eval.measure import Measure, Value
 from finery_eval.predictions import PROMPT_SHOWN
@@ -89,7 +90,7 @@ class Outcome(NamedTuple):
             if any(value is not None for values in measure.values.values() for value in values)
         }
 
-    def tables(self, contexts: Sequence[Context]) -> list[dict[str, Any]]:
+    def tables(self, contexts: Sequence[Context]) -> list[Table]:
         """Each model with each context, and the differences between contexts."""
         rows = [
             [name, context, *self._summary(name, context)]
@@ -151,11 +152,11 @@ class Outcome(NamedTuple):
             for name in ("answer", *OTHERS)
         ]
         answer, *others = scores
-        interval = tables.of_share(answer[1] or ()) if answer else None
-        shares = [score[0] if score else None for score in (answer, *others)]
+        interval = tables.of_share(answer.interval or ()) if answer else None
+        shares = [score.value if score else None for score in (answer, *others)]
         return [shares[0], interval, *shares[1:]]
 
-    def _between(self, contexts: Sequence[Context]) -> list[dict[str, Any]]:
+    def _between(self, contexts: Sequence[Context]) -> list[Table]:
         """The answers of each model, compared between contexts on the same questions."""
         compared = []
         for model in self.answers:
@@ -167,7 +168,7 @@ class Outcome(NamedTuple):
                     }
                     between = over_documents(values, self.documents).difference(first, second)
                     if between is not None:
-                        compared.append((model, f"{second} − {first}", between.facts()))
+                        compared.append((model, f"{second} − {first}", between))
         if not compared:
             return []
         columns = ["model", "answer"]
@@ -186,7 +187,7 @@ VALUES: Mapping[str, Callable[[Asked, Verdict], Value]] = {
 """Metric of a context → its value for an answer."""
 
 
-def citation_table(outcome: Outcome, contexts: Sequence[Context]) -> list[dict[str, Any]]:
+def citation_table(outcome: Outcome, contexts: Sequence[Context]) -> list[Table]:
     """How many answers cite and quote, and how many citations and quotes are wrong."""
     rows = []
     for model, verdicts in outcome.verdicts.items():
@@ -205,7 +206,7 @@ def citation_table(outcome: Outcome, contexts: Sequence[Context]) -> list[dict[s
     return [table("Citations", columns, rows)] if rows else []
 
 
-def overlap_remarks(outcome: Outcome) -> list[dict[str, str]]:
+def overlap_remarks(outcome: Outcome) -> list[Remark]:
     """A remark where answers are judged by the words that they share with the expected one."""
     by_words = {
         asked.number

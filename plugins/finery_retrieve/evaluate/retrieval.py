@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from finery import DataError, Dataset, Index, Job, Metrics, UsageError, setting, takes
 from finery.rows.badrow import BadRow
+from finery.rows.report import Report, Table
 from finery.util.text import counted
 from finery_eval.evaluation import write_scored
 from finery_eval.evaluator import Gate
@@ -169,7 +170,7 @@ def _unlocated(question: Question, counts: Mapping[str, int]) -> BadRow:
     )
 
 
-def document_tables(rankings: Rankings, metric: str) -> list[dict[str, Any]]:
+def document_tables(rankings: Rankings, metric: str) -> list[Table]:
     """A metric for the questions about each document, the worst first; none for one document."""
     documents: dict[str, list[int]] = {}
     for number, hit in enumerate(rankings.right):
@@ -312,12 +313,16 @@ class Retrieval(
             *tables.pairs_tables(pairs, metrics),
             *document_tables(rankings, metrics[0]),
         ]
-        details = {
-            "headline": metrics, "pairs": pairs, "documents": len(set(documents)), "tables": shown,
-            "intervals_cover": "the choice of questions only",
-        }  # fmt: skip
-        lines = predictions(rankings, metrics)
-        return write_scored(job, len(questions), scores_of(names, measures), details, lines)
+        report = Report(
+            rows=len(questions),
+            scores=scores_of(names, measures),
+            headline=metrics,
+            pairs=pairs,
+            tables=shown,
+            intervals_cover="the choice of questions only",
+            extra={"documents": len(set(documents))},
+        )
+        return write_scored(job, report, predictions(rankings, metrics))
 
     def _useful_first(self, job: Job) -> list[str]:
         """The metrics, those last that any order of all chunks has at 100 %."""

@@ -1,13 +1,13 @@
 """Metrics over documents, and the tables and log lines that both evaluators share.
 
 Input: values of questions, scores and differences. Output: measures in which questions about one
-document count together, and tables for `details["tables"]`.
+document count together, and tables for a report.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from finery import Job
+from finery.rows.report import Difference, Pair, Table
 from finery.util.text import counted, range_in_points
 from finery_eval import stats
 from finery_eval.measure import Measure, Value, scores_of
@@ -33,13 +33,11 @@ def log_clusters(job: Job, documents: Sequence[str]) -> None:
         job.log(f"intervals are rough with so few documents: {n}")
 
 
-def intervals_table(
-    title: str, names: Sequence[str], measures: Mapping[str, Measure]
-) -> dict[str, Any]:
+def intervals_table(title: str, names: Sequence[str], measures: Mapping[str, Measure]) -> Table:
     """Every metric of every model or index, with its interval."""
     scores = scores_of(names, measures)
     rows = [
-        [metric, name, scores[name][metric][0], of_share(scores[name][metric][1] or ())]
+        [metric, name, scores[name][metric].value, of_share(scores[name][metric].interval or ())]
         for metric in dict.fromkeys(metric for of in scores.values() for metric in of)
         for name in names
         if metric in scores[name]
@@ -52,33 +50,31 @@ def of_share(interval: Sequence[float]) -> str:
     return " to ".join(f"{100 * end:.1f}" for end in interval)
 
 
-def pairs_tables(
-    pairs: Sequence[Mapping[str, Any]], metrics: Sequence[str]
-) -> list[dict[str, Any]]:
+def pairs_tables(pairs: Sequence[Pair], metrics: Sequence[str]) -> list[Table]:
     """Everything compared with the first model or index, a table; none if there is only one.
 
     The p-values of a table are adjusted for their number (Holm 1979).
     """
     if not pairs:
         return []
-    first = pairs[0]["baseline"]
+    first = pairs[0].baseline
     compared = [
-        (metric, pair["model"], pair["metrics"][metric])
+        (metric, pair.model, pair.metrics[metric])
         for metric in metrics
         for pair in pairs
-        if pair["baseline"] == first and metric in pair["metrics"]
+        if pair.baseline == first and metric in pair.metrics
     ]
     return [differences_table(f"Compared with {first}", ["metric", "of"], compared)]
 
 
 def differences_table(
-    title: str, columns: Sequence[str], compared: Sequence[tuple[str, str, Mapping[str, Any]]]
-) -> dict[str, Any]:
+    title: str, columns: Sequence[str], compared: Sequence[tuple[str, str, Difference]]
+) -> Table:
     """Differences with intervals and adjusted p-values. columns: of the two texts of each."""
-    adjusted = stats.holm([facts["p_value"] for _, _, facts in compared])
+    adjusted = stats.holm([d.p_value for _, _, d in compared])
     rows = [
-        [one, other, facts["difference"], range_in_points(facts["interval"]), p]
-        for (one, other, facts), p in zip(compared, adjusted, strict=True)
+        [one, other, d.value, range_in_points(d.interval), p]
+        for (one, other, d), p in zip(compared, adjusted, strict=True)
     ]
     names = [*columns, "points", CI, "p (Holm)"]
     return table(title, names, rows, units={"points": "difference", "p (Holm)": "p"})

@@ -2,28 +2,14 @@
 
 from collections.abc import Sequence
 
-from finery import (
-    Bundle,
-    Dataset,
-    Job,
-    Metrics,
-    Model,
-    StepError,
-    UsageError,
-    setting,
-    takes,
-)
+from finery import Bundle, Dataset, Job, Metrics, Model, StepError, UsageError, setting, takes
+from finery.rows.report import Report
 from finery_eval.evaluation import answers_table, write_scored
 from finery_eval.evaluator import longest_answer
 from finery_eval.measure import pairs_of, scores_of
 from finery_gguf.llama import PACKAGE
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.contexts import (
-    Library,
-    checked_chunks,
-    log_contexts,
-    read_answered,
-)
+from finery_retrieve.evaluate.contexts import Library, checked_chunks, log_contexts, read_answered
 from finery_retrieve.evaluate.judged import CONTEXT
 from finery_retrieve.evaluate.outcome import Outcome, citation_table, metric_names
 from finery_retrieve.evaluate.tables import over_documents
@@ -34,6 +20,7 @@ from finery_retrieve.serve.differences import Compared, Kind, ask_app, compared
 from finery_retrieve.serve.settings import parts_of
 from finery_serve.check.server_check import (
     EVALUATED,
+    FAULTS,
     ServerCheck,
     changed_tables,
     fault_tables,
@@ -180,21 +167,23 @@ class RetrieveCheck(
         }
         pairs = pairs_of([evaluated, name], judged)
         rows = [asked.question.row for asked in outcome.asked]
-        details = {
-            "headline": [m for m in (f"{CONTEXT}.answer", *OWN) if m in judged | own],
-            "pairs": pairs,
-            "references": [evaluated],
-            "documents": len(set(outcome.documents)),
-            "faults": {name: [fault._asdict() for fault in faults]},
-            "servers": {name: build},
-            "tables": [
+        report = Report(
+            rows=outcome.questions,
+            scores=scores_of([name, evaluated], judged | own),
+            headline=[m for m in (f"{CONTEXT}.answer", *OWN) if m in judged | own],
+            pairs=pairs,
+            references=[evaluated],
+            tables=[
                 *fault_tables(job, {name: faults}),
                 *tables.pairs_tables(pairs, metric_names([CONTEXT])),
                 *changed_tables(name, rows, outcome.answers, right),
                 *citation_table(outcome, [CONTEXT]),
                 answers_table(outcome.answers),
             ],
-        }
-        scores = scores_of([name, evaluated], judged | own)
-        lines = outcome.predictions()
-        return write_scored(job, outcome.questions, scores, details, lines, answers=outcome.answers)
+            extra={
+                "documents": len(set(outcome.documents)),
+                FAULTS: {name: list(faults)},
+                "servers": {name: build},
+            },
+        )
+        return write_scored(job, report, outcome.predictions(), answers=outcome.answers)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 
 from finery import Artifact, Completion, Job, Metrics, RequirementError
 from finery.rows import Row
+from finery.rows.report import Table
 from finery_eval.evaluator import Judge
 from finery_eval.tables import table
 from finery_gguf.programs import SERVER, build_facts, build_files
@@ -18,6 +19,7 @@ from finery_serve.servers import Fault
 
 EVALUATED = "{} in finery"
 """The name of a model's answers by finery's engine."""
+FAULTS = "faults"
 SHOWN = 200
 """Characters of an answer in a table."""
 ROWS_SHOWN = 20
@@ -28,7 +30,7 @@ FLIPS: Mapping[tuple[Any, Any], str] = {(True, False): "lost", (False, True): "g
 class ServerCheck(Judge):
     """Hold a running server against the build. Subclasses declare `allow`: kinds of faults.
 
-    Their `run` writes `details["faults"]`: model → the fields of its `Fault`s.
+    Their `run` writes what is `FAULTS` of the report's own: model → its faults.
     """
 
     FAILED: ClassVar[str] = "the server doesn't answer as the model was trained"
@@ -46,11 +48,12 @@ class ServerCheck(Judge):
         """Fail for faults that aren't allowed, and for what `require` isn't met."""
         (metrics,) = outputs.values()
         assert isinstance(metrics, Metrics)
+        found = metrics.report().part(FAULTS, dict[str, list[Fault]]) or {}
         wrong = [
-            (name, Fault(**fault))
-            for name, faults in metrics.report()["details"]["faults"].items()
+            (name, fault)
+            for name, faults in found.items()
             for fault in faults
-            if fault["kind"] not in cast(Any, self).allow
+            if fault.kind not in cast(Any, self).allow
         ]
         if wrong:
             raise RequirementError(
@@ -68,7 +71,7 @@ class ServerCheck(Judge):
         super().verify(outputs)
 
 
-def fault_tables(job: Job, faults: Mapping[str, Sequence[Fault]]) -> list[dict[str, Any]]:
+def fault_tables(job: Job, faults: Mapping[str, Sequence[Fault]]) -> list[Table]:
     """The table of the faults of each model, which are also logged; empty without any."""
     rows = [[name, fault.kind, fault.what] for name, of in faults.items() for fault in of]
     for row in rows:
@@ -86,7 +89,7 @@ def changed_tables(
     rows: Sequence[Row],
     answers: Mapping[str, Sequence[Completion]],
     right: Mapping[str, Sequence[bool]],
-) -> list[dict[str, Any]]:
+) -> list[Table]:
     """The table of the rows that the server answers otherwise, those whose verdict flipped first.
 
     name: of the model. right: whether its answers are right, and the engine's; empty if unknown.

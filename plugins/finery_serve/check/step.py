@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
+import msgspec
+
 from finery import (
     Bundle,
     Completion,
@@ -20,9 +22,10 @@ from finery import (
     takes,
 )
 from finery.rows import Row, split_turns
+from finery.rows.report import Comparison, Score, Table
 from finery_eval.asking import generate, read_rows
 from finery_eval.evaluation import dependent, write_scored
-from finery_eval.measure import Measure, Score, compare, scores_of
+from finery_eval.measure import Measure, compare, scores_of
 from finery_eval.nested import Nested
 from finery_eval.predictions import predictions
 from finery_eval.tables import comparison_tables, table
@@ -42,6 +45,7 @@ from finery_serve.check.answers import (
 from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
 from finery_serve.check.server_check import (
     EVALUATED,
+    FAULTS,
     ServerCheck,
     changed_tables,
     fault_tables,
@@ -311,8 +315,8 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
     ) -> Metrics:
         groups = dependent(job, rows)
         scored: dict[str, dict[str, Score]] = {name: {} for name in answers}
-        comparisons: list[dict[str, Any]] = []
-        changed: list[dict[str, Any]] = []
+        comparisons: list[Comparison] = []
+        changed: list[Table] = []
         if verdicts is not None:
             scored |= scores_of(list(answers), verdicts.measures(groups))
         right = verdicts.right() if verdicts else {}
@@ -343,17 +347,6 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         tables += [table("Not checked", ["fault", "what"], missing)] if missing else []
         prompts = [] if all(of.exact for of in served.values()) else ["prompts"]
         headline = [verdicts.headline[0] if verdicts else "answers", *prompts, "answers"]
-        details = {
-            **(verdicts.details if verdicts else {}),
-            "headline": [*dict.fromkeys(headline)],
-            "legend": f"{', '.join([*prompts, 'answers'])}: the share that is the same as in "
-            "finery, without the server",
-            "comparisons": comparisons,
-            "references": [EVALUATED.format(name) for name in served],
-            "faults": {name: [f._asdict() for f in found] for name, found in faults.items()},
-            "servers": {name: of.build for name, of in served.items()},
-            "tables": [*tables, *(verdicts.tables if verdicts else ())],
-        }
         place = {name: number for number, name in enumerate(self.metric_names())}
         ordered = {
             name: dict(sorted(of.items(), key=lambda item: place.get(item[0], len(place))))
@@ -361,7 +354,20 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         }
         judged = verdicts or Verdicts({n: [Verdict({})] * len(rows) for n in answers}, [])
         lines = predictions(rows, answers, judged)
-        return write_scored(job, len(rows), ordered, details, lines, answers=answers)
+        report = msgspec.structs.replace(
+            judged.report,
+            rows=len(rows),
+            scores=ordered,
+            headline=[*dict.fromkeys(headline)],
+            legend=f"{', '.join([*prompts, 'answers'])}: the share that is the same as in finery, "
+            "without the server",
+            comparisons=comparisons,
+            references=[EVALUATED.format(name) for name in served],
+            tables=[*tables, *judged.tables],
+            extra=judged.report.extra
+            | {FAULTS: faults, "servers": {name: of.build for name, of in served.items()}},
+        )
+        return write_scored(job, report, lines, answers=answers)
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Metrics of the task during a training, from an evaluator that tests the current model."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from finery import (
     interface,
     outside_key,
 )
+from finery.rows.files import PREDICTIONS
 
 if TYPE_CHECKING:
     import torch
@@ -67,8 +67,8 @@ def watcher(
             dtype=dtype,
         )
         metrics: Metrics = evaluator.run(watching)
-        (scores,) = metrics.report()["scores"].values()
-        return dict(scores)
+        (scores,) = metrics.report().scores.values()
+        return {metric: score.value for metric, score in scores.items()}
 
     return watch
 
@@ -105,16 +105,13 @@ def exploited(metric: str, history: Sequence[Mapping[str, Any]], job: Job) -> st
 
 def _is_lower(job: Job, before: int, after: int, metric: str) -> bool:
     """Whether a metric fell between two validations, by the predictions of both (p < 0.05)."""
-    from finery_eval.predictions import measure_between, paired
+    from finery_eval.predictions import difference_between, paired
 
-    folders = [job.scratch / "watch" / f"{step}-0" for step in (before, after)]
-    files = [folder / "predictions.jsonl" for folder in folders]
-    if not all(map(Path.is_file, files)):
+    first, second = (Metrics(job.scratch / "watch" / f"{step}-0") for step in (before, after))
+    if not all(side.file(PREDICTIONS).is_file() for side in (first, second)):
         return False
-    lines = [[json.loads(line) for line in file.open(encoding="utf-8")] for file in files]
-    reports = [json.loads((of / "metrics.json").read_text(encoding="utf-8")) for of in folders]
-    measure = measure_between(paired(*lines), metric, *reports)
-    fall = None if measure is None else measure.difference("first", "second")
+    pairs = paired([*first.predictions()], [*second.predictions()])
+    fall = difference_between(pairs, metric, first.report(), second.report())
     return fall is not None and fall.value < 0 and fall.p_value < SIGNIFICANT
 
 

@@ -24,21 +24,20 @@ READ = "(HERE / 'words.txt').read_text()"
 WORDS = {"words.txt": "old words"}
 NESTED = '''
 from finery import Metrics, Model, nested_step, takes
+from finery.rows.report import Report, Score
 
 class Judge(Step, seeded=False):
     """A judge."""
     models: list[Model] = takes(uses_name=True, help="The models.")
     def run(self, job: Job) -> Metrics:
-        scores = {"m": {"accuracy": SCORE}}
-        return Metrics.write(job.out, rows=1, scores=scores, intervals={}, details={},
-                             predictions=[])
+        return Metrics.write(job.out, Report(rows=1, scores={"m": {"accuracy": Score(SCORE)}}))
 
 class Learn(Step, seeded=False):
     """A trainer that asks a judge."""
     judge: Step | None = nested_step("evaluate", given={"models": "me"}, help="The judge.")
     def run(self, job: Job) -> Model:
         self.judge.models = []
-        scores = self.judge.run(job).report()["scores"]
+        scores = self.judge.run(job).report().data()["scores"]
         (job.out / "w").write_text(str(scores))
         return Model(job.out, meta={"format": "x"})
 '''

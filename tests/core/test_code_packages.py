@@ -11,7 +11,13 @@ import pytest
 
 from finery.builder.code.closure import Closure
 from finery.builder.code.index import CodeIndex
-from finery.util.installed import distributions, entry_points, plugin_packages
+from finery.util.installed import (
+    distributions,
+    entry_points,
+    owners,
+    plugin_packages,
+    search_path,
+)
 
 Site = Callable[..., None]
 ENTRY = "[finery]\nacme = acme.plugin\n"
@@ -48,6 +54,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
     def forget() -> None:
         distributions.cache_clear()
+        owners.cache_clear()
+        search_path.cache_clear()
         plugin_packages.cache_clear()
         entry_points.cache_clear()
         importlib.invalidate_caches()

@@ -4,14 +4,13 @@ An observer in the step's process makes entries (`finery.execute.observed`); a p
 values again. The name of an entry is a path or one of these:
 
     module PATH        the files that an import could find there
-    import NAME        whether a top-level module is found
-    package NAME       the version of a distribution
+    import NAME        the distributions that install a top-level module
     places of code     where the recipe and its code are in the project
 """
 
 import importlib.machinery
-import importlib.util
 import os
+import re
 import stat
 from collections.abc import Callable
 from functools import lru_cache
@@ -24,14 +23,15 @@ from finery.errors import DataError
 from finery.execute.scope import scope_of
 from finery.store.links import AWAY
 from finery.util.files import hash_file
-from finery.util.installed import normalised, package_version
+from finery.util.installed import installers
 from finery.util.paths import is_inside
 
 ABSENT = "absent"
 MOST = 10_000
 """Maximum number of entries of a result."""
 LAYOUT = "places of code"
-_KINDS = ("module", "import", "package", "places")
+IMPORT = "import "
+_KINDS = ("module", "import", "places")
 """First words of the names of entries that aren't paths."""
 _SUFFIXES = [
     f"{start}{suffix}"
@@ -56,9 +56,7 @@ class Places(NamedTuple):
         """Whether an entry can be compared: it may come from a stranger."""
         kind, _, rest = name.partition(" ")
         if kind == "import":
-            return rest.isidentifier()
-        if kind == "package":
-            return rest == normalised(rest)
+            return re.fullmatch(r"[\w-]+", rest) is not None
         path = rest if kind == "module" else name
         if path.startswith("/"):
             return path.startswith(self.folders) and os.path.normpath(path) == path
@@ -77,10 +75,8 @@ class Places(NamedTuple):
     def value(self, name: str, digest: Callable[[Path], str] = hash_file) -> str:
         """The current value of an entry. digest: gives that of a file."""
         kind, _, rest = name.partition(" ")
-        if kind == "package":
-            return package_version(rest)
         if kind == "import":
-            return _import_value(rest)
+            return _import_value(rest, self.folders)
         if name == LAYOUT:
             return self.layout
         if kind == "module":
@@ -122,12 +118,10 @@ class Places(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _import_value(module: str) -> str:
-    """The value of an entry for a top-level module."""
-    try:
-        return ABSENT if importlib.util.find_spec(module) is None else "found"
-    except (ImportError, ValueError):
-        return "found"
+def _import_value(module: str, folders: tuple[str, ...]) -> str:
+    """The value of an entry for a top-level module. folders: where else it might be."""
+    is_loose = any(candidates(f"{folder}{module}") for folder in folders)
+    return installers(module) or ("found" if is_loose else ABSENT)
 
 
 @lru_cache(maxsize=64)

@@ -7,8 +7,8 @@ loose code) becomes an entry with a name and a value, computed before Python goe
 
 - a file: its digest; a folder: a digest of the names in it; what is missing: `absent`;
 - `module FOLDER/NAME`: which files a computed import could find there;
-- `import NAME`: a module that was looked for in vain; `package NAME`: the version of a distribution
-  that was imported without being in the key;
+- `import NAME`: the distributions that install a top-level module, unless the key has them, or
+  that none does;
 - `places of code`, with each path: the recipe's folder and the files of its code, since another
   recipe may be a copy of this one. A worker runs steps in the recipe's folder.
 
@@ -22,31 +22,23 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from opcode import opmap
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from finery.artifact.manifest import with_references
-from finery.execute.entries import ABSENT, Places, candidates, places_of
+from finery.execute.entries import ABSENT, IMPORT, Places, candidates, places_of
 from finery.execute.executor import Task
 from finery.execute.readlog import NAMED, ReadLog, Seen
 from finery.execute.scope import Scope, package_folders, plain, scope_of
 from finery.plugin import discovery
 from finery.plugin.discovery import GROUP
 from finery.plugin.manager import Plugins
-from finery.util.installed import (
-    STANDARD_LIBRARY,
-    entry_points,
-    is_installed,
-    normalised,
-    owners,
-    package_version,
-    place_of,
-)
+from finery.util.installed import STANDARD_LIBRARY, entry_points, is_own, normalised, place_of
 
 _IMPORTERS = ("<frozen importlib", discovery.__file__, f"{STANDARD_LIBRARY}/pathlib")
 """Beginnings of the file names of code that imports modules."""
@@ -71,10 +63,8 @@ class Observer:
         self.scope = Scope()
         self.is_own = False
         self.keyed: frozenset[str] = frozenset()
-        self.search_path: frozenset[str] = frozenset()
+        self.search_path: frozenset[str] = frozenset()  # each with a slash at its end
         self.declared: frozenset[str] = frozenset()
-        self.tried: set[str] = set()  # top-level modules that were looked for
-        self.modules = frozenset(sys.modules)  # before plugins were imported
         self.imports = 0  # number of entries when they had been imported
 
     # -- files and folders: the arguments are those of the audit events ---------------------------
@@ -167,7 +157,7 @@ class Observer:
         """A program is about to be started: what its command names counts."""
         for word in words_of([executable or "", *arguments] if arguments else ["-c", executable]):
             path = plain(os.path.join(os.fsdecode(folder or ""), word))
-            if os.path.exists(path):
+            if os.path.isfile(path) or (os.path.isdir(path) and not self.is_own):
                 self.read(path)
             elif not self.is_own and _FILE.fullmatch(word) and self.counts(path):
                 self.log.see(self.log.places.name(path), Seen(NAMED))
@@ -192,45 +182,48 @@ class Observer:
         if path not in self.keyed and (not self.is_own or self.scope.covers(path)):
             self.log.see(self.log.places.name(path))
 
-    def sought(self, name: str, folders: Any) -> None:
-        """A module is looked for. folders: of its package; None if it is a top-level one."""
+    def sought(self, name: str, within: Any) -> None:
+        """A module is looked for. within: folders of its package; None if it is a top-level one."""
         frame: FrameType | None = sys._getframe(2)
-        while frame and str(frame.f_globals.get("__name__")).startswith("importlib"):
+        while frame and _is_standard(frame.f_code.co_filename):
             frame = frame.f_back
         file = frame.f_code.co_filename if frame else ""
-        is_own = file.startswith(("<", *package_folders(is_own=True)))
-        if folders is None and not is_own and place_of(file) != "standard":
-            self.tried.add(name)
-        if frame is None or not self.scope.is_loose(file):
+        if self.is_own and not self.scope.is_loose(file):
             return
-        is_statement = frame.f_code.co_code[frame.f_lasti] == opmap["IMPORT_NAME"]
-        is_followed = is_statement and plain(file) in self.keyed
-        for folder in map(os.path.abspath, list(sys.path if folders is None else folders)):
-            module = f"{folder}/{name.rpartition('.')[2]}"
-            root = module.removesuffix(f"/{name.replace('.', '/')}")
-            is_in_key = is_followed and root in self.search_path
-            if not is_in_key and self.scope.is_loose(module):
+        is_import = frame and frame.f_code.co_code[frame.f_lasti] == opmap["IMPORT_NAME"]
+        is_followed = bool(is_import) and plain(file) in self.keyed
+        is_finery = file.startswith(package_folders(is_own=True))
+        is_in_key = is_followed or name in sys.stdlib_module_names or is_own(name)
+        entry = f"{IMPORT}{name}"
+        is_counted = not is_in_key and self.log.places.is_checked(entry)
+        if is_counted and (not is_finery or self.log.places.value(entry) != ABSENT):
+            self.log.see(entry)
+        if not is_finery and name not in sys.builtin_module_names:
+            by_library = within is None and place_of(file) == "installed"
+            for module in self.could_be(name, within, is_followed, by_library):
                 self.log.see(f"module {self.log.places.name(module)}")
+
+    def could_be(self, name: str, within: Any, is_followed: bool, by_library: bool) -> list[str]:
+        """Where a module might be found, besides where an entry `import` or the key counts it.
+
+        is_followed: whether the key follows the import. by_library: whether a library looks for a
+        top-level module: many look for others that nobody has.
+        """
+        folders = [*map(os.path.abspath, list(sys.path if within is None else within))]
+        modules, covered = [], self.search_path if is_followed else frozenset[str]()
+        for folder in folders if any(map(self.scope.is_loose, folders)) else ():
+            module = f"{folder}/{name.rpartition('.')[2]}"
+            if self.scope.is_loose(module):
+                modules.append(module)
             if candidates(module):
-                return
-
-    def missing(self) -> Iterator[tuple[str, str]]:
-        """Entries of modules that were looked for in vain."""
-        for name in self.tried - sys.modules.keys():
-            entry = f"import {name}"
-            if name.isidentifier() and self.log.places.value(entry) == ABSENT:
-                yield entry, ABSENT
-
-    def versions(self, task: Task) -> Iterator[tuple[str, str]]:
-        """Entries of distributions that this process imported and that aren't in the key."""
-        names = {name.partition(".")[0] for name in sys.modules.keys() - self.modules}
-        files = {name: getattr(sys.modules.get(name), "__file__", None) or "" for name in names}
-        installed = [name for name in names if is_installed(files[name])]
-        owning = owners() if installed else {}
-        names = {owner for name in installed for owner in owning.get(name, ())}
-        own = {entry.distribution.name for entry in entry_points(GROUP)}
-        for name in names - own - set(map(normalised, task.expects.packages)):
-            yield f"package {name}", package_version(name)
+                if place_of(module):  # what comes before it is in each key
+                    covered = self.search_path
+                break
+        else:
+            if by_library and self.log.places.is_checked(f"{IMPORT}{name}"):
+                covered = covered.union(self.scope.folders)
+        end = name.replace(".", "/")
+        return [module for module in modules if module.removesuffix(end) not in covered]
 
 
 class Finder:
@@ -300,7 +293,7 @@ def watching(task: Task, plugins: Plugins | None = None) -> Iterator[None]:
         _process.scope = scope_of(*where)
         _process.keyed = _plain_paths((*task.plugins, *where[3]))
         known = [*sys.path, *map(os.path.dirname, task.plugins)]
-        _process.search_path = frozenset(map(os.path.abspath, known))
+        _process.search_path = frozenset(f"{os.path.abspath(each)}/" for each in known)
         _process.declared = frozenset()
         if plugins is not None:
             _process.declared = frozenset(map(plain, _declared(task)))
@@ -323,9 +316,10 @@ def reads_of(task: Task) -> tuple[list[tuple[str, str]], str, list[str]]:
     """
     if not task.project:
         return [], "", []
-    entries, rewritten = _process.log.end()
-    if not _process.is_own and task.environment is None:
-        entries |= {**dict(_process.versions(task)), **dict(_process.missing())}
+    versions = {normalised(name): version for name, version in task.expects.packages.items()}
+    plugins = (e.distribution for e in entry_points(GROUP) if e.name in task.entry_points)
+    versions |= {each.name: each.version for each in plugins}  # whose files are in the key
+    entries, rewritten = _process.log.end(partial(_is_in_key, task, versions))
     return sorted(entries.items()), _process.log.reason, rewritten
 
 
@@ -335,8 +329,8 @@ def is_clean() -> bool:
 
 
 def has_read() -> bool:
-    """Whether this process has read anything."""
-    return bool(_process.log.seen)
+    """Whether this process has read anything of the project."""
+    return any(not name.startswith(IMPORT) for name in _process.log.seen)
 
 
 def _is_import(frame: FrameType | None) -> bool:
@@ -361,6 +355,21 @@ def words_of(command: Sequence[Any]) -> Iterator[str]:
             words = [re.sub(r"""\\(.)|['"]""", r"\1", word) for word in quoted]
         yield from filter(None, (p for w in words for p in [w, *re.split("[=:@]", w)]))
         option = item
+
+
+@lru_cache(maxsize=4096)
+def _is_standard(file: str) -> bool:
+    """Whether code acts for its caller: that of Python, such as `pkgutil`, or a string."""
+    return file.startswith("<") or place_of(file) == "standard"
+
+
+def _is_in_key(task: Task, versions: Mapping[str, str], name: str, value: str) -> bool:
+    """Whether the key of a step has what an entry for a module says. versions: those in it."""
+    if not name.startswith(IMPORT) or task.environment is not None:  # whose packages all count
+        return name.startswith(IMPORT)
+    if value == ABSENT:
+        return versions.get(normalised(name.removeprefix(IMPORT))) == "not installed"
+    return all(each.partition(" ")[0] in versions for each in value.split(", "))
 
 
 def _declared(task: Task) -> Iterator[str]:

@@ -16,11 +16,11 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from finery.execute.entries import ABSENT, LAYOUT, MOST, Places
+from finery.execute.entries import ABSENT, IMPORT, LAYOUT, MOST, Places
 from finery.util.files import ABSENT as MISSING
 from finery.util.files import FileState, file_state, settled
 from finery.util.leftovers import reads_path
@@ -151,10 +151,10 @@ class ReadLog:
         if self.seen:
             self._append(self.seen)
 
-    def end(self) -> tuple[dict[str, str], list[str]]:
+    def end(self, is_in_key: Callable[[str, str], bool]) -> tuple[dict[str, str], list[str]]:
         """The entries of a step that succeeded, and names of those that it changed afterwards.
 
-        Gives up if one changed in another way.
+        Gives up if one changed in another way. is_in_key: whether one counts anyway.
         """
         file, self._file = self._file, ""
         for name, seen in _entries(file):  # of processes that the step forked, too
@@ -166,7 +166,7 @@ class ReadLog:
         for name, seen in dict(self.seen).items():
             is_last = seen.value in (LEFT, NAMED)
             value = self.places.value(name) if is_last else seen.value
-            if seen.value == LEFT and value == ABSENT:
+            if (seen.value == LEFT and value == ABSENT) or is_in_key(name, value):
                 continue
             entries[name] = value
             if not self.places.is_checked(name):
@@ -176,7 +176,7 @@ class ReadLog:
                 path = self.places.path(name)
                 if not any(path in (each, os.path.dirname(each)) for each in self.written):
                     self.give_up(f"reads {name}, which changes before the step ends")
-        if entries:
+        if not all(name.startswith(IMPORT) for name in entries):
             entries[LAYOUT] = self.places.layout
         return entries, rewritten
 

@@ -9,7 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery.util.installed import STANDARD_LIBRARY, is_installed, own_packages, plugin_packages
+from finery.util.installed import (
+    STANDARD_LIBRARY,
+    is_installed,
+    own_packages,
+    plugin_packages,
+    search_path,
+)
 from finery.util.paths import plain_path
 
 _ASIDE = re.compile(
@@ -59,7 +65,7 @@ def scope_of(project: str, recipe: str, store: str, code: tuple[str, ...]) -> Sc
     caches = [os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache"]
     caches += filter(None, map(os.environ.get, ("HF_HOME", "TMPDIR")))
     python = _slash([STANDARD_LIBRARY, _ZIP, *package_folders(is_own=False)])
-    code += tuple(f"{os.path.abspath(entry)}/" for entry in sys.path)
+    code += tuple(f"{os.path.abspath(entry)}/" for entry in search_path())
     loose = [path for path in code if not path.startswith(python)]
     folders = {os.path.dirname(p) for p in loose if not is_installed(p)}
     inside = tuple(path for path in _slash([project, recipe, *folders]) if path != "/")

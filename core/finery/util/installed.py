@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.machinery import PathFinder
 from typing import NamedTuple
 
 ONLY = "FINERY_ENTRY_POINTS"
@@ -52,6 +53,20 @@ class Distribution(NamedTuple):
                 modules.add(name)
         return modules
 
+    def record_digest(self) -> str:
+        """A digest of its files' digests, without those that differ by environment.
+
+        Empty if it is from an index. One from a folder, an archive or a repository, whose version
+        may stay, has `direct_url.json`, by PyPA's specification.
+        """
+        if not os.path.exists(f"{self.folder}/direct_url.json"):
+            return ""
+        from blake3 import blake3
+
+        lines, own = self.read("RECORD").splitlines(), os.path.basename(self.folder)
+        files = sorted(line for line in lines if not line.startswith(("..", own)))
+        return blake3("\n".join(files).encode()).hexdigest()
+
 
 class EntryPoint(NamedTuple):
     """One entry of a group: `name = value`, and the distribution it comes from."""
@@ -72,11 +87,17 @@ class EntryPoint(NamedTuple):
 
 
 @lru_cache(maxsize=1)
+def search_path() -> list[str]:
+    """`sys.path` before plugins and steps changed it."""
+    return [entry or "." for entry in dict.fromkeys(sys.path)]
+
+
+@lru_cache(maxsize=1)
 def distributions() -> dict[str, Distribution]:
     """Normalised name → distribution; the first on `sys.path` counts, as for imports."""
     first: dict[str, Distribution] = {}
-    for entry in dict.fromkeys(sys.path):
-        for dist in _in_folder(entry or "."):
+    for entry in search_path():
+        for dist in _in_folder(entry):
             first.setdefault(dist.name, dist)
     return first
 
@@ -96,6 +117,7 @@ def _in_folder(folder: str) -> Iterator[Distribution]:
                 )
 
 
+@lru_cache(maxsize=1)
 def owners() -> dict[str, list[str]]:
     """Top-level module → the distributions with a part of it; takes a tenth of a second."""
     owners: dict[str, list[str]] = {}
@@ -103,6 +125,19 @@ def owners() -> dict[str, list[str]]:
         for module in each.modules():
             owners.setdefault(module, []).append(each.name)
     return owners
+
+
+def installers(module: str) -> str:
+    """The distributions that install a top-level module, with their versions and digests.
+
+    Empty if it isn't installed; `found` if that was by hand.
+    """
+    folders = [folder for folder in search_path() if is_installed(f"{folder}/")]
+    if PathFinder.find_spec(module, folders) is None:
+        return ""
+    owning = [distributions()[name] for name in sorted(owners().get(module, ()))]
+    facts = [f"{d.name} {package_version(d.name)} {d.record_digest()}".strip() for d in owning]
+    return ", ".join(facts) or "found"
 
 
 def is_installed(path: str) -> bool:

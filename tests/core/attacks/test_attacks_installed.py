@@ -74,6 +74,14 @@ def upgrade(old: str, new: Files, name: str = "lib") -> Change:
     return both(uninstall(name, old, name.replace("-", "_")), install(new))
 
 
+def from_folder(digest: str) -> Files:
+    """An installed library of one version, whose X is the digest of its file."""
+    about = "site/lib-1.0.dist-info"
+    record = f"lib/__init__.py,sha256={digest},1\n"
+    made = library("1.0", text=f"X = {digest}\n")
+    return {**made, f"{about}/RECORD": record, f"{about}/direct_url.json": "{}"}
+
+
 LIB2 = upgrade("1.0", library("2.0"))
 USES = step("answer = lib.X", "import lib")
 TRIES = step("answer = X", "try:\n    from lib import X\nexcept ImportError:\n    X = 0")
@@ -118,6 +126,28 @@ def finery_steps():
 def finery_engines():
     return {"echo": Echo}
 '''
+TRY = "try:\n    answer = {}\nexcept (ImportError, ValueError):\n    answer = 0"
+FORK = """
+r, w = os.pipe()
+if os.fork() == 0:
+    {}
+    os._exit(0)
+os.wait()
+answer = os.read(r, 9)
+"""
+REPLACED = "import sys\nclass Lib:\n    X = 1\nsys.modules[__name__] = Lib()\n"
+ATTEMPT = """
+try:
+    import importlib
+    made = importlib.import_module("li" + "b").X
+except ImportError:
+    made = "none"
+kept = job.scratch / "kept"
+if not kept.exists():
+    kept.write_text(made)
+assert open(HERE.parent / "fails").read() == "0"
+answer = kept.read_text()
+"""
 VERSION = "import importlib.metadata as m\nanswer = m.version('lib')"
 PATCH = "import colorsys\ncolorsys.rgb_to_hls = lambda *a: 'patched'\n"
 PATCHED = "import colorsys; answer = colorsys.rgb_to_hls(1, 0, 0)"
@@ -344,6 +374,59 @@ CASES = [
            {**step("answer = 1"), **library("1.0")}, LIB2, precise=True),
     Attack("a library of another version, and back", {**USES, **library("1.0")}, LIB2,
            then=[upgrade("2.0", library("1.0"))]),
+    # -- a library by a computed name
+    Attack("the files of a library from a folder, at the same version, by a computed name",
+           {**step("answer = __import__('li' + 'b').X"), **from_folder("1")},
+           both(uninstall("lib", "1.0", "lib"), install(from_folder("2")))),
+    *[Attack(f"another version of a library by {name}", {**step(body), **library("1.0")}, LIB2)
+      for name, body in {
+          "runpy": "import runpy; answer = runpy.run_module('li' + 'b.__init__')['X']",
+          "a spec": "import importlib.util as u\ns = u.find_spec('li' + 'b')\n"
+                    "m = u.module_from_spec(s); s.loader.exec_module(m)\nanswer = m.X",
+          "a name that is forgotten":
+              "answer = __import__('li' + 'b').X; del sys.modules['lib']",
+          "pydoc.locate": "import pydoc; answer = pydoc.locate('li' + 'b').X",
+          "a forked process": FORK.format("os.write(w, __import__('li' + 'b').X.encode())"),
+          "a pool": "import multiprocessing as m\nwith m.get_context('fork').Pool(1) as pool:\n"
+                    "    answer = pool.map(eval, [\"__import__('li' + 'b').X\"])",
+      }.items()],
+    Attack("another version of a library that replaces its module", {
+           **step("answer = __import__('li' + 'b').X"), **library("1.0", text=REPLACED)},
+           upgrade("1.0", library("2.0", text=REPLACED.replace("1", "2")))),
+    Attack("another version of a part of a namespace package", {
+           **step("import importlib; answer = importlib.import_module('ns' + '.one').X"),
+           **distribution("part", "1.0", {"ns/one.py": "X = 1\n"})},
+           both(uninstall("part", "1.0", "ns"),
+                install(distribution("part", "2.0", {"ns/one.py": "X = 2\n"})))),
+    Attack("a part of a namespace package that appears", {
+           **step("import importlib\n" + TRY.format("importlib.import_module('ns' + '.two').X")),
+           **distribution("part", "1.0", {"ns/one.py": "X = 1\n"})},
+           install(distribution("more", "1.0", {"ns/two.py": "X = 2\n"}))),
+    Attack("another version of a plugin that no step uses, by a computed name", {
+           **step("answer = __import__('pl' + 'ug').X"),
+           **distribution("plug", "1.0", {"plug/__init__.py": "X = 1\n"}, entry="plug")},
+           both(uninstall("plug", "1.0", "plug"), install(distribution(
+                "plug", "2.0", {"plug/__init__.py": "X = 2\n"}, entry="plug")))),
+    *[Attack(f"a library that goes and that {name} found", {**step(
+             f"import importlib.util as u; answer = u.find_spec({text}) is None"),
+             **library("1.0")}, uninstall("lib", "1.0", "lib"))
+      for name, text in {"find_spec": "'lib'", "a computed find_spec": "'li' + 'b'"}.items()],
+    *[Attack(f"a library that {name} looked for in vain", step(body), install(library("1.0")))
+      for name, body in {
+          "exec": "k = 'b'\ntry:\n    exec(f'import li{k}'); answer = 1\n"
+                  "except ImportError:\n    answer = 0",
+          "resolve_name": "import pkgutil\n" + TRY.format("pkgutil.resolve_name('li' + 'b:X')"),
+          "pydoc.locate": "import pydoc; answer = pydoc.locate('li' + 'b') is None",
+          "a forked process": FORK.format(
+              "try: __import__('li' + 'b'); os.write(w, b'1')\n    except ImportError: pass")
+              .replace("answer =", "os.close(w); answer ="),
+      }.items()],
+    *[Attack(f"{name} between two attempts", {**step(ATTEMPT), "../fails": "1", **files}, both(
+             change, put("../fails", "0")), fails=True)
+      for name, files, change in [
+          ("another version of a library", library("1.0"), LIB2),
+          ("a library that appears", {}, install(library("1.0"))),
+      ]],
     # -- hooks
     Attack("a wrapper in a plugin file", {**step("answer = 'word'"), "wrap.py": WRAP,
            **more("a: {use: a.answer}", plugins="steps.py, wrap.py")},

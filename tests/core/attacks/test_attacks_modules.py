@@ -27,6 +27,7 @@ from attacking import (
 X1, X2 = "X = 1\n", "X = 2\n"
 HELPER = step("answer = helper.X", "import helper")
 ON_PATH = {"PYTHONPATH": "{w}/lib"}
+TRY = "try:\n    answer = {}\nexcept (ImportError, ValueError):\n    answer = 0"
 DEEP = "import sys\nsys.path.insert(0, str(HERE / 'lib'))\n"
 
 
@@ -296,6 +297,32 @@ CASES = [
     Attack("a module under try that goes", step("answer = X",
            "try:\n    from local_settings import X\nexcept ImportError:\n    X = 1")
            | {"local_settings.py": X2}, remove("local_settings.py")),
+    *[Attack(f"a module that {name} looked for in vain", step(body),
+             put("mod_a.py", "import logging\nX = logging.NullHandler\n"))
+      for name, body in {
+          "exec": "k = 'a'\n" + TRY.format("exec(f'import mod_{k}') or sys.modules['mod_a'].X"),
+          "eval": TRY.format("eval('__import__(\"mod\" + \"_a\").X')"),
+          "resolve_name": "import pkgutil\n" + TRY.format("pkgutil.resolve_name('mod' + '_a:X')"),
+          "pydoc.locate": "import pydoc; answer = pydoc.locate('mod' + '_a') is None",
+          "runpy": "import runpy\n" + TRY.format("runpy.run_module('mod' + '_a')['X']"),
+          "dictConfig": "import logging.config as c\n" + TRY.format(
+              "c.dictConfig({'version': 1, 'handlers': {'h': {'()': 'mod' + '_a.X'}}}) or 1"),
+      }.items()],
+    *[Attack(f"a package beside a module that {name} found", step(body) | {"mod_a.py": X1},
+             put("mod_a/__init__.py", X2))
+      for name, body in {
+          "exec": "k = 'a'; exec(f'import mod_{k}'); answer = sys.modules['mod_a'].X",
+          "eval": "answer = eval('__import__(\"mod\" + \"_a\").X')",
+          "a string": "import types\nanswer = types.FunctionType(compile(\n"
+                      "    '__import__(\"mod\" + \"_a\").X', '<x>', 'eval'), {})()",
+          "a template": "import jinja2\nanswer = jinja2.Template("
+                        "'{{ i(\"mod\" + \"_a\").X }}').render(i=__import__)",
+          "resolve_name": "import pkgutil; answer = pkgutil.resolve_name('mod' + '_a:X')",
+      }.items()],
+    Attack("a submodule that exec looked for in vain", step(
+           "import importlib\nimportlib.import_module('pa' + 'ck')\n"
+           + TRY.format("exec('from pack import two') or 1")) | {"pack/__init__.py": ""},
+           put("pack/two.py", X2)),
     Attack("a module by a computed name that appears", step("""
            import importlib
            try:

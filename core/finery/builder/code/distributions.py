@@ -32,12 +32,11 @@ class Installed(msgspec.Struct, frozen=True, array_like=True):
 def read_installed() -> Installed:
     """What is installed in this environment."""
     everything = distributions().values()
-    # One from a folder, an archive or a repository has `direct_url.json`, by PyPA's specification.
-    direct = [each for each in everything if os.path.exists(f"{each.folder}/direct_url.json")]
+    digests = {each.name: each.record_digest() for each in everything}
     return Installed(
         owners(),
         {each.name: [*_requirements(each)] for each in everything},
-        {each.name: _record_digest(each) for each in direct},
+        {name: digest for name, digest in digests.items() if digest},
     )
 
 
@@ -67,14 +66,6 @@ def unlisted(files: Collection[str]) -> list[str]:
         if any(file.removeprefix(f"{parent}/") in record for file in unowned):
             unowned -= {os.path.join(parent, file) for file in each.files()}
     return sorted(unowned)
-
-
-def _record_digest(distribution: Distribution) -> str:
-    """A digest of the digests of its files, without those that differ by environment."""
-    lines = distribution.read("RECORD").splitlines()
-    own = os.path.basename(distribution.folder)
-    files = sorted(line for line in lines if not line.startswith(("..", own)))
-    return blake3("\n".join(files).encode()).hexdigest()
 
 
 def _requirements(distribution: Distribution) -> Iterator[tuple[str, list[str], str]]:

@@ -350,19 +350,23 @@ def sources_of(build: "Build") -> Sources:
             patterns |= {_absolute(p, folder) for p in files.patterns}
             if not all(map(files.requires, files.patterns)):  # so that a new one is noticed
                 absent |= named
-    for place in read_places(build):
+    for place in read_places(build, watched.present):
         (used if os.path.exists(place) else absent).add(place)
     return Sources(used, absent - used, patterns)
 
 
-def read_places(build: "Build") -> Iterator[str]:
-    """The files and folders that steps of a build read besides their inputs."""
+def read_places(build: "Build", code: Iterable[str]) -> Iterator[str]:
+    """The files and folders that steps of a build read besides their inputs. code: its files."""
     from finery.artifact.manifest import READ, reads_in
-    from finery.execute.entries import paths_of
+    from finery.execute.entries import places_of
 
-    for result in build.outcome.results.values():
-        for part, _ in reads_in(result.parts):
-            yield from paths_of(str(build.project), part.removeprefix(READ))
+    entries = {part for r in build.outcome.results.values() for part, _ in reads_in(r.parts)}
+    if entries:
+        folder, root = build.graph.recipe.folder, build.planner.store.root
+        files = tuple(sorted(path for path in code if os.path.splitext(path)[1]))
+        places = places_of(str(build.project), str(folder), str(root), files)
+        for entry in entries:
+            yield from places.paths(entry.removeprefix(READ))
 
 
 def _are_those_used(used: Collection[str], matches: Iterable[str]) -> bool:

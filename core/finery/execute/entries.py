@@ -72,6 +72,15 @@ class Places(NamedTuple):
         """The path that a name means."""
         return os.path.join(self.project, name) if name != "." else self.project
 
+    def paths(self, name: str) -> list[str]:
+        """The paths whose states decide the value of an entry, apart from what is installed."""
+        kind, _, rest = name.partition(" ")
+        if kind == "module":
+            return [self.path(rest) + end for end in _SUFFIXES]
+        if kind == "import":
+            return [f"{folder}{rest}{end}" for folder in self.folders for end in _SUFFIXES]
+        return [] if kind in _KINDS else [self.path(name)]
+
     def value(self, name: str, digest: Callable[[Path], str] = hash_file) -> str:
         """The current value of an entry. digest: gives that of a file."""
         kind, _, rest = name.partition(" ")
@@ -133,16 +142,6 @@ def places_of(project: str, recipe: str, store: str, code: tuple[str, ...]) -> P
     layout = "\0".join([os.path.relpath(recipe, project), *inside])
     digest = blake3(layout.encode(errors="surrogateescape")).hexdigest(16)
     return Places(project, os.path.realpath(store), scope.folders, digest)
-
-
-def paths_of(project: str, name: str) -> list[str]:
-    """The paths whose states decide the value of an entry."""
-    kind, _, rest = name.partition(" ")
-    if kind == "module":
-        return [os.path.join(project, rest) + end for end in _SUFFIXES]
-    if kind in _KINDS:
-        return []
-    return [os.path.join(project, name)]
 
 
 def candidates(path: str) -> str:

@@ -136,6 +136,14 @@ os.wait()
 answer = os.read(r, 9)
 """
 REPLACED = "import sys\nclass Lib:\n    X = 1\nsys.modules[__name__] = Lib()\n"
+LOOKS = """
+def look():
+    try:
+        import extra
+        return extra.X
+    except ImportError:
+        return 0
+"""
 ATTEMPT = """
 try:
     import importlib
@@ -421,6 +429,9 @@ CASES = [
               "try: __import__('li' + 'b'); os.write(w, b'1')\n    except ImportError: pass")
               .replace("answer =", "os.close(w); answer ="),
       }.items()],
+    Attack("a file beside the plugin that a library looked for in vain", {
+           **step("import lib; answer = lib.look()"), **library("1.0", text=LOOKS)},
+           put("extra.py", "X = 1\n")),
     *[Attack(f"{name} between two attempts", {**step(ATTEMPT), "../fails": "1", **files}, both(
              change, put("../fails", "0")), fails=True)
       for name, files, change in [

@@ -98,6 +98,17 @@ def import_helper(t: Project) -> None:
     t.write({"steps.py": (t.folder / "steps.py").read_text() + code, "helper.py": "x = 1\n"})
 
 
+def test_a_file_with_the_name_of_an_imported_module_may_become_a_package(stamped: Project) -> None:
+    import_helper(stamped)
+    stamped.write({"helper": "a script\n"})
+    time.sleep(0.05)
+    keep(stamped)
+    assert done(stamped) == 3
+    (stamped.folder / "helper").unlink()
+    stamped.write({"helper/__init__.py": "x = 2\n"})
+    assert done(stamped) is None
+
+
 @pytest.mark.parametrize("changed", ["recipe.yaml", "rows/one.txt", "steps.py", "helper.py"])
 def test_a_file_that_was_written_just_before_a_build_is_compared_by_its_content(
     stamped: Project, monkeypatch: pytest.MonkeyPatch, changed: str

@@ -136,12 +136,16 @@ class Imports:
             self._finders[folder] = FileFinder(folder, (SourceFileLoader, [*SUFFIXES]))
         tail = name.rpartition(".")[2]
         spec = self._finders[folder].find_spec(tail)
-        path = (spec.origin if spec is not None else None) or ""
+        origin = (spec.origin if spec is not None else None) or ""
         if place_of(f"{folder}/") == "":
-            earlier = takewhile(path.__ne__, (f"{folder}/{tail}{end}" for end in ENDS))
-            self._absent.update(each for each in earlier if not os.path.isdir(each))
+            earlier = takewhile(origin.__ne__, (f"{folder}/{tail}{end}" for end in ENDS))
+            for path in earlier:
+                if not os.path.exists(path):
+                    self._absent.add(path)
+                elif not os.path.isdir(path):  # a file that a package might replace
+                    self._listed.add(folder)
         if spec is not None:
-            yield Module(name, path, (*(spec.submodule_search_locations or ()),))
+            yield Module(name, origin, (*(spec.submodule_search_locations or ()),))
 
     def _by_finders(self, name: str) -> Iterator[Module]:
         """What other finders find, such as those of editable installations, or what is loaded."""

@@ -16,6 +16,8 @@ from conftest import until
 
 BINARIES = Path("/usr/lib/postgresql")
 PASSWORD = "s3cret-w0rd"
+ATTEMPTS = 3
+"""Starts, since another test may take the port meanwhile."""
 
 
 class Server(NamedTuple):
@@ -48,9 +50,6 @@ def serving() -> Iterator[Server]:
     """A server with an empty database, which ends with the block."""
     folder = Path(tempfile.mkdtemp(prefix="finery-postgres-"))
     shutil.chown(folder, "postgres")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     process = None
     try:
         secret = folder / "password"
@@ -60,17 +59,37 @@ def serving() -> Iterator[Server]:
             "initdb", "-D", f"{folder}/data", "-A", "scram-sha-256", "-U", "postgres", "-N",
             f"--pwfile={secret}", "-E", "UTF8", "--locale=C",
         ).wait()  # fmt: skip
-        process = _as_postgres(
-            "postgres", "-D", f"{folder}/data", "-h", "127.0.0.1", "-p", str(port),
-            "-k", str(folder), "-c", "fsync=off", "-c", "timezone=Asia/Tokyo",
-        )  # fmt: skip
-        until(lambda: _answers(port))
+        for _ in range(ATTEMPTS):
+            process, port = start(folder)
+            if process.poll() is None:
+                break
+        else:
+            logs = [path.read_text() for path in (folder / "data/log").glob("*")]
+            raise AssertionError(f"PostgreSQL doesn't start: {logs}")
         yield Server(port)
     finally:
-        if process is not None:
+        if process is not None and process.poll() is None:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """A server that answers at a port, or that has ended."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = _as_postgres(
+        "postgres", "-D", f"{folder}/data", "-h", "127.0.0.1", "-p", str(port),
+        "-k", str(folder), "-c", "fsync=off", "-c", "timezone=Asia/Tokyo",
+        "-c", "logging_collector=on", "-c", "log_directory=log",
+    )  # fmt: skip
+    try:
+        until(lambda: _answers(port) or process.poll() is not None, seconds=300)
+    except AssertionError:
+        process.kill()
+        raise
+    return process, port
 
 
 def _as_postgres(name: str, *arguments: str) -> subprocess.Popen[bytes]:

@@ -291,7 +291,7 @@ CALL = """
 import importlib, json, sys
 from pathlib import Path
 import msgspec
-from finery import Dataset, FineryError, Model, Pinned, Preflight, interface
+from finery import Dataset, FineryError, Model, Pinned, interface
 import finery_hub.client
 from finery.testing import TestJob
 
@@ -306,7 +306,7 @@ try:
         result = {"pin": interface(step, Pinned).pin()}
     else:
         job = TestJob(pinned=call["pinned"], secrets=call["secrets"])
-        made = interface(step, Preflight).sketch(job) if call["sketch"] else step.run(job)
+        made = step.sketch(job) if call["sketch"] else step.run(job)
         found = made.external if made else {}
         external = {name: str(path) for name, path in found.items()}
         files = sorted(p.name for p in job.out.iterdir())

@@ -323,7 +323,7 @@ class X(Step, forecast=Told):
     def run(self): return f()
     def check(self): return g()
     def key_packages(self): return (g(),)
-    def static_meta(self): return h()
+    def outputs(self): return h()
 def f(): return 1
 def g(): return 2
 def h(): return 3

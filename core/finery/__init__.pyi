@@ -69,6 +69,10 @@ from finery.step.interfaces import Provenance as Provenance
 from finery.step.interfaces import Traceable as Traceable
 from finery.step.interfaces import interface as interface
 from finery.step.job import Job as Job
+from finery.step.look import Known as Known
+from finery.step.look import Look as Look
+from finery.step.look import Promise as Promise
+from finery.step.look import Unknown as Unknown
 from finery.step.step import Step as Step
 from finery.util.files import check_plain as check_plain
 from finery.util.installed import locked_versions as locked_versions

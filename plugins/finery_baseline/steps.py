@@ -1,11 +1,10 @@
 """The step types: cheap models that a trained one should beat."""
 
 from collections import Counter
-from typing import Any
 
 import msgspec
 
-from finery import Dataset, Job, Model, Step, setting, takes
+from finery import Dataset, Job, Model, Promise, Step, setting, takes
 from finery.rows import example_request
 from finery_baseline.answers import ROWS, FieldsStep, classes_of, lessons_of
 from finery_baseline.classifier import written
@@ -20,9 +19,9 @@ class Majority(FieldsStep, sections=("models",), seeded=False):
     values, the one that occurs first is used.
     """
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, for the checks of steps that take the model."""
-        return {"format": "baseline-majority"}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format for the checks of steps that take it."""
+        return {"": Promise(Model, {"format": "baseline-majority"})}
 
     def run(self, job: Job) -> Model:
         """Count the values."""
@@ -30,7 +29,7 @@ class Majority(FieldsStep, sections=("models",), seeded=False):
         columns = zip(*(lesson.parts for lesson in lessons), strict=True)
         values = [Counter(column).most_common(1)[0][0] for column in columns]
         meta = {
-            **self.static_meta(),
+            "format": "baseline-majority",
             "baseline": "majority",
             "rows": len(lessons),
             "answer": written(shape.form, shape.fields, values),
@@ -51,9 +50,9 @@ class Nearest(Step, sections=("models",), seeded=False):
 
     rows: Dataset = takes(role="train", help="Rows to learn from, e.g. `split.train`.")
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, for the checks of steps that take the model."""
-        return {"format": "baseline-nearest"}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format for the checks of steps that take it."""
+        return {"": Promise(Model, {"format": "baseline-nearest"})}
 
     def run(self, job: Job) -> Model:
         """Keep the rows: their prompts and answers."""
@@ -61,7 +60,7 @@ class Nearest(Step, sections=("models",), seeded=False):
         lines = [msgspec.json.encode([lesson.question, lesson.answer]) for lesson in lessons]
         (job.out / ROWS).write_bytes(b"\n".join(lines) + b"\n")
         meta = {
-            **self.static_meta(),
+            "format": "baseline-nearest",
             "baseline": "nearest",
             "rows": len(lessons),
         }
@@ -98,9 +97,9 @@ class Linear(
         50_000, ge=1, help="Words and pieces to keep, the most frequent ones of each kind."
     )
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, and the step type that ships the model."""
-        return {"format": "baseline-linear", "bundle": "serve.bundle"}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format and the step type that ships it."""
+        return {"": Promise(Model, {"format": "baseline-linear", "bundle": "serve.bundle"})}
 
     def run(self, job: Job) -> Model:
         """Fit a classifier for each field."""
@@ -117,7 +116,8 @@ class Linear(
         )
         save(classifier, job.out)
         meta = {
-            **self.static_meta(),
+            "format": "baseline-linear",
+            "bundle": "serve.bundle",
             "baseline": "linear",
             "rows": len(lessons),
             "features": sum(map(len, classifier.features)),

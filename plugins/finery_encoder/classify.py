@@ -78,7 +78,8 @@ def run(
             + ", ".join(f"{field.temperature:g}" for field in classifier.fields)
         )
     meta = {
-        **step.static_meta(),
+        "format": "encoder",
+        "bundle": "serve.bundle",
         "baseline": "encoder",
         "trained": step.train,
         "rows": len(lessons),

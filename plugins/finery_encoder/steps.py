@@ -1,9 +1,9 @@
 """`encoder.classify`: trains a classifier on an encoder."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from finery import Dataset, Job, Model, Preflight, UsageError, setting, takes
+from finery import Dataset, Job, Model, Preflight, Promise, UsageError, setting, takes
 from finery_baseline.answers import FieldsStep, lessons_of
 from finery_encoder.head import fields_of
 from finery_trl.settings import Lora
@@ -130,9 +130,9 @@ class Classify(
                 "by hub.model",
             )
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, and the step type that ships the model."""
-        return {"format": "encoder", "bundle": "serve.bundle"}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format and the step type that ships it."""
+        return {"": Promise(Model, {"format": "encoder", "bundle": "serve.bundle"})}
 
     def key_packages(self) -> tuple[str, ...]:
         """Also those of the trainer."""

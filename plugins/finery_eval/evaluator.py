@@ -17,7 +17,7 @@ everything from a value to a p-value.
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import msgspec
@@ -28,10 +28,11 @@ from finery import (
     Dataset,
     FineryError,
     Job,
+    Look,
     Metrics,
     Model,
     PluginError,
-    Preflight,
+    Promise,
     RequirementError,
     Step,
     StepError,
@@ -91,13 +92,14 @@ class Gate(Step, isolated=True):
         return "model", "models"
 
     @outside_key
-    def static_meta(self) -> dict[str, Any]:
-        """What is measured, for the checks of steps that choose by it."""
+    def outputs(self) -> dict[str, Promise]:
+        """With what is measured, for the checks of steps that choose by it."""
         try:
             metrics = [metric for of in self.measured().values() for metric in of]
         except FineryError:  # which `check` reports
-            return {}
-        return {"metrics": list(dict.fromkeys(metrics)), "better": dict(self.unbounded())}
+            return {"": Promise(Metrics)}
+        meta = {"metrics": list(dict.fromkeys(metrics)), "better": dict(self.unbounded())}
+        return {"": Promise(Metrics, meta)}
 
     def choices(self) -> Mapping[str, Sequence[str]]:
         """What `require` may name."""
@@ -200,42 +202,16 @@ def _report_in(outputs: Mapping[str, Artifact]) -> Report:
     return metrics.report().with_more()
 
 
-class JudgePreflight(Preflight["Judge"]):
-    """Reads the rows as the evaluator will."""
-
-    def check_sample(self, samples: Mapping[str, Iterable[Row]]) -> None:
-        """Raise `DataError` for settings that don't fit the first rows."""
-        if "rows" in samples:
-            self.step.check_sample(samples["rows"])
-
-    def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
-        """Raise `DataError` for slices that no row can have."""
-        if "rows" in columns:
-            self.step.check_columns(columns["rows"])
-
-    def check_inputs(self, job: Job) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-        self.step.check_rows(job)
+SAMPLED = 1_000
+"""Maximum number of rows that settings are compared with before the rows are judged."""
 
 
-class Judge(Gated, preflight=JudgePreflight):
+class Judge(Gated):
     """Judge models on the same rows."""
 
     rows: Dataset = takes(
         help="Rows with an expected answer each. The rest of a row is the prompt."
     )
-
-    def check_rows(self, job: Job) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-
-    def check_sample(self, rows: Iterable[Row]) -> None:
-        """Raise `DataError` for settings that don't fit the rows, according to the first of them.
-
-        Rows that aren't built yet may look as in their source, e.g. records of a file.
-        """
-
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise `DataError` for slices that no row can have. columns: all that rows can have."""
 
 
 def longest_answer(default: int) -> Any:
@@ -333,17 +309,19 @@ class BatchEvaluator(Judge, engines=True):
         verdicts = judge(answers).with_tables(unjudged)
         return write(job, rows, answers, verdicts, models=self.models, slices=self.slices)
 
+    def examine(self, look: Look) -> None:
+        """Raise `DataError` for slices that no row can have, and for rows that can't be judged."""
+        fields = self.answer_fields(None) if self.slices else None
+        if fields is not None and (columns := look.columns("rows")):
+            slicing.check(columns.value, self.slices, fields)
+        if look.open("rows"):
+            self.check_rows(look.job)
+
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""
         rows = read_rows(self.rows)
         self.judging(job, rows)
         self.check_slices(rows)
-
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise `DataError` for slices that no row can have. columns: all that rows can have."""
-        fields = self.answer_fields(None)
-        if fields is not None:
-            slicing.check(columns, self.slices, fields)
 
     def check_slices(self, rows: Sequence[Row]) -> None:
         """Raise `DataError` for slices that no row has."""

@@ -54,7 +54,7 @@ class Execute(Settings):
                 fix="use a class or function of `file`, or package.module:name without a file",
             )
 
-    def check_files(self) -> None:
+    def check_file(self) -> None:
         """Raise `UsageError` for a file that isn't Python, or that has no such factory."""
         if self.file is None:
             self.key_code()

@@ -5,7 +5,7 @@ The outer step has models answer, and the evaluator only judges: its `run` isn't
 Output: errors that name this setting, and what judges the answers.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import NamedTuple
@@ -102,16 +102,6 @@ class Nested(NamedTuple):
                 fix="rename it",
             )
 
-    def check_sample(self, rows: Iterable[Row]) -> None:
-        """Raise `DataError` for settings that don't fit the first rows."""
-        with self._placed():
-            self.evaluator.check_sample(rows)
-
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise `DataError` for slices that no row can have, as far as its columns show it."""
-        with self._placed():
-            self.evaluator.check_columns(columns)
-
     def check_rows(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """What judges answers to the rows, once it has read what they expect.
 
@@ -175,11 +165,3 @@ class JudgeEach(Judge):
     def inner(self) -> Nested:
         """The evaluator. Raises `UsageError` if there is none, or none that fits."""
         return Nested.required(self, "each")
-
-    def check_sample(self, rows: Iterable[Row]) -> None:
-        """Raise `DataError` for settings of `each` that don't fit the first rows."""
-        self.inner().check_sample(rows)
-
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Raise `DataError` for slices of `each` that no row can have."""
-        self.inner().check_columns(columns)

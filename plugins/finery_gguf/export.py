@@ -16,6 +16,7 @@ from finery import (
     Job,
     Model,
     Preflight,
+    Promise,
     Step,
     StepError,
     UsageError,
@@ -170,13 +171,11 @@ class Export(
                 fix=f"remove {where}; the base has a quantization of its own",
             )  # fmt: skip
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format of an adapter."""
-        return {"format": ADAPTER} if self.adapter else {}
-
-    def outputs(self) -> dict[str, type[Artifact]]:
-        """The first quantisation as `""`, and each one under its name."""
-        return {"": Model, **dict.fromkeys([] if self.adapter else self.quantization, Model)}
+    def outputs(self) -> Mapping[str, Promise | type[Artifact]]:
+        """The first quantisation as `""`, and each one under its name; or only an adapter."""
+        if self.adapter:
+            return {"": Promise(Model, {"format": ADAPTER})}
+        return dict.fromkeys(["", *self.quantization], Model)
 
     def key_facts(self) -> Mapping[str, Any]:
         """The builds of the user's converter and llama-quantize; empty without them."""

@@ -11,13 +11,23 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from finery import DataError, Dataset, FineryError, Job, Pinned, StepError, Traceable, setting
+from finery import (
+    DataError,
+    Dataset,
+    FineryError,
+    Job,
+    Pinned,
+    Preflight,
+    StepError,
+    Traceable,
+    setting,
+)
 from finery.rows.badrow import BadRow
 from finery.rows.tables.records import JSON_SUFFIXES, Record, read_json, suffix_of, without_nulls
 from finery.rows.tables.streams import decompressed, undamaged
 from finery.rows.tables.values import plain
 from finery.util.text import did_you_mean
-from finery_data.sources.source import RowSource, SourcePreflight
+from finery_data.sources.source import RowSource
 from finery_hub.client import COMMIT, download, explained, missing, resolve, token_of
 
 PROGRESS_EVERY = 1_000
@@ -274,8 +284,8 @@ class DatasetPlaces(Traceable["HubDataset"]):
         return step.placed(ids, job, step.records(split, job), split.place, take=step.take)
 
 
-class DatasetPreflight(SourcePreflight):
-    """Compiles the templates of `columns`."""
+class DatasetPreflight(Preflight["HubDataset"]):
+    """Lists the packages that the step needs."""
 
     def packages(self) -> Mapping[str, str]:
         """What reads data sets of the hub."""

@@ -25,26 +25,11 @@ class ModelPin(Pinned["HubModel"]):
 
 
 class ModelPreflight(Preflight["HubModel"]):
-    """Fetches the small files."""
+    """Lists the packages that the step needs."""
 
     def packages(self) -> Mapping[str, str]:
         """What talks to the hub."""
         return {"huggingface-hub": "finery[hub]"}
-
-    def sketch(self, job: Job) -> Model | None:
-        """The tokenizer, the chat template and the configuration.
-
-        None for a GGUF file, which holds all of that itself.
-        """
-        step = self.step
-        if step.file is not None:
-            return None
-        folder = step.fetched(step.patterns(), job, unwanted=HEAVY)
-        if not folder.is_model:
-            return None  # the build's error explains it better
-        trusted, about = step.trust_remote_code, step.about()
-        model = folder.sketch(job.out, base=step.base, trust_remote_code=trusted, about=about)
-        return step.with_template(model)
 
 
 class ModelForecast(Forecast["HubModel"]):
@@ -84,6 +69,20 @@ class HubModel(
     file: str | None = setting(
         None, pattern=r"\.gguf$", help="The file to take from a repository of GGUF files."
     )
+
+    def sketch(self, job: Job) -> Model | None:
+        """The tokenizer, the chat template and the configuration.
+
+        None for a GGUF file, which holds all of that itself.
+        """
+        if self.file is not None:
+            return None
+        folder = self.fetched(self.patterns(), job, unwanted=HEAVY)
+        if not folder.is_model:
+            return None  # the build's error explains it better
+        trusted, about = self.trust_remote_code, self.about()
+        model = folder.sketch(job.out, base=self.base, trust_remote_code=trusted, about=about)
+        return self.with_template(model)
 
     def run(self, job: Job) -> Model:
         """Fetch files that aren't in the cache, check the model and hash it."""

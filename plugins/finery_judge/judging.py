@@ -18,6 +18,7 @@ from finery import (
     Forecast,
     Graph,
     Job,
+    Look,
     Model,
     Note,
     OneFile,
@@ -198,9 +199,10 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
                 "the rubric is empty", where="rubric", fix="describe what makes an answer good"
             )
 
-    def check_files(self) -> None:
-        """Raise `UsageError` for an empty or invalid template."""
+    def examine(self, look: Look) -> None:
+        """Also raise `UsageError` for an empty or invalid template."""
         self.template()
+        super().examine(look)
 
     def template(self) -> Prompt:
         """The judge's compiled prompt."""

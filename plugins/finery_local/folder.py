@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from finery import DataError, Job, Model, setting, takes
+from finery import DataError, Job, Model, Promise, setting, takes
 from finery_local.adapter import check_names, check_patterns, check_ranks, check_shapes
 from finery_local.files import (
     AdapterConfig,
@@ -197,9 +197,9 @@ class FolderStep(TemplateStep):
         False, help="Also take the model's own Python code, which runs when the model is loaded."
     )
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format `adapter` for a step with a base."""
-        return {} if self.base is None else {"format": "adapter"}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with the format `adapter` if it has a base."""
+        return {"": Promise(Model, {} if self.base is None else {"format": "adapter"})}
 
     def patterns(self) -> Sequence[str]:
         """Patterns of the files that make up a model; its own code only if that is trusted."""

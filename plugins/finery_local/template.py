@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from blake3 import blake3
 
-from finery import DataError, FileOrName, Model, Step, StepError, UsageError, setting
+from finery import DataError, FileOrName, Look, Model, Step, StepError, UsageError, setting
 from finery.util.text import did_you_mean
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -60,11 +60,14 @@ class TemplateStep(Step):
                     where=where, fix="write letters, digits and _ only",
                 )  # fmt: skip
 
-    def check_files(self) -> None:
+    def examine(self, look: Look) -> None:
         """Raise `UsageError` for the name of a chat template that the trl package doesn't have.
 
         Nothing is known where the package isn't installed.
         """
+        self._check_name()
+
+    def _check_name(self) -> None:
         given = self.chat_template
         templates = _templates() if given is not None and given.name else None
         if given is not None and templates is not None and given.name not in templates:
@@ -96,7 +99,7 @@ class TemplateStep(Step):
         given = self.chat_template
         if given is None:
             return model
-        self.check_files()
+        self._check_name()
         text = _named(given.name) if given.name else _read(given.path)
         file = model.path / TEMPLATE_FILE
         file.unlink(missing_ok=True)  # the preflight links the model's own

@@ -4,9 +4,9 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from finery import Job, Model, Preflight, Step, StepError, UsageError, setting, takes
+from finery import Job, Model, Preflight, Promise, Step, StepError, UsageError, setting, takes
 from finery.rows.similar import question
 from finery.util.text import size
 from finery_encoder.network import INPUTS, ONNX, TOKENIZER, Answers, load
@@ -65,9 +65,10 @@ class Export(
                 fix="name a step of encoder.classify; language models are exported by gguf.export",
             )
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, the quantisation, and the step type that ships the model."""
-        return {"format": "onnx", "bundle": "serve.bundle", "quantization": self.quantization}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format, its quantisation, and the step type that ships it."""
+        facts = {"format": "onnx", "bundle": "serve.bundle", "quantization": self.quantization}
+        return {"": Promise(Model, facts)}
 
     def run(self, job: Job) -> Model:
         """Write the graph, compare it with the model, and quantise it."""
@@ -96,7 +97,7 @@ class Export(
         own = {"trainable_parameters", "dtype"}
         meta = {name: fact for name, fact in self.model.meta.items() if name not in own}
         facts = {"file": ONNX, "size": written, "exported_from": self.model.digest}
-        return Model(job.out, meta={**meta, **self.static_meta(), **facts})
+        return Model(job.out, meta={**meta, **self.outputs()[""].meta, **facts})
 
 
 def _write(folder: Path, texts: tuple[str, ...], out: Path) -> None:

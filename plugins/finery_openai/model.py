@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import Forecast, Job, Model, Note, Preflight, Price, Step, UsageError, setting
+from finery import Forecast, Job, Model, Note, Preflight, Price, Promise, Step, UsageError, setting
 from finery_openai.key import check_address
 
 if TYPE_CHECKING:
@@ -90,14 +90,14 @@ class OpenaiModel(
                     f"'{name}' can't be set in extra", where=f"extra.{name}", fix="remove it"
                 )
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, for the checks of steps that take the model."""
-        return {"format": "api"}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format for the checks of steps that take it."""
+        return {"": Promise(Model, {"format": "api"})}
 
     def run(self, job: Job) -> Model:
         """Describe the model; no request is sent."""
         meta: dict[str, Any] = {
-            **self.static_meta(),
+            "format": "api",
             "name": self.model,
             "server": server(self.base_url),
         }

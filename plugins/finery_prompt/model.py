@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from blake3 import blake3
 
-from finery import DataError, Dataset, Job, Model, Step, setting, takes
+from finery import DataError, Dataset, Job, Model, Promise, Step, setting, takes
 from finery.rows import Conversation, Row, Turns, answer_text, row_id
 from finery.views import Detail, Output, View, print_turns
 from finery_prompt.engine import EXAMPLES, without_system
@@ -45,9 +45,9 @@ class PromptModel(Step, sections=("models",)):
         "`baseline.nearest` finds).",
     )
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, for the checks of steps that take the model."""
-        return {"format": "prompted"}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format for the checks of steps that take it."""
+        return {"": Promise(Model, {"format": "prompted"})}
 
     def run(self, job: Job) -> Model:
         """Choose the messages. The model isn't used yet."""
@@ -59,7 +59,7 @@ class PromptModel(Step, sections=("models",)):
             messages.append({"role": "system", "content": self.system})
         messages += [message for row in rows for message in _turns(row)]
         meta: dict[str, Any] = {
-            **self.static_meta(),
+            "format": "prompted",
             "messages": messages,
             "examples": [row.get("id", row_id(row)) for row in rows],
         }

@@ -11,7 +11,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from finery import Artifact, Bundle, Job, Model, Step, StepError, UsageError, setting, takes
+from finery import (
+    Artifact,
+    Bundle,
+    Job,
+    Model,
+    Promise,
+    Step,
+    StepError,
+    UsageError,
+    setting,
+    takes,
+)
 from finery_serve.client import Client
 from finery_serve.guide import json_text, readme, request_for, write_client, write_texts
 from finery_serve.processes import Address, ServerProgram, log_file
@@ -100,9 +111,9 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
                 fix=way_out(self.model, name),
             )
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, for the checks of steps that take the bundle."""
-        return {"format": STANDALONE}
+    def outputs(self) -> dict[str, Promise]:
+        """The bundle, with its format for the checks of steps that take it."""
+        return {"": Promise(Bundle, {"format": STANDALONE})}
 
     def run(self, job: Job) -> Bundle:
         """Write the files."""
@@ -158,7 +169,7 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
             own = [path.relative_to(self.model.path).as_posix() for path in paths]
         for name in sorted({*own, *self.model.external}):
             job.copy(self.model.file(name), f"model/{name}")
-        facts = {**self.static_meta(), "name": self.name, "run": "sh run.sh", **clients}
+        facts = {"format": STANDALONE, "name": self.name, "run": "sh run.sh", **clients}
         return Bundle(job.out, meta=facts)
 
 

@@ -15,10 +15,12 @@ from finery import (
     FineryError,
     Graph,
     Job,
+    Look,
     Node,
     Note,
     OneFile,
     Pinned,
+    Preflight,
     StepError,
     Traceable,
     UsageError,
@@ -27,7 +29,7 @@ from finery import (
 )
 from finery.rows.tables.records import Record
 from finery.util.text import did_you_mean
-from finery_data.sources.source import RowSource, SourcePreflight
+from finery_data.sources.source import RowSource
 from finery_sql.database import NOT_CODE, Database, check_journal, journal_of
 from finery_sql.snapshot import keep, pinned_as, read
 
@@ -86,8 +88,8 @@ class QueryPlaces(Traceable["SqlQuery"]):
         return self.step.placed(ids, job, self.step.pinned_records(job), self.step.place())
 
 
-class QueryPreflight(SourcePreflight):
-    """Compiles the templates of `columns`."""
+class QueryPreflight(Preflight["SqlQuery"]):
+    """Lists the packages that the step needs."""
 
     def packages(self) -> Mapping[str, str]:
         """What talks to databases."""
@@ -147,10 +149,11 @@ class SqlQuery(
         if self.query is not None:
             self._check_parameters(self.query, "query")
 
-    def check_files(self) -> None:
-        """Raise `UsageError` for a SQLite file that may lack changes."""
+    def examine(self, look: Look) -> None:
+        """Also raise `UsageError` for a SQLite file that may lack changes."""
         if self.path is not None:
             check_journal(self.path.path, "path")
+        super().examine(look)
 
     def key_files(self) -> list[str]:
         """Files in which SQLite keeps changes that aren't in its main file yet."""

@@ -41,6 +41,7 @@ from finery import (
     DataError,
     Dataset,
     Job,
+    Look,
     Model,
     OneFile,
     Step,
@@ -205,7 +206,7 @@ class Generator(
                 fix="checks: {judge: {rubric: …}}",
             )
 
-    def check_files(self) -> None:
+    def examine(self, look: Look) -> None:
         """Raise `UsageError` for an empty or invalid template or schema."""
         self.checks.answer_schema()
         Prompt.of(self.prompt, self.default_prompt())

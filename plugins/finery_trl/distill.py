@@ -7,31 +7,12 @@ import msgspec
 from finery import Job, Model, Proof, UsageError, setting, takes
 from finery_trl.on_policy import OnPolicy
 from finery_trl.settings import TARGET_MODULES
-from finery_trl.steps import TrainingPreflight
 
 if TYPE_CHECKING:
     from finery_trl.rows.tokens import Tokens
 
 
-class TeacherPreflight(TrainingPreflight):
-    """Also verifies that the teacher has the model's vocabulary, and that its prompts fit."""
-
-    def prove(self, job: Job, samples: int) -> list[Proof]:
-        """A proof of the prompts, with the length of those of the teacher."""
-        from finery_trl.rows.tokens import Tokens
-        from finery_trl.train.teacher import Teacher
-
-        assert isinstance(self.step, Distill)
-        proof, *others = super().prove(job, samples)
-        tokens = Tokens.of_model(self.step.model)
-        rows = (row for dataset in self.step.rows for row in dataset)
-        read: Any = self.step.read(rows, tokens, job, "rows")
-        prompts = Teacher(self.step, tokens).prompts([prompt.row for prompt in read])
-        longest = f"the teacher's prompts have up to {max(map(len, prompts)):,} tokens"
-        return [msgspec.structs.replace(proof, notes=[*proof.notes, longest]), *others]
-
-
-class Distill(OnPolicy, learns="teacher", preflight=TeacherPreflight):
+class Distill(OnPolicy, learns="teacher"):
     """Train a model to answer like a teacher, with TRL: on-policy distillation.
 
     The model answers the prompts of rows, and learns for each token of its own answers which next
@@ -83,6 +64,22 @@ class Distill(OnPolicy, learns="teacher", preflight=TeacherPreflight):
                 where=TARGET_MODULES,
                 fix="remove lm_head from target_modules",
             )
+
+    def prove(self, job: Job, samples: int) -> list[Proof]:
+        """A proof of the prompts, with the length of those of the teacher.
+
+        Also verifies that the teacher has the model's vocabulary, and that its prompts fit.
+        """
+        from finery_trl.rows.tokens import Tokens
+        from finery_trl.train.teacher import Teacher
+
+        proof, *others = super().prove(job, samples)
+        tokens = Tokens.of_model(self.model)
+        rows = (row for dataset in self.rows for row in dataset)
+        read: Any = self.read(rows, tokens, job, "rows")
+        prompts = Teacher(self, tokens).prompts([prompt.row for prompt in read])
+        longest = f"the teacher's prompts have up to {max(map(len, prompts)):,} tokens"
+        return [msgspec.structs.replace(proof, notes=[*proof.notes, longest]), *others]
 
     def arguments(self, tokens: "Tokens", job: Job) -> dict[str, Any]:
         """Also the teacher."""

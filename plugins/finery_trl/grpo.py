@@ -1,18 +1,27 @@
 """`trl.grpo`: reinforcement learning from rewards that can be verified."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from finery import Job, OneFile, Proof, Settings, Step, UsageError, nested_step, setting
+from finery import (
+    Job,
+    Look,
+    OneFile,
+    Proof,
+    Settings,
+    Step,
+    UsageError,
+    nested_step,
+    outside_key,
+    setting,
+)
 from finery.rows import Row
 from finery.rows.chat.turns import problems_of
 from finery_trl.on_policy import OnPolicy
-from finery_trl.steps import TrainingPreflight
 
 if TYPE_CHECKING:
     from finery_trl.rows.tokens import Tokens
@@ -30,37 +39,7 @@ class Functions(Settings):
     )
 
 
-class RewardPreflight(TrainingPreflight):
-    """Also verifies that rewards prefer the expected answers of rows to those of other rows."""
-
-    def check_sample(self, samples: Mapping[str, Iterable[Row]]) -> None:
-        """Reward the expected answers of the first rows."""
-        from finery_trl.train.rewards import CHECKED
-
-        rows = islice(samples.get("rows", ()), CHECKED)  # records of files have no id
-        turned = [
-            {"id": f"{number}", **row}
-            for number, row in enumerate(rows, 1)
-            if isinstance(row.get("messages"), list) or isinstance(row.get("prompt"), str | list)
-        ]
-        self._check([row for row in turned if not problems_of(row)])
-
-    def prove(self, job: Job, samples: int) -> list[Proof]:
-        """A proof of the prompts, after rewarding the expected answers of rows."""
-        rows = [row for dataset in self.step.rows for row in dataset]
-        notes = self._check(rows)
-        proof, *others = super().prove(job, samples)
-        return [msgspec.structs.replace(proof, notes=[*proof.notes, *notes]), *others]
-
-    def _check(self, rows: Sequence[Row]) -> list[str]:
-        from finery_trl.train.rewards import CHECKED, Rewards, check_rewards, spread
-
-        assert isinstance(self.step, Grpo)
-        with TemporaryDirectory() as folder:
-            return check_rewards(Rewards(self.step, Path(folder)), spread(rows, CHECKED))
-
-
-class Grpo(OnPolicy, learns="rewards", preflight=RewardPreflight):
+class Grpo(OnPolicy, learns="rewards"):
     """Train a model on the rewards of its own answers, with TRL's GRPO or RLOO.
 
     Group relative policy optimization (Shao et al. 2024, https://arxiv.org/abs/2402.03300). The
@@ -166,6 +145,31 @@ class Grpo(OnPolicy, learns="rewards", preflight=RewardPreflight):
             "rewards": Rewards(self, job.scratch / "rewards"),
             "job": job,
         }
+
+    def examine(self, look: Look) -> None:
+        """Reward the expected answers of the first rows, which must be worth more than others."""
+        from finery_trl.train.rewards import CHECKED
+
+        rows = look.rows("rows", CHECKED)
+        turned = [
+            {"id": f"{number}", **row}  # records of files have no id
+            for number, row in enumerate(rows.value if rows else (), 1)
+            if isinstance(row.get("messages"), list) or isinstance(row.get("prompt"), str | list)
+        ]
+        self._check_rewards([row for row in turned if not problems_of(row)])
+
+    def prove(self, job: Job, samples: int) -> list[Proof]:
+        """A proof of the prompts, after rewarding the expected answers of rows."""
+        notes = self._check_rewards([row for dataset in self.rows for row in dataset])
+        proof, *others = super().prove(job, samples)
+        return [msgspec.structs.replace(proof, notes=[*proof.notes, *notes]), *others]
+
+    @outside_key
+    def _check_rewards(self, rows: Sequence[Row]) -> list[str]:
+        from finery_trl.train.rewards import CHECKED, Rewards, check_rewards, spread
+
+        with TemporaryDirectory() as folder:
+            return check_rewards(Rewards(self, Path(folder)), spread(rows, CHECKED))
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
         """TRL's GRPOTrainer or RLOOTrainer."""

@@ -1,4 +1,4 @@
-"""Checks of a training before it starts: its rows, its layers and its watched evaluator.
+"""Checks of a training before it starts: its rows and its layers.
 
 Rows are verified in the same way as by the training itself, and shown as a `Proof`.
 """
@@ -18,7 +18,6 @@ from finery_trl.rows.remarks import Remarks, add
 from finery_trl.rows.tokens import Tokens
 from finery_trl.train.messages import check_half, check_optimizer, check_sharding, training_notes
 from finery_trl.train.schedule import Schedule
-from finery_trl.train.watch import check_watched
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
@@ -49,7 +48,6 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
     checks: Sequence[Callable[[], None]] = (
         step.check,
         lambda: check_targets(step),
-        lambda: check_watched(step, job),
         lambda: check_sharding(step),
         lambda: check_optimizer(step),
         lambda: check_half(step),

@@ -11,6 +11,7 @@ from finery import (
     Job,
     Model,
     OneFile,
+    Promise,
     Settings,
     Step,
     nested_step,
@@ -371,9 +372,9 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
         both = self.lora is not None and self.adapter == "continue"
         return both and self.model.meta.get("format") == "adapter"
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format: an adapter, or a complete model."""
-        return {"format": "transformers" if self.lora is None else "adapter"}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format: an adapter, or a complete model."""
+        return {"": Promise(Model, {"format": "transformers" if self.lora is None else "adapter"})}
 
     def key_packages(self) -> tuple[str, ...]:
         """Also bitsandbytes, and what holds answers for `watch` to a schema, if it uses them."""

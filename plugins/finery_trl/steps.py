@@ -6,10 +6,21 @@ derive from these.
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from finery import DataError, Dataset, Job, Model, Preflight, Proof, UsageError, setting, takes
+from finery import (
+    DataError,
+    Dataset,
+    Job,
+    Look,
+    Model,
+    Preflight,
+    Proof,
+    UsageError,
+    setting,
+    takes,
+)
 from finery.rows import Row
 from finery_trl.checks import check_settings
 from finery_trl.settings import MOST_EPOCHS, Training
@@ -25,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class TrainingPreflight(Preflight["Training"]):
-    """Verifies rows in the same way as the training itself."""
+    """Lists the packages of the training."""
 
     def packages(self) -> Mapping[str, str]:
         """What trains, quantises and reports the curves."""
@@ -37,12 +48,6 @@ class TrainingPreflight(Preflight["Training"]):
             **{name: name for name in step.report_to},
         }
 
-    def prove(self, job: Job, samples: int) -> list[Proof]:
-        """A `Proof` for each data set."""
-        from finery_trl.preflight import prove
-
-        return prove(self.step, job, samples)
-
 
 class TrlTraining(Training, preflight=TrainingPreflight, metrics=METRICS):
     """Base of all step types that train. They implement `read` and `trainer`, see `Training`."""
@@ -50,6 +55,12 @@ class TrlTraining(Training, preflight=TrainingPreflight, metrics=METRICS):
     def check(self) -> None:
         """Raise `UsageError` if settings contradict each other."""
         check_settings(self)
+
+    def prove(self, job: Job, samples: int) -> list[Proof]:
+        """A `Proof` for each data set, whose rows are verified as by the training itself."""
+        from finery_trl.preflight import prove
+
+        return prove(self, job, samples)
 
     def run(self, job: Job) -> Model:
         """Verify the rows and train; an adapter or a whole model, with its tokenizer and curve."""
@@ -139,23 +150,7 @@ class Sft(TrlTraining):
         return SftTrainer, SFTConfig, {"padding_free": self.packing}
 
 
-class PretrainPreflight(TrainingPreflight):
-    """Also refuses rows that can't have a text."""
-
-    def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
-        """Raise `DataError` for rows of which none has a column `text`."""
-        from finery_trl.rows.text import NEEDS_TEXT
-
-        for name, names in columns.items():
-            if name in ("rows", "validation") and "text" not in names:
-                raise DataError(
-                    f"{name}: there is no column `text`, but: {', '.join(sorted(names))}",
-                    where=name,
-                    fix=NEEDS_TEXT,
-                )
-
-
-class Pretrain(TrlTraining, learns="text", preflight=PretrainPreflight):
+class Pretrain(TrlTraining, learns="text"):
     """Continue the pre-training of a model on text, e.g. the documents of a domain.
 
     Rows have a `text`. Chunks of `docs.files` that follow each other are joined into documents
@@ -201,6 +196,19 @@ class Pretrain(TrlTraining, learns="text", preflight=PretrainPreflight):
                 where="too_long",
                 fix="remove too_long",
             )
+
+    def examine(self, look: Look) -> None:
+        """Raise `DataError` for rows of which none has a column `text`."""
+        from finery_trl.rows.text import NEEDS_TEXT
+
+        for name in ("rows", "validation"):
+            columns = look.columns(name)
+            if columns and "text" not in columns.value:
+                raise DataError(
+                    f"{name}: there is no column `text`, but: {', '.join(sorted(columns.value))}",
+                    where=name,
+                    fix=NEEDS_TEXT,
+                )
 
     def read(
         self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str

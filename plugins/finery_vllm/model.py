@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from finery import About, Job, Model, Note, Step, StepError, setting, takes
+from finery import About, Job, Model, Note, Promise, Step, StepError, setting, takes
 from finery_transformers.formats import require_format
 from finery_vllm.bundle.adapters import check_adapter
 from finery_vllm.folder import ADAPTER, LoadingPreflight
@@ -63,9 +63,9 @@ class VllmModel(Step, sections=("models",), seeded=False, preflight=LoadingPrefl
         require_format(self.model, "vllm.model", "model")
         check_options(self.options, FIXED)
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, which decides the engine."""
-        return {"format": "vllm"}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format, which decides the engine."""
+        return {"": Promise(Model, {"format": "vllm"})}
 
     def run(self, job: Job) -> Model:
         """Check that vLLM can serve the model. It isn't started yet."""

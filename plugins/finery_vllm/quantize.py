@@ -4,9 +4,8 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from typing import Any
 
-from finery import Job, Model, Preflight, Step, StepError, takes
+from finery import Job, Model, Preflight, Promise, Step, StepError, takes
 from finery.util.text import size
 from finery_transformers.formats import require_format
 from finery_transformers.frozen.template import PROMPTS
@@ -56,9 +55,9 @@ class Quantize(
         """Raise `UsageError` for a model without weights, if that is known."""
         require_format(self.model, "vllm.quantize", "model")
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, which decides the engine."""
-        return {"format": "transformers"}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format, which decides the engine."""
+        return {"": Promise(Model, {"format": "transformers"})}
 
     def run(self, job: Job) -> Model:
         """Merge, round, and write the folder."""

@@ -16,7 +16,7 @@ from finery.cli.commands.check import command
 need("tokenizers")
 
 STEPS = """\
-from finery import Dataset, Job, Model, Pinned, Preflight, Step, hookimpl, setting, takes
+from finery import Dataset, Job, Model, Pinned, Step, hookimpl, setting, takes
 
 
 class Commit(Pinned):
@@ -29,19 +29,15 @@ class Commit(Pinned):
         return "1" * 40
 
 
-class Outline(Preflight):
-    '''The tokenizer.'''
-
-    def sketch(self, job):
-        assert job.pinned == "1" * 40
-        return Model(__import__("pathlib").Path("tiny").absolute(), meta={"format": "transformers"})
-
-
-class Hub(Step, sections=("models",), seeded=False, pinned=Commit, preflight=Outline):
+class Hub(Step, sections=("models",), seeded=False, pinned=Commit):
     '''A model on another machine.'''
 
     repo: str = setting("org/small", help="Its name.")
     sketchy: bool = setting(True, help="Its tokenizer can be had alone.")
+
+    def sketch(self, job):
+        assert job.pinned == "1" * 40
+        return Model(__import__("pathlib").Path("tiny").absolute(), meta={"format": "transformers"})
 
     def run(self, job: Job) -> Model:
         raise AssertionError("nothing heavy is downloaded")

@@ -18,6 +18,7 @@ from tools.definitions.sources import TABLE, Sources
 from finery import Artifact, Model, Step, load_plugins
 from finery.plugin.manager import Plugins
 from finery.step.inspect import OUTSIDE_KEYS, files_of, inputs_of, nested_steps
+from finery.step.look import promises_of
 from finery.testing import EngineContract, StepContract, dataset, run_step
 from finery_eval.steps.exact import Exact
 
@@ -136,7 +137,7 @@ def _subjects(step: Step) -> Iterator[str]:
     for each in (step, *(inner for _, inner, _ in nested_steps(step))):
         named = [code for code in each.key_code() if not isinstance(code, Path)]
         yield from map(_name, [type(each), *named])
-        kinds = [*each.outputs().values()]
+        kinds = [promise.kind for promise in promises_of(each).values()]
         yield from (_name(writes) for kind in kinds for writes in kind.written_by)
         for field, accepts in inputs_of(type(each)).items():
             yield from map(_name, accepts.kind.read_by)

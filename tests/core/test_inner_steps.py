@@ -4,7 +4,7 @@ import pytest
 from conftest import MakeProject, Project
 
 STEPS = '''
-from finery import Dataset, Job, Metrics, Model, OneFile, Step, hookimpl
+from finery import Dataset, Job, Look, Metrics, Model, OneFile, Step, hookimpl
 from finery.rows.report import Report, Score
 from finery import nested_step, setting, takes
 
@@ -55,7 +55,7 @@ class Judge(Step, seeded=False):
         if self.scale == 13:
             raise UsageError("13 is no scale", where="scale", fix="take another")
 
-    def check_files(self) -> None:
+    def examine(self, look: Look) -> None:
         from finery import UsageError
 
         if not self.by.path.read_text():

@@ -224,7 +224,7 @@ evaluate:
   judge: {use: t.judge, model: sft, rows: halves.second}
 """
 TRAINING_STEPS = """
-from finery import DataError, Dataset, Job, Metrics, Model, Preflight, Step, hookimpl, setting
+from finery import DataError, Dataset, Job, Metrics, Model, Step, hookimpl, setting
 from finery.rows.report import Report, Score
 
 class Train(Step, seeded=False, learns="answers"):
@@ -235,16 +235,15 @@ class Train(Step, seeded=False, learns="answers"):
         (job.out / "weights").write_text(f"{self.epochs} {len(list(self.rows))}")
         return Model(job.out, meta={"format": "light"})
 
-class Checks(Preflight["Judge"]):
-    def check_columns(self, columns):
-        if self.step.column not in columns.get("rows", [self.step.column]):
-            raise DataError(f"no column {self.step.column}", where="column")
-
-class Judge(Step, seeded=False, preflight=Checks):
+class Judge(Step, seeded=False):
     "A score."
     model: Model
     rows: Dataset
     column: str = setting("prompt", help="A column.")
+    def examine(self, look):
+        columns = look.columns("rows")
+        if columns and self.column not in columns.value:
+            raise DataError(f"no column {self.column}", where="column")
     def run(self, job: Job) -> Metrics:
         return Metrics.write(job.out, Report(rows=1, scores={"m": {"accuracy": Score(0.5)}}))
     def verify(self, outputs):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from finery.builder.checks import check_files, notes_on
+from finery.builder.checks import notes_on
+from finery.builder.examine import Examiner
 from finery.builder.project import open_graph
 from finery.plugin.notes import Note
 
@@ -106,7 +107,7 @@ def test_rows_without_the_system_message_of_the_training_are_pointed_out(
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "recipe.yaml").write_text(STAGES.replace(*edit))
     graph = open_graph(tmp_path / "recipe.yaml")
-    assert check_files(graph) == []
+    assert Examiner(graph).errors() == []
     found = notes_on(graph)
     assert [note.place for note in found if note.name == "no-system"] == places
     (exported,) = [note for note in found if note.name == "not-exported"]

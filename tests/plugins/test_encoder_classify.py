@@ -284,7 +284,8 @@ def test_free_text_is_refused_and_so_are_exports_of_the_model(tmp_path: Path) ->
         with pytest.raises(DataError, match="all 12 rows have the answer 'ask'"):
             run_step(classify(tmp_path, rows=one, train=train), tmp_path / "out")
     placeholder = Model.placeholder("intents")
-    placeholder.meta = classify(tmp_path, rows=rows(tmp_path / "more")).static_meta()
+    promise = classify(tmp_path, rows=rows(tmp_path / "more")).outputs()[""]
+    placeholder.meta = dict(promise.meta)
     with pytest.raises(UsageError, match="has the format 'encoder'") as caught:
         Export(model=placeholder).check()
     assert "intents-server: {use: serve.bundle, model: intents" in str(caught.value.fix)

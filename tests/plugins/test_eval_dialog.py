@@ -7,7 +7,7 @@ import pytest
 from callers import TOOLS, Answer, call, caller, calls, job, row
 
 from finery import DataError, Dataset, Metrics, Model, Step, UsageError
-from finery.testing import TestJob, dataset
+from finery.testing import dataset, examine
 from finery_eval import stats
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.dialog import Dialog
@@ -247,7 +247,7 @@ def test_turns_that_can_not_be_judged_are_named(
 ) -> None:
     step = dialog(tmp_path, [bad], caller("m", repeat), each=inner(each))
     with pytest.raises(DataError) as caught:
-        step.check_rows(TestJob(tmp_path / "job"))
+        examine(step, tmp_path / "job")
     assert caught.value.details == [line]
 
 

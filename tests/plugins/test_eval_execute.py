@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from callers import Answer, call, caller, calls, job
 
-from finery import Dataset, Model, OneFile, StepError, UsageError
-from finery.testing import dataset
+from finery import Dataset, Look, Model, OneFile, StepError, UsageError
+from finery.testing import TestJob, dataset
 from finery_eval.functions import Execute
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.view.answers import reasons
@@ -380,10 +380,10 @@ def test_a_factory_is_looked_for_before_the_step_runs(
 ) -> None:
     step = evaluator(tmp_path, [], code=code, factory=factory)
     if fix is None:
-        step.check_files()
+        step.examine(Look(TestJob()))
         return
     with pytest.raises(UsageError, match=f"shop.py has no function or class '{factory}'") as caught:
-        step.check_files()
+        step.examine(Look(TestJob()))
     assert (caught.value.where, caught.value.fix) == ("execute.factory", fix)
 
 

@@ -9,8 +9,8 @@ import pytest
 from callers import caller, job
 
 from finery import DataError, Dataset, Index, Model, Step, UsageError
-from finery.testing import TestJob, dataset
-from finery_eval.evaluator import Judge, JudgePreflight
+from finery.testing import dataset, examine
+from finery_eval.evaluator import Judge
 from finery_eval.functions import Execute
 from finery_eval.nested import Nested
 from finery_eval.steps.curve import Curve
@@ -114,13 +114,13 @@ def test_an_unknown_slice_is_an_error_before_any_answer(cls: type[Any], tmp_path
     table = dataset(tmp_path / "rows", [{"prompt": "a", "completion": "a", "source": "mail"}])
     each = inner(Exact, slices=["sauce"])
     step = cls(models=trained(asked), rows=table, each=each)
-    for use in (step.run, step.check_rows):
+    for use in (lambda: step.run(job(tmp_path / "job")), lambda: examine(step, tmp_path / "job")):
         with pytest.raises(DataError, match="no row has the column or field 'sauce'") as caught:
-            use(job(tmp_path / "job"))
+            use()
         assert caught.value.where == "each.slices"
     with pytest.raises(DataError, match="no row has the column or field 'sauce'") as caught:
-        JudgePreflight(step).check_columns({"rows": {"messages", "source"}})
-    assert caught.value.where == "each.slices"
+        examine(step.each, columns={"rows": {"messages", "source"}})
+    assert caught.value.where == "slices"
     assert asked == []
 
 
@@ -128,7 +128,7 @@ def test_a_curve_is_sliced_by_fields_of_the_answers(tmp_path: Path) -> None:
     lines = [{"prompt": text, "completion": text} for text in ('{"k": "a"}', '{"k": "b"}')]
     table = dataset(tmp_path / "rows", lines)
     step = Curve(models=trained([]), rows=table, each=inner(Json, slices=["k"]))
-    step.check_rows(TestJob(tmp_path / "check"))
+    examine(step, tmp_path / "check")
     report = step.run(job(tmp_path / "job")).report().data()
     assert list(report["details"]["slices"]["k"]) == ["a", "b"]
 

@@ -9,12 +9,12 @@ from in_process import InProcess
 from tables import model, rows
 
 from finery import DataError, Dataset, Metrics, Model, RequirementError, UsageError
-from finery.builder.checks import check_files
+from finery.builder.examine import Examiner
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
 from finery.inference.records import MemoryRecords
 from finery.step.step import Step
-from finery.testing import TestJob, dataset, run_step
+from finery.testing import TestJob, dataset, examine, run_step
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.structured import Json
@@ -306,15 +306,15 @@ def sliced_recipe(folder: Path, rows: str, name: str) -> Path:
 
 @pytest.mark.parametrize("name", ["channel", "length", "label"])
 def test_slices_that_rows_can_have_pass_the_check(tmp_path: Path, name: str) -> None:
-    assert not check_files(open_graph(sliced_recipe(tmp_path, "all", name)))
+    assert not Examiner(open_graph(sliced_recipe(tmp_path, "all", name))).errors()
 
 
 def test_a_slice_that_the_rows_of_a_file_do_not_keep_fails_the_check(tmp_path: Path) -> None:
-    (error,) = check_files(open_graph(sliced_recipe(tmp_path, "all", "source")))
+    (error,) = Examiner(open_graph(sliced_recipe(tmp_path, "all", "source"))).errors()
     assert error.what == "no row has the column or field 'source'"
     assert str(error.where).endswith("recipe.yaml:14:13")
     assert "keep: [source]" in str(error.fix)
-    (error,) = check_files(open_graph(sliced_recipe(tmp_path, "all", "chanel")))
+    (error,) = Examiner(open_graph(sliced_recipe(tmp_path, "all", "chanel"))).errors()
     assert error.fix == "did you mean 'channel'?"
 
 
@@ -334,10 +334,10 @@ def test_a_field_that_no_row_has_is_found_in_the_first_rows(
 ) -> None:
     step = Classification(models=[], rows=Dataset.placeholder("rows"), fields=["catgory"])
     if is_known:
-        step.check_sample([row])
+        examine(step, rows={"rows": [row]})
         return
     with pytest.raises(DataError, match="no expected answer of the rows has the field") as caught:
-        step.check_sample([row])
+        examine(step, rows={"rows": [row]})
     assert (caught.value.where, caught.value.fix) == ("fields", "did you mean 'category'?")
 
 
@@ -345,7 +345,7 @@ def test_keys_of_expected_objects_are_slices(tmp_path: Path) -> None:
     """They are known once the rows are read."""
     recipe = sliced_recipe(tmp_path, "all", "kind")
     recipe.write_text(recipe.read_text().replace("eval.exact", "eval.json"), encoding="utf-8")
-    assert not check_files(open_graph(recipe))
+    assert not Examiner(open_graph(recipe)).errors()
     answers = {f"q{i}": f'{{"kind": "{"ab"[i % 2]}", "n": {i}}}' for i in range(6)}
     step = Json(models=[model("m", **answers)], rows=rows(tmp_path, **answers), slices=["kind"])
     report = run_step(step, tmp_path).report().data()
@@ -361,7 +361,7 @@ def test_keys_of_expected_objects_are_slices(tmp_path: Path) -> None:
 
 def test_a_slice_of_rows_that_are_built_first_fails_before_the_training(tmp_path: Path) -> None:
     recipe = sliced_recipe(tmp_path, "some", "source")
-    assert not check_files(open_graph(recipe))
+    assert not Examiner(open_graph(recipe)).errors()
     store = open_store(recipe)
     outcome = Build(open_graph(recipe, (), store), store, InProcess(), keep_going=False).run()
     assert list(outcome.errors) == ["test"]

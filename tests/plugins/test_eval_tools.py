@@ -10,7 +10,7 @@ from callers import TOOLS, by_prompt, call, caller, calls, job, row
 
 from finery import DataError, Dataset, Metrics, Model, UsageError
 from finery.rows.templates import limits
-from finery.testing import TestJob, dataset
+from finery.testing import TestJob, dataset, examine
 from finery_eval.arguments import Equality, coerced
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.view.answers import answer_of, reasons
@@ -455,7 +455,7 @@ def offered(name: str) -> list[dict[str, Any]]:
 def sampled(rows: Iterable[dict[str, Any]], **settings: Any) -> None:
     """Check the settings against rows that aren't built yet."""
     step = ToolCalls(models=[], rows=Dataset.placeholder("r"), **settings)
-    step.check_sample(rows)
+    examine(step, rows={"rows": rows})
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_gguf import write_tiny_gguf
 
-from finery import Bundle, Model, StepError, UsageError
+from finery import Bundle, Model, Promise, StepError, UsageError
 from finery.testing import TestJob, dataset
 from finery_gguf.export import Export
 from finery_gguf.llama import ADAPTER
@@ -165,7 +165,9 @@ def test_a_base_that_is_missing_or_another_is_refused(adapter: Model, base: Mode
 @pytest.mark.quick
 def test_settings_that_contradict_an_adapter_are_refused() -> None:
     model, base = Model.placeholder("sft"), Model.placeholder("gguf")
-    assert Export(model=model, adapter=True).outputs() == {"": Model}
+    assert Export(model=model, adapter=True).outputs() == {
+        "": Promise(Model, {"format": "gguf-adapter"})
+    }
     for settings, where in (
         ({"base": base}, "base"),
         ({"adapter": True, "quantization": ["q4_k_m"]}, "quantization"),

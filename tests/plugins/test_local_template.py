@@ -9,7 +9,7 @@ from tiny_gguf import write_tiny_gguf
 from tiny_llama import CHATML, tiny_llama
 
 from finery import FileOrName, Files, Model, UsageError
-from finery.testing import TestJob
+from finery.testing import TestJob, examine
 from finery_local.model import LocalModel
 from finery_local.template import digest_of
 from finery_transformers.loading import load_tokenizer
@@ -93,7 +93,7 @@ def test_a_name_takes_the_template_of_the_trl_package(folder: Path) -> None:
 def test_a_name_that_trl_lacks(folder: Path) -> None:
     given = FileOrName(["llama3_2x"])
     step = LocalModel(path=Files([str(folder)]), chat_template=given)
-    for found_by in (step.check_files, lambda: take(folder, chat_template=given)):
+    for found_by in (lambda: examine(step), lambda: take(folder, chat_template=given)):
         with pytest.raises(UsageError, match="has no chat template 'llama3_2x'") as caught:
             found_by()
         assert caught.value.where == "chat_template"

@@ -30,7 +30,7 @@ from finery import (
 )
 from finery.builder.project import open_graph
 from finery.rows import Conversation, split_turns
-from finery.testing import TestJob, dataset, run_step
+from finery.testing import TestJob, dataset, examine, run_step
 from finery_docs.files import DocsFiles
 from finery_retrieve.evaluate.grounded import Grounded
 from finery_retrieve.index.chunks import CONTROL, plain
@@ -260,7 +260,7 @@ def test_a_template_that_cant_work_is_refused_before_the_build(
     path.write_text(template, encoding="utf-8")
     given: dict[str, Any] = dict.fromkeys(takes)
     with pytest.raises(UsageError) as error:
-        step(**given, prompt=OneFile(["prompt.j2"], [path])).check_files()
+        examine(step(**given, prompt=OneFile(["prompt.j2"], [path])))
     assert what in error.value.what
     assert fix in str(error.value.fix)
     assert "prompt.j2" in str(error.value.where)

@@ -22,7 +22,7 @@ from tiny_llama import tiny_counter
 
 from finery import DataError, Dataset, Index, Metrics, Model, RequirementError, UsageError
 from finery.rows import Row
-from finery.testing import TestJob, dataset
+from finery.testing import TestJob, dataset, examine
 from finery_judge.rubric import RubricJudge
 from finery_retrieve.evaluate.grounded import Grounded
 from finery_retrieve.evaluate.retrieval import Retrieval
@@ -216,7 +216,7 @@ def test_rows_without_an_answer_are_refused(tmp_path: Path, index: Index) -> Non
     row = {**question_row(13), "messages": question_row(13)["messages"][:1]}
     with pytest.raises(DataError, match="no expected answer"):
         measured(tmp_path, grounded(tmp_path, index, [row]))
-    grounded(tmp_path / "b", index, [{**row, "expected": "7"}]).check_rows(TestJob())
+    examine(grounded(tmp_path / "b", index, [{**row, "expected": "7"}]))
 
 
 def test_requirements_name_a_context(tmp_path: Path, index: Index) -> None:

@@ -10,7 +10,7 @@ from datasets import Dataset as Table  # type: ignore[import-untyped]
 from safetensors.torch import load_file
 from tiny_llama import CHATML, tiny_llama, tiny_tokenizer
 
-from finery import DataError, Dataset, Model, Preflight, UsageError, interface
+from finery import DataError, Dataset, Model, UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_prompt.model import PromptModel
@@ -186,9 +186,7 @@ def test_the_teachers_prompts_are_proven(tiny: Model, tmp_path: Path) -> None:
     def prove(system: str) -> list[str]:
         rows = dataset(tmp_path / f"rows {len(system)}", asked(8))
         step = distill(tiny, prompted(tiny, tmp_path / "teacher", system), rows)
-        preflight = interface(step, Preflight)
-        assert preflight is not None
-        (proof,) = preflight.prove(TestJob(tmp_path / "job"), samples=1) or []
+        (proof,) = step.prove(TestJob(tmp_path / "job"), samples=1)
         return list(proof.notes)
 
     assert "the teacher's prompts have up to 38 tokens" in prove(SYSTEM)

@@ -17,17 +17,15 @@ from finery import (
     DataError,
     Dataset,
     Model,
-    Preflight,
     Proof,
     Step,
     StepError,
     UsageError,
-    interface,
 )
 from finery.fields import OneFile
 from finery.plugin.manager import load_plugins
 from finery.rows import Row
-from finery.testing import TestJob, dataset
+from finery.testing import TestJob, dataset, examine
 from finery_eval.evaluator import Evaluator
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.exact import Exact
@@ -130,22 +128,18 @@ def test_prompts_are_proven_without_answers(tiny: Model, tmp_path: Path) -> None
 
 def test_records_of_files_are_checked_if_they_have_turns(tiny: Model) -> None:
     step = grpo(tiny, Dataset.placeholder("rows"))
-    preflight = interface(step, Preflight)
-    assert preflight is not None
     records: list[Row] = [{"prompt": 1}, {"messages": "?"}, {"question": "?"}, {"prompt": "?"}]
-    preflight.check_sample({"rows": records})
+    examine(step, rows={"rows": records})
     with pytest.raises(DataError, match="the reward of 9 rows"):
-        preflight.check_sample({"rows": [*records, *asked(9, answered=True)]})
+        examine(step, rows={"rows": [*records, *asked(9, answered=True)]})
     step.weights = {"word": -1}
     with pytest.raises(DataError) as caught:
-        preflight.check_sample({"rows": asked(9, answered=True)})
+        examine(step, rows={"rows": asked(9, answered=True)})
     assert (caught.value.where, "negative weight" in str(caught.value.fix)) == ("weights", True)
 
 
 def prove(step: Grpo, job: TestJob) -> list[Proof]:
-    preflight = interface(step, Preflight)
-    assert preflight is not None
-    return preflight.prove(job, samples=2) or []
+    return step.prove(job, samples=2)
 
 
 def test_the_adapter_is_that_of_stock_trl(tiny: Model, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tiny_llama import tiny_llama
 
 from finery import DataError, Dataset, Job, Model
 from finery.rows import Row
-from finery.testing import TestJob, dataset
+from finery.testing import TestJob, dataset, examine
 from finery_docs.chunks import Limits, chunks
 from finery_docs.plain import read_markdown
 from finery_trl.rows.text import Block, blocks_of
@@ -152,9 +152,8 @@ def test_two_processes_train_and_validate_like_one(tiny: Model, tmp_path: Path) 
 def test_a_check_shows_the_blocks(tiny: Model, tmp_path: Path) -> None:
     data = dataset(tmp_path / "rows", [*notes(4), {"id": "x", "text": "<|im_end|> is a token"}])
     step = Pretrain(model=tiny, rows=[data], max_length=64)
-    preflight: Any = type(step).__spec__.preflight(step)
     job = TestJob(tmp_path / "job")
-    (proof,) = preflight.prove(job, 9)
+    (proof,) = step.prove(job, 9)
     blocks: list[Block] = list(step.read(data, Tokens.of_model(tiny), job, "rows"))  # type: ignore[arg-type]
     assert (proof.rows, proof.tokens) == (len(blocks), sum(block.size for block in blocks))
     assert sum(s.pieces[0].text.count("<|endoftext|>") for s in proof.samples) == 5
@@ -162,7 +161,7 @@ def test_a_check_shows_the_blocks(tiny: Model, tmp_path: Path) -> None:
     ids = [part.tokens for block in blocks for part in block.parts if part.row_id == "x"]
     assert Tokens.of_model(tiny).ids("<|im_end|>")[0] not in ids[0]
     with pytest.raises(DataError, match="validation: there is no column `text`, but: completion"):
-        preflight.check_columns({"rows": ["id", "text"], "validation": ["completion"]})
+        examine(step, columns={"validation": ["completion"]})
 
 
 def refused(data: Dataset, tiny: Model, job: Job) -> DataError:

@@ -1,33 +1,23 @@
-"""Checks beyond the schema and the graph: outside files, and the notes and estimates of plugins."""
+"""Notes and estimates of plugins on a recipe, and what its results must meet."""
 
 import os
 import re
-import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery.artifact.kinds import Dataset
-from finery.builder.dispatch import job_without_run
-from finery.builder.packages import wrong_distributions
 from finery.errors import FineryError, PluginError, StepError, UsageError
 from finery.execute.gpus import named_gpus
-from finery.plugin.forecasts import Forecasts
 from finery.plugin.history import Results
 from finery.plugin.notes import About, Estimate, Note
 from finery.recipe.environments import pinned_environment
-from finery.recipe.files import find_files
-from finery.recipe.graph import Graph, Node, Source, has_setting, place_of
+from finery.recipe.graph import Graph, Node, place_of
 from finery.recipe.lock import Lock
 from finery.recipe.matrix.labels import without_variants
-from finery.rows.row import Row
-from finery.step.inspect import check_columns, files_of, give_files, steps_inside
+from finery.step.inspect import steps_inside
 from finery.step.interfaces import Preflight, interface
 from finery.step.step import Step
-from finery.store.layout import Lost
 from finery.util.installed import version_of, with_versions
 from finery.util.text import counted
 
@@ -37,8 +27,6 @@ if TYPE_CHECKING:
     from finery.store.database import Store
 
 
-SAMPLED = 1_000
-"""Maximum number of rows of an input that a step gets for its checks."""
 OBSTACLES = frozenset({"unset-variable", "missing-packages", "missing-gpu"})
 """Names of the notes on what a build will fail at, see `obstacles`."""
 
@@ -348,135 +336,3 @@ def _missing_packages(graph: Graph) -> Iterator[Note]:
             else f"pip install '{source}'",
             step=users[0],
         )
-
-
-def check_files(
-    graph: Graph, progress: Callable[[str], None] = lambda text: None
-) -> list[FineryError]:
-    """An error for each setting that names missing or unusable files outside the store, and each
-    wrong name in `packages=` of a step type.
-
-    For files that contain rows, the first rows are read. progress: shows which step is checked,
-    since functions of the user may run for long; "" at the end.
-    """
-    errors: list[FineryError] = []
-    lock = Lock(graph.recipe.path)
-    for node in graph.nodes.values():
-        missing = [*_missing_files(graph, node)]
-        errors += missing or [*_unusable_files(graph, node)] or _unusable_rows(graph, node)
-        errors += wrong_distributions(graph.recipe, node, lock)
-    try:
-        for node in [] if errors else graph.nodes.values():
-            progress(f"checking {node.name} …")
-            errors += misfits(graph, Results(), node)
-    finally:
-        progress("")
-    return errors
-
-
-def check_presence(graph: Graph) -> list[FineryError]:
-    """An error for each missing outside file, and each wrong name in `packages=` of a step type."""
-    lock, nodes = Lock(graph.recipe.path), graph.nodes.values()
-    errors: list[FineryError] = [e for node in nodes for e in _missing_files(graph, node)]
-    return errors + [e for node in nodes for e in wrong_distributions(graph.recipe, node, lock)]
-
-
-def misfits(graph: Graph, results: Results, node: Node) -> Iterator[FineryError]:
-    """An error for each setting of a step that doesn't fit the rows of its inputs.
-
-    results: what is built of them.
-    """
-    forecasts = Forecasts(graph, results)
-    for inside, step in [("", node.step), *steps_inside(node.step)]:
-        preflight, sources = interface(step, Preflight), _row_inputs(node, inside)
-        try:
-            if any(info.column_of for info in type(step).__finery_fields__.values()):
-                check_columns(step, _columns(forecasts, sources))
-            if preflight is None:
-                continue
-            kind = type(preflight)
-            if kind.check_sample is not Preflight.check_sample:
-                preflight.check_sample(_samples(forecasts, sources))
-            if kind.check_columns is not Preflight.check_columns:
-                preflight.check_columns(_columns(forecasts, sources))
-        except Lost:
-            raise
-        except FineryError as error:
-            yield _placed(graph, node, error, inside)
-
-
-def _row_inputs(node: Node, inside: str) -> dict[str, list[Source]]:
-    """Input → its sources, of a step or of one inside it."""
-    prefix = f"{inside}." if inside else ""
-    inputs: dict[str, list[Source]] = {}
-    for source in node.sources_of(Dataset):
-        if source.field.startswith(prefix):
-            inputs.setdefault(source.field.removeprefix(prefix), []).append(source)
-    return inputs
-
-
-def _samples(
-    forecasts: Forecasts, inputs: Mapping[str, Sequence[Source]]
-) -> dict[str, Iterable[Row]]:
-    """The first rows of each input, if they are known."""
-    samples: dict[str, Iterable[Row]] = {}
-    for name, sources in inputs.items():
-        known = [forecasts.sample(source, SAMPLED) for source in sources]
-        if any(rows is not None for rows in known):
-            samples[name] = chain.from_iterable(rows for rows in known if rows is not None)
-    return samples
-
-
-def _columns(
-    forecasts: Forecasts, inputs: Mapping[str, Sequence[Source]]
-) -> dict[str, frozenset[str]]:
-    """The columns of each input; none of an input with a source whose columns aren't known."""
-    columns: dict[str, frozenset[str]] = {}
-    for name, sources in inputs.items():
-        known = [forecasts.columns(source) for source in sources]
-        if None not in known:
-            columns[name] = frozenset().union(*(names for names in known if names is not None))
-    return columns
-
-
-def _unusable_rows(graph: Graph, node: Node) -> Iterator[FineryError]:
-    for inside, step in [("", node.step), *steps_inside(node.step)]:
-        preflight = interface(step, Preflight)
-        if preflight is None or type(preflight).check_source is Preflight.check_source:
-            continue
-        with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
-            try:
-                preflight.check_source(job_without_run(node, Path(folder)))
-            except FineryError as error:
-                yield _placed(graph, node, error, inside)
-
-
-def _placed(graph: Graph, node: Node, error: FineryError, inside: str) -> FineryError:
-    """The error at the setting that it names, with that line of the recipe; else as it is."""
-    keys = [*(inside.split(".") if inside else []), *(error.where or "").split(".")]
-    if error.where is None or not has_setting(node.step, keys):
-        error.where = place_of(graph.recipe, node, error.where, inside)
-        return error
-    placed = graph.recipe.error(error.what, (*node.place, *keys), fix=error.fix)
-    placed.details += error.details
-    return placed
-
-
-def _unusable_files(graph: Graph, node: Node) -> Iterator[FineryError]:
-    for inside, step in [("", node.step), *steps_inside(node.step)]:
-        try:
-            step.check_files()
-        except UsageError as error:
-            error.where = place_of(graph.recipe, node, error.where, inside)
-            yield error
-
-
-def _missing_files(graph: Graph, node: Node) -> Iterator[FineryError]:
-    """An error for each setting without files. The other settings get their files."""
-    for name, files in files_of(node.step).items():
-        try:
-            paths = find_files(graph.recipe, (*node.place, *name.split(".")), files)
-        except FineryError as error:
-            yield error
-        else:
-            give_files(node.step, {name: paths})

@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from finery.artifact.manifest import Manifest, Result
-from finery.builder.checks import advice_on, audible, misfits, verify
+from finery.builder.checks import advice_on, audible, verify
 from finery.builder.context import context_of
 from finery.builder.dispatch import must_wait, task_of
+from finery.builder.examine import Examiner
 from finery.builder.failures import (
     check_code,
     check_imported,
@@ -65,13 +66,14 @@ class Build:
         states: Mapping[str, FileState] | None = None,
         began: int | None = None,
         config: Config | None = None,
+        examiner: Examiner | None = None,
     ) -> None:
         """force: steps that run even if they are cached.
 
         states: of views after the last build, see `OutputLinks`.
 
         began: when its first file was read, in nanoseconds since the epoch; by default, now.
-        config: by default, without a shared store.
+        config: by default, without a shared store. examiner: of the checks before the build.
         """
         store.check_writable()
         self.folder = build_folder(graph.recipe)
@@ -99,6 +101,7 @@ class Build:
         self.began = time.time_ns() if began is None else began
         self._started = time.perf_counter()
         self._order = Order(graph)
+        self._examiner = examiner or Examiner(graph)
         self._queues = Queues(executor)
         self._running: dict[str, StepPlan] = {}
         self._states: dict[str, dict[Path, FileState]] = {}  # of outside files and their folders
@@ -282,13 +285,12 @@ class Build:
             self._queues.add(plan)
 
     def _check_later_steps(self, training: str) -> None:
-        """Fail the steps after a training whose settings don't fit rows that are now built."""
+        """Fail the steps after a training that can't use inputs of which more is known now."""
         results = Results(self.store, self.outcome.results)
         for name in [n for n in self._order.downstream(training) if n not in self.outcome.errors]:
             node = self.graph.nodes[name]
-            for error in misfits(self.graph, results, node):
+            for error in self._examiner.examine(node, results)[:1]:
                 self._fail(node, error)
-                break
 
     def _start(self, plan: StepPlan) -> None:
         """Start a step, unless this or another build is making or has just made its key."""

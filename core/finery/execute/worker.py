@@ -41,6 +41,7 @@ from finery.plugin.manager import Plugins, load_plugins
 from finery.step import inspect
 from finery.step.inspect import add_nested, give_files, inputs_of, nested_fields, slots_of
 from finery.step.job import Job
+from finery.step.look import Promise, examine_opened, promises_of
 from finery.step.step import Step
 from finery.store.blobs import ingest
 from finery.store.links import open_artifact, unchanged
@@ -307,10 +308,8 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
 
 def _outputs_of(task: Task, plugins: Plugins, send: Send) -> dict[str, Manifest]:
     root = Path(task.store)
-    _step(task, plugins, root, named=True).check()  # not of `step`, which it might change
     step = _step(task, plugins, root)
-    inspect.check_columns(step, inspect.columns_of_inputs(step))
-    expected = step.outputs()
+    promises = promises_of(step)
     records = records_of(Path(task.records or root / "finery.db"), task.answers)
     # Keys of records don't have what other engines read.
     has_own_engines = all(plugins.engines[name][1].is_own for name in task.engines)
@@ -329,6 +328,7 @@ def _outputs_of(task: Task, plugins: Plugins, send: Send) -> dict[str, Manifest]
             lock_scratch=lock_scratch,
         )
         try:
+            _check(_step(task, plugins, root, named=True), task.seed)  # it might change `step`
             inputs = [each for named in task.inputs.values() for each in named]
             with unchanged(root, inputs):
                 Default.is_called = False
@@ -340,13 +340,20 @@ def _outputs_of(task: Task, plugins: Plugins, send: Send) -> dict[str, Manifest]
                 records.close()
             if job.usage.worth:
                 send(Used(event="used", dollars=job.usage.dollars, worth=job.usage.worth))
-    artifacts = _by_name(returned, expected, task.use)
+    artifacts = _by_name(returned, promises, task.use)
     _check_apart(artifacts)
     manifests: dict[int, Manifest] = {}  # an artifact with two names is moved once
     for artifact in artifacts.values():
         if id(artifact) not in manifests:
             manifests[id(artifact)] = ingest(artifact, job.out, root / "objects")
     return {name: manifests[id(artifact)] for name, artifact in artifacts.items()}
+
+
+def _check(step: Step, seed: int | None) -> None:
+    """Raise the errors of settings and inputs with which a step can't run."""
+    step.check()
+    inspect.check_columns(step, inspect.columns_of_inputs(step))
+    examine_opened(step, seed)
 
 
 def _plugins(task: Task) -> Plugins:
@@ -441,8 +448,9 @@ def _finder(task: Task, plugins: Plugins) -> Any:
     return find
 
 
-def _by_name(returned: Any, expected: dict[str, type[Artifact]], use: str) -> dict[str, Artifact]:
+def _by_name(returned: Any, promises: Mapping[str, Promise], use: str) -> dict[str, Artifact]:
     """The return value of `run` by output; `StepError` if it doesn't match the declaration."""
+    expected = {name: promise.kind for name, promise in promises.items()}
     if isinstance(returned, Artifact):
         outputs: dict[str, Any] = {"": returned}
     elif isinstance(returned, dict):
@@ -456,6 +464,15 @@ def _by_name(returned: Any, expected: dict[str, type[Artifact]], use: str) -> di
             f"step type '{use}' returned {_kinds(outputs)}, but declares {_kinds(expected)}",
             fix="return the type that `run` is annotated with",
         )
+    for name, promise in promises.items():
+        meta = outputs[name].meta
+        for fact, value in promise.meta.items():
+            if meta.get(fact, value) != value:
+                raise StepError(
+                    f"step type '{use}' promises {fact}: {value!r} of its output, but the output's "
+                    f"`meta` has {meta[fact]!r}",
+                    fix="correct `outputs` or `run`",
+                )
     return outputs
 
 

@@ -9,6 +9,7 @@ from finery.recipe.graph import Graph, Node, Source
 from finery.rows.row import Row
 from finery.step.inspect import slots_of
 from finery.step.interfaces import Asked, Count, Forecast, interface
+from finery.step.look import columns_of
 
 Output = tuple[str, str]
 """(step, output)."""
@@ -56,9 +57,7 @@ class Forecasts:
         """
         built = self._results.artifact(source.step, source.output)
         if isinstance(built, Dataset):
-            columns = frozenset(built.meta["columns"])
-            labels = (row.get("label") for row in built) if "label" in columns else ()
-            return columns | {n for label in labels if isinstance(label, dict) for n in label}
+            return columns_of(built)
         node = self._graph.nodes[source.step]
         forecast = self._graph.forecast(node)
         if forecast is None:

@@ -19,8 +19,9 @@ from finery.preflight.report import Proof
 from finery.recipe.graph import Graph, Node, Source, place_of
 from finery.recipe.lock import Lock
 from finery.step.inspect import Input, slots_of
-from finery.step.interfaces import Pinned, Preflight, interface
+from finery.step.interfaces import Pinned, interface
 from finery.step.job import Job, Report
+from finery.step.look import examine_opened
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.events import Listener
@@ -43,13 +44,8 @@ class Proven:
 
 def provable_steps(graph: Graph) -> list[Node]:
     """The steps that can prove what they would learn."""
-    provable = []
-    for node in graph.nodes.values():
-        preflight = interface(node.step, Preflight)
-        can_prove = preflight is not None and type(preflight).prove is not Preflight.prove
-        if can_prove and not graph.is_one_of_its_variants(node):
-            provable.append(node)
-    return provable
+    nodes = [node for node in graph.nodes.values() if type(node.step).prove is not Step.prove]
+    return [node for node in nodes if not graph.is_one_of_its_variants(node)]
 
 
 def prove_steps(
@@ -193,9 +189,7 @@ class _Proving:
             return self._sketches.get(name)
         if all(self._artifact(source) is not None for source, _ in self._inputs(node)):
             try:
-                preflight = interface(self._opened(node), Preflight)
-                assert preflight is not None
-                self._sketches[name] = preflight.sketch(self._job(node))
+                self._sketches[name] = self._opened(node).sketch(self._job(node))
             except FineryError as error:
                 self._place(node, error)
                 self.errors[name] = error
@@ -259,14 +253,17 @@ class _Proving:
         return proven
 
     def _prove(self, node: Node, samples: int, proven: Proven) -> None:
-        try:
-            preflight = interface(self._opened(node), Preflight)
-            assert preflight is not None
-            proven.proofs = preflight.prove(self._job(node), samples) or []
-        except FineryError as error:
-            for one in getattr(error, "errors", [error]):
-                self._place(node, one)
-                proven.errors.append(one)
+        def prove() -> None:
+            proven.proofs = step.prove(self._job(node), samples) or []
+
+        step = self._opened(node)
+        for check in (prove, lambda: examine_opened(step, node.seed, only_inside=True)):
+            try:
+                check()
+            except FineryError as error:
+                for one in getattr(error, "errors", [error]):
+                    self._place(node, one)
+                    proven.errors.append(one)
 
     def _place(self, node: Node, error: FineryError) -> None:
         """Set an error's place in the recipe, if it has no other place."""
@@ -280,5 +277,4 @@ def _is_heavy(node: Node) -> bool:
 
 
 def _can_sketch(node: Node) -> bool:
-    preflight = interface(node.step, Preflight)
-    return preflight is not None and type(preflight).sketch is not Preflight.sketch
+    return type(node.step).sketch is not Step.sketch

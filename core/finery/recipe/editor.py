@@ -21,6 +21,7 @@ from finery.recipe.document import Recipe
 from finery.recipe.schema import _STEP_KEYS, _TOP, NAME, StepTypes, step_schema
 from finery.recipe.validate import convert_step
 from finery.step.inspect import SECTIONS, declared_outputs, inputs_of, nested_fields, sections_of
+from finery.step.look import promises_of
 from finery.step.step import Step
 from finery.util.files import check_plain
 from finery.util.paths import shown
@@ -223,7 +224,7 @@ def _known(
         return {"": None}, {}
     try:
         step = convert_step(recipe, section, name, cls, plugins)
-        return step.outputs(), step.choices()
+        return {n: p.kind for n, p in promises_of(step).items()}, step.choices()
     except Exception:  # half-written settings may break a step type in any way
         with contextlib.suppress(PluginError):  # unknown if its settings decide about them
             return {**declared_outputs(cls)}, {}

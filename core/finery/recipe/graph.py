@@ -28,6 +28,7 @@ from finery.step.inspect import (
     steps_inside,
 )
 from finery.step.interfaces import Forecast, floating_name, interface
+from finery.step.look import promises_of
 from finery.step.resources import Resources
 from finery.step.step import Step
 from finery.util.paths import shown
@@ -360,7 +361,7 @@ def _tell_promises(node: Node, nodes: dict[str, Node]) -> None:
         value = getattr(slot.owner, slot.field)
         artifact: Artifact = value[source.index] if slot.accepts.many else value
         made_by = nodes[source.step]
-        artifact.meta.update(made_by.step.static_meta())
+        artifact.meta.update(promises_of(made_by.step)[source.output].meta)
         artifact.made_of = [model.ref for model in made_by.base_models]
 
 
@@ -461,7 +462,7 @@ def _node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
         section=section,
         use=use,
         step=step,
-        outputs=step.outputs(),
+        outputs={name: promise.kind for name, promise in promises_of(step).items()},
         seed=written.get("seed", derived_seed(recipe.data.get("seed", 0), use)),
         env=list(dict.fromkeys([*written.get("env", []), *step.variables()])),
         needs=[needs] if isinstance(needs, str) else needs,

@@ -34,7 +34,7 @@ RESERVED = frozenset({"use", "needs", "seed", "env", "gpus", "environment", "res
 """Keys that all steps accept, or all that can use a GPU. Fields can't have these names."""
 
 OUTSIDE_KEYS = frozenset({
-    "check", "check_files", "choices", "doubts", "verify",
+    "check", "choices", "doubts", "examine", "prove", "sketch", "verify",
     "depends_on_gpus", "key_code", "key_facts", "key_files", "key_packages", "node_count",
     "sends_schemas", "uses_seed",
     "(forecast)", "(metrics)", "(pinned)", "(preflight)", "(provenance)", "(traceable)",

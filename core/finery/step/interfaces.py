@@ -8,7 +8,7 @@ improving an estimate reruns nothing.
 | keyword | class | used by |
 | --- | --- | --- |
 | `pinned` | `Pinned` | `finery build`, for an outside name that can change and has no pin yet |
-| `preflight` | `Preflight` | `finery check`, and trainings that watch an evaluator |
+| `preflight` | `Preflight` | `finery check`: the packages that a step needs |
 | `traceable` | `Traceable` | `finery show --row` |
 | `forecast` | `Forecast` | `finery plan`, `finery check`: notes and estimates |
 | `provenance` | `Provenance` | `finery build`, for a step that describes how its inputs were made |
@@ -20,7 +20,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from finery.artifact.kinds import Artifact
 from finery.errors import FineryError, PluginError
 from finery.inference.budget import Budget
 from finery.inference.types import Request
@@ -32,7 +31,6 @@ from finery.util.text import counted
 
 if TYPE_CHECKING:
     from finery.plugin.history import Results
-    from finery.preflight.report import Proof
     from finery.recipe.graph import Graph
     from finery.step.job import Job
 
@@ -82,7 +80,7 @@ class Pinned(Interface[S]):
 
 
 class Preflight(Interface[S]):
-    """Checks of a step before it runs, without prompting a model."""
+    """What a step needs before it runs."""
 
     keyword = "preflight"
 
@@ -93,59 +91,6 @@ class Preflight(Interface[S]):
         with outside files found.
         """
         return {}
-
-    def check_source(self, job: "Job") -> None:
-        """Raise the errors of `run` that the first rows of the outside files reveal.
-
-        Called by `finery check`, and before a build starts, in the main process, with outside
-        files found. It must be quick, however large the files are, and must not use the network.
-        An error whose `where` names a setting, e.g. `columns.user`, is shown there in the recipe.
-        `job` has no engine; its folders are thrown away.
-        """
-
-    def check_sample(self, samples: Mapping[str, Iterable[Row]]) -> None:
-        """Raise the errors of `run` that a sample of its rows reveals.
-
-        Called after `check_source`, at the same times and with the same limits. samples: input →
-        its first rows, read when they are iterated; see `finery.Forecasts`. An input of which
-        nothing is known is missing. An error may name a setting in its `where`.
-        """
-
-    def check_columns(self, columns: Mapping[str, Collection[str]]) -> None:
-        """Raise the errors of `run` for rows without a column that a setting names.
-
-        Called with `check_sample`, and again before a training starts, for steps that wait for it.
-        columns: input → all columns that its rows can have, see `finery.Forecasts`. An input of
-        which they aren't known is missing. An error may name a setting in its `where`.
-        """
-
-    def check_inputs(self, job: "Job") -> None:
-        """Raise the errors of `run` for unusable inputs.
-
-        Called with inputs and outside files opened as for `run`, and a job without engines. A
-        training calls it for an evaluator that it watches (see `nested_step`) before its first
-        optimizer step; so does `finery check --deep`.
-        """
-
-    def sketch(self, job: "Job") -> Artifact | None:
-        """The output without its heavy parts: a model's tokenizer without the weights.
-
-        Called if the step isn't built, with inputs opened as for `run`; some of them are sketches.
-        It may use the network, and fills `job.out`, a temporary folder. None: the step must be
-        built.
-        """
-        return None
-
-    def prove(self, job: "Job", samples: int) -> "list[Proof] | None":
-        """What the step would learn, verified row by row: a `Proof` for each data set.
-
-        For trainings; None for all other steps. Inputs are opened as for `run`, with two
-        exceptions: a model may lack its weights (see `sketch`), and it is the base of all earlier
-        trainings, which change neither tokenizer nor chat template. `job.out` is temporary.
-        samples: how many rows of each data set to show. Raises what `run` would raise for rows
-        that can't be learned.
-        """
-        return None
 
 
 class Traceable(Interface[S]):

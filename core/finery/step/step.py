@@ -9,10 +9,12 @@ from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
 from finery.fields import Learns, Role, Settings, Spec, Task
 from finery.step.inspect import RESERVED, SECTIONS, declared_outputs, full_name, inputs_of
+from finery.step.look import Look, Promise
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
+    from finery.preflight.report import Proof
     from finery.step.job import Job
 
 
@@ -35,10 +37,11 @@ class Step(Settings):
         """Do the work and leave files in `job.out`; return the artifact, or several in a class."""
         raise NotImplementedError
 
-    def outputs(self) -> dict[str, type[Artifact]]:
+    def outputs(self) -> Mapping[str, Promise | type[Artifact]]:
         """Output name → kind, in order; the step's bare name refers to the output `""`.
 
-        By default read from the return type of `run`. Override it if it depends on settings.
+        By default read from the return type of `run`. Override it if it depends on settings, or to
+        promise facts: `{"": Promise(Model, {"format": "adapter"})}`.
         """
         return declared_outputs(type(self))
 
@@ -51,19 +54,16 @@ class Step(Settings):
         with the real inputs.
         """
 
-    def check_files(self) -> None:
-        """Raise `UsageError` for outside files that can't be used, e.g. an empty one.
+    def examine(self, look: Look) -> None:
+        """Raise the errors of `run` for outside files and inputs that can't be used.
 
-        Called after `check`, once all files have been found. It must be light: leave large or
-        many files to `run`.
+        Raise only what no later knowledge can cure: `look` answers with what is known of the inputs
+        now, and this is called again when it knows more of one that was asked about. Calls come
+        after `check`, with outside files found: in `finery check`, before a build, before a
+        training that comes earlier, and before `run`. They must be quick, however large the files
+        are, and must not use the network; only what `look.open` returns may be read as a whole. An
+        error whose `where` names a setting, e.g. `columns.user`, is shown there in the recipe.
         """
-
-    def static_meta(self) -> dict[str, Any]:
-        """The facts in the output's `meta` that follow from settings alone.
-
-        Steps that take the output find them in the placeholder's `meta`, in their `check`.
-        """
-        return {}
 
     def key_packages(self) -> tuple[str, ...]:
         """Distributions with a version in the key; override it if they depend on settings."""
@@ -142,6 +142,26 @@ class Step(Settings):
         Called in the main process after each build of the step, and for cached results too, so it
         must be light. Inputs are placeholders here.
         """
+
+    def sketch(self, job: "Job") -> Artifact | None:
+        """The output without its heavy parts: a model's tokenizer without the weights.
+
+        Called by `finery check --deep` if the step isn't built, with inputs opened as for `run`;
+        some of them are sketches. It may use the network, and fills `job.out`, a temporary folder.
+        None: the step must be built.
+        """
+        return None
+
+    def prove(self, job: "Job", samples: int) -> "list[Proof] | None":
+        """What the step would learn, verified row by row: a `Proof` for each data set.
+
+        For trainings, in `finery check --deep`; None for all other steps. Inputs are opened as for
+        `run`, with two exceptions: a model may lack its weights (see `sketch`), and it is the base
+        of all earlier trainings, which change neither tokenizer nor chat template. `job.out` is
+        temporary. samples: how many rows of each data set to show. Raises what `run` would raise
+        for rows that can't be learned.
+        """
+        return None
 
     def doubts(self, outputs: Mapping[str, Artifact]) -> Sequence[str]:
         """What `verify` accepts although it proves little, in sentences without a full stop.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finery.testing.engines import EngineContract
     from finery.testing.executors import ExecutorContract
-    from finery.testing.job import TestJob, dataset, run_step
+    from finery.testing.job import TestJob, dataset, examine, run_step
     from finery.testing.steps import StepContract
     from finery.testing.tables import table_model
 
@@ -23,6 +23,7 @@ _HOME = {
     "StepContract": "finery.testing.steps",
     "TestJob": "finery.testing.job",
     "dataset": "finery.testing.job",
+    "examine": "finery.testing.job",
     "run_step": "finery.testing.job",
     "table_model": "finery.testing.tables",
 }
@@ -34,6 +35,7 @@ __all__ = [
     "StepContract",
     "TestJob",
     "dataset",
+    "examine",
     "run_step",
     "table_model",
 ]

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from finery.plugin.manager import load_plugins
 from finery.rows import Row
 from finery.step.inspect import slots_of
 from finery.step.job import Job
+from finery.step.look import BuiltLook, Known, Unknown
 from finery.step.step import Step
 from finery.testing.tables import FORMAT, TableEngine
 
@@ -103,3 +105,41 @@ def run_step(step: Step, folder: Path | None = None, **job: Any) -> Any:
                     artifact.ref = name if taken[name] == 1 else f"{name}-{taken[name]}"
     step.check()
     return step.run(TestJob(folder, **job))
+
+
+def examine(
+    step: Step,
+    folder: Path | None = None,
+    *,
+    rows: Mapping[str, Iterable[Row]] | None = None,
+    columns: Mapping[str, Iterable[str]] | None = None,
+    **job: Any,
+) -> None:
+    """Call a step's `examine`, and raise what it raises.
+
+    Inputs that the step has are known, and are read as a whole. rows, columns: what is forecast of
+    inputs that aren't built, by field. folder, job: as for `TestJob`.
+    """
+    step.examine(_ForecastLook(step, TestJob(folder, **job), rows or {}, columns or {}))
+
+
+class _ForecastLook(BuiltLook):
+    """A look at opened inputs, and at forecasts of others."""
+
+    def __init__(
+        self, step: Step, job: Job, rows: Mapping[str, Iterable[Row]],
+        columns: Mapping[str, Iterable[str]],
+    ) -> None:  # fmt: skip
+        super().__init__(step, job)
+        self._forecast_rows = rows
+        self._forecast_columns = columns
+
+    def _rows(self, name: str, limit: int) -> Known[list[Row]] | Unknown:
+        if name in self._forecast_rows:
+            return Known([*islice(self._forecast_rows[name], limit)], exact=False)
+        return super()._rows(name, limit)
+
+    def _columns(self, name: str) -> Known[frozenset[str]] | Unknown:
+        if name in self._forecast_columns:
+            return Known(frozenset(self._forecast_columns[name]), exact=False)
+        return super()._columns(name)

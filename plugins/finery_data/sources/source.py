@@ -3,22 +3,13 @@
 from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
-from finery import Dataset, Job, Preflight, Step, setting
+from finery import Dataset, Job, Look, Step, setting
 from finery.rows.parts import OWN_COLUMNS
 from finery.rows.tables.records import Record
 from finery_data.sources.reading import Columns, Reading, Shape, Templates
 
 
-class SourcePreflight(Preflight["RowSource"]):
-    """Compiles the templates of `columns`."""
-
-    def check_source(self, job: Job) -> None:
-        """Raise `UsageError` for a template that isn't valid."""
-        if self.step.columns is not None:
-            Templates(self.step.columns)
-
-
-class RowSource(Step, seeded=False, packages=("jinja2",), preflight=SourcePreflight):
+class RowSource(Step, seeded=False, packages=("jinja2",)):
     """Records of a table, each made into a row.
 
     Either `format` names a known set of columns, or `columns` builds each row from templates over
@@ -71,6 +62,11 @@ class RowSource(Step, seeded=False, packages=("jinja2",), preflight=SourcePrefli
                     f"a kept column can't be named '{name}', which means something else in a row: "
                     f"give it another name, e.g. `keep: {{source_{name}: {name}}}`"
                 )
+
+    def examine(self, look: Look) -> None:
+        """Raise `UsageError` for a template of `columns` that isn't valid."""
+        if self.columns is not None:
+            Templates(self.columns)
 
     def kept(self) -> dict[str, str]:
         """Name in the row → name in the source of each column that `keep` names."""

@@ -14,6 +14,7 @@ from finery import (
     Files,
     Forecast,
     Job,
+    Look,
     Preflight,
     Traceable,
     UsageError,
@@ -29,7 +30,7 @@ from finery.rows.templates.sandbox import names_in
 from finery.util.text import did_you_mean
 from finery_data.sources.formats import FORMATS, detect, label, tools
 from finery_data.sources.reading import PARTS, Columns, Reading, Templates
-from finery_data.sources.source import RowSource, SourcePreflight
+from finery_data.sources.source import RowSource
 
 PROGRESS_EVERY = 5_000
 SAMPLED = (".jsonl", ".json", ".csv", ".tsv")
@@ -107,7 +108,7 @@ class FileForecast(Forecast["File"]):
 
 
 class FilePreflight(Preflight["File"]):
-    """Reads the first rows."""
+    """Lists the packages that the step needs."""
 
     def packages(self) -> Mapping[str, str]:
         """What reads Parquet and zstd."""
@@ -116,11 +117,6 @@ class FilePreflight(Preflight["File"]):
         zstd = any(name.endswith(".zst") for name in names)
         needed = [*(["pyarrow"] if parquet else []), *(["zstandard"] if zstd else [])]
         return dict.fromkeys(needed, "finery[data]")
-
-    def check_source(self, job: Job) -> None:
-        """Raise `DataError` for rows that can't be used, and for templates without a column."""
-        SourcePreflight(self.step).check_source(job)
-        first_rows(self.step, job)
 
 
 class File(
@@ -161,6 +157,11 @@ class File(
                 raise ValueError(f"{what}: name only one in `encoding`")
         if not self.encodings():
             raise ValueError("`encoding` is empty: write `encoding: utf-8`")
+
+    def examine(self, look: Look) -> None:
+        """Raise `DataError` for rows that can't be used, and for templates without a column."""
+        super().examine(look)
+        first_rows(self, look.job)
 
     def encodings(self) -> list[str]:
         """The encodings of the files, one for all lines or several for different ones."""
@@ -212,7 +213,7 @@ def _records(path: Path, encodings: Sequence[str]) -> Iterator[Row]:
 
 
 def first_rows(step: File, job: Job) -> list[Row]:
-    """The first rows of the files; raises `DataError` as `FilePreflight.check_source` does.
+    """The first rows of the files; raises `DataError` as `File.examine` does.
 
     With `take`, it ends where the step may have all its rows: an error in later ones isn't one.
     """

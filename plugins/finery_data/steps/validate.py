@@ -8,7 +8,7 @@ from typing import IO, Any, Literal
 
 import msgspec
 
-from finery import DataError, Dataset, Job, OneFile, Step, UsageError, setting, takes
+from finery import DataError, Dataset, Job, Look, OneFile, Step, UsageError, setting, takes
 from finery.rows import Row, Turns
 from finery.rows.badrow import BadRow
 from finery.rows.chat.turns import problems_of
@@ -146,7 +146,7 @@ class Validate(
         used = {"rensa": True, "jsonschema": self.schema, "py3langid": self.languages}
         return tuple(name for name, needed in used.items() if needed)
 
-    def check_files(self) -> None:
+    def examine(self, look: Look) -> None:
         """Raise `DataError` for a schema that is none."""
         self.answer_schema()
 

@@ -7,7 +7,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import Completion, DataError, Forecast, Job, Metrics, UsageError, outside_key, setting
+from finery import (
+    Completion,
+    DataError,
+    Forecast,
+    Job,
+    Look,
+    Metrics,
+    UsageError,
+    setting,
+)
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import (
     INVALID,
@@ -23,7 +32,7 @@ from finery.util.text import did_you_mean, percent
 from finery_eval import stats
 from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table
-from finery_eval.evaluator import BatchEvaluator, names_metric
+from finery_eval.evaluator import SAMPLED, BatchEvaluator, names_metric
 from finery_eval.measure import Statistic
 from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
@@ -139,11 +148,12 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
             if of.startswith("baseline-"):
                 raise without_probability(name)
 
-    @outside_key
-    def check_sample(self, rows: Iterable[Row]) -> None:
-        """Raise `DataError` for fields that none of the first rows has in its expected answer."""
+    def examine(self, look: Look) -> None:
+        """Also raise it for fields that none of the first rows has in its expected answer."""
+        super().examine(look)
         normal, names = self.reader().normal, dict[str, None]()
-        for row in rows if self.fields else ():
+        rows = look.rows("rows", SAMPLED) if self.fields else None
+        for row in rows.value if rows else ():
             is_row = isinstance(row.get("messages"), list) or row.keys() >= {"id", "completion"}
             if not is_row or problems_of(row):  # e.g. a record of a file
                 continue

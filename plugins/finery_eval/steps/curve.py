@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from finery import DataError, Dataset, Job, Metrics, Model, UsageError, takes
+from finery import DataError, Dataset, Job, Look, Metrics, Model, UsageError, takes
 from finery.rows.report import Scores, Table
 from finery.util.text import in_points, range_in_points
 from finery_eval import stats
@@ -274,9 +274,10 @@ class Curve(JudgeEach, engines=True):
         super().check()
         inner.check()
 
-    def check_rows(self, job: Job) -> None:
+    def examine(self, look: Look) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        self.inner().check_rows(job, read_rows(self.rows))
+        if look.open("rows"):
+            self.inner().check_rows(look.job, read_rows(self.rows))
 
     def run(self, job: Job) -> Metrics:
         """Judge the models, fit the line, write the metrics."""

@@ -5,7 +5,7 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
-from finery import CachedEngine, Completion, Job, Metrics, UsageError, setting
+from finery import CachedEngine, Completion, Job, Look, Metrics, UsageError, setting
 from finery.rows import Conversation, Message, Row
 from finery.rows.report import Slice, Table, values_and_intervals
 from finery_eval import asking
@@ -189,10 +189,11 @@ class Dialog(JudgeEach, engines=True):
         answers, replaced = self.answers(job, inner.evaluator, rows)
         return self.write(job, rows, answers, judge(answers), replaced)
 
-    def check_rows(self, job: Job) -> None:
+    def examine(self, look: Look) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        cut = [turn.as_row() for row in self.judged_turns() for turn in row]
-        self.inner().check_rows(job, cut)
+        if look.open("rows"):
+            cut = [turn.as_row() for row in self.judged_turns() for turn in row]
+            self.inner().check_rows(look.job, cut)
 
     def judged_turns(self) -> list[list[Turn]]:
         """The turns of each row that has any. Raises `DataError` for rows that can't be judged."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import Dataset, Job, Metrics, takes
+from finery import Dataset, Job, Look, Metrics, takes
 from finery.rows import Row, Turns, is_preference
 from finery_eval.asking import refuse, some
 from finery_eval.evaluation import compared, dependent, write_scored
@@ -73,9 +73,10 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
         report.extra = {"groups": len(groups)} if groups else {}
         return write_scored(job, report, predictions(rows, None, verdicts))
 
-    def check_rows(self, job: Job) -> None:
+    def examine(self, look: Look) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        self._preferences()
+        if look.open("rows"):
+            self._preferences()
 
     def _preferences(self) -> list[Row]:
         rows = list(self.rows)

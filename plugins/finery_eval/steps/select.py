@@ -104,7 +104,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
     def _check_metrics(self) -> None:
         """Raise `UsageError` for a metric that no candidate has, or whose other values are better.
 
-        What a candidate measures is known of evaluators, see `Gate.static_meta`.
+        What a candidate measures is known of evaluators, see `Gate.outputs`.
         """
         metas = [metrics.meta for metrics in self.candidates]
         better = {name: of for meta in metas for name, of in meta.get("better", {}).items()}

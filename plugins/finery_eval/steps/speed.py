@@ -14,6 +14,7 @@ from finery import (
     Dataset,
     Engine,
     Job,
+    Look,
     Metrics,
     Model,
     Provenance,
@@ -151,9 +152,10 @@ class Speed(Judge, engines=True, seeded=False, alone=True, task="speed", provena
         """The machine, since another one is faster or slower."""
         return machine()
 
-    def check_rows(self, job: Job) -> None:
+    def examine(self, look: Look) -> None:
         """Raise `DataError` for rows without a prompt."""
-        read_rows(self.rows)
+        if look.open("rows"):
+            read_rows(self.rows)
 
     def run(self, job: Job) -> Metrics:
         """Measure one model after the other."""

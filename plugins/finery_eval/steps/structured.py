@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import DataError, Job, OneFile, UsageError, setting
+from finery import DataError, Job, Look, OneFile, Preflight, UsageError, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import (
@@ -29,7 +29,7 @@ from finery.rows.templates.limits import patterns_of
 from finery.util.text import did_you_mean
 from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table
-from finery_eval.evaluator import BatchEvaluator, JudgePreflight, longest_answer
+from finery_eval.evaluator import BatchEvaluator, longest_answer
 from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts
 
@@ -59,12 +59,11 @@ class Reading(msgspec.Struct, frozen=True):
     problem: Problem | None
 
 
-class JsonPreflight(JudgePreflight):
-    """Reads the rows as the evaluator will, and says what holds answers to the schema."""
+class JsonPreflight(Preflight["Json"]):
+    """Says what holds answers to the schema."""
 
     def packages(self) -> Mapping[str, str]:
         """llguidance, for models that transformers answers for."""
-        assert isinstance(self.step, Json)
         formats = {model.meta.get("format") for model in self.step.models}
         needed = self.step.constrain and formats & {"transformers", "adapter"}
         return {"llguidance": "finery[schema]"} if needed else {}
@@ -152,9 +151,10 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction", prefligh
                 )
         super().check()
 
-    def check_files(self) -> None:
-        """Raise `DataError` for a file that isn't a JSON Schema."""
+    def examine(self, look: Look) -> None:
+        """Also raise it for a file that isn't a JSON Schema."""
         self.answer_schema()
+        super().examine(look)
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read the schema and the expected objects, and find out which fields to judge."""

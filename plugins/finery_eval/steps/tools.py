@@ -1,16 +1,17 @@
 """`eval.tools`: does a model call the right tools with the right arguments?"""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
 
-from finery import CachedEngine, Completion, Job, Metrics, UsageError, setting
+from finery import CachedEngine, Completion, Job, Look, Metrics, UsageError, setting
 from finery.rows import Row, split_turns
 from finery.rows.answers.reading import extracted
 from finery_eval import asking
 from finery_eval.arguments import Equality
 from finery_eval.calls import (
+    SAMPLED,
     BadTools,
     Toolbox,
     answered_calls,
@@ -159,10 +160,15 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
                 fix="remove it, or use eval.tools as a separate step",
             )
 
-    def check_files(self) -> None:
-        """Raise `UsageError` for functions that can't be used."""
+    def examine(self, look: Look) -> None:
+        """Also raise errors for functions that can't be used, and for arguments of no tool."""
         if self.execute is not None:
-            self.execute.check_files()
+            self.execute.check_file()
+        super().examine(look)
+        rows = look.rows("rows", SAMPLED + 1) if self.free or self.unordered else None
+        arguments = sampled_arguments(rows.value) if rows else None
+        if arguments is not None:
+            arguments.check(self.free, self.unordered)
 
     def key_code(self) -> list[Any]:
         """The functions that execute calls."""
@@ -281,13 +287,6 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         if not calls and not text.strip():
             raise BadTools("the assistant turn has neither calls nor a text")
         return Wanted(calls, tools, text)
-
-    def check_sample(self, rows: Iterable[Row]) -> None:
-        """Raise `DataError` for `free` or `unordered` arguments that the first rows don't have."""
-        if self.free or self.unordered:
-            arguments = sampled_arguments(rows)
-            if arguments is not None:
-                arguments.check(self.free, self.unordered)
 
     def equality(self) -> Equality:
         """When two arguments are the same."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from finery import DataError, Files, Job, Model, Preflight, Price, Step, setting
+from finery import DataError, Files, Job, Model, Preflight, Price, Promise, Step, setting
 from finery_local.folder import HEAVY, LOADED, README, WEIGHTS, Folder
 from finery_local.wheel import FromWheel, Wheel
 from finery_openai.key import check_address
@@ -30,9 +30,9 @@ class EmbedderStep(Step):
         "folder says, else none.",
     )
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, for the checks of steps that take the model."""
-        return {"format": EMBEDDER}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format for the checks of steps that take it."""
+        return {"": Promise(Model, {"format": EMBEDDER})}
 
     def embedder(self, root: Path, job: Job, title: str) -> Model:
         """The embedding model in the folder `root`; errors call it `title`.
@@ -177,9 +177,9 @@ class RetrieveApi(Step, sections=("models",), seeded=False, preflight=ApiPreflig
         """Raise `UsageError` for an address with secrets."""
         check_address(self.base_url)
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, for the checks of steps that take the model."""
-        return {"format": EMBEDDER_API}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format for the checks of steps that take it."""
+        return {"": Promise(Model, {"format": EMBEDDER_API})}
 
     def run(self, job: Job) -> Model:
         """Describe the model; no request is sent."""

@@ -13,6 +13,7 @@ from finery import (
     Dataset,
     Index,
     Job,
+    Look,
     Metrics,
     OneFile,
     Step,
@@ -150,13 +151,12 @@ class Grounded(
     def _judge(self) -> Nested | None:
         return Nested.of(self, "judge")
 
-    def check_files(self) -> None:
-        """Raise `UsageError` for an empty or invalid template."""
+    def examine(self, look: Look) -> None:
+        """Raise errors for an empty or invalid template, and for rows that can't be judged."""
         self._template()
-
-    def check_rows(self, job: Job) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-        checked_chunks(read_answered(self.rows), self.index, Retriever.open(self.index, job))
+        if look.open("rows") and look.open("index"):
+            retriever = Retriever.open(self.index, look.job)
+            checked_chunks(read_answered(self.rows), self.index, retriever)
 
     def run(self, job: Job) -> Metrics:
         """Get the answers with each context, judge them, write the metrics."""

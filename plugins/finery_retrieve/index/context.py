@@ -7,6 +7,7 @@ from finery import (
     DataError,
     EngineJob,
     Index,
+    Look,
     Model,
     OneFile,
     Step,
@@ -263,7 +264,7 @@ class ContextStep(Step):
         check_unknown(self.unknown)
         require_counts(self.index, self.limit)
 
-    def check_files(self) -> None:
+    def examine(self, look: Look) -> None:
         """Raise `UsageError` for a template that can't be used."""
         self.template()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from finery import Bundle, Dataset, Job, Metrics, Model, StepError, UsageError, setting, takes
+from finery import Bundle, Dataset, Job, Look, Metrics, Model, StepError, UsageError, setting, takes
 from finery.rows.report import Report
 from finery_eval.evaluation import answers_table, write_scored
 from finery_eval.evaluator import longest_answer
@@ -105,10 +105,11 @@ class RetrieveCheck(
                 fix="name a step of retrieve.bundle, or check this bundle with serve.check",
             )
 
-    def check_rows(self, job: Job) -> None:
+    def examine(self, look: Look) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        index = parts_of(self.models[0]).documents
-        checked_chunks(read_answered(self.rows), index, Retriever.open(index, job))
+        if look.open("rows") and look.open("models"):
+            index = parts_of(self.models[0]).documents
+            checked_chunks(read_answered(self.rows), index, Retriever.open(index, look.job))
 
     def run(self, job: Job) -> Metrics:
         """Start the app, compare sources, prompts and answers, write the metrics."""

@@ -15,6 +15,7 @@ from finery import (
     Job,
     Model,
     Preflight,
+    Promise,
     Step,
     UsageError,
     outside_key,
@@ -147,9 +148,9 @@ class RetrieveIndex(
         "training. `limit` of the steps that use the index needs the counts.",
     )
 
-    def static_meta(self) -> dict[str, Any]:
-        """Whether the index counts tokens, for the checks of steps with a `limit`."""
-        return {COUNTS_TOKENS: self.tokenizer is not None}
+    def outputs(self) -> dict[str, Promise]:
+        """With whether the index counts tokens, for the checks of steps with a `limit`."""
+        return {"": Promise(Index, {COUNTS_TOKENS: self.tokenizer is not None})}
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -223,7 +224,7 @@ class RetrieveIndex(
             "chunks": len(writer),
             "sources": len(sources),
             "control_tokens": control,
-            **self.static_meta(),
+            COUNTS_TOKENS: self.tokenizer is not None,
             **drops.meta(),
         })  # fmt: skip
         if self.tokenizer is not None and counts is not None:

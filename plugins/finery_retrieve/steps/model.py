@@ -4,7 +4,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import msgspec
 
@@ -16,6 +15,7 @@ from finery import (
     Forecast,
     Job,
     Model,
+    Promise,
     Request,
     takes,
 )
@@ -42,9 +42,9 @@ class RetrieveModel(ContextStep, sections=("models",), seeded=False):
 
     model: Model = takes(help="The model that answers.")
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, for the checks of steps that take the model."""
-        return {"format": RETRIEVING}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format for the checks of steps that take it."""
+        return {"": Promise(Model, {"format": RETRIEVING})}
 
     def check(self) -> None:
         """Raise `UsageError` for settings and models that can't work. Light: reads no input."""

@@ -1,8 +1,6 @@
 """`retrieve.rerank`: an index whose best chunks a reranker puts in order."""
 
-from typing import Any
-
-from finery import Index, Job, Model, Step, UsageError, setting, takes
+from finery import Index, Job, Model, Promise, Step, UsageError, setting, takes
 from finery_retrieve.embed.steps import LocalPreflight
 from finery_retrieve.formats import COUNTS_TOKENS, RERANKER
 from finery_retrieve.index.chunks import FORMAT
@@ -21,10 +19,10 @@ class RetrieveRerank(Step, sections=("data",), seeded=False, preflight=LocalPref
         20, ge=2, le=1000, help="Chunks to rerank. Those after them follow in their own order."
     )
 
-    def static_meta(self) -> dict[str, Any]:
-        """Whether the index counts tokens, for the checks of steps with a `limit`."""
-        meta = self.index.meta
-        return {COUNTS_TOKENS: meta[COUNTS_TOKENS]} if COUNTS_TOKENS in meta else {}
+    def outputs(self) -> dict[str, Promise]:
+        """With whether the index counts tokens, for the checks of steps with a `limit`."""
+        meta = {name: fact for name, fact in self.index.meta.items() if name == COUNTS_TOKENS}
+        return {"": Promise(Index, meta)}
 
     def check(self) -> None:
         """Raise `UsageError` for inputs that can't work. Light: reads no input."""

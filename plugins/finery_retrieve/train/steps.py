@@ -11,6 +11,7 @@ from finery import (
     Job,
     Model,
     Preflight,
+    Promise,
     Step,
     UsageError,
     setting,
@@ -154,9 +155,9 @@ class EmbedTrain(RetrieverTraining):
                 fix=f"dimensions: {[*sizes]}" if sizes else "remove it",
             )
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, for the checks of steps that take the model."""
-        return {"format": EMBEDDER}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format for the checks of steps that take it."""
+        return {"": Promise(Model, {"format": EMBEDDER})}
 
     def run(self, job: Job) -> Model:
         """Train, and describe the model."""
@@ -259,9 +260,9 @@ class RerankTrain(RetrieverTraining):
         16, ge=1, help="Pairs in memory at once; gradients are accumulated."
     )
 
-    def static_meta(self) -> dict[str, Any]:
-        """The format, for the checks of steps that take the model."""
-        return {"format": RERANKER}
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format for the checks of steps that take it."""
+        return {"": Promise(Model, {"format": RERANKER})}
 
     def check(self) -> None:
         """Also refuse batches that can't be divided."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import Bundle, Job, Model, OneFile, Step, setting, takes
+from finery import Bundle, Job, Look, Model, OneFile, Step, setting, takes
 from finery_gguf.llama import FORMATS, PACKAGE, Gguf
 from finery_serve.guide import (
     REQUEST,
@@ -187,7 +187,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
         """Raise `UsageError` for a model that isn't a GGUF, if that is known."""
         require_format(self.gguf, "llama.bundle", "gguf", FORMATS)
 
-    def check_files(self) -> None:
+    def examine(self, look: Look) -> None:
         """Raise `DataError` for a file that isn't a JSON Schema."""
         read_schema(self.schema)
 

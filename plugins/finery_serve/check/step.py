@@ -1,6 +1,6 @@
 """`serve.check`: start the real server, and hold its prompts and answers against the training."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
@@ -11,6 +11,7 @@ from finery import (
     Bundle,
     Completion,
     Job,
+    Look,
     Metrics,
     Model,
     Step,
@@ -204,15 +205,10 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
                     + way_out(model, model.ref),
                 )
 
-    def check_sample(self, rows: Iterable[Row]) -> None:
-        """Raise `DataError` for settings of `judge` that don't fit the first rows."""
-        if inner := self.inner():
-            inner.check_sample(rows)
-
-    def check_rows(self, job: Job) -> None:
+    def examine(self, look: Look) -> None:
         """Raise `DataError` for rows that can't be judged."""
-        if inner := self.inner():
-            inner.check_rows(job, read_rows(self.rows))
+        if look.open("rows") and (inner := self.inner()):
+            inner.check_rows(look.job, read_rows(self.rows))
 
     def run(self, job: Job) -> Metrics:
         """Start each server, compare prompts and answers, write the metrics."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from finery import Completion, DataError, Dataset, Job, OneFile, UsageError, setting, takes
+from finery import Completion, DataError, Dataset, Job, Look, OneFile, UsageError, setting, takes
 from finery.rows import Message, Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import draw_of
@@ -204,9 +204,9 @@ class FromDocs(Generator):
                     fix="set context: both, or with",
                 )
 
-    def check_files(self) -> None:
-        """Raise `UsageError` for an empty or invalid template."""
-        super().check_files()
+    def examine(self, look: Look) -> None:
+        """Also raise `UsageError` for an empty or invalid template of a context."""
+        super().examine(look)
         Prompt.of(self.context_prompt, CONTEXT_PROMPT)
 
     def check_seed(self, row: Row) -> None:

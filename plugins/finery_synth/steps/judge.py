@@ -9,6 +9,7 @@ from finery import (
     DataError,
     Dataset,
     Job,
+    Look,
     Model,
     OneFile,
     Step,
@@ -140,7 +141,7 @@ class JudgeRows(
                     fix="choose another name, or remove `column`",
                 )
 
-    def check_files(self) -> None:
+    def examine(self, look: Look) -> None:
         """Raise `UsageError` for an empty or invalid template."""
         Prompt.of(self.prompt, self.default_prompt())
 

@@ -78,7 +78,7 @@ class OnPolicyTrainer(Reproducible):
         generation.eos_token_id = sorted(tokens.ends | {e for e in ends if e is not None})
         super().__init__(examples, held_out, *rest, model=model, **named)
 
-    def prove(self, tokens: "Tokens") -> None:
+    def prove_rows(self, tokens: "Tokens") -> None:
         """Nothing to verify: batches have no loss before the model answers."""
 
     def training_step(self, model: Any, inputs: Any, *rest: Any) -> Any:

@@ -43,9 +43,9 @@ class Rewarded(OnPolicyTrainer):
         super().__init__(*rest, tokens=tokens, reward_funcs=functions, **named)
         self.reward_func_names = list(rewards.weights)
 
-    def prove(self, tokens: "Tokens") -> None:
+    def prove_rows(self, tokens: "Tokens") -> None:
         """Verify the rewards with expected answers and with those of the model."""
-        self._rewards.examine(self, tokens, [prompt.row for prompt in self._prompts], self._job)
+        self._rewards.try_out(self, tokens, [prompt.row for prompt in self._prompts], self._job)
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Sequence[str], completions: Any, completion_ids: Any

@@ -188,7 +188,7 @@ class Rewards:
             values[name] = [reward_of(name, function, row, answer) for row, answer in pairs]
         return {name: values[name] for name in self.weights}
 
-    def examine(self, trainer: Any, tokens: "Tokens", rows: Sequence[Row], job: Job) -> None:
+    def try_out(self, trainer: Any, tokens: "Tokens", rows: Sequence[Row], job: Job) -> None:
         """Log the rewards of expected answers and of answers of the model before the training.
 
         Raises `DataError` if they can't tell these apart, see `check_rewards`.

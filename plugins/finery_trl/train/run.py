@@ -37,7 +37,6 @@ from finery_trl.train.messages import (
 )
 from finery_trl.train.save import Outcome, Trained, write_model
 from finery_trl.train.schedule import Schedule
-from finery_trl.train.watch import check_watched
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +59,6 @@ def run(step: "Training", job: Job) -> Model:
     for check in (check_sharding, check_optimizer, check_half, check_targets):
         check(step)
     tokens, rows = read(step, job)
-    check_watched(step, job)
     for name, examples in zip(("rows", "validation"), rows, strict=True):
         if examples is not None:
             check_rows(name, examples, step.model)
@@ -148,7 +146,7 @@ def _train_with(
         select_gpu()
         trainer = _trainer(step, schedule, tokens, rows, job)
         counts = _counts(trainer.model, adapter=step.lora is not None)  # before they are sharded
-        trainer.prove(tokens)
+        trainer.prove_rows(tokens)
         if last is None or not _is_over(last, schedule, step):
             with without_input_casts(trainer.model, step):
                 trainer.train(resume_from_checkpoint=str(last) if last else None)

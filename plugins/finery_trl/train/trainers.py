@@ -80,7 +80,7 @@ class Reproducible:
         for ids, mask in zip(batch["input_ids"].tolist(), marks, strict=True):
             yield ids, [i for i, marked in enumerate(mask) if marked]
 
-    def prove(self, tokens: "Tokens") -> None:
+    def prove_rows(self, tokens: "Tokens") -> None:
         """Check that the batches match the rows, and that packed rows don't see each other."""
         prove_batches(self, self._examples, tokens)
         if getattr(self, "padding_free", False):

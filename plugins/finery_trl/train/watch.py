@@ -6,18 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from finery import (
-    Budget,
-    CachedEngine,
-    Engine,
-    FineryError,
-    Job,
-    Metrics,
-    Model,
-    Preflight,
-    interface,
-    outside_key,
-)
+from finery import Budget, CachedEngine, Engine, Job, Metrics, Model, outside_key
 from finery.rows.files import PREDICTIONS
 
 if TYPE_CHECKING:
@@ -29,20 +18,6 @@ if TYPE_CHECKING:
 
 SIGNIFICANT = 0.05
 """p-value below which a watched metric has fallen."""
-
-
-@outside_key
-def check_watched(step: "Training", job: Job) -> None:
-    """Raise the errors that the watched evaluator would raise at the first validation."""
-    if step.watch is None:
-        return
-    try:
-        preflight = interface(step.watch, Preflight)
-        if preflight is not None:
-            preflight.check_inputs(job)
-    except FineryError as error:
-        error.where = error.where or "watch.rows"
-        raise
 
 
 def watcher(

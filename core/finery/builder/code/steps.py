@@ -23,6 +23,7 @@ from finery.step.inspect import (
     nested_steps,
     part_at,
 )
+from finery.step.look import promises_of
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.installed import is_own
@@ -184,7 +185,8 @@ class StepCode:
     def _subjects(self, step: Step, written: Mapping[str, Any]) -> Iterator[Subject]:
         yield self._type(written["use"])
         yield from ((named, None) for named in step.key_code())
-        yield from _artifact_files(type(step), step.outputs())
+        kinds = {name: promise.kind for name, promise in promises_of(step).items()}
+        yield from _artifact_files(type(step), kinds)
         for path, within, _ in nested_steps(step):
             yield from self._subjects(within, part_at(written, path))
 

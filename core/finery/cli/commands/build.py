@@ -233,8 +233,8 @@ def _build_of(
     sharing: Mapping[str, Any] = {},
 ) -> "Build":  # fmt: skip
     """The build of a recipe, after all checks that need no build."""
-    from finery.builder.checks import check_files
     from finery.builder.dispatch import need_of
+    from finery.builder.examine import Examiner
     from finery.builder.outputs import refuse_shared_folder
     from finery.builder.plan import StepPlan
     from finery.builder.project import open_graph, open_store
@@ -261,14 +261,15 @@ def _build_of(
         for name in forced:
             graph.require(name)
         refuse_shared_folder(graph.recipe, store)
-        raise_all(check_files(graph, print_progress))  # report wrong paths before any step runs
+        examiner = Examiner(graph)
+        raise_all(examiner.errors(print_progress))  # report wrong paths before any step runs
         plans = (StepPlan(node, "pending") for node in graph.nodes.values())
         check_executors(settings, graph.plugins, graph.recipe, store.recipes().values())
         runner.use(graph.plugins, map(need_of, plans))
         return Build(
             graph, store, runner, keep_going=keep_going, update_lock=update_lock, force=forced,
             states=stamp.states_before(store, recipe, steps, overrides), began=began,
-            config=config,
+            config=config, examiner=examiner,
         )  # fmt: skip
     except BaseException:
         runner.close()

@@ -37,7 +37,8 @@ def command(
     Notes are advice, not errors. docs/reference/advice.md lists them and explains how to
     silence them.
     """
-    from finery.builder.checks import check_files, note_data
+    from finery.builder.checks import note_data
+    from finery.builder.examine import Examiner
     from finery.builder.project import open_graph, open_recipe
     from finery.cli.console import print_notes, print_progress
     from finery.recipe.editor import refresh_schema
@@ -45,7 +46,7 @@ def command(
 
     refresh_schema(*open_recipe(recipe))
     graph = open_graph(recipe, overrides)
-    raise_all(check_files(graph, print_progress))
+    raise_all(Examiner(graph).errors(print_progress))
     notes = _notes(graph)
     if as_json:
         found = [note_data(graph, note) for note in notes]

@@ -51,12 +51,12 @@ def command(
     from finery.builder.checks import (
         OBSTACLES,
         blocked_by,
-        check_presence,
         estimates_of,
         failed_gates,
         notes_on,
         results_of,
     )
+    from finery.builder.examine import check_presence
     from finery.builder.outputs import refuse_shared_folder
     from finery.builder.plan import Planner, make_plan
     from finery.builder.project import Project

@@ -3,19 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finery import Dataset, Forecast, Job, Piece, Preflight, Proof, Sample, Tally
+from finery import Dataset, Forecast, Piece, Proof, Sample, Tally
 from finery_ngram.steps import Example, Train
 
 
-class TrainPreflight(Preflight[Train]):
-    """Rows in words, with the answers that are learned."""
-
-    def prove(self, job: Job, samples: int) -> list[Proof]:
-        """A proof of each data set."""
-        inputs = {"rows": self.step.rows}
-        if self.step.validation is not None:
-            inputs["validation"] = [self.step.validation]
-        return [_proof(self.step, name, rows, samples) for name, rows in inputs.items()]
+def prove(step: Train, samples: int) -> list[Proof]:
+    """A proof of each data set: rows in words, with the answers that are learned."""
+    inputs = {"rows": step.rows}
+    if step.validation is not None:
+        inputs["validation"] = [step.validation]
+    return [_proof(step, name, rows, samples) for name, rows in inputs.items()]
 
 
 def _proof(step: Train, name: str, datasets: Sequence[Dataset], samples: int) -> Proof:

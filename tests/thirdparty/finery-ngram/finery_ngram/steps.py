@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import DataError, Dataset, Job, Model, Step, setting, takes
+from finery import DataError, Dataset, Job, Model, Proof, Step, setting, takes
 from finery.rows import Row, split_turns
 from finery_ngram.model import END, FILE, Counts, prompt_words, words_of
 
@@ -25,7 +25,6 @@ class Example(NamedTuple):
 class Train(
     Step,
     learns="answers",
-    preflight="finery_ngram.preflight:TrainPreflight",
     forecast="finery_ngram.preflight:TrainForecast",
     metrics="finery_ngram.view:METRICS",
 ):
@@ -45,6 +44,12 @@ class Train(
         10, ge=1, affects_output=False, help="Rows between two reports of the loss."
     )
     save_every: int = setting(20, ge=1, affects_output=False, help="Rows between two checkpoints.")
+
+    def prove(self, job: Job, samples: int) -> list[Proof]:
+        """A proof of each data set."""
+        from finery_ngram.preflight import prove
+
+        return prove(self, samples)
 
     def run(self, job: Job) -> Model:
         """Count, from the last checkpoint on if there is one."""

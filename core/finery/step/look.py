@@ -1,0 +1,171 @@
+"""What a step promises of its outputs, and what is known of its inputs before it runs.
+
+`Step.examine` reads a `Look` and raises for inputs that can't be used. The look answers with what
+is known at that moment: nothing, what earlier steps promise and forecast, or what they have built.
+"""
+
+from collections.abc import Mapping
+from itertools import chain, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from finery.artifact.kinds import Artifact, Dataset
+from finery.errors import FineryError
+from finery.rows.row import Row
+from finery.step.inspect import steps_inside
+from finery.step.job import Job
+
+if TYPE_CHECKING:
+    from finery.step.step import Step
+
+T = TypeVar("T")
+
+
+class Promise(NamedTuple):
+    """An output of a step: its kind, and facts of its `meta` that follow from settings alone.
+
+    Steps that take the output find the facts in the placeholder's `meta`, in their `check`. A fact
+    that `run` gives another value is an error.
+    """
+
+    kind: type[Artifact]
+    meta: Mapping[str, Any] = {}
+
+
+class Known(msgspec.Struct, Generic[T], frozen=True):
+    """An answer of a look. exact: `run` will get this; else it is what earlier steps forecast."""
+
+    value: T
+    exact: bool = True
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """A look's answer for what isn't known yet, e.g. of an input that isn't given or not built."""
+
+    def __bool__(self) -> Literal[False]:
+        """Unlike `Known`, it counts as false: `if rows := look.rows("rows", 100): …`."""
+        return False
+
+
+UNKNOWN = Unknown()
+
+
+class Look:
+    """What is known now of a step's inputs, each by the name of its field. This one knows nothing.
+
+    job: has no engine, and its folders are thrown away. asked: the inputs that were asked about.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.asked: set[str] = set()
+
+    def meta(self, name: str) -> "Known[Any] | Unknown":
+        """The `meta` of an input, or what is promised of it; of a list of inputs, a list."""
+        self.asked.add(name)
+        return self._meta(name)
+
+    def rows(self, name: str, limit: int) -> "Known[list[Row]] | Unknown":
+        """At most `limit` rows of a data set, the first ones.
+
+        Rows that aren't built yet may look as in their source, e.g. records of a file. Exact: there
+        are no others.
+        """
+        self.asked.add(name)
+        return self._rows(name, limit)
+
+    def columns(self, name: str) -> "Known[frozenset[str]] | Unknown":
+        """All columns that rows of a data set can have, and the fields of their labels."""
+        self.asked.add(name)
+        return self._columns(name)
+
+    def open(self, name: str) -> "Known[Any] | Unknown":
+        """An input opened as for `run`, to read all of it, which may take long.
+
+        It is known only where that is worth it: by `finery check --deep`, and for a step inside
+        another, such as an evaluator that a training watches, before the other one runs.
+        """
+        self.asked.add(name)
+        return self._open(name)
+
+    def _meta(self, name: str) -> "Known[Any] | Unknown":
+        return UNKNOWN
+
+    def _rows(self, name: str, limit: int) -> "Known[list[Row]] | Unknown":
+        return UNKNOWN
+
+    def _columns(self, name: str) -> "Known[frozenset[str]] | Unknown":
+        return UNKNOWN
+
+    def _open(self, name: str) -> "Known[Any] | Unknown":
+        return UNKNOWN
+
+
+class BuiltLook(Look):
+    """A look at a step whose inputs are opened. opens: whether to let it read all of them."""
+
+    def __init__(self, step: "Step", job: Job, *, opens: bool = True) -> None:
+        super().__init__(job)
+        self._step = step
+        self._opens = opens
+
+    def _meta(self, name: str) -> "Known[Any] | Unknown":
+        value = getattr(self._step, name)
+        metas = [artifact.meta for artifact in _listed(value)]
+        return Known(metas if isinstance(value, list) else metas[0]) if metas else UNKNOWN
+
+    def _rows(self, name: str, limit: int) -> "Known[list[Row]] | Unknown":
+        datasets = _listed(getattr(self._step, name))
+        rows = list(islice(chain.from_iterable(datasets), limit))
+        return Known(rows, sum(map(len, datasets)) == len(rows)) if datasets else UNKNOWN
+
+    def _columns(self, name: str) -> "Known[frozenset[str]] | Unknown":
+        datasets = _listed(getattr(self._step, name))
+        return Known(frozenset().union(*map(columns_of, datasets))) if datasets else UNKNOWN
+
+    def _open(self, name: str) -> "Known[Any] | Unknown":
+        value = getattr(self._step, name)
+        return Known(value) if self._opens and _listed(value) else UNKNOWN
+
+
+def _listed(value: Any) -> list[Any]:
+    """The opened artifacts of an input; a placeholder stands for what another step provides."""
+    artifacts = value if isinstance(value, list) else [value]
+    return [each for each in artifacts if each is not None and each.path != Path()]
+
+
+def columns_of(rows: Dataset) -> frozenset[str]:
+    """The columns of a data set, and the fields of labels that are objects."""
+    columns = frozenset(rows.meta["columns"])
+    labels = (row.get("label") for row in rows) if "label" in columns else ()
+    return columns | {name for label in labels if isinstance(label, dict) for name in label}
+
+
+def promises_of(step: "Step") -> dict[str, Promise]:
+    """A step's outputs, each as a promise."""
+    return {
+        name: output if isinstance(output, Promise) else Promise(output)
+        for name, output in step.outputs().items()
+    }
+
+
+def examine_opened(step: "Step", seed: int | None, *, only_inside: bool = False) -> None:
+    """Examine a step whose inputs are opened, before its `run`.
+
+    Steps inside it read all of their inputs, which they would do late; the step itself does so
+    first. An error of a step inside it names that step's setting. only_inside: not the step itself.
+    """
+    for path, within in [*([] if only_inside else [("", step)]), *steps_inside(step)]:
+        with TemporaryDirectory(prefix="finery-check-") as folder:
+            (Path(folder) / "out").mkdir()
+            job = Job(out=Path(folder) / "out", scratch=Path(folder) / "scratch", seed=seed)
+            try:
+                within.examine(BuiltLook(within, job, opens=bool(path)))
+            except FineryError as error:
+                first = (error.where or "").partition(":")[0].partition(".")[0]
+                if path and (not first or first in type(within).__struct_fields__):
+                    error.where = f"{path}.{error.where}" if error.where else path
+                raise

@@ -119,7 +119,7 @@ def test_an_unknown_slice_is_an_error_before_any_answer(cls: type[Any], tmp_path
             use()
         assert caught.value.where == "each.slices"
     with pytest.raises(DataError, match="no row has the column or field 'sauce'") as caught:
-        examine(step.each, columns={"rows": {"messages", "source"}})
+        examine(step.each, rows={"rows": [{"messages": [], "source": ""}]})
     assert caught.value.where == "slices"
     assert asked == []
 

@@ -455,7 +455,7 @@ def offered(name: str) -> list[dict[str, Any]]:
 def sampled(rows: Iterable[dict[str, Any]], **settings: Any) -> None:
     """Check the settings against rows that aren't built yet."""
     step = ToolCalls(models=[], rows=Dataset.placeholder("r"), **settings)
-    examine(step, rows={"rows": rows})
+    examine(step, rows={"rows": [*rows]})
 
 
 @pytest.mark.parametrize("name", LISTS)

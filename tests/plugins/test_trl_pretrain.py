@@ -161,7 +161,7 @@ def test_a_check_shows_the_blocks(tiny: Model, tmp_path: Path) -> None:
     ids = [part.tokens for block in blocks for part in block.parts if part.row_id == "x"]
     assert Tokens.of_model(tiny).ids("<|im_end|>")[0] not in ids[0]
     with pytest.raises(DataError, match="validation: there is no column `text`, but: completion"):
-        examine(step, columns={"validation": ["completion"]})
+        examine(step, rows={"validation": [{"completion": ""}]})
 
 
 def refused(data: Dataset, tiny: Model, job: Job) -> DataError:

@@ -77,9 +77,8 @@ class Examiner:
             if examined is step and all(knowledge.get(name) == read[name] for name in read):
                 continue
             with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
-                look = Look(job_without_run(node, Path(folder)))
-                if results is not None:
-                    look = _PlannedLook(step, look.job, self._graph, results, sources)
+                job = job_without_run(node, Path(folder))
+                look = _PlannedLook(step, job, self._graph, results, sources)
                 try:
                     answers = {name: look.columns(name) for name in sorted(columns)}
                     check_columns(step, {name: of.value for name, of in answers.items() if of})
@@ -112,45 +111,52 @@ class Examiner:
 
 
 class _PlannedLook(Look):
-    """What is known of a step's inputs in a plan: as built, or else as promised and forecast."""
+    """What is known of a step's inputs in a plan: as built, or else as promised and forecast.
+
+    asked: the inputs that were asked about. results: None knows nothing of any.
+    """
 
     def __init__(
-        self, step: Step, job: Job, graph: Graph, results: Results,
+        self, step: Step, job: Job, graph: Graph, results: Results | None,
         sources: Mapping[str, Sequence[Source]],
     ) -> None:  # fmt: skip
         super().__init__(job)
+        self.asked: set[str] = set()
         self._step = step
-        self._results = results
-        self._forecasts = Forecasts(graph, results)
-        self._sources = sources
+        self._results = results or Results()
+        self._forecasts = Forecasts(graph, self._results)
+        self._sources = {} if results is None else sources
 
-    def _meta(self, name: str) -> "Known[Any] | Unknown":
-        built = self._built(name)
-        value = getattr(self._step, name)
+    def meta(self, name: str) -> "Known[Any] | Unknown":
+        """As built, else as promised, which placeholders have."""
+        built, value = self._built(name), getattr(self._step, name)
         promised = value if isinstance(value, list) else [value]
         metas = [b if b is not None else p.meta for b, p in zip(built, promised, strict=False)]
         if not any(metas):
             return UNKNOWN
         return Known(metas if isinstance(value, list) else metas[0], None not in built)
 
-    def _rows(self, name: str, limit: int) -> "Known[list[Row]] | Unknown":
+    def rows(self, name: str, limit: int) -> "Known[list[Row]] | Unknown":
+        """As built, else as forecast."""
+        built = self._built(name)
         samples = [self._forecasts.sample(s, limit) for s in self._sources.get(name, ())]
         known = [sample for sample in samples if sample is not None]
-        if not known:
-            return UNKNOWN
         rows = list(islice(chain.from_iterable(known), limit))
-        counts = [limit + 1 if meta is None else meta["rows"] for meta in self._built(name)]
-        return Known(rows, sum(counts) == len(rows))
+        is_whole = all(meta is not None for meta in built) and len(rows) < limit
+        return Known(rows, is_whole) if known else UNKNOWN
 
-    def _columns(self, name: str) -> "Known[frozenset[str]] | Unknown":
+    def columns(self, name: str) -> "Known[frozenset[str]] | Unknown":
+        """As built, else as forecast."""
+        built = self._built(name)
         columns = [self._forecasts.columns(source) for source in self._sources.get(name, ())]
         known = [names for names in columns if names is not None]
         if not known or len(known) < len(columns):
             return UNKNOWN
-        return Known(frozenset().union(*known), None not in self._built(name))
+        return Known(frozenset().union(*known), None not in built)
 
     def _built(self, name: str) -> list[dict[str, Any] | None]:
-        """The facts about each source that is built."""
+        """The facts about each source of an input; None if it isn't built."""
+        self.asked.add(name)
         return [self._results.meta(s.step, s.output) for s in self._sources.get(name, ())]
 
 

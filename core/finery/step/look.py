@@ -56,17 +56,15 @@ UNKNOWN = Unknown()
 class Look:
     """What is known now of a step's inputs, each by the name of its field. This one knows nothing.
 
-    job: has no engine, and its folders are thrown away. asked: the inputs that were asked about.
+    job: has no engine, and its folders are thrown away.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.asked: set[str] = set()
 
     def meta(self, name: str) -> "Known[Any] | Unknown":
         """The `meta` of an input, or what is promised of it; of a list of inputs, a list."""
-        self.asked.add(name)
-        return self._meta(name)
+        return UNKNOWN
 
     def rows(self, name: str, limit: int) -> "Known[list[Row]] | Unknown":
         """At most `limit` rows of a data set, the first ones.
@@ -74,13 +72,11 @@ class Look:
         Rows that aren't built yet may look as in their source, e.g. records of a file. Exact: there
         are no others.
         """
-        self.asked.add(name)
-        return self._rows(name, limit)
+        return UNKNOWN
 
     def columns(self, name: str) -> "Known[frozenset[str]] | Unknown":
         """All columns that rows of a data set can have, and the fields of their labels."""
-        self.asked.add(name)
-        return self._columns(name)
+        return UNKNOWN
 
     def open(self, name: str) -> "Known[Any] | Unknown":
         """An input opened as for `run`, to read all of it, which may take long.
@@ -88,19 +84,6 @@ class Look:
         It is known only where that is worth it: by `finery check --deep`, and for a step inside
         another, such as an evaluator that a training watches, before the other one runs.
         """
-        self.asked.add(name)
-        return self._open(name)
-
-    def _meta(self, name: str) -> "Known[Any] | Unknown":
-        return UNKNOWN
-
-    def _rows(self, name: str, limit: int) -> "Known[list[Row]] | Unknown":
-        return UNKNOWN
-
-    def _columns(self, name: str) -> "Known[frozenset[str]] | Unknown":
-        return UNKNOWN
-
-    def _open(self, name: str) -> "Known[Any] | Unknown":
         return UNKNOWN
 
 
@@ -112,29 +95,32 @@ class BuiltLook(Look):
         self._step = step
         self._opens = opens
 
-    def _meta(self, name: str) -> "Known[Any] | Unknown":
-        value = getattr(self._step, name)
-        metas = [artifact.meta for artifact in _listed(value)]
-        return Known(metas if isinstance(value, list) else metas[0]) if metas else UNKNOWN
+    def meta(self, name: str) -> "Known[Any] | Unknown":
+        """That of the opened input."""
+        metas = [artifact.meta for artifact in self._opened(name)]
+        many = isinstance(getattr(self._step, name), list)
+        return Known(metas if many else metas[0]) if metas else UNKNOWN
 
-    def _rows(self, name: str, limit: int) -> "Known[list[Row]] | Unknown":
-        datasets = _listed(getattr(self._step, name))
+    def rows(self, name: str, limit: int) -> "Known[list[Row]] | Unknown":
+        """Those of the opened data sets."""
+        datasets = self._opened(name)
         rows = list(islice(chain.from_iterable(datasets), limit))
         return Known(rows, sum(map(len, datasets)) == len(rows)) if datasets else UNKNOWN
 
-    def _columns(self, name: str) -> "Known[frozenset[str]] | Unknown":
-        datasets = _listed(getattr(self._step, name))
+    def columns(self, name: str) -> "Known[frozenset[str]] | Unknown":
+        """Those of the opened data sets."""
+        datasets = self._opened(name)
         return Known(frozenset().union(*map(columns_of, datasets))) if datasets else UNKNOWN
 
-    def _open(self, name: str) -> "Known[Any] | Unknown":
+    def open(self, name: str) -> "Known[Any] | Unknown":
+        """The input itself."""
+        return Known(getattr(self._step, name)) if self._opens and self._opened(name) else UNKNOWN
+
+    def _opened(self, name: str) -> list[Any]:
+        """The opened artifacts; a placeholder stands for what another step provides."""
         value = getattr(self._step, name)
-        return Known(value) if self._opens and _listed(value) else UNKNOWN
-
-
-def _listed(value: Any) -> list[Any]:
-    """The opened artifacts of an input; a placeholder stands for what another step provides."""
-    artifacts = value if isinstance(value, list) else [value]
-    return [each for each in artifacts if each is not None and each.path != Path()]
+        artifacts = value if isinstance(value, list) else [value]
+        return [each for each in artifacts if each is not None and each.path != Path()]
 
 
 def columns_of(rows: Dataset) -> frozenset[str]:

@@ -6,8 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,35 +110,32 @@ def examine(
     step: Step,
     folder: Path | None = None,
     *,
-    rows: Mapping[str, Iterable[Row]] | None = None,
-    columns: Mapping[str, Iterable[str]] | None = None,
+    rows: Mapping[str, Sequence[Row]] | None = None,
     **job: Any,
 ) -> None:
     """Call a step's `examine`, and raise what it raises.
 
-    Inputs that the step has are known, and are read as a whole. rows, columns: what is forecast of
-    inputs that aren't built, by field. folder, job: as for `TestJob`.
+    Inputs that the step has are known, and are read as a whole. rows: forecasts of others, by
+    field. folder, job: as for `TestJob`.
     """
-    step.examine(_ForecastLook(step, TestJob(folder, **job), rows or {}, columns or {}))
+    step.examine(_ForecastLook(step, TestJob(folder, **job), rows or {}))
 
 
 class _ForecastLook(BuiltLook):
     """A look at opened inputs, and at forecasts of others."""
 
-    def __init__(
-        self, step: Step, job: Job, rows: Mapping[str, Iterable[Row]],
-        columns: Mapping[str, Iterable[str]],
-    ) -> None:  # fmt: skip
+    def __init__(self, step: Step, job: Job, forecasts: Mapping[str, Sequence[Row]]) -> None:
         super().__init__(step, job)
-        self._forecast_rows = rows
-        self._forecast_columns = columns
+        self._forecasts = forecasts
 
-    def _rows(self, name: str, limit: int) -> Known[list[Row]] | Unknown:
-        if name in self._forecast_rows:
-            return Known([*islice(self._forecast_rows[name], limit)], exact=False)
-        return super()._rows(name, limit)
+    def rows(self, name: str, limit: int) -> Known[list[Row]] | Unknown:
+        forecast = self._forecasts.get(name)
+        return super().rows(name, limit) if forecast is None else Known([*forecast[:limit]], False)
 
-    def _columns(self, name: str) -> Known[frozenset[str]] | Unknown:
-        if name in self._forecast_columns:
-            return Known(frozenset(self._forecast_columns[name]), exact=False)
-        return super()._columns(name)
+    def columns(self, name: str) -> Known[frozenset[str]] | Unknown:
+        forecast = self._forecasts.get(name)
+        return (
+            super().columns(name)
+            if forecast is None
+            else Known(frozenset().union(*forecast), False)
+        )

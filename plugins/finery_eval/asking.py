@@ -5,6 +5,7 @@ Input: rows and models. Output: rows that can be judged, answers, and what the l
 
 import gc
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from finery import CachedEngine, Completion, DataError, Dataset, Job, Model
@@ -24,6 +25,14 @@ class Sampling(Protocol):
     temperature: float
 
 
+@dataclass
+class Limits:
+    """The sampling where no evaluator determines it."""
+
+    max_tokens: int
+    temperature: float = 0.0
+
+
 class Asking(Sampling, Protocol):
     """A step that has models answer. extract: which part of an answer is judged."""
 
@@ -32,6 +41,24 @@ class Asking(Sampling, Protocol):
 
     def constraint(self) -> dict[str, Any] | None:
         """The JSON Schema that engines hold answers to."""
+
+
+Answering = Callable[[CachedEngine, str], list[Completion]]
+"""(a model's engine, its name) → its answers, one a row."""
+
+
+class Exchange(Protocol):
+    """The conversation of a row with a model. history: the next prompt."""
+
+    row: Row
+    history: Conversation
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the model isn't prompted any more."""
+
+    def add(self, answer: Completion) -> None:
+        """Go on with an answer."""
 
 
 def read_rows(dataset: Dataset) -> list[Row]:
@@ -80,38 +107,56 @@ def some(rows: list[Row]) -> list[Row]:
 
 def refuse(what: str, rows: Iterable[str], fix: str) -> None:
     """Raise a `DataError` that lists `rows` (ids, or `id: reason`) if there are any."""
-    named = list(rows)
-    if named:
-        more = [f"and {len(named) - SHOWN} more"] if len(named) > SHOWN else []
-        raise DataError(what, details=[f"row {row}" for row in named[:SHOWN]] + more, fix=fix)
+    if failed := list(rows):
+        more = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
+        raise DataError(what, details=[f"row {row}" for row in failed[:SHOWN]] + more, fix=fix)
 
 
-def ask(step: Asking, job: Job, rows: Sequence[Row]) -> Answers:
-    """Every model's answers to every row's prompt."""
+def ask(step: Asking, job: Job, rows: Sequence[Row], answer: Answering | None = None) -> Answers:
+    """Every model's answers to the prompts of the rows. answer: gets them in another way."""
     prompts = [split_turns(row)[0] for row in rows]
-    tools = [row.get("tools") for row in rows]
-    return answers_by(
-        step, job,
-        lambda engine, name: generate(
-            step, job, engine, name, prompts, tools, step.constraint()
-        ),
-    )  # fmt: skip
+    tools, schema = [row.get("tools") for row in rows], step.constraint()
 
+    def answer_prompts(engine: CachedEngine, name: str) -> list[Completion]:
+        return generate(step, job, engine, name, prompts, tools, schema)
 
-def answers_by(
-    step: Asking, job: Job, answer: Callable[[CachedEngine, str], list[Completion]]
-) -> Answers:
-    """What `answer` gets from every model, by its engine and name, with a log of what is wrong."""
-    answers: Answers = {}
-    for model in step.models:
-        answers[model.name] = answer(job.engine(model), model.name)
-        gc.collect()  # the next model may need the memory of this one
-        log_answers(step, job, model.name, answers[model.name])
+    answers = ask_each(step, job, step.models, answer or answer_prompts)
     if step.extract and not any(
-        search_in(a.text, step.extract, "extract") for of in answers.values() for a in of
+        search_in(completion.text, step.extract, "extract")
+        for completions in answers.values()
+        for completion in completions
     ):
         job.log(f"extract: {step.extract!r} matches no answer of any model")
     return answers
+
+
+def ask_each(step: Sampling, job: Job, models: Sequence[Model], answer: Answering) -> Answers:
+    """Every model's answers, with a log of what is wrong with them."""
+    answers: Answers = {}
+    for model in models:
+        answers[model.name] = answer(job.engine(model), model.name)
+        gc.collect()  # the next model may need the memory of this one
+        log_answers(job, model.name, answers[model.name], step.max_tokens)
+    return answers
+
+
+def lead(
+    step: Asking, job: Job, engine: CachedEngine, name: str, exchanges: Sequence[Exchange],
+    unit: str,
+) -> None:  # fmt: skip
+    """Have a model lead conversations until all are over, a turn of each at a time.
+
+    unit: what a turn is called in the progress bar.
+    """
+    schema, number = step.constraint(), 0
+    while active := [exchange for exchange in exchanges if not exchange.is_over]:
+        number += 1
+        prompts = [exchange.history for exchange in active]
+        tools = [exchange.row.get("tools") for exchange in active]
+        title = f"{name}, {unit} {number}"
+        answers = generate(step, job, engine, title, prompts, tools, schema)
+        for exchange, answer in zip(active, answers, strict=True):
+            exchange.add(answer)
 
 
 def generate(
@@ -141,9 +186,11 @@ def generate(
     )
 
 
-def log_answers(step: Sampling, job: Job, name: str, answers: Sequence[Completion]) -> None:
+def log_answers(job: Job, name: str, answers: Sequence[Completion], max_tokens: int) -> None:
     """Log how many answers of a model were cut off, refused, or ended while it was thinking."""
-    log_cut_off(job, name, answers, step.max_tokens)
+    of_all = f"of {len(answers)}"
+    if cut := truncated(answers):
+        job.log(f"{name}: {cut} {of_all} answers were cut off at max_tokens: {max_tokens}")
     unanswered = sum(a.finish_reason == "length" and a.is_empty for a in answers)
     if unanswered and any(a.reasoning for a in answers):
         job.log(f"{name}: {unanswered} of them while it was thinking, so they have no answer")
@@ -151,19 +198,11 @@ def log_answers(step: Sampling, job: Job, name: str, answers: Sequence[Completio
         a.finish_reason != "length" and a.is_empty and bool(a.reasoning) for a in answers
     )
     if thoughts:
-        of_all = f"{thoughts} of {len(answers)} answers"
-        job.log(f"{name}: {of_all} are only thinking, which isn't closed or has nothing after it")
+        what = "are only thinking, which isn't closed or has nothing after it"
+        job.log(f"{name}: {thoughts} {of_all} answers {what}")
     refused = sum(answer.finish_reason == "refusal" for answer in answers)
     if refused:
-        job.log(f"{name}: refused or filtered {refused} of {len(answers)} rows")
-
-
-def log_cut_off(job: Job, name: str, answers: Sequence[Completion], max_tokens: int) -> None:
-    """Log how many answers of a model were cut off."""
-    cut = truncated(answers)
-    if cut:
-        limit = f"max_tokens: {max_tokens}"
-        job.log(f"{name}: {cut} of {len(answers)} answers were cut off at {limit}")
+        job.log(f"{name}: refused or filtered {refused} {of_all} rows")
 
 
 def truncated(answers: Sequence[Completion]) -> int:

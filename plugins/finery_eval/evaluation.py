@@ -42,7 +42,7 @@ class Unjudged(NamedTuple):
 def write(
     job: Job,
     rows: Sequence[Row],
-    answers: Answers,
+    answers: Answers | None,
     verdicts: Verdicts,
     *,
     models: Sequence[Model] = (),
@@ -50,20 +50,19 @@ def write(
 ) -> Metrics:
     """Write `Metrics`, and compare the models with each other.
 
-    Related rows, e.g. paraphrases of one row, count as one in intervals and tests. models: the
-    judged ones; exported files among them are compared with the model that they were made from.
-    slices: columns to break scores down by. Raises `DataError` for a column that no row has.
+    Related rows, e.g. paraphrases of one row, count as one in intervals and tests. answers: None
+    where nothing is generated. models: the judged ones; exported files among them are compared with
+    the model that they were made from. slices: columns to break scores down by. Raises `DataError`
+    for a column that no row has.
     """
     groups = dependent(job, rows)
-    measures = verdicts.measures(groups)
-    scores = scores_of(list(verdicts.judged), measures)
-    report = compared(verdicts, measures, measures[verdicts.metrics[0]], models)
-    report = replace(report, rows=len(rows), scores=scores)
+    report = compared(verdicts, groups, models)
+    report.rows = len(rows)
     add_tables(report, rows, verdicts, groups, slices)
     if groups:
         report.extra = report.extra | {"groups": len(groups)}
     lines = predictions(rows, answers, verdicts)
-    return with_speeds(write_scored(job, report, lines, answers=answers), models)
+    return write_scored(job, report, lines, answers=answers, models=models)
 
 
 def add_tables(
@@ -75,28 +74,30 @@ def add_tables(
 ) -> None:
     """Add the slices and all tables to a report that has its scores and comparisons."""
     report.slices = slicing.slices_of(rows, verdicts, slices, groups)
-    first, shown = verdicts.metrics[0], report.headline[0]
+    first, headline = verdicts.metrics[0], report.headline[0]
+    is_share, unit = verdicts.is_share(first), report.units.get(first)
     report.tables = [
-        *comparison_tables(
-            report.comparisons,
-            first,
-            is_share=verdicts.is_share(first),
-            unit=report.units.get(first),
-        ),
-        *slicing.tables_of(report.slices, shown, is_share=verdicts.is_share(shown)),
+        *comparison_tables(report.comparisons, first, is_share=is_share, unit=unit),
+        *slicing.tables_of(report.slices, headline, is_share=verdicts.is_share(headline)),
         *baseline_tables(report),
         *verdicts.tables,
     ]
 
 
 def compared(
-    verdicts: Verdicts, measures: Mapping[str, Measure], first: Measure, models: Sequence[Model]
+    verdicts: Verdicts,
+    groups: Sequence[Group] | None,
+    models: Sequence[Model],
+    first: Measure | None = None,
 ) -> Report:
-    """A report on the models next to each other, without their scores.
+    """A report on the models next to each other, with their scores.
 
-    first: the measure that each model is compared with the first one by. Exported files are
-    compared with the model that they were exported from, if that is among `models`.
+    groups: the rows that belong together. first: the measure that each model is compared with the
+    first one by, if it isn't that of the first metric. Exported files are compared with the model
+    that they were exported from, if that is among `models`.
     """
+    measures, judged = verdicts.measures(groups), list(verdicts.judged)
+    first = first or measures[verdicts.metrics[0]]
     names = {model.digest: model.name for model in models if model.digest}
     exports = []
     for model in models:
@@ -110,25 +111,18 @@ def compared(
         exports.append(export)
     return replace(
         verdicts.report,
+        scores=scores_of(judged, measures),
         headline=list(verdicts.headline or verdicts.metrics),
         unbounded=list(verdicts.unbounded),
         units=dict(verdicts.units),
         **statistics_of(verdicts),
         comparisons=compare(first),
-        pairs=pairs_of(list(verdicts.judged), measures),
-        applies=parts_of(list(verdicts.judged), measures),
+        pairs=pairs_of(judged, measures),
+        applies=parts_of(judged, measures),
         baselines=[model.name for model in models if BASELINE in model.meta],
         bundles={model.name: model.meta[BUNDLE] for model in models if BUNDLE in model.meta},
         exports=exports,
     )
-
-
-def with_speeds(metrics: Metrics, models: Sequence[Model]) -> Metrics:
-    """The metrics with the measured speeds of files, which aren't part of their identity."""
-    speeds = {model.name: model.runtime[SPEED] for model in models if SPEED in model.runtime}
-    if speeds:
-        metrics.runtime[SPEED] = speeds
-    return metrics
 
 
 def dependent(job: Job, rows: Sequence[Row]) -> list[Group] | None:
@@ -148,15 +142,24 @@ def write_scored(
     lines: Iterable[dict[str, Any]],
     *,
     answers: Mapping[str, Sequence[Completion]] | None = None,
+    models: Sequence[Model] = (),
 ) -> Metrics:
-    """Write a report, and log each model's first metric. lines: of `predictions.jsonl`."""
-    for name, of in report.scores.items():
-        if of:
-            metric, score = next(iter(of.items()))
+    """Write a report, and log each model's first metric. lines: of `predictions.jsonl`.
+
+    models: those whose measured speeds are kept, which aren't part of the metrics' identity.
+    """
+    for name, scores in report.scores.items():
+        if scores:
+            metric, score = next(iter(scores.items()))
             job.log(f"{name}: {metric} {_in_words(score, metric, report)}")
     if answers is not None:
-        report = replace(report, truncated={name: truncated(of) for name, of in answers.items()})
-    return Metrics.write(job.out, report, lines)
+        cut = {name: truncated(completions) for name, completions in answers.items()}
+        report = replace(report, truncated=cut)
+    metrics = Metrics.write(job.out, report, lines)
+    speeds = {model.name: model.runtime[SPEED] for model in models if SPEED in model.runtime}
+    if speeds:
+        metrics.runtime[SPEED] = speeds
+    return metrics
 
 
 def _in_words(score: Score, metric: str, report: Report) -> str:

@@ -17,7 +17,7 @@ everything from a value to a p-value.
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import msgspec
@@ -45,7 +45,7 @@ from finery.rows import Row
 from finery.rows.answers.reading import extracted
 from finery.rows.report import Report, Table
 from finery_eval import slices as slicing
-from finery_eval.asking import ask, read_rows
+from finery_eval.asking import Answering, ask, read_rows
 from finery_eval.claims import Claim
 from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
 from finery_eval.measure import Statistic, Value
@@ -53,7 +53,7 @@ from finery_eval.requirements import Requirement, doubts_about, parse, unmet
 from finery_eval.stats import NO_WIDTH
 from finery_eval.tables import remark as remark
 from finery_eval.tables import table as table
-from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
+from finery_eval.verdicts import Answers, Judging, Verdict, Verdicts, each_judged
 
 Better = Literal["higher", "lower"]
 """Which values of a metric are better."""
@@ -268,7 +268,7 @@ class BatchEvaluator(Judge, engines=True):
         """A JSON Schema that engines hold the answers to; None lets models answer freely."""
         return None
 
-    def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
+    def judging(self, job: Job, rows: Sequence[Row]) -> Judging:
         """Read what the rows expect; the result judges the models' answers to their prompts.
 
         Raises `DataError` for rows that can't be judged. The result is used once.
@@ -302,12 +302,7 @@ class BatchEvaluator(Judge, engines=True):
     def run(self, job: Job) -> Metrics:
         """Get the answers, judge them, write the metrics."""
         rows = read_rows(self.rows)
-        judge = self.judging(job, rows)
-        self.check_slices(rows)
-        unjudged = unjudged_tables(job, self.unjudged(rows))
-        answers = ask(self, job, rows)
-        verdicts = judge(answers).with_tables(unjudged)
-        return write(job, rows, answers, verdicts, models=self.models, slices=self.slices)
+        return evaluate(self, job, rows, prepare(self, job, rows))
 
     def examine(self, look: Look) -> None:
         """Raise `DataError` for slices that no row can have, and for rows that can't be judged."""
@@ -348,7 +343,7 @@ class Evaluator(BatchEvaluator):
         """
         raise NotImplementedError
 
-    def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
+    def judging(self, job: Job, rows: Sequence[Row]) -> Judging:
         """Judge each answer with `judge`. Raises `StepError` for what `judge` must not return."""
         metrics = self.metric_names()
         anything, unbounded = self.statistics(), self.unbounded()
@@ -373,6 +368,41 @@ class Evaluator(BatchEvaluator):
             return verdict._replace(values=values)
 
         return lambda answers: self.verdicts(answers, each_judged(answers, verdict_on))
+
+
+def prepare(
+    evaluator: BatchEvaluator,
+    job: Job,
+    rows: Sequence[Row],
+    judge: Judging | None = None,
+    unjudged: Sequence[Unjudged] | None = None,
+) -> Judging:
+    """What judges the models' answers to the rows. To be called before any model is asked.
+
+    judge: in place of `evaluator.judging`. unjudged: turns that aren't judged; None means those
+    that the evaluator names. They are logged, and are a table of the verdicts. Raises `DataError`
+    for rows that can't be judged, and for slices that no row has.
+    """
+    judge = judge or evaluator.judging(job, rows)
+    evaluator.check_slices(rows)
+    tables = unjudged_tables(job, evaluator.unjudged(rows) if unjudged is None else unjudged)
+    return lambda answers: judge(answers).with_tables(tables)
+
+
+def evaluate(
+    evaluator: BatchEvaluator,
+    job: Job,
+    rows: Sequence[Row],
+    judge: Judging,
+    answer: Answering | None = None,
+) -> Metrics:
+    """One run of an evaluator: its models answer, the answers are judged, the metrics written.
+
+    judge: see `prepare`. answer: see `ask`.
+    """
+    answers = ask(evaluator, job, rows, answer)
+    models, slices = evaluator.models, evaluator.slices
+    return write(job, rows, answers, judge(answers), models=models, slices=slices)
 
 
 def verdict_of(returned: Any, metrics: Sequence[str]) -> Verdict:

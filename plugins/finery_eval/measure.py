@@ -266,11 +266,12 @@ def measure_of(
     *,
     statistic: Statistic | None = None,
     is_share: bool = True,
+    is_continuous: bool = False,
 ) -> Measure:
     """The measure of a metric of an evaluator. is_share: whether the metric is from 0 to 1."""
-    columns = {name: [frozen(value) for value in of] for name, of in values.items()}
+    columns = {name: [frozen(value) for value in column] for name, column in values.items()}
     within = SHARE if is_share else (-math.inf, math.inf)
-    return Measure(columns, groups, statistic, within=within)
+    return Measure(columns, groups, statistic, within=within, is_continuous=is_continuous)
 
 
 def scores_of(names: Sequence[str], measures: Mapping[str, Measure]) -> Scores:

@@ -1,11 +1,11 @@
 """The evaluator inside another step, e.g. the one in `each` of `eval.dialog`.
 
-The outer step has models answer, and the evaluator only judges: its `run` isn't called, so what
-`run` does besides `judging` is done here. Input: the outer step and the setting with the evaluator.
-Output: errors that name this setting, and what judges the answers.
+The outer step has models answer, and the evaluator only judges: its `run` isn't called. Input: the
+outer step and the setting with the evaluator. Output: errors that name this setting, and what
+judges the answers.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import NamedTuple
@@ -14,9 +14,9 @@ import msgspec
 
 from finery import FineryError, Job, Settings, Step, UsageError, nested_step, outside_key
 from finery.rows import Row
-from finery_eval.evaluation import Unjudged, unjudged_tables
-from finery_eval.evaluator import BatchEvaluator, Judge
-from finery_eval.verdicts import Answers, Verdicts
+from finery_eval.evaluation import Unjudged
+from finery_eval.evaluator import BatchEvaluator, Judge, prepare
+from finery_eval.verdicts import Answers, Judging, Verdicts
 
 GIVEN = ("models", "rows")
 """Settings that the evaluator shares with the outer step. Errors name those of the outer step."""
@@ -102,33 +102,24 @@ class Nested(NamedTuple):
                 fix="rename it",
             )
 
-    def check_rows(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
-        """What judges answers to the rows, once it has read what they expect.
-
-        Raises `DataError` for rows that can't be judged, and for slices that no row has.
-        """
+    def check_rows(self, job: Job, rows: Sequence[Row]) -> None:
+        """Raise `DataError` for rows that can't be judged, and for slices that no row has."""
         with self._placed():
-            judge = self.evaluator.judging(job, rows)
+            self.evaluator.judging(job, rows)
             self.evaluator.check_slices(rows)
-        return judge
 
     def judging(
         self, job: Job, rows: Sequence[Row], unjudged: Sequence[Unjudged] | None = None
-    ) -> Callable[[Answers], Verdicts]:
-        """What judges the models' answers to the prompts of rows. To be called before any answer.
+    ) -> Judging:
+        """What judges the models' answers to the rows, see `prepare`."""
+        with self._placed():
+            judge = prepare(self.evaluator, job, rows, unjudged=unjudged)
 
-        unjudged: turns that aren't judged; None means those that the evaluator names. They are
-        logged, and are a table of the verdicts. Raises what `check_rows` raises.
-        """
-        judge = self.check_rows(job, rows)
-        parts = self.evaluator.unjudged(rows) if unjudged is None else unjudged
-        tables = unjudged_tables(job, parts)
-
-        def judged(answers: Answers) -> Verdicts:
+        def judge_placed(answers: Answers) -> Verdicts:
             with self._placed():
-                return judge(answers).with_tables(tables)
+                return judge(answers)
 
-        return judged
+        return judge_placed
 
     @contextmanager
     def _placed(self) -> Iterator[None]:

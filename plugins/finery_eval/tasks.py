@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import CachedEngine, Completion, Job, StepError
+from finery import Completion, StepError
 from finery.rows import Conversation, Message, Row, Turns
 from finery.rows.parts import prompt as prompt_of
 from finery.rows.report import Table
-from finery_eval.asking import generate
 from finery_eval.calls import (
     SHOWN,
     BadTools,
@@ -27,7 +26,6 @@ from finery_eval.calls import (
     expected_calls,
     readable,
 )
-from finery_eval.evaluator import BatchEvaluator
 from finery_eval.functions import Functions, Session
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.tables import table
@@ -156,27 +154,33 @@ class Play:
     of its last turn, if that has no calls. is_cut: whether that turn was cut off instead.
     """
 
-    def __init__(self, task: Task, session: Session, *, coerce: bool) -> None:
-        self.task = task
+    def __init__(self, task: Task, functions: Functions, *, coerce: bool) -> None:
+        self.task, self.row = task, task.row
         self.calls: list[Call] = []
         self.errors = 0
         self.answer: str | None = None
         self.is_cut = False
         self.state = ""
         self.answers: list[Completion] = []
-        self.conversation = list(task.prompt)
-        self._session = session
+        self.history = list(task.prompt)
+        self._session = functions.session(task.row, list(task.tools))
+        self._max_steps = functions.settings.max_steps
         self._coerce = coerce
         for call in task.before:
-            session.call(call)
+            self._session.call(call)
 
     @property
     def is_finished(self) -> bool:
         """Whether the model ended with a turn without calls that wasn't cut off."""
         return self.answer is not None
 
-    def go_on(self, answer: Completion) -> None:
-        """Execute the calls of an answer and add it, and theirs, to the conversation."""
+    @property
+    def is_over(self) -> bool:
+        """Whether the model isn't prompted any more."""
+        return self.is_finished or self.is_cut or len(self.answers) == self._max_steps
+
+    def add(self, answer: Completion) -> None:
+        """Execute the calls of an answer and add it, and theirs, to the history."""
         self.answers.append(answer)
         calls = answered_calls(answer, self.task.tools, coerce=self._coerce)
         self.calls += calls
@@ -188,17 +192,18 @@ class Play:
         results = [self._session.call(call) for call in calls]
         self.errors += sum(is_error for _, is_error in results)
         called = len(answer.tool_calls or [])
-        self.conversation += [turn, *tool_turns(turn, [text for text, _ in results[:called]])]
+        self.history += [turn, *tool_turns(turn, [text for text, _ in results[:called]])]
         # A call that can't be parsed has no id that a tool's answer could refer to.
-        self.conversation += [{"role": "user", "content": text} for text, _ in results[called:]]
+        self.history += [{"role": "user", "content": text} for text, _ in results[called:]]
 
-    def end(self) -> None:
-        """Keep the state and forget the session."""
+    def end(self) -> Completion:
+        """Keep the state and forget the session.
+
+        The result has all turns of the model as one answer: the last text, all calls, the tokens of
+        all.
+        """
         self.state = self._session.state()
         self._session.close()
-
-    def completion(self) -> Completion:
-        """All turns of the model as one answer: the last text, all calls, the tokens of all."""
         last = self.answers[-1]
         is_cut = any(answer.finish_reason == "length" for answer in self.answers)
         thinking = "\n".join(a.reasoning for a in self.answers if a.reasoning)
@@ -210,39 +215,6 @@ class Play:
             tool_calls=[call for a in self.answers for call in a.tool_calls or []] or None,
             reasoning=thinking or None,
         )
-
-
-def play(
-    step: BatchEvaluator,
-    job: Job,
-    engine: CachedEngine,
-    name: str,
-    tasks: Sequence[Task],
-    functions: Functions,
-    *,
-    coerce: bool,
-) -> list[Play]:
-    """Have a model work on all tasks, a step of all that go on at a time."""
-    plays = [
-        Play(task, functions.session(task.row, list(task.tools)), coerce=coerce) for task in tasks
-    ]
-    for number in range(1, functions.settings.max_steps + 1):
-        active = [each for each in plays if not each.is_finished and not each.is_cut]
-        if not active:
-            break
-        answers = generate(
-            step,
-            job,
-            engine,
-            f"{name}, step {number}",
-            [each.conversation for each in active],
-            [each.task.row["tools"] for each in active],
-        )
-        for each, answer in zip(active, answers, strict=True):
-            each.go_on(answer)
-    for each in plays:
-        each.end()
-    return plays
 
 
 # -- the values of metrics for a model's work on a task -------------------------------------------

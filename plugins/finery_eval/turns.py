@@ -30,6 +30,11 @@ class Turn(NamedTuple):
     number: int
     is_last: bool
 
+    @property
+    def message(self) -> Message:
+        """The turn itself."""
+        return self.conversation[self.place]
+
     def as_row(self) -> Row:
         """The turn as a separate row: the conversation up to it.
 

@@ -33,9 +33,10 @@ class Verdicts(NamedTuple):
 
     metrics: in the order in which they are written. The first one decides whether an answer is
     right, and models are compared by it. headline: the displayed ones. statistics: of the metrics
-    that aren't means. unbounded: the metrics that aren't from 0 to 1. units: of those that have
-    one. tables: shown after the comparison of the models. report: what else the evaluator says,
-    e.g. `remarks` and `extra`.
+    that aren't means. unbounded: the metrics that aren't from 0 to 1. continuous: those in which
+    two models are equal only if they are the same. units: of the metrics that have one. tables:
+    shown after the comparison of the models. report: what else the evaluator says, e.g. `remarks`
+    and `extra`.
     """
 
     judged: Mapping[str, Sequence[Verdict]]
@@ -44,6 +45,7 @@ class Verdicts(NamedTuple):
     tables: Sequence[Table] = ()
     statistics: Mapping[str, Statistic] = {}
     unbounded: Collection[str] = ()
+    continuous: Collection[str] = ()
     units: Mapping[str, str] = {}
     report: Report = Report()
 
@@ -83,7 +85,11 @@ class Verdicts(NamedTuple):
         if numbers is not None:
             values = {name: [of[i] for i in numbers] for name, of in values.items()}
         return measure_of(
-            values, groups, statistic=self.statistic(metric), is_share=self.is_share(metric)
+            values,
+            groups,
+            statistic=self.statistic(metric),
+            is_share=self.is_share(metric),
+            is_continuous=metric in self.continuous,
         )
 
     def right(self) -> dict[str, list[bool]]:
@@ -93,6 +99,10 @@ class Verdicts(NamedTuple):
     def with_tables(self, tables: Sequence[Table]) -> "Verdicts":
         """The same with more tables."""
         return self._replace(tables=[*self.tables, *tables])
+
+
+Judging = Callable[[Answers], Verdicts]
+"""Judges the answers of all models."""
 
 
 def each_judged(

@@ -8,15 +8,15 @@ from typing import NamedTuple
 import msgspec
 
 from finery import DataError, Dataset, Job, Look, Metrics, Model, UsageError, takes
-from finery.rows.report import Scores, Table
+from finery.rows.report import Table
 from finery.util.text import in_points, range_in_points
 from finery_eval import stats
-from finery_eval.asking import ask, read_rows
-from finery_eval.evaluation import write
-from finery_eval.measure import Group, scores_of
+from finery_eval.asking import read_rows
+from finery_eval.evaluator import evaluate
+from finery_eval.measure import Group, Measure
 from finery_eval.nested import JudgeEach
 from finery_eval.tables import table
-from finery_eval.verdicts import Verdicts, together
+from finery_eval.verdicts import Answers, Verdicts, together
 
 TITLES = ("Learning curve", "What twice the rows would add")
 """Of the tables."""
@@ -204,16 +204,14 @@ def advice(trained: Sequence[Trained], metric: str, grown: Growth) -> list[str]:
 
 
 def tables_of(
-    trained: Sequence[Trained],
-    scores: Scores,
-    curve: Mapping[str, Growth],
-    metric: str,
+    trained: Sequence[Trained], measure: Measure, curve: Mapping[str, Growth], metric: str
 ) -> list[Table]:
-    """The score of each model by its rows, and the growth of each metric."""
-    points = []
-    for each in sorted(trained, key=lambda each: each.rows):
-        score = scores[each.name][metric]
-        points.append([each.rows, each.name, score.value, *(score.interval or ())])
+    """The score of each model in a metric by its rows, and the growth of each metric."""
+    points = [
+        [model.rows, model.name, score.value, *(score.interval or ())]
+        for model in trained
+        if (score := measure.score(model.name)) is not None
+    ]
     ends = ["95 % CI low", "95 % CI high"]
     shares = dict.fromkeys([metric, *ends, "with twice the rows"], "share")
     grown = [[name, g.a_doubling, *g.interval, g.expected] for name, g in curve.items()]
@@ -290,23 +288,27 @@ class Curve(JudgeEach, engines=True):
             )
         rows = read_rows(self.rows)
         judge = inner.judging(job, rows)
-        answers = ask(inner.evaluator, job, rows)
-        verdicts = judge(answers)
-        groups = together(rows)
-        first = verdicts.headline[0]
-        grown = curve_of(trained, verdicts, groups)
-        words = advice(trained, first, grown[first]) if first in grown else []
-        for line in words:
-            job.log(line)
-        measures = {first: verdicts.measure(first, groups)}
-        scores = scores_of([each.name for each in trained], measures)
-        tables = tables_of(trained, scores, grown, first)
-        curve = CurveResult(sorted(trained, key=lambda each: each.rows), grown, words)
-        extra = verdicts.report.extra | {CURVE: curve}
-        report = msgspec.structs.replace(verdicts.report, extra=extra)
-        whole = verdicts._replace(tables=[*tables, *verdicts.tables], report=report)
-        models, slices = self.models, inner.evaluator.slices
-        return write(job, rows, answers, whole, models=models, slices=slices)
+
+        def judge_sizes(answers: Answers) -> Verdicts:
+            return with_curve(job, trained, judge(answers), together(rows))
+
+        return evaluate(inner.evaluator, job, rows, judge_sizes)
+
+
+def with_curve(
+    job: Job, trained: Sequence[Trained], verdicts: Verdicts, groups: Sequence[Group] | None
+) -> Verdicts:
+    """The verdicts with the curve of each metric, and with what follows in words."""
+    first = verdicts.headline[0]
+    curve = curve_of(trained, verdicts, groups)
+    words = advice(trained, first, curve[first]) if first in curve else []
+    for line in words:
+        job.log(line)
+    points = sorted(trained, key=lambda model: model.rows)
+    tables = tables_of(points, verdicts.measure(first, groups), curve, first)
+    extra = verdicts.report.extra | {CURVE: CurveResult(points, curve, words)}
+    report = msgspec.structs.replace(verdicts.report, extra=extra)
+    return verdicts._replace(tables=[*tables, *verdicts.tables], report=report)
 
 
 def trained_of(model: Model) -> Trained:

@@ -1,19 +1,17 @@
 """`eval.dialog`: how good is a model in each turn of a conversation?"""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 from finery import CachedEngine, Completion, Job, Look, Metrics, UsageError, setting
-from finery.rows import Conversation, Message, Row
-from finery.rows.report import Slice, Table, values_and_intervals
+from finery.rows import Conversation, Row
+from finery.rows.report import Report, Slice, Table, values_and_intervals
 from finery_eval import asking
 from finery_eval.arguments import Equality
-from finery_eval.asking import generate
 from finery_eval.calls import BadTools, Toolbox, answered_calls, expected_calls
-from finery_eval.evaluation import Unjudged, add_tables, compared, with_speeds, write_scored
-from finery_eval.evaluator import BatchEvaluator
+from finery_eval.evaluation import Unjudged, add_tables, compared, write_scored
 from finery_eval.matches import Match, Wanted
 from finery_eval.measure import Measure, scores_of
 from finery_eval.nested import JudgeEach
@@ -22,10 +20,12 @@ from finery_eval.predictions import predictions as lines_of
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.tables import table
 from finery_eval.turns import Turn, assistant_turn, turns_of, unjudged_turns
-from finery_eval.verdicts import Answers, Verdicts, groups_of
+from finery_eval.verdicts import Answers, Verdicts, groups_of, together
 
-OF_ROWS = ("whole", "first_turn", "last_turn")
-"""Metrics of complete conversations."""
+OF_ROWS: Mapping[str, Callable[[Sequence[bool]], bool]] = {
+    "whole": all, "first_turn": itemgetter(0), "last_turn": itemgetter(-1)
+}  # fmt: skip
+"""Metrics of complete conversations → their value, from whether each turn is right."""
 OF_COMPARISONS = "sign flips of rows, exact"
 """The test of the comparisons."""
 
@@ -33,21 +33,20 @@ OF_COMPARISONS = "sign flips of rows, exact"
 # -- conversations that a model leads itself: its answers are the history of its next turn --------
 
 
-class Compare(NamedTuple):
+class Calls(NamedTuple):
     """When the calls of a model are those of the row."""
 
     equality: Equality
     coerce: bool
     toolbox: Toolbox
 
-    def same(self, turn: Turn, answer: Completion) -> bool:
+    def are_same(self, turn: Turn, answer: Completion) -> bool:
         """Whether an answer has the same calls as the row's turn, or both have none."""
-        own = turn.conversation[turn.place]
-        if not own.get("tool_calls"):
+        if not turn.message.get("tool_calls"):
             return not answer.tool_calls and not answer.call_error
         try:
             tools = self.toolbox.of(turn.row)
-            wanted = Wanted(expected_calls(own, tools, coerce=self.coerce), tools, "")
+            wanted = Wanted(expected_calls(turn.message, tools, coerce=self.coerce), tools, "")
         except BadTools:
             return False
         calls = answered_calls(answer, tools, coerce=self.coerce)
@@ -55,69 +54,43 @@ class Compare(NamedTuple):
 
 
 class Rollout:
-    """A row's conversation as one model leads it.
+    """A row's conversation as one model leads it. turns: at least one.
 
     history: the next prompt. replaced: the number of its turns for which the row's own turn had to
     be substituted.
     """
 
-    def __init__(self, turns: Sequence[Turn], compare: Compare) -> None:
-        self.turns = turns
+    def __init__(self, turns: Sequence[Turn], calls: Calls) -> None:
+        self.turns, self.row = turns, turns[0].row
         self.answers: list[Completion] = []
         self.replaced = 0
-        self._compare = compare
+        self._calls = calls
         self.history: Conversation = list(turns[0].conversation[: turns[0].place])
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the model has answered every turn."""
+        return len(self.answers) == len(self.turns)
+
     def add(self, answer: Completion) -> None:
-        """Go on with an answer, up to the next turn that is judged."""
+        """Go on with an answer, up to the next turn that is judged.
+
+        The row's turn is the history where the turns after it would make no sense otherwise.
+        """
         turn = self.turns[len(self.answers)]
         self.answers.append(answer)
-        if len(self.answers) == len(self.turns):
+        if self.is_over:
             return
-        following = self.turns[len(self.answers)].place
-        own = turn.conversation[turn.place]
-        self.history += [
-            self._turn(turn, own, answer),
-            *turn.conversation[turn.place + 1 : following],
-        ]
-
-    def _turn(self, turn: Turn, own: Message, answer: Completion) -> Message:
-        """The model's turn; the row's where the turns after it would make no sense otherwise."""
-        if not self._compare.same(turn, answer):
+        message = turn.message
+        if not self._calls.are_same(turn, answer):
             self.replaced += 1
-            return own
-        said = assistant_turn(answer, len(self.answers))
-        # The row's calls have the ids that the answers of the tools refer to.
-        return {**said, "tool_calls": own["tool_calls"]} if own.get("tool_calls") else said
-
-
-def roll_out(
-    step: BatchEvaluator,
-    job: Job,
-    engine: CachedEngine,
-    name: str,
-    turns: Sequence[Sequence[Turn]],
-    compare: Compare,
-) -> list[Rollout]:
-    """Have a model lead all conversations, the same turn of each at a time.
-
-    turns: of each row, at least one.
-    """
-    rollouts = [Rollout(of, compare) for of in turns]
-    for number in range(max(map(len, turns))):
-        active = [rollout for rollout in rollouts if len(rollout.turns) > number]
-        answers = generate(
-            step,
-            job,
-            engine,
-            f"{name}, turn {number + 1}",
-            [rollout.history for rollout in active],
-            [rollout.turns[0].row.get("tools") for rollout in active],
-            step.constraint(),
-        )
-        for rollout, answer in zip(active, answers, strict=True):
-            rollout.add(answer)
-    return rollouts
+        else:
+            message = assistant_turn(answer, len(self.answers))
+            # The row's calls have the ids that the answers of the tools refer to.
+            if calls := turn.message.get("tool_calls"):
+                message["tool_calls"] = calls
+        following = self.turns[len(self.answers)].place
+        self.history += [message, *turn.conversation[turn.place + 1 : following]]
 
 
 # -- the step -------------------------------------------------------------------------------------
@@ -183,11 +156,26 @@ class Dialog(JudgeEach, engines=True):
 
     def run(self, job: Job) -> Metrics:
         """Get the answers of all turns, judge them, write the metrics."""
-        inner, rows = self.inner(), self.judged_turns()
-        cut = [turn.as_row() for row in rows for turn in row]
-        judge = inner.judging(job, cut, self.unjudged())
-        answers, replaced = self.answers(job, inner.evaluator, rows)
-        return self.write(job, rows, answers, judge(answers), replaced)
+        inner, conversations = self.inner(), self.judged_turns()
+        evaluator, replaced = inner.evaluator, dict[str, int]()
+        turns = [turn for conversation in conversations for turn in conversation]
+        rows = [turn.as_row() for turn in turns]
+        judge = inner.judging(job, rows, self.unjudged())
+        calls = Calls(Equality(), False, Toolbox())
+        if isinstance(evaluator, ToolCalls):
+            calls = Calls(evaluator.equality(), evaluator.coerce, Toolbox())
+
+        def roll_out(engine: CachedEngine, name: str) -> list[Completion]:
+            rollouts = [Rollout(conversation, calls) for conversation in conversations]
+            asking.lead(evaluator, job, engine, name, rollouts, "turn")
+            replaced[name] = sum(rollout.replaced for rollout in rollouts)
+            return [answer for rollout in rollouts for answer in rollout.answers]
+
+        answers = asking.ask(evaluator, job, rows, roll_out if self.history == "own" else None)
+        verdicts = judge(answers)
+        report = self.report(conversations, rows, verdicts, replaced)
+        lines = predictions(turns, rows, answers, verdicts)
+        return write_scored(job, report, lines, answers=answers, models=self.models)
 
     def examine(self, look: Look) -> None:
         """Raise `DataError` for rows that can't be judged."""
@@ -229,86 +217,58 @@ class Dialog(JudgeEach, engines=True):
             unjudged.append(Unjudged("whole rows, which are left out", len(whole), sum(whole)))
         return unjudged
 
-    def answers(
-        self, job: Job, inner: BatchEvaluator, rows: Sequence[Sequence[Turn]]
-    ) -> tuple[Answers, dict[str, int]]:
-        """Every model's answers to all turns, and how many of its turns were replaced."""
-        if self.history == "given":
-            return asking.ask(inner, job, [t.as_row() for row in rows for t in row]), {}
-        replaced: dict[str, int] = {}
-        if isinstance(inner, ToolCalls):
-            compare = Compare(inner.equality(), inner.coerce, Toolbox())
-        else:
-            compare = Compare(Equality(), False, Toolbox())
-
-        def lead(engine: CachedEngine, name: str) -> list[Completion]:
-            rollouts = roll_out(inner, job, engine, name, rows, compare)
-            replaced[name] = sum(rollout.replaced for rollout in rollouts)
-            return [answer for rollout in rollouts for answer in rollout.answers]
-
-        return asking.answers_by(inner, job, lead), replaced
-
-    def write(
+    def report(
         self,
-        job: Job,
-        rows: Sequence[Sequence[Turn]],
-        answers: Answers,
-        judged: Verdicts,
-        replaced: dict[str, int],
-    ) -> Metrics:
-        """Score the turns, by number and all together, and write `Metrics`."""
-        turns, names = [turn for row in rows for turn in row], list(judged.judged)
-        ends = list(accumulate(map(len, rows)))
-        by_row = [list(range(end - len(row), end)) for row, end in zip(rows, ends, strict=True)]
-        rows_together = groups_of([row[0].row for row in rows])
-        by_group = [[turn for i in of for turn in by_row[i]] for of in rows_together]
-        together = by_group if len(by_group) < len(turns) else None
-        measures = judged.measures(together)
-        scores = scores_of(names, measures)
-        groups = rows_together if len(rows_together) < len(rows) else None
-        right = judged.right()
-        of_rows: dict[str, Callable[[list[bool]], bool]] = {
-            "whole": all, "first_turn": itemgetter(0), "last_turn": itemgetter(-1),
-        }  # fmt: skip
-        whole = {
-            metric: Measure(
-                {n: [take([of[i] for i in row]) for row in by_row] for n, of in right.items()},
-                groups,
-            )
-            for metric, take in of_rows.items()
-        }
-        for name, of in scores_of(names, whole).items():
-            scores[name] |= of
-        first = judged.measure(judged.metrics[0], by_group)
-        report = compared(judged, measures, first, self.models)
+        conversations: Sequence[Sequence[Turn]],
+        rows: Sequence[Row],
+        verdicts: Verdicts,
+        replaced: Mapping[str, int],
+    ) -> Report:
+        """The scores of the turns, by number and all together. rows: those of the turns."""
+        numbers = [turn.number for conversation in conversations for turn in conversation]
+        ends = list(accumulate(map(len, conversations)))
+        groups = groups_of(rows)
+        related = groups if len(groups) < len(rows) else None
+        first = verdicts.measure(verdicts.metrics[0], groups)
+        report = compared(verdicts, related, self.models, first)
+        report.rows = len(conversations)
         for comparison in report.comparisons:
             comparison.method = OF_COMPARISONS
-        report.rows, report.scores = len(rows), scores
+        right = {
+            name: [of_turn[end - len(c) : end] for c, end in zip(conversations, ends, strict=True)]
+            for name, of_turn in verdicts.right().items()
+        }
+        whole = {
+            metric: Measure(
+                {name: list(map(judge, of_rows)) for name, of_rows in right.items()},
+                together([conversation[0].row for conversation in conversations]),
+            )
+            for metric, judge in OF_ROWS.items()
+        }
+        for name, scores in scores_of(list(right), whole).items():
+            report.scores[name] |= scores
         by_turn = []
-        for number in range(1, max(turn.number for turn in turns) + 1):
-            places = [i for i, turn in enumerate(turns) if turn.number == number]
-            of_turn = scores_of(names, judged.measures(None, places))
-            by_turn.append(Slice(len(places), **values_and_intervals(of_turn)))
-        cut = [turn.as_row() for turn in turns]
+        for number in range(1, max(numbers) + 1):
+            places = [i for i, other in enumerate(numbers) if other == number]
+            scores_of_turn = scores_of(list(right), verdicts.measures(None, places))
+            by_turn.append(Slice(len(places), **values_and_intervals(scores_of_turn)))
         tables = [
-            *(turn_table(name, judged.headline, by_turn) for name in names),
-            *replaced_table(replaced, len(turns)),
+            *(turn_table(name, verdicts.headline, by_turn) for name in right),
+            *replaced_table(replaced, len(rows)),
         ]
-        more = judged._replace(tables=[*tables, *judged.tables])
-        names_of_slices = self.inner().evaluator.slices
-        add_tables(report, cut, more, together, names_of_slices)
-        report.headline = [*judged.headline, "whole"]
-        of_turns = {
+        with_turns = verdicts._replace(tables=[*tables, *verdicts.tables])
+        add_tables(report, rows, with_turns, related, self.inner().evaluator.slices)
+        report.headline = [*verdicts.headline, "whole"]
+        turns = {
             name: [
                 {"turn": number, "rows": part.rows, "scores": part.scores[name],
                  "intervals": part.intervals[name]}
                 for number, part in enumerate(by_turn, 1)
             ]
-            for name in names
+            for name in right
         }  # fmt: skip
-        report.extra = report.extra | {"turns": of_turns}
-        lines = predictions(turns, cut, answers, judged)
-        return with_speeds(write_scored(job, report, lines, answers=answers), self.models)
+        report.extra = report.extra | {"turns": turns}
+        return report
 
 
 def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[Slice]) -> Table:
@@ -324,7 +284,7 @@ def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[Slice]) ->
     return table(f"{model}: turns", columns, rows, units=units, model=model)
 
 
-def replaced_table(replaced: dict[str, int], turns: int) -> list[Table]:
+def replaced_table(replaced: Mapping[str, int], turns: int) -> list[Table]:
     """How many turns of each model the row's own turn stood in for, if there are any."""
     columns = ["model", "turns", "replaced by the row's"]
     rows = [[name, turns, n] for name, n in replaced.items()]
@@ -333,13 +293,13 @@ def replaced_table(replaced: dict[str, int], turns: int) -> list[Table]:
 
 
 def predictions(
-    turns: Sequence[Turn], cut: Sequence[Row], answers: Answers, judged: Verdicts
+    turns: Sequence[Turn], rows: Sequence[Row], answers: Answers, verdicts: Verdicts
 ) -> Iterator[dict[str, Any]]:
     """The lines of `predictions.jsonl`, by the id of the row and the number of the turn.
 
     turn: among the judged turns of the row. message: among all its messages. Both are from 1.
     """
-    for i, line in enumerate(lines_of(cut, answers, judged)):
+    for i, line in enumerate(lines_of(rows, answers, verdicts)):
         turn = turns[i // len(answers)]
         before = str(turn.conversation[turn.place - 1].get("content") or "")
         line |= {"id": turn.row["id"], "prompt": before[:PROMPT_SHOWN]}

@@ -1,18 +1,14 @@
 """`eval.preference`: does a model give the better of two answers a higher probability?"""
 
 import gc
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery import Dataset, Job, Look, Metrics, takes
 from finery.rows import Row, Turns, is_preference
 from finery_eval.asking import refuse, some
-from finery_eval.evaluation import compared, dependent, write_scored
+from finery_eval.evaluation import write
 from finery_eval.evaluator import Better, Judge
-from finery_eval.measure import Measure, scores_of
-from finery_eval.predictions import predictions
-from finery_eval.tables import comparison_tables
 from finery_eval.verdicts import Verdict, Verdicts
 from finery_transformers.precision import auto_dtype
 
@@ -60,18 +56,8 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
         """Score both answers of each row with each model."""
         rows = self._preferences()
         judged = {model.name: self._score(model, rows, job) for model in self.models}
-        verdicts = Verdicts(judged, METRICS, METRICS[:2], unbounded=[MARGIN])
-        groups = dependent(job, rows)
-        measures = verdicts.measures(groups) | {
-            MARGIN: Measure(
-                verdicts.values(MARGIN), groups, within=(-math.inf, math.inf), is_continuous=True
-            )
-        }
-        report = compared(verdicts, measures, measures["accuracy"], ())
-        report.rows, report.scores = len(rows), scores_of(list(judged), measures)
-        report.tables = comparison_tables(report.comparisons)
-        report.extra = {"groups": len(groups)} if groups else {}
-        return write_scored(job, report, predictions(rows, None, verdicts))
+        verdicts = Verdicts(judged, METRICS, METRICS[:2], unbounded=[MARGIN], continuous=[MARGIN])
+        return write(job, rows, None, verdicts)
 
     def examine(self, look: Look) -> None:
         """Raise `DataError` for rows that can't be judged."""
@@ -96,13 +82,15 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
         """The log-probabilities that a model assigns to both answers of each row."""
         from finery_transformers.scoring import likelihoods
 
-        answered = []
+        sides = []
         for row in rows:
-            turns = Turns.of(row)
-            sides = turns.answer, turns.rejected or []
-            answered += [(turns.prompt, side, row.get("tools")) for side in sides]
+            turns, tools = Turns.of(row), row.get("tools")
+            sides += [
+                (turns.prompt, turns.answer, tools),
+                (turns.prompt, turns.rejected or [], tools),
+            ]
         scores = likelihoods(
-            model, answered, lambda done, total: job.progress(done, total, model.name)
+            model, sides, lambda done, total: job.progress(done, total, model.name)
         )
         gc.collect()  # the next model may need the memory of this one
         return [_verdict(*pair) for pair in zip(scores[::2], scores[1::2], strict=True)]

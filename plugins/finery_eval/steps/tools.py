@@ -19,11 +19,11 @@ from finery_eval.calls import (
     expected_calls,
     sampled_arguments,
 )
-from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
-from finery_eval.evaluator import BatchEvaluator, longest_answer
+from finery_eval.evaluation import Unjudged, answers_table
+from finery_eval.evaluator import BatchEvaluator, evaluate, longest_answer, prepare
 from finery_eval.functions import Execute, Functions
 from finery_eval.matches import Match, Wanted, calls_table, due_table, malformed_table
-from finery_eval.tasks import Expect, Play, Task, play, split_task, steps_table, task_of
+from finery_eval.tasks import Expect, Play, Task, split_task, steps_table, task_of
 from finery_eval.turns import place_of
 from finery_eval.verdicts import Answers, Verdicts
 
@@ -182,15 +182,14 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         plays: dict[str, list[Play]] = {}
         with closing(Functions(self.execute)) as functions:
             tasks = self.tasks(job, rows, functions)
-            unjudged = unjudged_tables(job, self.unjudged(rows))
 
             def work(engine: CachedEngine, name: str) -> list[Completion]:
-                plays[name] = play(self, job, engine, name, tasks, functions, coerce=self.coerce)
-                return [each.completion() for each in plays[name]]
+                plays[name] = [Play(task, functions, coerce=self.coerce) for task in tasks]
+                asking.lead(self, job, engine, name, plays[name], "step")
+                return [play.end() for play in plays[name]]
 
-            answers = asking.answers_by(self, job, work)
-        verdicts = self.task_verdicts(plays, answers).with_tables(unjudged)
-        return write(job, rows, answers, verdicts, models=self.models, slices=self.slices)
+            judge = prepare(self, job, rows, partial(self.task_verdicts, plays))
+            return evaluate(self, job, rows, judge, work)
 
     def check_rows(self, job: Job) -> None:
         """Raise `DataError` for rows that can't be judged."""

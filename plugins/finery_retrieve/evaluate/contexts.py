@@ -6,7 +6,7 @@ Input: rows with questions, and an index. Output: prompts, each with the chunks 
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from finery import Dataset, Index, Job
+from finery import DataError, Dataset, Index, Job
 from finery.rows import Conversation, Row
 from finery.rows.badrow import BadRow
 from finery.util.text import counted
@@ -97,21 +97,35 @@ def checked_chunks(
     return right
 
 
-def log_contexts(job: Job, library: Library, asked: Sequence[Asked], limit: int | None) -> None:
-    """Log contexts that aren't what they are called.
+def prompts_of(
+    job: Job, library: Library, template: ContextPrompt, contexts: Sequence[Context]
+) -> list[Asked]:
+    """Every question with each context. Logs contexts that aren't what they are called.
 
-    Raises `DataError` if `limit` leaves no prompt of a context with a document.
+    Raises `DataError` if there is no prompt, or if `limit` leaves no prompt of a context with a
+    document.
     """
-    cut = sum(one.context == "oracle" and not one.has_answer for one in asked)
+    prompts, limit = list(library.prompts(template, contexts)), template.limit
+    if not prompts:
+        raise DataError(
+            f"no row is a question for contexts: {', '.join(contexts)}",
+            fix="add retrieved to contexts for rows with answerable: false",
+        )
+    cut = sum(prompt.context == "oracle" and not prompt.has_answer for prompt in prompts)
     if cut:
-        what = counted(cut, "right chunk")
-        job.log(f"oracle: {what} left out, longer than `limit` ({limit:,} tokens)")
-    for context in dict.fromkeys(one.context for one in asked if one.context != "none"):
-        of = [one for one in asked if one.context == context and library.hits(one.number, context)]
-        check_limit(sum(not one.hits for one in of), len(of), limit, job)
-    empty = sum(one.context == "distractors" and not one.hits for one in asked)
+        chunks = counted(cut, "right chunk")
+        job.log(f"oracle: {chunks} left out, longer than `limit` ({limit:,} tokens)")
+    for context in dict.fromkeys(p.context for p in prompts if p.context != "none"):
+        with_hits = [
+            prompt
+            for prompt in prompts
+            if prompt.context == context and library.hits(prompt.number, context)
+        ]
+        check_limit(sum(not prompt.hits for prompt in with_hits), len(with_hits), limit, job)
+    empty = sum(prompt.context == "distractors" and not prompt.hits for prompt in prompts)
     if empty:
         job.log(f"distractors: nothing else is retrieved for {counted(empty, 'question')}")
+    return prompts
 
 
 def read_questions(rows: Dataset) -> list[Question]:

@@ -4,12 +4,7 @@ Input: questions, an index and models. Output: verdicts on each answer, and the 
 context.
 """
 
-import gc
-from collections.abc import Sequence
-
 from finery import (
-    Completion,
-    DataError,
     Dataset,
     Index,
     Job,
@@ -23,26 +18,23 @@ from finery import (
     takes,
 )
 from finery.rows.report import Report
-from finery_eval.asking import generate, log_cut_off
-from finery_eval.evaluation import answers_table, write_scored
+from finery_eval.asking import ask_each, generate
 from finery_eval.evaluator import Judge, longest_answer
-from finery_eval.measure import pairs_of, scores_of
+from finery_eval.measure import pairs_of
 from finery_eval.nested import Nested
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.contexts import (
     CONTEXTS,
-    Asked,
     Context,
     Library,
     checked_chunks,
-    log_contexts,
+    prompts_of,
     read_answered,
 )
-from finery_retrieve.evaluate.judged import CONTEXT, Judged, check_judge, judging
+from finery_retrieve.evaluate.judged import CONTEXT, check_judge, judging
 from finery_retrieve.evaluate.outcome import (
     HEADLINE,
     Outcome,
-    citation_table,
     metric_names,
     overlap_remarks,
 )
@@ -161,48 +153,36 @@ class Grounded(
     def run(self, job: Job) -> Metrics:
         """Get the answers with each context, judge them, write the metrics."""
         library = Library.of(job, self.index, read_answered(self.rows), self.k)
-        asked = list(library.prompts(self._template(), self.contexts))
-        if not asked:
-            raise DataError(
-                f"no row is a question for contexts: {', '.join(self.contexts)}",
-                fix=f"add {CONTEXT} to contexts for rows with answerable: false",
-            )
-        log_contexts(job, library, asked, self.limit)
-        judged = judging(job, self._judge(), asked, len(library.questions))
-        answers = {model.name: self._answers(job, model.name, asked) for model in self.models}
-        outcome = Outcome.judge(job, library, asked, answers, self.unknown, self.passing)
-        return self._write(job, outcome, judged(answers))
-
-    def _template(self) -> ContextPrompt:
-        return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)
-
-    def _answers(self, job: Job, name: str, asked: Sequence[Asked]) -> list[Completion]:
-        (model,) = (model for model in self.models if model.name == name)
-        answers = generate(self, job, job.engine(model), name, [one.messages for one in asked])
-        gc.collect()  # the next model may need the memory of this one
-        log_cut_off(job, name, answers, self.max_tokens)
-        return answers
-
-    def _write(self, job: Job, outcome: Outcome, judged: Judged) -> Metrics:
-        names, measures = list(outcome.answers), outcome.measures(self.contexts)
-        extra = {name: over_documents(of, outcome.documents) for name, of in judged.values.items()}
-        measures |= extra
+        asked = prompts_of(job, library, self._template(), self.contexts)
+        judge = judging(job, self._judge(), asked, len(library.questions))
+        prompts = [prompt.messages for prompt in asked]
+        answers = ask_each(
+            self, job, self.models,
+            lambda engine, name: generate(self, job, engine, name, prompts),
+        )  # fmt: skip
+        outcome = Outcome.judge(
+            job, library, asked, self.contexts, answers, self.unknown, self.passing
+        )
+        verdicts, names, measures = judge(answers), list(answers), outcome.measures()
+        judged = {
+            metric: over_documents(values, outcome.documents)
+            for metric, values in verdicts.values.items()
+        }
+        measures |= judged
         pairs = pairs_of(names, measures)
-        headline = [*(name for name in HEADLINE if name in measures), *list(extra)[:1]]
+        headline = [*(name for name in HEADLINE if name in measures), *list(judged)[:1]]
         report = Report(
-            rows=outcome.questions,
-            scores=scores_of(names, measures),
             headline=headline,
             pairs=pairs,
             tables=[
-                *outcome.tables(self.contexts),
+                *outcome.tables(),
                 *tables.pairs_tables(pairs, headline),
-                *([tables.intervals_table("Judged", names, extra)] if extra else []),
-                *citation_table(outcome, self.contexts),
-                answers_table(outcome.answers),
+                *([tables.intervals_table("Judged", names, judged)] if judged else []),
             ],
-            more=judged.more,
-            remarks=[*overlap_remarks(outcome), *judged.remarks],
-            extra={"documents": len(set(outcome.documents))},
+            more=verdicts.more,
+            remarks=[*overlap_remarks(outcome), *verdicts.remarks],
         )
-        return write_scored(job, report, outcome.predictions(), answers=outcome.answers)
+        return outcome.write(job, names, measures, report)
+
+    def _template(self) -> ContextPrompt:
+        return ContextPrompt.of(self.prompt, unknown=self.unknown, limit=self.limit)

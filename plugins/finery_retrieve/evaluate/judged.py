@@ -11,7 +11,6 @@ from finery.rows import TURN_COLUMNS, Row
 from finery.rows.report import Remark, Scores
 from finery_eval.measure import Value
 from finery_eval.nested import Nested
-from finery_eval.verdicts import Verdicts
 from finery_retrieve.evaluate.contexts import Asked, Context
 
 CONTEXT: Context = "retrieved"
@@ -50,50 +49,36 @@ def judging(
     documents, and the row's answer. Its shares of answers become metrics, and so do means over
     answers; others, such as an F1 of classes, are left out.
     """
-    at = [i for i, one in enumerate(asked) if one.context == CONTEXT and one.expects_answer]
-    if judge is None or not at:
+    places = [
+        i for i, prompt in enumerate(asked) if prompt.context == CONTEXT and prompt.expects_answer
+    ]
+    if judge is None or not places:
         return lambda answers: Judged()
     rows: list[Row] = []
-    for one in (asked[i] for i in at):
-        answer = one.question.answer
-        own = [{"role": "assistant", "content": answer}] if answer else []
-        columns = {n: v for n, v in one.question.row.items() if n not in TURN_COLUMNS}
-        rows.append({**columns, "messages": [*one.messages, *own]})
-    verdicts = judge.judging(job, rows)
-    places = [asked[i].number for i in at]
+    for prompt in (asked[i] for i in places):
+        answer = prompt.question.answer
+        reply = [{"role": "assistant", "content": answer}] if answer else []
+        columns = {n: v for n, v in prompt.question.row.items() if n not in TURN_COLUMNS}
+        rows.append({**columns, "messages": [*prompt.messages, *reply]})
+    judge_rows = judge.judging(job, rows)
+    numbers = [asked[i].number for i in places]
 
-    def judged(answers: Mapping[str, Sequence[Completion]]) -> Judged:
-        of = verdicts({name: [texts[i] for i in at] for name, texts in answers.items()})
-        values = {
-            f"{CONTEXT}.{metric}": {
-                model: _placed(values, places, questions) for model, values in by_model.items()
-            }
-            for metric, by_model in _by_row(of).items()
-        }
+    def judge_answers(answers: Mapping[str, Sequence[Completion]]) -> Judged:
+        verdicts = judge_rows(
+            {name: [completions[i] for i in places] for name, completions in answers.items()}
+        )
+        values: dict[str, dict[str, Sequence[Value]]] = {}
+        for metric, measure in verdicts.measures(None).items():
+            columns = {name: measure.by_row(name) for name in verdicts.judged}
+            if None not in columns.values():
+                at = {n: dict(zip(numbers, of or (), strict=True)) for n, of in columns.items()}
+                values[f"{CONTEXT}.{metric}"] = {
+                    name: [column.get(i) for i in range(questions)] for name, column in at.items()
+                }
         more: Scores = {}
-        for name, scores in of.report.more.items():
-            prefix = f"{CONTEXT}." if name in of.judged else ""
+        for name, scores in verdicts.report.more.items():
+            prefix = f"{CONTEXT}." if name in verdicts.judged else ""
             more[name] = {f"{prefix}{metric}": score for metric, score in scores.items()}
-        return Judged(values, of.report.remarks, more)
+        return Judged(values, verdicts.report.remarks, more)
 
-    return judged
-
-
-def _placed(values: Sequence[Value], places: Sequence[int], questions: int) -> list[Value]:
-    placed: list[Value] = [None] * questions
-    for place, value in zip(places, values, strict=True):
-        placed[place] = value
-    return placed
-
-
-def _by_row(verdicts: Verdicts) -> dict[str, dict[str, Sequence[Value]]]:
-    """Metric → model → the value of each answer, for shares and means over answers.
-
-    Other metrics, e.g. an F1 over all answers, are left out.
-    """
-    values: dict[str, dict[str, Sequence[Value]]] = {}
-    for metric, measure in verdicts.measures(None).items():
-        by_model = {name: measure.by_row(name) for name in verdicts.judged}
-        if all(of is not None for of in by_model.values()):
-            values[metric] = {name: of for name, of in by_model.items() if of is not None}
-    return values
+    return judge_answers

@@ -7,10 +7,11 @@ differences between models and between contexts, and what `show` prints.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery import Job
-from finery.rows.report import Remark, Table
+from finery import Job, Metrics
+from finery.rows.report import Remark, Report, Table
 from finery.util.text import counted
-from finery_eval.measure import Measure, Value
+from finery_eval.evaluation import answers_table, write_scored
+from finery_eval.measure import Measure, Value, scores_of
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.tables import remark, table
 from finery_eval.verdicts import Answers
@@ -46,10 +47,12 @@ def metric_names(contexts: Sequence[Context]) -> list[str]:
 
 
 class Outcome(NamedTuple):
-    """The answers of all models. documents: that of each question. answers, verdicts: model → one
-    for each prompt. unknown: the expected answer if the documents don't contain it."""
+    """The answers of all models. contexts: those of `asked`. documents: that of each question.
+    answers, verdicts: model → one for each prompt. unknown: the expected answer if the documents
+    don't contain it."""
 
     asked: Sequence[Asked]
+    contexts: Sequence[Context]
     documents: Sequence[str]
     answers: Answers
     verdicts: Mapping[str, Sequence[Verdict]]
@@ -57,49 +60,55 @@ class Outcome(NamedTuple):
 
     @classmethod
     def judge(
-        cls, job: Job, library: Library, asked: Sequence[Asked], answers: Answers, unknown: str,
-        passing: float,
+        cls, job: Job, library: Library, asked: Sequence[Asked], contexts: Sequence[Context],
+        answers: Answers, unknown: str, passing: float,
     ) -> "Outcome":  # fmt: skip
         """The outcome of answers. unknown, passing: see `verdict_on`."""
         documents = [library.document(number) for number in range(len(library.questions))]
         tables.log_clusters(job, documents)
         verdicts = {
             name: [
-                verdict_on(one, answer.text, unknown, passing)
-                for one, answer in zip(asked, of, strict=True)
+                verdict_on(prompt, answer.text, unknown, passing)
+                for prompt, answer in zip(asked, completions, strict=True)
             ]
-            for name, of in answers.items()
+            for name, completions in answers.items()
         }
-        return cls(asked, documents, answers, verdicts, unknown)
+        return cls(asked, contexts, documents, answers, verdicts, unknown)
 
     @property
     def questions(self) -> int:
         """The number of prompts."""
         return len(self.documents)
 
-    def measures(self, contexts: Sequence[Context]) -> dict[str, Measure]:
+    def measures(self) -> dict[str, Measure]:
         """Metric → its values, for the metrics that apply to any question."""
-        every = dict[str, Measure]()
-        for metric in metric_names(contexts):
+        measures = dict[str, Measure]()
+        for metric in metric_names(self.contexts):
             context, _, name = metric.partition(".")
             values = {model: self._values(model, context, VALUES[name]) for model in self.answers}
-            every[metric] = over_documents(values, self.documents)
-        return {
-            name: measure
-            for name, measure in every.items()
-            if any(value is not None for values in measure.values.values() for value in values)
-        }
+            if any(value is not None for column in values.values() for value in column):
+                measures[metric] = over_documents(values, self.documents)
+        return measures
 
-    def tables(self, contexts: Sequence[Context]) -> list[Table]:
+    def tables(self) -> list[Table]:
         """Each model with each context, and the differences between contexts."""
         rows = [
             [name, context, *self._summary(name, context)]
             for name in self.answers
-            for context in contexts
+            for context in self.contexts
         ]
         columns = ["model", "context", "answer", tables.CI, *OTHERS]
         units: Any = dict.fromkeys(["answer", *OTHERS], "share")
-        return [table("By context", columns, rows, units=units), *self._between(contexts)]
+        return [table("By context", columns, rows, units=units), *self._between()]
+
+    def write(
+        self, job: Job, names: Sequence[str], measures: Mapping[str, Measure], report: Report
+    ) -> Metrics:
+        """Write the scores of some models. report: what else there is to say."""
+        report.rows, report.scores = self.questions, scores_of(names, measures)
+        report.tables += [*citation_table(self), answers_table(self.answers)]
+        report.extra = {"documents": len(set(self.documents)), **report.extra}
+        return write_scored(job, report, self.predictions(), answers=self.answers)
 
     def predictions(self) -> Iterator[dict[str, Any]]:
         """A line for each prompt and model."""
@@ -156,12 +165,12 @@ class Outcome(NamedTuple):
         shares = [score.value if score else None for score in (answer, *others)]
         return [shares[0], interval, *shares[1:]]
 
-    def _between(self, contexts: Sequence[Context]) -> list[Table]:
+    def _between(self) -> list[Table]:
         """The answers of each model, compared between contexts on the same questions."""
         compared = []
         for model in self.answers:
             for first, second in BETWEEN:
-                if first in contexts and second in contexts:
+                if {first, second} <= set(self.contexts):
                     values: dict[str, list[Value]] = {
                         context: self._values(model, context, VALUES["answer"])
                         for context in (first, second)
@@ -187,21 +196,24 @@ VALUES: Mapping[str, Callable[[Asked, Verdict], Value]] = {
 """Metric of a context → its value for an answer."""
 
 
-def citation_table(outcome: Outcome, contexts: Sequence[Context]) -> list[Table]:
+def citation_table(outcome: Outcome) -> list[Table]:
     """How many answers cite and quote, and how many citations and quotes are wrong."""
     rows = []
     for model, verdicts in outcome.verdicts.items():
-        for context in contexts:
+        for context in outcome.contexts:
             checked = [
                 verdict.citations
                 for asked, verdict in zip(outcome.asked, verdicts, strict=True)
                 if asked.context == context
             ]
-            cites, quotes = sum(bool(of.cited) for of in checked), sum(of.quotes for of in checked)
-            if cites:
-                unknown = sum(len(of.unknown) for of in checked)
-                altered = sum(len(of.altered) for of in checked)
-                rows.append([model, context, len(checked), cites, unknown, quotes, altered])
+            counts = [
+                sum(bool(answer.cited) for answer in checked),
+                sum(len(answer.unknown) for answer in checked),
+                sum(answer.quotes for answer in checked),
+                sum(len(answer.altered) for answer in checked),
+            ]
+            if counts[0]:
+                rows.append([model, context, len(checked), *counts])
     columns = ["model", "context", "answers", "citing", "unknown [n]", "quotes", "altered"]
     return [table("Citations", columns, rows)] if rows else []
 

@@ -1,22 +1,20 @@
 """`retrieve.check`: start the app of a bundle, and compare its answers with those of the build."""
 
-from collections.abc import Sequence
-
 from finery import Bundle, Dataset, Job, Look, Metrics, Model, StepError, UsageError, setting, takes
 from finery.rows.report import Report
-from finery_eval.evaluation import answers_table, write_scored
+from finery_eval.asking import Limits, generate
 from finery_eval.evaluator import longest_answer
-from finery_eval.measure import pairs_of, scores_of
+from finery_eval.measure import pairs_of
 from finery_gguf.llama import PACKAGE
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.contexts import Library, checked_chunks, log_contexts, read_answered
+from finery_retrieve.evaluate.contexts import Library, checked_chunks, prompts_of, read_answered
 from finery_retrieve.evaluate.judged import CONTEXT
-from finery_retrieve.evaluate.outcome import Outcome, citation_table, metric_names
+from finery_retrieve.evaluate.outcome import Outcome, metric_names
 from finery_retrieve.evaluate.tables import over_documents
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.serve.differences import Compared, Kind, ask_app, compared
+from finery_retrieve.serve.differences import Kind, ask_app, compared
 from finery_retrieve.serve.settings import parts_of
 from finery_serve.check.server_check import (
     EVALUATED,
@@ -24,9 +22,9 @@ from finery_serve.check.server_check import (
     ServerCheck,
     changed_tables,
     fault_tables,
+    lost_answers,
     same_answers,
 )
-from finery_serve.servers import Fault
 
 BUNDLE = "retrieve"
 """The format of a bundle of `retrieve.bundle`."""
@@ -121,70 +119,49 @@ class RetrieveCheck(
                 fix="remove this step: the app retrieves and prompts by the model's own code",
             )
         library = Library.of(job, index, read_answered(self.rows), model.meta["k"])
-        asked = list(library.prompts(ContextPrompt.stored(model.meta["prompt"]), [CONTEXT]))
-        log_contexts(job, library, asked, model.meta["prompt"]["limit"])
-        evaluated = job.engine(under).generate(
-            [one.messages for one in asked],
-            max_tokens=self.max_tokens,
-            temperature=0.0,
-            seed=0,
-            refusals=True,
-            progress="finery's answers",
-        )
+        template = ContextPrompt.stored(model.meta["prompt"])
+        asked = prompts_of(job, library, template, [CONTEXT])
+        limits, engine = Limits(self.max_tokens), job.engine(under)
+        prompts = [prompt.messages for prompt in asked]
+        evaluated = EVALUATED.format(model.name)
+        answers = {evaluated: generate(limits, job, engine, "finery's answers", prompts)}
         settings = {"max_tokens": self.max_tokens, "temperature": 0}
         app = ask_app(self.bundle, asked, settings, self.slots, job)
-        answers = {
-            EVALUATED.format(model.name): evaluated,
-            model.name: [one.answer for one in app.served],
-        }
+        answers[model.name] = [served.answer for served in app.served]
         same = compared(asked, app.served, under)
-        faults = [*same.faults, *app.faults]
-        sources, prompts = sum(same.sources), sum(same.prompts)
+        faults = {model.name: [*same.faults, *app.faults]}
+        sources, prompts_alike = sum(same.sources), sum(same.prompts)
         job.log(
             f"{model.name}: {sources} of {len(same.sources)} questions have the sources of the "
-            f"build, and {prompts} its prompt, token for token"
+            f"build, and {prompts_alike} its prompt, token for token"
         )
-        unknown = str(model.meta["prompt"]["unknown"])
-        outcome = Outcome.judge(job, library, asked, answers, unknown, self.passing)
-        return self._write(job, outcome, same, faults, app.build)
-
-    def _write(
-        self, job: Job, outcome: Outcome, same: Compared, faults: Sequence[Fault], build: str
-    ) -> Metrics:
-        evaluated, name = outcome.answers
-        judged = outcome.measures([CONTEXT])
-        right = {n: [v.is_correct for v in of] for n, of in outcome.verdicts.items()}
-        engine_right, app_right = right[evaluated], right[name]
+        outcome = Outcome.judge(
+            job, library, asked, [CONTEXT], answers, template.unknown, self.passing
+        )
+        right = {name: [v.is_correct for v in of] for name, of in outcome.verdicts.items()}
         values = {
             "sources": same.sources,
             "prompts": same.prompts,
-            "answers": same_answers(*outcome.answers.values()),
-            "lost": [a and not b for a, b in zip(engine_right, app_right, strict=True)],
+            "answers": same_answers(*answers.values()),
+            "lost": lost_answers(model.name, right),
         }
+        measures = outcome.measures()
+        pairs = pairs_of([evaluated, model.name], measures)
         # They compare the app with the build, so finery's engine has none of them.
-        own = {
-            metric: over_documents({name: of, evaluated: [None] * len(of)}, outcome.documents)
-            for metric, of in values.items()
+        nothing = [None] * len(asked)
+        measures |= {
+            metric: over_documents({model.name: column, evaluated: nothing}, outcome.documents)
+            for metric, column in values.items()
         }
-        pairs = pairs_of([evaluated, name], judged)
-        rows = [asked.question.row for asked in outcome.asked]
         report = Report(
-            rows=outcome.questions,
-            scores=scores_of([name, evaluated], judged | own),
-            headline=[m for m in (f"{CONTEXT}.answer", *OWN) if m in judged | own],
+            headline=[m for m in (f"{CONTEXT}.answer", *OWN) if m in measures],
             pairs=pairs,
             references=[evaluated],
             tables=[
-                *fault_tables(job, {name: faults}),
+                *fault_tables(job, faults),
                 *tables.pairs_tables(pairs, metric_names([CONTEXT])),
-                *changed_tables(name, rows, outcome.answers, right),
-                *citation_table(outcome, [CONTEXT]),
-                answers_table(outcome.answers),
+                *changed_tables(model.name, [a.question.row for a in asked], answers, right),
             ],
-            extra={
-                "documents": len(set(outcome.documents)),
-                FAULTS: {name: list(faults)},
-                "servers": {name: build},
-            },
+            extra={FAULTS: faults, "servers": {model.name: app.build}},
         )
-        return write_scored(job, report, outcome.predictions(), answers=outcome.answers)
+        return outcome.write(job, [model.name, evaluated], measures, report)

@@ -84,6 +84,12 @@ def same_answers(engine: Sequence[Completion], served: Sequence[Completion]) -> 
     return [what_is_said(a) == what_is_said(b) for a, b in zip(engine, served, strict=True)]
 
 
+def lost_answers(name: str, right: Mapping[str, Sequence[bool]]) -> list[bool]:
+    """Whether the engine gets each row right and the server doesn't. name: of the model."""
+    pairs = zip(right[EVALUATED.format(name)], right[name], strict=True)
+    return [engine and not served for engine, served in pairs]
+
+
 def changed_tables(
     name: str,
     rows: Sequence[Row],

@@ -1,7 +1,6 @@
 """`serve.check`: start the real server, and hold its prompts and answers against the training."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
@@ -24,7 +23,7 @@ from finery import (
 )
 from finery.rows import Row, split_turns
 from finery.rows.report import Comparison, Score, Table
-from finery_eval.asking import generate, read_rows
+from finery_eval.asking import Limits, generate, read_rows
 from finery_eval.evaluation import dependent, write_scored
 from finery_eval.measure import Measure, compare, scores_of
 from finery_eval.nested import Nested
@@ -50,6 +49,7 @@ from finery_serve.check.server_check import (
     ServerCheck,
     changed_tables,
     fault_tables,
+    lost_answers,
     same_answers,
 )
 from finery_serve.servers import STANDALONE, Fault, Kind
@@ -321,8 +321,7 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
             if verdicts is not None:
                 both = {one: right[one] for one in (own, name)}
                 comparisons += compare(Measure(both, groups))
-                lost = [a and not b for a, b in zip(*both.values(), strict=True)]
-                scored[name]["lost"] = _score(lost, groups)
+                scored[name]["lost"] = _score(lost_answers(name, right), groups)
             compared, alike = of.prompts
             if not of.exact:
                 scored[name]["prompts"] = _score([True] * alike + [False] * (compared - alike))
@@ -364,14 +363,6 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
             | {FAULTS: faults, "servers": {name: of.build for name, of in served.items()}},
         )
         return write_scored(job, report, lines, answers=answers)
-
-
-@dataclass
-class Limits:
-    """The sampling, if no evaluator determines it."""
-
-    max_tokens: int
-    temperature: float = 0.0
 
 
 def _score(hits: Sequence[bool], groups: Sequence[Sequence[int]] | None = None) -> Score:

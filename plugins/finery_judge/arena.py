@@ -107,36 +107,29 @@ class Arena(Judging, forecast=ArenaForecast):
         """Get the answers, have the judge compare them, write the metrics."""
         rows = read_rows(self.rows)
         references = self.references(rows)
-        answers = ask(self, job, rows)
-        used = Used()
+        answers, used = ask(self, job, rows), Used()
         games = self._games(job, rows, references, answers, used)
-        groups = dependent(job, rows)
-        rates = win_rates(games, list(answers), groups)
-        scores = {
-            name: report_scores({WIN_RATE: rates[name]} if name in rates else {})
-            for name in answers
-        }
+        groups, models = dependent(job, rows), list(answers)
+        rates = win_rates(games, models, groups)
         order, played = Order.of(games, groups), records(games, groups)
         remarks = [*self.judged_itself(), *order.remarks(), *_unreadable(games)]
+        tables = [pair_table(played), *cross_table(played, models), answers_table(answers)]
         report = Report(
             rows=len(rows),
-            scores=scores,
+            scores={
+                name: report_scores({WIN_RATE: rates[name]} if name in rates else {})
+                for name in models
+            },
             headline=[WIN_RATE],
-            tables=[
-                pair_table(played),
-                *cross_table(played, list(answers)),
-                answers_table(answers),
-            ],
+            tables=tables,
             remarks=remarks,
             more={JUDGE: report_scores(order.scores())},
-            extra={
-                "positions": order.counts._asdict(),
-                **({"groups": len(groups)} if groups else {}),
-            },
+            extra={"positions": order.counts._asdict()}
+            | ({"groups": len(groups)} if groups else {}),
         )
         metrics = write_scored(job, report, _predictions(rows, answers, games), answers=answers)
-        for one in remarks:
-            job.log(one.text)
+        for remark_ in remarks:
+            job.log(remark_.text)
         metrics.meta["answers"] = used.meta()
         return metrics
 
@@ -156,7 +149,10 @@ class Arena(Judging, forecast=ArenaForecast):
         used: Used,
     ) -> list[Game]:
         """All games, in the order of pairs and rows. used: counts the judge's answers."""
-        texts = {name: [self.shown(a) for a in of] for name, of in answers.items()}
+        texts = {
+            name: [self.shown(answer) for answer in completions]
+            for name, completions in answers.items()
+        }
         played = [(i, *pair) for pair in self.pairs() for i in range(len(rows))]
         questions = [
             Question(i, one, other, order)
@@ -167,25 +163,19 @@ class Arena(Judging, forecast=ArenaForecast):
         template = self.template()
 
         def messages(question: Question) -> Conversation:
-            i = question.row
-            sides = texts[question.one][i], texts[question.other][i]
-            a, b = sides if question.order == 0 else sides[::-1]
+            i, one, other, order = question
+            a, b = (texts[one][i], texts[other][i])[:: -1 if order else 1]
             given = names(rows[i], references[i], a=a, b=b) | {"rubric": self.rubric}
             return template.messages(given, rows[i])
 
-        seen: dict[tuple[int, str, str], list[Seen]] = {}
-        if questions:
-            verdicts = self.verdicts_on(
-                job, used, questions, messages, Verdict.read, Verdict.schema()
-            )
-            for question, verdict in verdicts:
-                order = question.order
-                if isinstance(verdict, Verdict):
-                    result = verdict.seen(order)
-                else:
-                    result = Seen(order, problem=verdict)
-                seen.setdefault(question[:3], []).append(result)
-        return [Game(*game, seen=tuple(seen.get(game, ()))) for game in played]
+        seen: dict[tuple[int, str, str], list[Seen]] = {game: [] for game in played}
+        read, schema = Verdict.read, Verdict.schema()
+        for question, verdict in self.verdicts_on(job, used, questions, messages, read, schema):
+            seen[question[:3]].append(
+                verdict.seen(question.order) if isinstance(verdict, Verdict)
+                else Seen(question.order, problem=verdict)
+            )  # fmt: skip
+        return [Game(*game, seen=tuple(verdicts)) for game, verdicts in seen.items()]
 
 
 def _unreadable(games: Sequence[Game]) -> Iterator[Remark]:

@@ -238,6 +238,8 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
         used: counts the judge's answers. Raises `StepError` after the last one if no item has a
         verdict: nothing was measured.
         """
+        if not items:
+            return
         engine, problems = job.engine(self.judge, budget=self.budget), list[str]()
         for item, verdict in readings(
             engine, used, items, messages, read, total=len(items),
@@ -246,7 +248,7 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
             if isinstance(verdict, str):
                 problems.append(verdict)
             yield item, verdict
-        if items and len(problems) == len(items):
+        if len(problems) == len(items):
             raise StepError(
                 "the judge gave no verdict on any answer",
                 details=[f"for example: {problems[0]}"],

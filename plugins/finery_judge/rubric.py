@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -47,10 +46,6 @@ class Item(NamedTuple):
     row: int
     answer: str
     reviewed: bool = False
-
-
-Results = Mapping[Item, Score | str]
-"""Answer → its score, or why there is none."""
 
 
 class RubricForecast(JudgeForecast["RubricJudge"]):
@@ -165,7 +160,7 @@ class RubricJudge(Judging, forecast=RubricForecast):
         """Read what the judge is shown; the result has it score the models' answers."""
         references = self.references(rows)
         people = self._decided(rows, references)
-        return partial(_Scoring(self, rows, references, people).verdicts, job)
+        return _Scoring(self, job, rows, references, people, self.template()).verdicts
 
     def seen_by_people(self) -> Dataset:
         """The rows with the answers that people judge."""
@@ -192,36 +187,41 @@ class RubricJudge(Judging, forecast=RubricForecast):
         return [(one, known.get(prompt, "")) for one, prompt in zip(people, prompts, strict=True)]
 
 
-class _Scoring:
+class _Scoring(NamedTuple):
     """One run: the answers of the models and of the reviewed rows, scored by the judge."""
 
-    def __init__(
-        self,
-        step: RubricJudge,
-        rows: Sequence[Row],
-        references: Sequence[str],
-        people: Sequence[tuple[Decided, str]],
-    ) -> None:
-        self._step = step
-        self._rows = rows
-        self._references = references
-        self._people = people
-        self._template: Prompt = step.template()
-        self._used = Used()
+    step: RubricJudge
+    job: Job
+    rows: Sequence[Row]
+    references: Sequence[str]
+    people: Sequence[tuple[Decided, str]]
+    template: Prompt
 
-    def verdicts(self, job: Job, answers: Answers) -> Verdicts:
+    def verdicts(self, answers: Answers) -> Verdicts:
         """Have the judge score the answers."""
-        step = self._step
-        asked = {n: [Item(i, step.shown(a)) for i, a in enumerate(of)] for n, of in answers.items()}
-        seen = [Item(i, answer_text(d.row).strip(), True) for i, (d, _) in enumerate(self._people)]
-        results = self._results(job, [*(item for of in asked.values() for item in of), *seen])
-        judged = {name: [self._verdict(results[item]) for item in of] for name, of in asked.items()}
-        judge, unread = self._agreement([results[item] for item in seen])
+        step, job, used = self.step, self.job, Used()
+        items = {
+            name: [Item(i, step.shown(answer)) for i, answer in enumerate(completions)]
+            for name, completions in answers.items()
+        }
+        reviewed = [
+            Item(i, answer_text(person.row).strip(), True)
+            for i, (person, _) in enumerate(self.people)
+        ]
+        every = list(dict.fromkeys([*chain(*items.values()), *reviewed]))
+        results: dict[Item, Score | str] = {item: EMPTY for item in every if not item.answer}
+        results |= step.verdicts_on(
+            job, used, [item for item in every if item.answer], self.messages,
+            lambda text: Score.read(text, step.scale), Score.schema(step.scale),
+        )  # fmt: skip
+        judged = {name: [self._verdict(results[item]) for item in of] for name, of in items.items()}
+        judge, unread = self._agreement([results[item] for item in reviewed])
         passed = {
-            name: (sum(one.values["passed"] for one in of), len(of)) for name, of in judged.items()
+            name: (sum(verdict.values["passed"] for verdict in verdicts), len(verdicts))
+            for name, verdicts in judged.items()
         }
         shares = {name: n / rows for name, (n, rows) in passed.items()}
-        groups = together(self._rows)
+        groups = together(self.rows)
         independent = effective(groups) if groups else None
         corrected = calibration.corrected_scores(passed, judge, independent)
         if judge is not None:
@@ -229,69 +229,56 @@ class _Scoring:
         remarks = [*step.judged_itself(), *_unreadable(judged)]
         if step.human is not None:
             remarks += calibration.remarks(judge, unread)
-        for one in remarks:
-            job.log(one.text)
+        for remark_ in remarks:
+            job.log(remark_.text)
         more = {name: report_scores({"corrected": score}) for name, score in corrected.items()}
         more |= {JUDGE: report_scores(judge.scores())} if judge else {}
+        tables = [
+            *_compared(judged, groups),
+            self._table(judged),
+            *calibration.tables(judge, shares, corrected),
+            answers_table(answers),
+        ]
+        report = Report(remarks=remarks, more=more, extra={USED: used.meta()})
         return step.verdicts(
-            answers,
-            judged,
-            [
-                *_compared(judged, groups),
-                self._table(judged),
-                *calibration.tables(judge, shares, corrected),
-                answers_table(answers),
-            ],
-            metrics=METRICS,
-            headline=METRICS,
-            report=Report(remarks=remarks, more=more, extra={USED: self._used.meta()}),
+            answers, judged, tables, metrics=METRICS, headline=METRICS, report=report
         )
-
-    def _results(self, job: Job, items: Sequence[Item]) -> Results:
-        step = self._step
-        results: dict[Item, Score | str] = {item: EMPTY for item in items if not item.answer}
-        waiting = [item for item in dict.fromkeys(items) if item.answer]
-        if waiting:
-            results |= step.verdicts_on(
-                job, self._used, waiting, self.messages,
-                lambda text: Score.read(text, step.scale), Score.schema(step.scale),
-            )  # fmt: skip
-        return results
 
     def messages(self, item: Item) -> Conversation:
         """The judge's prompt for an answer."""
         if item.reviewed:
-            row, reference = self._people[item.row][0].row, self._people[item.row][1]
+            person, reference = self.people[item.row]
+            row = person.row
         else:
-            row, reference = self._rows[item.row], self._references[item.row]
+            row, reference = self.rows[item.row], self.references[item.row]
         given = names(row, reference, answer=item.answer)
-        given |= {"rubric": self._step.rubric, "scale": self._step.scale}
-        return self._template.messages(given, row)
+        given |= {"rubric": self.step.rubric, "scale": self.step.scale}
+        return self.template.messages(given, row)
 
     def _verdict(self, result: Score | str) -> Verdict:
         """The metrics of an answer. result: its score, or why there is none."""
         if isinstance(result, str):
             values = {"passed": False, "score": None, "valid": False}
             return Verdict(values, {"score": None, "problem": f"no verdict: {result}"})
-        passed = result.score >= self._step.passing
-        score = (result.score - 1) / (self._step.scale - 1)
+        passed = result.score >= self.step.passing
+        score = (result.score - 1) / (self.step.scale - 1)
         facts = {"score": result.score, "reason": result.reason}
         if not passed:
-            facts["problem"] = f"{result.score} of {self._step.scale}: {result.reason}"
+            facts["problem"] = f"{result.score} of {self.step.scale}: {result.reason}"
         return Verdict({"passed": passed, "score": score, "valid": True}, facts)
 
     def _agreement(self, results: Sequence[Score | str]) -> tuple[Agreement | None, int]:
         """The quality of the judge, and the number of reviewed answers without a verdict."""
         pairs = [
-            (person.is_good, result.score >= self._step.passing)
-            for (person, _), result in zip(self._people, results, strict=True)
+            (person.is_good, result.score >= self.step.passing)
+            for (person, _), result in zip(self.people, results, strict=True)
             if isinstance(result, Score)
         ]
         return agreement(pairs) if pairs else None, len(results) - len(pairs)
 
     def _table(self, judged: Mapping[str, Sequence[Verdict]]) -> Table:
         """How often each model got each score."""
-        scale = self._step.scale
+        scale = self.step.scale
         scores = list(range(1, scale + 1)) if scale <= MOST_COLUMNS else []
         rows: list[list[Any]] = []
         for name, of in judged.items():

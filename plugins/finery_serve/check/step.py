@@ -22,7 +22,6 @@ from finery import (
     takes,
 )
 from finery.rows import Row, split_turns
-from finery.rows.report import Comparison, Score, Table
 from finery_eval.asking import Limits, generate, read_rows
 from finery_eval.evaluation import dependent, write_scored
 from finery_eval.measure import Measure, compare, scores_of
@@ -225,9 +224,10 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
             for model in self.models:
                 served |= ask_server(model, [model], asking)
 
+        prompts, tools = [prompt.messages for prompt in asked], [prompt.tools for prompt in asked]
+
         def ask(model: Model, name: str) -> list[Completion]:
             """A model's answers by its engine."""
-            prompts, tools = [one.messages for one in asked], [one.tools for one in asked]
             title = f"{name}: finery's answers"
             return generate(asker, job, job.engine(model), title, prompts, tools)
 
@@ -310,65 +310,64 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         faults: Mapping[str, list[Fault]],
     ) -> Metrics:
         groups = dependent(job, rows)
-        scored: dict[str, dict[str, Score]] = {name: {} for name in answers}
-        comparisons: list[Comparison] = []
-        changed: list[Table] = []
-        if verdicts is not None:
-            scored |= scores_of(list(answers), verdicts.measures(groups))
         right = verdicts.right() if verdicts else {}
+        engine = {name: EVALUATED.format(name) for name in served}
         for name, of in served.items():
-            own = EVALUATED.format(name)
-            if verdicts is not None:
-                both = {one: right[one] for one in (own, name)}
-                comparisons += compare(Measure(both, groups))
-                scored[name]["lost"] = _score(lost_answers(name, right), groups)
-            compared, alike = of.prompts
             if not of.exact:
-                scored[name]["prompts"] = _score([True] * alike + [False] * (compared - alike))
+                compared, alike = of.prompts
                 job.log(
                     f"{name}: {alike} of {compared} prompts are the trained ones, token for token"
                 )
-            scored[name]["answers"] = _score(same_answers(answers[own], of.answers), groups)
-            scored[own]["answers"] = _score([True] * len(rows), groups)
-            changed += changed_tables(name, rows, answers, right)
-        tables = [*fault_tables(job, faults), *comparison_tables(comparisons), *changed]
+        same = {name: same_answers(answers[own], answers[name]) for name, own in engine.items()}
+        measures = verdicts.measures(groups) if verdicts else {}
+        measures |= {
+            "prompts": Measure({
+                name: [i < of.prompts[1] for i in range(of.prompts[0])]
+                for name, of in served.items()
+                if not of.exact
+            }),
+            "answers": Measure(same | {own: [True] * len(rows) for own in engine.values()}, groups),
+            "lost": Measure({name: lost_answers(name, right) for name in served if right}, groups),
+        }  # fmt: skip
+        place = {name: number for number, name in enumerate(self.metric_names())}
+        ordered = sorted(measures.items(), key=lambda item: place.get(item[0], len(place)))
+        comparisons = [
+            comparison
+            for name, own in engine.items()
+            if right
+            for comparison in compare(Measure({own: right[own], name: right[name]}, groups))
+        ]
         missing = unchecked(
             trained=self.trained is not None or all(m.format not in FORMATS for m in self.models),
             base=self.base is not None or all(of.beside_base or of.exact for of in served.values()),
-            unseen=[one for of in served.values() for one in of.unseen],
+            unseen=[fault for of in served.values() for fault in of.unseen],
         )
+        tables = [
+            *fault_tables(job, faults),
+            *comparison_tables(comparisons),
+            *(t for name in served for t in changed_tables(name, rows, answers, right)),
+            *([table("Not checked", ["fault", "what"], missing)] if missing else []),
+        ]
         for _, what in missing:
             job.log(f"not checked: {what}")
-        tables += [table("Not checked", ["fault", "what"], missing)] if missing else []
         prompts = [] if all(of.exact for of in served.values()) else ["prompts"]
         headline = [verdicts.headline[0] if verdicts else "answers", *prompts, "answers"]
-        place = {name: number for number, name in enumerate(self.metric_names())}
-        ordered = {
-            name: dict(sorted(of.items(), key=lambda item: place.get(item[0], len(place))))
-            for name, of in scored.items()
-        }
         judged = verdicts or Verdicts({n: [Verdict({})] * len(rows) for n in answers}, [])
         lines = predictions(rows, answers, judged)
         report = msgspec.structs.replace(
             judged.report,
             rows=len(rows),
-            scores=ordered,
+            scores=scores_of(list(answers), dict(ordered)),
             headline=[*dict.fromkeys(headline)],
             legend=f"{', '.join([*prompts, 'answers'])}: the share that is the same as in finery, "
             "without the server",
             comparisons=comparisons,
-            references=[EVALUATED.format(name) for name in served],
+            references=list(engine.values()),
             tables=[*tables, *judged.tables],
             extra=judged.report.extra
             | {FAULTS: faults, "servers": {name: of.build for name, of in served.items()}},
         )
         return write_scored(job, report, lines, answers=answers)
-
-
-def _score(hits: Sequence[bool], groups: Sequence[Sequence[int]] | None = None) -> Score:
-    score = Measure({"": hits}, groups).score("")
-    assert score is not None  # all rows count
-    return score
 
 
 @outside_key

@@ -26,7 +26,7 @@ def cites(question: Question, number: int, *hits: Hit) -> bool | None:
         0, question, "retrieved", list(hits), question.prompt, expects_answer=True,
         has_answer=any(map(question.is_answered_by, hits)),
     )  # fmt: skip
-    return verdict_on(prompt, f"After 30 days [{number}].", "I don't know it.", 0.5).cited
+    return verdict_on(prompt, f"After 30 days [{number}].", "I don't know it.", 0.5).values["cited"]
 
 
 def test_a_chunk_that_only_contains_an_expected_text_is_no_proof() -> None:

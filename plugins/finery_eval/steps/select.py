@@ -156,12 +156,10 @@ class Select(Step, seeded=False, sections=("evaluate",)):
                 f"of its {len(repeats)} seeds, {chosen} has the best score, "
                 f"{repeats[chosen]:.4g}, so it is chosen"
             )
-        for line in words:
-            job.log(line)
-        is_share = all(of.report().is_share(self.metric) for of in self.candidates)
+        is_share = all(metrics.report().is_share(self.metric) for metrics in self.candidates)
         report = Report(
             rows=rows,
-            scores={each.name: {self.metric: Score(each.score, each.interval)} for each in ranked},
+            scores={of.name: {self.metric: Score(of.score, of.interval)} for of in ranked},
             unbounded=[] if is_share else [self.metric],
             headline=[self.metric],
             tables=[_table(ranked)] if self.repeats else [],
@@ -169,16 +167,12 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             intervals_cover=OVER_SEEDS if self.repeats else "",
             extra={CHOSEN: chosen, MARGIN: margin},
         )
-        metrics = Metrics.write(job.out, report)
-        metrics.meta |= {
-            "chosen": chosen,
+        return _write(job, report, {
             "repeats": repeats if self.repeats else None,
             "by": f"{self.model}.{self.metric}",
             "score": first.score,
             "interval": list(first.interval) if first.interval else None,
-            "margin": margin,
-        }
-        return metrics
+        })  # fmt: skip
 
     def _among_models(self, job: Job) -> Metrics:
         """Choose one of the models that the evaluations judged."""
@@ -197,8 +191,6 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             words.append(f"ruled out, since another model beats them: {', '.join(ruled_out)}")
         if left_out := compared.left_out:
             words.append(f"not measured in everything: {', '.join(left_out)}")
-        for line in words:
-            job.log(line)
         report = Report(
             rows=compared.reports[self.metric].rows,
             scores={
@@ -212,16 +204,8 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             words=words,
             extra={CHOSEN: chosen, MARGIN: margin},
         )
-        metrics = Metrics.write(job.out, report)
-        metrics.meta |= {
-            "chosen": chosen,
-            "repeats": None,
-            "by": self.metric,
-            "score": score,
-            "interval": interval,
-            "margin": margin,
-        }
-        return metrics
+        facts = {"repeats": None, "by": self.metric, "score": score, "interval": interval}
+        return _write(job, report, facts)
 
     def _candidate(self, name: str, metrics: Sequence[Metrics]) -> _Candidate:
         assert self.model is not None
@@ -259,6 +243,16 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             return None
         between = difference_between(pairs, self.metric, *(each.report() for each in sides))
         return None if between is None else list(between.interval)
+
+
+def _write(job: Job, report: Report, facts: Mapping[str, Any]) -> Metrics:
+    """Write and log the choice. facts: about it, for `meta`."""
+    for line in report.words:
+        job.log(line)
+    metrics = Metrics.write(job.out, report)
+    chosen, margin = report.extra[CHOSEN], report.extra[MARGIN]
+    metrics.meta |= {"chosen": chosen, **facts, "margin": margin}
+    return metrics
 
 
 def _ahead(margin: Mapping[str, Any] | None, unit: str | None = None) -> Iterator[str]:

@@ -4,7 +4,7 @@ Input: all prompts, and each model's answers with their verdicts. Output: scores
 differences between models and between contexts, and what `show` prints.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Job, Metrics
@@ -85,7 +85,7 @@ class Outcome(NamedTuple):
         measures = dict[str, Measure]()
         for metric in metric_names(self.contexts):
             context, _, name = metric.partition(".")
-            values = {model: self._values(model, context, VALUES[name]) for model in self.answers}
+            values = {model: self._values(model, context, name) for model in self.answers}
             if any(value is not None for column in values.values() for value in column):
                 measures[metric] = over_documents(values, self.documents)
         return measures
@@ -128,11 +128,11 @@ class Outcome(NamedTuple):
                     "answer": answer.text,
                     "expected": expected,
                     "correct": verdict.is_correct,
-                    "score": verdict.answer,
+                    "score": verdict.values["answer"],
                     "cited": verdict.citations.cited,
                     "retrieved": listed(asked.hits),
                     "values": {
-                        f"{asked.context}.{metric}": VALUES[metric](asked, verdict)
+                        f"{asked.context}.{metric}": verdict.values[metric]
                         for metric in OF_CONTEXT[asked.context]
                     },
                 }
@@ -143,57 +143,39 @@ class Outcome(NamedTuple):
                 line["finish_reason"] = answer.finish_reason
                 yield {**line, "group": self.documents[asked.number]}
 
-    def _values(
-        self, model: str, context: str, value: Callable[[Asked, Verdict], Value]
-    ) -> list[Value]:
+    def _values(self, model: str, context: str, metric: str) -> list[Value]:
+        """A metric of each question with a context."""
         values: list[Value] = [None] * self.questions
         for asked, verdict in zip(self.asked, self.verdicts[model], strict=True):
             if asked.context == context:
-                values[asked.number] = value(asked, verdict)
+                values[asked.number] = verdict.values[metric]
         return values
 
     def _summary(self, model: str, context: Context) -> list[Any]:
         """The answer's score, its interval, and `OTHERS`; None if a metric doesn't apply."""
-        scores = [
-            over_documents(
-                {model: self._values(model, context, VALUES[name])}, self.documents
-            ).score(model)
-            for name in ("answer", *OTHERS)
-        ]
-        answer, *others = scores
-        interval = tables.of_share(answer.interval or ()) if answer else None
-        shares = [score.value if score else None for score in (answer, *others)]
-        return [shares[0], interval, *shares[1:]]
+        values = [{model: self._values(model, context, name)} for name in ("answer", *OTHERS)]
+        scores = [over_documents(column, self.documents).score(model) for column in values]
+        interval = tables.of_share(scores[0].interval or ()) if scores[0] else None
+        share, *shares = [score.value if score else None for score in scores]
+        return [share, interval, *shares]
 
     def _between(self) -> list[Table]:
         """The answers of each model, compared between contexts on the same questions."""
         compared = []
+        shown = [pair for pair in BETWEEN if set(pair) <= set(self.contexts)]
         for model in self.answers:
-            for first, second in BETWEEN:
-                if {first, second} <= set(self.contexts):
-                    values: dict[str, list[Value]] = {
-                        context: self._values(model, context, VALUES["answer"])
-                        for context in (first, second)
-                    }
-                    between = over_documents(values, self.documents).difference(first, second)
-                    if between is not None:
-                        compared.append((model, f"{second} − {first}", between))
+            for first, second in shown:
+                values = [self._values(model, context, "answer") for context in (first, second)]
+                measure = over_documents(
+                    dict(zip((first, second), values, strict=True)), self.documents
+                )
+                difference = measure.difference(first, second)
+                if difference is not None:
+                    compared.append((model, f"{second} − {first}", difference))
         if not compared:
             return []
         columns = ["model", "answer"]
         return [tables.differences_table("Contexts compared", columns, compared)]
-
-
-VALUES: Mapping[str, Callable[[Asked, Verdict], Value]] = {
-    "answer": lambda asked, verdict: verdict.answer,
-    "cited": lambda asked, verdict: verdict.cited,
-    "quoted": lambda asked, verdict: verdict.quoted,
-    "answered": lambda asked, verdict: (
-        not verdict.has_abstained if asked.expects_answer and asked.has_answer else None
-    ),
-    "abstained": lambda asked, verdict: None if asked.expects_answer else verdict.has_abstained,
-}
-"""Metric of a context → its value for an answer."""
 
 
 def citation_table(outcome: Outcome) -> list[Table]:

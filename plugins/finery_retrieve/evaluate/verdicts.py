@@ -7,6 +7,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from finery_retrieve.citations import (
@@ -73,15 +74,13 @@ def _tokens(text: str) -> list[str]:
 class Verdict(NamedTuple):
     """The verdict on an answer.
 
-    answer: from 0 to 1; None if no answer is expected. cited: whether it cites the chunk with the
-    answer, and only numbers that the prompt has. quoted: whether it quotes, and each quote is in a
-    chunk that it cites. Both are None if the context doesn't contain the answer.
+    values: metric of its context → value; None if the metric doesn't apply. answer: from 0 to 1, if
+    an answer is expected. cited: whether it cites the chunk with the answer, and only numbers that
+    the prompt has. quoted: whether it quotes, and each quote is in a chunk that it cites. These and
+    `answered` apply if the context contains the answer, `abstained` if no answer is expected.
     """
 
-    answer: float | None
-    has_abstained: bool
-    cited: bool | None
-    quoted: bool | None
+    values: Mapping[str, float | bool | None]
     is_correct: bool
     citations: Checked
     faults: list[str]
@@ -91,17 +90,23 @@ def verdict_on(asked: Asked, answer: str, unknown: str, passing: float) -> Verdi
     """The verdict on an answer. passing: the score from which it counts as correct."""
     has_abstained = abstains(answer, unknown)
     checked = check_citations(answer, [plain(hit.text) for hit in asked.hits])
-    score = _score(asked, answer) if asked.expects_answer else None
-    if has_abstained and score is not None:
-        score = 0.0
+    score = None
+    if asked.expects_answer:
+        score = 0.0 if has_abstained else _score(asked, answer)
     is_correct = has_abstained if score is None else score >= passing
-    cited = quoted = None
+    cited = quoted = answered = None
     if asked.expects_answer and asked.has_answer:
         right = {n for n, hit in enumerate(asked.hits, 1) if asked.question.is_answered_by(hit)}
         cited = not checked.unknown and bool(right & set(checked.cited))
         quoted = checked.quotes > 0 and not checked.unknown and not checked.altered
+        answered = not has_abstained
+    abstained = None if asked.expects_answer else has_abstained
+    values = {
+        "answer": score, "cited": cited, "quoted": quoted, "answered": answered,
+        "abstained": abstained,
+    }  # fmt: skip
     faults = [*_faults(asked, score, passing, has_abstained=has_abstained), *checked.faults]
-    return Verdict(score, has_abstained, cited, quoted, is_correct, checked, faults)
+    return Verdict(values, is_correct, checked, faults)
 
 
 def _score(asked: Asked, answer: str) -> float:

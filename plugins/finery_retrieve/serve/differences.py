@@ -62,18 +62,18 @@ def ask_app(
         job.log(f"{running.build}, answers as {running.names[0]}")
         client = Client(running.address, key)
 
-        def ask(one: Asked) -> Served:
-            conversation = one.question.prompt
+        def ask(prompt: Asked) -> Served:
+            conversation = prompt.question.prompt
             body = {"model": running.names[0], "messages": conversation, **settings}
             try:
                 answer = client.post("/v1/chat/completions", body)
                 messages, _ = running.prompted(conversation)
-                prompt = llama.prompt({"messages": messages})
+                sent = llama.prompt({"messages": messages})
             except FineryError as error:
-                what = f"row {one.question.row['id']} has no answer: {error.what}"
+                what = f"row {prompt.question.row['id']} has no answer: {error.what}"
                 raise StepError(what, fix=error.fix) from error
             sources = [str(source["id"]) for source in answer["sources"]]
-            return Served(sources, messages, prompt, completion_of(answer))
+            return Served(sources, messages, sent, completion_of(answer))
 
         served = []
         with ThreadPoolExecutor(slots) as pool:
@@ -102,20 +102,18 @@ def compared(asked: Sequence[Asked], served: Sequence[Served], under: Model) -> 
     """
     gguf = Gguf(gguf_file(under), vocab_only=True)
     template = model_template(gguf, under)
-    expected = [Prompt(*tokenize(gguf, template, one.messages)[:2]) for one in asked]
+    expected = [Prompt(*tokenize(gguf, template, prompt.messages)[:2]) for prompt in asked]
     sources = [
-        [hit.id for hit in one.hits] == of.sources for one, of in zip(asked, served, strict=True)
+        [hit.id for hit in prompt.hits] == answer.sources
+        for prompt, answer in zip(asked, served, strict=True)
     ]
-    prompts = [
-        _is_same(prompt, one, of) for prompt, one, of in zip(expected, asked, served, strict=True)
-    ]
+    prompts = [*map(_is_same, expected, asked, served)]
     faults = []
     if not all(sources):
         first = sources.index(False)
-        hits = [hit.id for hit in asked[first].hits]
         details = [
             f"for example {asked[first].question.text!r}:",
-            f"built: {', '.join(hits) or 'none'}",
+            f"built: {', '.join(hit.id for hit in asked[first].hits) or 'none'}",
             f"app:   {', '.join(served[first].sources) or 'none'}",
         ]
         what = f"{sources.count(False)} of {len(sources)} questions have other sources than in the "
@@ -123,9 +121,8 @@ def compared(asked: Sequence[Asked], served: Sequence[Served], under: Model) -> 
     if not all(prompts):
         first = prompts.index(False)
         own, other = expected[first], served[first].prompt
-        if own.text != other.text:
-            details = text_difference(("built:", "app:"), own.text, other.text)
-        else:
+        details = text_difference(("built:", "app:"), own.text, other.text)
+        if own.text == other.text:
             sent = served[first].answer.prompt_tokens
             details = [f"built: {len(own.tokens)} tokens, app: {len(other.tokens)}, sent: {sent}"]
         what = f"{prompts.count(False)} of {len(prompts)} prompts differ from those of the build"

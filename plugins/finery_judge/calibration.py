@@ -18,6 +18,7 @@ from finery_review.decisions import Standing, parse
 Score = tuple[float, stats.Interval]
 Pair = tuple[bool, bool]
 """(a person's verdict, the judge's verdict) on one answer."""
+MEASURES = ("kappa", "agreement", "sensitivity", "specificity")
 SUBSTANTIAL = 0.6
 HALVINGS = 40
 """Of an interval that holds the solution of an equation."""
@@ -41,13 +42,8 @@ class Agreement(NamedTuple):
 
     def scores(self) -> dict[str, Score]:
         """Metric → (value, 95 % interval), those that are defined."""
-        named = {
-            "kappa": self.kappa,
-            "agreement": self.agreement,
-            "sensitivity": self.sensitivity,
-            "specificity": self.specificity,
-        }
-        return {name: score for name, score in named.items() if score is not None}
+        scores = {name: getattr(self, name) for name in MEASURES}
+        return {name: score for name, score in scores.items() if score is not None}
 
 
 def agreement(pairs: Sequence[Pair]) -> Agreement:

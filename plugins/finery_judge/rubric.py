@@ -24,7 +24,7 @@ from finery_eval.measure import Measure
 from finery_eval.tables import remark, table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, effective, together
 from finery_judge import calibration
-from finery_judge.calibration import Agreement, Decided, agreement
+from finery_judge.calibration import MEASURES, Agreement, Decided, agreement
 from finery_judge.judging import JUDGE, SCORE_PROMPT, JudgeForecast, Judging, names, report_scores
 from finery_synth.asking import Used
 from finery_synth.judges import Score, transcript
@@ -37,7 +37,6 @@ MOST_COLUMNS = 10
 """Scales up to this one have a column for each score."""
 USED = "judge_answers"
 """An entry of `extra` in a report: the number and the tokens of the judge's answers."""
-OF_JUDGE = ["kappa", "agreement", "sensitivity", "specificity"]
 
 
 class Item(NamedTuple):
@@ -119,7 +118,7 @@ class RubricJudge(Judging, forecast=RubricForecast):
 
     def measured(self) -> dict[str, list[str]]:
         """Model → its metrics; with `human`, the judge's too."""
-        return super().measured() | ({JUDGE: OF_JUDGE} if self.human else {})
+        return super().measured() | ({JUDGE: [*MEASURES]} if self.human else {})
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""

@@ -16,7 +16,7 @@ from serving import served
 
 from finery import StepError
 from finery.rows.similar import question
-from finery_serve.check.answers import answer_fault, answers_of
+from finery_serve.check.answers import answer_fault, answers_of, completion_of
 from finery_serve.check.prompts import Asked
 from finery_serve.client import Client
 from finery_serve.opening import open_built
@@ -345,7 +345,7 @@ def test_answers_survive_an_interruption(project: Project, tmp_path: Path) -> No
 
         def ask(**settings: Any) -> list[str]:
             answers = answers_of(client, asked, settings, 1, lambda done: None, file)
-            return [completion.text for completion in answers]
+            return [completion_of(answer).text for answer in answers]
 
         with pytest.raises(StepError, match="has no answer"):
             ask()

@@ -173,13 +173,13 @@ class Speed(Judge, engines=True, seeded=False, alone=True, task="speed", provena
             engine = job.raw_engine(model)
             job.progress(0, count, model.name)
             for row in others[: self.warm_up]:
-                self._asked(job, engine, row)
-            seen = []
+                self._timing(job, engine, row)
+            timings = []
             for number, row in enumerate(measured, 1):
-                seen.append(self._asked(job, engine, row))
+                timings.append(self._timing(job, engine, row))
                 job.progress(number, count, model.name)
-            answers[model.name] = [each.answer for each in seen]
-            judged[model.name] = [self._verdict(each, model, engine) for each in seen]
+            answers[model.name] = [timing.answer for timing in timings]
+            judged[model.name] = [self._verdict(timing, model, engine) for timing in timings]
             del engine
             gc.collect()  # the next model may need the memory of this one
         apis = [model.name for model in self.models if "api" in model.formats]
@@ -191,11 +191,14 @@ class Speed(Judge, engines=True, seeded=False, alone=True, task="speed", provena
         verdicts = Verdicts(
             judged, METRICS, statistics=STATISTICS, unbounded=METRICS, units=UNITS, report=report
         )
-        values = {metric: verdicts.values(metric).values() for metric in METRICS}
-        shown = [m for m in METRICS if any(v is not None for of in values[m] for v in of)]
-        return write(job, measured, answers, verdicts._replace(headline=shown))
+        headline = [
+            metric
+            for metric in METRICS
+            if any(value is not None for of in verdicts.values(metric).values() for value in of)
+        ]
+        return write(job, measured, answers, verdicts._replace(headline=headline))
 
-    def _asked(self, job: Job, engine: Engine, row: Row) -> "_Asked":
+    def _timing(self, job: Job, engine: Engine, row: Row) -> "_Timing":
         request = Request(split_turns(row)[0], row.get("tools"))
         began = time.perf_counter()
         try:
@@ -207,26 +210,26 @@ class Speed(Judge, engines=True, seeded=False, alone=True, task="speed", provena
             first = None
         seconds = time.perf_counter() - began
         job.usage.add(answer, engine.price)
-        return _Asked(answer, seconds, None if first is None else first - began)
+        return _Timing(answer, seconds, None if first is None else first - began)
 
-    def _verdict(self, asked: "_Asked", model: Model, engine: Engine) -> Verdict:
-        answer, cost = asked.answer, engine.price
+    def _verdict(self, timing: "_Timing", model: Model, engine: Engine) -> Verdict:
+        answer, cost = timing.answer, engine.price
         dollars = None if cost is None else cost.of(answer.prompt_tokens, answer.completion_tokens)
         if cost is not None and not cost.input and not cost.output:
             hourly = None if self.machine is None else self.machine.per_hour
-            dollars = None if hourly is None else hourly / 3600 * asked.seconds
+            dollars = None if hourly is None else hourly / 3600 * timing.seconds
         reads_texts = BASELINE in model.meta or engine.standalone is not None
         tokens = 0 if reads_texts else answer.completion_tokens
         return Verdict({
-            P50: asked.seconds,
-            P95: asked.seconds,
-            FIRST: asked.first_token,
-            RATE: (tokens, asked.seconds) if tokens else None,
+            P50: timing.seconds,
+            P95: timing.seconds,
+            FIRST: timing.first_token,
+            RATE: (tokens, timing.seconds) if tokens else None,
             PRICE: dollars,
         })  # fmt: skip
 
 
-class _Asked(NamedTuple):
+class _Timing(NamedTuple):
     """An answer, and the seconds until its end and its first token."""
 
     answer: Completion

@@ -6,10 +6,9 @@ answers, and faults, each with a name and an example.
 
 import secrets
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
-from finery import Bundle, Completion, FineryError, Job, Model, StepError
+from finery import Bundle, Completion, Job, Model, StepError
 from finery.rows import Conversation
 from finery.rows.difference import text_difference
 from finery_gguf.llama import Gguf
@@ -17,7 +16,8 @@ from finery_gguf.prompts import model_template, tokenize
 from finery_retrieve.evaluate.contexts import Asked
 from finery_retrieve.serve.running import serve_bundle
 from finery_retrieve.serve.settings import gguf_file
-from finery_serve.check.answers import completion_of
+from finery_serve.check.answers import answers_of, completion_of
+from finery_serve.check.prompts import Asked as Prompted
 from finery_serve.client import Client
 from finery_serve.servers import Fault, Prompt, Serving
 
@@ -60,26 +60,23 @@ def ask_app(
                 fix="build the bundle again, of the model in `models`",
             )
         job.log(f"{running.build}, answers as {running.names[0]}")
-        client = Client(running.address, key)
-
-        def ask(prompt: Asked) -> Served:
-            conversation = prompt.question.prompt
-            body = {"model": running.names[0], "messages": conversation, **settings}
-            try:
-                answer = client.post("/v1/chat/completions", body)
-                messages, _ = running.prompted(conversation)
-                sent = llama.prompt({"messages": messages})
-            except FineryError as error:
-                what = f"row {prompt.question.row['id']} has no answer: {error.what}"
-                raise StepError(what, fix=error.fix) from error
-            sources = [str(source["id"]) for source in answer["sources"]]
-            return Served(sources, messages, sent, completion_of(answer))
-
+        questions = [prompt.question for prompt in asked]
+        answers = answers_of(
+            Client(running.address, key),
+            [
+                Prompted(f"row {question.row['id']}", question.prompt, None)
+                for question in questions
+            ],
+            {"model": running.names[0], **settings},
+            slots,
+            lambda done: job.progress(done, len(asked), "the app's answers"),
+        )
         served = []
-        with ThreadPoolExecutor(slots) as pool:
-            for number, answered in enumerate(pool.map(ask, asked), start=1):
-                served.append(answered)
-                job.progress(number, len(asked), "the app's answers")
+        for question, answer in zip(questions, answers, strict=True):
+            messages, _ = running.prompted(question.prompt)
+            prompt = llama.prompt({"messages": messages})
+            sources = [str(source["id"]) for source in answer["sources"]]
+            served.append(Served(sources, messages, prompt, completion_of(answer)))
         return App(served, running.build, llama.faults())
 
 

@@ -35,40 +35,40 @@ HALF = "\ufffd"
 def answers_of(
     client: Client, asked: Sequence[Asked], settings: dict[str, Any], slots: int,
     progress: Callable[[int], None], file: Path | None = None,
-) -> list[Completion]:  # fmt: skip
-    """The server's answers, `slots` at once. settings: further parts of each request, e.g. `model`.
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The server's answers as JSON, `slots` at once.
 
-    file: keeps each answer as a JSON line. Requests that have one in it aren't sent again, so it
-    must belong to this server alone.
-    Raises `StepError` naming the row that has no answer.
+    settings: further parts of each request, e.g. `model`. file: keeps each answer as a JSON line.
+    Requests that have one in it aren't sent again, so it must belong to this server alone. Raises
+    `StepError` naming the row that has no answer.
     """
-    kept = dict[str, Completion]()
+    kept = dict[str, dict[str, Any]]()
     for line in file.read_bytes().splitlines() if file and file.exists() else ():
         with suppress(msgspec.DecodeError, UnicodeError):  # a line that a kill cut off
-            digest, completion = msgspec.json.decode(line, type=tuple[str, Completion])
-            kept[digest] = completion
+            digest, answer = msgspec.json.decode(line, type=tuple[str, dict[str, Any]])
+            kept[digest] = answer
     writing = Lock()
 
-    def answer(one: Asked) -> Completion:
-        body = request(one.messages, one.tools) | settings
+    def post(prompt: Asked) -> dict[str, Any]:
+        body = request(prompt.messages, prompt.tools) | settings
         digest = blake3(msgspec.json.encode(body)).hexdigest()
         if digest in kept:
             return kept[digest]
         try:
-            completion = completion_of(client.post("/v1/chat/completions", body))
+            answer: dict[str, Any] = client.post("/v1/chat/completions", body)
         except FineryError as error:
-            raise StepError(f"{one.name} has no answer: {error.what}", fix=error.fix) from error
+            raise StepError(f"{prompt.name} has no answer: {error.what}", fix=error.fix) from error
         if file is not None:
             with writing, file.open("ab") as lines:
-                lines.write(b"\n" + msgspec.json.encode((digest, completion)))
-        return completion
+                lines.write(b"\n" + msgspec.json.encode((digest, answer)))
+        return answer
 
-    completions = []
+    answers = []
     with ThreadPoolExecutor(slots) as pool:
-        for number, completion in enumerate(pool.map(answer, asked)):
-            completions.append(completion)
+        for number, answer in enumerate(pool.map(post, asked)):
+            answers.append(answer)
             progress(number)
-    return completions
+    return answers
 
 
 def completion_of(answer: dict[str, Any]) -> Completion:
@@ -93,6 +93,11 @@ def what_is_said(completion: Completion) -> str:
     """
     calls = [call.get("function") for call in completion.tool_calls or ()]
     return f"{completion.text.rstrip(HALF).strip()}{calls or ''}"
+
+
+def texts_of(completions: Sequence[Completion]) -> list[str]:
+    """What is said in each answer."""
+    return [*map(what_is_said, completions)]
 
 
 FIX = "export the trained model again, and check which file the server loads"
@@ -218,12 +223,12 @@ PROBES = 8
 class Asking(NamedTuple):
     """The requests to a server.
 
-    slots: requests at once. trained: the expected prompts of a model.
+    settings: further parts of each request. slots: requests at once. trained: the expected prompts
+    of a model.
     """
 
     rows: Sequence[Asked]
-    max_tokens: int
-    temperature: float
+    settings: Mapping[str, Any]
     slots: int
     trained: Callable[[Model], Trained]
     job: Job
@@ -329,7 +334,7 @@ def _of_model(
     answers = answers_of(
         client,
         asking.rows,
-        {"model": served_as, "max_tokens": asking.max_tokens, "temperature": asking.temperature},
+        {"model": served_as, **asking.settings},
         asking.slots,
         lambda done: job.progress(done, len(asking.rows), f"{model.name}: served answers"),
         # The job keeps its folder for this very server: what it consists of is in the step's key.
@@ -339,7 +344,7 @@ def _of_model(
     alike = [id(row) not in others for row in asking.rows]
     prompts = compared, compared - len(different)
     return Served(
-        answers, prompts, alike, faults, running.build, beside_base=False,
+        [*map(completion_of, answers)], prompts, alike, faults, running.build, beside_base=False,
         exact=getattr(running, "exact", False), unseen=tuple(getattr(running, "unchecked", ())),
         stops=tuple(getattr(running, "stops", ())),
     )  # fmt: skip

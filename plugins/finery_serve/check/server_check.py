@@ -14,7 +14,7 @@ from finery.rows.report import Table
 from finery_eval.evaluator import Judge
 from finery_eval.tables import table
 from finery_gguf.programs import SERVER, build_facts, build_files
-from finery_serve.check.answers import what_is_said
+from finery_serve.check.answers import texts_of
 from finery_serve.servers import Fault
 
 EVALUATED = "{} in finery"
@@ -48,10 +48,10 @@ class ServerCheck(Judge):
         """Fail for faults that aren't allowed, and for what `require` isn't met."""
         (metrics,) = outputs.values()
         assert isinstance(metrics, Metrics)
-        found = metrics.report().part(FAULTS, dict[str, list[Fault]]) or {}
+        report = metrics.report().part(FAULTS, dict[str, list[Fault]]) or {}
         wrong = [
             (name, fault)
-            for name, faults in found.items()
+            for name, faults in report.items()
             for fault in faults
             if fault.kind not in cast(Any, self).allow
         ]
@@ -81,7 +81,7 @@ def fault_tables(job: Job, faults: Mapping[str, Sequence[Fault]]) -> list[Table]
 
 def same_answers(engine: Sequence[Completion], served: Sequence[Completion]) -> list[bool]:
     """Whether the server gives the engine's answer to each row."""
-    return [what_is_said(a) == what_is_said(b) for a, b in zip(engine, served, strict=True)]
+    return [a == b for a, b in zip(texts_of(engine), texts_of(served), strict=True)]
 
 
 def lost_answers(name: str, right: Mapping[str, Sequence[bool]]) -> list[bool]:

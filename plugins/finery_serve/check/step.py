@@ -1,6 +1,6 @@
 """`serve.check`: start the real server, and hold its prompts and answers against the training."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -38,8 +38,8 @@ from finery_serve.check.answers import (
     ask_server,
     stop_fault,
     swap_fault,
+    texts_of,
     unchecked,
-    what_is_said,
 )
 from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
 from finery_serve.check.server_check import (
@@ -213,35 +213,39 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         """Start each server, compare prompts and answers, write the metrics."""
         rows = read_rows(self.rows)
         inner = self.inner()
-        asker = inner.evaluator if inner else Limits(self.max_tokens)
-        judging = inner.judging(job, rows) if inner else None
+        limits = inner.evaluator if inner else Limits(self.max_tokens)
+        judge = inner.judging(job, rows) if inner else None
         asked = [Asked(f"row {r['id']}", split_turns(r)[0], r.get("tools")) for r in rows]
-        asking = Asking(asked, asker.max_tokens, asker.temperature, self.slots, self._trained, job)
+        settings = {"max_tokens": limits.max_tokens, "temperature": limits.temperature}
+        asking = Asking(asked, settings, self.slots, self._trained, job)
         served: dict[str, Served] = {}
         if self.bundle is not None:  # its server has all models
             served = ask_server(self.bundle, self.models, asking)
         else:
             for model in self.models:
                 served |= ask_server(model, [model], asking)
-
         prompts, tools = [prompt.messages for prompt in asked], [prompt.tools for prompt in asked]
 
         def ask(model: Model, name: str) -> list[Completion]:
             """A model's answers by its engine."""
             title = f"{name}: finery's answers"
-            return generate(asker, job, job.engine(model), title, prompts, tools)
+            return generate(limits, job, job.engine(model), title, prompts, tools)
 
         engine = {model.name: ask(model, model.name) for model in self.models}
-        faults = {name: list(of.faults) for name, of in served.items()}
-        for name, of in served.items():
-            if fault := stop_fault(of.stops, rows, engine[name]):
-                faults[name].append(fault)
-        for name, more in self._adapter_faults(served, engine, ask).items():
-            faults[name] += more
+        said = {name: texts_of(answers) for name, answers in engine.items()}
+        base, trained = (
+            texts_of(ask(model, name)) if model is not None and self.base is not None else None
+            for model, name in ((self.base, "base"), (self.trained, "trained"))
+        )
+        faults: dict[str, list[Fault]] = {}
+        for model in self.models:
+            name, of = model.name, served[model.name]
+            fault = self._model_fault(model, of, said, base, trained)
+            of_answers = [stop_fault(of.stops, rows, engine[name]), fault]
+            faults[name] = [*of.faults, *filter(None, of_answers)]
         answers = {name: of.answers for name, of in served.items()}
         answers |= {EVALUATED.format(name): of for name, of in engine.items()}
-        verdicts = judging(answers) if judging else None
-        return self._write(job, rows, answers, served, verdicts, faults)
+        return self._write(job, rows, answers, served, judge(answers) if judge else None, faults)
 
     def _trained(self, model: Model) -> Trained:
         """The expected prompts of a model.
@@ -259,46 +263,37 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         differ = self.bundle is not None and client_facts(self.bundle).get("tools_differ")
         return made if differ else made._replace(tools=shared_tools(client_facts(trained)))
 
-    def _adapter_faults(
+    def _model_fault(
         self,
-        served: Mapping[str, Served],
-        engine: Answers,
-        ask: Callable[[Model, str], list[Completion]],
-    ) -> dict[str, list[Fault]]:
-        """Model → the fault that its answers show: they are those of the base, or of another model.
+        model: Model,
+        served: Served,
+        said: Mapping[str, Sequence[str]],
+        base: Sequence[str] | None,
+        trained: Sequence[str] | None,
+    ) -> Fault | None:
+        """The fault that a model's answers show: they are those of the base, or of another model.
 
         Only rows with correct prompts can show that. A server that must give the engine's very
-        answers has a fault if one differs.
+        answers has a fault if one differs. said: model → the engine's answers. base, trained: those
+        of the settings.
         """
-        said = {name: [*map(what_is_said, of)] for name, of in engine.items()}
-        base, trained = (
-            [*map(what_is_said, ask(model, name))] if model is not None and self.base else []
-            for model, name in ((self.base, "base"), (self.trained, "trained"))
-        )
-        found: dict[str, list[Fault]] = {}
-        for model in self.models:
-            of = served[model.name]
-            if of.exact:
-                fault = answer_fault([*map(what_is_said, of.answers)], said[model.name])
-                found[model.name] = [fault] if fault else []
-                continue
-            if not any(of.alike) or any(fault.kind == "adapter" for fault in of.faults):
-                continue
-            answers = [*compress(map(what_is_said, of.answers), of.alike)]
-            own = [*compress(said[model.name], of.alike)]
-            after = (
-                [*compress(trained, of.alike)]
-                if trained
-                else own
-                if model.format not in FORMATS
-                else None
-            )
-            fault = adapter_fault(answers, [*compress(base, of.alike)], after) if base else None
-            if fault is None and self.bundle is not None:
-                others = {n: [*compress(a, of.alike)] for n, a in said.items() if n != model.name}
-                fault = swap_fault(answers, own, others)
-            found[model.name] = [fault] if fault else []
-        return found
+        texts, own = texts_of(served.answers), said[model.name]
+        if served.exact:
+            return answer_fault(texts, own)
+        if not any(served.alike) or any(fault.kind == "adapter" for fault in served.faults):
+            return None
+
+        def alike(answers: Sequence[str]) -> list[str]:
+            return [*compress(answers, served.alike)]
+
+        fault = None
+        if base is not None:
+            after = trained or (own if model.format not in FORMATS else None)
+            fault = adapter_fault(alike(texts), alike(base), alike(after) if after else None)
+        if fault is None and self.bundle is not None:
+            others = {name: alike(answers) for name, answers in said.items() if name != model.name}
+            fault = swap_fault(alike(texts), alike(own), others)
+        return fault
 
     def _write(
         self,

@@ -6,12 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 from finery import Asked, Count, Dataset, Job, Metrics, UsageError, setting, takes
 from finery.rows import Conversation, Row
-from finery.rows.report import Remark, Report
+from finery.rows.report import Report
 from finery_eval import verdicts as valued
 from finery_eval.asking import ask, read_rows
 from finery_eval.evaluation import answers_table, dependent, write_scored
 from finery_eval.predictions import predictions
-from finery_eval.tables import remark
 from finery_eval.verdicts import Answers
 from finery_judge.games import Game, Order, cross_table, pair_table, points_of, records, win_rates
 from finery_judge.judging import JUDGE, PAIR_PROMPT, JudgeForecast, Judging, names, report_scores
@@ -112,7 +111,10 @@ class Arena(Judging, forecast=ArenaForecast):
         groups, models = dependent(job, rows), list(answers)
         rates = win_rates(games, models, groups)
         order, played = Order.of(games, groups), records(games, groups)
-        remarks = [*self.judged_itself(), *order.remarks(), *_unreadable(games)]
+        remarks = [*self.judged_itself(), *order.remarks()]
+        if unread := [game for game in games if game.result == "no verdict"]:
+            what = f"{len(unread)} of {len(games)} games, which don't count"
+            remarks.append(self.unread(what, unread[0].reason))
         tables = [pair_table(played), *cross_table(played, models), answers_table(answers)]
         report = Report(
             rows=len(rows),
@@ -128,8 +130,8 @@ class Arena(Judging, forecast=ArenaForecast):
             | ({"groups": len(groups)} if groups else {}),
         )
         metrics = write_scored(job, report, _predictions(rows, answers, games), answers=answers)
-        for remark_ in remarks:
-            job.log(remark_.text)
+        for remark in remarks:
+            job.log(remark.text)
         metrics.meta["answers"] = used.meta()
         return metrics
 
@@ -176,18 +178,6 @@ class Arena(Judging, forecast=ArenaForecast):
                 else Seen(question.order, problem=verdict)
             )  # fmt: skip
         return [Game(*game, seen=tuple(verdicts)) for game, verdicts in seen.items()]
-
-
-def _unreadable(games: Sequence[Game]) -> Iterator[Remark]:
-    """A remark on games without a verdict."""
-    unread = [game for game in games if game.result == "no verdict"]
-    if unread:
-        yield remark(
-            f"the judge gave no verdict on {len(unread)} of {len(games)} games, which don't count "
-            f"({unread[0].reason})",
-            "Raise `judge_tokens`, simplify the prompt, or name a judge whose engine follows a "
-            "JSON Schema.",
-        )
 
 
 def _predictions(

@@ -127,6 +127,10 @@ def report_scores(scores: Mapping[str, Score]) -> dict[str, ReportScore]:
 R = TypeVar("R")
 T = TypeVar("T")
 J = TypeVar("J", bound="Judging")
+UNREAD_FIX = (
+    "raise `judge_tokens`, simplify the prompt, or name a judge whose engine follows a JSON Schema"
+)
+"""What helps if a judge gives no verdicts."""
 JUDGE = "judge"
 """The judge's name in `require`, e.g. in `judge.kappa`."""
 
@@ -252,8 +256,7 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
             raise StepError(
                 "the judge gave no verdict on any answer",
                 details=[f"for example: {problems[0]}"],
-                fix="raise `judge_tokens`, simplify the prompt, or name a judge whose engine "
-                "follows a JSON Schema",
+                fix=UNREAD_FIX,
             )
 
     def check_names(self) -> None:
@@ -265,17 +268,19 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
                 fix="rename its step",
             )
 
-    def judged_itself(self) -> list[Remark]:
+    def judged_itself(self) -> Iterator[Remark]:
         """A remark if the judge is one of the judged models."""
-        own = [m.name for m in self.models if m.digest and m.digest == self.judge.digest]
-        if not own:
-            return []
-        return [
-            remark(
-                f"the judge is {own[0]}, which it judges too; models prefer answers like their own",
-                "Name another judge.",
-            )
-        ]
+        for model in self.models:
+            if model.digest and model.digest == self.judge.digest:
+                prefer = "models prefer answers like their own"
+                text = f"the judge is {model.name}, which it judges too; {prefer}"
+                yield remark(text, "Name another judge.")
+                return
+
+    def unread(self, what: str, reason: str) -> Remark:
+        """A remark on verdicts that can't be read. what: what there are none on."""
+        advice = f"{UNREAD_FIX[0].upper()}{UNREAD_FIX[1:]}."
+        return remark(f"the judge gave no verdict on {what} ({reason})", advice)
 
 
 ABOUT = {

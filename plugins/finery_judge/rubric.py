@@ -1,7 +1,7 @@
 """`eval.judge`: the answers of models, scored by a model with a rubric."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -18,10 +18,10 @@ from finery import (
     takes,
 )
 from finery.rows import Conversation, Row, answer_text, split_turns
-from finery.rows.report import Remark, Report, Table
+from finery.rows.report import Report, Table
 from finery_eval.evaluation import answers_table
 from finery_eval.measure import Measure
-from finery_eval.tables import remark, table
+from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, effective, together
 from finery_judge import calibration
 from finery_judge.calibration import MEASURES, Agreement, Decided, agreement
@@ -225,11 +225,16 @@ class _Scoring(NamedTuple):
         corrected = calibration.corrected_scores(passed, judge, independent)
         if judge is not None:
             job.log(calibration.log_line(judge))
-        remarks = [*step.judged_itself(), *_unreadable(judged)]
+        remarks = [*step.judged_itself()]
+        for name, verdicts in judged.items():
+            failed = [v.facts["problem"] for v in verdicts if v.facts["score"] is None]
+            if failed:
+                what = f"{len(failed)} of {len(verdicts)} answers of {name}"
+                remarks.append(step.unread(f"{what}, which count as not passed", failed[0]))
         if step.human is not None:
             remarks += calibration.remarks(judge, unread)
-        for remark_ in remarks:
-            job.log(remark_.text)
+        for remark in remarks:
+            job.log(remark.text)
         more = {name: report_scores({"corrected": score}) for name, score in corrected.items()}
         more |= {JUDGE: report_scores(judge.scores())} if judge else {}
         tables = [
@@ -313,16 +318,3 @@ def _compared(
     columns = ["model", "score (points)", "95 % CI low", "95 % CI high", "answers", "p (sign test)"]
     units = {**dict.fromkeys(columns[1:4], "difference"), columns[5]: "p"}
     return [table(f"Mean score compared with {first}", columns, rows, units=units)]
-
-
-def _unreadable(judged: Mapping[str, Sequence[Verdict]]) -> Iterator[Remark]:
-    """A remark for each model with answers that got no verdict."""
-    for name, of in judged.items():
-        problems = [one.facts["problem"] for one in of if one.facts["score"] is None]
-        if problems:
-            yield remark(
-                f"the judge gave no verdict on {len(problems)} of {len(of)} answers of {name}, "
-                f"which count as not passed ({problems[0]})",
-                "Raise `judge_tokens`, simplify the prompt, or name a judge whose engine follows a "
-                "JSON Schema.",
-            )

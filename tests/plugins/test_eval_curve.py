@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tables import model, rows
 
-from finery import DataError, Metrics, Model, UsageError
+from finery import Completion, DataError, Metrics, Model, UsageError
 from finery.artifact.manifest import manifest
+from finery.rows import Row
 from finery.testing import run_step
 from finery.views import Detail, Output
+from finery_eval.evaluator import Evaluator
 from finery_eval.steps.curve import Curve, growth, logistic
 from finery_eval.steps.exact import Exact
 from finery_eval.view.learning import Learned, learned
@@ -146,6 +148,26 @@ def test_the_curve_is_plotted_with_its_line_and_interval(tmp_path: Path) -> None
     assert "800" in plotted  # twice the rows
     assert [score[0] for score in of.scores] == [100, 200, 400]
     assert [score[1] for score in of.scores] == pytest.approx([100 / 3, 130 / 3, 160 / 3])
+
+
+class Polite(Evaluator):
+    """Whether answers say yes, if they say anything."""
+
+    def metric_names(self) -> list[str]:
+        return ["polite"]
+
+    def judge(self, row: Row, answer: Completion) -> dict[str, bool | None]:
+        return {"polite": answer.text == "yes" if answer.text else None}
+
+
+def test_a_model_whose_metric_applies_to_no_row_has_no_point(tmp_path: Path) -> None:
+    table = rows(tmp_path, **dict.fromkeys(PROMPTS, "yes"))
+    models = [trained("silent", 100, 0), trained("half", 200, 60)]
+    step = Curve(models=models, rows=table, each=Polite(models=[], rows=table))
+    report = run_step(step, tmp_path / "out").report()
+    (points,) = [t.rows for t in report.tables if t.title == "Learning curve"]
+    assert [point[1] for point in points] == ["half"]
+    assert report.extra["curve"]["growth"] == {}
 
 
 def test_models_without_a_number_of_rows_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from callers import Answer, call, caller, calls, job
 
-from finery import Dataset, Look, Model, OneFile, StepError, UsageError
+from finery import DataError, Dataset, Look, Model, OneFile, StepError, UsageError
 from finery.testing import TestJob, dataset
 from finery_eval.functions import Execute
 from finery_eval.steps.tools import ToolCalls
@@ -101,6 +101,15 @@ def report(folder: Path, rows: list[dict[str, Any]], *models: Model, **settings:
     """(report, predictions) of an evaluation."""
     metrics = evaluator(folder, rows, *models, **settings).run(job(folder / "job"))
     return metrics.report().data(), list(metrics.predictions())
+
+
+def test_slices_that_no_row_has_are_refused_before_a_model_is_asked(tmp_path: Path) -> None:
+    asked: list[Any] = []
+    model = caller("model", lambda messages, tools: asked.append(messages) or "Done.")
+    rows = [task("Cancel A1.", CANCEL, "Done.")]
+    with pytest.raises(DataError, match="no row has the column or field 'shop'"):
+        report(tmp_path, rows, model, _slices=["shop"])
+    assert not asked
 
 
 def test_what_the_calls_do_is_judged(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """eval.retrieval and eval.grounded on a real index, with engines that read their prompts."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from judging import critic
 from tiny_llama import tiny_counter
 
 from finery import DataError, Dataset, Index, Metrics, Model, RequirementError, UsageError
+from finery.inference.engine import Engine
+from finery.inference.types import Completion, Request, Sampling
 from finery.rows import Row
 from finery.testing import TestJob, dataset, examine
 from finery_judge.rubric import RubricJudge
@@ -148,6 +151,22 @@ def test_a_reader_needs_the_context_and_a_guesser_doesnt(tmp_path: Path, index: 
     assert (pair["model"], pair["baseline"]) == ("guesser", "reader")
     assert pair["metrics"]["none.answer"]["difference"] == 1
     assert pair["metrics"]["none.answer"]["p_value"] < 0.01
+
+
+class Thinker(Engine):
+    """Thinks, and doesn't answer."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        counts: dict[str, Any] = {"prompt_tokens": 1, "completion_tokens": 1}
+        return [Completion(text="", reasoning="…", finish_reason="stop", **counts)] * len(requests)
+
+
+def test_answers_that_are_only_thinking_are_logged(tmp_path: Path, index: Index) -> None:
+    step = grounded(tmp_path, index, [question_row(13)], "thinker", contexts=["oracle"])
+    job = TestJob(tmp_path / "job", engines={"thinker": Thinker})
+    step.run(job)
+    logged = [event["message"] for event in job.events if event["event"] == "log"]
+    assert any(text.startswith("thinker: 1 of 1 answers are only thinking") for text in logged)
 
 
 def test_questions_that_no_document_answers_must_be_declined(tmp_path: Path, index: Index) -> None:

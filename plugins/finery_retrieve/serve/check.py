@@ -1,5 +1,7 @@
 """`retrieve.check`: start the app of a bundle, and compare its answers with those of the build."""
 
+from collections.abc import Mapping, Sequence
+
 from finery import Bundle, Dataset, Job, Look, Metrics, Model, StepError, UsageError, setting, takes
 from finery.rows.report import Report
 from finery_eval.asking import Limits, generate
@@ -14,7 +16,7 @@ from finery_retrieve.evaluate.tables import over_documents
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.serve.differences import Kind, ask_app, compared
+from finery_retrieve.serve.differences import Compared, Kind, ask_app, compared
 from finery_retrieve.serve.settings import parts_of
 from finery_serve.check.server_check import (
     EVALUATED,
@@ -25,6 +27,7 @@ from finery_serve.check.server_check import (
     lost_answers,
     same_answers,
 )
+from finery_serve.servers import Fault
 
 BUNDLE = "retrieve"
 """The format of a bundle of `retrieve.bundle`."""
@@ -138,30 +141,42 @@ class RetrieveCheck(
         outcome = Outcome.judge(
             job, library, asked, [CONTEXT], answers, template.unknown, self.passing
         )
-        right = {name: [v.is_correct for v in of] for name, of in outcome.verdicts.items()}
-        values = {
+        return self._write(job, outcome, same, faults, {model.name: app.build})
+
+    def _write(
+        self,
+        job: Job,
+        outcome: Outcome,
+        same: Compared,
+        faults: Mapping[str, Sequence[Fault]],
+        servers: Mapping[str, str],
+    ) -> Metrics:
+        evaluated, name = outcome.answers
+        measures = outcome.measures()
+        pairs = pairs_of([evaluated, name], measures)
+        right = {n: [verdict.is_correct for verdict in of] for n, of in outcome.verdicts.items()}
+        own = {
             "sources": same.sources,
             "prompts": same.prompts,
-            "answers": same_answers(*answers.values()),
-            "lost": lost_answers(model.name, right),
+            "answers": same_answers(*outcome.answers.values()),
+            "lost": lost_answers(name, right),
         }
-        measures = outcome.measures()
-        pairs = pairs_of([evaluated, model.name], measures)
         # They compare the app with the build, so finery's engine has none of them.
-        nothing = [None] * len(asked)
+        nothing = [None] * outcome.questions
         measures |= {
-            metric: over_documents({model.name: column, evaluated: nothing}, outcome.documents)
-            for metric, column in values.items()
+            metric: over_documents({name: values, evaluated: nothing}, outcome.documents)
+            for metric, values in own.items()
         }
+        rows = [prompt.question.row for prompt in outcome.asked]
         report = Report(
-            headline=[m for m in (f"{CONTEXT}.answer", *OWN) if m in measures],
+            headline=[metric for metric in (f"{CONTEXT}.answer", *OWN) if metric in measures],
             pairs=pairs,
             references=[evaluated],
             tables=[
                 *fault_tables(job, faults),
                 *tables.pairs_tables(pairs, metric_names([CONTEXT])),
-                *changed_tables(model.name, [a.question.row for a in asked], answers, right),
+                *changed_tables(name, rows, outcome.answers, right),
             ],
-            extra={FAULTS: faults, "servers": {model.name: app.build}},
+            extra={FAULTS: faults, "servers": servers},
         )
-        return outcome.write(job, [model.name, evaluated], measures, report)
+        return outcome.write(job, [name, evaluated], measures, report)

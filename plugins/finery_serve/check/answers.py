@@ -100,9 +100,6 @@ def texts_of(completions: Sequence[Completion]) -> list[str]:
     return [*map(what_is_said, completions)]
 
 
-FIX = "export the trained model again, and check which file the server loads"
-
-
 def adapter_fault(
     served: Sequence[str], base: Sequence[str], trained: Sequence[str] | None
 ) -> Fault | None:
@@ -113,25 +110,17 @@ def adapter_fault(
     model rarely differs from the one that it was made from.
     """
     if trained is None:
-        if list(served) != list(base):
-            return None
-        return Fault(
-            "adapter",
-            f"the trained model isn't served: all {len(served)} answers are those of the base",
-            [],
-            FIX,
+        is_base = list(served) == list(base)
+        what = f"all {len(served)} answers are those of the base"
+    else:
+        differ, as_base, as_trained = _nearer(served, base, trained)
+        is_base = as_base > as_trained
+        what = (
+            f"of {differ} rows that the base and the trained model answer differently, the server "
+            f"answers {as_base} as the base and {as_trained} as the trained model"
         )
-    differ, as_base, as_trained = _nearer(served, base, trained)
-    if as_base <= as_trained:
-        return None
-    return Fault(
-        "adapter",
-        f"the trained model isn't served: of {differ} rows that the base and the "
-        f"trained model answer differently, the server answers {as_base} as the base and "
-        f"{as_trained} as the trained model",
-        [],
-        FIX,
-    )
+    fix = "export the trained model again, and check which file the server loads"
+    return Fault("adapter", f"the trained model isn't served: {what}", [], fix) if is_base else None
 
 
 def swap_fault(

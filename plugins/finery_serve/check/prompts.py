@@ -10,7 +10,7 @@ from finery.rows import Conversation
 from finery.rows.difference import text_difference
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template, tokenize
-from finery_serve.servers import Checkable, Fault, Prompt
+from finery_serve.servers import Checkable, Fault, Kind, Prompt
 from finery_transformers.chat import SWITCHES, prompt_text, tokens_of
 from finery_transformers.frozen.proof import conversations
 from finery_transformers.frozen.template import frozen_template, with_system
@@ -194,43 +194,32 @@ def prompt_faults(
     """
     if not differences:
         return []
-    flipped = [d for d in differences if _switch(trained, d)]
+    flipped = [(d, switch) for d in differences if (switch := _switch(trained, d))]
     if flipped:
-        name, value = _switch(trained, flipped[0]) or ("", False)
+        (difference, (name, value)), *_ = flipped
         return [Fault(
             "thinking",
             f"the server writes {len(flipped)} of {compared} prompts with {name}: "
             f"{str(value).lower()}, which the training didn't",
-            _example(flipped[0]),
+            _example(difference),
             "export the model again, which fixes the template's arguments; or give the model "
             f"chat_template_kwargs: {{{name}: {str(not value).lower()}}}",
         )]  # fmt: skip
-    head = f"{len(differences)} of {compared} prompts differ from the trained ones"
-    named = [d.asked.name for d in differences[:NAMED]]
-    details = [f"for example: {'; '.join(named)}", *_example(differences[0])]
+    what = f"{len(differences)} of {compared} prompts differ from the trained ones"
+    kind: Kind = "prompts"
+    fix = "see the difference; a server of another version may render templates otherwise"
     if renderer is not None:
-        return [Fault(
-            "template",
+        kind, fix = "template", "use a server that writes them with the chat template: llama.bundle"
+        what = (
             f"the server writes prompts with its own renderer '{renderer}', not with the chat "
-            f"template: {head}",
-            details,
-            "use a server that writes them with the chat template: llama.bundle",
-        )]  # fmt: skip
-    if (
-        own is not None
-        and own.strip() != trained.source.strip()
-        and not own.strip().endswith(trained.source.strip())
-    ):
-        return [Fault(
-            "template",
-            f"the server uses another chat template than the training: {head}",
-            details,
-            "export the model again",
-        )]  # fmt: skip
-    return [Fault(
-        "prompts", head, details,
-        "see the difference; a server of another version may render templates otherwise",
-    )]  # fmt: skip
+            f"template: {what}"
+        )
+    elif own is not None and not own.strip().endswith(trained.source.strip()):
+        kind, fix = "template", "export the model again"
+        what = f"the server uses another chat template than the training: {what}"
+    names = [difference.asked.name for difference in differences[:NAMED]]
+    details = [f"for example: {'; '.join(names)}", *_example(differences[0])]
+    return [Fault(kind, what, details, fix)]
 
 
 def _switch(trained: Trained, difference: Difference) -> tuple[str, bool] | None:

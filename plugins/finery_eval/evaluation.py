@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from finery import Completion, Job, Metrics, Model
 from finery.rows import Row
 from finery.rows.report import Export, Report, Score, Table
-from finery.util.text import counted, percent
+from finery.util.text import counted, percent, quantity
 from finery_eval import slices as slicing
 from finery_eval.asking import truncated
 from finery_eval.measure import Group, Measure, compare, pairs_of, parts_of, scores_of
 from finery_eval.predictions import predictions, statistics_of
-from finery_eval.tables import baseline_tables, comparison_tables, quantity, table
+from finery_eval.tables import baseline_tables, comparison_tables, table
 from finery_eval.verdicts import Answers, Verdicts, together
 
 BASELINE = "baseline"

@@ -1,6 +1,5 @@
 """The tables of a report, which any viewer can show."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,25 +24,6 @@ def table(
     """A table for the `tables` of a report."""
     cells = [list(row) for row in rows]
     return Table(title, list(columns), cells, dict(units or {}), model or msgspec.UNSET)
-
-
-def quantity(value: float, unit: str | None = None) -> str:
-    """A number to three digits with its unit, `seconds` or `dollars`: `12.3 ms`, `$0.0042`.
-
-    Without a unit, to four digits.
-    """
-    if unit is None:
-        return f"{value:.4g}"
-    is_short = unit == "seconds" and abs(value) < 1
-    value = float(f"{1000 * value if is_short else value:.3g}")
-    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    text = f"{abs(value):,.{digits}f}"
-    text = ("-" if value < 0 else "") + (text.rstrip("0").rstrip(".") if digits else text)
-    return (
-        f"${text}".replace("$-", "-$")
-        if unit == "dollars"
-        else f"{text} {'ms' if is_short else 's'}"
-    )
 
 
 def remark(text: str, advice: str = "", *, warning: bool = True) -> Remark:

@@ -1,19 +1,16 @@
 """`prompt.model`: a model with a system prompt and examples."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 from blake3 import blake3
 
 from finery import DataError, Dataset, Job, Model, Promise, Step, setting, takes
 from finery.rows import Conversation, Row, Turns, answer_text, row_id
-from finery.views import Detail, Output, View, print_turns
+from finery.views import Output, Part, Text, View, record_of
 from finery_prompt.engine import EXAMPLES, without_system
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 class PromptModel(Step, sections=("models",)):
@@ -141,10 +138,10 @@ class PromptedView(View):
         """`meta` without the messages, which are printed as turns."""
         return {name: v for name, v in output.manifest.meta.items() if name != "messages"}
 
-    def print(self, console: "Console", output: Output, detail: Detail) -> None:
-        """Print facts, files and the first messages."""
-        super().print(console, output, detail)
+    def overview(self, output: Output) -> Iterator[Part]:
+        """Facts, files and the first messages."""
+        yield from super().overview(output)
         messages = output.manifest.meta.get("messages", [])
-        print_turns(console, {"messages": messages[:SHOWN]})
+        yield record_of({"messages": messages[:SHOWN]})
         if len(messages) > SHOWN:
-            console.print(f"… and {len(messages) - SHOWN} more messages", style="dim")
+            yield Text(f"… and {len(messages) - SHOWN} more messages", "soft")

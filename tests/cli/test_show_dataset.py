@@ -86,7 +86,6 @@ def test_a_page_that_a_step_made_is_copied(data: Project) -> None:
 
 
 @pytest.mark.parametrize(("args", "says"), [
-    (["pack", "--html"], "pack has no page"),
     (["split", "--html", "rows.jsonl/page.html"], "can't write rows.jsonl/page.html"),
     (["split", "--html", "recipe.yaml"], "recipe.yaml is not a page"),
     (["split", "--tokenizer", "none"], "--tokenizer needs --html"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from conftest import MakeProject, Project
 
-from finery.views.display import as_text
+from finery.views.parts import as_text
 
 NGRAM = '''\
 """A trainer with a format of its own, and how its models look."""

@@ -17,11 +17,11 @@ from hostile_server import Body, Reply, Server, serving
 from finery import DataError, Metrics, Model, Price, UsageError
 from finery.rows.report import Difference, Pair, Report, Score
 from finery.testing import TestJob, dataset, run_step, table_model
+from finery.util.text import quantity
 from finery_eval.measure import measure_of
 from finery_eval.steps import speed
 from finery_eval.steps.select import Select
 from finery_eval.steps.speed import FIRST, P50, P95, PRICE, RATE, TIMED, Machine, Speed
-from finery_eval.tables import quantity
 from finery_eval.view.tables import cell_text
 from finery_openai.model import OpenaiModel
 from finery_openai.wire import joined

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 from finery.builder.keys import Change
 from finery.builder.plan import Planner
 from finery.cli.commands.explain import change_data
+from finery.cli.views import context_of
 from finery.compare.differences import StepDifference, differences
 from finery.compare.outputs import output_of, view_of
 from finery.compare.sides import Side, sides_of
 from finery.recipe.graph import Graph
 from finery.store.database import Store
 from finery.util.text import duration, size, some_of, visible
-from finery.views.view import Output, View
+from finery.views.html import findings_in
+from finery.views.terminal import print_sections
+from finery.views.view import Detail, Output, View, comparison_of, returns_values
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from finery.views.parts import Section
 
 STEPS_NAMED = 4
 """Steps that a changed file or package is listed with."""
@@ -36,8 +41,8 @@ class Comparison:
         return [step for step in self.steps if step.kind == kind]
 
     @cached_property
-    def outputs(self) -> list[tuple[View, Output, Output, dict[str, Any]]]:
-        """(view, before, after, difference) of each output whose files are on both sides."""
+    def outputs(self) -> list[tuple[View, Output, Output]]:
+        """(view, before, after) of each output whose files are on both sides."""
         found = []
         for step in self.of_kind("changed"):
             for pair in step.outputs:
@@ -47,8 +52,22 @@ class Comparison:
                         for manifest in (pair.before, pair.after)
                     )
                     view = view_of(self.graph.plugins, pair.after)
-                    found.append((view, before, after, view.difference(before, after)))
+                    found.append((view, before, after))
         return found
+
+    def sections(self, most: int) -> "dict[str, list[Section]]":
+        """Output → what differs in it, of views that return sections."""
+        context = context_of(self.graph, self.store, detail=Detail(most))
+        return {
+            after.title: list(comparison_of(view, before, after, context))
+            for view, before, after in self.outputs
+            if returns_values(view)
+        }
+
+    @cached_property
+    def differences(self) -> dict[str, dict[str, Any]]:
+        """Output → what differs in it, as JSON values."""
+        return {after.title: view.difference(before, after) for view, before, after in self.outputs}
 
     def data(self) -> Iterator[dict[str, Any]]:
         """The lines of `--json`: the sides, then a line for each step that isn't the same."""
@@ -56,7 +75,7 @@ class Comparison:
             "sides": [{"name": s.label, "about": s.about, "notes": s.notes} for s in self.sides],
             "same": [step.name for step in self.of_kind("same")],
         }
-        found = {before.title: data for _, before, _, data in self.outputs}
+        found = self.differences
         for step in self.steps:
             if step.kind != "same":
                 yield _step_data(step, found)
@@ -64,7 +83,8 @@ class Comparison:
 
 def print_difference(console: "Console", compared: Comparison, most: int) -> None:
     """Print a comparison. most: rows of each kind."""
-    _print_headline(console, compared)
+    sections = compared.sections(most)
+    _print_headline(console, compared, sections)
     _print_sides(console, compared.sides)
     changed = compared.of_kind("changed")
     rows = [(step.name, change, "") for step in changed for change in step.of_recipe]
@@ -73,7 +93,7 @@ def print_difference(console: "Console", compared: Comparison, most: int) -> Non
         _print_changes(console, rows)
     _print_around(console, changed)
     _print_steps(console, compared)
-    _print_outputs(console, compared, most)
+    _print_outputs(console, compared, sections, most)
     _print_costs(console, changed)
     if not any(step.kind != "same" for step in compared.steps):
         console.print(
@@ -82,27 +102,43 @@ def print_difference(console: "Console", compared: Comparison, most: int) -> Non
         )
 
 
-def _print_headline(console: "Console", compared: Comparison) -> None:
+def _print_headline(
+    console: "Console", compared: Comparison, sections: "Mapping[str, Sequence[Section]]"
+) -> None:
     """What is better or worse in B, in a line; scores that may differ by chance are unclear."""
     changes: dict[str, list[str]] = {"worse": [], "better": [], "unclear": []}
-    for _, _, after, data in compared.outputs:
-        for kind, texts in data.get("changes", {}).items():
-            changes[kind] += [f"{text} ({after.title})" for text in texts]
+    kinds = {"bad": "worse", "good": "better", "open": "unclear"}
+    for _, _, after in compared.outputs:
+        for section in sections.get(after.title, ()):
+            for finding in findings_in(section):
+                changes[kinds[finding.tone]].append(f"{finding.answer} ({after.title})")
+        if after.title not in sections:
+            for kind, texts in compared.differences[after.title].get("changes", {}).items():
+                changes[kind] += [f"{text} ({after.title})" for text in texts]
     parts = [f"{kind}: {some_of(of, STEPS_NAMED)}" for kind, of in changes.items() if of]
     is_partial = any(step.missing for step in compared.steps)
     none = f"no score changed{' in what both sides have built' if is_partial else ''}"
     console.print(visible("; ".join(parts) or none), style="bold", markup=False)
 
 
-def _print_outputs(console: "Console", compared: Comparison, most: int) -> None:
+def _print_outputs(
+    console: "Console",
+    compared: Comparison,
+    sections: "Mapping[str, Sequence[Section]]",
+    most: int,
+) -> None:
     """The differences in each output. Of outputs that differ in the same way, only the first."""
     seen: dict[str, str] = {}
-    for view, before, after, data in compared.outputs:
+    for view, before, after in compared.outputs:
+        data: Any = sections.get(after.title)
+        data = compared.differences[after.title] if data is None else data
         console.print()
         console.print(f"[bold]{after.title}[/]  [dim]{after.manifest.kind}[/]")
         first = seen.setdefault(repr(data), after.title)
         if data and first != after.title:
             console.print(f"  the same difference as in {first}", markup=False)
+        elif after.title in sections:
+            print_sections(console, data)
         else:
             view.print_difference(console, before, after, data, most)
 

@@ -4,20 +4,18 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-import click
-
-from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import Manifest
 from finery.builder.plan import Planner, make_plan
 from finery.cli.console import print_json, print_progress
-from finery.cli.views import stdout
+from finery.cli.views import context_of, stdout
 from finery.compare.outputs import output_of, view_of
 from finery.errors import UsageError
 from finery.recipe.graph import Graph
 from finery.store.database import Store
 from finery.util.paths import shown
 from finery.views.display import print_labelled
-from finery.views.view import Detail, Output, PageContext, View
+from finery.views.html import render_sections
+from finery.views.view import Detail, Output, Page, View, page_of, returns_values, sections_of
 
 
 def write_pages(
@@ -41,9 +39,7 @@ def write_pages(
         key = type(view) if view.side_by_side else output.title
         groups.setdefault(key, (view, []))[1].append(output)
     try:
-        made = [
-            (of, v.page(of, _context(graph, store, of, tokenizer))) for v, of in groups.values()
-        ]
+        made = [(of, _page(graph, store, v, of, tokenizer)) for v, of in groups.values()]
     finally:
         print_progress("")
     pages = [(group, page) for group, page in made if page is not None]
@@ -64,27 +60,23 @@ def write_pages(
     return paths
 
 
+def _page(
+    graph: Graph, store: Store, view: View, outputs: Sequence[Output], tokenizer: str | None
+) -> Page | None:
+    """The page of some outputs; one that the artifact holds as it is, since browsers take the links
+    under `build/` for text."""
+    context = context_of(graph, store, _title(outputs), tokenizer=tokenizer, medium="page")
+    if not returns_values(view):
+        return view.page(outputs, context)
+    if (name := page_of(outputs[0].manifest)) is not None:
+        return Page(outputs[0].artifact.file(name).read_text(encoding="utf-8"))
+    sections = sections_of(view, outputs, context, strict=True)
+    return Page(render_sections(context.title, sections), view.page_suffix)
+
+
 def _title(group: Sequence[Output]) -> str:
     """The name of a page: its only output, or the step."""
     return group[0].title if len(group) == 1 else group[0].step
-
-
-def _context(
-    graph: Graph, store: Store, group: Sequence[Output], tokenizer: str | None = None
-) -> PageContext:
-
-    def built(name: str) -> Artifact | None:
-        """A built artifact, by its name in the recipe."""
-        step, _, output = name.partition(".")
-        plans = make_plan(Planner(graph.select([step]), store), without_files=True)
-        result = next((p.result for p in plans if p.node.name == step), None)
-        if result is None:
-            return None
-        manifest = result.outputs.get(output) or next(iter(result.outputs.values()))
-        return store.artifact(manifest)
-
-    title = f"{graph.recipe.name}: {_title(group)}"
-    return PageContext(title, graph, built, tokenizer, progress, note)
 
 
 def print_records(
@@ -105,7 +97,7 @@ def print_records(
     for title, manifest in manifests.items():
         view = view_of(graph.plugins, manifest)
         output = output_of(graph.plugins, store, title, manifest)
-        records = view.records(output, detail, _context(graph, store, [output]))
+        records = view.records(output, detail, context_of(graph, store, title))
         found = found or records is not None
         for record in islice(records or (), most):
             if jsonl:
@@ -121,16 +113,6 @@ def print_records(
             where="--wrong",
             fix="name an evaluator",
         )
-
-
-def note(text: str) -> None:
-    """Print a note about a page."""
-    click.echo(f"note: {text}", err=True)
-
-
-def progress(what: str, done: int, total: int) -> None:
-    """Print the progress of a page on a terminal."""
-    print_progress(f"{what}{f', {done:,} of {total:,}' if total else ''}")
 
 
 def _no_page(graph: Graph, store: Store, outputs: Sequence[Output]) -> UsageError:

@@ -7,13 +7,16 @@ from typing import Any, NamedTuple
 import click
 
 from finery.artifact.manifest import Manifest, Result
-from finery.cli.views import stdout
+from finery.cli.views import context_of, stdout
 from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import DataError
 from finery.plugin.manager import Plugins
+from finery.recipe.graph import Graph
 from finery.rows.report import read_report
 from finery.store.database import Store
 from finery.util.text import counted, in_line, shortened, some_of, visible
+from finery.views.terminal import print_sections
+from finery.views.view import Detail, comparison_of, returns_values
 
 ROWS = 3
 """Rows of each kind that are printed."""
@@ -45,8 +48,9 @@ class Redone(NamedTuple):
         digests = [self.before.digest, self.after.digest]
         return {"name": self.title, "digests": digests, "files": self.files(), **found}
 
-    def print(self, plugins: Plugins) -> None:
+    def print(self, graph: Graph) -> None:
         """Say where they differ: by their view, then by the first line of the first file."""
+        plugins = graph.plugins
         if self.is_same:
             count = counted(len(self.after.files), "file")
             click.secho(f"{self.title}: the same output as before ({count})", fg="green")
@@ -56,7 +60,12 @@ class Redone(NamedTuple):
         click.secho(f"{self.title}: another output than before: {what}", fg="yellow")
         try:
             data, (before, after) = self._difference(plugins)
-            view_of(plugins, self.after).print_difference(stdout(), before, after, data, ROWS)
+            view = view_of(plugins, self.after)
+            if returns_values(view):
+                context = context_of(graph, self.stores[1], detail=Detail(ROWS))
+                print_sections(stdout(), comparison_of(view, before, after, context))
+            else:
+                view.print_difference(stdout(), before, after, data, ROWS)
         except DataError as error:  # the old one may be wrong, which is why it was made again
             data = {}
             click.echo(f"  can't be compared: {visible(error.what)}")

@@ -15,14 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from finery.cli.diff_view import Comparison, print_difference
-from finery.cli.views import show_together
+from finery.cli.views import sharing, summary_of
 from finery.compare.outputs import titled
 from finery.report.page import Reported, gates_of, intro_of, title_of, verdict
 from finery.report.steps import groups_of
 from finery.report.variants import steps_shown
 from finery.util.text import in_line, visible
 from finery.views.html import MARKS, summary
-from finery.views.view import PageContext
+from finery.views.markdown import render_markdown
+from finery.views.view import Context, returns_values
 
 MARKER = "<!-- finery report -->"
 """The first line of the Markdown, by which a bot finds its comment."""
@@ -31,7 +32,7 @@ WIDTH = 100
 _SYNTAX = re.compile(r"[\\`*\[\]<>|~&#]|(?<!\w)_|_(?!\w)|(?<!\w)@")
 
 
-def markdown_of(reported: Reported, context: PageContext, compared: Comparison | None) -> str:
+def markdown_of(reported: Reported, context: Context, compared: Comparison | None) -> str:
     """The verdict, scores, requirements, differences and steps as Markdown.
 
     compared: a build, with the reported one as its second side.
@@ -67,7 +68,7 @@ def _section(title: str, text: str) -> list[str]:
 
 
 def _scores(reported: Reported) -> str:
-    console = _Markdown()
+    console, parts = _Markdown(), []
     graph, steps = reported.graph, steps_shown(reported.variants, reported.steps)
     outputs = (
         output
@@ -75,8 +76,13 @@ def _scores(reported: Reported) -> str:
         if step.result
         for output in titled(step.node.name, step.result.outputs).items()
     )
-    show_together(graph.plugins, reported.store, outputs, console)
-    return console.text()
+    for view, shown in sharing(graph.plugins, reported.store, outputs):
+        if returns_values(view):
+            sections = summary_of(graph, reported.store, view, shown)
+            parts.append(render_markdown(section._replace(title="") for section in sections))
+        else:
+            view.print_together(console, shown)
+    return "\n\n".join(filter(None, [console.text(), *parts]))
 
 
 class _Markdown(Console):

@@ -8,7 +8,10 @@ from finery.lineage.story import Event, Story, Told
 from finery.recipe.graph import Graph
 from finery.rows import snippet
 from finery.util.text import counted, shortened, some_of, visible
-from finery.views.display import as_text, print_turns
+from finery.views.display import print_turns
+from finery.views.parts import as_text
+from finery.views.terminal import STYLES
+from finery.views.view import returns_values
 
 SHOWN = 20
 """Relatives that are shown. The others are counted."""
@@ -116,7 +119,12 @@ class _Trees:
         tail = [(f"  {some_of(places, LISTED)}", "cyan")] if places else []
         if event.what == "answered":  # as the view of the evaluation shows it
             kind = self.graph.nodes[event.step].outputs[event.output].kind
-            shown = self.graph.plugins.view(kind).row_event(event.facts)
+            view = self.graph.plugins.view(kind)
+            shown = (
+                [(of.text, STYLES[of.tone]) for of in view.event(event.facts)]
+                if returns_values(view)
+                else view.row_event(event.facts)
+            )
             return _text(head, *((f"{_short(text)}  ", style) for text, style in shown), *tail)
         origin = event.facts if event.what == "generated" else event.facts.get("made")
         if not origin:

@@ -30,7 +30,7 @@ def print_summary(build: Build, outcome: Outcome) -> None:
         if not build.store.shared.reach(before.outputs.values()):
             continue
         for pair in redone(step, before, outcome.results[step], (build.store, build.store)):
-            pair.print(build.graph.plugins)
+            pair.print(build.graph)
     judged = any(node.evaluates and node.variant for node in build.graph.nodes.values())
     if judged and (outcome.ran or outcome.errors):
         _print_matrix(build, outcome)
@@ -136,7 +136,7 @@ def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:
         try:
             own = [n for n in outcome.results if not compared(build.graph.nodes[n])]
             here = [o for o in _manifests(outcome, own) if build.store.shared.is_here([o[1]])]
-            show_together(build.graph.plugins, build.store, here)
+            show_together(build.graph, build.store, here)
         except FineryError as error:
             yield error
     for title, manifest in _manifests(outcome, outcome.ran):

@@ -3,26 +3,30 @@
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from finery.artifact.manifest import Manifest
-from finery.cli.console import print_json, print_wrapped, with_recipe
+from finery.cli.console import print_json, print_progress, print_wrapped, with_recipe
 from finery.compare.outputs import folded, output_of, phrase, title_of, titled, view_of
 from finery.util.paths import shown
 from finery.util.text import in_dollars, size, visible
+from finery.views.terminal import print_sections
+from finery.views.view import Context, Detail, View, returns_values, sections_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from finery.artifact.kinds import Artifact
     from finery.errors import FineryError
     from finery.plugin.manager import Plugins
     from finery.recipe.graph import Graph, Node
     from finery.store.database import Store
-    from finery.views.view import Detail, Output
+    from finery.views.parts import Section
+    from finery.views.view import Output
 
 PIPE_WIDTH = 1_000
 """Columns of output to a pipe or a file: wide enough that lines aren't broken."""
@@ -69,6 +73,34 @@ def stdout() -> "Console":
         return Stdout(highlight=False)
     file: Any = _Unpadded(sys.stdout)
     return Stdout(file=file, highlight=False, width=PIPE_WIDTH)
+
+
+def note(text: str) -> None:
+    """Print a note about what is shown."""
+    click.echo(f"note: {text}", err=True)
+
+
+def progress(what: str, done: int, total: int) -> None:
+    """Print the progress of a page on a terminal."""
+    print_progress(f"{what}{f', {done:,} of {total:,}' if total else ''}")
+
+
+def context_of(graph: "Graph", store: "Store", title: str = "", **facts: Any) -> Context:
+    """The context of what a view shows. facts: those of `Context`."""
+    from finery.builder.plan import Planner, make_plan
+
+    def built(name: str) -> "Artifact | None":
+        step, _, output = name.partition(".")
+        plans = make_plan(Planner(graph.select([step]), store), without_files=True)
+        result = next((p.result for p in plans if p.node.name == step), None)
+        if result is None:
+            return None
+        manifest = result.outputs.get(output) or next(iter(result.outputs.values()))
+        return store.artifact(manifest)
+
+    name = graph.recipe.name
+    defaults = {"tokenizer": None, "progress": progress, "note": note, "medium": "terminal"}
+    return Context(f"{name}: {title}" if title else name, graph, built, **(defaults | facts))
 
 
 class Made(NamedTuple):
@@ -131,7 +163,11 @@ def show_outputs(
         console = stdout()
         about = [manifest.kind, size(manifest.size()), *made.words()]
         console.print(f"[bold]{title}[/]  [dim]{', '.join(about)}[/]")
-        view.print(console, output, detail)
+        if returns_values(view):
+            context = context_of(graph, store, title, detail=detail)
+            print_sections(console, sections_of(view, [output], context, strict=True))
+        else:
+            view.print(console, output, detail)
         console.print()
     if made.error is not None and not as_json:
         print_gate(graph, next(iter(manifests)).partition(".")[0], made.error)
@@ -181,7 +217,7 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
         print_wrapped(f"{heads[name]:<{width}}  ", text, hang=width + 2, dim=True)
     if as_json:
         return
-    show_together(graph.plugins, store, built)
+    show_together(graph, store, built)
     if graph.matrix is not None:
         from finery.cli.matrix import print_matrix
 
@@ -215,25 +251,34 @@ def _error_data(error: "FineryError | None") -> dict[str, Any]:
 
 
 def show_together(
-    plugins: "Plugins",
-    store: "Store",
-    manifests: Iterable[tuple[str, Manifest]],
-    console: "Console | None" = None,
+    graph: "Graph", store: "Store", manifests: Iterable[tuple[str, Manifest]]
 ) -> None:
-    """Print what several outputs of a recipe share, e.g. a table of all scores.
+    """Print what several outputs of a recipe share, e.g. a table of all scores."""
+    for view, outputs in sharing(graph.plugins, store, manifests):
+        if returns_values(view):
+            print_sections(stdout(), summary_of(graph, store, view, outputs))
+        else:
+            view.print_together(stdout(), outputs)
 
-    console: by default stdout.
-    """
-    from finery.views.view import View
 
+def summary_of(
+    graph: "Graph", store: "Store", view: View, outputs: "Sequence[Output]"
+) -> "Iterator[Section]":
+    """What several outputs share, as sections."""
+    return sections_of(view, outputs, context_of(graph, store, scope="summary"))
+
+
+def sharing(
+    plugins: "Plugins", store: "Store", manifests: Iterable[tuple[str, Manifest]]
+) -> "list[tuple[View, list[Output]]]":
+    """Each view that may show what its outputs share, with these."""
     groups: dict[type[View], list[Output]] = {}
-    views: dict[tuple[str, Any], type[View]] = {}
+    views: dict[tuple[str, Any], View] = {}
     for title, manifest in manifests:
         format_ = manifest.kind, manifest.meta.get("format")
-        view = views.get(format_) or type(view_of(plugins, manifest))
-        views[format_] = view
-        has_table = view.print_together is not View.print_together
-        if has_table and store.shared.reach([manifest]):
-            groups.setdefault(view, []).append(output_of(plugins, store, title, manifest))
-    for view, outputs in groups.items():
-        view().print_together(console or stdout(), outputs)
+        view = views.setdefault(format_, view_of(plugins, manifest))
+        kind = type(view)
+        is_shared = (kind.describe, kind.print_together) != (View.describe, View.print_together)
+        if is_shared and store.shared.reach([manifest]):
+            groups.setdefault(kind, []).append(output_of(plugins, store, title, manifest))
+    return [(kind(), outputs) for kind, outputs in groups.items()]

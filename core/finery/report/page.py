@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import Manifest
@@ -20,8 +20,9 @@ from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.paths import recipe_id
 from finery.util.text import counted, duration, in_dollars, size
-from finery.views.html import Finding, PageSection, Tone, ranked, render_page, render_sections
-from finery.views.view import Output, PageContext, View
+from finery.views.html import PageSection, findings_in, ranked, render_page, render_sections
+from finery.views.parts import Finding, Section
+from finery.views.view import Context, Output, View, returns_values, sections_of
 
 STEPS, ORIGIN = (
     "finery.report/templates/steps.html.jinja",
@@ -46,7 +47,7 @@ class Reported(NamedTuple):
     variants: Variants | None = None
 
 
-def report_page(reported: Reported, context: PageContext, *, reload_seconds: int = 0) -> str:
+def report_page(reported: Reported, context: Context, *, reload_seconds: int = 0) -> str:
     """The page as HTML."""
     sections = [_steps(reported), _origin(reported), *_sections(reported, context)]
     return render_sections(
@@ -70,23 +71,31 @@ def intro_of(reported: Reported) -> str:
     return f"{when}{counted(len(reported.steps), 'step')}: {states}."
 
 
-def verdict(reported: Reported, context: PageContext) -> list[Finding]:
+def verdict(reported: Reported, context: Context) -> list[Finding]:
     """The answers to the first questions of a reader, which the page begins with."""
     sections = list(_sections(reported, context))
-    return ranked(_findings(reported, sections), sorted(sections, key=lambda s: s.rank))
+    ordered = sorted(sections, key=lambda section: section.rank)
+    found = [finding for section in ordered for finding in findings_in(section)]
+    return ranked([*_findings(reported, sections), *found])
 
 
-def _sections(reported: Reported, context: PageContext) -> Iterator[PageSection]:
+AnySection = PageSection | Section
+
+
+def _sections(reported: Reported, context: Context) -> Iterator[AnySection]:
     """The sections with findings."""
     if reported.variants is not None:
         yield variants_section(reported.variants)
     for view, outputs in _outputs(reported).items():
+        if returns_values(view):
+            yield from sections_of(view, outputs, context)
+            continue
         section = _section(view, outputs, context)
         if section is not None:
             yield section
 
 
-def _section(view: View, outputs: Sequence[Output], context: PageContext) -> PageSection | None:
+def _section(view: View, outputs: Sequence[Output], context: Context) -> PageSection | None:
     """A view's section. Where it fails on what is in the store, the page says so and goes on."""
     try:
         return view.section(outputs, context)
@@ -97,7 +106,7 @@ def _section(view: View, outputs: Sequence[Output], context: PageContext) -> Pag
         return PageSection(", ".join(o.title for o in outputs), html, rank=60)
 
 
-def _findings(reported: Reported, sections: Sequence[PageSection]) -> Iterator[Finding]:
+def _findings(reported: Reported, sections: Sequence[AnySection]) -> Iterator[Finding]:
     failed = [step for step in reported.steps if step.state == "failed" and step.result is None]
     if failed:
         names = ", ".join(f"{step.node.name} ({step.detail})" for step in failed)
@@ -105,7 +114,7 @@ def _findings(reported: Reported, sections: Sequence[PageSection]) -> Iterator[F
     elif any(step.result is None for step in reported.steps):
         names = ", ".join(step.node.name for step in reported.steps if step.result is None)
         yield Finding("Is the build complete?", f"No. Not built: {names}.", "open", 0)
-    answered = any(finding.question == NEEDED for s in sections for finding in s.findings)
+    answered = any(f.question == NEEDED for s in sections for f in findings_in(s))
     if not answered and any(node.trains for node in reported.graph.nodes.values()):
         text = "Not measured: no model of this build was judged."
         yield Finding(NEEDED, text, "open", 1)
@@ -125,7 +134,7 @@ class Gate(NamedTuple):
     doubts: Sequence[str] = ()
 
     @property
-    def tone(self) -> Tone:
+    def tone(self) -> Literal["good", "bad", "open"]:
         """`good` only for what is met and proves something."""
         if self.error:
             return "bad"
@@ -268,7 +277,7 @@ def _outputs(reported: Reported) -> dict[View, list[Output]]:
         outputs = titled(step.node.name, step.result.outputs) if step.result else {}
         for title, manifest in outputs.items():
             view = view_of(plugins, manifest)
-            if type(view).section is not View.section:
+            if returns_values(view) or type(view).section is not View.section:
                 view = views.setdefault(type(view), view)
                 groups.setdefault(view, []).append(output_of(plugins, store, title, manifest))
     return groups

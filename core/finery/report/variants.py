@@ -26,7 +26,8 @@ from finery.recipe.matrix.choose import WINNER
 from finery.report.steps import ReportedStep
 from finery.store.database import Store
 from finery.util.text import counted, duration, in_points, signed
-from finery.views.html import Finding, PageSection, render_page
+from finery.views.html import PageSection, render_page
+from finery.views.parts import Finding
 
 TEMPLATE = "finery.report/templates/variants.html.jinja"
 QUESTION = "Which variant is best?"

@@ -156,6 +156,25 @@ def cost_words(total: float, now: float = 0.0) -> str:
     return f"; cost {in_dollars(total)}{spent}" if total or now else ""
 
 
+def quantity(value: float, unit: str | None = None) -> str:
+    """A number to three digits with its unit, `seconds` or `dollars`: `12.3 ms`, `$0.0042`.
+
+    Without a unit, to four digits.
+    """
+    if not unit:
+        return f"{value:.4g}"
+    is_short = unit == "seconds" and abs(value) < 1
+    value = float(f"{1000 * value if is_short else value:.3g}")
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    text = f"{abs(value):,.{digits}f}"
+    text = ("-" if value < 0 else "") + (text.rstrip("0").rstrip(".") if digits else text)
+    return (
+        f"${text}".replace("$-", "-$")
+        if unit == "dollars"
+        else f"{text} {'ms' if is_short else 's'}"
+    )
+
+
 def percent(share: float) -> str:
     """A share as a percentage: `91.7 %`."""
     return f"{100 * share:z.1f} %"

@@ -1,12 +1,12 @@
 """Printing for views: facts, labelled texts, the turns of a row, the files of an artifact."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery.util.paths import shown
 from finery.util.text import in_line, shortened, size, visible
+from finery.views.parts import LONGEST_CLASS, MOST_CLASSES, as_text, counts_in_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,12 +14,8 @@ if TYPE_CHECKING:
     from finery.artifact.manifest import Manifest
     from finery.rows import Row
 
-MOST = 6
-"""Maximum number of classes that are all listed. Of more, only the most and least frequent."""
 LONGEST_FACT = 300
 """Maximum characters of a fact, or of a column of a row, that are shown."""
-LONGEST_CLASS = 40
-"""Maximum characters of a class that are shown."""
 ROLES = {"assistant": "green", "chosen": "green", "rejected": "red", "user": "cyan"}
 """Colours of a row's turns."""
 
@@ -37,7 +33,7 @@ def print_facts(console: "Console", facts: Mapping[str, Any]) -> None:
     grid.add_column(ratio=1)
     for name, value in facts.items():
         text = as_text(value)
-        is_long = isinstance(value, dict) and len(value) > MOST
+        is_long = isinstance(value, dict) and len(value) > MOST_CLASSES
         if is_long and all(isinstance(number, int) for number in value.values()):
             text = counts_in_words(value, "kinds")
         grid.add_row(Text(visible(name)), Text(visible(shortened(text, LONGEST_FACT))))
@@ -94,24 +90,3 @@ def print_files(console: "Console", folder: Path, manifest: "Manifest") -> None:
     for name, (path, count, _) in manifest.external.items():
         place = f"{size(count)} → {visible(path)}"
         console.print(Text.assemble(f"    {visible(name)}  ", (place, "dim")))
-
-
-def counts_in_words(counts: Mapping[str, int], noun: str = "classes") -> str:
-    """The number of classes with the most and the least frequent ones: `3 classes: a 9, b 5`."""
-    often = Counter(counts).most_common()
-    listed = often if len(often) <= MOST else [*often[:3], ("…", 0), *often[-2:]]
-    named = ", ".join(f"{shortened(in_line(name), LONGEST_CLASS)} {n:,}" if n else name
-                      for name, n in listed)  # fmt: skip
-    return f"{len(often):,} {noun}: {named}" if len(often) > 1 else named
-
-
-def as_text(value: Any) -> str:
-    """A JSON value in words: `yes`, `a, b`, `rows 20, seeds (rows 4, distinct_1 0.8)`."""
-    if isinstance(value, list | Mapping):
-        named = value.items() if isinstance(value, Mapping) else [("", each) for each in value]
-        parts = [(name, as_text(of), isinstance(of, list | Mapping)) for name, of in named]
-        words = (f"{name} ({of})" if is_nested else f"{name} {of}" for name, of, is_nested in parts)
-        return ", ".join(word.strip() for word in words) or "none"
-    if value is None or isinstance(value, bool):
-        return {None: "–", True: "yes", False: "no"}[value]
-    return str(value)

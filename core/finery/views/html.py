@@ -9,9 +9,35 @@ prints is escaped, with control characters as pictures.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery.util.text import counted, visible
+from finery.util.text import counted, in_line, visible
+from finery.views.parts import (
+    Cell,
+    Change,
+    Facts,
+    Finding,
+    Hint,
+    Matrix,
+    Part,
+    Plot,
+    Quantity,
+    Record,
+    Records,
+    Remark,
+    Section,
+    Table,
+    Text,
+    Tiles,
+    as_column,
+    cell_text,
+    cell_tone,
+    every_part,
+    fact_text,
+    interval_text,
+    is_number,
+)
+from finery.views.svg import drawing_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -78,25 +104,10 @@ def _code(text: str) -> "Markup":
 
 
 TEMPLATE = "finery.views/templates/sections.html.jinja"
-Tone = Literal["good", "bad", "open", "info"]
 MARKS: Mapping[str, tuple[str, str]] = {
     "good": ("✓", "yes"), "bad": ("✗", "no"), "open": ("?", "open"), "info": ("i", "figures"),
 }  # fmt: skip
 """Tone → its mark, and the mark in words."""
-
-
-class Finding(NamedTuple):
-    """An answer to a question that readers of a report ask first.
-
-    tone: `open` if nothing was measured, or if the measurement is inconclusive; `info` for figures
-    without a verdict. rank: findings are shown by rising rank. If several answer the same question,
-    the lowest rank wins.
-    """
-
-    question: str
-    answer: str
-    tone: Tone
-    rank: int = 5
 
 
 class PageSection(NamedTuple):
@@ -118,7 +129,7 @@ class PageSection(NamedTuple):
 
 def render_sections(
     title: str,
-    sections: Iterable[PageSection],
+    sections: "Iterable[PageSection | Section]",
     *,
     intro: str = "",
     findings: Iterable[Finding] = (),
@@ -133,8 +144,12 @@ def render_sections(
 
     from markupsafe import Markup
 
-    ordered = sorted(sections, key=lambda section: section.rank)
-    answers = ranked(findings, ordered)
+    by_rank = sorted(sections, key=lambda section: section.rank)
+    ordered = [
+        page_section(section, f"section-{number}") if isinstance(section, Section) else section
+        for number, section in enumerate(by_rank)
+    ]
+    answers = ranked([*findings, *(f for section in ordered for f in section.findings)])
     scripts = list(dict.fromkeys(s.script for s in ordered if s.script))
     return render_page(
         TEMPLATE,
@@ -154,11 +169,17 @@ def render_sections(
     )
 
 
-def ranked(findings: Iterable[Finding], sections: Sequence[PageSection]) -> list[Finding]:
-    """These findings and those of the sections, by rank, one for each question."""
+def findings_in(section: PageSection | Section) -> list[Finding]:
+    """The findings of a section, wherever they are in it."""
+    if isinstance(section, PageSection):
+        return list(section.findings)
+    return [part for part in every_part(section.parts) if isinstance(part, Finding)]
+
+
+def ranked(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings by rank, one for each question."""
     asked: dict[str, Finding] = {}
-    every = [*findings, *(finding for section in sections for finding in section.findings)]
-    for finding in sorted(every, key=lambda finding: finding.rank):
+    for finding in sorted(findings, key=lambda finding: finding.rank):
         asked.setdefault(finding.question, finding)
     return list(asked.values())
 
@@ -196,3 +217,209 @@ def _visible(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_visible(each) for each in value]
     return value
+
+
+# -- sections of values ----------------------------------------------------------------------------
+
+TEMPLATES = "finery.views/templates"
+SECTION = f"{TEMPLATES}/section.html.jinja"
+MATRIX_LABELS = 14
+"""Classes that a page shows a matrix of; of more, only the pairs that are confused."""
+PAIRS = 10
+"""Confused pairs of classes that are listed."""
+
+
+def page_section(section: Section, name: str) -> PageSection:
+    """A section as HTML. name: begins the ids of its elements."""
+    page = _Prepared(name)
+    items = page.parts(section.parts)
+    return PageSection(
+        section.title,
+        render_page(SECTION, items=items),
+        rank=section.rank,
+        findings=page.findings,
+        style=_source(f"{TEMPLATES}/section.css"),
+        script=_source(f"{TEMPLATES}/records.js") if page.data else "",
+        data=page.data,
+    )
+
+
+class _Prepared:
+    """The parts of a section, prepared for the template, and what the page needs besides."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.findings: list[Finding] = []
+        self.data: dict[str, Any] = {}
+
+    def parts(self, parts: Iterable[Part]) -> list[dict[str, Any]]:
+        """Each as a mapping with its `kind`, without what a page doesn't show."""
+        return [prepared for part in parts if (prepared := self._part(part))]
+
+    def _part(self, part: Part) -> dict[str, Any] | None:
+        match part:
+            case Text():
+                return {"kind": "text", **part._asdict()}
+            case Remark():
+                text = f"{part.text.rstrip('.')}. {part.advice}".strip()
+                tone = "warning" if part.severity == "warning" else ""
+                return {"kind": "text", "text": text, "tone": tone, "is_code": False}
+            case Facts():
+                facts = [(name, fact_text(value)) for name, value in part.facts.items()]
+                return {"kind": "facts", "facts": facts} if facts else None
+            case Tiles():
+                tiles = [(of.name, cell_text(of.value), of.note) for of in part.tiles]
+                return {"kind": "tiles", "tiles": tiles}
+            case Table():
+                return _table(part)
+            case Matrix():
+                return _matrix(part)
+            case Plot():
+                drawing = drawing_of(part)
+                at = part.at[1] if part.at else ""
+                return (
+                    {"kind": "plot", "drawing": drawing, "title": part.title, "note": part.note,
+                     "at": at} if drawing else None
+                )  # fmt: skip
+            case Record():
+                return {"kind": "record", **_record(part)}
+            case Records():
+                return self._records(part)
+            case Change():
+                sides = [_record(of) for of in part if of]
+                return {"kind": "change", "sides": sides}
+            case Section():
+                inner = {**part._asdict(), "parts": self.parts(part.parts)}
+                return {"kind": "section", **inner} if inner["parts"] else None
+            case Finding():
+                self.findings.append(part)
+            case Hint():
+                pass
+        return None
+
+    def _records(self, part: Records) -> dict[str, Any] | None:
+        """As they are, or with filters if they have verdicts or tags."""
+        records = list(part.records)
+        sides = list(dict.fromkeys(side for record in records for side in record.verdicts))
+        tags = list(dict.fromkeys(tag for record in records for tag in record.tags))
+        if not records:
+            return None
+        if not sides and not tags:
+            return {"kind": "records", "title": part.title, "records": [*map(_record, records)]}
+        name = f"{self.name}-{len(self.data)}"
+        self.data[name] = {
+            "sides": sides,
+            "side": sides.index(part.side) if part.side in sides else -1,
+            "tags": tags,
+            "records": [
+                {
+                    "fields": [
+                        [f.label, f.text, f.tone,
+                         sides.index(f.side) if f.side in sides else -1, f.is_folded]
+                        for f in record.fields
+                    ],
+                    "verdicts": [record.verdicts.get(side) for side in sides],
+                    "tags": [record.tags.get(tag, "") for tag in tags],
+                }
+                for record in records
+            ],
+        }  # fmt: skip
+        return {"kind": "browser", "id": name, "title": part.title, "total": f"{len(records):,}"}
+
+
+def _record(record: Record) -> dict[str, Any]:
+    head = next((field.text for field in record.fields if field.label == "id"), "")
+    return {"head": head, "fields": [field for field in record.fields if field.label != "id"]}
+
+
+def _table(part: Table) -> dict[str, Any]:
+    columns = [as_column(column) for column in part.columns]
+    cells = [[row[index] for row in part.rows] for index in range(len(columns))]
+    bars = [
+        _bars(of, index - 1) if column.has_bars else [None] * len(of)
+        for index, (column, of) in enumerate(zip(columns, cells, strict=True))
+    ]
+    rows = [
+        {
+            "tone": part.tones[number] if part.tones else "",
+            "cells": [
+                {"text": cell_text(cell), "interval": interval_text(cell), "tone": cell_tone(cell),
+                 "bar": bars[index][number]}
+                for index, cell in enumerate(row)
+            ],
+        }
+        for number, row in enumerate(part.rows[:MOST_ROWS])
+    ]  # fmt: skip
+    heads = [
+        {"title": column.title, "priority": column.priority,
+         "is_text": index == 0 or not all(map(is_number, cells[index]))}
+        for index, column in enumerate(columns)
+    ]  # fmt: skip
+    return {
+        "kind": "table",
+        "title": part.title,
+        "note": part.note,
+        "columns": heads,
+        "has_head": any(column.title for column in columns),
+        "rows": rows[: part.shown],
+        "folded": rows[part.shown :],
+        "left": max(0, len(part.rows) - MOST_ROWS),
+    }
+
+
+MOST_ROWS = 1_000
+"""Rows of a table that a page has."""
+
+
+def _bars(cells: Sequence[Cell], colour: int) -> list[dict[str, Any] | None]:
+    """What to draw of the numbers of a column: their intervals, or their lengths from 0."""
+    numbers = [
+        cell if isinstance(cell, Quantity) else Quantity(cell)
+        for cell in cells
+        if isinstance(cell, int | float | Quantity)
+    ]
+    intervals = any(number.interval for number in numbers)
+    ends = [end for n in numbers for end in (n.value, *(n.interval or ()))]
+    low, high = (min(ends) if intervals else 0.0, max(ends)) if ends else (0.0, 0.0)
+    if high <= low:
+        return [None] * len(cells)
+
+    def place(value: float) -> float:
+        return 100 * (value - low) / (high - low)
+
+    bars: list[dict[str, Any] | None] = []
+    for cell in cells:
+        number = Quantity(cell) if isinstance(cell, int | float) else cell
+        if not isinstance(number, Quantity) or (intervals and not number.interval):
+            bars.append(None)
+            continue
+        start, end = number.interval or (low, number.value)
+        bar = {"left": place(start), "width": place(end) - place(start), "colour": colour % 4}
+        bars.append(bar | {"at": place(number.value) if number.interval else None})
+    return bars
+
+
+def _matrix(part: Matrix) -> dict[str, Any]:
+    lines = []
+    for index, (label, counts) in enumerate(zip(part.labels, part.counts, strict=True)):
+        total = sum(counts) or 1
+        cells = [
+            (f"{n:,}" if n else "·", 0.5 * n / total, column == index)
+            for column, n in enumerate(counts)
+        ]
+        lines.append((label, cells))
+    pairs = part.pairs()
+    return {
+        "kind": "matrix",
+        "title": part.title,
+        "labels": part.labels,
+        "lines": lines if len(lines) <= MATRIX_LABELS else [],
+        "pairs": [
+            {
+                **pair._asdict(),
+                "example": in_line(part.examples.get((pair.right, pair.answered), "")),
+            }
+            for pair in pairs[:PAIRS]
+        ],
+        "more_pairs": max(0, len(pairs) - PAIRS),
+    }

@@ -4,15 +4,28 @@ A plugin provides views by the hook `finery_views`: a kind of artifact, or a kin
 a subclass of `View`. An artifact without a view is shown by its facts, references and files.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from finery.errors import PluginError
+from finery.errors import FineryError, PluginError
 from finery.step.interfaces import declared
 from finery.step.step import Step
-from finery.util.text import visible
+from finery.util.paths import shown
+from finery.util.text import in_line, shortened, visible
 from finery.views.display import print_changed_facts, print_facts, print_files
+from finery.views.parts import (
+    LONGEST_CLASS,
+    Facts,
+    Hint,
+    Part,
+    Quantity,
+    Remark,
+    Section,
+    Table,
+    Text,
+    as_text,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,14 +76,6 @@ class Detail(NamedTuple):
     model: str | None = None
 
 
-class Remark(NamedTuple):
-    """A remark of a view about an output at the end of a build; advice: how to do better."""
-
-    text: str
-    advice: str = ""
-    severity: Literal["info", "warning"] = "info"
-
-
 class Page(NamedTuple):
     """An HTML page. suffix: what its file is called after the output, e.g. `-report`."""
 
@@ -78,13 +83,15 @@ class Page(NamedTuple):
     suffix: str = ""
 
 
-class PageContext(NamedTuple):
-    """What a page may use in addition to its outputs.
+class Context(NamedTuple):
+    """What a view may use in addition to its outputs.
 
-    title: of the page, the names of the recipe and the step. built: an artifact by its name in the
+    title: of a page, the names of the recipe and the step. built: an artifact by its name in the
     recipe (`base`, `split.train`); None if it isn't built. tokenizer: the model that the user named
     with `--tokenizer`. progress: reports (activity, items done, total; 0 if unknown). note: prints
-    a line for the user.
+    a line for the user. scope: `output` for one in full, `build` for all of a build as in a report,
+    and `summary` for a table or two of what they share, as at the end of a build. medium: where it
+    is shown; for what would take too long or too much room elsewhere.
     """
 
     title: str
@@ -93,6 +100,12 @@ class PageContext(NamedTuple):
     tokenizer: str | None
     progress: Callable[[str, int, int], None]
     note: Callable[[str], None]
+    detail: Detail = Detail()
+    scope: Literal["output", "build", "summary"] = "output"
+    medium: Literal["terminal", "page", "markdown"] = "page"
+
+
+PageContext = Context
 
 
 class View:
@@ -104,6 +117,8 @@ class View:
 
     side_by_side: ClassVar[bool] = False
     """Whether all outputs of a step share a page."""
+    page_suffix: ClassVar[str] = ""
+    """What the file of a page is called after the output, e.g. `-report`."""
     text_file: ClassVar[str] = ""
     """A file of the artifact whose text `print` shows below the files, e.g. `run.sh`."""
 
@@ -119,12 +134,49 @@ class View:
         """Names and JSON values at the top of `print`; by default all of `meta`."""
         return output.manifest.meta
 
+    def describe(self, outputs: Sequence[Output], context: Context) -> Iterator[Section]:
+        """What people see of outputs that belong together, wherever it is shown.
+
+        outputs: one for `finery show` and its page, unless `side_by_side`; for a report and the end
+        of a build, all that this view shows, see `context.scope`. By default facts and files, and
+        nothing for a build.
+        """
+        if context.scope == "output":
+            yield from (Section(o.title, self.overview(o), rank=60) for o in outputs)
+
+    def overview(self, output: Output) -> "Iterator[Part]":
+        """The facts about an output and its files."""
+        yield Facts({**self.facts(output), **output.refs})
+        yield files_of(output)
+        if page_of(output.manifest):
+            yield Hint(f"finery show {output.title} --html: a copy that browsers open")
+        if self.text_file:
+            text = output.artifact.file(self.text_file).read_text(encoding="utf-8")
+            yield Text(text[:SHOWN], is_code=True)
+
+    def compare(self, before: Output, after: Output, context: Context) -> Iterator[Section]:
+        """What differs between two versions of an output; by default the facts.
+
+        before, after: the same output of the recipe. Their digests differ, and their files exist.
+        A `Finding` in it says in the first line of a diff what is better (`good`), worse (`bad`) or
+        unclear (`open`): its `answer`.
+        """
+        facts = self.difference(before, after).get("facts", {})
+        yield Section(after.title, [changed_facts(facts)] if facts else [])
+
+    def event(self, facts: Mapping[str, Any]) -> Iterator[Text]:
+        """A record about a row in words, for `finery show --row`; by default its facts.
+
+        facts: the line, without the row itself.
+        """
+        yield Text(", ".join(f"{name} {value}" for name, value in facts.items()))
+
     def print(self, console: "Console", output: Output, detail: Detail) -> None:
         """Print the output for `finery show`, below its title."""
         print_facts(console, self.facts(output))
         print_facts(console, output.refs)
         print_files(console, output.link or output.artifact.path, output.manifest)
-        if _page_of(output.manifest):
+        if page_of(output.manifest):
             hint = f"  finery show {output.title} --html: a copy that browsers open"
             console.print(hint, style="dim", markup=False)
         if self.text_file:
@@ -140,14 +192,16 @@ class View:
         outputs: one, or with `side_by_side` all outputs of a step that this view shows. By default
         the page that the artifact holds: browsers take the links under `build/` for text.
         """
-        name = _page_of(outputs[0].manifest)
+        name = page_of(outputs[0].manifest)
         if name is None:
             return None
         return Page(outputs[0].artifact.file(name).read_text(encoding="utf-8"))
 
     def has_page(self, manifest: "Manifest") -> bool:
         """Whether `page` returns a page for this output, for the list of steps with pages."""
-        return type(self).page is not View.page or _page_of(manifest) is not None
+        if type(self).describe is not View.describe:
+            return True
+        return type(self).page is not View.page or page_of(manifest) is not None
 
     def records(
         self, output: Output, detail: Detail, context: PageContext
@@ -212,10 +266,101 @@ class View:
         yield ", ".join(f"{name} {value}" for name, value in facts.items()), ""
 
 
-def _page_of(manifest: "Manifest") -> str | None:
+def page_of(manifest: "Manifest") -> str | None:
     """The page that an artifact is, if it is one."""
     pages = [name for name in manifest.files if name.endswith(".html") and "/" not in name]
     return pages[0] if len(pages) == 1 else None
+
+
+def files_of(output: Output) -> Section:
+    """An artifact's files with their sizes, and the places of external files."""
+    manifest = output.manifest
+    files = [(name, Quantity(count, "bytes"), "") for name, (_, count) in manifest.files.items()]
+    files += [
+        (name, Quantity(count, "bytes"), f"→ {path}")
+        for name, (path, count, _) in manifest.external.items()
+    ]
+    folder = shown(output.link or output.artifact.path)
+    columns = ("", "", "") if manifest.external else ("", "")
+    rows = [file[: len(columns)] for file in files]
+    return Section("files", [Table(columns, rows)] if rows else [], note=folder)
+
+
+def changed_facts(facts: Mapping[str, Sequence[Any]]) -> Facts:
+    """Facts that differ: a name, the old value and the new one."""
+    return Facts({name: " → ".join(map(_short, both)) for name, both in facts.items()})
+
+
+def _short(value: Any) -> str:
+    text = in_line(as_text(value))
+    if len(text) == 64 and set(text) <= set("0123456789abcdef"):  # a digest
+        return text[:12]
+    return shortened(text, LONGEST_CLASS)
+
+
+def returns_values(view: View) -> bool:
+    """Whether a view overrides none of the methods that print or return pages."""
+    kind = type(view)
+    return (
+        kind.print is View.print
+        and kind.page is View.page
+        and kind.section is View.section
+        and kind.print_difference is View.print_difference
+        and kind.print_together is View.print_together
+        and kind.row_event is View.row_event
+    )
+
+
+def sections_of(
+    view: View, outputs: Sequence[Output], context: Context, *, strict: bool = False
+) -> Iterator[Section]:
+    """The sections of a view, with everything read. An error is shown in the place of its part.
+
+    strict: raise errors that the user can mend.
+    """
+    yield from _readable(lambda: view.describe(outputs, context), type(view), context, strict)
+
+
+def comparison_of(view: View, before: Output, after: Output, context: Context) -> Iterator[Section]:
+    """The sections of a comparison, in the same way."""
+    yield from _readable(
+        lambda: view.compare(before, after, context), type(view), context, strict=True
+    )
+
+
+def _readable(
+    describe: "Callable[[], Iterable[Section]]", view: type[View], context: Context, strict: bool
+) -> Iterator[Section]:
+    try:
+        for section in describe():
+            yield section._replace(parts=list(_parts(section.parts, view, context, strict)))
+    except Exception as error:
+        yield Section(_name_of(view), [_broken(error, view, context, strict)], rank=60)
+
+
+def _parts(
+    parts: "Iterable[Part]", view: type[View], context: Context, strict: bool
+) -> "Iterator[Part]":
+    try:
+        for part in parts:
+            if isinstance(part, Section):
+                part = part._replace(parts=list(_parts(part.parts, view, context, strict)))
+            yield part
+    except Exception as error:
+        yield _broken(error, view, context, strict)
+
+
+def _name_of(view: type[View]) -> str:
+    return view.__module__.partition(".")[0]
+
+
+def _broken(error: Exception, view: type[View], context: Context, strict: bool) -> Remark:
+    """What is shown in place of a part that can't be made."""
+    if strict and isinstance(error, FineryError):
+        raise error
+    what = error.what if isinstance(error, FineryError) else f"{type(error).__name__}: {error}"
+    context.note(f"{_name_of(view)}: {what}")
+    return Remark(f"This part can't be shown ({_name_of(view)}): {what}", severity="warning")
 
 
 class LiveMetric(NamedTuple):

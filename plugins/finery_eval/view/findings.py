@@ -7,12 +7,12 @@ p-value that the table of its comparison shows, and follows from it.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from finery.util.text import counted, in_points, percent, range_in_points
+from finery.util.text import counted, in_points, percent, quantity, range_in_points
 from finery.views import Finding, Remark
 from finery_eval.steps.classification import ABSTAIN
 from finery_eval.steps.select import MARGIN, Margin
 from finery_eval.steps.speed import P50, P95, PRICE, apis_of
-from finery_eval.tables import BETTER, NOT_SHOWN, WORSE, quantity, verdict_of
+from finery_eval.tables import BETTER, NOT_SHOWN, WORSE, verdict_of
 from finery_eval.view.judgements import (
     ORDER,
     Comparison,

@@ -74,7 +74,8 @@ class Drawing(NamedTuple):
 
 def drawn(of: Learned) -> Drawing:
     """The plot for a page."""
-    from finery.views import Axis, Span, round_steps
+    from finery.views import OldAxis as Axis
+    from finery.views import Span, round_steps
 
     values = [value for each in (*of.scores, *of.line) for value in each[1:]]
     axis, span = Axis.of(values, log=False), Span(of.line[0][0], of.line[-1][0])

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery.rows.report import Report, Score
 from finery.rows.report import Table as ReportTable
-from finery.util.text import counted, in_points, likely, percent, visible
+from finery.util.text import counted, in_points, likely, percent, quantity, visible
 from finery_eval.steps.curve import CURVE, CurveResult
-from finery_eval.tables import quantity
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -3,16 +3,12 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finery import About, Bundle, Graph, Manifest, Note, Results
-from finery.util.text import size, visible
-from finery.views import Detail, Output, View
+from finery.views import Output, Part, Quantity, Section, Table, Text, View
 from finery_hub.push.files import README
 from finery_hub.push.step import TOKEN, HubPush
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 class HubView(View):
@@ -28,18 +24,15 @@ class HubView(View):
         """All but the files, which have a table."""
         return {n: fact for n, fact in output.manifest.meta.items() if n not in ("files", "format")}
 
-    def print(self, console: "Console", output: Output, detail: Detail) -> None:
-        """Print facts, the files in the repository, and the card."""
-        from rich.text import Text
-
+    def overview(self, output: Output) -> Iterator[Part]:
+        """Facts, the files in the repository, and the card."""
+        yield from super().overview(output)
         meta = output.manifest.meta
-        verb = "would be pushed" if meta["dry_run"] else "in the repository"
-        super().print(console, output, detail)
-        console.print(f"\nfiles that {verb}:" if meta["dry_run"] else f"\nfiles {verb}:")
-        for name, count in meta["files"].items():
-            console.print(Text(f"  {size(count):>9}  {visible(name)}"))
-        console.print()
-        console.print(Text(visible(output.artifact.file(README).read_text(encoding="utf-8"))))
+        title = "files that would be pushed" if meta["dry_run"] else "files in the repository"
+        files = [[Quantity(count, "bytes"), name] for name, count in meta["files"].items()]
+        yield Section(title, [Table(["", ""], files)])
+        card = output.artifact.file(README).read_text(encoding="utf-8")
+        yield Section("the card", [Text(card, is_code=True)])
 
 
 ABOUT = {

@@ -1,7 +1,7 @@
 """The display of indexes, rows with retrieved documents, and models that retrieve."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,19 @@ from finery.rows import Row, snippet
 from finery.rows.dropped import DROPPED
 from finery.rows.files import lines_of
 from finery.util.text import counted
-from finery.views import Detail, Output, View, counts_in_words, print_labelled, print_row
+from finery.views import (
+    Context,
+    Detail,
+    Field,
+    Output,
+    Part,
+    Record,
+    Section,
+    View,
+    counts_in_words,
+    print_labelled,
+    record_of,
+)
 from finery_data.view.dataset import DatasetView
 from finery_retrieve.formats import COUNTS_TOKENS
 from finery_retrieve.index.chunks import Chunks
@@ -56,16 +68,22 @@ class IndexView(View):
             facts["words"] = ", ".join(f"{word} ({count:,})" for word, count in words.items())
         return facts
 
-    def print(self, console: "Console", output: Output, detail: Detail) -> None:
-        """Print facts, files and the first chunks."""
-        super().print(console, output, detail)
-        for chunk in islice(Chunks(output.artifact.path), detail.rows):
-            console.print()
-            print_row(console, _row(chunk))
+    def describe(self, outputs: Sequence[Output], context: Context) -> Iterator[Section]:
+        """Facts, files, the first chunks and the dropped ones."""
+        for output in outputs if context.scope == "output" else ():
+            yield Section(output.title, self._parts(output, context.detail))
+
+    def _parts(self, output: Output, detail: Detail) -> Iterator[Part]:
+        yield from self.overview(output)
+        chunks = islice(Chunks(output.artifact.path), detail.rows)
+        yield from (record_of(_row(chunk)) for chunk in chunks)
         lines = map(msgspec.json.decode, lines_of(output.artifact, DROPPED))
-        for line in lines if detail.dropped else islice(lines, DROPS):
-            text = f"{line['detail']}: {snippet(line['row'])}"
-            print_labelled(console, f"dropped: {line['reason']}", text, "yellow")
+        drops = [
+            Field(f"dropped: {line['reason']}", f"{line['detail']}: {snippet(line['row'])}")
+            for line in (lines if detail.dropped else islice(lines, DROPS))
+        ]
+        if drops:
+            yield Record(drops)
 
 
 class RetrievedView(DatasetView):

@@ -7,7 +7,8 @@ values of a step.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finery.views import Axis, Span, round_steps
+from finery.views import OldAxis as Axis
+from finery.views import Span, round_steps
 from finery_trl.view.curves import Series
 
 ZOOMS = (1, 4, 16)

@@ -143,13 +143,12 @@ def _is_same(
         raise UsageError(f"can't verify: step '{name}' {plan.reason}", fix=fix)
     with empty_store(project.store) as empty:
         pairs = run_again(project, plans | {name: plan}, [name], empty, as_json=as_json)
-        plugins = project.graph.plugins
         is_same = all(pair.is_same for pair in pairs)
         if as_json:
-            outputs = [pair.data(plugins) for pair in pairs]
+            outputs = [pair.data(project.graph.plugins) for pair in pairs]
             print_json({"step": name, "same": is_same, "outputs": outputs})
         for pair in pairs if not as_json else ():
-            pair.print(plugins)
+            pair.print(project.graph)
     return is_same
 
 

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -139,12 +139,15 @@ def gather(recipe: Path, overrides: tuple[str, ...] = (), run_id: str | None = N
 def render(reported: "Reported", form: str = "html", against: str | None = None) -> str:
     """The report in a format of `--format`. against: what `--against` says."""
     from finery.cli.diff_view import Comparison
-    from finery.cli.pages import note, progress
+    from finery.cli.views import note, progress
     from finery.report.page import built_in, report_page
-    from finery.views.view import PageContext
+    from finery.views.view import Context
 
     graph, built = reported.graph, built_in(reported)
-    context = PageContext(graph.recipe.name, graph, built.get, None, progress, note)
+    medium: Literal["page", "markdown"] = "page" if form == "html" else "markdown"
+    context = Context(
+        graph.recipe.name, graph, built.get, None, progress, note, scope="build", medium=medium
+    )
     if form == "html":
         seconds = RELOAD_SECONDS if _goes_on(reported) and not reported.is_past else 0
         return report_page(reported, context, reload_seconds=seconds)

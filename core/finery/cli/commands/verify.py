@@ -68,7 +68,7 @@ def command(recipe: Path, step: str, overrides: tuple[str, ...], as_json: bool) 
             })  # fmt: skip
         else:
             for pair in pairs:
-                pair.print(graph.plugins)
+                pair.print(graph)
             _print_scores(judged)
     return 0 if is_same or (judged and all(score.is_within for score in judged)) else 1
 

@@ -1,0 +1,405 @@
+"""Sections in a terminal, printed with `rich`."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finery.util.text import counted, in_line, shortened, visible
+from finery.views.canvas import plot_as_text
+from finery.views.parts import (
+    Change,
+    Facts,
+    Field,
+    Finding,
+    Hint,
+    Matrix,
+    Part,
+    Plot,
+    Record,
+    Records,
+    Remark,
+    Section,
+    Table,
+    Text,
+    Tiles,
+    Tone,
+    as_column,
+    cell_text,
+    cell_tone,
+    fact_text,
+    interval_text,
+    is_number,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STYLES: dict[Tone, str] = {
+    "": "", "good": "green", "bad": "red", "warning": "yellow", "soft": "dim", "strong": "bold",
+}  # fmt: skip
+LONGEST_FACT, LONGEST_FOLDED, LONGEST_EXAMPLE = 300, 300, 100
+"""Characters that are shown of a fact, of a field that pages fold, and of an example."""
+PLOT_WIDTH, PLOT_HEIGHT = 100, 18
+"""Maximum size of a plot in characters, including axes and legend."""
+LEAST, GAP = 16, 3
+"""The narrowest column of texts, and the space between two columns, in characters."""
+WIDEST_MATRIX = 120
+"""Widest matrix in columns, also where there is more room. A list of pairs is easier to read."""
+PAIRS, FEW_PAIRS, SMALL_MATRIX = 10, 3, 6
+"""Pairs of classes that are listed; below a matrix that is read at a glance, of few classes, fewer.
+"""
+
+
+def print_sections(console: "Console", sections: Iterable[Section]) -> None:
+    """Print the parts of sections, without their titles: the caller said what they are about."""
+    for section in sections:
+        for part in section.parts:
+            print_part(console, part)
+
+
+def print_part(console: "Console", part: Part) -> None:
+    """Print a part."""
+    from rich.text import Text as Styled
+
+    match part:
+        case Text():
+            console.print(_styled(part.text, STYLES[part.tone]), soft_wrap=part.is_code)
+        case Hint():
+            console.print(visible(part.text), style="dim", markup=False, soft_wrap=True)
+        case Facts():
+            _print_facts(console, {name: fact_text(fact) for name, fact in part.facts.items()})
+        case Tiles():
+            notes = {of.name: f"{cell_text(of.value)}  {of.note}".strip() for of in part.tiles}
+            _print_facts(console, notes)
+        case Table():
+            print_table(console, part)
+        case Matrix():
+            _print_matrix(console, part)
+        case Plot():
+            if part.title:
+                console.print(_styled(part.title, "dim"))
+            for line in plot_as_text(part, min(console.width, PLOT_WIDTH), PLOT_HEIGHT):
+                console.print(line, no_wrap=True, overflow="crop")
+        case Record():
+            console.print()
+            print_fields(console, part.fields)
+        case Records():
+            _print_records(console, part)
+        case Change():
+            _print_change(console, part)
+        case Remark():
+            style = "yellow" if part.severity == "warning" else ""
+            text = f"{part.text.rstrip('.')}. {part.advice}".strip()
+            console.print(_styled(text, style), soft_wrap=False)
+        case Section():
+            title = Styled.assemble((visible(part.title), "bold"), (f"  {part.note}", "dim"))
+            console.print()
+            console.print(title)
+            for each in part.parts:
+                print_part(console, each)
+        case Finding():
+            pass
+
+
+def _styled(text: str, style: str = "") -> Any:
+    from rich.text import Text as Styled
+
+    return Styled(visible(text), style)
+
+
+def _print_facts(console: "Console", facts: dict[str, str]) -> None:
+    """Print names and values in two columns."""
+    from rich.padding import Padding
+    from rich.table import Table as Grid
+
+    if not facts:
+        return
+    grid = Grid.grid(padding=(0, 1, 0, 0))
+    grid.add_column(width=max([14, *map(len, facts)]), style="cyan", no_wrap=True)
+    grid.add_column(ratio=1)
+    for name, text in facts.items():
+        grid.add_row(_styled(name), _styled(shortened(text, LONGEST_FACT)))
+    console.print(Padding(grid, (0, 0, 0, 2)))
+
+
+# -- rows and answers ------------------------------------------------------------------------------
+
+
+def print_fields(console: "Console", fields: Iterable[Field]) -> None:
+    """Print labelled texts, each next to its label."""
+    from rich.table import Table as Grid
+
+    for field in fields:
+        grid = Grid.grid(padding=(0, 2))
+        style = STYLES[field.tone] or ("cyan" if field.label == "user" else "yellow")
+        grid.add_column(width=max(9, min(16, len(field.label))), style=style, no_wrap=True)
+        grid.add_column(ratio=1)
+        text = shortened(field.text, LONGEST_FOLDED) if field.is_folded else field.text
+        grid.add_row(_styled(field.label), _styled(text))
+        console.print(grid)
+
+
+def _print_records(console: "Console", part: Records) -> None:
+    """Print the first records; of answers, the wrong ones of the side that is looked at."""
+    records = (r for r in part.records if not part.side or r.verdicts.get(part.side) is False)
+    first = list(islice(records, part.shown))
+    if part.title and first:
+        console.print(_styled(f"{part.title}, {len(first):,} of {part.total:,}:", "dim"))
+    for record in first:
+        if not part.title:
+            console.print()
+        print_fields(console, (f for f in record.fields if f.side in ("", part.side)))
+    left = part.total - len(first)
+    if left > 0 and not part.title:
+        more = f" ({part.more})" if part.more else ""
+        console.print(f"\n… and {left:,} more{more}", style="dim", markup=False)
+    elif part.more and first:
+        print_part(console, Hint(part.more))
+
+
+def _print_change(console: "Console", part: Change) -> None:
+    """Print the beginning of a row that was added or removed; of a changed one, what differs."""
+    before, after = ({f.label: f.text for f in of.fields} if of else {} for of in part)
+    mark, style = ("~", "yellow") if before and after else ("+", "green") if after else ("−", "red")
+    console.print(_change_line(f"  {mark} ", style, part.after or part.before), no_wrap=True)
+    for label in dict.fromkeys([*before, *after]) if before and after else ():
+        if label == "id" or before.get(label) == after.get(label):
+            continue
+        for sign, colour, fields in (("−", "red", before), ("+", "green", after)):
+            if label in fields:
+                _print_cut(console, (f"      {sign} ", colour), (f"{label}  ", "cyan"),
+                           (in_line(fields[label]), ""))  # fmt: skip
+
+
+def _change_line(mark: str, style: str, record: Record | None) -> Any:
+    from rich.text import Text as Styled
+
+    fields = {field.label: field.text for field in record.fields} if record else {}
+    name = fields.pop("id", "")
+    text = in_line(next(iter(fields.values()), ""))
+    return Styled.assemble((mark, style), (f"{visible(name)}  ", "dim"), text, overflow="ellipsis")
+
+
+def _print_cut(console: "Console", *parts: tuple[str, str]) -> None:
+    from rich.text import Text as Styled
+
+    console.print(
+        Styled.assemble(*((visible(text), style) for text, style in parts), overflow="ellipsis"),
+        no_wrap=True,
+    )
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+class PrintedColumn(NamedTuple):
+    """A column as text. is_number: whether no cell may wrap. tones: of its cells."""
+
+    title: str
+    cells: list[str]
+    is_number: bool
+    priority: int
+    styles: list[str]
+
+    @property
+    def least(self) -> int:
+        """The narrowest that it can be: only its title, and cells of text, wrap at words."""
+        parts = [*self.title.split(), *(self.cells if self.is_number else [])]
+        longest = max((len(cell) for cell in self.cells), default=0)
+        return max([min(LEAST, longest), *map(len, parts)])
+
+    @property
+    def most(self) -> int:
+        """The width in which nothing wraps."""
+        return max(map(len, [self.title, *self.cells]))
+
+
+def print_table(console: "Console", part: Table) -> None:
+    """Print a table.
+
+    Where it is too wide, columns that may be left out are, and titles wrap at words. A table with
+    fewer rows than columns is turned. Otherwise it is printed in parts with the same first column,
+    so that no number wraps.
+    """
+    columns = printed_columns(part)
+    for priority in sorted({column.priority for column in columns if column.priority > 1})[::-1]:
+        if _width(columns) <= console.width:
+            break
+        columns = [column for column in columns if column.priority < priority]
+    styles = [STYLES[tone] for tone in part.tones]
+    if not any(column.title for column in columns):
+        _print_grid(console, columns, part.title)
+    elif _width(columns) <= console.width or not _is_printed_turned(console, part, columns):
+        title = part.title
+        for group in _groups(columns, console.width):
+            console.print(_rich_table(title, group, _widths(group, console.width), styles))
+            title = ""
+    if part.note:
+        console.print(_styled(part.note, "dim"))
+
+
+def printed_columns(part: Table) -> list[PrintedColumn]:
+    """The columns as text, each with one of its intervals if it has some."""
+    columns = []
+    for index, column in enumerate(map(as_column, part.columns)):
+        cells = [row[index] for row in part.rows]
+        styles = [STYLES[cell_tone(cell)] for cell in cells]
+        texts = [in_line(cell_text(cell)) for cell in cells]
+        numeric = all(map(is_number, cells))
+        columns.append(
+            PrintedColumn(in_line(column.title), texts, numeric, column.priority, styles)
+        )
+        intervals = [in_line(interval_text(cell)) for cell in cells]
+        if column.has_interval and any(intervals):
+            dim = ["dim"] * len(cells)
+            columns.append(PrintedColumn("95 % CI", intervals, True, column.priority, dim))
+    return columns
+
+
+def _groups(columns: Sequence[PrintedColumn], width: int) -> Iterator[list[PrintedColumn]]:
+    """The columns in as many parts as are necessary, each with the first column."""
+    first, *others = columns
+    group = [first]
+    for column in others:
+        if len(group) > 1 and _width([*group, column]) > width:
+            yield group
+            group = [first]
+        group.append(column)
+    yield group
+
+
+def _width(columns: Sequence[PrintedColumn]) -> int:
+    return sum(column.least for column in columns) + GAP * len(columns)
+
+
+def _widths(columns: Sequence[PrintedColumn], width: int) -> list[int]:
+    """The width of each column: what is left goes to cells first, then to titles."""
+    widths = [column.least for column in columns]
+    room = width - _width(columns)
+    for wanted in ([max(map(len, c.cells), default=0) for c in columns],
+                   [len(c.title) for c in columns]):  # fmt: skip
+        for index, most in enumerate(wanted):
+            more = max(0, min(most - widths[index], room))
+            widths[index] += more
+            room -= more
+    return widths
+
+
+def _rich_table(
+    title: str, columns: Sequence[PrintedColumn], widths: Sequence[int], styles: Sequence[str] = ()
+) -> Any:
+    from rich import box
+    from rich.table import Table as Grid
+
+    table = Grid(
+        title=_styled(title) if title else None,
+        title_justify="left", title_style="dim", box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        is_left = index == 0 or not (column.is_number or len(columns) > 2)
+        table.add_column(
+            _styled(column.title),
+            justify="left" if is_left else "right",
+            width=width,
+            overflow="fold",
+        )
+    for number, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        cells = [_styled(text, columns[i].styles[number]) for i, text in enumerate(row)]
+        table.add_row(*cells, style=styles[number] if styles else None)
+    return table
+
+
+def _is_printed_turned(console: "Console", part: Table, columns: Sequence[PrintedColumn]) -> bool:
+    """Print a row for each column, if this fits."""
+    names, *others = columns
+    heads = PrintedColumn("", [c.title for c in others], True, 1, [""] * len(others))
+    turned = [heads]
+    for index, name in enumerate(names.cells):
+        cells = [column.cells[index] for column in others]
+        styles = [column.styles[index] for column in others]
+        turned.append(PrintedColumn(name, cells, all(c.is_number for c in others), 1, styles))
+    if len(turned) >= len(columns) or _width(turned) > console.width:
+        return False
+    console.print(_rich_table(part.title, turned, _widths(turned, console.width)))
+    return True
+
+
+def _print_grid(console: "Console", columns: Sequence[PrintedColumn], title: str) -> None:
+    """Print a table without heads."""
+    from rich.padding import Padding
+    from rich.table import Table as Grid
+
+    if title:
+        console.print(_styled(title, "dim"))
+    grid = Grid.grid(padding=(0, 2, 0, 0))
+    for column in columns:
+        grid.add_column(justify="right" if column.is_number else "left", overflow="fold")
+    for number, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        grid.add_row(*(_styled(t, columns[i].styles[number]) for i, t in enumerate(row)))
+    console.print(Padding(grid, (0, 0, 0, 4)))
+
+
+# -- matrices --------------------------------------------------------------------------------------
+
+
+def _print_matrix(console: "Console", part: Matrix) -> None:
+    """Print the matrix, with numbers for labels in little room, and the most frequent pairs."""
+    tables = (_matrix(part, is_numbered=numbered) for numbered in (False, True))
+    room = min(console.width, WIDEST_MATRIX)
+    fits = (columns for columns in tables if _full_width(columns) <= room)
+    columns = next(fits, None)
+    if columns is not None:
+        title = f"{part.title} (right ↓, answered →)"
+        console.print(_rich_table(title, columns, [column.most for column in columns]))
+    pairs = part.pairs()
+    if not pairs:
+        return
+    most = PAIRS if columns is None or len(part.labels) > SMALL_MATRIX else FEW_PAIRS
+    more = f", {most} of {len(pairs):,} pairs" if len(pairs) > most else ""
+    console.print(_styled(f"{part.title}, most often confused{more}", "dim"))
+    _print_pairs(console, part, most)
+    rows = sum(pair.rows for pair in pairs[most:])
+    if rows:
+        console.print(f"       {counted(rows, 'row')} more in other pairs", style="dim")
+
+
+def _matrix(part: Matrix, *, is_numbered: bool) -> list[PrintedColumn]:
+    labels = [in_line(label) for label in part.labels]
+    numbers = [str(number) for number in range(1, len(labels) + 1)]
+    blank = [""] * len(labels)
+    columns = [PrintedColumn("", labels, True, 1, blank)]
+    if is_numbered:
+        columns[0] = PrintedColumn(
+            "",
+            [f"{n:>2}  {label}" for n, label in zip(numbers, labels, strict=True)],
+            True,
+            1,
+            blank,
+        )
+    for index, title in enumerate(numbers if is_numbered else labels):
+        counts = [line[index] for line in part.counts]
+        colours = ["green" if row == index else "red" for row in range(len(labels))]
+        styles = [colour if n else "dim" for n, colour in zip(counts, colours, strict=True)]
+        columns.append(PrintedColumn(title, [str(n or "·") for n in counts], True, 1, styles))
+    return columns
+
+
+def _full_width(columns: Sequence[PrintedColumn]) -> int:
+    return sum(column.most for column in columns) + GAP * len(columns)
+
+
+def _print_pairs(console: "Console", part: Matrix, most: int) -> None:
+    from rich.table import Table as Grid
+    from rich.text import Text as Styled
+
+    grid = Grid.grid(padding=(0, 2))
+    grid.add_column(justify="right", min_width=5, style="red")
+    grid.add_column(overflow="fold")
+    for pair in part.pairs()[:most]:
+        words = Styled.assemble(
+            in_line(pair.right), (" answered as ", "dim"), in_line(pair.answered)
+        )
+        grid.add_row(str(pair.rows), words)
+        if example := part.examples.get((pair.right, pair.answered)):
+            grid.add_row("", _styled(shortened(in_line(example), LONGEST_EXAMPLE), "dim"))
+    console.print(grid)

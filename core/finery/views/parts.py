@@ -161,9 +161,9 @@ class Matrix(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """An axis of a plot. scale: `auto` is logarithmic if the values are far apart.
+    """An axis of a plot. has_zero: whether it begins at 0.
 
-    has_zero: whether it begins at 0.
+    scale: `auto` is logarithmic for a vertical axis whose values are far apart and no shares.
     """
 
     label: str = ""

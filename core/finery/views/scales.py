@@ -30,9 +30,8 @@ class Scale(NamedTuple):
         if low == high:
             room = abs(low) * 0.1 or 1.0
             return cls(low - room, high + room)
-        is_log = axis.scale == "log" or (
-            axis.scale == "auto" and low > 0 and high / low >= LOG_RATIO
-        )
+        is_far = low > 0 and high / low >= LOG_RATIO and axis.unit not in ("share", "likely")
+        is_log = axis.scale == "log" or (axis.scale == "auto" and is_far)
         return cls(low, high, is_log and low > 0)
 
     def place(self, value: float) -> float:
@@ -103,10 +102,9 @@ def horizontal_scale(panels: Sequence[Panel], axis: Axis) -> Scale:
     values = [
         x for panel in panels for each in panel.series for x, *_ in (*each.points, *each.band)
     ]
-    scale = Scale.of(values, axis)
-    if not scale.is_log and axis.scale != "log" and 0 <= scale.low <= scale.high / 10:
-        return scale._replace(low=0)
-    return scale
+    scale = Scale.of(values, axis if axis.scale == "log" else axis._replace(scale="linear"))
+    starts_near = not scale.is_log and 0 <= scale.low <= scale.high / 10
+    return scale._replace(low=0) if starts_near else scale
 
 
 def _round_above(value: float) -> float:

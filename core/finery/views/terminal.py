@@ -76,8 +76,7 @@ def print_part(console: "Console", part: Part) -> None:
         case Matrix():
             _print_matrix(console, part)
         case Plot():
-            if part.title:
-                console.print(_styled(part.title, "dim"))
+            _print_title(console, part.title)
             for line in plot_as_text(part, min(console.width, PLOT_WIDTH), PLOT_HEIGHT):
                 console.print(line, no_wrap=True, overflow="crop")
         case Record():
@@ -116,7 +115,7 @@ def _print_facts(console: "Console", facts: dict[str, str]) -> None:
         return
     grid = Grid.grid(padding=(0, 1, 0, 0))
     grid.add_column(width=max([14, *map(len, facts)]), style="cyan", no_wrap=True)
-    grid.add_column(ratio=1)
+    grid.add_column(ratio=1, overflow="fold")
     for name, text in facts.items():
         grid.add_row(_styled(name), _styled(shortened(text, LONGEST_FACT)))
     console.print(Padding(grid, (0, 0, 0, 2)))
@@ -133,7 +132,7 @@ def print_fields(console: "Console", fields: Iterable[Field]) -> None:
         grid = Grid.grid(padding=(0, 2))
         style = STYLES[field.tone] or ("cyan" if field.label == "user" else "yellow")
         grid.add_column(width=max(9, min(16, len(field.label))), style=style, no_wrap=True)
-        grid.add_column(ratio=1)
+        grid.add_column(ratio=1, overflow="fold")
         text = shortened(field.text, LONGEST_FOLDED) if field.is_folded else field.text
         grid.add_row(_styled(field.label), _styled(text))
         console.print(grid)
@@ -230,10 +229,9 @@ def print_table(console: "Console", part: Table) -> None:
     if not any(column.title for column in columns):
         _print_grid(console, columns, part.title)
     elif _width(columns) <= console.width or not _is_printed_turned(console, part, columns):
-        title = part.title
+        _print_title(console, part.title)
         for group in _groups(columns, console.width):
-            console.print(_rich_table(title, group, _widths(group, console.width), styles))
-            title = ""
+            console.print(_rich_table(group, _widths(group, console.width), styles))
     if part.note:
         console.print(_styled(part.note, "dim"))
 
@@ -285,24 +283,22 @@ def _widths(columns: Sequence[PrintedColumn], width: int) -> list[int]:
     return widths
 
 
+def _print_title(console: "Console", title: str) -> None:
+    if title:
+        console.print(_styled(title, "dim"))
+
+
 def _rich_table(
-    title: str, columns: Sequence[PrintedColumn], widths: Sequence[int], styles: Sequence[str] = ()
+    columns: Sequence[PrintedColumn], widths: Sequence[int], styles: Sequence[str] = ()
 ) -> Any:
     from rich import box
     from rich.table import Table as Grid
 
-    table = Grid(
-        title=_styled(title) if title else None,
-        title_justify="left", title_style="dim", box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
+    table = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
-        is_left = index == 0 or not (column.is_number or len(columns) > 2)
-        table.add_column(
-            _styled(column.title),
-            justify="left" if is_left else "right",
-            width=width,
-            overflow="fold",
-        )
+        justify: Any = "right" if index and column.is_number else "left"
+        title = _styled(column.title)
+        table.add_column(title, justify=justify, width=width, overflow="fold")
     for number, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
         cells = [_styled(text, columns[i].styles[number]) for i, text in enumerate(row)]
         table.add_row(*cells, style=styles[number] if styles else None)
@@ -320,7 +316,8 @@ def _is_printed_turned(console: "Console", part: Table, columns: Sequence[Printe
         turned.append(PrintedColumn(name, cells, all(c.is_number for c in others), 1, styles))
     if len(turned) >= len(columns) or _width(turned) > console.width:
         return False
-    console.print(_rich_table(part.title, turned, _widths(turned, console.width)))
+    _print_title(console, part.title)
+    console.print(_rich_table(turned, _widths(turned, console.width)))
     return True
 
 
@@ -329,8 +326,7 @@ def _print_grid(console: "Console", columns: Sequence[PrintedColumn], title: str
     from rich.padding import Padding
     from rich.table import Table as Grid
 
-    if title:
-        console.print(_styled(title, "dim"))
+    _print_title(console, title)
     grid = Grid.grid(padding=(0, 2, 0, 0))
     for column in columns:
         grid.add_column(justify="right" if column.is_number else "left", overflow="fold")
@@ -349,8 +345,8 @@ def _print_matrix(console: "Console", part: Matrix) -> None:
     fits = (columns for columns in tables if _full_width(columns) <= room)
     columns = next(fits, None)
     if columns is not None:
-        title = f"{part.title} (right ↓, answered →)"
-        console.print(_rich_table(title, columns, [column.most for column in columns]))
+        _print_title(console, f"{part.title} (right ↓, answered →)")
+        console.print(_rich_table(columns, [column.most for column in columns]))
     pairs = part.pairs()
     if not pairs:
         return

@@ -343,7 +343,8 @@ def _table(part: Table) -> dict[str, Any]:
         {
             "tone": part.tones[number] if part.tones else "",
             "cells": [
-                {"text": cell_text(cell), "interval": interval_text(cell), "tone": cell_tone(cell),
+                {"texts": cell if isinstance(cell, list) else [Text(cell_text(cell))],
+                 "interval": interval_text(cell), "tone": cell_tone(cell),
                  "bar": bars[index][number]}
                 for index, cell in enumerate(row)
             ],

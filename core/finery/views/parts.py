@@ -70,8 +70,11 @@ class Quantity(NamedTuple):
     tone: Tone = ""
 
 
-Cell: TypeAlias = str | int | float | Text | Quantity | None
-"""A cell of a table. Floats are shown to three decimals, numbers of other kinds as `Quantity`."""
+Cell: TypeAlias = str | int | float | Text | list[Text] | Quantity | None
+"""A cell of a table: a text, also one in several tones, a number, or None for a missing value.
+
+Floats are shown to three decimals, numbers with a unit as `Quantity`.
+"""
 
 
 class Facts(NamedTuple):
@@ -334,6 +337,8 @@ def cell_text(cell: Cell) -> str:
             return MISSING
         case Text():
             return cell.text
+        case list():
+            return "".join(text.text for text in cell)
         case Quantity():
             return number_text(cell.value, cell.unit)
         case bool():

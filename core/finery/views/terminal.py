@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finery.util.text import counted, in_line, shortened, visible
 from finery.views.canvas import plot_as_text
 from finery.views.parts import (
+    Cell,
     Change,
     Facts,
     Field,
@@ -33,6 +34,7 @@ from finery.views.parts import (
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text as Styled
 
 STYLES: dict[Tone, str] = {
     "": "", "good": "green", "bad": "red", "warning": "yellow", "soft": "dim", "strong": "bold",
@@ -100,7 +102,7 @@ def print_part(console: "Console", part: Part) -> None:
             pass
 
 
-def _styled(text: str, style: str = "") -> Any:
+def _styled(text: str, style: str = "") -> "Styled":
     from rich.text import Text as Styled
 
     return Styled(visible(text), style)
@@ -170,7 +172,7 @@ def _print_change(console: "Console", part: Change) -> None:
                            (in_line(fields[label]), ""))  # fmt: skip
 
 
-def _change_line(mark: str, style: str, record: Record | None) -> Any:
+def _change_line(mark: str, style: str, record: Record | None) -> "Styled":
     from rich.text import Text as Styled
 
     fields = {field.label: field.text for field in record.fields} if record else {}
@@ -192,25 +194,28 @@ def _print_cut(console: "Console", *parts: tuple[str, str]) -> None:
 
 
 class PrintedColumn(NamedTuple):
-    """A column as text. is_number: whether no cell may wrap. tones: of its cells."""
+    """A column as styled text. is_number: whether no cell may wrap."""
 
     title: str
-    cells: list[str]
+    cells: "list[Styled]"
     is_number: bool
-    priority: int
-    styles: list[str]
+    priority: int = 1
+
+    @property
+    def widest(self) -> int:
+        """The width of its cells."""
+        return max(map(len, self.cells), default=0)
 
     @property
     def least(self) -> int:
         """The narrowest that it can be: only its title, and cells of text, wrap at words."""
-        parts = [*self.title.split(), *(self.cells if self.is_number else [])]
-        longest = max((len(cell) for cell in self.cells), default=0)
-        return max([min(LEAST, longest), *map(len, parts)])
+        cell = self.widest if self.is_number else min(LEAST, self.widest)
+        return max([cell, *map(len, self.title.split())])
 
     @property
     def most(self) -> int:
         """The width in which nothing wraps."""
-        return max(map(len, [self.title, *self.cells]))
+        return max(len(self.title), self.widest)
 
 
 def print_table(console: "Console", part: Table) -> None:
@@ -220,18 +225,23 @@ def print_table(console: "Console", part: Table) -> None:
     fewer rows than columns is turned. Otherwise it is printed in parts with the same first column,
     so that no number wraps.
     """
-    columns = printed_columns(part)
+    columns, left_out = printed_columns(part), []
     for priority in sorted({column.priority for column in columns if column.priority > 1})[::-1]:
         if _width(columns) <= console.width:
             break
+        left_out = [column.title for column in columns if column.priority >= priority] + left_out
         columns = [column for column in columns if column.priority < priority]
-    styles = [STYLES[tone] for tone in part.tones]
     if not any(column.title for column in columns):
         _print_grid(console, columns, part.title)
-    elif _width(columns) <= console.width or not _is_printed_turned(console, part, columns):
+    else:
+        turned = None if _width(columns) <= console.width else _turned(columns)
+        fits = turned and len(turned) < len(columns) and _width(turned) <= console.width
+        columns, styles = (turned, []) if turned and fits else (columns, part.tones)
         _print_title(console, part.title)
         for group in _groups(columns, console.width):
             console.print(_rich_table(group, _widths(group, console.width), styles))
+    if left_out:
+        console.print(_styled(f"no room for: {', '.join(left_out)}", "dim"))
     if part.note:
         console.print(_styled(part.note, "dim"))
 
@@ -241,17 +251,22 @@ def printed_columns(part: Table) -> list[PrintedColumn]:
     columns = []
     for index, column in enumerate(map(as_column, part.columns)):
         cells = [row[index] for row in part.rows]
-        styles = [STYLES[cell_tone(cell)] for cell in cells]
-        texts = [in_line(cell_text(cell)) for cell in cells]
-        numeric = all(map(is_number, cells))
-        columns.append(
-            PrintedColumn(in_line(column.title), texts, numeric, column.priority, styles)
-        )
-        intervals = [in_line(interval_text(cell)) for cell in cells]
+        texts = [_styled_cell(cell) for cell in cells]
+        is_numeric = all(map(is_number, cells))
+        columns.append(PrintedColumn(in_line(column.title), texts, is_numeric, column.priority))
+        intervals = [_styled(interval_text(cell), "dim") for cell in cells]
         if column.has_interval and any(intervals):
-            dim = ["dim"] * len(cells)
-            columns.append(PrintedColumn("95 % CI", intervals, True, column.priority, dim))
+            columns.append(PrintedColumn("95 % CI", intervals, True, column.priority))
     return columns
+
+
+def _styled_cell(cell: Cell) -> "Styled":
+    from rich.text import Text as Styled
+
+    texts = cell if isinstance(cell, list) else [Text(cell_text(cell), cell_tone(cell))]
+    return Styled.assemble(
+        *((visible(" ".join(text.splitlines())), STYLES[tone]) for text, tone, _ in texts)
+    )
 
 
 def _groups(columns: Sequence[PrintedColumn], width: int) -> Iterator[list[PrintedColumn]]:
@@ -274,8 +289,7 @@ def _widths(columns: Sequence[PrintedColumn], width: int) -> list[int]:
     """The width of each column: what is left goes to cells first, then to titles."""
     widths = [column.least for column in columns]
     room = width - _width(columns)
-    for wanted in ([max(map(len, c.cells), default=0) for c in columns],
-                   [len(c.title) for c in columns]):  # fmt: skip
+    for wanted in ([c.widest for c in columns], [c.most for c in columns]):
         for index, most in enumerate(wanted):
             more = max(0, min(most - widths[index], room))
             widths[index] += more
@@ -289,7 +303,7 @@ def _print_title(console: "Console", title: str) -> None:
 
 
 def _rich_table(
-    columns: Sequence[PrintedColumn], widths: Sequence[int], styles: Sequence[str] = ()
+    columns: Sequence[PrintedColumn], widths: Sequence[int], tones: Sequence[Tone] = ()
 ) -> Any:
     from rich import box
     from rich.table import Table as Grid
@@ -300,29 +314,23 @@ def _rich_table(
         title = _styled(column.title)
         table.add_column(title, justify=justify, width=width, overflow="fold")
     for number, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
-        cells = [_styled(text, columns[i].styles[number]) for i, text in enumerate(row)]
-        table.add_row(*cells, style=styles[number] if styles else None)
+        table.add_row(*row, style=STYLES[tones[number]] if tones else None)
     return table
 
 
-def _is_printed_turned(console: "Console", part: Table, columns: Sequence[PrintedColumn]) -> bool:
-    """Print a row for each column, if this fits."""
+def _turned(columns: Sequence[PrintedColumn]) -> list[PrintedColumn]:
+    """A row for each column but the first, whose cells become titles."""
     names, *others = columns
-    heads = PrintedColumn("", [c.title for c in others], True, 1, [""] * len(others))
-    turned = [heads]
+    turned = [PrintedColumn("", [_styled(column.title) for column in others], True)]
+    is_numeric = all(column.is_number for column in others)
     for index, name in enumerate(names.cells):
         cells = [column.cells[index] for column in others]
-        styles = [column.styles[index] for column in others]
-        turned.append(PrintedColumn(name, cells, all(c.is_number for c in others), 1, styles))
-    if len(turned) >= len(columns) or _width(turned) > console.width:
-        return False
-    _print_title(console, part.title)
-    console.print(_rich_table(turned, _widths(turned, console.width)))
-    return True
+        turned.append(PrintedColumn(name.plain, cells, is_numeric))
+    return turned
 
 
 def _print_grid(console: "Console", columns: Sequence[PrintedColumn], title: str) -> None:
-    """Print a table without heads."""
+    """Print a table without titles of columns."""
     from rich.padding import Padding
     from rich.table import Table as Grid
 
@@ -330,9 +338,9 @@ def _print_grid(console: "Console", columns: Sequence[PrintedColumn], title: str
     grid = Grid.grid(padding=(0, 2, 0, 0))
     for column in columns:
         grid.add_column(justify="right" if column.is_number else "left", overflow="fold")
-    for number, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
-        grid.add_row(*(_styled(t, columns[i].styles[number]) for i, t in enumerate(row)))
-    console.print(Padding(grid, (0, 0, 0, 4)))
+    for row in zip(*(column.cells for column in columns), strict=True):
+        grid.add_row(*row)
+    console.print(Padding(grid, (0, 0, 0, 2)))
 
 
 # -- matrices --------------------------------------------------------------------------------------
@@ -361,22 +369,19 @@ def _print_matrix(console: "Console", part: Matrix) -> None:
 
 def _matrix(part: Matrix, *, is_numbered: bool) -> list[PrintedColumn]:
     labels = [in_line(label) for label in part.labels]
-    numbers = [str(number) for number in range(1, len(labels) + 1)]
-    blank = [""] * len(labels)
-    columns = [PrintedColumn("", labels, True, 1, blank)]
-    if is_numbered:
-        columns[0] = PrintedColumn(
-            "",
-            [f"{n:>2}  {label}" for n, label in zip(numbers, labels, strict=True)],
-            True,
-            1,
-            blank,
-        )
-    for index, title in enumerate(numbers if is_numbered else labels):
-        counts = [line[index] for line in part.counts]
+    titles = [str(number) for number in range(1, len(labels) + 1)] if is_numbered else labels
+    names = [
+        f"{title:>3}  {label}" if is_numbered else label
+        for title, label in zip(titles, labels, strict=True)
+    ]
+    columns = [PrintedColumn("", [*map(_styled, names)], True)]
+    for index, title in enumerate(titles):
         colours = ["green" if row == index else "red" for row in range(len(labels))]
-        styles = [colour if n else "dim" for n, colour in zip(counts, colours, strict=True)]
-        columns.append(PrintedColumn(title, [str(n or "·") for n in counts], True, 1, styles))
+        cells = [
+            _styled(str(line[index]), colour) if line[index] else _styled("·", "dim")
+            for line, colour in zip(part.counts, colours, strict=True)
+        ]
+        columns.append(PrintedColumn(title, cells, True))
     return columns
 
 

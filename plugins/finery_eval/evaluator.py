@@ -213,6 +213,17 @@ class Judge(Gated):
         help="Rows with an expected answer each. The rest of a row is the prompt."
     )
 
+    def examine(self, look: Look) -> None:
+        """Raise `DataError` for rows that can't be judged."""
+        if look.open("rows"):
+            self.prepare(look.job)
+
+    def prepare(self, job: Job) -> Any:
+        """Read what `run` needs before any model is asked.
+
+        Raises `DataError` for rows that can't be judged.
+        """
+
 
 def longest_answer(default: int) -> Any:
     """The setting `max_tokens` of an evaluator."""
@@ -299,24 +310,21 @@ class BatchEvaluator(Judge, engines=True):
         """Turns that people may think are judged, but that aren't."""
         return []
 
+    def prepare(self, job: Job) -> Any:
+        """The rows, and what judges the answers to them."""
+        rows = read_rows(self.rows)
+        return rows, judge_of(self, job, rows)
+
     def run(self, job: Job) -> Metrics:
         """Get the answers, judge them, write the metrics."""
-        rows = read_rows(self.rows)
-        return evaluate(self, job, rows, prepare(self, job, rows))
+        return evaluate(self, job, *self.prepare(job))
 
     def examine(self, look: Look) -> None:
         """Raise `DataError` for slices that no row can have, and for rows that can't be judged."""
         fields = self.answer_fields(None) if self.slices else None
         if fields is not None and (columns := look.columns("rows")):
             slicing.check(columns.value, self.slices, fields)
-        if look.open("rows"):
-            self.check_rows(look.job)
-
-    def check_rows(self, job: Job) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-        rows = read_rows(self.rows)
-        self.judging(job, rows)
-        self.check_slices(rows)
+        super().examine(look)
 
     def check_slices(self, rows: Sequence[Row]) -> None:
         """Raise `DataError` for slices that no row has."""
@@ -370,7 +378,7 @@ class Evaluator(BatchEvaluator):
         return lambda answers: self.verdicts(answers, each_judged(answers, verdict_on))
 
 
-def prepare(
+def judge_of(
     evaluator: BatchEvaluator,
     job: Job,
     rows: Sequence[Row],
@@ -398,7 +406,7 @@ def evaluate(
 ) -> Metrics:
     """One run of an evaluator: its models answer, the answers are judged, the metrics written.
 
-    judge: see `prepare`. answer: see `ask`.
+    judge: see `judge_of`. answer: see `ask`.
     """
     answers = ask(evaluator, job, rows, answer)
     models, slices = evaluator.models, evaluator.slices

@@ -15,7 +15,7 @@ import msgspec
 from finery import FineryError, Job, Settings, Step, UsageError, nested_step, outside_key
 from finery.rows import Row
 from finery_eval.evaluation import Unjudged
-from finery_eval.evaluator import BatchEvaluator, Judge, prepare
+from finery_eval.evaluator import BatchEvaluator, Judge, judge_of
 from finery_eval.verdicts import Answers, Judging, Verdicts
 
 GIVEN = ("models", "rows")
@@ -102,18 +102,12 @@ class Nested(NamedTuple):
                 fix="rename it",
             )
 
-    def check_rows(self, job: Job, rows: Sequence[Row]) -> None:
-        """Raise `DataError` for rows that can't be judged, and for slices that no row has."""
-        with self._placed():
-            self.evaluator.judging(job, rows)
-            self.evaluator.check_slices(rows)
-
     def judging(
         self, job: Job, rows: Sequence[Row], unjudged: Sequence[Unjudged] | None = None
     ) -> Judging:
-        """What judges the models' answers to the rows, see `prepare`."""
+        """What judges the models' answers to the rows, see `judge_of`."""
         with self._placed():
-            judge = prepare(self.evaluator, job, rows, unjudged=unjudged)
+            judge = judge_of(self.evaluator, job, rows, unjudged=unjudged)
 
         def judge_placed(answers: Answers) -> Verdicts:
             with self._placed():

@@ -98,14 +98,14 @@ class Arena(Judging, forecast=ArenaForecast):
         self.check_names()
         super().check()
 
-    def check_rows(self, job: Job) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-        self.references(read_rows(self.rows))
+    def prepare(self, job: Job) -> tuple[list[Row], list[str]]:
+        """The rows, and the answer to each that the judge is shown."""
+        rows = read_rows(self.rows)
+        return rows, self.references(rows)
 
     def run(self, job: Job) -> Metrics:
         """Get the answers, have the judge compare them, write the metrics."""
-        rows = read_rows(self.rows)
-        references = self.references(rows)
+        rows, references = self.prepare(job)
         answers, used = ask(self, job, rows), Used()
         games = self._games(job, rows, references, answers, used)
         groups, models = dependent(job, rows), list(answers)

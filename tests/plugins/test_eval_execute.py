@@ -104,12 +104,12 @@ def report(folder: Path, rows: list[dict[str, Any]], *models: Model, **settings:
 
 
 def test_slices_that_no_row_has_are_refused_before_a_model_is_asked(tmp_path: Path) -> None:
-    asked: list[Any] = []
-    model = caller("model", lambda messages, tools: asked.append(messages) or "Done.")
+    def answer(messages: Any, tools: Any) -> Any:
+        pytest.fail("the model is asked")
+
     rows = [task("Cancel A1.", CANCEL, "Done.")]
     with pytest.raises(DataError, match="no row has the column or field 'shop'"):
-        report(tmp_path, rows, model, _slices=["shop"])
-    assert not asked
+        report(tmp_path, rows, caller("model", answer), _slices=["shop"])
 
 
 def test_what_the_calls_do_is_judged(tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_functions_that_can_not_be_used(
 ) -> None:
     step = evaluator(tmp_path, [task("x", CANCEL, "ok")], caller("m", script("ok")), **settings)
     with pytest.raises(StepError) as caught:
-        step.check_rows(job(tmp_path / "job"))
+        step.prepare(job(tmp_path / "job"))
     assert reason in caught.value.what
     assert caught.value.where == "execute.factory"
 

@@ -21,7 +21,7 @@ def hit(text: str, id: str = "other", source: str = "a.md") -> Hit:
     return Hit(id, text, source, "", 1.0, {})
 
 
-def cites(question: Question, number: int, *hits: Hit) -> bool | None:
+def cites(question: Question, number: int, *hits: Hit) -> float | bool | None:
     prompt = Asked(
         0, question, "retrieved", list(hits), question.prompt, expects_answer=True,
         has_answer=any(map(question.is_answered_by, hits)),

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from finery import DataError, Dataset, Job, Look, Metrics, Model, UsageError, takes
+from finery import DataError, Dataset, Job, Metrics, Model, UsageError, takes
+from finery.rows import Row
 from finery.rows.report import Table
 from finery.util.text import in_points, range_in_points
 from finery_eval import stats
@@ -16,7 +17,7 @@ from finery_eval.evaluator import evaluate
 from finery_eval.measure import Group, Measure
 from finery_eval.nested import JudgeEach
 from finery_eval.tables import table
-from finery_eval.verdicts import Answers, Verdicts, together
+from finery_eval.verdicts import Answers, Judging, Verdicts, together
 
 TITLES = ("Learning curve", "What twice the rows would add")
 """Of the tables."""
@@ -272,27 +273,26 @@ class Curve(JudgeEach, engines=True):
         super().check()
         inner.check()
 
-    def examine(self, look: Look) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-        if look.open("rows"):
-            self.inner().check_rows(look.job, read_rows(self.rows))
+    def prepare(self, job: Job) -> tuple[list[Row], Judging]:
+        """The rows, and what judges the answers to them."""
+        rows = read_rows(self.rows)
+        return rows, self.inner().judging(job, rows)
 
     def run(self, job: Job) -> Metrics:
         """Judge the models, fit the line, write the metrics."""
-        inner, trained = self.inner(), [trained_of(model) for model in self.models]
+        trained = [trained_of(model) for model in self.models]
         if len({each.rows for each in trained}) < 2:
             raise DataError(
                 f"all models were trained on {trained[0].rows:,} rows",
                 where="models",
                 fix="train on different numbers of rows, e.g. with data.sample",
             )
-        rows = read_rows(self.rows)
-        judge = inner.judging(job, rows)
+        rows, judge = self.prepare(job)
 
         def judge_sizes(answers: Answers) -> Verdicts:
             return with_curve(job, trained, judge(answers), together(rows))
 
-        return evaluate(inner.evaluator, job, rows, judge_sizes)
+        return evaluate(self.inner().evaluator, job, rows, judge_sizes)
 
 
 def with_curve(

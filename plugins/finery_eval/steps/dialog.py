@@ -1,11 +1,11 @@
 """`eval.dialog`: how good is a model in each turn of a conversation?"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
-from finery import CachedEngine, Completion, Job, Look, Metrics, UsageError, setting
+from finery import CachedEngine, Completion, Job, Metrics, UsageError, setting
 from finery.rows import Conversation, Row
 from finery.rows.report import Report, Slice, Table, values_and_intervals
 from finery_eval import asking
@@ -20,7 +20,7 @@ from finery_eval.predictions import predictions as lines_of
 from finery_eval.steps.tools import ToolCalls
 from finery_eval.tables import table
 from finery_eval.turns import Turn, assistant_turn, turns_of, unjudged_turns
-from finery_eval.verdicts import Answers, Verdicts, groups_of, together
+from finery_eval.verdicts import Answers, Judging, Verdicts, groups_of, together
 
 OF_ROWS: Mapping[str, Callable[[Sequence[bool]], bool]] = {
     "whole": all, "first_turn": itemgetter(0), "last_turn": itemgetter(-1)
@@ -156,11 +156,8 @@ class Dialog(JudgeEach, engines=True):
 
     def run(self, job: Job) -> Metrics:
         """Get the answers of all turns, judge them, write the metrics."""
-        inner, conversations = self.inner(), self.judged_turns()
-        evaluator, replaced = inner.evaluator, dict[str, int]()
-        turns = [turn for conversation in conversations for turn in conversation]
-        rows = [turn.as_row() for turn in turns]
-        judge = inner.judging(job, rows, self.unjudged())
+        conversations, rows, judge = self.prepare(job)
+        evaluator, replaced = self.inner().evaluator, dict[str, int]()
         calls = Calls(Equality(), False, Toolbox())
         if isinstance(evaluator, ToolCalls):
             calls = Calls(evaluator.equality(), evaluator.coerce, Toolbox())
@@ -174,14 +171,14 @@ class Dialog(JudgeEach, engines=True):
         answers = asking.ask(evaluator, job, rows, roll_out if self.history == "own" else None)
         verdicts = judge(answers)
         report = self.report(conversations, rows, verdicts, replaced)
-        lines = predictions(turns, rows, answers, verdicts)
+        lines = predictions([*chain(*conversations)], rows, answers, verdicts)
         return write_scored(job, report, lines, answers=answers, models=self.models)
 
-    def examine(self, look: Look) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-        if look.open("rows"):
-            cut = [turn.as_row() for row in self.judged_turns() for turn in row]
-            self.inner().check_rows(look.job, cut)
+    def prepare(self, job: Job) -> tuple[list[list[Turn]], list[Row], Judging]:
+        """The turns of each conversation, a row for each turn, and what judges the answers."""
+        conversations = self.judged_turns()
+        rows = [turn.as_row() for turn in chain(*conversations)]
+        return conversations, rows, self.inner().judging(job, rows, self.unjudged())
 
     def judged_turns(self) -> list[list[Turn]]:
         """The turns of each row that has any. Raises `DataError` for rows that can't be judged."""
@@ -225,7 +222,7 @@ class Dialog(JudgeEach, engines=True):
         replaced: Mapping[str, int],
     ) -> Report:
         """The scores of the turns, by number and all together. rows: those of the turns."""
-        numbers = [turn.number for conversation in conversations for turn in conversation]
+        numbers = [turn.number for turn in chain(*conversations)]
         ends = list(accumulate(map(len, conversations)))
         groups = groups_of(rows)
         related = groups if len(groups) < len(rows) else None

@@ -4,7 +4,7 @@ import gc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import Dataset, Job, Look, Metrics, takes
+from finery import Dataset, Job, Metrics, takes
 from finery.rows import Row, Turns, is_preference
 from finery_eval.asking import refuse, some
 from finery_eval.evaluation import write
@@ -54,17 +54,13 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
 
     def run(self, job: Job) -> Metrics:
         """Score both answers of each row with each model."""
-        rows = self._preferences()
+        rows = self.prepare(job)
         judged = {model.name: self._score(model, rows, job) for model in self.models}
         verdicts = Verdicts(judged, METRICS, METRICS[:2], unbounded=[MARGIN], continuous=[MARGIN])
         return write(job, rows, None, verdicts)
 
-    def examine(self, look: Look) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-        if look.open("rows"):
-            self._preferences()
-
-    def _preferences(self) -> list[Row]:
+    def prepare(self, job: Job) -> list[Row]:
+        """The preferences."""
         rows = list(self.rows)
         refuse(
             "some rows have no prompt, no chosen or no rejected answer",

@@ -14,7 +14,6 @@ from finery import (
     Dataset,
     Engine,
     Job,
-    Look,
     Metrics,
     Model,
     Provenance,
@@ -152,14 +151,13 @@ class Speed(Judge, engines=True, seeded=False, alone=True, task="speed", provena
         """The machine, since another one is faster or slower."""
         return machine()
 
-    def examine(self, look: Look) -> None:
-        """Raise `DataError` for rows without a prompt."""
-        if look.open("rows"):
-            read_rows(self.rows)
+    def prepare(self, job: Job) -> list[Row]:
+        """The rows with the prompts."""
+        return read_rows(self.rows)
 
     def run(self, job: Job) -> Metrics:
         """Measure one model after the other."""
-        rows = read_rows(self.rows)
+        rows = self.prepare(job)
         count = min(self.answers, len(rows))
         places = {i * len(rows) // count for i in range(count)}
         measured = [rows[i] for i in sorted(places)]

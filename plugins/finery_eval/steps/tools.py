@@ -20,7 +20,7 @@ from finery_eval.calls import (
     sampled_arguments,
 )
 from finery_eval.evaluation import Unjudged, answers_table
-from finery_eval.evaluator import BatchEvaluator, evaluate, longest_answer, prepare
+from finery_eval.evaluator import BatchEvaluator, evaluate, judge_of, longest_answer
 from finery_eval.functions import Execute, Functions
 from finery_eval.matches import Match, Wanted, calls_table, due_table, malformed_table
 from finery_eval.tasks import Expect, Play, Task, split_task, steps_table, task_of
@@ -188,16 +188,15 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
                 asking.lead(self, job, engine, name, plays[name], "step")
                 return [play.end() for play in plays[name]]
 
-            judge = prepare(self, job, rows, partial(self.task_verdicts, plays))
+            judge = judge_of(self, job, rows, partial(self.task_verdicts, plays))
             return evaluate(self, job, rows, judge, work)
 
-    def check_rows(self, job: Job) -> None:
-        """Raise `DataError` for rows that can't be judged."""
+    def prepare(self, job: Job) -> Any:
+        """As of any evaluator; with `execute`, also execute the calls of the rows."""
         if self.execute is None:
-            super().check_rows(job)
-            return
+            return super().prepare(job)
         with closing(Functions(self.execute)) as functions:
-            self.tasks(job, asking.read_rows(self.rows), functions)
+            return self.tasks(job, asking.read_rows(self.rows), functions)
 
     def tasks(self, job: Job, rows: Sequence[Row], functions: Functions) -> list[Task]:
         """The tasks of the rows, whose calls are executed.

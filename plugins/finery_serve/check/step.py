@@ -10,7 +10,6 @@ from finery import (
     Bundle,
     Completion,
     Job,
-    Look,
     Metrics,
     Model,
     Step,
@@ -28,7 +27,7 @@ from finery_eval.measure import Measure, compare, scores_of
 from finery_eval.nested import Nested
 from finery_eval.predictions import predictions
 from finery_eval.tables import comparison_tables, table
-from finery_eval.verdicts import Answers, Verdict, Verdicts
+from finery_eval.verdicts import Answers, Judging, Verdict, Verdicts
 from finery_gguf.llama import FORMATS, Gguf
 from finery_serve.check.answers import (
     Asking,
@@ -204,17 +203,16 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
                     + way_out(model, model.ref),
                 )
 
-    def examine(self, look: Look) -> None:
-        """Raise `DataError` for rows that can't be judged."""
-        if look.open("rows") and (inner := self.inner()):
-            inner.check_rows(look.job, read_rows(self.rows))
+    def prepare(self, job: Job) -> tuple[list[Row], Judging | None]:
+        """The rows, and what judges the answers to them, if anything does."""
+        rows, inner = read_rows(self.rows), self.inner()
+        return rows, inner.judging(job, rows) if inner else None
 
     def run(self, job: Job) -> Metrics:
         """Start each server, compare prompts and answers, write the metrics."""
-        rows = read_rows(self.rows)
+        rows, judge = self.prepare(job)
         inner = self.inner()
         limits = inner.evaluator if inner else Limits(self.max_tokens)
-        judge = inner.judging(job, rows) if inner else None
         asked = [Asked(f"row {r['id']}", split_turns(r)[0], r.get("tools")) for r in rows]
         settings = {"max_tokens": limits.max_tokens, "temperature": limits.temperature}
         asking = Asking(asked, settings, self.slots, self._trained, job)

@@ -178,7 +178,7 @@ class Rewards:
         values: Values = {}
         for nested in self._evaluators:
             model = nested.evaluator.models[0].name
-            verdicts = nested.check_rows(self._job, rows)({model: list(answers)})
+            verdicts = nested.judging(self._job, rows, ())({model: list(answers)})
             for name, (setting, metric) in self._metrics.items():
                 if setting == nested.setting and name in self.weights:
                     judged = verdicts.values(metric)[model]

@@ -10,18 +10,19 @@ from finery.cli.commands.explain import change_data
 from finery.cli.views import context_of
 from finery.compare.differences import StepDifference, differences
 from finery.compare.outputs import output_of, view_of
-from finery.compare.sides import Side, sides_of
+from finery.compare.sides import sides_of
 from finery.recipe.graph import Graph
 from finery.store.database import Store
-from finery.util.text import duration, size, some_of, visible
+from finery.util.text import some_of
 from finery.views.html import findings_in
-from finery.views.terminal import print_sections
+from finery.views.parts import Cell, Facts, Quantity, Section, Table, Text
+from finery.views.terminal import print_part
 from finery.views.view import Detail, Output, View, comparison_of, returns_values
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from finery.views.parts import Section
+    from finery.views.parts import Part
 
 STEPS_NAMED = 4
 """Steps that a changed file or package is listed with."""
@@ -56,12 +57,13 @@ class Comparison:
         return found
 
     def sections(self, most: int) -> "dict[str, list[Section]]":
-        """Output → what differs in it, of views that return sections."""
+        """Output → what differs in it."""
         context = context_of(self.graph, self.store, detail=Detail(most))
         return {
             after.title: list(comparison_of(view, before, after, context))
-            for view, before, after in self.outputs
             if returns_values(view)
+            else [Section("", [printed(view, before, after, most)])]
+            for view, before, after in self.outputs
         }
 
     @cached_property
@@ -81,129 +83,106 @@ class Comparison:
                 yield _step_data(step, found)
 
 
+def printed(view: View, before: Output, after: Output, most: int) -> Text:
+    """What a view prints that doesn't return values yet."""
+    import io
+
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(file=file, width=100, color_system=None, highlight=False)
+    view.print_difference(console, before, after, view.difference(before, after), most)
+    return Text(file.getvalue().strip("\n"), is_code=True)
+
+
 def print_difference(console: "Console", compared: Comparison, most: int) -> None:
     """Print a comparison. most: rows of each kind."""
+    for part in difference_parts(compared, most):
+        print_part(console, part)
+
+
+def difference_parts(compared: Comparison, most: int) -> "Iterator[Part]":
+    """A comparison as values. most: rows of each kind."""
     sections = compared.sections(most)
-    _print_headline(console, compared, sections)
-    _print_sides(console, compared.sides)
+    yield Text(_headline(compared, sections), "strong")
+    sides: list[list[Cell]] = [
+        [letter, side.label, Text(side.about, "soft")]
+        for letter, side in zip("AB", compared.sides, strict=True)
+    ]
+    yield Table(["", "", ""], sides)
+    yield from (Text(note, "warning") for side in compared.sides for note in side.notes)
     changed = compared.of_kind("changed")
     rows = [(step.name, change, "") for step in changed for change in step.of_recipe]
     if rows:
-        console.print("\n[bold]Settings and files[/]")
-        _print_changes(console, rows)
-    _print_around(console, changed)
-    _print_steps(console, compared)
-    _print_outputs(console, compared, sections, most)
-    _print_costs(console, changed)
+        yield Section("Settings and files", [_changes(rows)])
+    yield from _around(changed)
+    yield from _steps(compared)
+    yield from _outputs(compared, sections)
+    yield from _costs(changed)
     if not any(step.kind != "same" for step in compared.steps):
-        console.print(
-            "\nno difference: every step has the same key. What isn't in keys, such as `require`, "
+        yield Text(
+            "no difference: every step has the same key. What isn't in keys, such as `require`, "
             "isn't compared."
         )
 
 
-def _print_headline(
-    console: "Console", compared: Comparison, sections: "Mapping[str, Sequence[Section]]"
-) -> None:
+def _headline(compared: Comparison, sections: "Mapping[str, Sequence[Section]]") -> str:
     """What is better or worse in B, in a line; scores that may differ by chance are unclear."""
-    changes: dict[str, list[str]] = {"worse": [], "better": [], "unclear": []}
-    kinds = {"bad": "worse", "good": "better", "open": "unclear"}
-    for _, _, after in compared.outputs:
-        for section in sections.get(after.title, ()):
-            for finding in findings_in(section):
-                changes[kinds[finding.tone]].append(f"{finding.answer} ({after.title})")
-        if after.title not in sections:
-            for kind, texts in compared.differences[after.title].get("changes", {}).items():
-                changes[kind] += [f"{text} ({after.title})" for text in texts]
-    parts = [f"{kind}: {some_of(of, STEPS_NAMED)}" for kind, of in changes.items() if of]
+    changes: dict[str, list[str]] = {"bad": [], "good": [], "open": [], "info": []}
+    for title, found in sections.items():
+        for finding in (finding for section in found for finding in findings_in(section)):
+            changes[finding.tone].append(f"{finding.answer} ({title})")
+    words = {"bad": "worse", "good": "better", "open": "unclear", "info": "changed"}
+    parts = [f"{words[tone]}: {some_of(of, STEPS_NAMED)}" for tone, of in changes.items() if of]
     is_partial = any(step.missing for step in compared.steps)
     none = f"no score changed{' in what both sides have built' if is_partial else ''}"
-    console.print(visible("; ".join(parts) or none), style="bold", markup=False)
+    return "; ".join(parts) or none
 
 
-def _print_outputs(
-    console: "Console",
-    compared: Comparison,
-    sections: "Mapping[str, Sequence[Section]]",
-    most: int,
-) -> None:
+def _outputs(
+    compared: Comparison, sections: "Mapping[str, Sequence[Section]]"
+) -> "Iterator[Section]":
     """The differences in each output. Of outputs that differ in the same way, only the first."""
     seen: dict[str, str] = {}
-    for view, before, after in compared.outputs:
-        data: Any = sections.get(after.title)
-        data = compared.differences[after.title] if data is None else data
-        console.print()
-        console.print(f"[bold]{after.title}[/]  [dim]{after.manifest.kind}[/]")
-        first = seen.setdefault(repr(data), after.title)
-        if data and first != after.title:
-            console.print(f"  the same difference as in {first}", markup=False)
-        elif after.title in sections:
-            print_sections(console, data)
-        else:
-            view.print_difference(console, before, after, data, most)
+    for _, _, after in compared.outputs:
+        parts = [part for section in sections[after.title] for part in section.parts]
+        first = seen.setdefault(repr(parts), after.title)
+        if parts and first != after.title:
+            parts = [Text(f"the same difference as in {first}")]
+        yield Section(after.title, parts, note=after.manifest.kind)
 
 
-def _print_sides(console: "Console", sides: Sequence[Side]) -> None:
-    from rich.text import Text
-
-    width = max(len(side.label) for side in sides)
-    for letter, side in zip("AB", sides, strict=True):
-        label = (f"{visible(side.label):<{width}}  ", "bold")
-        console.print(Text.assemble((f"{letter}  ", "cyan"), label, (side.about, "dim")))
-        for note in side.notes:
-            console.print(Text(f"   {visible(note)}", style="yellow"))
-
-
-def _print_around(console: "Console", steps: Sequence[StepDifference]) -> None:
+def _around(steps: Sequence[StepDifference]) -> "Iterator[Section]":
     """The differences in code, packages and the machine, each once, with the affected steps."""
     reached: dict[str, tuple[Change, list[str]]] = {}
     for step in steps:
         for change in step.around:
             reached.setdefault(str(change), (change, []))[1].append(step.name)
-    if not reached:
-        return
-    console.print("\n[bold]Code, packages and machine[/]")
-    rows = []
-    for change, names in reached.values():
-        rows.append(("", change, some_of(names, STEPS_NAMED)))
-    _print_changes(console, rows)
+    if reached:
+        rows = [("", change, some_of(names, STEPS_NAMED)) for change, names in reached.values()]
+        yield Section("Code, packages and machine", [_changes(rows)])
 
 
-def _print_changes(console: "Console", rows: Sequence[tuple[str, Change, str]]) -> None:
-    """Print (step, change, steps that it reaches)."""
-    from rich.table import Table
-    from rich.text import Text
-
-    with_steps = any(name for name, *_ in rows)
-    grid = Table.grid(padding=(0, 2))
-    if with_steps:
-        grid.add_column(style="cyan", no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_column(overflow="fold", ratio=1)
+def _changes(rows: Sequence[tuple[str, Change, str]]) -> Table:
+    """A row for each (step, change, steps that it reaches)."""
+    cells: list[list[Cell]] = []
     last = ""
     for name, change, reaches in rows:
-        value = _value(change)
-        if reaches:
-            value.append(f"  ({reaches})", "dim")
-        first = [Text(f"  {name}" if name != last else "")] if with_steps else []
-        grid.add_row(*first, Text(visible(f"{'' if with_steps else '  '}{change.part}")), value)
+        value = _value(change) + ([Text(f"  ({reaches})", "soft")] if reaches else [])
+        cells.append([*([name if name != last else ""] if name else []), change.part, value])
         last = name
-    console.print(grid)
+    return Table([""] * len(cells[0]), cells)
 
 
-def _value(change: Change) -> Any:
-    from rich.text import Text
-
+def _value(change: Change) -> list[Text]:
     if change.part.startswith(("code ", "file ")):
-        return Text(visible(str(change).removeprefix(change.part).lstrip(": ")))
-    old, new = map(visible, change.values())
-    return Text.assemble((old, "red"), " → ", (new, "green"))
+        return [Text(str(change).removeprefix(change.part).lstrip(": "))]
+    old, new = change.values()
+    return [Text(old, "bad"), Text(" → "), Text(new, "good")]
 
 
-def _print_steps(console: "Console", compared: Comparison) -> None:
+def _steps(compared: Comparison) -> "Iterator[Section]":
     """Which steps are new, removed, unchanged, or not comparable."""
-    from rich.text import Text
-
     changed = compared.of_kind("changed")
     steps = {
         "same": compared.of_kind("same"),
@@ -211,31 +190,25 @@ def _print_steps(console: "Console", compared: Comparison) -> None:
         "only in B": compared.of_kind("added"),
         "built anew with the same result": [step for step in changed if step.same_result],
     }
-    lines = [(label, ", ".join(step.name for step in of)) for label, of in steps.items() if of]
-    lines += [(step.name, "; ".join(step.missing)) for step in changed if step.missing]
+    lines = {label: ", ".join(step.name for step in of) for label, of in steps.items() if of}
+    lines |= {step.name: "; ".join(step.missing) for step in changed if step.missing}
     if lines:
-        console.print("\n[bold]Steps[/]")
-    for label, text in lines:
-        console.print(Text.assemble((f"  {label}: ", "cyan"), text))
+        yield Section("Steps", [Facts(lines)])
 
 
-def _print_costs(console: "Console", steps: Sequence[StepDifference]) -> None:
+def _costs(steps: Sequence[StepDifference]) -> "Iterator[Section]":
     """Time and size of the steps that differ."""
-    from rich import box
-    from rich.table import Table
-
-    known = [s for s in steps if not s.same_result and None not in (*s.seconds, *s.size)]
-    if not known:
-        return
-    console.print("\n[bold]Time and size[/]")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("step", no_wrap=True)
-    for name in ("time A", "time B", "size A", "size B"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for step in known:
-        times = [duration(value) for value in step.seconds if value is not None]
-        table.add_row(step.name, *times, *(size(value) for value in step.size if value is not None))
-    console.print(table)
+    rows: list[list[Cell]] = []
+    for step in steps:
+        cells: list[Cell] = [
+            Quantity(value, "duration") for value in step.seconds if value is not None
+        ]
+        cells += [Quantity(value, "bytes") for value in step.size if value is not None]
+        if not step.same_result and len(cells) == 4:
+            rows.append([step.name, *cells])
+    if rows:
+        columns = ["step", "time A", "time B", "size A", "size B"]
+        yield Section("Time and size", [Table(columns, rows)])
 
 
 def _step_data(step: StepDifference, found: Mapping[str, Any]) -> dict[str, Any]:

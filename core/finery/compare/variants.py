@@ -11,7 +11,8 @@ from finery.recipe.matrix.axes import SEED, Value, Variant, sizes
 from finery.rows.repeats import Repeats, summarise
 from finery.rows.report import Report
 from finery.store.database import Store
-from finery.util.text import counted, percent, signed
+from finery.util.text import counted, signed
+from finery.views.parts import Cell, Column, Quantity, Table, Text, Tone, Unit, number_text
 
 if TYPE_CHECKING:
     from finery.recipe.matrix.expand import Expanded
@@ -252,25 +253,56 @@ def are_shares(lines: Sequence[Line], name: str) -> bool:
     return all(s.is_share and 0 <= value <= 1 for s in scores for value in s.values)
 
 
-def number(value: float, shares: bool) -> str:
-    """A score: `91.7 %`, or four digits of what isn't a share."""
-    return percent(value) if shares else f"{value:.4g}"
+def in_unit(score: Score, is_share: bool) -> Quantity:
+    """The mean of a score with its interval. is_share: see `are_shares`."""
+    mean, interval = score.repeats.mean, score.interval
+    if not is_share:
+        return Quantity(mean, "", interval)
+    low, high = interval or (0.0, 1.0)
+    return Quantity(mean, "share", (max(0.0, low), min(1.0, high)) if interval else None)
 
 
-def interval_of(score: Score, shares: bool) -> str:
-    """Its 95 % interval: `85.3 – 95.4`; empty without one."""
-    if score.interval is None:
-        return ""
-    low, high = score.interval
-    if not shares:
-        return f"{low:.4g} – {high:.4g}"
-    return f"{100 * max(0.0, low):.1f} – {100 * min(1.0, high):.1f}"
+def table_of(graph: Graph, lines: Sequence[Line], times: Mapping[str, str]) -> Table:
+    """A row for each variant, best first. times: line → how long its trainings took.
+
+    Where there is little room, the first scores stay.
+    """
+    axes = list(dict.fromkeys(axis for line in lines for axis in line.axes))
+    is_named = any(not line.axes for line in lines)
+    columns = [Column(""), *([Column("variant")] if is_named else []), *map(Column, axes)]
+    rows: list[list[Cell]] = []
+    for line in lines:
+        named = [line.name if not line.axes else ""] if is_named else []
+        mark = Text("✓" if line.chosen else "", "good")
+        rows.append([mark, *named, *(line.axes.get(axis, "") for axis in axes)])
+    for number, name in enumerate(columns_of(lines), 1):
+        columns.append(Column(head_of(graph, name), number, has_bars=True))
+        is_share = are_shares(lines, name)
+        scores = [line.scores.get(name) for line in lines]
+        for row, line, score in zip(rows, lines, scores, strict=True):
+            state = next(iter(line.states), "—")
+            missing = Text(state, "bad" if state == "failed" else "")
+            row.append(missing if score is None else in_unit(score, is_share))
+        if any(score is not None and len(score.values) > 1 for score in scores):
+            columns.append(Column("± sd (seeds)", number))
+            for row, score in zip(rows, scores, strict=True):
+                row.append(_spread(score, is_share) if score else "")
+    if not columns_of(lines):
+        columns.append(Column("state"))
+        for row, line in zip(rows, lines, strict=True):
+            row.append(next(iter(line.states), "—"))
+    if any(times.values()):
+        columns.append(Column("training", len(columns)))
+        for row, line in zip(rows, lines, strict=True):
+            row.append(times[line.name])
+    tones: list[Tone] = ["strong" if line.chosen else "" for line in lines]
+    return Table(columns, rows, title_of(graph), tones=tones)
 
 
-def score_in_words(score: Score, shares: bool) -> str:
-    """A score and its interval."""
-    interval = f" (95 % CI {interval_of(score, shares)})" if score.interval else ""
-    return f"{number(score.repeats.mean, shares)}{interval}"
+def _spread(score: Score, is_share: bool) -> str:
+    deviation, seeds = score.repeats.deviation, len(score.values)
+    unit: Unit = "share" if is_share else ""
+    return "" if deviation is None else f"± {number_text(deviation, unit)} ({seeds})"
 
 
 def remarks_on(lines: Sequence[Line]) -> list[str]:

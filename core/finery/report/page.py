@@ -1,7 +1,6 @@
 """The page of a report, put together from the sections of views and of this package."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any, Literal, NamedTuple
 
 from finery.artifact.kinds import Artifact
@@ -20,14 +19,24 @@ from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.paths import recipe_id
 from finery.util.text import counted, duration, in_dollars, size
-from finery.views.html import PageSection, findings_in, ranked, render_page, render_sections
-from finery.views.parts import Finding, Section
+from finery.views.html import PageSection, findings_in, ranked, render_sections
+from finery.views.parts import (
+    Cell,
+    Column,
+    Facts,
+    Finding,
+    Part,
+    Quantity,
+    Remark,
+    Section,
+    Table,
+    Text,
+    Tile,
+    Tiles,
+)
+from finery.views.parts import Tone as TextTone
 from finery.views.view import Context, Output, View, returns_values, sections_of
 
-STEPS, ORIGIN = (
-    "finery.report/templates/steps.html.jinja",
-    "finery.report/templates/origin.html.jinja",
-)
 NEEDED = "Was fine-tuning needed?"
 """The first question about a recipe that trains a model, even if no evaluator answers it."""
 REQUIREMENTS = "Does it meet its requirements?"
@@ -49,7 +58,7 @@ class Reported(NamedTuple):
 
 def report_page(reported: Reported, context: Context, *, reload_seconds: int = 0) -> str:
     """The page as HTML."""
-    sections = [_steps(reported), _origin(reported), *_sections(reported, context)]
+    sections = [steps_section(reported), _origin(reported), *_sections(reported, context)]
     return render_sections(
         title_of(reported),
         sections,
@@ -95,15 +104,15 @@ def _sections(reported: Reported, context: Context) -> Iterator[AnySection]:
             yield section
 
 
-def _section(view: View, outputs: Sequence[Output], context: Context) -> PageSection | None:
+def _section(view: View, outputs: Sequence[Output], context: Context) -> AnySection | None:
     """A view's section. Where it fails on what is in the store, the page says so and goes on."""
     try:
         return view.section(outputs, context)
     except (FineryError, OSError) as error:
         what = getattr(error, "what", str(error))
         context.note(f"{outputs[0].title}: {what}")
-        html = render_page("finery.report/templates/broken.html.jinja", what=what)
-        return PageSection(", ".join(o.title for o in outputs), html, rank=60)
+        remark = Remark(f"This part can't be shown: {what}", severity="warning")
+        return Section(", ".join(o.title for o in outputs), [remark], rank=60)
 
 
 def _findings(reported: Reported, sections: Sequence[AnySection]) -> Iterator[Finding]:
@@ -176,34 +185,49 @@ def _gates(reported: Reported) -> Iterator[Finding]:
         yield Finding(REQUIREMENTS, "The recipe requires nothing.", "open", 4)
 
 
-def _steps(reported: Reported) -> PageSection:
+def steps_section(reported: Reported) -> Section:
+    """The steps with their states, and the digests of their outputs."""
     groups = groups_of(reported.steps)
-    variants = [step for group in groups if len(group.steps) > 1 for step in group.steps]
-    html = render_page(
-        STEPS,
-        rows=[_row(group) for group in groups],
-        variants=[_row(Group(step.node.name, [step], step.node.upstream())) for step in variants],
-    )
-    style = files("finery.report").joinpath("templates/steps.css").read_text(encoding="utf-8")
-    return PageSection("Steps", html, rank=80, style=style)
-
-
-def _row(group: Group) -> dict[str, Any]:
-    results = [step.result for step in group.steps if step.result]
-    outputs = {m.digest: m for result in results for m in result.outputs.values()}
-    return {
-        "name": group.title,
-        "use": group.use,
-        "state": group.state,
-        "detail": group.detail,
-        "time": group.time,
-        "size": size(sum(m.size() for m in outputs.values())) if outputs else "",
-        "needs": ", ".join(group.upstream),
-        "outputs": [f"{m.kind} {m.digest[:12]}" for m in outputs.values() if len(group.steps) == 1],
+    variants = [
+        Group(step.node.name, [step], step.node.upstream())
+        for group in groups
+        if len(group.steps) > 1
+        for step in group.steps
+    ]
+    parts: list[Part] = [_steps_table(groups)]
+    if variants:
+        parts.append(Section("Steps of the variants", [_steps_table(variants)], is_folded=True))
+    digests = {
+        group.title: ", ".join(f"{m.kind} {m.digest[:12]}" for m in _outputs_of(group))
+        for group in [*groups, *variants]
+        if len(group.steps) == 1
     }
+    facts = Facts({title: text for title, text in digests.items() if text})
+    parts.append(Section("Digests of the outputs", [facts], is_folded=True))
+    return Section("Steps", parts, rank=80)
 
 
-def _origin(reported: Reported) -> PageSection:
+def _steps_table(groups: Sequence[Group]) -> Table:
+    rows: list[list[Cell]] = []
+    for group in groups:
+        outputs = _outputs_of(group)
+        total = Quantity(sum(m.size() for m in outputs), "bytes") if outputs else ""
+        state = Text(group.state, TONES.get(group.state, ""))
+        needs = ", ".join(group.upstream)
+        rows.append([group.title, group.use, state, group.detail, group.time, total, needs])
+    return Table(["step", "type", "state", "", "time", "size", Column("needs", 3)], rows)
+
+
+TONES: Mapping[str, TextTone] = {"failed": "bad", "blocked": "bad", "built": "good"}
+
+
+def _outputs_of(group: Group) -> list[Manifest]:
+    """The different outputs of its steps."""
+    results = [step.result for step in group.steps if step.result]
+    return list({m.digest: m for result in results for m in result.outputs.values()}.values())
+
+
+def _origin(reported: Reported) -> Section:
     graph, run = reported.graph, reported.run
     facts = dict(run.context) if run and run.context else {}
     if not facts:
@@ -215,31 +239,46 @@ def _origin(reported: Reported) -> PageSection:
         for part, value in (step.result.parts if step.result else [])
         if part.startswith("package ")
     }
-    html = render_page(
-        ORIGIN,
-        costs=list(_costs(reported, facts)),
-        origin=list(_facts(reported, facts)),
-        commands=list(_commands(reported, facts)),
-        is_dirty=bool((facts.get("revision") or {}).get("is_dirty")),
-        has_revision=bool(facts.get("revision")),
-        recipe="" if reported.is_past else without_secrets(graph.recipe.text),
-        packages=sorted(packages.items()),
-    )
-    return PageSection("Cost, origin and how to repeat it", html, rank=90)
+    repeat: list[Part] = [Text("\n".join(_commands(reported, facts)), is_code=True)]
+    if (facts.get("revision") or {}).get("is_dirty"):
+        repeat.append(Remark(DIRTY, severity="warning"))
+    if not facts.get("revision"):
+        repeat.append(Text("The project wasn't in git, so no revision is known.", "soft"))
+    repeat.append(Text(FOLLOW, "soft"))
+    parts: list[Part] = [Tiles(list(_costs(reported))), Facts(dict(_facts(reported, facts)))]
+    parts.append(Section("Repeat it", repeat))
+    if packages:
+        known = Facts(dict(sorted(packages.items())))
+        parts.append(Section("Packages in the keys", [known], is_folded=True))
+    if not reported.is_past:
+        recipe = Text(without_secrets(graph.recipe.text), is_code=True)
+        parts.append(Section("The recipe", [recipe], is_folded=True))
+    return Section("Cost, origin and how to repeat it", parts, rank=90)
 
 
-def _costs(reported: Reported, facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(name, value, note) of time, money, size and machine."""
+DIRTY = (
+    "Files differed from this revision when it was built, so the commands repeat it only with "
+    "those changes"
+)
+FOLLOW = (
+    "Follow a row through all steps with `finery show --row ID`, and compare builds with "
+    "`finery diff`."
+)
+
+
+def _costs(reported: Reported) -> Iterator[Tile]:
+    """Time, money and size."""
     results = [step.result for step in reported.steps if step.result]
     total = sum(result.seconds for result in results)
-    yield "time of all steps", duration(total), "each at its last run"
+    yield Tile("time of all steps", duration(total), "each at its last run")
     longest = max(reported.steps, key=lambda s: s.result.seconds if s.result else -1.0)
     if longest.result:
-        yield "longest step", longest.time, longest.node.name
+        yield Tile("longest step", longest.time, longest.node.name)
     dollars = sum(step.dollars for step in reported.steps)
-    yield "cost of answers", in_dollars(dollars) if dollars else "none", "of models behind an API"
+    cost = in_dollars(dollars) if dollars else "none"
+    yield Tile("cost of answers", cost, "of models behind an API")
     made: dict[str, Manifest] = {m.digest: m for r in results for m in r.outputs.values()}
-    yield "size of outputs", size(sum(m.size() for m in made.values())), ""
+    yield Tile("size of outputs", size(sum(m.size() for m in made.values())))
 
 
 def _facts(reported: Reported, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

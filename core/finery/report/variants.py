@@ -1,7 +1,6 @@
 """The section of a matrix: its variants with their scores, best first, and which one is best."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 from finery.artifact.manifest import Result
@@ -11,25 +10,20 @@ from finery.compare.variants import (
     are_shares,
     choice_of,
     columns_of,
-    head_of,
-    interval_of,
+    in_unit,
     is_close,
     lines_of,
-    number,
     remarks_on,
     report_of,
-    score_in_words,
-    title_of,
+    table_of,
 )
 from finery.recipe.graph import Graph
 from finery.recipe.matrix.choose import WINNER
 from finery.report.steps import ReportedStep
 from finery.store.database import Store
 from finery.util.text import counted, duration, in_points, signed
-from finery.views.html import PageSection, render_page
-from finery.views.parts import Finding
+from finery.views.parts import Finding, Section, Text, as_text
 
-TEMPLATE = "finery.report/templates/variants.html.jinja"
 QUESTION = "Which variant is best?"
 
 
@@ -85,60 +79,14 @@ def names_shown(variants: Variants | None) -> Mapping[str, str]:
     return variants.graph.matrix.steps[variants.shown]
 
 
-def section_of(variants: Variants) -> PageSection:
+def section_of(variants: Variants) -> Section:
     """The table, and who won by how much."""
-    lines, columns = variants.lines, columns_of(variants.lines)
-    axes = list(dict.fromkeys(axis for line in lines for axis in line.axes))
-    repeated = any(len(line.variants) > 1 for line in lines)
+    lines = variants.lines
+    is_repeated = any(len(line.variants) > 1 for line in lines)
     times = {line.name: _training(variants, line) for line in lines}
-    html = render_page(
-        TEMPLATE,
-        caption=title_of(variants.graph),
-        axes=axes,
-        is_named=any(not line.axes for line in lines),
-        columns=[head_of(variants.graph, name) for name in columns],
-        is_repeated=repeated,
-        is_timed=any(times.values()),
-        rows=[(line, [_cell(lines, line, c) for c in columns], times[line.name]) for line in lines],
-        remarks=list(_remarks(variants, repeated=repeated)),
-    )
-    style = files("finery.report").joinpath("templates/variants.css").read_text(encoding="utf-8")
-    return PageSection("Variants", html, rank=8, findings=[_finding(variants)], style=style)
-
-
-class Cell(NamedTuple):
-    """A score. spread: over seeds. left, width, at: of its interval and itself, in percent."""
-
-    value: str
-    interval: str = ""
-    spread: str = ""
-    left: float = 0.0
-    width: float = 0.0
-    at: float = 0.0
-
-
-def _cell(lines: Sequence[Line], line: Line, name: str) -> Cell:
-    score = line.scores.get(name)
-    if score is None:
-        return Cell(next(iter(line.states), "—"))
-    mean, deviation, _, size = score.repeats
-    shares = are_shares(lines, name)
-    spread = f"± {number(deviation, shares)} ({size} seeds)" if deviation is not None else ""
-    cell = Cell(number(mean, shares), interval_of(score, shares), spread)
-    # What the plot of the column has to show.
-    scores = [each.scores[name] for each in lines if name in each.scores]
-    values = [v for each in scores for v in (each.repeats.mean, *(each.interval or ()))]
-    low, high = min(values), max(values)
-    low, high = (max(0.0, low), min(1.0, high)) if shares else (low, high)
-    if score.interval is None or low == high:
-        return cell
-
-    def place(value: float) -> float:
-        share: float = (value - low) / (high - low)
-        return 100 * min(1.0, max(0.0, share))
-
-    left, right = map(place, score.interval)
-    return cell._replace(left=left, width=right - left, at=place(mean))
+    remarks = [Text(text, "soft") for text in _remarks(variants, repeated=is_repeated)]
+    table = table_of(variants.graph, lines, times)
+    return Section("Variants", [_finding(variants), table, *remarks], rank=8)
 
 
 def _training(variants: Variants, line: Line) -> str:
@@ -163,7 +111,7 @@ def _finding(variants: Variants) -> Finding:
     select, score = variants.graph.select_by, best.scores[name]
     seeds = f" over {counted(len(score.values), 'seed')}" if len(score.values) > 1 else ""
     on = f"{seeds} on {select.rows}" if select else seeds
-    what = f"{best.name}: {name} {score_in_words(score, are_shares(lines, name))}{on}"
+    what = f"{best.name}: {name} {as_text(in_unit(score, are_shares(lines, name)))}{on}"
     if choice is None:
         why = "The recipe chooses none (`select`), and the best of many scores is partly luck. "
         why += "Highest"
@@ -214,7 +162,7 @@ def _tested_in_words(variants: Variants) -> str:
     if variants.tested is None:
         return f"Chosen on {select.rows}; not judged on the test rows."
     shares = are_shares(variants.lines, columns_of(variants.lines)[0])
-    value = score_in_words(variants.tested, shares)
+    value = as_text(in_unit(variants.tested, shares))
     return f"On the test rows, which it wasn't chosen by: {value}."
 
 

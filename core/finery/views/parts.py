@@ -404,7 +404,7 @@ def as_text(value: Any) -> str:
     """A JSON value or a cell in words: `yes`, `a, b`, `rows 20, seeds (rows 4, distinct_1 0.8)`."""
     if isinstance(value, Text | Quantity):
         interval = interval_text(value)
-        return f"{cell_text(value)}{f' ({interval})' if interval else ''}"
+        return f"{cell_text(value)}{f' (95 % CI {interval})' if interval else ''}"
     if isinstance(value, list | Mapping):
         named = value.items() if isinstance(value, Mapping) else [("", each) for each in value]
         parts = [(name, as_text(of), isinstance(of, list | Mapping)) for name, of in named]

@@ -225,7 +225,8 @@ def print_table(console: "Console", part: Table) -> None:
     fewer rows than columns is turned. Otherwise it is printed in parts with the same first column,
     so that no number wraps.
     """
-    columns, left_out = printed_columns(part), []
+    columns = printed_columns(part)
+    left_out: list[str] = []
     for priority in sorted({column.priority for column in columns if column.priority > 1})[::-1]:
         if _width(columns) <= console.width:
             break

@@ -111,6 +111,33 @@ class Table(msgspec.Struct):
     model: str | msgspec.UnsetType = msgspec.UNSET
 
 
+class Series(msgspec.Struct, omit_defaults=True):
+    """A series of a plot: (x, y) by ascending x, and (x, low, high) of its intervals.
+
+    style: `line`, `dots`, or `both`.
+    """
+
+    label: str
+    points: list[tuple[float, float]]
+    style: Literal["line", "dots", "both"] = "line"
+    band: list[tuple[float, float, float]] = []
+
+
+class Plot(msgspec.Struct, omit_defaults=True):
+    """A plot that any viewer of `Metrics` can show. x, y: what its axes show.
+
+    unit: of y, as in a table.
+    """
+
+    title: str
+    series: list[Series]
+    x: str = ""
+    y: str = ""
+    unit: str = ""
+    is_x_log: bool = False
+    is_y_log: bool = False
+
+
 class Remark(msgspec.Struct):
     """A remark on the result, which `show` and `build` print. advice: what to do about it.
 
@@ -155,6 +182,7 @@ class Report(msgspec.Struct, kw_only=True):
     exports: list[Export] = []
     slices: dict[str, dict[str, Slice]] = {}
     tables: list[Table] = []
+    plots: list[Plot] = []
     remarks: list[Remark] = []
     words: list[str] = []
     references: list[str] = []
@@ -200,9 +228,9 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 _SAME = (
-    "headline", "applies", "comparisons", "pairs", "tables", "remarks", "words", "references",
-    "baselines", "bundles", "truncated", "legend", "intervals_cover", "more", "slices", "unbounded",
-    "units", "statistics", "definitions",
+    "headline", "applies", "comparisons", "pairs", "tables", "plots", "remarks", "words",
+    "references", "baselines", "bundles", "truncated", "legend", "intervals_cover", "more", "slices",
+    "unbounded", "units", "statistics", "definitions",
 )  # fmt: skip
 """What `details` has in the same form."""
 _ALWAYS = ("headline", "comparisons", "pairs", "tables", "remarks", "unbounded", "units")

@@ -6,7 +6,7 @@ nothing of where it is shown. Texts may be hostile: whatever shows them escapes 
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from finery.util.text import (
     duration,
@@ -22,6 +22,7 @@ from finery.util.text import (
 
 if TYPE_CHECKING:
     from finery.rows import Row
+    from finery.rows.report import Plot as ReportPlot
 
 Tone = Literal["", "good", "bad", "warning", "soft", "strong"]
 """How a text looks, by what it means."""
@@ -201,6 +202,15 @@ class Plot(NamedTuple):
     title: str = ""
     at: tuple[float, str] | None = None
     note: str = ""
+
+
+def plot_of(stored: "ReportPlot") -> Plot:
+    """A plot that an evaluator keeps in its report."""
+    series = [Series(of.label, of.points, of.style, of.band) for of in stored.series]
+    x = Axis(stored.x, scale="log" if stored.is_x_log else "linear")
+    unit = cast("Unit", stored.unit if stored.unit in get_args(Unit) else "")
+    y = Axis(stored.y, unit, "log" if stored.is_y_log else "linear")
+    return Plot(series, x, y, stored.title)
 
 
 # -- rows and answers ------------------------------------------------------------------------------

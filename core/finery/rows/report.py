@@ -229,8 +229,8 @@ class Report(msgspec.Struct, kw_only=True):
 
 _SAME = (
     "headline", "applies", "comparisons", "pairs", "tables", "plots", "remarks", "words",
-    "references", "baselines", "bundles", "truncated", "legend", "intervals_cover", "more", "slices",
-    "unbounded", "units", "statistics", "definitions",
+    "references", "baselines", "bundles", "truncated", "legend", "intervals_cover", "more",
+    "slices", "unbounded", "units", "statistics", "definitions",
 )  # fmt: skip
 """What `details` has in the same form."""
 _ALWAYS = ("headline", "comparisons", "pairs", "tables", "remarks", "unbounded", "units")

@@ -39,6 +39,7 @@ from finery.views.parts import (
     Tile,
     Tiles,
     counts_in_words,
+    plot_of,
     record_of,
 )
 from finery.views.view import Context, Detail, LiveMetric, Output, Page, PageContext, View
@@ -77,6 +78,7 @@ __all__ = [
     "View",
     "counts_in_words",
     "plot",
+    "plot_of",
     "print_facts",
     "print_labelled",
     "print_row",

@@ -38,7 +38,12 @@
   function shown(record, sides) {
     const list = element("dl");
     const marked = new Set();
+    const item = element("li");
     record.fields.forEach(([label, text, tone, side, isFolded]) => {
+      if (label === "id" || label === "prompt") {
+        item.append(element("div", { class: label === "id" ? "id" : "text" }, text));
+        return;
+      }
       const value = element("dd", { class: tone === "soft" ? "soft" : "" });
       if (isFolded) {
         value.append(element("details", {}, element("summary", {}, label), element("div", {}, text)));
@@ -55,7 +60,8 @@
       if (side >= 0) marked.add(side);
       list.append(element("dt", {}, isFolded ? "" : name), value);
     });
-    return element("li", {}, list);
+    item.append(list);
+    return item;
   }
 
   function fill(place) {
@@ -66,8 +72,8 @@
       record.fields.map((field) => field[1]).join("\n").toLowerCase());
     const names = sides.map((name, index) => [String(index), name]);
     const last = side < 0 ? sides.length - 1 : side;
-    const [firstLabel, first] = choice("First", names, last === 0 && sides.length > 1 ? "1" : "0");
-    const [secondLabel, second] = choice("Second", names, String(Math.max(last, 0)));
+    const [firstLabel, first] = choice("First model", names, last === 0 && sides.length > 1 ? "1" : "0");
+    const [secondLabel, second] = choice("Second model", names, String(Math.max(last, 0)));
     const kinds = sides.length > 1 ? KINDS : sides.length ? ONE_SIDE : [["all", "all", () => true]];
     const [kindLabel, kind] = choice("Show", kinds.map(([value, text]) => [value, text]), kinds[0][0]);
     const search = element("input", { type: "search", autocomplete: "off" });

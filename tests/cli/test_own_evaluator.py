@@ -1,0 +1,172 @@
+"""A third party's evaluator with a table and a plot of its own, wherever finery shows scores."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+from chromium import chromium
+from conftest import Project
+
+CLASSES = 200
+HOSTILE = "<img src=x onerror=alert(1)>\x1b[31m|`@everyone`"
+LONG = "long" * 100
+PLUGIN = '''
+import json
+
+from finery import Dataset, Job, Metrics, Model, Step, hookimpl, setting
+from finery.rows import report
+
+HOSTILE, LONG = {hostile!r}, {long!r}
+
+
+class Grade(Step, seeded=False, sections=("evaluate",)):
+    """Grades the models."""
+
+    models: list[Model]
+    rows: Dataset
+    bonus: float = setting(0.0, help="Added to all grades.")
+
+    def run(self, job: Job) -> Metrics:
+        scores = {{
+            model.ref: {{
+                "grade": report.Score(1234.5 + self.bonus + number, (1200.0, 1300.0)),
+                "share": report.Score(0.5, (0.4, 0.6)),
+            }}
+            for number, model in enumerate(self.models)
+        }}
+        names = [HOSTILE, LONG, *(f"class {{n}}" for n in range({classes} - 2))]
+        rows = [[name, n / {classes}, 2 * n] for n, name in enumerate(names)]
+        points = [(10.0**n, 5.0 / 10**n) for n in range(6)]
+        band = [(x, y / 2, 2 * y) for x, y in points]
+        return Metrics.write(
+            job.out,
+            report.Report(
+                rows=len(self.rows),
+                scores=scores,
+                unbounded=["grade"],
+                tables=[
+                    report.Table("By class", ["class", "share", "n"], rows, {{"share": "share"}}),
+                ],
+                plots=[report.Plot(
+                    f"Error {{HOSTILE}}", [report.Series(HOSTILE, points, "both", band)],
+                    "rows", "error", is_x_log=True, is_y_log=True,
+                )],
+                remarks=[report.Remark("It is " + HOSTILE, "Do more.", "warning")],
+                words=["The grade is " + LONG],
+            ),
+        )
+
+
+@hookimpl
+def finery_steps():
+    return {{"own.grade": Grade}}
+'''.format(hostile=HOSTILE, long=LONG, classes=CLASSES)  # fmt: skip
+RECIPE = """\
+finery: 1
+name: t
+plugins: [./steps.py, ./own.py]
+models:
+  base: {use: t.answers, path: known.json}
+data:
+  rows: {use: data.file, path: rows.jsonl}
+train:
+  sft: {use: t.learn, model: base, rows: rows}
+evaluate:
+  test: {use: own.grade, models: [base, sft], rows: rows}
+"""
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Built twice, with other grades the second time."""
+    from judged import files
+
+    t = Project(tmp_path_factory.mktemp("graded"))
+    t.write(files(10, RECIPE, **{"own.py": PLUGIN}))
+    assert t.run("build").code == 0
+    t.edit("recipe.yaml", "sft], rows: rows", "sft], rows: rows, bonus: 100")
+    second = t.run("build")
+    assert second.code == 0, second.err
+    (t.folder / "second.txt").write_text(second.out + second.err)
+    return t
+
+
+def plain(page: str) -> str:
+    """The text of a page, without styles and scripts."""
+    text = re.sub(r"<(script|style).*?</\1>", " ", page.replace("<wbr>", ""), flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+
+
+def is_harmless(text: str) -> bool:
+    return not {*"\x1b\0\a"} & {*text}
+
+
+def test_the_terminal_shows_scores_table_and_plot(graded: Project) -> None:
+    out = graded.run("show", "test").out
+    assert is_harmless(out)
+    for words in (
+        "grade", "1334", "50.0 %", "By class", "class 197", "Error <img", "x: rows (log)", "●",
+        "It is <img", "longlong",
+    ):  # fmt: skip
+        assert words in out, words
+    assert "␛[31m" in out
+
+
+def test_the_end_of_a_build_has_the_scores_and_the_remark(graded: Project) -> None:
+    text = (graded.folder / "second.txt").read_text()
+    assert is_harmless(text)
+    assert re.search(r"sft +test +1336 +1200 – 1300", text)
+    assert "test: It is <img" in text
+    assert "By class" not in text
+
+
+@pytest.mark.parametrize("command", [["show", "test"], ["report"]])
+def test_pages_have_them_too(graded: Project, command: list[str]) -> None:
+    ran = graded.run(*command, "--html", "p.html")
+    assert ran.code == 0, ran.err
+    page = (graded.folder / "p.html").read_text("utf-8")
+    assert is_harmless(page)
+    assert "<img" not in page
+    text = plain(page)
+    for words in ("By class", "class 197", "49.5 %", "logarithmic", "1336", "Do more."):
+        assert words in text, words
+    assert len(re.findall(r"<polyline", page)) >= 1
+
+
+def test_markdown_and_the_diff(graded: Project) -> None:
+    done = graded.run("report", "--format", "markdown", "-o", "-", "--against", "previous")
+    assert done.code == 0, done.err
+    assert "<img" not in done.out.replace("\\<", "")
+    assert "@everyone" not in done.out
+    assert re.search(r"\| sft \| test \| 133\d", done.out)
+    out = graded.run("diff", "previous", "last").out
+    assert is_harmless(out)
+    assert "grade" in out
+    assert "unclear:" in out.splitlines()[0]  # nobody says whether a higher grade is better
+
+
+def test_the_card_of_the_model_has_the_scores(graded: Project) -> None:
+    ran = graded.run("card", "sft")
+    assert ran.code == 0, ran.err
+    assert "1335.5" in ran.out
+    assert is_harmless(ran.out)
+
+
+@pytest.mark.slow
+def test_the_page_fits_a_phone(graded: Project) -> None:
+    assert graded.run("show", "test", "--html", "phone.html").code == 0
+    with chromium(390, 844) as browser:
+        browser.open(Path(graded.folder / "phone.html"))
+        width = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
+        assert width[0] <= width[1]
+        assert browser.errors() == []
+        assert browser.run("return document.images.length") == 0
+        assert browser.run("return document.querySelectorAll('figure.plot svg').length") == 1
+
+
+def test_json_has_what_the_evaluator_wrote(graded: Project) -> None:
+    data = json.loads(graded.run("show", "test", "--json").out)
+    assert len(data["metrics"]["details"]["tables"][0]["rows"]) == CLASSES
+    assert data["metrics"]["details"]["plots"][0]["is_x_log"]

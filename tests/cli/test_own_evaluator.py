@@ -12,13 +12,13 @@ from conftest import Project
 CLASSES = 200
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[31m|`@everyone`"
 LONG = "long" * 100
-PLUGIN = '''
+PLUGIN = f'''
 import json
 
 from finery import Dataset, Job, Metrics, Model, Step, hookimpl, setting
 from finery.rows import report
 
-HOSTILE, LONG = {hostile!r}, {long!r}
+HOSTILE, LONG = {HOSTILE!r}, {LONG!r}
 
 
 class Grade(Step, seeded=False, sections=("evaluate",)):
@@ -36,8 +36,8 @@ class Grade(Step, seeded=False, sections=("evaluate",)):
             }}
             for number, model in enumerate(self.models)
         }}
-        names = [HOSTILE, LONG, *(f"class {{n}}" for n in range({classes} - 2))]
-        rows = [[name, n / {classes}, 2 * n] for n, name in enumerate(names)]
+        names = [HOSTILE, LONG, *(f"class {{n}}" for n in range({CLASSES} - 2))]
+        rows = [[name, n / {CLASSES}, 2 * n] for n, name in enumerate(names)]
         points = [(10.0**n, 5.0 / 10**n) for n in range(6)]
         band = [(x, y / 2, 2 * y) for x, y in points]
         return Metrics.write(
@@ -62,7 +62,7 @@ class Grade(Step, seeded=False, sections=("evaluate",)):
 @hookimpl
 def finery_steps():
     return {{"own.grade": Grade}}
-'''.format(hostile=HOSTILE, long=LONG, classes=CLASSES)  # fmt: skip
+'''  # fmt: skip
 RECIPE = """\
 finery: 1
 name: t

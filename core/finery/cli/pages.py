@@ -13,8 +13,9 @@ from finery.errors import UsageError
 from finery.recipe.graph import Graph
 from finery.store.database import Store
 from finery.util.paths import shown
-from finery.views.display import print_labelled
 from finery.views.html import render_sections
+from finery.views.parts import Field
+from finery.views.terminal import print_fields
 from finery.views.view import Detail, Output, Page, View, page_of, returns_values, sections_of
 
 
@@ -104,8 +105,7 @@ def print_records(
                 print_json(record)
                 continue
             console = stdout()
-            for label, text in view.record_lines(record):
-                print_labelled(console, label, text)
+            print_fields(console, [Field(*line) for line in view.record_lines(record)])
             console.print()
     if not found:
         raise UsageError(

@@ -8,9 +8,8 @@ from finery.lineage.story import Event, Story, Told
 from finery.recipe.graph import Graph
 from finery.rows import snippet
 from finery.util.text import counted, shortened, some_of, visible
-from finery.views.display import print_turns
-from finery.views.parts import as_text
-from finery.views.terminal import STYLES
+from finery.views.parts import as_text, record_of
+from finery.views.terminal import STYLES, print_fields
 from finery.views.view import returns_values
 
 SHOWN = 20
@@ -31,7 +30,8 @@ def show_story(graph: Graph, story: Story) -> None:
     console = stdout()
     asked = story.told(story.id)
     assert asked is not None
-    print_turns(console, asked.row or {})
+    turns = record_of(asked.row or {}).fields
+    print_fields(console, [field for field in turns if field.label != "id"])
     console.print()
     _Trees(graph, story).print(console)
     for line in _trained(story):

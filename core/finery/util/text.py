@@ -191,6 +191,15 @@ def likely(probability: float) -> str:
     return f"{100 * probability:.{max(1, math.ceil(-math.log10(doubt)) - 1)}f} %"
 
 
+SMALLEST_P = 0.001
+"""Smaller p-values are shown as `< 0.001`."""
+
+
+def p_text(value: float) -> str:
+    """A p-value: `0.020`, `< 0.001`."""
+    return f"< {SMALLEST_P}" if value < SMALLEST_P else f"{value:.3f}"
+
+
 def signed(difference: float, form: str = ".1f") -> str:
     """A number with its sign: `+1.2`, `-0.4`. What is rounded to zero has none: `0.0`.
 

@@ -13,6 +13,7 @@ from finery.util.text import (
     in_line,
     in_points,
     likely,
+    p_text,
     percent,
     quantity,
     shortened,
@@ -27,18 +28,16 @@ if TYPE_CHECKING:
 Tone = Literal["", "good", "bad", "warning", "soft", "strong"]
 """How a text looks, by what it means."""
 Unit = Literal[
-    "", "share", "likely", "difference", "p", "seconds", "dollars", "bytes", "duration"
+    "", "share", "likely", "difference", "change", "p", "seconds", "dollars", "bytes", "duration"
 ]  # fmt: skip
 """Of a number: `share` is from 0 to 1 and `likely` is a probability that may be near 1, both shown
-in percent; `difference` is one of two shares, in points; `p` is a p-value; `seconds` may be
-milliseconds, and `duration` hours."""
+in percent; `difference` is one of two shares, in points, and `change` one of other numbers; `p` is
+a p-value; `seconds` may be milliseconds, and `duration` hours."""
 Interval = tuple[float, float]
 MOST_CLASSES = 6
 """Maximum number of classes that are all listed. Of more, only the most and least frequent."""
 LONGEST_CLASS = 40
 """Maximum characters of a class that are shown."""
-SMALLEST_P = 0.001
-"""Smaller p-values are shown as `< 0.001`."""
 MISSING = "–"
 
 
@@ -367,7 +366,7 @@ def interval_text(cell: Cell) -> str:
     ends = [number_text(end, cell.unit) for end in cell.interval]
     if cell.unit in ("share", "likely"):
         ends = [end.removesuffix(" %") for end in ends]
-    return (" to " if cell.unit == "difference" else " – ").join(ends)
+    return (" to " if cell.unit in ("difference", "change") else " – ").join(ends)
 
 
 def number_text(value: float, unit: Unit = "") -> str:
@@ -380,7 +379,9 @@ def number_text(value: float, unit: Unit = "") -> str:
         case "difference":
             return in_points(value)
         case "p":
-            return f"< {SMALLEST_P}" if value < SMALLEST_P else f"{value:.3f}"
+            return p_text(value)
+        case "change":
+            return signed(value, ".4g")
         case "bytes":
             return size(value)
         case "duration":
@@ -388,11 +389,6 @@ def number_text(value: float, unit: Unit = "") -> str:
         case "seconds" | "dollars":
             return quantity(value, unit)
     return f"{value:,}" if isinstance(value, int) else quantity(value)
-
-
-def signed_number(value: float) -> str:
-    """A difference of numbers without a unit: `+1.25`."""
-    return signed(value, ".4g")
 
 
 def cell_tone(cell: Cell) -> Tone:

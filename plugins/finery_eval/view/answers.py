@@ -1,20 +1,19 @@
-"""Wrong answers: why they are, with their complete rows and the nearest training rows."""
+"""Answers: all of them by model, and why they are wrong, with the nearest training rows."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from finery import Dataset, Graph, Metrics
 from finery.rows import Row, Turns, answer_text, split_turns
+from finery.rows.parts import id_of, prompt
 from finery.rows.similar import SimilarIndex, question
 from finery.util.text import visible
-from finery.views import PageContext, print_labelled
+from finery.views import Context, Field, Record, Records
 from finery_eval.calls import shown_call
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from finery_eval.view.judgements import ORDER, Judgement
 
 
 def reasons(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -66,13 +65,13 @@ def place_of(facts: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (str(facts.get("id", "")), turn, context_of(facts))))
 
 
-def print_question(console: "Console", facts: Mapping[str, Any]) -> None:
-    """Print which row an answer is to, the beginning of its prompt, and what is expected."""
-    print_labelled(console, "row", place_of(facts), "dim")
-    if facts.get("prompt"):
-        print_labelled(console, "prompt", str(facts["prompt"]))
+def question_fields(facts: Mapping[str, Any], prompt: str = "") -> Iterator[Field]:
+    """Which row an answer is to, its prompt or the beginning of it, and what is expected."""
+    yield Field("row", place_of(facts), "soft")
+    if prompt or facts.get("prompt"):
+        yield Field("prompt", prompt or str(facts["prompt"]))
     if facts.get("expected") is not None:
-        print_labelled(console, "expected", compact(facts["expected"]))
+        yield Field("expected", compact(facts["expected"]))
 
 
 def context_of(facts: Mapping[str, Any]) -> str:
@@ -98,6 +97,67 @@ def _differing(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     }
 
 
+# -- all answers ----------------------------------------------------------------------------------
+
+
+def browsers(judged: Sequence[Judgement], context: Context, model: str = "") -> Iterator[Records]:
+    """The answers in groups: steps of one type with the same rows share one.
+
+    model: the one to look at; by default the trained one.
+    """
+    groups: dict[Any, list[Judgement]] = {}
+    for every in judged:
+        each = every._replace(answers=[a for a in every.answers if "correct" in a or "answer" in a])
+        if each.answers:
+            places = ((a.get("id"), a.get("turn"), a.get("message")) for a in each.answers)
+            groups.setdefault((each.use, *places), []).append(each)
+    for group in groups.values():
+        steps = list(dict.fromkeys(each.step for each in group))
+        models = {each.model: each for each in group}.values()
+        sides = sorted(models, key=lambda each: (ORDER[each.role], each.role != "base"))
+        tuned = [each for each in sides if each.role == "tuned"]
+        chosen = next((each for each in sides if each.model == model), (tuned or sides)[-1])
+        wrong = sum(facts.get("correct") is False for facts in chosen.answers)
+        is_page = context.medium == "page"
+        yield Records(
+            _records(sides, steps[0], context),
+            wrong,
+            f"Answers of {', '.join(steps)}" if is_page else f"wrong answers of {chosen.model}",
+            context.detail.rows,
+            chosen.model,
+        )
+
+
+def _records(sides: Sequence[Judgement], step: str, context: Context) -> Iterator[Record]:
+    """The answers of all models to each row. A page has the complete prompts."""
+    prompts = _prompts(step, context) if context.medium == "page" else {}
+    for lines in zip(*(each.answers for each in sides), strict=True):
+        fields = [*question_fields(lines[0], prompts.get(str(lines[0].get("id", "")), ""))]
+        for side, facts in zip(sides, lines, strict=True):
+            fields += answer_fields(facts, side.model)
+        verdicts = {side.model: of.get("correct") for side, of in zip(sides, lines, strict=True)}
+        yield Record(fields, verdicts)
+
+
+def answer_fields(facts: Mapping[str, Any], model: str) -> Iterator[Field]:
+    """An answer, why it is wrong, and what the model thought before."""
+    correct = facts.get("correct")
+    tone: Literal["", "good", "bad"] = "good" if correct else "" if correct is None else "bad"
+    if "answer" in facts or correct is not None:
+        yield Field("answered", answer_of(facts), tone, model)
+    if correct is False and (why := "\n".join(reasons(facts))):
+        yield Field("why", why, "soft", model)
+    if thinking := str(facts.get("reasoning") or ""):
+        yield Field("thought", thinking, "soft", model, is_folded=True)
+
+
+def _prompts(step: str, context: Context) -> dict[str, str]:
+    """Row id → its complete prompt, for rows in the store."""
+    node = context.graph.nodes.get(step)
+    refs = [source.ref for source in node.sources_of(Dataset)] if node else []
+    return {id_of(row): text for row in _built(refs, context) if (text := prompt(row))}
+
+
 # -- with their rows and the nearest training rows ------------------------------------------------
 
 
@@ -108,7 +168,7 @@ MOST_READ = 20_000
 
 
 def wrong_records(
-    metrics: Metrics, step: str, model: str, context: PageContext
+    metrics: Metrics, step: str, model: str, context: Context
 ) -> Iterator[dict[str, Any]]:
     """A record for each wrong answer of a model, in the order of the rows.
 
@@ -168,7 +228,7 @@ def _prompt(facts: Mapping[str, Any], row: Row | None) -> list[dict[str, Any]]:
     return Turns.of(row).conversation[: facts["message"] - 1]
 
 
-def _training_rows(graph: Graph, model: str, context: PageContext) -> Iterable[Row]:
+def _training_rows(graph: Graph, model: str, context: Context) -> Iterable[Row]:
     """What a model, or one that it derives from, learned from."""
     steps = [model.partition(".")[0]]
     for step in steps:  # grows
@@ -180,7 +240,7 @@ def _training_rows(graph: Graph, model: str, context: PageContext) -> Iterable[R
     return ()
 
 
-def _built(refs: Iterable[str], context: PageContext) -> Iterator[Row]:
+def _built(refs: Iterable[str], context: Context) -> Iterator[Row]:
     for ref in refs:
         rows = context.built(ref)
         if isinstance(rows, Dataset):

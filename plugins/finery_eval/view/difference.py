@@ -1,14 +1,14 @@
 """The differences between two evaluations by the same step: scores, and changed answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import msgspec
 
 from finery import Metrics
 from finery.rows.report import Report
-from finery.util.text import counted, in_points, percent, range_in_points, signed
-from finery.views import print_labelled
+from finery.util.text import counted, in_points
+from finery.views import Column, Field, Finding, Part, Quantity, Record, Records, Table, Text
 from finery_eval.measure import MCNEMAR, SIGN_FLIPS, Measure
 from finery_eval.predictions import (
     SIDES,
@@ -20,17 +20,12 @@ from finery_eval.predictions import (
     paired,
 )
 from finery_eval.stats import holm
-from finery_eval.tables import NOT_SHOWN, verdict_of
-from finery_eval.view.answers import PLACE, answer_of, print_question, reasons
-from finery_eval.view.tables import headline, new_table, p_text, plain
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from finery_eval.tables import BETTER, NOT_SHOWN, verdict_of
+from finery_eval.view.answers import PLACE, answer_of, question_fields, reasons
+from finery_eval.view.tables import headline
 
 CONVERSATIONS = "sign flips of conversations"
 """The test where answers are to the turns of conversations."""
-NARROW = 100
-"""Columns of a terminal from which on the number of flipped answers has room in the table."""
 
 
 def difference_of(before: Metrics, after: Metrics) -> dict[str, Any]:
@@ -133,23 +128,33 @@ def _changes(models: Mapping[str, Any]) -> dict[str, list[str]]:
     return changes
 
 
-def print_difference(console: "Console", data: Mapping[str, Any], most: int) -> None:
-    """Print scores side by side, then the first `most` answers that flipped each way."""
-    before, after = data["rows"]
-    rows = f"{before} rows" if before == after else f"{before} → {after} rows"
+# -- as parts -------------------------------------------------------------------------------------
+
+
+TONES: Mapping[str, Literal["good", "bad", "open"]] = {
+    "better": "good", "worse": "bad", "unclear": "open",
+}  # fmt: skip
+
+
+def compared_parts(data: Mapping[str, Any], shown: int) -> Iterator[Part]:
+    """What changed in a line, scores side by side, then answers that flipped.
+
+    shown: how many answers of each model that flipped one way.
+    """
+    for kind, texts in data["changes"].items():
+        yield from (Finding("What changed?", text, TONES[kind]) for text in texts)
     same = [model for model, of in data["models"].items() if _is_same(of)]
     others = {model: of for model, of in data["models"].items() if model not in same}
     if others:
-        console.print(_table(console, rows, others))
+        yield _table(data["rows"], others)
     if same:
-        console.print(f"  the same answers in both: {', '.join(same)}", markup=False)
+        yield Text(f"the same answers in both: {', '.join(same)}")
     for name, models in (("A", data["only_before"]), ("B", data["only_after"])):
         if models:
-            console.print(f"  judged only in {name}: {', '.join(models)}", markup=False)
-    for line in _remarks(others):
-        console.print(f"  {line}", style="dim", markup=False)
+            yield Text(f"judged only in {name}: {', '.join(models)}")
+    yield from (Text(line, "soft") for line in _remarks(others))
     for model, of in data["models"].items():
-        _print_flips(console, model, of, most)
+        yield from _flips(model, of, shown)
 
 
 def _is_same(of: Mapping[str, Any]) -> bool:
@@ -159,32 +164,45 @@ def _is_same(of: Mapping[str, Any]) -> bool:
     return bool(rows) and not of["answers_changed"] and all(a == b for a, b in values)
 
 
-def _table(console: "Console", rows: str, models: Mapping[str, Any]) -> Any:
-    table = new_table(f"{rows}; differences in points, B minus A")
-    for name in ("model", "metric"):
-        table.add_column(name, overflow="fold")
-    more = ("gained", "lost") if console.width >= NARROW else ()
-    for name in ("A", "B", "diff.", "95 % CI", "p (Holm)", *more):
-        table.add_column(name, justify="right", no_wrap=True)
+def _table(rows: Sequence[int], models: Mapping[str, Any]) -> Table:
+    before, after = rows
+    counts = f"{before} rows" if before == after else f"{before} → {after} rows"
+    heads = (
+        "model",
+        "metric",
+        "A",
+        "B",
+        "diff.",
+        "p (Holm)",
+        Column("gained", 2),
+        Column("lost", 2),
+    )
+    cells = []
     for model, of in models.items():
         for index, (metric, facts) in enumerate(of["metrics"].items()):
-            test, is_share = facts["test"], facts["is_share"]
-            cells = [percent(v) if is_share else f"{v:.4g}" for v in facts["values"]]
-            for side, ends in enumerate(facts.get("intervals", ())):
-                texts = (f"{100 * end:.1f}" if is_share else f"{end:.4g}" for end in ends or ())
-                cells[side] += f" ({' – '.join(texts)})" if ends else ""
-            if test is None:
-                before, after = facts["values"]
-                gap, rest = after - before, [""] * (2 + len(more))
-            else:
-                gap, ends = test["difference"], test["interval"]
-                interval = " to ".join(signed(end, ".4g") for end in ends)
-                rest = [range_in_points(ends) if is_share else interval, p_text(test["p_holm"])]
-                rest += ["" if test[name] is None else str(test[name]) for name in more]
-            shown = in_points(gap) if is_share else signed(gap, ".4g")
-            cells += ["" if "incomparable" in facts else shown, *rest]
-            table.add_row(plain("" if index else model), plain(metric), *cells)
-    return table
+            test = facts["test"]
+            unit: Literal["share", ""] = "share" if facts["is_share"] else ""
+            ends = facts.get("intervals") or (None, None)
+            values = zip(facts["values"], ends, strict=True)
+            row = ["" if index else model, metric, *(Quantity(v, unit, of) for v, of in values)]
+            row += [None if "incomparable" in facts else _gap(facts), *[None] * 3]
+            if test is not None:
+                row[-3:] = Quantity(test["p_holm"], "p"), test["gained"], test["lost"]
+            cells.append(row)
+    return Table(heads, cells, f"{counts}; differences in points, B minus A")
+
+
+def _gap(facts: Mapping[str, Any]) -> Quantity:
+    """The difference of a metric, with its interval, and its colour if the test shows it."""
+    (before, after), test = facts["values"], facts["test"]
+    unit: Literal["difference", "change"] = "difference" if facts["is_share"] else "change"
+    if test is None:
+        return Quantity(after - before, unit)
+    verdict = verdict_of(test["difference"], test["p_holm"])
+    tone: Literal["", "good", "bad"] = ""
+    if facts["is_share"] and verdict != NOT_SHOWN:  # of others, lower may be better
+        tone = "good" if verdict == BETTER else "bad"
+    return Quantity(test["difference"], unit, tuple(test["interval"]), tone)
 
 
 def _remarks(models: Mapping[str, Any]) -> Iterator[str]:
@@ -215,20 +233,19 @@ def _remark(of: Mapping[str, Any]) -> Iterator[str]:
             yield f"untested: {names}; the difference is between all rows of each side"
 
 
-def _print_flips(console: "Console", model: str, of: Mapping[str, Any], most: int) -> None:
-    for kind, text, style in (("lost", "right in A, wrong in B", "red"),
-                              ("gained", "wrong in A, right in B", "green")):  # fmt: skip
-        found = of[kind]
-        if not found or not most:
-            continue
-        console.print()
-        console.print(f"{model}: {text}, {min(most, len(found))} of {len(found)}", style=style,
-                      markup=False)  # fmt: skip
-        for flip in found[:most]:
-            print_question(console, flip)
-            print_labelled(console, "A", flip["before"], "cyan")
-            print_labelled(console, "B", flip["after"], "cyan")
-            if flip["why"]:
-                print_labelled(console, "why wrong", "\n".join(flip["why"]), "dim")
-        if len(found) > most:
-            console.print(f"(finery diff … --flips {len(found)}: all)", style="dim", markup=False)
+def _flips(model: str, of: Mapping[str, Any], shown: int) -> Iterator[Records]:
+    for kind, text in (("lost", "right in A, wrong in B"), ("gained", "wrong in A, right in B")):
+        flips = of[kind]
+        records = [
+            Record(
+                [
+                    *question_fields(flip),
+                    Field("A", flip["before"], "good" if kind == "lost" else "bad"),
+                    Field("B", flip["after"], "bad" if kind == "lost" else "good"),
+                    *([Field("why wrong", "\n".join(flip["why"]), "soft")] if flip["why"] else []),
+                ]
+            )
+            for flip in flips
+        ]
+        more = f"(finery diff … --flips {len(flips)}: all)" if len(flips) > shown else ""
+        yield Records(records, len(flips), f"{model}: {text}", shown, more=more)

@@ -1,127 +1,61 @@
-"""The view of `Metrics`: scores, tables, confusion, exported files, wrong answers."""
+"""The view of `Metrics`: scores, tables, confusion, exported files, and every answer."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import UNSET
 
 from finery import Manifest, Metrics, UsageError
-from finery.rows.report import Export, Report
-from finery.util.text import counted, did_you_mean, in_points, percent, range_in_points, size
+from finery.rows.report import Report
+from finery.util.text import counted, did_you_mean
 from finery.views import (
+    Column,
+    Context,
     Detail,
+    Finding,
+    Hint,
     Output,
-    Page,
-    PageContext,
-    PageSection,
+    Part,
+    Quantity,
     Remark,
+    Section,
+    Table,
+    Text,
     View,
-    print_labelled,
-    render_sections,
 )
-from finery_eval.evaluation import SPEED
+from finery_eval.planning import unseen_classes
 from finery_eval.steps.classification import confusion_of
+from finery_eval.steps.curve import TITLES
 from finery_eval.steps.speed import TIMED
-from finery_eval.tables import WORSE, verdict_of
 from finery_eval.view.answers import (
     answer_of,
+    browsers,
     compact,
     context_of,
-    print_question,
     reasons,
     record_lines,
     turn_of,
     wrong_records,
 )
-from finery_eval.view.confusion import print_confusion
-from finery_eval.view.findings import remarks_on
-from finery_eval.view.judgements import judgements
-from finery_eval.view.learning import learned, plotted
+from finery_eval.view.findings import findings, remarks_on
+from finery_eval.view.judgements import Judgement, comparisons_of, judgements
 from finery_eval.view.tables import (
-    Column,
     comparable,
+    curve_plot,
+    export_remarks,
+    exports,
     headline,
+    interval_notes,
+    matrices,
     own_words,
-    p_text,
-    print_columns,
-    print_interval_note,
-    print_scores,
-    print_table,
+    scores,
+    slices,
+    table,
 )
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-# -- exported files next to the trained model, and the best model next to cheap baselines ---------
-
-
-UNKNOWN = "–"
-
-
-def is_worse(export: Export) -> bool:
-    """Whether a file is significantly worse than the model that it was exported from."""
-    test = export.comparison
-    return test is not None and verdict_of(test.value, test.p_value) == WORSE
-
-
-def print_exports(console: "Console", report: Report, runtime: Mapping[str, Any]) -> None:
-    """Print a row for each exported file, and what to know about the differences.
-
-    runtime: that of the metrics, with the measured speeds.
-    """
-    exports = report.exports
-    if not exports:
-        return
-    metric, *_ = headline(report)
-    rows, missing = [], []
-    for export in exports:
-        name, difference = export.model, (UNKNOWN, "", "")
-        if test := export.comparison:
-            points = f"{in_points(test.value)} ({test.baseline})"
-            difference = points, range_in_points(test.interval), p_text(test.p_value)
-        else:
-            missing.append(name)
-        score, speed = report.score(name, metric), runtime.get(SPEED, {}).get(name)
-        speed_text = UNKNOWN if speed is None else f"{speed:,.0f}"
-        score_text = UNKNOWN if score is None else percent(score.value)
-        rows.append((name, size(export.size), speed_text, score_text, *difference))
-    heads = ("model", "size", "tokens/s", metric, "to the trained model", "95 % CI", "p")
-    columns = [
-        Column(head, list(cells), is_number=head != "model")
-        for head, cells in zip(heads, zip(*rows, strict=True), strict=True)
-    ]
-    styles = ["yellow" if is_worse(export) else "" for export in exports]
-    print_columns(console, "Exported files", columns, styles)
-    if len(missing) < len(exports):
-        text = "to the trained model: points of the same rows, paired"
-        console.print(text, style="dim", markup=False)
-    if missing:
-        text = f"To compare {', '.join(missing)} with the trained model, add that to `models`: its "
-        console.print(f"{text}answers to these rows are cached", style="dim", markup=False)
-    for remark in export_remarks(report):
-        console.print(f"{remark.text}. {remark.advice}", style="yellow", markup=False)
-
-
-def export_remarks(report: Report) -> Iterator[Remark]:
-    """A warning for each file that is significantly worse than the model it was exported from."""
-    for export in report.exports:
-        if (test := export.comparison) and is_worse(export):
-            yield Remark(
-                f"{export.model} is significantly worse than {test.baseline}: "
-                f"{in_points(test.value)} points (95 % CI {range_in_points(test.interval)})",
-                "Ship a file with more bits.",
-                "warning",
-            )
-
-
-# -- the view -------------------------------------------------------------------------------------
-
-
 MOST_LINES = 40
-"""Most lines of per-model tables that are printed for all models."""
-THINKING = 300
-"""Characters that are shown of what a model thought before a wrong answer."""
-MARKS = {True: ("✓ right", "green"), False: ("✗ wrong", "red")}
+"""Most lines of per-model tables that a terminal shows for all models."""
+CLASSES = "Does the training have all classes of the test?"
 
 
 class MetricsView(View):
@@ -136,16 +70,24 @@ class MetricsView(View):
         metrics = _metrics_of(output)
         return {"metrics": metrics.report().data(), **metrics.runtime}
 
-    def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection:
-        """Scores with intervals and tests, tables, and every answer with filters."""
-        from finery_eval.view.section import section_of
+    def describe(self, outputs: Sequence[Output], context: Context) -> Iterator[Section]:
+        """Scores with intervals and tests, tables, confused classes, and every answer.
 
-        return section_of(outputs, context)
+        In a summary, a table of all models that were judged; several where metrics differ.
+        """
+        if context.scope == "summary":
+            reports = {output.title: _metrics_of(output).report() for output in outputs}
+            tables = [part for group in comparable(reports) for part in scores(group)]
+            yield Section("Scores", [*tables, *interval_notes(reports.values())], rank=10)
+        else:
+            yield Section("Scores and answers", _parts(outputs, context), rank=10)
 
-    def page(self, outputs: Sequence[Output], context: PageContext) -> Page:
-        """The same about one evaluation, as a page."""
-        section = self.section(outputs, context)
-        return Page(render_sections(context.title, [section], findings=section.findings))
+    def compare(self, before: Output, after: Output, context: Context) -> Iterator[Section]:
+        """The scores side by side, and the first answers that flipped each way."""
+        from finery_eval.view.difference import compared_parts
+
+        data = self.difference(before, after)
+        yield Section("Scores and answers", list(compared_parts(data, context.detail.rows)))
 
     def difference(self, before: Output, after: Output) -> dict[str, Any]:
         """Scores with paired tests, and the answers that flipped."""
@@ -153,109 +95,176 @@ class MetricsView(View):
 
         return difference_of(_metrics_of(before), _metrics_of(after))
 
-    def print_difference(
-        self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
-    ) -> None:
-        """Print the scores side by side, and the first answers that flipped each way."""
-        from finery_eval.view.difference import print_difference
-
-        print_difference(console, data, most)
-
     def remarks(self, output: Output) -> Iterator[Remark]:
         """Exported files and the exported model against others, and the evaluator's remarks."""
         report = _metrics_of(output).report()
         node = output.graph.nodes.get(output.step) if output.graph is not None else None
         is_variant = node is not None and node.variant  # of which there may be many
-        yield from (r for r in _verdicts(output) if r.severity == "warning" or not is_variant)
-        yield from (*export_remarks(report), *own_remarks(report))
+        if output.graph is not None:
+            has_answers = any(report.truncated.values())
+            judged = judgements([output], output.graph, answers=has_answers)
+            learns = any(node.trains for node in output.graph.nodes.values())
+            verdicts = remarks_on(judged, has_training=learns)
+            yield from (r for r in verdicts if r.severity == "warning" or not is_variant)
+        yield from (*export_remarks(report), *_own_remarks(report))
         for doubt in node.step.doubts({"": output.artifact}) if node and not is_variant else ():
             yield Remark(doubt, severity="warning")
 
-    def print(self, console: "Console", output: Output, detail: Detail) -> None:
-        """Print scores, the evaluator's tables, confused classes and the first wrong answers.
-
-        Of many tables a model, only those of the best model are printed, unless one is picked.
-        """
-        metrics = _metrics_of(output)
-        report = metrics.report()
-        best = _chosen(output, report, detail)
-        print_scores(console, {"": report})
-        only = best if detail.model or _per_model_lines(report) > MOST_LINES else None
-        print_interval_note(console, {"": report})
-        for text in own_words(report):
-            console.print(f"{text}.", style="yellow", markup=False, highlight=False)
-        curve = learned(report)
-        for line in plotted(curve, console.width) if curve is not None else ():
-            console.print(line, no_wrap=True, overflow="crop")
-        print_exports(console, report, metrics.runtime)
-        for remark in (*_verdicts(output), *own_remarks(report)):
-            style = "yellow" if remark.severity == "warning" else ""
-            console.print(f"{remark.text}. {remark.advice}".strip(), style=style, markup=False)
-        for table in report.tables:
-            if only is None or table.model in (only, UNSET):
-                print_table(console, table)
-        for model, fields in confusion_of(report).items():
-            if only not in (model, None):
-                continue
-            for name, matrix in fields.items():
-                print_confusion(console, model, name, matrix, _of(metrics, model))
-        others = [model for model in report.scores if model != best]
-        if only and others and not detail.model:
-            hint = f"finery show {output.title} --model {others[0]}"
-            _print_dim(console, f"(tables of {', '.join(others)}: {hint})")
-        _print_wrong(console, output.title, best, metrics, detail.rows, others)
-
-    def records(
-        self, output: Output, detail: Detail, context: PageContext
-    ) -> Iterator[dict[str, Any]]:
+    def records(self, output: Output, detail: Detail, context: Context) -> Iterator[dict[str, Any]]:
         """The wrong answers of a model, with their rows and the nearest training rows."""
         metrics = _metrics_of(output)
-        report = metrics.report()
-        model = _chosen(output, report, detail)
+        model = _chosen(output.title, metrics.report(), detail)
         return wrong_records(metrics, output.step, model, context)
 
     def record_lines(self, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """A wrong answer, line by line."""
         return record_lines(record)
 
-    def print_together(self, console: "Console", outputs: Sequence[Output]) -> None:
-        """Print a table of all models that were judged; several where metrics differ."""
-        reports = {output.title: _metrics_of(output).report() for output in outputs}
-        for group in comparable(reports):
-            print_scores(console, group)
-        print_interval_note(console, reports)
-
-    def row_event(self, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    def event(self, facts: Mapping[str, Any]) -> Iterator[Text]:
         """A model's answer, right or wrong, what was expected, and why it is wrong."""
         correct = facts.get("correct")
-        yield str(facts.get("model", "")), "bold"
+        yield Text(str(facts.get("model", "")), "strong")
         if "turn" in facts:
-            yield turn_of(facts), "dim"
+            yield Text(turn_of(facts), "soft")
         if "context" in facts:
-            yield context_of(facts), "dim"
+            yield Text(context_of(facts), "soft")
         if isinstance(correct, bool):
-            yield MARKS[correct]
+            yield Text("✓ right", "good") if correct else Text("✗ wrong", "bad")
         if "answer" in facts:
-            yield answer_of(facts), ""
+            yield Text(answer_of(facts))
         if correct is False and "expected" in facts:
-            yield f"(expected {compact(facts['expected'])})", "dim"
+            yield Text(f"(expected {compact(facts['expected'])})", "soft")
         for reason in reasons(facts):
-            yield f"why: {reason}", "dim"
+            yield Text(f"why: {reason}", "soft")
 
 
-def own_remarks(report: Report) -> Iterator[Remark]:
+def _parts(outputs: Sequence[Output], context: Context) -> Iterator[Part]:
+    """The findings, each evaluation, then tests and answers of all of them.
+
+    A terminal has remarks in place of the findings, and only one evaluation.
+    """
+    judged = judgements(outputs, context.graph)
+    by_answer = [each for each in judged if not each.is_timed]
+    if context.medium != "terminal":
+        yield from _findings(judged, context)
+    for output in outputs:
+        own = [each for each in judged if each.step == output.step]
+        parts = _evaluation(output, own, context) if own else ()
+        if context.scope == "output":
+            yield from parts
+        elif own:
+            note = f"{own[0].use}, {counted(own[0].report.rows, 'row')}"
+            yield Section(output.title, parts, note=note)
+    if context.scope != "output":
+        yield from interval_notes(each.report for each in judged)
+    if context.medium != "terminal" and (tests := _tests(by_answer)):
+        yield Section("On the same rows", [tests])
+    if context.scope == "output":
+        yield from _answers_of_one(outputs[0], by_answer, context)
+    else:
+        yield from browsers(by_answer, context)
+
+
+def _findings(judged: Sequence[Judgement], context: Context) -> Iterator[Finding]:
+    learns = any(node.trains for node in context.graph.nodes.values())
+    yield from findings(judged, has_training=learns)
+    for _, text in unseen_classes(context.graph, lambda source: context.built(source.ref)):
+        yield Finding(CLASSES, f"No. {text}.", "bad", 2)
+
+
+def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -> Iterator[Part]:
+    """Scores, what the evaluator says, its tables, and confused classes of one evaluation.
+
+    Of many tables a model, a terminal only has those of the best model, unless one is picked.
+    """
+    metrics, detail = _metrics_of(output), context.detail
+    report = metrics.report()
+    best = _chosen(output.title, report, detail)
+    is_terminal = context.medium == "terminal"
+    only = best if detail.model or (is_terminal and _per_model_lines(report) > MOST_LINES) else ""
+    yield from scores({"": report}, {each.model: each.role for each in judged})
+    if context.scope == "output":
+        yield from interval_notes([report])
+    yield from (Text(f"{text}.", "strong") for text in own_words(report))
+    if (plot := curve_plot(report)) is not None:
+        yield plot
+    yield from exports(report, metrics.runtime)
+    if is_terminal:
+        learns = any(node.trains for node in context.graph.nodes.values())
+        yield from remarks_on(judged, has_training=learns)
+    yield from _own_remarks(report)
+    # What readers ask for: a learning curve, or what is better than a base or a baseline.
+    tuned = [each.model for each in judged if each.role == "tuned"]
+    starts = (*TITLES, "Compared with ", *(f"{model} against the baseline " for model in tuned))
+    tables = [
+        of
+        for of in report.tables
+        if of.columns[0] not in report.slices or of.columns[1:3] != ["rows", "model"]
+        if not only or of.model in (only, UNSET)
+    ]
+    first = [of for of in tables if of.title.startswith(starts)]
+    yield from map(table, first)
+    yield from slices(report)
+    if others := [table(of) for of in tables if of not in first]:
+        yield Section("More tables", others, note=f"{len(others)}",
+                      is_folded=True)  # fmt: skip
+    answers = {each.model: each.answers for each in judged}
+    if confused := list(matrices(report, answers, only)):
+        yield Section("Confused classes", confused, is_folded=True)
+    hidden = [model for model in report.scores if model != best]
+    if only and hidden and not detail.model:
+        hint = f"finery show {output.title} --model {hidden[0]}"
+        yield Hint(f"(tables of {', '.join(hidden)}: {hint})")
+
+
+def _answers_of_one(
+    output: Output, judged: Sequence[Judgement], context: Context
+) -> Iterator[Part]:
+    """The answers of an evaluation. If the model that is looked at has no wrong ones, which other
+    has some."""
+    report, title = _metrics_of(output).report(), output.title
+    model = _chosen(title, report, context.detail)
+    wrong = {
+        each.model: sum(facts.get("correct") is False for facts in each.answers) for each in judged
+    }
+    others = [name for name in wrong if name != model]
+    count = wrong.get(model, 0)
+    if not count and context.detail.rows and (other := next(filter(wrong.get, others), "")):
+        hint = f"those of {other}: finery show {title} --model {other}"
+        yield Hint(f"({model} has no wrong answers; {hint})")
+    hints = [f"-n {count}: all"] if count > context.detail.rows else []
+    hints += [f"--model {others[0]}: of another model"] if others else []
+    hints += ["--wrong: with the nearest training rows", "--row ID: where a row comes from"]
+    for records in browsers(judged, context, model):
+        yield records._replace(more=f"(finery show {title} {'; '.join(hints)})")
+
+
+def _tests(judged: Sequence[Judgement]) -> Table | None:
+    """The paired tests of models in different roles, of all evaluations."""
+    rows: list[list[Any]] = [
+        [
+            models,
+            test.metric,
+            test.rows,
+            Quantity(test.difference.value, "difference", test.difference.interval),
+            Quantity(test.difference.p_value, "p"),
+            Quantity(test.p_holm, "p"),
+        ]
+        for models, test in comparisons_of(judged)
+    ]
+    note = (
+        "Paired by row. p is of each comparison by itself; p (Holm) is adjusted as in the tables "
+        "of the evaluators: for the number of models that are compared with one, or for the "
+        "number of metrics of two models."
+    )
+    columns = ("models", "metric", Column("answers", 2), "points", Column("p", 2), "p (Holm)")
+    return Table(columns, rows, note=note) if rows else None
+
+
+def _own_remarks(report: Report) -> Iterator[Remark]:
     """What the evaluator itself remarks, see `finery_eval.tables.remark`."""
     for remark in report.remarks:
         yield Remark(remark.text, remark.advice, remark.severity)
-
-
-def _verdicts(output: Output) -> Iterator[Remark]:
-    """The exported model against the others, if it is known which one that is."""
-    if output.graph is not None:
-        cut = _metrics_of(output).report().truncated
-        judged = judgements([output], output.graph, answers=any(cut.values()))
-        learns = any(node.trains for node in output.graph.nodes.values())
-        yield from remarks_on(judged, has_training=learns)
 
 
 def _metrics_of(output: Output) -> Metrics:
@@ -263,12 +272,12 @@ def _metrics_of(output: Output) -> Metrics:
     return output.artifact
 
 
-def _chosen(output: Output, report: Report, detail: Detail) -> str:
+def _chosen(title: str, report: Report, detail: Detail) -> str:
     """The model to show: that of `--model`, else the best."""
     chosen = detail.model or best_model(report)
     if chosen not in report.scores:
         raise UsageError(
-            f"{output.title} judged no model '{chosen}'",
+            f"{title} judged no model '{chosen}'",
             where="--model",
             fix=did_you_mean(chosen, report.scores),
         )
@@ -294,51 +303,8 @@ def best_model(report: Report) -> str:
     return max(reversed(models), key=value)
 
 
-def _of(metrics: Metrics, model: str) -> Iterator[Mapping[str, Any]]:
-    """The answers of a model."""
-    return (p for p in metrics.predictions() if p.get("model") == model)
-
-
 def _per_model_lines(report: Report) -> int:
     """Lines of the tables that are about one model."""
-    lines = sum(len(table.rows) for table in report.tables if table.model)
-    matrices = (matrix for of in confusion_of(report).values() for matrix in of.values())
-    return lines + sum(len(matrix.labels) for matrix in matrices)
-
-
-def _print_wrong(
-    console: "Console", title: str, model: str, metrics: Metrics, most: int, others: Sequence[str]
-) -> None:
-    """Print the first wrong answers of a model and where to see more.
-
-    If it has none, print which other model has some.
-    """
-
-    def wrong_answers(model: str) -> list[Mapping[str, Any]]:
-        return [p for p in _of(metrics, model) if p.get("correct") is False]
-
-    wrong = wrong_answers(model) if most else []
-    if not wrong:
-        other = next(filter(wrong_answers, others), None) if most else None
-        if other is not None:
-            hint = f"those of {other}: finery show {title} --model {other}"
-            _print_dim(console, f"({model} has no wrong answers; {hint})")
-        return
-    _print_dim(console, f"wrong answers of {model}, {min(most, len(wrong))} of {len(wrong):,}:")
-    for prediction in wrong[:most]:
-        print_question(console, prediction)
-        if thinking := str(prediction.get("reasoning") or ""):
-            cut = thinking if len(thinking) <= THINKING else f"{thinking[: THINKING - 1]}…"
-            print_labelled(console, "thought", cut, "dim")
-        if "answer" in prediction:
-            print_labelled(console, "answered", answer_of(prediction), "red")
-        if why := "\n".join(reasons(prediction)):
-            print_labelled(console, "why", why)
-    hints = [f"-n {len(wrong)}: all"] if len(wrong) > most else []
-    hints += [f"--model {others[0]}: of another model"] if others else []
-    hints += ["--wrong: with the nearest training rows", "--row ID: where a row comes from"]
-    _print_dim(console, f"(finery show {title} {'; '.join(hints)})")
-
-
-def _print_dim(console: "Console", text: str) -> None:
-    console.print(text, style="dim", markup=False, soft_wrap=True)
+    lines = sum(len(of.rows) for of in report.tables if of.model)
+    confused = (matrix for of in confusion_of(report).values() for matrix in of.values())
+    return lines + sum(len(matrix.labels) for matrix in confused)

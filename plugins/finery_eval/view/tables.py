@@ -1,28 +1,35 @@
-"""Tables of scores, and the tables that an evaluator keeps in its report."""
+"""The scores, tables, plots and matrices of a report, as parts that finery shows anywhere."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
-from finery.rows.report import Report, Score
+from finery.rows.answers.reading import INVALID
+from finery.rows.report import Export, Report, Score
 from finery.rows.report import Table as ReportTable
-from finery.util.text import counted, in_points, likely, percent, quantity, visible
+from finery.util.text import counted, in_points, range_in_points
+from finery.views import (
+    Axis,
+    Column,
+    Matrix,
+    Part,
+    Plot,
+    Quantity,
+    Remark,
+    Series,
+    Table,
+    Text,
+)
+from finery_eval.evaluation import SPEED
+from finery_eval.predictions import Facts
+from finery_eval.steps.classification import confusion_of
 from finery_eval.steps.curve import CURVE, CurveResult
+from finery_eval.tables import WORSE, verdict_of
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-LOW, HIGH = "95 % CI low", "95 % CI high"
-"""The columns that evaluators write the ends of an interval in."""
-LEAST, GAP = 16, 3
-"""The narrowest column of texts, and the space between two columns, in characters."""
-
-WIDEST = 10_000
-"""A terminal width that any table fits in."""
-SMALLEST_P = 0.001
-"""Smaller p-values are shown as `< 0.001`."""
+ENDS = ["95 % CI low", "95 % CI high"]
+"""The columns that evaluators write the ends of an interval in, after its number."""
+MOST_PAIRS = 10
+"""Confused pairs of classes that have an example."""
+Cell = str | int | float | Quantity | None
 
 
 # -- scores ----------------------------------------------------------------------------------------
@@ -47,223 +54,208 @@ def own_words(report: Report) -> list[str]:
     return [*report.words, *(curve.words if curve else ())]
 
 
-def print_scores(console: "Console", reports: Mapping[str, Report]) -> None:
-    """Print the scores of some reports with the same metrics, by the step that judged.
+def score_cell(score: Score | None, metric: str, report: Report) -> Quantity | None:
+    """A score in its unit, with its interval."""
+    if score is None:
+        return None
+    unit = "share" if report.is_share(metric) else report.units.get(metric, "")
+    return Quantity(score.value, cast(Any, unit), score.interval)
 
-    The first metric comes with its 95 % interval.
+
+def scores(reports: Mapping[str, Report], roles: Mapping[str, str] = {}) -> Iterator[Part]:
+    """The scores of some reports with the same metrics, by the step that judged.
+
+    A terminal has the interval of the first metric only. roles: of the models, shown if they
+    differ.
     """
     report = next(iter(reports.values()))
     title, metrics = counted(report.rows, "row"), headline(report)
-    models = []
-    for step, of in reports.items():
-        for model, scores in of.scores.items():
-            texts = [score_texts(scores.get(metric), metric, of) for metric in metrics]
-            cells = [*(texts[0] if texts else ()), *(value for value, _ in texts[1:])]
-            models.append((model, step, cells))
-    names = [*metrics[:1], *(["95 % CI"] if metrics else []), *metrics[1:]]
-    table = new_table(title)
-    table.add_column("model", no_wrap=True)
-    if is_named := "" not in reports:
-        table.add_column("evaluation", style="dim", no_wrap=True)
-    for index, name in enumerate(names):
-        table.add_column(name, justify="right", style="dim" if index == 1 else None, no_wrap=True)
-    for model, step, cells in models:
-        table.add_row(model, *([step] if is_named else []), *cells)
-    console.print(table if fits(console, table) else _by_metric(title, names, models, is_named))
-    parts = [of for each in reports.values() for of in each.applies.values()]
-    for metric in dict.fromkeys(metric for of in parts for metric in of):
-        fewest, most = min(ns := [of[metric] for of in parts if metric in of]), max(ns)
-        if not most:  # shown as missing
-            continue
-        rows = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        console.print(f"{metric}: applies to {rows} of {title}", style="dim", markup=False)
-    for legend in dict.fromkeys(of.legend for of in reports.values() if of.legend):
-        console.print(legend, style="dim", markup=False)
-
-
-def print_interval_note(console: "Console", reports: Mapping[str, Report]) -> None:
-    """Print what the intervals account for, if there are any."""
-    with_intervals = [
-        report
-        for report in reports.values()
-        if any(score.interval for of in report.scores.values() for score in of.values())
+    has_steps, has_roles = "" not in reports, len({*roles.values()}) > 1
+    columns = [
+        Column("model"),
+        *([Column("evaluation")] if has_steps else []),
+        *([Column("role", priority=2)] if has_roles else []),
+        *(Column(metric, has_interval=not index) for index, metric in enumerate(metrics)),
     ]
-    what = "the choice of test rows only, not the seed of a training"
-    for text in dict.fromkeys(report.intervals_cover or what for report in with_intervals):
-        console.print(f"95 % CI: covers {text}", style="dim")
+    rows = [
+        [
+            model,
+            *([Text(step, "soft")] if has_steps else []),
+            *([Text(roles.get(model, ""), "soft")] if has_roles else []),
+            *(score_cell(of.get(metric), metric, each) for metric in metrics),
+        ]
+        for step, each in reports.items()
+        for model, of in each.scores.items()
+    ]
+    yield Table(columns, rows, title)
+    counts = [of for each in reports.values() for of in each.applies.values()]
+    for metric in dict.fromkeys(metric for of in counts for metric in of):
+        fewest, most = min(ns := [of[metric] for of in counts if metric in of]), max(ns)
+        if most:  # else shown as missing
+            number = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+            yield Text(f"{metric}: applies to {number} of {title}", "soft")
+    for legend in dict.fromkeys(of.legend for of in reports.values() if of.legend):
+        yield Text(legend, "soft")
 
 
-def score_texts(score: Score | None, metric: str, report: Report) -> tuple[str, str]:
-    """(score, 95 % interval) in percent, or as numbers if the metric is no share."""
-    if score is None:
-        return "—", ""
-    bounds, is_share, unit = "", report.is_share(metric), report.units.get(metric)
-    if score.interval:
-        low, high = score.interval
-        bounds = (
-            f"{100 * low:.1f} – {100 * high:.1f}"
-            if is_share
-            else f"{quantity(low, unit)} – {quantity(high, unit)}"
-        )
-    return percent(score.value) if is_share else quantity(score.value, unit), bounds
-
-
-def fits(console: "Console", table: "Table", most: int = WIDEST) -> bool:
-    """Whether a table is no wider than the terminal, and than `most` columns."""
-    unlimited = console.options.update(max_width=WIDEST)
-    return console.measure(table, options=unlimited).maximum <= min(console.width, most)
-
-
-def _by_metric(
-    title: str, names: Sequence[str], models: Sequence[tuple[str, str, list[str]]], is_named: bool
-) -> "Table":
-    """A row for each metric."""
-    table = new_table(title)
-    table.add_column("", no_wrap=True)
-    for model, *_ in models:
-        table.add_column(model, justify="right")
-    if is_named:
-        table.add_row("evaluation", *(step for _, step, _ in models), style="dim")
-    for index, name in enumerate(names):
-        table.add_row(name, *(of[index] for *_, of in models), style="dim" if index == 1 else None)
-    return table
-
-
-def new_table(title: str) -> "Table":
-    """An empty table in the style of all these."""
-    from rich import box
-    from rich.table import Table
-
-    return Table(
-        title=title, title_justify="left", title_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
+def interval_notes(reports: Iterable[Report]) -> Iterator[Text]:
+    """What the intervals account for, if there are any."""
+    with_intervals = (
+        report
+        for report in reports
+        if any(score.interval for of in report.scores.values() for score in of.values())
     )
+    default = "the choice of test rows only, not the seed of a training"
+    for text in dict.fromkeys(report.intervals_cover or default for report in with_intervals):
+        yield Text(f"95 % CI: covers {text}", "soft")
 
 
-# -- tables of evaluators --------------------------------------------------------------------------
+def slices(report: Report) -> Iterator[Table]:
+    """The first metric of all models, by the values of each column that the rows are sliced by."""
+    metric, models = next(iter(headline(report)), ""), list(report.scores)
+    for name, values in report.slices.items():
+        rows = [
+            [value, part.rows, *(score_cell(part.score(m, metric), metric, report) for m in models)]
+            for value, part in values.items()
+        ]
+        yield Table([name, "rows", *models], rows, f"{metric} by {name}")
 
 
-class Column(NamedTuple):
-    """A column as text. is_number: whether no cell may wrap."""
-
-    head: str
-    cells: list[str]
-    is_number: bool
-
-    @property
-    def least(self) -> int:
-        """The narrowest that it can be: only its head, and cells of text, wrap at words."""
-        parts = [*self.head.split(), *(self.cells if self.is_number else [])]
-        longest = max((len(cell) for cell in self.cells), default=0)
-        return max([min(LEAST, longest), *map(len, parts)])
+# -- exported files next to the trained model ------------------------------------------------------
 
 
-def print_table(console: "Console", data: ReportTable) -> None:
-    """Print a table of text, numbers and None, see `finery_eval.evaluator.table`."""
-    print_columns(console, data.title, _columns(data))
+def is_worse(export: Export) -> bool:
+    """Whether a file is significantly worse than the model that it was exported from."""
+    test = export.comparison
+    return test is not None and verdict_of(test.value, test.p_value) == WORSE
 
 
-def print_columns(
-    console: "Console", title: str, columns: Sequence[Column], styles: Sequence[str] = ()
-) -> None:
-    """Print columns as a table. styles: of its rows.
+def exports(report: Report, runtime: Mapping[str, Any]) -> Iterator[Part]:
+    """A row for each exported file, and what to know about the differences.
 
-    Where it is too wide, heads wrap at words; then it is printed in parts with the same first
-    column, so that no number wraps.
+    runtime: that of the metrics, with the measured speeds.
     """
-    for part in _parts(columns, console.width):
-        console.print(_table(title, part, _widths(part, console.width), styles))
-        title = ""
+    if not report.exports:
+        return
+    metric, *_ = headline(report)
+    speeds, rows, missing = runtime.get(SPEED, {}), [], []
+    for export in report.exports:
+        test, speed = export.comparison, speeds.get(export.model)
+        score = score_cell(report.score(export.model, metric), metric, report)
+        file = [Quantity(export.size, "bytes"), None if speed is None else round(speed)]
+        row: list[Cell] = [export.model, *file, score and score._replace(interval=None)]
+        if test is None:
+            missing.append(export.model)
+            row += [None, None, None]
+        else:
+            difference = Quantity(test.value, "difference", test.interval)
+            row += [test.baseline, difference, Quantity(test.p_value, "p")]
+        rows.append(row)
+    heads = ("model", "size", "tokens/s", metric, "trained model", "to that model", "p")
+    tested = len(missing) < len(rows)
+    note = "to that model: points of the same rows, paired" if tested else ""
+    tones = ["warning" if is_worse(export) else "" for export in report.exports]
+    yield Table(heads, rows, "Exported files", note, cast(Any, tones))
+    if missing:
+        text = f"To compare {', '.join(missing)} with the trained model, add that to `models`: its "
+        yield Text(f"{text}answers to these rows are cached", "soft")
+    yield from export_remarks(report)
 
 
-def _columns(data: ReportTable) -> list[Column]:
-    """The columns, with both ends of an interval in one."""
-    columns, heads = [], data.columns
-    for index, head in enumerate(heads):
-        values, unit = [row[index] for row in data.rows], data.units.get(head)
-        if head == HIGH and heads[index - 1] == LOW:
+def export_remarks(report: Report) -> Iterator[Remark]:
+    """A warning for each file that is significantly worse than the model it was exported from."""
+    for export in report.exports:
+        if (test := export.comparison) and is_worse(export):
+            yield Remark(
+                f"{export.model} is significantly worse than {test.baseline}: "
+                f"{in_points(test.value)} points (95 % CI {range_in_points(test.interval)})",
+                "Ship a file with more bits.",
+                "warning",
+            )
+
+
+# -- what evaluators keep --------------------------------------------------------------------------
+
+
+def table(data: ReportTable) -> Table:
+    """A table of a report, with the ends of an interval at its number."""
+    heads = data.columns
+    columns: list[list[Cell]] = []
+    shown = [n for n, head in enumerate(heads) if not (head in ENDS and _has_ends(heads, n))]
+    for number in shown:
+        unit = cast(Any, data.units.get(heads[number], ""))
+        ends = heads[number + 1 : number + 3] == ENDS
+        columns.append(
+            [
+                _cell(row[number], unit, row[number + 1 : number + 3] if ends else ())
+                for row in data.rows
+            ]
+        )
+    return Table([heads[n] for n in shown], list(zip(*columns, strict=True)), data.title)
+
+
+def _has_ends(heads: Sequence[str], number: int) -> bool:
+    """Whether the end of an interval at this place belongs to a number before it."""
+    first = number - ENDS.index(heads[number])
+    return first > 0 and heads[first : first + 2] == ENDS
+
+
+def _cell(value: Any, unit: Any, ends: Sequence[Any]) -> Cell:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None if value is None else str(value)
+    low, high = ends or (None, None)
+    interval = None if low is None or high is None else (low, high)
+    return Quantity(value, unit, interval) if unit or interval else value
+
+
+def curve_plot(report: Report) -> Plot | None:
+    """The learning curve of the first metric, with the fitted one; None for other evaluations."""
+    curve, metric = report.part(CURVE, CurveResult), next(iter(headline(report)), "")
+    grown = curve.growth.get(metric) if curve else None
+    if curve is None or grown is None or not grown.line:
+        return None
+    judged = [(point.rows, report.scores[point.name][metric]) for point in curve.points]
+    fitted = Series(
+        "fitted curve, with its 95 % CI",
+        [(of.rows, of.share) for of in grown.line],
+        band=[(of.rows, of.low, of.high) for of in grown.line],
+    )
+    points = Series(
+        f"{metric}, with 95 % CI",
+        [(rows, score.value) for rows, score in judged],
+        "dots",
+        [(rows, *score.interval) for rows, score in judged if score.interval],
+    )
+    axis = Axis("training rows", scale="linear")
+    return Plot([fitted, points], axis, Axis(metric, "share"), "Learning curve")
+
+
+def matrices(report: Report, answers: Mapping[str, Sequence[Facts]], only: str) -> Iterator[Matrix]:
+    """The classes that models confuse, with an example of each of the most frequent pairs.
+
+    answers: of each model. only: a model; empty for all.
+    """
+    for model, fields in confusion_of(report).items():
+        if only and model != only:
             continue
-        if head == LOW and heads[index + 1 : index + 2] == [HIGH]:
-            ends = [(row[index], row[index + 1]) for row in data.rows]
-            columns.append(Column("95 % CI", [_interval(*of, unit) for of in ends], True))
-            continue
-        is_number = not any(isinstance(value, str) for value in values)
-        cells = [visible(cell_text(value, unit)) for value in values]
-        columns.append(Column(visible(head), cells, is_number))
-    return columns
+        for field, data in fields.items():
+            matrix = Matrix(data.labels, data.matrix, f"{model}: {field}")
+            yield matrix._replace(examples=_examples(matrix, field, answers.get(model, ())))
 
 
-def _interval(low: Any, high: Any, unit: str | None) -> str:
-    if low is None or high is None:
-        return cell_text(None, unit)
-    ends = [cell_text(end, unit).removesuffix(" %") for end in (low, high)]
-    return (" to " if unit == "difference" else " – ").join(ends)
-
-
-def _parts(columns: Sequence[Column], width: int) -> Iterator[list[Column]]:
-    """The columns in as many parts as are necessary, each with the first column."""
-    first, *others = columns
-    part = [first]
-    for column in others:
-        if len(part) > 1 and _width([*part, column]) > width:
-            yield part
-            part = [first]
-        part.append(column)
-    yield part
-
-
-def _width(columns: Sequence[Column]) -> int:
-    return sum(column.least for column in columns) + GAP * len(columns)
-
-
-def _widths(columns: Sequence[Column], width: int) -> list[int]:
-    """The width of each column: what is left goes to cells first, then to heads."""
-    widths = [column.least for column in columns]
-    room = width - _width(columns)
-    for wanted in ([max(map(len, c.cells), default=0) for c in columns],
-                   [len(c.head) for c in columns]):  # fmt: skip
-        for index, most in enumerate(wanted):
-            more = max(0, min(most - widths[index], room))
-            widths[index] += more
-            room -= more
-    return widths
-
-
-def _table(
-    title: str, columns: Sequence[Column], widths: Sequence[int], styles: Sequence[str]
-) -> "Table":
-    table = new_table(title)
-    for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
-        justify: Literal["left", "right"] = "left" if index == 0 else "right"
-        table.add_column(plain(column.head), justify=justify, width=width, overflow="fold")
-    for number, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
-        table.add_row(*map(plain, row), style=styles[number] if styles else None)
-    return table
-
-
-def plain(text: str) -> "Text":
-    """Text from rows or models, without rich's markup."""
-    from rich.text import Text
-
-    return Text(visible(text))
-
-
-def cell_text(value: Any, unit: str | None) -> str:
-    """A cell as text. unit: of its numbers; None for plain ones."""
-    if value is None:
-        return "–"
-    if isinstance(value, int | float) and unit:
-        return _FORMATS[unit](value)
-    if isinstance(value, float):
-        return quantity(value) if 0 < abs(value) < 0.01 else f"{value:z.3f}"
-    return str(value)
-
-
-def p_text(value: float) -> str:
-    """A p-value as text."""
-    return f"< {SMALLEST_P}" if value < SMALLEST_P else f"{value:.3f}"
-
-
-_FORMATS: Mapping[str, Callable[[float], str]] = {
-    "share": percent, "difference": in_points, "p": p_text, "likely": likely,
-    **{unit: partial(quantity, unit=unit) for unit in ("seconds", "dollars")},
-}  # fmt: skip
+def _examples(matrix: Matrix, field: str, answers: Iterable[Facts]) -> dict[tuple[str, str], str]:
+    """(right, answered) → the first such row: its id and the beginning of its prompt."""
+    wanted = {(pair.right, pair.answered) for pair in matrix.pairs()[:MOST_PAIRS]}
+    examples: dict[tuple[str, str], str] = {}
+    for facts in answers:
+        expected, answered = facts.get("expected"), facts.get("prediction")
+        if isinstance(expected, Mapping):
+            expected = expected.get(field)
+            answered = answered.get(field) if isinstance(answered, Mapping) else None
+        pair = str(expected), INVALID if answered is None else str(answered)
+        if pair in wanted:
+            wanted.remove(pair)
+            examples[pair] = f"{facts.get('id', '')}  {facts.get('prompt', '')}"
+            if not wanted:
+                break
+    return examples

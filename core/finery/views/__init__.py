@@ -42,7 +42,16 @@ from finery.views.parts import (
     plot_of,
     record_of,
 )
-from finery.views.view import Context, Detail, LiveMetric, Output, Page, PageContext, View
+from finery.views.view import (
+    Context,
+    Detail,
+    LiveMetric,
+    Output,
+    Page,
+    PageContext,
+    View,
+    changed_facts,
+)
 
 __all__ = [
     "Axis",
@@ -76,6 +85,7 @@ __all__ = [
     "Tile",
     "Tiles",
     "View",
+    "changed_facts",
     "counts_in_words",
     "plot",
     "plot_of",

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery.util.text import counted, in_line, visible
+from finery.util.text import counted, in_line, shortened, visible
 from finery.views.parts import (
     Cell,
     Change,
@@ -37,7 +37,7 @@ from finery.views.parts import (
     interval_text,
     is_number,
 )
-from finery.views.svg import drawing_of
+from finery.views.svg import drawings_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -221,8 +221,10 @@ def _visible(value: Any) -> Any:
 
 # -- sections of values ----------------------------------------------------------------------------
 
-TEMPLATES = "finery.views/templates"
-SECTION = f"{TEMPLATES}/section.html.jinja"
+SECTION = "finery.views/templates/section.html.jinja"
+STYLE, SCRIPT = "finery.views/templates/section.css", "finery.views/templates/records.js"
+LONGEST_FACT = 300
+"""Characters of a fact that are shown."""
 MATRIX_LABELS = 14
 """Classes that a page shows a matrix of; of more, only the pairs that are confused."""
 PAIRS = 10
@@ -238,8 +240,8 @@ def page_section(section: Section, name: str) -> PageSection:
         render_page(SECTION, items=items),
         rank=section.rank,
         findings=page.findings,
-        style=_source(f"{TEMPLATES}/section.css"),
-        script=_source(f"{TEMPLATES}/records.js") if page.data else "",
+        style=_source(STYLE),
+        script=_source(SCRIPT) if page.data else "",
         data=page.data,
     )
 
@@ -265,7 +267,10 @@ class _Prepared:
                 tone = "warning" if part.severity == "warning" else ""
                 return {"kind": "text", "text": text, "tone": tone, "is_code": False}
             case Facts():
-                facts = [(name, fact_text(value)) for name, value in part.facts.items()]
+                facts = [
+                    (name, shortened(fact_text(value), LONGEST_FACT))
+                    for name, value in part.facts.items()
+                ]
                 return {"kind": "facts", "facts": facts} if facts else None
             case Tiles():
                 tiles = [(of.name, cell_text(of.value), of.note) for of in part.tiles]
@@ -275,11 +280,11 @@ class _Prepared:
             case Matrix():
                 return _matrix(part)
             case Plot():
-                drawing = drawing_of(part)
+                drawings = drawings_of(part)
                 at = part.at[1] if part.at else ""
                 return (
-                    {"kind": "plot", "drawing": drawing, "title": part.title, "note": part.note,
-                     "at": at} if drawing else None
+                    {"kind": "plot", "drawings": drawings, "title": part.title, "note": part.note,
+                     "at": at} if drawings else None
                 )  # fmt: skip
             case Record():
                 return {"kind": "record", **_record(part)}

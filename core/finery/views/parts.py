@@ -166,12 +166,13 @@ class Matrix(NamedTuple):
 class Axis(NamedTuple):
     """An axis of a plot. has_zero: whether it begins at 0.
 
-    scale: `auto` is logarithmic for a vertical axis whose values are far apart and no shares.
+    scale: `auto` is logarithmic for a vertical axis whose values are far apart and no shares. For
+    the plot's own vertical axis, `choice` is the same, and a page offers both scales.
     """
 
     label: str = ""
     unit: Unit = ""
-    scale: Literal["auto", "linear", "log"] = "auto"
+    scale: Literal["auto", "linear", "log", "choice"] = "auto"
     has_zero: bool = False
 
 
@@ -193,7 +194,7 @@ class Series(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """A plot. at: an x that is marked, and what it is. log_choice: a page offers both scales."""
+    """A plot. at: an x that is marked, and what it is."""
 
     series: Sequence[Series]
     x: Axis = Axis()

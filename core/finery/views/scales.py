@@ -31,7 +31,7 @@ class Scale(NamedTuple):
             room = abs(low) * 0.1 or 1.0
             return cls(low - room, high + room)
         is_far = low > 0 and high / low >= LOG_RATIO and axis.unit not in ("share", "likely")
-        is_log = axis.scale == "log" or (axis.scale == "auto" and is_far)
+        is_log = axis.scale == "log" or (axis.scale in ("auto", "choice") and is_far)
         return cls(low, high, is_log and low > 0)
 
     def place(self, value: float) -> float:

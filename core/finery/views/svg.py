@@ -5,16 +5,20 @@ values at an x.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from finery.views.parts import Axis, Plot, Series
 from finery.views.scales import Panel, Scale, horizontal_scale, panels_of, tick_text
 
 TICKS = 8
 """Labels of the horizontal axis."""
+ZOOMS = (1, 4, 16)
+"""Multiples of the page's width."""
+PLACES_A_ZOOM = 60
+"""Number of different x from which the next zoom level helps."""
 FIELDS, LINES = 400, 4000
 """Limits of the fields that show values, and of their lines of text in all."""
-POINTS, FEWEST_POINTS = 12_000, 200
+POINTS, FEWEST_POINTS = 11_000, 200
 """Limit of the points of all series together, and the minimum per series: about 300 KB of a page.
 More points wouldn't be visible, since a page is 1,000 pixels wide."""
 Points = Sequence[tuple[float, float]]
@@ -45,32 +49,50 @@ class DrawnPanel(NamedTuple):
 class Drawing(NamedTuple):
     """A plot in SVG.
 
-    ticks: (place from 0 to 1, label). fields: (left, width in percent, text). at: the place that is
-    marked, in percent.
+    zooms: zoom level → (place from 0 to 1, label) of each tick. fields: (left, width in percent,
+    text). at: the place that is marked, in percent. scale: which of a plot's scales it shows.
     """
 
-    plot: Plot
+    scale: str
     panels: list[DrawnPanel]
-    ticks: list[tuple[float, str]]
+    zooms: dict[int, list[tuple[float, str]]]
     fields: list[tuple[float, float, str]]
     at: float | None
     caption: str
 
 
-def drawing_of(plot: Plot) -> Drawing | None:
-    """The geometry of a plot; None if there is nothing to draw."""
+def drawings_of(plot: Plot) -> list[Drawing]:
+    """The geometry of a plot, by scale if a reader may choose it, the better one first.
+
+    Empty if there is nothing to draw.
+    """
     panels = panels_of(plot)
-    if not panels:
-        return None
+    scale = next((panel.scale for panel in panels if panel.axis == plot.y), None)
+    if plot.y.scale != "choice" or scale is None or scale.low <= 0:
+        return [_drawing(plot, panels)] if panels else []
+    names: list[Literal["linear", "log"]] = ["log", "linear"] if scale.is_log else ["linear", "log"]
+    plots = [plot._replace(y=plot.y._replace(scale=name)) for name in names]
+    return [_drawing(each, panels_of(each)) for each in plots]
+
+
+def _drawing(plot: Plot, panels: Sequence[Panel]) -> Drawing:
     across = horizontal_scale(panels, plot.x)
     series = [each for panel in panels for each in panel.series]
     most = max(FEWEST_POINTS, POINTS // len(series))
     at = plot.at[0] if plot.at and across.low <= plot.at[0] <= across.high else None
     is_log = across.is_log
+    places = len({x for each in series for x, _ in each.points})
+    zooms = [zoom for zoom in ZOOMS if zoom == 1 or places > PLACES_A_ZOOM * zoom / 4]
     return Drawing(
-        plot,
+        plot.y.scale,
         [_panel(panel, across, most, at) for panel in panels],
-        [(across.place(x), tick_text(x, plot.x.unit)) for x in across.ticks_from_start(TICKS)],
+        {
+            zoom: [
+                (across.place(x), tick_text(x, plot.x.unit))
+                for x in across.ticks_from_start(TICKS * zoom)
+            ]
+            for zoom in zooms
+        },
         _fields([(each, panel.axis) for panel in panels for each in panel.series], across, plot.x),
         None if at is None else 100 * across.place(at),
         f"{plot.x.label}{', logarithmic' if is_log else ''}",
@@ -144,7 +166,8 @@ def thinned(values: Points, most: int) -> Points:
 def _fields(
     series: Sequence[tuple[Series, Axis]], across: Scale, axis: Axis
 ) -> list[tuple[float, float, str]]:
-    """Adjacent fields, each with the newest values up to its last x."""
+    """Adjacent fields, each with the newest values up to its last x. Those of steps end at an x."""
+    are_steps = all(each.style == "steps" for each, _ in series)
     places = sorted({x for each, _ in series for x, _ in each.points})
     every = -(-len(places) // min(FIELDS, max(1, LINES // (1 + len(series)))))
     ends = [*places[every - 1 :: every], *([places[-1]] if len(places) % every else [])]
@@ -152,7 +175,7 @@ def _fields(
     intervals = [{x: (low, high) for x, low, high in each.band} for each, _ in series]
     fields, left = [], 0.0
     for index, (end, after) in enumerate(zip(ends, ends[1:] + ends[-1:], strict=True)):
-        right = 100 * across.place((end + after) / 2)
+        right = 100 * across.place(after if are_steps else (end + after) / 2)
         lines = [f"{axis.label} {tick_text(end, axis.unit)}".strip()]
         for number, (each, up) in enumerate(series):
             if (value := newest[number][index]) is not None:

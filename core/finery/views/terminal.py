@@ -177,7 +177,7 @@ def _change_line(mark: str, style: str, record: Record | None) -> "Styled":
 
     fields = {field.label: field.text for field in record.fields} if record else {}
     name = fields.pop("id", "")
-    text = in_line(next(iter(fields.values()), ""))
+    text = shortened(in_line(next(iter(fields.values()), "")), LONGEST_EXAMPLE)
     return Styled.assemble((mark, style), (f"{visible(name)}  ", "dim"), text, overflow="ellipsis")
 
 

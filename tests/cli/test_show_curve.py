@@ -115,18 +115,20 @@ def page(trained: Project) -> Path:
 def test_the_page_has_the_curves_and_loads_nothing(page: Path, browser: Browser) -> None:
     browser.open(page)
     points = (
-        "[...document.querySelectorAll('.chart.log polyline')]"
+        "[...document.querySelectorAll('.drawing.log polyline')]"
         ".map(e => e.getAttribute('points').split(' ').length)"
     )
     assert browser.run(f"return {points}") == [60, 60, 3, 3, 60]
     names = "return [...document.querySelectorAll('.legend span:not(.key)')].map(e => e.innerText)"
     assert browser.run(names) == [
         "training loss", "training loss, smoothed", "validation loss", "accuracy", "learning rate",
-        "★ kept weights",
+        "★ kept, step 40",
     ]  # fmt: skip
-    marked = "document.querySelectorAll('.chart.log .star').length"
+    marked = "document.querySelectorAll('.drawing.log .field:not(.low) .star').length"
     assert browser.run(f"return {marked}") == 1
-    assert browser.run("return document.getElementById('verdict').textContent").startswith(SENTENCE)
+    verdict = browser.run("return document.querySelector('.findings .bad').textContent")
+    assert SENTENCE in verdict
+    assert "epochs: 2 is enough" in verdict
     assert browser.errors() == []
     assert browser.requests() == [page.resolve().as_uri()]
     assert len(page.read_bytes()) < 100_000
@@ -134,16 +136,16 @@ def test_the_page_has_the_curves_and_loads_nothing(page: Path, browser: Browser)
 
 def test_a_step_is_told_where_it_is_pointed_at(page: Path, browser: Browser) -> None:
     browser.open(page)
-    titles = "[...document.querySelectorAll('.chart.log .fields title')].map(e => e.textContent)"
+    titles = "[...document.querySelectorAll('.drawing.log .fields title')].map(e => e.textContent)"
     found = browser.run(f"return {titles}")
     assert len(found) == 60
     assert found[39].splitlines() == [
-        "step 40", "training loss: 0.5411", "training loss, smoothed: 0.544",
+        "optimizer step 40", "training loss: 0.5411", "training loss, smoothed: 0.544",
         "validation loss: 0.4", "accuracy: 0.7", "learning rate: 0.0001",
     ]  # fmt: skip
     at = "document.elementFromPoint(r.left + r.width * 0.66, r.top + 40)"
-    box = "const r = document.querySelector('.chart.log .panel').getBoundingClientRect();"
-    assert browser.run(f"{box} return {at}.textContent").startswith("step 40\n")
+    box = "const r = document.querySelector('.drawing.log .field').getBoundingClientRect();"
+    assert browser.run(f"{box} return {at}.textContent").startswith("optimizer step 40\n")
 
 
 def test_the_page_escapes_texts_has_scales_and_zooms_without_scripts_and_fits(
@@ -153,14 +155,14 @@ def test_the_page_escapes_texts_has_scales_and_zooms_without_scripts_and_fits(
     assert browser.run("return document.title") == "t: sft"
     assert BEFORE in browser.run("return document.querySelector('dl').textContent")
     assert browser.run("return document.querySelectorAll('script').length") == 0
-    scales = "[...document.querySelectorAll('.chart')].filter(e => e.checkVisibility())"
-    assert browser.run(f"return {scales}.map(e => e.className)") == ["chart log"]
-    browser.run("document.querySelector('label[for=linear]').click()")
-    assert browser.run(f"return {scales}.map(e => e.className)") == ["chart linear"]
+    scales = "[...document.querySelectorAll('.drawing')].filter(e => e.checkVisibility())"
+    assert browser.run(f"return {scales}.map(e => e.className)") == ["drawing log"]
+    browser.run("document.querySelector('input[value=linear]').click()")
+    assert browser.run(f"return {scales}.map(e => e.className)") == ["drawing linear"]
     root = "document.documentElement"
     fits = f"return {root}.scrollWidth <= {root}.clientWidth"
     assert browser.run(fits)
-    ticks = "document.querySelectorAll('.chart.linear .ticks')"
+    ticks = "document.querySelectorAll('.drawing.linear .ticks')"
     assert browser.run(f"return {ticks}.length") == 1, "60 steps need no zoom"
     assert browser.errors() == []
     with chromium(width=500) as narrow:

@@ -1,7 +1,9 @@
 """The page of a training: it stays small, and loses no peak, however long the training is."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,18 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import Manifest, Model
-from finery.views import Output
-from finery_trl.view.chart import thinned
-from finery_trl.view.model import sample_lines
-from finery_trl.view.page import panels_of, render
+from finery.views import Detail, Finding, Output, Records, Section, render_sections
+from finery.views.scales import panels_of
+from finery.views.svg import thinned
+from finery_trl.view.curves import verdict
+from finery_trl.view.model import CurveView
+from finery_trl.view.plot import curve_plot, curve_tiles, sample_record
 
 SMALL = 500_000
 """Bytes that a page may have."""
 
 
 def page(points: list[dict[str, Any]], kept: int | None = None) -> str:
-    manifest = Manifest("Model", {"format": "adapter"}, {}, "0" * 64, "0" * 64)
-    return render("t / sft", Output("sft", Model(Path()), manifest), points, kept)
+    parts = [curve_tiles(points, verdict(points, kept)), curve_plot(points, kept)]
+    return render_sections("t / sft", [Section("Curves", parts)])
 
 
 def training(steps: int, metrics: int) -> list[dict[str, Any]]:
@@ -61,19 +65,35 @@ def test_what_is_left_of_a_line_keeps_its_ends_and_extremes(values: list[float],
         assert (min(numbers), max(numbers)) == (min(values), max(values))
 
 
-@pytest.mark.parametrize(("losses", "mark"), [((2.0,), "i"), ((2.0, 1.0), "✓")])
-def test_one_validation_shows_no_trend_and_gets_no_tick(losses: tuple[float], mark: str) -> None:
+def tone(points: list[dict[str, Any]], folder: Path) -> str:
+    """Of the answer on the page of a model with this curve."""
+    (folder / "curve.json").write_text(json.dumps(points), encoding="utf-8")
+    manifest = Manifest("Model", {}, {"curve.json": ("0" * 64, 1)}, "0" * 64, "0" * 64)
+    context: Any = SimpleNamespace(scope="output", medium="page", detail=Detail())
+    outputs = [Output("sft", Model(folder), manifest)]
+    (section,) = [s for s in CurveView().describe(outputs, context) if s.title == "Curves"]
+    return next(part.tone for part in section.parts if isinstance(part, Finding))
+
+
+@pytest.mark.parametrize(("losses", "mark"), [((2.0,), "info"), ((2.0, 1.0), "good")])
+def test_one_validation_shows_no_trend_and_gets_no_tick(
+    losses: tuple[float], mark: str, tmp_path: Path
+) -> None:
     points = [{"step": i, "loss": 3.0 / i, "eval_loss": loss} for i, loss in enumerate(losses, 1)]
-    assert f'<div class="mark" aria-hidden="true">{mark}</div>' in page(points)
+    assert tone(points, tmp_path) == mark
 
 
 def test_the_page_of_a_training_with_rewards_shows_answers_of_the_model() -> None:
     points = [{"step": i, "loss": 0.0, "reward": i / 9, "answer_length": 40} for i in range(1, 10)]
     rewards = {"accuracy": 1.0, "brevity": None}
     sample = {"step": 9, "prompt": "a <b>?", "answer": "It is.", "rewards": rewards}
-    manifest = Manifest("Model", {"format": "adapter"}, {}, "0" * 64, "0" * 64)
-    html = render("t", Output("t", Model(Path()), manifest), points, 9, [sample])
-    assert "Mean reward went from 0.111 in the first step to 1 in the last." in html
-    assert "<td>a &lt;b&gt;?</td><td>It is.</td><td>accuracy 1, brevity –</td>" in html
-    assert list(panels_of(points)) == ["loss", "reward", "answer length"]
-    assert list(sample_lines([sample])) == ["step 9: a <b>?", "  accuracy 1, brevity –: It is."]
+    expected = "Mean reward went from 0.111 in the first step to 1 in the last."
+    assert verdict(points, 9).sentence == expected
+    titles = [panel.axis.label for panel in panels_of(curve_plot(points, 9))]
+    assert titles == ["reward", "answer length", "loss"]
+    html = render_sections("t", [Section("", [Records([sample_record(sample)], 1)])])
+    texts = [line.partition("<b>")[2] for line in html.splitlines() if 'class="turn' in line]
+    assert [text.replace('</b><div class="text">', ": ").removesuffix("</div></div>")
+            for text in texts] == [
+        "step 9: a &lt;b&gt;?", "answer: It is.", "rewards: accuracy 1, brevity –",
+    ]  # fmt: skip

@@ -18,7 +18,7 @@ PLACES_A_ZOOM = 60
 """Number of different x from which the next zoom level helps."""
 FIELDS, LINES = 400, 4000
 """Limits of the fields that show values, and of their lines of text in all."""
-POINTS, FEWEST_POINTS = 11_000, 200
+POINTS, FEWEST_POINTS = 10_000, 200
 """Limit of the points of all series together, and the minimum per series: about 300 KB of a page.
 More points wouldn't be visible, since a page is 1,000 pixels wide."""
 Points = Sequence[tuple[float, float]]

@@ -3,27 +3,44 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from finery import DataError, Manifest, Model, shown
-from finery.util.text import percent, shortened
-from finery.views import Detail, Output, Page, PageContext, PageSection, Remark, View
+from finery.util.text import percent
+from finery.views import (
+    Context,
+    Detail,
+    Finding,
+    Output,
+    Part,
+    Records,
+    Remark,
+    Section,
+    Text,
+    View,
+    changed_facts,
+)
 from finery_trl.train.card import README, Base, base_in, card
-from finery_trl.view.curves import CURVE, Point, label, lines, load, metrics, series, verdict
+from finery_trl.view.curves import (
+    CURVE,
+    Point,
+    Verdict,
+    label,
+    lines,
+    load,
+    metrics,
+    series,
+    verdict,
+)
+from finery_trl.view.plot import comparison_plot, curve_plot, curve_tiles, sample_record
 from finery_trl.view.weights import SUFFIX, weights_difference
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
-
-
 GIB = 2**30
-SHOWN, LINE = 3, 60
-"""Answers during a training that the terminal shows, and the characters of each."""
-WIDTH, HEIGHT = 100, 18
-"""Maximum size of a plot in characters, including axes and legend."""
+SOUND = ("still falling", "settled")
+"""States of a curve that are good: validations show how it went."""
+QUESTION = "How did the training go?"
 
 
 class CurveView(View):
@@ -33,6 +50,8 @@ class CurveView(View):
     model's weights. For a format of your own, subclass this view or use it as it is:
     `{"Model/ngram": "finery_trl.view.model:CurveView"}`.
     """
+
+    page_suffix = "-curve"
 
     def brief(self, manifest: Manifest) -> str:
         """Format, architecture and quantization, if they are known."""
@@ -55,25 +74,15 @@ class CurveView(View):
             return facts
         return {**facts, "trainable": f"{percent(trainable / total)} of {total:,} parameters"}
 
-    def print(self, console: "Console", output: Output, detail: Detail) -> None:
-        """Print facts, files, the curve and its verdict."""
-        super().print(console, output, detail)
-        points = curve_of(output)
-        if points is not None:
-            _print_curve(console, points, kept_step(output.manifest))
-        for line in sample_lines(samples_of(output)[-SHOWN:]):
-            console.print(f"  {line}", markup=False, soft_wrap=True)
-
-    def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection | None:
-        """Statements about the curves of all trainings."""
-        from finery_trl.view.page import Training, section_of
-
-        found = [
-            Training(o.title, points, kept_step(o.manifest), measured(o.manifest))
-            for o in outputs
-            if (points := curve_of(o)) is not None
-        ]
-        return section_of(found) if found else None
+    def describe(self, outputs: Sequence[Output], context: Context) -> Iterator[Section]:
+        """Facts, files, the curve with its verdict, answers; of a build, the curves alone."""
+        if context.scope == "output":
+            for output in outputs:
+                yield from super().describe([output], context)
+                yield from _curve_sections(output, context)
+        trained = [output for output in outputs if CURVE in output.manifest.files]
+        if context.scope == "build" and trained:
+            yield Section("Trainings", map(_training, trained), rank=30)
 
     def difference(self, before: Output, after: Output) -> dict[str, Any]:
         """Facts that differ, how much the weights do, and the curves of both."""
@@ -88,16 +97,9 @@ class CurveView(View):
             return found
         return {**found, "curves": difference_of(both[0], both[1])}
 
-    def print_difference(
-        self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
-    ) -> None:
-        """Print facts that differ, and the curves in one plot."""
-        super().print_difference(console, before, after, data, most)
-        if weights := data.get("weights"):
-            text = "{changed:,} of {tensors:,} tensors differ, by up to {most:.3g}"
-            console.print(f"  weights: {text.format(**weights)}", markup=False)
-        if "curves" in data:
-            print_difference(console, data["curves"])
+    def compare(self, before: Output, after: Output, context: Context) -> Iterator[Section]:
+        """Facts that differ, how much the weights do, and the curves in one plot."""
+        yield Section(after.title, _comparison(self.difference(before, after)))
 
     def complete_copy(
         self, output: Output, folder: Path, refs: Mapping[str, Path]
@@ -105,33 +107,20 @@ class CurveView(View):
         """Name the base in an adapter's configuration and model card."""
         return complete(output, folder, refs)
 
-    def has_page(self, manifest: Manifest) -> bool:
-        """Whether the model was trained, and so has curves."""
-        return CURVE in manifest.files
-
-    def page(self, outputs: Sequence[Output], context: PageContext) -> Page | None:
-        """A page with the curves."""
-        from finery_trl.view.page import render
-
-        (output,) = outputs
-        points = curve_of(output)
-        if points is None:
-            return None
-        kept, samples = kept_step(output.manifest), samples_of(output)
-        html = render(context.title, output, points, kept, samples)
-        return Page(html, "-curve")
-
     def remarks(self, output: Output) -> Iterator[Remark]:
         """The verdict on the curve, with advice only if something is wrong."""
         points = curve_of(output)
         if points is None:
             return
         judged = verdict(points, kept_step(output.manifest))
-        sentence, *advice = lines(judged)
-        if judged.is_bad:
-            yield Remark(sentence, " ".join(advice), "warning")
-        else:
-            yield Remark(sentence)
+        remark = remark_of(judged)
+        yield remark if judged.is_bad else remark._replace(advice="")
+
+
+def remark_of(judged: Verdict) -> Remark:
+    """A verdict with its advice."""
+    sentence, *advice = lines(judged)
+    return Remark(sentence, " ".join(advice), "warning" if judged.is_bad else "info")
 
 
 def curve_of(output: Output) -> list[Point] | None:
@@ -162,21 +151,6 @@ def samples_of(output: Output) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def sample_lines(samples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Two lines for each answer: its prompt, and the answer after its rewards."""
-    for sample in samples:
-        rewards = ", ".join(
-            f"{name} {'–' if value is None else f'{value:g}'}"
-            for name, value in sample["rewards"].items()
-        )
-        yield f"step {sample['step']}: {_line(sample['prompt'])}"
-        yield f"  {rewards}: {_line(sample['answer'])}"
-
-
-def _line(text: str) -> str:
-    return shortened(" ".join(text.split()), LINE)
-
-
 def kept_step(manifest: Manifest) -> int | None:
     """The optimizer step of a trained model's weights, if the model states it."""
     step = manifest.meta.get("best_step")
@@ -200,44 +174,36 @@ def measured(manifest: Manifest) -> dict[str, str]:
     return words
 
 
-def _print_curve(console: "Console", points: Sequence[Point], kept: int | None) -> None:
-    """Print the plot and the verdict."""
-    from rich.padding import Padding
-    from rich.text import Text
-
-    console.print()
-    for line in _plotted(points, kept, min(console.width, WIDTH)):
-        console.print(line)
-    judged = verdict(points, kept)
-    console.print()
-    for text in lines(judged):
-        words = Text(text, style="yellow" if judged.is_bad else "")
-        console.print(Padding(words, (0, 0, 0, 2)))
-
-
-def _plotted(points: Sequence[Point], kept: int | None, width: int) -> "list[Text]":
-    from finery.views import Line, plot
-
-    drawn = [Line(label("reward"), series(points, "reward"), "cyan")]  # whose loss says nothing
-    if not drawn[0].values:
-        drawn = [
-            Line(label("loss"), series(points, "loss"), "cyan"),
-            Line(label("eval_loss"), series(points, "eval_loss"), "yellow", "●"),
-        ]
-    drawn += [
-        Line(label(name), series(points, name), "magenta", "▲", right=True)
-        for name in metrics(points)[:1]
-        if name != "reward"
-    ]
-    return plot(drawn, width, HEIGHT, kept)
+def _curve_sections(output: Output, context: Context) -> Iterator[Section]:
+    """The curve with its verdict, and the newest answers; nothing without a curve."""
+    points = curve_of(output)
+    if points is None:
+        return
+    judged = verdict(points, kept_step(output.manifest))
+    statement: Part = remark_of(judged)
+    if context.medium == "page":  # which begins with it
+        statement = Finding(
+            QUESTION,
+            " ".join(lines(judged)),
+            "bad" if judged.is_bad else "good" if judged.state in SOUND else "info",
+        )
+    yield Section("Curves", [*_curve(points, judged), statement], rank=10)
+    if samples := samples_of(output):
+        newest = map(sample_record, reversed(samples))
+        records = Records(newest, len(samples), shown=context.detail.rows)
+        yield Section("Answers during the training", [records], rank=20)
 
 
-LOW = 14
-"""Maximum height of a plot with the curves of two trainings."""
-FEWEST = 2
-"""Values that a curve has at least, to be drawn."""
-COLOURS = ("cyan", "yellow")
-"""Of A and B."""
+def _training(output: Output) -> Section:
+    """A trained model in a report."""
+    points = curve_of(output) or []
+    note = ", ".join(f"{name} {value}" for name, value in measured(output.manifest).items())
+    judged = verdict(points, kept_step(output.manifest))
+    return Section(output.title, [remark_of(judged), *_curve(points, judged)], note=note)
+
+
+def _curve(points: Sequence[Point], judged: Verdict) -> list[Part]:
+    return [curve_tiles(points, judged), curve_plot(points, judged.kept_step)]
 
 
 def difference_of(before: Sequence[Point], after: Sequence[Point]) -> dict[str, Any]:
@@ -255,22 +221,15 @@ def difference_of(before: Sequence[Point], after: Sequence[Point]) -> dict[str, 
     return found
 
 
-def print_difference(console: "Console", data: Mapping[str, Any]) -> None:
-    """Print the validation loss of both trainings, else the training loss, in one plot."""
-    from finery.views import Line, plot
-
-    for name in ("eval_loss", "loss"):
-        both = data.get(name, {}).get("series", [])
-        if len(both) == 2 and all(len(of) >= FEWEST for of in both):
-            drawn = [
-                Line(f"{label(name)} of {side}", [(int(s), v) for s, v in of], colour, mark)
-                for side, of, colour, mark in zip("AB", both, COLOURS, "●○", strict=True)
-            ]
-            for line in plot(drawn, min(console.width, WIDTH), LOW, None):
-                console.print(line)
-            break
-    for text in _lines(data):
-        console.print(f"  {text}", markup=False)
+def _comparison(data: Mapping[str, Any]) -> Iterator[Part]:
+    if "facts" in data:
+        yield changed_facts(data["facts"])
+    if weights := data.get("weights"):
+        text = "{changed:,} of {tensors:,} tensors differ, by up to {most:.3g}"
+        yield Text(f"weights: {text.format(**weights)}")
+    curves = data.get("curves", {})
+    yield from comparison_plot(curves)
+    yield from (Text(line) for line in _lines(curves))
 
 
 def _lines(data: Mapping[str, Any]) -> Iterator[str]:

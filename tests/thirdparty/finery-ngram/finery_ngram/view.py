@@ -1,16 +1,14 @@
 """What an n-gram model looks like."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from finery import Manifest
-from finery.views import Detail, LiveMetric, Output
+from finery.views import Context, Detail, LiveMetric, Output, Section, Text
 from finery_ngram.model import ANSWER, FILE, Counts
 from finery_trl.view.live import METRICS as LOSSES
 from finery_trl.view.model import CurveView
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 METRICS = {
     **LOSSES,
@@ -31,10 +29,12 @@ class NgramView(CurveView):
         """The words that begin most answers."""
         return {**super().data(output, detail), "first_words": _first_words(output)}
 
-    def print(self, console: "Console", output: Output, detail: Detail) -> None:
-        """Print the words that begin most answers below what all models have."""
-        super().print(console, output, detail)
-        console.print(f"\n  answers begin with: {', '.join(_first_words(output))}", markup=False)
+    def describe(self, outputs: Sequence[Output], context: Context) -> Iterator[Section]:
+        """The words that begin most answers below what all models have."""
+        yield from super().describe(outputs, context)
+        for output in outputs if context.scope == "output" else ():
+            words = ", ".join(_first_words(output))
+            yield Section("Words", [Text(f"answers begin with: {words}")])
 
 
 def _first_words(output: Output) -> list[str]:

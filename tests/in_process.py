@@ -8,7 +8,7 @@ from finery.artifact.manifest import Result
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
 from finery.execute.executor import Done, Failed, Need, Task, TaskEvent
-from finery.execute.observed import reads_of
+from finery.execute.observed import collect_reads
 from finery.execute.worker import outputs_of
 
 
@@ -27,7 +27,7 @@ class InProcess:
         closing: Done | Failed
         try:
             outputs = outputs_of(task, lambda event: self._events.append((task, event)))
-            reads, _, _ = reads_of(task)
+            reads, _, _ = collect_reads(task)
             closing = Done(event="done", outputs=outputs, seconds=0.0, reads=reads)
         except FineryError as error:
             closing = Failed(event="failed", error=error.to_dict())

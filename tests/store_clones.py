@@ -208,8 +208,8 @@ class Faulty:
         if self._is("late"):
             raise RemoteError("no answer")
 
-    def stocked(self, folder: str) -> Iterator[objects.Stocked]:
-        return self.real.stocked(folder)
+    def list_objects(self, folder: str) -> Iterator[objects.StoredObject]:
+        return self.real.list_objects(folder)
 
     def remove(self, names: Sequence[str]) -> None:
         self.real.remove(names)
@@ -252,7 +252,7 @@ def ends(how: str, after: int) -> None:
 
 def settle(fault: str, seed: int, offset: float) -> None:
     """Set this process up: sizes, faults and the clock."""
-    remote.SMALL, remote.PACK, clock.FINE_NS = SMALL, PACK, 20_000_000
+    remote.PACKED_BELOW, remote.PACK_BYTES, clock.FINE_NS = SMALL, PACK, 20_000_000
     stamp._PATH = tuple(sys.path)
     remote.open_objects = lambda url: Faulty(url, fault, seed)  # type: ignore[attr-defined]
     now, now_ns = time.time, time.time_ns
@@ -344,10 +344,10 @@ def shared_whole(folder: Path) -> set[str]:
     """The keys whose records and files are in the shared store, and right."""
     keys = set()
     for path in folder.glob("records/*/*"):
-        record = layout.decoded(path.name, path.read_bytes().partition(b"\n")[0])
+        record = layout.decode_record(path.name, path.read_bytes().partition(b"\n")[0])
         if record is None:
             continue
-        places = layout.places_of(record.outputs.values(), record.packed)
+        places = layout.blob_places(record.outputs.values(), record.packed)
         parts = []
         for digest, size, pack, offset in places:
             file = folder / layout.object_name("blobs", pack)

@@ -36,7 +36,7 @@ from unittest import mock
 
 import finery
 from finery.execute import local
-from finery.execute.environment import inherited
+from finery.execute.environment import inherited_variables
 
 FINERY = Path(sys.executable).with_name("finery")
 READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "OMP_", "CUDA_")
@@ -124,7 +124,7 @@ def warm(
 def _of_workers(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of the workers of a command with these."""
     with mock.patch.object(os, "environ", dict(environment)):
-        return inherited()
+        return inherited_variables()
 
 
 def _read(environment: Mapping[str, str], names: tuple[str, ...]) -> Kind:

@@ -33,7 +33,7 @@ from blake3 import blake3
 from msgspec import Meta
 
 from finery.errors import ConsentError, UsageError
-from finery.store.repairs import say
+from finery.store.repairs import warn
 from finery.util.paths import project_folder, shown, user_folder
 from finery.util.text import did_you_mean
 
@@ -220,7 +220,7 @@ def _in_lines(risky: _Written) -> list[str]:
     ]
 
 
-_warn_once = cache(say)
+_warn_once = cache(warn)
 
 
 def _consent(folder: Path, risky: _Written) -> Path:

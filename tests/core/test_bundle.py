@@ -216,19 +216,24 @@ def test_names_in_manifests_stay_in_their_folder(bundle: Path, other: Project) -
     import msgspec
 
     from finery.artifact.manifest import manifest
-    from finery.store.layout import are_right
+    from finery.store.layout import are_valid_outputs
 
     digest, facts = "0" * 64, {"rows": 1, "columns": ["id"]}
     names = ("../x", "/x", "//x", "a/../../x", "manifest.json", "", ".", "a//b", "a\0", "x" * 300)
     right = manifest("Dataset", facts, {"a/b": (digest, 1)})
     for name in names:
         made = manifest("Dataset", facts, {name: (digest, 1)})
-        assert not are_right({"": made}), name
-        assert not are_right({"": manifest("Dataset", facts, {}, {name: right})}) or "json" in name
-        assert not name or not are_right({name: right}) or "json" in name
-    assert are_right({"": right})
-    assert not are_right({"": manifest("Dataset", facts, {"a/b": (digest, 1), "a": (digest, 1)})})
-    assert not are_right({"": msgspec.structs.replace(made, digest="1")})
+        assert not are_valid_outputs({"": made}), name
+        assert (
+            not are_valid_outputs({"": manifest("Dataset", facts, {}, {name: right})})
+            or "json" in name
+        )
+        assert not name or not are_valid_outputs({name: right}) or "json" in name
+    assert are_valid_outputs({"": right})
+    assert not are_valid_outputs(
+        {"": manifest("Dataset", facts, {"a/b": (digest, 1), "a": (digest, 1)})}
+    )
+    assert not are_valid_outputs({"": msgspec.structs.replace(made, digest="1")})
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.4])

@@ -14,9 +14,9 @@ from finery.artifact.manifest import Manifest
 from finery.errors import StepError
 from finery.execute.executor import Task
 from finery.execute.local import LocalExecutor
-from finery.store.blobs import may_be_written
+from finery.store.blobs import may_have_writer
 from finery.store.database import Store
-from finery.store.links import unchanged
+from finery.store.links import guard_inputs
 from finery.util.files import hash_file
 
 RECIPE = """\
@@ -94,17 +94,20 @@ def test_a_blob_that_was_edited_and_restored_with_its_times_is_noticed(
         blob.chmod(0o444)
         os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    with pytest.raises(StepError, match="its input 'a' was changed"), unchanged(store.root, made):
+    with (
+        pytest.raises(StepError, match="its input 'a' was changed"),
+        guard_inputs(store.root, made),
+    ):
         edit_and_restore()
 
 
 def test_what_finery_does_to_a_blob_is_no_change_of_it(project: MakeProject) -> None:
     store, made, blob = built_input(project)
-    with unchanged(store.root, made):  # a build takes over a result with the same file
+    with guard_inputs(store.root, made):  # a build takes over a result with the same file
         store.adopt([], {}, [(blob.parent.name + blob.name, 1, "", 0, "file:///x")], "run")
-    with unchanged(store.root, made):  # a bundle has the same file, executable
+    with guard_inputs(store.root, made):  # a bundle has the same file, executable
         blob.chmod(0o555)
-    with unchanged(store.root, made):
+    with guard_inputs(store.root, made):
         os.link(blob, store.root / "other")
 
 
@@ -298,7 +301,7 @@ def test_who_can_write_to_a_file(tmp_path: Path, opened: Callable[[Path], object
     path = tmp_path / "file"
     path.write_bytes(b"x" * 100)
     with path.open("rb"):
-        assert not may_be_written(path)
+        assert not may_have_writer(path)
     holder = opened(path)
-    assert may_be_written(path)
+    assert may_have_writer(path)
     del holder

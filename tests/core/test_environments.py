@@ -16,7 +16,7 @@ from tasks import Tasks
 
 from finery import StepError
 from finery.execute import venv
-from finery.execute.wheels import as_requirement
+from finery.execute.wheels import make_requirement
 from finery.execute.worker import run_task
 from finery.recipe.environments import Environment
 from finery.util.installed import distributions
@@ -85,7 +85,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two versions of `toy`, and with what finery needs, as it is installed here."""
     folder = tmp_path_factory.mktemp("wheels")
     for name in CORE:
-        as_requirement(distributions()[name], folder)
+        make_requirement(distributions()[name], folder)
     for version in ("1.0", "2.0"):
         add_toy(folder, version)
     return folder
@@ -167,11 +167,11 @@ def test_pip_makes_the_same_environments_without_uv(
     toys: Project, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(venv, "_uv", lambda: None)
-    environment = venv.resolve("old", ["toy<2"], None, str(wheels))
+    environment = venv.resolve_environment("old", ["toy<2"], None, str(wheels))
     assert "toy==1.0" in environment.requirements
     assert environment.versions["toy"] == "1.0"
     store, events = toys.folder / "store", list[dict[str, str]]()
-    folder = venv.folder_of(environment, store)
+    folder = venv.environment_folder(environment, store)
     folder.parent.mkdir(parents=True)
     with folder.with_suffix(".lock").open("w") as lock, ThreadPoolExecutor() as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -180,12 +180,12 @@ def test_pip_makes_the_same_environments_without_uv(
         fcntl.flock(lock, fcntl.LOCK_UN)
         python = making.result()
     assert events[0]["message"] == "waiting for another process that makes 'old'"
-    assert venv.is_made(environment, store)
+    assert venv.is_environment_complete(environment, store)
     assert not python.with_name("pip").exists()
     with pytest.raises(StepError, match=r"'old' can't be resolved: .*toy==3"):
-        venv.resolve("old", ["toy==3"], None, str(wheels))
+        venv.resolve_environment("old", ["toy==3"], None, str(wheels))
     with pytest.raises(StepError, match=r"Python 3\.99 was not found"):
-        venv.resolve("old", ["toy"], "3.99", str(wheels))
+        venv.resolve_environment("old", ["toy"], "3.99", str(wheels))
 
 
 @pytest.mark.slow
@@ -196,7 +196,7 @@ def test_packages_may_be_excluded_unless_finery_needs_them(
     monkeypatch.setenv("UV_EXCLUDE", str(tmp_path / "excluded.txt"))
     add_toy(wheels, "1.1", needs="absent")
     try:
-        environment = venv.resolve("old", ["toy==1.1"], None, str(wheels))
+        environment = venv.resolve_environment("old", ["toy==1.1"], None, str(wheels))
         venv.ensure(environment, tmp_path)
         kept = [each for each in environment.requirements if not each.startswith("rich==")]
         with pytest.raises(StepError, match="doesn't fit this finery") as error:
@@ -210,13 +210,13 @@ def test_packages_may_be_excluded_unless_finery_needs_them(
 def test_a_build_that_is_killed_leaves_no_half_of_an_environment(toys: Project) -> None:
     toys.run("plan")
     build = toys.start("build", "--step", "a")
-    until(lambda: folders(toys) and not (folders(toys)[0] / venv.COMPLETE).exists())
+    until(lambda: folders(toys) and not (folders(toys)[0] / venv.COMPLETE_MARK).exists())
     os.killpg(build.pid, signal.SIGKILL)
     build.communicate()
     (folder,) = folders(toys)
-    assert not (folder / venv.COMPLETE).exists()
+    assert not (folder / venv.COMPLETE_MARK).exists()
     assert toys.ran("--step", "a") == ["a"]
-    assert (folder / venv.COMPLETE).exists()
+    assert (folder / venv.COMPLETE_MARK).exists()
 
 
 @pytest.mark.slow

@@ -21,8 +21,8 @@ from finery.errors import DataError, RemoteError
 from finery.rows.report import Score
 from finery.store.copies import Copy, copy_files
 from finery.store.expiry import expire
-from finery.store.layout import are_right, decoded, object_name, places_of
-from finery.store.links import view
+from finery.store.layout import are_valid_outputs, blob_places, decode_record, object_name
+from finery.store.links import open_view
 from finery.store.objects import open_objects
 from finery.util.paths import path_in
 
@@ -111,11 +111,11 @@ def records(draw: Any) -> bytes:
 @example(b'{"outputs": ' + b'{"a":' * 100_000)
 @example(b'{"outputs": {"": {"meta": {"a": ' + b"[" * 100_000)
 def test_a_record_is_right_or_none(tmp_path_factory: pytest.TempPathFactory, body: bytes) -> None:
-    record = decoded(KEY, body)
+    record = decode_record(KEY, body)
     if record is None:
         return
     assert msgspec.json.decode(msgspec.json.encode(record), type=type(record)) == record
-    for _, size, _, offset in places_of(record.outputs.values(), record.packed):
+    for _, size, _, offset in blob_places(record.outputs.values(), record.packed):
         assert 0 <= size < 1 << 63
         assert 0 <= offset < 1 << 63
     root = tmp_path_factory.getbasetemp() / "root"
@@ -123,7 +123,7 @@ def test_a_record_is_right_or_none(tmp_path_factory: pytest.TempPathFactory, bod
     for made in (each for m in record.outputs.values() for each in with_references(m)):
         assert all("/" not in role for role in made.refs)
         assert isinstance(made.meta.get("rows", 0), int)
-        folder = view(root, made)
+        folder = open_view(root, made)
         links = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink()}
         assert links == {*made.files, *made.external}
 
@@ -138,9 +138,11 @@ def test_a_record_is_right_or_none(tmp_path_factory: pytest.TempPathFactory, bod
     ],
 )  # fmt: skip
 def test_an_artifact_has_the_facts_of_its_kind(kind: str, meta: dict[str, Any]) -> None:
-    assert are_right({"": manifest(kind, NEEDED, {})})
-    assert not are_right({"": manifest(kind, meta, {})})
-    assert not are_right({"": manifest("Bundle", {}, {}, {"role": manifest(kind, meta, {})})})
+    assert are_valid_outputs({"": manifest(kind, NEEDED, {})})
+    assert not are_valid_outputs({"": manifest(kind, meta, {})})
+    assert not are_valid_outputs(
+        {"": manifest("Bundle", {}, {}, {"role": manifest(kind, meta, {})})}
+    )
 
 
 GOOD_SCORES: dict[str, Any] = {
@@ -305,7 +307,7 @@ def test_rows_that_arent_any_are_told_and_made_again(tmp_path: Path) -> None:
 def test_reading_creates_no_shared_folder(tmp_path: Path) -> None:
     objects = open_objects(f"file://{tmp_path}/shared")
     assert objects.read("records/ab/x") is None
-    assert [*objects.stocked("records")] == []
+    assert [*objects.list_objects("records")] == []
     assert not (tmp_path / "shared").exists()
     objects.put("records/ab/x", b"1")
     assert objects.read("records/ab/x") == b"1"

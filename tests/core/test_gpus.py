@@ -18,7 +18,7 @@ from finery.execute.executor import Need
 from finery.execute.gpu import CHOICES, Gpu
 from finery.execute.gpus import driver_cuda, named_gpus, visible_gpus
 from finery.execute.local import LocalExecutor
-from finery.execute.sharing import SHARE
+from finery.execute.sharing import SHARE_VARIABLE
 
 GIB = 2**30
 L4 = Gpu("GPU-aaa", "NVIDIA L4", (8, 9), 24 * GIB, GIB, "GPU-aaa", 0)
@@ -87,7 +87,7 @@ class Nvml:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Gives this machine GPUs that no other test uses."""
-    for name in (*CHOICES, SHARE):
+    for name in (*CHOICES, SHARE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -474,7 +474,7 @@ def test_a_user_may_share_gpus(project: MakeProject) -> None:
     _, process = holder(project, "a", "[0]")
     try:
         other = project_of(project, "b", gpus="[0]")
-        other.env[SHARE] = "1"
+        other.env[SHARE_VARIABLE] = "1"
         other.ran()
         assert other.rows("one")[0]["prompt"] == "GPU-aaa"
     finally:

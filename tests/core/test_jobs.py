@@ -18,8 +18,8 @@ from finery import StepError, UsageError
 from finery.config import settings_in_force
 from finery.execute import detached, local
 from finery.execute.executor import Expects, Task
-from finery.execute.job import JobFolder, differences, supervise
-from finery.execute.local import LocalExecutor, fits
+from finery.execute.job import JobFolder, environment_differences, supervise
+from finery.execute.local import LocalExecutor, fits_machine
 from finery.execute.routing import Router, check_executors
 from finery.inference.records import SqliteRecords
 from finery.plugin.manager import load_plugins
@@ -110,12 +110,12 @@ def test_steps_on_a_machine_ask_for_no_more_than_it_has(monkeypatch: pytest.Monk
     monkeypatch.setattr(local, "cpu_count", lambda: 8)
     monkeypatch.setattr(local, "memory_bytes", lambda: 16 * GIB)
     small, large, huge = (need(True, memory=n * GIB, cpus=2) for n in (4, 12, 20))
-    assert fits(small, [large])
-    assert not fits(small, [large, small])
-    assert not fits(need(True, cpus=7), [small])
-    assert fits(need(False), [large, small]), "which says nothing of itself"
-    assert not fits(huge, [need(False)]), "it runs alone"
-    assert not fits(need(False), [huge])
+    assert fits_machine(small, [large])
+    assert not fits_machine(small, [large, small])
+    assert not fits_machine(need(True, cpus=7), [small])
+    assert fits_machine(need(False), [large, small]), "which says nothing of itself"
+    assert not fits_machine(huge, [need(False)]), "it runs alone"
+    assert not fits_machine(need(False), [huge])
 
 
 def test_isolated_steps_with_cores_run_at_once(
@@ -246,14 +246,14 @@ def test_an_environment_is_compared_before_work_starts() -> None:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     code = {"finery/errors.py": "0" * 64, "finery/gone.py": ""}
     expects = Expects(python="2.7", packages={"blake3": "0.1", "msgspec": "9"}, code=code)
-    said = list(differences(expects))
+    said = list(environment_differences(expects))
     assert said[0] == f"Python is {python} there and 2.7 here"
     assert said[1].endswith("there and 0.1 here")
     assert said[3:] == [
         "the code in finery/errors.py differs between there and here",
         "the code in finery/gone.py is missing there",
     ]
-    assert list(differences(Expects(python=python))) == []
+    assert list(environment_differences(Expects(python=python))) == []
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finery.execute.log import LONGEST_LINE, copy_without
+from finery.execute.log import LONGEST_LINE, copy_redacted
 from finery.util.text import secret_pattern
 
 SECRET = b"sk-a-secret"
@@ -27,7 +27,7 @@ def test_secrets_cut_anywhere_are_removed(tmp_path: Path, line: bytes) -> None:
     thread.start()
     with (tmp_path / "log").open("wb") as log:
         pattern = secret_pattern(SECRET.decode())
-        copy_without(re.compile(pattern.encode()), reading, log.fileno(), reach=len(pattern))
+        copy_redacted(re.compile(pattern.encode()), reading, log.fileno(), reach=len(pattern))
     thread.join()
     os.close(reading)
     assert (tmp_path / "log").read_bytes() == text.replace(SECRET, b"***")

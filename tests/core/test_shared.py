@@ -29,7 +29,7 @@ from finery.errors import RemoteError, UsageError
 from finery.store.blobs import blob_path
 from finery.store.expiry import expire
 from finery.store.layout import Blob, object_name
-from finery.store.objects import FileSystemObjects, Stocked, open_objects
+from finery.store.objects import FileSystemObjects, StoredObject, open_objects
 from finery.store.remote import Remote
 
 RECIPE = """
@@ -496,7 +496,7 @@ def test_old_results_are_removed_from_a_shared_store(
     a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
     build(a, remote=url, push=True)
     objects = open_objects(url)
-    everything = {o.name for folder in ("records", "blobs") for o in objects.stocked(folder)}
+    everything = {o.name for folder in ("records", "blobs") for o in objects.list_objects(folder)}
     a.write({"finery.toml": f'remote = "{url}"'})
     a.env = _access()
     assert (
@@ -504,12 +504,12 @@ def test_old_results_are_removed_from_a_shared_store(
     )
     assert expire(objects, 1, dry_run=False).results == 0
     ages = {name: 2 if name in sorted(everything)[::2] else 0 for name in everything}
-    stocked = objects.stocked
+    stocked = objects.list_objects
 
-    def aged(folder: str) -> Iterator[Stocked]:
+    def aged(folder: str) -> Iterator[StoredObject]:
         return (o._replace(written=o.written - ages[o.name] * 86_400) for o in stocked(folder))
 
-    monkeypatch.setattr(objects, "stocked", aged)
+    monkeypatch.setattr(objects, "list_objects", aged)
     foreseen = expire(objects, 1, dry_run=True)
     assert {o.name for folder in ("records", "blobs") for o in stocked(folder)} == everything
     assert expire(objects, 1, dry_run=False) == foreseen

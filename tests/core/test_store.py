@@ -28,7 +28,7 @@ from finery.artifact.manifest import Manifest, Result, is_sound, manifest, refer
 from finery.store import links
 from finery.store.blobs import ingest
 from finery.store.database import Store
-from finery.store.links import link_outputs, open_artifact, prune_links, view
+from finery.store.links import link_outputs, open_artifact, open_view, prune_links
 from finery.util.files import hash_file
 
 
@@ -174,11 +174,11 @@ def test_an_edited_manifest_is_not_believed_and_mended(project: MakeProject) -> 
 
 def test_a_link_in_the_place_of_a_folder_of_links_is_renamed(store: Store) -> None:
     kept = made(store, Bundle, "x", "x")
-    folder = view(store.root, kept)
+    folder = open_view(store.root, kept)
     (folder / "x").unlink()
     folder.rename(store.root / "elsewhere")
     folder.symlink_to("../elsewhere")
-    assert (view(store.root, kept) / "x").read_text() == "x"
+    assert (open_view(store.root, kept) / "x").read_text() == "x"
     assert len(list(folder.parent.glob(f"{folder.name}.damaged-*"))) == 1
     assert (store.root / "elsewhere").is_dir()
 
@@ -262,7 +262,7 @@ def test_folders_of_links_that_another_build_has_just_made_stay(
 
     states: list[os.stat_result] = []
     monkeypatch.setattr(links, "_make_view", make_two)
-    view(store.root, made)
+    open_view(store.root, made)
     assert [folder.stat().st_ino] == [state.st_ino for state in states]
     assert [*folder.parent.iterdir()] == [folder]
 
@@ -616,9 +616,9 @@ def test_a_folder_of_links_shows_every_file_and_is_made_once(files: dict[str, by
     with in_memory() as folder:
         root = folder / "here/.finery"
         store, wrote, kept = stored(root, files, {})
-        inode = view(root, kept).stat().st_ino
+        inode = open_view(root, kept).stat().st_ino
         moved = root.parent.rename(folder / "moved")
-        again = view(moved / ".finery", kept)
+        again = open_view(moved / ".finery", kept)
         assert again.stat().st_ino == inode
         assert {n: (again / n).read_bytes() for n in wrote} == wrote
         store.close()

@@ -20,7 +20,7 @@ from finery.builder.reads import is_list
 from finery.errors import UsageError
 from finery.store.blobs import put_blob
 from finery.store.database import HEX, KEY_DIGITS, Store
-from finery.store.layout import are_right
+from finery.store.layout import are_valid_outputs
 from finery.store.uses import held_folder
 from finery.util.events import new_run_id
 from finery.util.files import fsync, hash_file
@@ -116,7 +116,7 @@ def _head(tar: tarfile.TarFile, file: Path) -> Bundle:
     is_complete = keys.issuperset(bundle.steps.values()) and keys.issuperset(bundle.dollars)
     if not is_complete or not is_inside(bundle.path) or not all(
         len(result.key) == KEY_DIGITS and HEX.issuperset(result.key)
-        and is_portable(result) and are_right(result.outputs)
+        and is_portable(result) and are_valid_outputs(result.outputs)
         and (not (reads := reads_in(result.parts)) or is_list([name for name, _ in reads]))
         for result in bundle.results
     ):  # fmt: skip

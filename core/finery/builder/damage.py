@@ -12,7 +12,7 @@ from finery.artifact.manifest import Manifest, is_sound, with_references
 from finery.builder.garbage import blobs_in, blobs_of, take_stock
 from finery.store.catalogue import Catalogue
 from finery.store.database import Store
-from finery.store.links import is_whole_view, view
+from finery.store.links import is_whole_view, open_view
 from finery.store.uses import gate
 from finery.util.files import hash_file
 from finery.util.paths import project_folder
@@ -76,5 +76,5 @@ def _repair_views(store: Store, results: dict[str, dict[str, Manifest]]) -> Iter
                 continue
             seen.add(manifest.view)
             if not is_whole_view(store.root, manifest):
-                view(store.root, manifest)
+                open_view(store.root, manifest)
                 yield f"{folder} {'was missing' if is_missing else 'was changed'}, and was restored"

@@ -32,7 +32,7 @@ from finery.recipe.document import load
 from finery.store.catalogue import Catalogue
 from finery.store.database import ABANDONED_DAYS, HEX, KEY_DIGITS, Store
 from finery.store.links import prune_links
-from finery.store.uses import InUse, gate, in_use, is_quiet
+from finery.store.uses import InUse, gate, is_quiet, read_uses
 from finery.util.files import size_of
 from finery.util.paths import PINNED, project_folder
 
@@ -236,7 +236,7 @@ def _collect(
     runs = store.root / "runs"
     progress("looking at the store")
     with gate(store.root, alone=True) as alone:
-        using = in_use(store.root, alone)
+        using = read_uses(store.root, alone)
         stock = take_stock(store, keep, using)
         collected.builds = stock.builds
         collected.runs = len(stock.old_runs), sum(size_of(runs / run) for run in stock.old_runs)

@@ -11,7 +11,7 @@ from finery.artifact.manifest import MANIFEST, Manifest
 from finery.errors import UsageError, disk_full
 from finery.recipe.document import Recipe, load
 from finery.store.database import Store
-from finery.store.links import AWAY, link_outputs
+from finery.store.links import REMOTE_SUFFIX, link_outputs
 from finery.util.files import ABSENT, FileState, file_state
 from finery.util.paths import project_folder, shown
 from finery.util.text import counted, size
@@ -85,7 +85,9 @@ class OutputLinks:
             if self._store.shared and not self._store.shared.is_here([m])
         }
         states = {} if is_new else self._states_of(links, away)
-        expected = {f"{name}{AWAY}" if f"{place}/{name}" in away else name for name in named}
+        expected = {
+            f"{name}{REMOTE_SUFFIX}" if f"{place}/{name}" in away else name for name in named
+        }
         is_same = (  # links lead to the views of these artifacts, and there are no others
             bool(states)
             and all(self._before.get(path) == s != ABSENT for path, s in states.items())
@@ -112,7 +114,7 @@ class OutputLinks:
         states = {}
         for link, manifest in links.items():
             if link in away:
-                states[f"{link}{AWAY}"] = file_state(f"{link}{AWAY}")
+                states[f"{link}{REMOTE_SUFFIX}"] = file_state(f"{link}{REMOTE_SUFFIX}")
                 continue
             states[link] = file_state(link)
             for path in self._inside(manifest):

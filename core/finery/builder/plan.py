@@ -35,7 +35,7 @@ from finery.builder.keys import (
 from finery.builder.packages import versions_in, wrong_distributions
 from finery.builder.reads import find_result, values_now, why_not_reusable
 from finery.errors import RecipeError, StepError
-from finery.execute.entries import Places, places_of
+from finery.execute.entries import Places, entry_places
 from finery.inference.types import Identity
 from finery.plugin.history import Results
 from finery.recipe.document import Path_
@@ -217,7 +217,7 @@ class Planner:
         recipe = self.graph.recipe
         code = self.code.paths(*self.code_of(plan))
         folder, project = plain_path(recipe.folder), project_folder(recipe.path)
-        return places_of(str(project), str(folder), str(self.store.root), tuple(code))
+        return entry_places(str(project), str(folder), str(self.store.root), tuple(code))
 
     @staticmethod
     def fits(plan: StepPlan, outputs: Mapping[str, Manifest]) -> bool:
@@ -296,14 +296,14 @@ class Planner:
 
         Raises `RecipeError` with its line, again for each step if there are no such versions.
         """
-        from finery.execute.venv import resolve
+        from finery.execute.venv import resolve_environment
 
         recipe = self.graph.recipe
         if name not in self._unresolvable:
             declared = recipe.data["environments"][name]
             packages, python = declared["packages"], declared.get("python")
             try:
-                environment = resolve(name, packages, python, self.wheels)
+                environment = resolve_environment(name, packages, python, self.wheels)
                 self.lock.set(f"{PIN}{name}", pin_text(recipe, environment))
                 return
             except StepError as error:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from finery.artifact.manifest import CHANGING, READ, Manifest, Parts, Result, result_key
-from finery.execute.entries import MOST, Places
+from finery.execute.entries import MAX_ENTRIES, Places
 from finery.execute.executor import Done
-from finery.store.database import MOST_LISTS, Store
+from finery.store.database import MAX_READS_LISTS, Store
 
 if TYPE_CHECKING:
     from finery.store.remote import Remote
@@ -87,7 +87,7 @@ def push_list(remote: "Remote", key: str, reads: Parts) -> None:
     """Add the names of what a result read to a shared store. Raises `RemoteError`."""
     name, names = bytes.fromhex(key), [name for name, _ in reads]
     lists = _decoded(remote.values("reads", [name]).get(name, b"[]"))
-    lists = [names, *(others for others in lists if others != names)][:MOST_LISTS]
+    lists = [names, *(others for others in lists if others != names)][:MAX_READS_LISTS]
     remote.put_value("reads", name, msgspec.json.encode(lists))
 
 
@@ -97,13 +97,13 @@ def _decoded(content: bytes) -> list[list[str]]:
         lists = msgspec.json.decode(content, type=list[list[str]])
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return []
-    return [names for names in lists[:MOST_LISTS] if is_list(names)]
+    return [names for names in lists[:MAX_READS_LISTS] if is_list(names)]
 
 
 def is_list(names: Sequence[str]) -> bool:
     """Whether names from elsewhere are those of a result: some, but not too many, in order."""
     return (
-        0 < len(names) <= 2 * MOST
+        0 < len(names) <= 2 * MAX_ENTRIES
         and [*names] == sorted({*names})
         and all(name.startswith(READ) and "\0" not in name for name in names)
     )

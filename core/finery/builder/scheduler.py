@@ -40,7 +40,7 @@ from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.store.layout import Lost
+from finery.store.layout import BlobsLost
 from finery.store.links import check_outputs_folder, prune_links
 from finery.util.events import Listener, happened, new_run_id
 from finery.util.files import FileState
@@ -257,7 +257,7 @@ class Build:
         losses = self.store.shared.losses
         try:
             yield
-        except Lost as lost:
+        except BlobsLost as lost:
             self.store.shared.lose(lost)
         except FineryError as error:
             self._fail(self.graph.nodes[step], error)
@@ -432,7 +432,7 @@ class Build:
         if type(node.step).verify is not Step.verify:
             try:
                 verify(node.step, self.store, result)
-            except Lost:
+            except BlobsLost:
                 raise
             except FineryError as error:
                 self._fail(node, error)

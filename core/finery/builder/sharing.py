@@ -14,9 +14,9 @@ from finery.builder.reads import push_list, shared_lists, values_now, why_not_re
 from finery.config import Config
 from finery.errors import FineryError, RemoteError
 from finery.store.database import Store
-from finery.store.layout import Lost
-from finery.store.objects import public
-from finery.store.repairs import say
+from finery.store.layout import BlobsLost
+from finery.store.objects import public_url
+from finery.store.repairs import warn
 from finery.store.shared import Missing
 
 if TYPE_CHECKING:  # imported with a shared store, since most builds have none
@@ -55,7 +55,9 @@ def keys_of(config: Config) -> "tuple[Signer | None, Trust | None]":
         trust = signing.Trust(config.trust) if config.trust else None
     if config.push and trust and not (signer and trust.signed(b"", signer.sign(b""))):
         reason = "`signing_key` isn't one of them" if signer else "no `signing_key` is set"
-        say(f"what is pushed won't be used by anyone who trusts only the keys in `trust`: {reason}")
+        warn(
+            f"what is pushed won't be used by anyone who trusts only the keys in `trust`: {reason}"
+        )
     return signer, trust
 
 
@@ -154,21 +156,21 @@ class Sharing:
         if records:
             inputs = {k: [*planner.inputs(plans[k].node, results).values()] for k in records}
             found = {key: parts[key] for key in records}
-            self._store.shared.adopt(public(self._remote.url), records, found, inputs, run)
+            self._store.shared.adopt(public_url(self._remote.url), records, found, inputs, run)
 
     # -- from there to here ----------------------------------------------------------------------
 
     def is_here(self, name: str, manifests: Iterable[Manifest]) -> bool:
         """Whether artifacts are here. If not, they are on their way: ask again under this name.
 
-        Raises `Lost` if they can't be had.
+        Raises `BlobsLost` if they can't be had.
         """
         if name not in self._copies:
-            missing = self._store.shared.missing(manifests, all_known=True)
+            missing = self._store.shared.missing(manifests, must_exist=True)
             if not missing:
                 return True
             self._wanted += sum(blob.size for blobs in missing.values() for blob in blobs)
-            copy = self._store.shared.copying(missing, self._count)
+            copy = self._store.shared.prepare_copy(missing, self._count)
             self._copies[name] = self._threads["from"].submit(copy), missing
             return False
         copying, missing = self._copies[name]
@@ -198,14 +200,14 @@ class Sharing:
                 return []
             while not self.is_here("", manifests):
                 wait()
-        except Lost as error:
+        except BlobsLost as error:
             if not error.is_down:
                 self.lose(error)
                 return None
             self.give_up()
         return chosen
 
-    def lose(self, error: Lost) -> None:
+    def lose(self, error: BlobsLost) -> None:
         """Forget what can't be had. The steps that made it run again."""
         self._store.shared.lose(error)
         self.give_up()

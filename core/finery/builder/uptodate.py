@@ -358,13 +358,13 @@ def sources_of(build: "Build") -> Sources:
 def read_places(build: "Build", code: Iterable[str]) -> Iterator[str]:
     """The files and folders that steps of a build read besides their inputs. code: its files."""
     from finery.artifact.manifest import READ, reads_in
-    from finery.execute.entries import places_of
+    from finery.execute.entries import entry_places
 
     entries = {part for r in build.outcome.results.values() for part, _ in reads_in(r.parts)}
     if entries:
         folder, root = build.graph.recipe.folder, build.planner.store.root
         files = tuple(sorted(path for path in code if os.path.splitext(path)[1]))
-        places = places_of(str(build.project), str(folder), str(root), files)
+        places = entry_places(str(build.project), str(folder), str(root), files)
         for entry in entries:
             yield from places.paths(entry.removeprefix(READ))
 
@@ -381,7 +381,7 @@ def _are_those_used(used: Collection[str], matches: Iterable[str]) -> bool:
 def _stored(build: "Build") -> dict[str, FileState] | None:
     """Path → state of blobs, links, views and external files; None if one is damaged."""
     from finery.artifact.manifest import with_references
-    from finery.store.blobs import as_it_was
+    from finery.store.blobs import is_unchanged
 
     states = dict(build.outputs.states)
     store = build.store
@@ -390,7 +390,7 @@ def _stored(build: "Build") -> dict[str, FileState] | None:
     for manifest in artifacts.values():
         if not all(store.is_intact(*b) or store.shared.has(b[0]) for b in manifest.files.values()):
             return None
-        if not all(as_it_was(*file) for file in manifest.external.values()):
+        if not all(is_unchanged(*file) for file in manifest.external.values()):
             return None
         blobs = [store.blob_path(digest) for digest, _ in manifest.files.values()]
         for path in (*blobs, *(path for path, *_ in manifest.external.values())):

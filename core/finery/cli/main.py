@@ -108,14 +108,14 @@ def _end_despite_threads(code: int) -> None:
     started: dict[threading.Thread, str] = getattr(discovery, "THREADS", {})
 
     def end() -> None:
-        from finery.store.repairs import say
+        from finery.store.repairs import warn
 
         for thread in sorted(threading.enumerate(), key=started.__contains__):  # finery's own first
             if not thread.daemon:
                 thread.join(1.0 if thread in started else None)
             if thread in started and thread.is_alive():
                 text = f"{started[thread]} started the thread '{thread.name}', which still runs: "
-                say(f"{text}finery ends without it (fix: threading.Thread(…, daemon=True))")
+                warn(f"{text}finery ends without it (fix: threading.Thread(…, daemon=True))")
                 with contextlib.suppress(OSError):
                     sys.stdout.flush()
                 os._exit(code)

@@ -26,23 +26,23 @@ from finery.execute.parcel import (
     Chunk,
     Mailbox,
     Parcel,
-    bring_files,
-    inputs_of,
-    moved,
+    fetch_files,
+    input_manifests,
     push_files,
+    relocate,
 )
 from finery.execute.parcel import Address as Address
 from finery.plugin.manager import load_plugins
 from finery.store.blobs import blob_path
-from finery.store.layout import Lost
+from finery.store.layout import BlobsLost
 from finery.store.remote import Remote
 from finery.util.installed import package_version
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two looks for news of a job at its start, and later."""
-PATIENCE = 5.0
+LAST_NEWS_SECONDS = 5.0
 """Seconds to wait for the last news of a job that has ended."""
-SECRET = "secret"
+SECRET_FILE = "secret"
 """The file in a job's folder with the secret of its objects in the shared store (mode 0600)."""
 
 
@@ -87,10 +87,12 @@ class CourierExecutor(DetachedExecutor):
 
     def submit(self, tasks: Sequence[Task], calls: Sequence[tuple[str, str]]) -> list[str]:
         """Start to send and submit the tasks."""
-        remote, ids = self._opened(), []
+        remote, ids = self._open_remote(), []
         for task, (path, token) in zip(tasks, calls, strict=True):
             folder, secret = JobFolder(Path(path)), os.urandom(32).hex()
-            with open(os.open(folder.path / SECRET, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            with open(
+                os.open(folder.path / SECRET_FILE, os.O_WRONLY | os.O_CREAT, 0o600), "w"
+            ) as file:
                 file.write(secret)
             box, job_id = Mailbox(remote, token, secret), self.job_id(task, token)
             address = Address(
@@ -105,27 +107,27 @@ class CourierExecutor(DetachedExecutor):
     def _send(
         self, task: Task, job_id: str, folder: JobFolder, box: Mailbox, address: Address
     ) -> None:
-        box.put("task", _parcel(task, folder, self._opened()))
+        box.put("task", _make_parcel(task, folder, self._open_remote()))
         self.launch(task, job_id, {**task.env, ADDRESS: msgspec.json.encode(address).decode()})
 
     def follow(self, task: Task, folder: JobFolder, about: About) -> None:
         """Read all that a job has sent."""
         if about.id in self._couriers:
             return
-        remote = self._opened()
-        box = Mailbox(remote, about.token, (folder.path / SECRET).read_text())
+        remote = self._open_remote()
+        box = Mailbox(remote, about.token, (folder.path / SECRET_FILE).read_text())
         self._couriers[about.id] = _Courier(task, folder, remote, box, about.token, None)
 
     def states(self, ids: Sequence[str]) -> Mapping[str, str]:
         """The states of jobs. One that has ended runs until its last news are here."""
         couriers = {i: self._couriers[i] for i in ids if i in self._couriers}
         states = {i: RUNS for i, courier in couriers.items() if not courier.is_submitted.is_set()}
-        asked = [i for i in ids if i not in states]
-        states |= self.ask(asked) if asked else {}
+        submitted_ids = [i for i in ids if i not in states]
+        states |= self.ask(submitted_ids) if submitted_ids else {}
         for job_id, courier in couriers.items():
             if states.get(job_id) != RUNS:
                 courier.is_over.set()
-                courier.join(PATIENCE)
+                courier.join(LAST_NEWS_SECONDS)
                 if courier.is_alive():
                     states[job_id] = RUNS
         return states
@@ -148,7 +150,7 @@ class CourierExecutor(DetachedExecutor):
                 job.folder.remove()
                 del self._running[job.task.key]
 
-    def _opened(self) -> Remote:
+    def _open_remote(self) -> Remote:
         if self._remote is None:
             self._remote = Remote(self._url)
         return self._remote
@@ -202,14 +204,14 @@ class _Courier(threading.Thread):
                 is_over = self.is_over.is_set()  # before the look, since it may end meanwhile
                 chunk = self._box.get(f"{number:06}", Chunk)
                 if chunk is not None:
-                    self._take(chunk)
+                    self._receive(chunk)
                     number += 1
                     if chunk.is_last:
                         return
                     continue
                 if is_over:
                     return
-            except Lost as error:
+            except BlobsLost as error:
                 if not error.is_down:
                     raise
                 if not self.stopped.is_set():
@@ -220,12 +222,12 @@ class _Courier(threading.Thread):
                 return
             pause = min(1.1 * pause, LONGEST_PAUSE)
 
-    def _take(self, chunk: Chunk) -> None:
+    def _receive(self, chunk: Chunk) -> None:
         """Add what a job sent to its folder, outputs first."""
         task, store = self._task, Path(self._task.store)
         events = [msgspec.json.decode(line) for line in chunk.events.splitlines() if line]
         if chunk.answers:
-            bring_files(self._remote, self._folder.path, chunk.answers.values(), chunk.packed)
+            fetch_files(self._remote, self._folder.path, chunk.answers.values(), chunk.packed)
             for digest, _ in chunk.answers.values():
                 blob = blob_path(self._folder.path / "objects", digest)
                 blob.chmod(0o600)
@@ -233,34 +235,38 @@ class _Courier(threading.Thread):
         for event in events:
             if event["event"] == "done":
                 outputs = msgspec.convert(event["outputs"], dict[str, Manifest])
-                given = {made.digest: made for made in inputs_of(task)}
-                new = [made for made in outputs.values() if made.digest not in given]
-                files = [file for made in new for file in made.files.values()]
-                bring_files(self._remote, store, files, chunk.packed)
-                event["outputs"] = {name: moved(made, given) for name, made in outputs.items()}
+                inputs = {output.digest: output for output in input_manifests(task)}
+                new_outputs = [output for output in outputs.values() if output.digest not in inputs]
+                files = [file for output in new_outputs for file in output.files.values()]
+                fetch_files(self._remote, store, files, chunk.packed)
+                event["outputs"] = {
+                    name: relocate(output, inputs) for name, output in outputs.items()
+                }
         with contextlib.suppress(FileNotFoundError), (self._folder.path / "log").open("r+b") as log:
             log.seek(0, os.SEEK_END)
             log.write(chunk.log)
         self._write(events)
 
 
-def _parcel(task: Task, folder: JobFolder, remote: Remote) -> Parcel:
+def _make_parcel(task: Task, folder: JobFolder, remote: Remote) -> Parcel:
     """What a job needs, after all its files are in the shared store."""
-    there = msgspec.json.decode((folder.path / "task.json").read_bytes(), type=Task)
-    packed = remote.push(Path(task.store), inputs_of(task))
-    files, more = push_files(remote, _outside(there))
+    job_task = msgspec.json.decode((folder.path / "task.json").read_bytes(), type=Task)
+    packed = remote.push(Path(task.store), input_manifests(task))
+    files, packed_files = push_files(remote, _outside_files(job_task))
     variables = load_plugins(tuple(map(Path, task.plugins)), task.entry_points).worker_environment(
         task.use, alone=True, here=False
     )
     variables = {name: os.environ.get(name, value) for name, value in variables.items()}
     if task.resources.cpus:
         variables.setdefault("OMP_NUM_THREADS", str(task.resources.cpus))
-    return Parcel(task=there, variables=variables, files=files, packed=packed | more)
+    return Parcel(task=job_task, variables=variables, files=files, packed=packed | packed_files)
 
 
-def _outside(task: Task) -> Iterator[str]:
+def _outside_files(task: Task) -> Iterator[str]:
     """The files that a step reads from anywhere but its store."""
     yield from task.plugins
-    yield from (path for named in task.files.values() for _, path in named)
-    yield from (path for made in inputs_of(task) for path, *_ in made.external.values())
+    yield from (path for paths in task.files.values() for _, path in paths)
+    yield from (
+        path for artifact in input_manifests(task) for path, *_ in artifact.external.values()
+    )
     yield from filter(os.path.isabs, task.expects.code)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from finery.errors import FineryError, StepError, UsageError
 from finery.execute.executor import Died, Failed, Logged, Need, Task, TaskEvent
-from finery.execute.job import BEGAN, CLOSING, INTERRUPTED, About, JobFolder
+from finery.execute.job import BEGAN, CLOSING_EVENTS, INTERRUPTED, About, JobFolder
 from finery.execute.job import supervise as supervise
 from finery.inference.records import SqliteRecords
 from finery.step.resources import NODE as NODE
@@ -32,17 +32,17 @@ FIRST_SILENCE, LONGEST_SILENCE = 2.0, 30.0
 questions."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 """Seconds between two looks at the files of jobs, which may be on a network file system."""
-END_SECONDS = 60
+CANCEL_SECONDS = 60
 """How long to wait for the end of cancelled jobs."""
 ANSWER_SECONDS = 60
 """How long to ask an engine about a job of an earlier build."""
-MORE_MEMORY = "ask for more `memory` in `resources` of the step"
+MEMORY_FIX = "ask for more `memory` in `resources` of the step"
 UNKNOWN = "is unknown to it"
 CANCELLED = "was cancelled"
 """The state of a job that a user cancelled, so that its step isn't started again."""
 NOT_STARTED = "never started"
 """The state of a job that ended and can't have run its step, so that another one is submitted."""
-STARTS = 3
+MAX_STARTS = 3
 """How many jobs are submitted for a step if they never start."""
 RUNS = ""
 """The state of a job that waits or runs. Another state says how the job ended."""
@@ -142,13 +142,13 @@ class DetachedExecutor:
             self._new.append(task)
         else:
             self._earlier[task.key] = Job(task, folder, about)
-            self._decide()
+            self._adopt_earlier_jobs()
 
     def poll(self, timeout: float) -> Iterator[tuple[Task, TaskEvent]]:
         """Events of the jobs, waiting up to `timeout` seconds for the first."""
         deadline = time.monotonic() + timeout
         while True:
-            self._decide()
+            self._adopt_earlier_jobs()
             self._submit_new()
             unsent, self._unsent = self._unsent, []
             any_event = bool(unsent)
@@ -177,38 +177,40 @@ class DetachedExecutor:
 
     def left(self) -> list[str]:
         """The jobs that are running."""
-        return [f"{job.task.step}: {self.title} job {job.about.id}" for job in self._left()]
+        return [
+            f"{job.task.step}: {self.title} job {job.about.id}" for job in self._unfinished_jobs()
+        ]
 
     def how_to_cancel(self) -> str:
         """The command that cancels them."""
-        return self.cancel_words([job.about.id for job in self._left()])
+        return self.cancel_words([job.about.id for job in self._unfinished_jobs()])
 
     def cancel(self) -> None:
         """End the jobs and wait until they have ended."""
-        if ids := [job.about.id for job in self._left()]:
+        if ids := [job.about.id for job in self._unfinished_jobs()]:
             self._end(ids)
-        for job in self._left():
+        for job in self._unfinished_jobs():
             job.folder.remove()
         self._running.clear()
         self._earlier.clear()
 
     # -- jobs --------------------------------------------------------------------------------------
 
-    def _left(self) -> list[Job]:
+    def _unfinished_jobs(self) -> list[Job]:
         return [*self._running.values(), *self._earlier.values()]
 
     def _end(self, ids: Sequence[str]) -> None:
         self.end(ids)
-        deadline = time.monotonic() + END_SECONDS
+        deadline = time.monotonic() + CANCEL_SECONDS
         while time.monotonic() < deadline and any(
             self.states(ids).get(job, UNKNOWN) == RUNS for job in ids
         ):
             time.sleep(0.2)
 
     def _submit_new(self) -> None:
-        new, self._new = self._new, []
+        new_tasks, self._new = self._new, []
         groups: dict[Any, list[Task]] = {}
-        for task in new:
+        for task in new_tasks:
             groups.setdefault(self.alike(task), []).append(task)
         for tasks in groups.values():
             folders = [*map(JobFolder.of_task, tasks)]
@@ -227,7 +229,7 @@ class DetachedExecutor:
                 self._running[task.key] = Job(task, folder, about)
                 self._say(task, f"{self.submitted} {self.title} job {job_id}")
 
-    def _decide(self) -> None:
+    def _adopt_earlier_jobs(self) -> None:
         """Continue with jobs of earlier builds, or submit others for their steps.
 
         While the engine doesn't answer, a job may run: it is neither forgotten nor replaced.
@@ -236,12 +238,12 @@ class DetachedExecutor:
             return
         for key, job in [*self._earlier.items()]:
             try:
-                counts = self._counts(job)
+                counts = self._is_usable(job)
             except FineryError as error:
                 if not isinstance(error, UsageError) and self._is_patient(job, error):
                     return
-                for each in self._earlier.values():
-                    self._leave(each, error)
+                for other in self._earlier.values():
+                    self._give_up(other, error)
                 self._earlier.clear()
                 return
             del self._earlier[key]
@@ -258,39 +260,41 @@ class DetachedExecutor:
         self._ask_at = now + FIRST_SILENCE
         return now - job.asked_at < ANSWER_SECONDS
 
-    def _leave(self, job: Job, error: FineryError) -> None:
+    def _give_up(self, job: Job, error: FineryError) -> None:
         """End a step without its job, which the next build continues with."""
-        what = f"{error.what} ({self.title} job {job.about.id} of an earlier build may still run)"
+        problem = (
+            f"{error.what} ({self.title} job {job.about.id} of an earlier build may still run)"
+        )
         fix = f"{error.fix or 'correct it'}, then build again to continue with the job"
-        failure = type(error)(what, fix=fix)
+        failure = type(error)(problem, fix=fix)
         failed = Failed(event="failed", error=failure.to_dict(), continues=True)
         self._unsent.append((job.task, failed))
 
-    def _counts(self, job: Job) -> bool:
+    def _is_usable(self, job: Job) -> bool:
         """Whether an earlier build's job is done or runs. Otherwise it is ended and removed.
 
         Raises `FineryError` if the engine doesn't answer.
         """
         task, folder, about = job.task, job.folder, job.about
-        named = f"{self.title} job {about.id} of an earlier build"
+        job_label = f"{self.title} job {about.id} of an earlier build"
         if about.id:
             self.follow(task, folder, about)
-        outdated, alive = folder.outdated(about), UNKNOWN
+        outdated, state = folder.outdated(about), UNKNOWN
         if about.id and (outdated or folder.closing() != "done"):
-            alive = self.states([about.id]).get(about.id, UNKNOWN)
+            state = self.states([about.id]).get(about.id, UNKNOWN)
         ending = folder.closing()
         if outdated:
             reason = outdated
         elif ending in ("failed", "died"):
             reason = "it failed"
-        elif ending == "done" or alive == RUNS:
-            self._say(task, f"continues with {named}")
+        elif ending == "done" or state == RUNS:
+            self._say(task, f"continues with {job_label}")
             return True
         else:
-            reason = f"it {alive}"
-        if alive == RUNS:
+            reason = f"it {state}"
+        if state == RUNS:
             self._end([about.id])
-        self._say(task, f"{named} doesn't count: {reason}")
+        self._say(task, f"{job_label} doesn't count: {reason}")
         folder.remove()
         return False
 
@@ -304,10 +308,10 @@ class DetachedExecutor:
                 yield Logged(event="log", message=line)
             elif job.interrupted:
                 continue
-            elif event["event"] in CLOSING:
+            elif event["event"] in CLOSING_EVENTS:
                 self._forget(job)
                 if event["event"] == "died" and event["code"] == -signal.SIGKILL:
-                    event["fix"] = MORE_MEMORY
+                    event["fix"] = MEMORY_FIX
                 yield event
                 return
             else:
@@ -352,7 +356,7 @@ class DetachedExecutor:
                 continue
             self._forget(job)
             self._not_started[job.task.key] += state == NOT_STARTED
-            is_safe = state == NOT_STARTED and self._not_started[job.task.key] < STARTS
+            is_safe = state == NOT_STARTED and self._not_started[job.task.key] < MAX_STARTS
             if job.interrupted and state != CANCELLED:  # preempted, and it wasn't requeued
                 is_safe, state = True, "was interrupted"
             reason = f"{self.title} job {job.about.id} {state}"
@@ -374,7 +378,7 @@ class DetachedExecutor:
                     reason += f": {words}" if words else ""
                     ending = Died(event="died", code=1, reason=reason)
                     if re.search(r"memory|\boom", reason, re.IGNORECASE):
-                        ending["fix"] = MORE_MEMORY
+                        ending["fix"] = MEMORY_FIX
             self._unsent.append((job.task, ending))
 
     def _say(self, task: Task, message: str) -> None:

@@ -21,16 +21,16 @@ from blake3 import blake3
 
 from finery.errors import DataError
 from finery.execute.scope import scope_of
-from finery.store.links import AWAY
+from finery.store.links import REMOTE_SUFFIX
 from finery.util.files import hash_file
 from finery.util.installed import installers
 from finery.util.paths import is_inside
 
 ABSENT = "absent"
-MOST = 10_000
+MAX_ENTRIES = 10_000
 """Maximum number of entries of a result."""
-LAYOUT = "places of code"
-IMPORT = "import "
+LAYOUT_ENTRY = "places of code"
+IMPORT_PREFIX = "import "
 _KINDS = ("module", "import", "places")
 """First words of the names of entries that aren't paths."""
 _SUFFIXES = [
@@ -54,13 +54,13 @@ class Places(NamedTuple):
 
     def is_checked(self, name: str) -> bool:
         """Whether an entry can be compared: it may come from a stranger."""
-        kind, _, rest = name.partition(" ")
+        kind, _, target = name.partition(" ")
         if kind == "import":
-            return re.fullmatch(r"[\w-]+", rest) is not None
-        path = rest if kind == "module" else name
+            return re.fullmatch(r"[\w-]+", target) is not None
+        path = target if kind == "module" else name
         if path.startswith("/"):
             return path.startswith(self.folders) and os.path.normpath(path) == path
-        return name in (".", LAYOUT) or is_inside(path)
+        return name in (".", LAYOUT_ENTRY) or is_inside(path)
 
     def name(self, path: str) -> str:
         """The name of the entry for a path: without the project folder if it is in that."""
@@ -74,22 +74,22 @@ class Places(NamedTuple):
 
     def paths(self, name: str) -> list[str]:
         """The paths whose states decide the value of an entry, apart from what is installed."""
-        kind, _, rest = name.partition(" ")
+        kind, _, target = name.partition(" ")
         if kind == "module":
-            return [self.path(rest) + end for end in _SUFFIXES]
+            return [self.path(target) + end for end in _SUFFIXES]
         if kind == "import":
-            return [f"{folder}{rest}{end}" for folder in self.folders for end in _SUFFIXES]
+            return [f"{folder}{target}{end}" for folder in self.folders for end in _SUFFIXES]
         return [] if kind in _KINDS else [self.path(name)]
 
     def value(self, name: str, digest: Callable[[Path], str] = hash_file) -> str:
         """The current value of an entry. digest: gives that of a file."""
-        kind, _, rest = name.partition(" ")
+        kind, _, target = name.partition(" ")
         if kind == "import":
-            return _import_value(rest, self.folders)
-        if name == LAYOUT:
+            return _import_value(target, self.folders)
+        if name == LAYOUT_ENTRY:
             return self.layout
         if kind == "module":
-            return candidates(self.path(rest)) or ABSENT
+            return candidates(self.path(target)) or ABSENT
         path = self.path(name)
         try:
             s = os.stat(path)
@@ -117,7 +117,7 @@ class Places(NamedTuple):
                     entry.name in (".git", ".finery", "__pycache__", ".DS_Store")
                     or path in (self.store, build)
                     or (top == build and is_folder)
-                    or entry.name.endswith(AWAY)
+                    or entry.name.endswith(REMOTE_SUFFIX)
                     or (entry.is_symlink() and os.path.realpath(path).startswith(f"{self.store}/"))
                 )
                 if not is_ours:
@@ -134,7 +134,7 @@ def _import_value(module: str, folders: tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=64)
-def places_of(project: str, recipe: str, store: str, code: tuple[str, ...]) -> Places:
+def entry_places(project: str, recipe: str, store: str, code: tuple[str, ...]) -> Places:
     """The places of a step. recipe: its folder. code: the files that are in the step's key."""
     scope = scope_of(project, recipe, store, code)
     project = project.rstrip("/") or "/"

@@ -14,7 +14,7 @@ PASS_ENV = "FINERY_PASS_ENV"
 """The environment variable that names further variables for all steps, e.g. `SITE_ID, ACME_*`."""
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
-_PASSED = frozenset({
+_INHERITED_NAMES = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "TMPDIR", "TMP", "TEMP",
     "TERM", "HOSTNAME", "NO_COLOR",
     "PYTHONPATH", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONUSERBASE", "PYTHONPLATLIBDIR",
@@ -28,7 +28,7 @@ _PASSED = frozenset({
     "SOURCE_DATE_EPOCH",
 })  # fmt: skip
 """Variables that every step inherits, besides proxies and those with certain prefixes."""
-_PASSED_PREFIXES = (
+_INHERITED_PREFIXES = (
     "XDG_", "CONDA_", "FINERY_", "COVERAGE_", "SLURM_", "MALLOC_",
     "CUDA_", "CUDNN_", "CUBLAS_", "NVIDIA_", "NCCL_", "GLOO_", "UCX_",
     "ROCR_", "ROCM_", "HIP_", "HSA_", "MIOPEN_", "GPU_", "ONEAPI_", "SYCL_", "ZE_",
@@ -55,22 +55,24 @@ def worker_environment(task: Task, *, alone: bool, here: bool = True) -> dict[st
     """
     plugins = load_plugins(tuple(Path(path) for path in task.plugins), task.entry_points)
     added = plugins.worker_environment(task.use, alone=alone, here=here)
-    return {name: os.environ.get(name, value) for name, value in added.items()} | inherited()
+    return {
+        name: os.environ.get(name, value) for name, value in added.items()
+    } | inherited_variables()
 
 
-def inherited() -> dict[str, str]:
+def inherited_variables() -> dict[str, str]:
     """The variables of this process that every step inherits.
 
     These are the ones that programs need on this machine, and those that `FINERY_PASS_ENV` names.
     They contain no secrets, and no user names and passwords in URLs. Steps have those that change
     what Python and C libraries compute by default, and not those of the user.
     """
-    more, secrets = _named_by_user(os.environ), secrets_for_all(os.environ)
+    user_names, secrets = _user_variables(os.environ), secrets_for_all(os.environ)
     return {
-        name: value if name in more else _without_user(name, value)
+        name: value if name in user_names else _strip_url_user(name, value)
         for name, value in os.environ.items()
-        if name in more or name in _PASSED or name.upper() in _PROXIES
-        or (name.startswith(_PASSED_PREFIXES) and not _SECRET.search(name))
+        if name in user_names or name in _INHERITED_NAMES or name.upper() in _PROXIES
+        or (name.startswith(_INHERITED_PREFIXES) and not _SECRET.search(name))
         if name not in secrets
     } | SAME_VARIABLES  # fmt: skip
 
@@ -82,12 +84,12 @@ def secrets_for_all(environment: Mapping[str, str]) -> dict[str, str]:
     """
     return {
         name: value
-        for name, value in _named_by_user(environment).items()
-        if _SECRET.search(name) or _without_user(name, value) != value
+        for name, value in _user_variables(environment).items()
+        if _SECRET.search(name) or _strip_url_user(name, value) != value
     }
 
 
-def _named_by_user(environment: Mapping[str, str]) -> dict[str, str]:
+def _user_variables(environment: Mapping[str, str]) -> dict[str, str]:
     patterns = environment.get(PASS_ENV, "").replace(",", " ").split()
     return {
         name: value
@@ -96,9 +98,9 @@ def _named_by_user(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _without_user(name: str, value: str) -> str:
+def _strip_url_user(name: str, value: str) -> str:
     """The value without the user names and passwords of URLs."""
     if name.upper() in _PROXIES and "@" in value:
-        scheme, separator, rest = value.rpartition("://")
-        return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+        scheme, separator, address = value.rpartition("://")
+        return f"{scheme}{separator}{address.rpartition('@')[2]}"
     return _USER_IN_URL.sub(r"\1", value)

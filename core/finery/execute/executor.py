@@ -76,7 +76,7 @@ from finery.plugin.discovery import Compiled
 from finery.recipe.environments import Environment
 from finery.step.resources import Resources
 
-AHEAD = "ahead"
+PREPARE_AHEAD = "ahead"
 """Argument of a worker that starts before its first task is known. It receives the environment
 variables of that task before the task."""
 

@@ -15,9 +15,9 @@ from finery.errors import UsageError
 from finery.execute.gpu import DRIVER_FILES, ORDER, VISIBLE
 from finery.execute.gpu import Gpu as Gpu
 
-GPUS = "gpus"
+GPUS_FIELD = "gpus"
 """The setting of a step that lists the GPUs that it may use."""
-_MOST_TEXT = 96  # of a name or UUID in NVML
+_MAX_TEXT_BYTES = 96  # of a name or UUID in NVML
 
 
 def cpu_count() -> int:
@@ -47,23 +47,23 @@ def visible_gpus(environment: Mapping[str, str] | None = None) -> list[Gpu]:
     indices, the ids are these. environment: variables of the process; default: of this one.
     """
     environment = os.environ if environment is None else environment
-    devices = _devices()
-    wanted = environment.get(VISIBLE)
-    if wanted is None or not devices:
+    devices = _detect_gpus()
+    visible = environment.get(VISIBLE)
+    if visible is None or not devices:
         return [gpu for instances in devices for gpu in instances]
     ordered = environment.get(ORDER) == "PCI_BUS_ID"
     chosen: list[Gpu] = []
-    for name in map(str.strip, wanted.split(",")):
+    for name in map(str.strip, visible.split(",")):
         if any(gpu.id == name for gpu in chosen):
             return []  # what CUDA makes of a GPU that is listed twice
-        gpu = _named(name, devices, ordered=ordered)
+        gpu = _gpu_by_name(name, devices, ordered=ordered)
         if gpu is None:
             break  # CUDA ignores the rest, too
         chosen.append(gpu._replace(id=name))
     return chosen
 
 
-def _named(name: str, devices: list[list[Gpu]], *, ordered: bool) -> Gpu | None:
+def _gpu_by_name(name: str, devices: list[list[Gpu]], *, ordered: bool) -> Gpu | None:
     """The GPU that an entry of `CUDA_VISIBLE_DEVICES` means. ordered: as NVML lists them."""
     everything = [gpu for instances in devices for gpu in instances]
     if name.isdecimal():
@@ -71,9 +71,9 @@ def _named(name: str, devices: list[list[Gpu]], *, ordered: bool) -> Gpu | None:
             return None
         if ordered or len({gpu[1:4] for gpu in everything}) == 1:
             return devices[int(name)][0]
-        return _weakest(everything)
+        return _weakest_gpu(everything)
     if name.startswith("MIG-GPU-"):  # as drivers before 470 named instances
-        return _weakest(everything)
+        return _weakest_gpu(everything)
     by_id = [gpu for gpu in everything if gpu.id.startswith(name)]
     return by_id[0] if len(by_id) == 1 and name.startswith(("GPU-", "MIG-")) else None
 
@@ -91,20 +91,20 @@ def named_gpus(
     visible = visible_gpus(environment)
     chosen: dict[str, Gpu] = {}
     for name in map(str, names):
-        meant = [gpu for gpu in visible if _is_meant(name, gpu)]
-        if not meant:
+        matching = [gpu for gpu in visible if _matches_name(name, gpu)]
+        if not matching:
             raise _no_gpu(name, visible, os.environ if environment is None else environment)
-        if not name.isdecimal() and len(meant) > 1:
+        if not name.isdecimal() and len(matching) > 1:
             raise UsageError(
-                f"{name} is the beginning of several UUIDs: {', '.join(g.uuid for g in meant)}",
-                where=GPUS,
+                f"{name} is the beginning of several UUIDs: {', '.join(g.uuid for g in matching)}",
+                where=GPUS_FIELD,
                 fix="write more of it",
             )
-        chosen |= {gpu.id: gpu for gpu in meant}
+        chosen |= {gpu.id: gpu for gpu in matching}
     return list(chosen.values())
 
 
-def _is_meant(name: str, gpu: Gpu) -> bool:
+def _matches_name(name: str, gpu: Gpu) -> bool:
     if name.isdecimal():
         return gpu.id == name if gpu.number is None else gpu.number == int(name)
     return gpu.id == name or gpu.uuid.startswith(name)
@@ -112,24 +112,26 @@ def _is_meant(name: str, gpu: Gpu) -> bool:
 
 def _no_gpu(name: str, visible: Sequence[Gpu], environment: Mapping[str, str]) -> UsageError:
     """The error for a name that no visible GPU has."""
-    called = f"GPU {name}" if name.isdecimal() else name
+    label = f"GPU {name}" if name.isdecimal() else name
     everywhere = {k: v for k, v in environment.items() if k != VISIBLE}
-    if any(_is_meant(name, gpu) for gpu in visible_gpus(everywhere)):
-        fix = f"change {VISIBLE}" + (f", or name one of: {_listed(visible)}" if visible else "")
-        what = f"{called} is hidden by {VISIBLE}={environment[VISIBLE]}"
-        return UsageError(what, where=GPUS, fix=fix)
+    if any(_matches_name(name, gpu) for gpu in visible_gpus(everywhere)):
+        fix = f"change {VISIBLE}" + (f", or name one of: {_list_gpus(visible)}" if visible else "")
+        problem = f"{label} is hidden by {VISIBLE}={environment[VISIBLE]}"
+        return UsageError(problem, where=GPUS_FIELD, fix=fix)
     if not visible:
         return UsageError(
-            f"there is no {called}: finery sees no GPU on this machine",
-            where=GPUS,
+            f"there is no {label}: finery sees no GPU on this machine",
+            where=GPUS_FIELD,
             fix="remove gpus, or build on a machine with that GPU; `nvidia-smi -L` lists them",
         )
     return UsageError(
-        f"there is no {called} on this machine", where=GPUS, fix=f"name one of: {_listed(visible)}"
+        f"there is no {label} on this machine",
+        where=GPUS_FIELD,
+        fix=f"name one of: {_list_gpus(visible)}",
     )
 
 
-def _listed(gpus: Sequence[Gpu]) -> str:
+def _list_gpus(gpus: Sequence[Gpu]) -> str:
     return ", ".join(
         f"{gpu.id if gpu.number is None else gpu.number}"
         + (f" ({', '.join(filter(None, [gpu.name, gpu.uuid]))})" if gpu.name or gpu.uuid else "")
@@ -137,7 +139,7 @@ def _listed(gpus: Sequence[Gpu]) -> str:
     )
 
 
-def _weakest(gpus: list[Gpu]) -> Gpu:
+def _weakest_gpu(gpus: list[Gpu]) -> Gpu:
     """What is certain when CUDA decides which of several different GPUs an index means."""
     return Gpu(
         id="",
@@ -154,7 +156,7 @@ def driver_cuda() -> tuple[int, int] | None:
     return None if version is None else (version // 1000, version % 1000 // 10)
 
 
-def _devices() -> list[list[Gpu]]:
+def _detect_gpus() -> list[list[Gpu]]:
     """Each GPU as a list of itself or, if it is partitioned, of its instances."""
     if _nvml() is None:
         return []
@@ -163,22 +165,24 @@ def _devices() -> list[list[Gpu]]:
     gpus = []
     for number, device in enumerate(devices):
         if device is not None:
-            capability, parts = _capability(device), [*_parts(device)] or [device]
-            gpus.append([_gpu(part, capability)._replace(number=number) for part in parts])
+            capability, instances = _capability(device), [*_mig_instances(device)] or [device]
+            gpus.append(
+                [_gpu(instance, capability)._replace(number=number) for instance in instances]
+            )
     return gpus
 
 
-def _parts(device: Any) -> Iterator[Any]:
+def _mig_instances(device: Any) -> Iterator[Any]:
     """The instances of a partitioned GPU."""
     import ctypes
 
     mode, pending = ctypes.c_uint(), ctypes.c_uint()
     is_known = _call("nvmlDeviceGetMigMode", device, ctypes.byref(mode), ctypes.byref(pending))
-    most = _number("nvmlDeviceGetMaxMigDeviceCount", device) if is_known and mode.value else 0
-    for index in range(most or 0):
-        part = _handle("nvmlDeviceGetMigDeviceHandleByIndex", device, index)
-        if part is not None:
-            yield part
+    count = _number("nvmlDeviceGetMaxMigDeviceCount", device) if is_known and mode.value else 0
+    for index in range(count or 0):
+        instance = _handle("nvmlDeviceGetMigDeviceHandleByIndex", device, index)
+        if instance is not None:
+            yield instance
 
 
 def _gpu(device: Any, capability: tuple[int, int]) -> Gpu:
@@ -217,15 +221,15 @@ def _number(function: str, *arguments: Any) -> int | None:
 def _text(function: str, device: Any) -> str:
     import ctypes
 
-    buffer = ctypes.create_string_buffer(_MOST_TEXT)
-    _call(function, device, buffer, ctypes.c_uint(_MOST_TEXT))
+    buffer = ctypes.create_string_buffer(_MAX_TEXT_BYTES)
+    _call(function, device, buffer, ctypes.c_uint(_MAX_TEXT_BYTES))
     return buffer.value.decode("utf-8", "replace")
 
 
 def _call(function: str, *arguments: Any) -> bool:
     """Call a function of NVML; whether it succeeded. An old driver may not have it."""
-    called = getattr(_nvml(), function, None)
-    return called is not None and called(*arguments) == 0
+    nvml_function = getattr(_nvml(), function, None)
+    return nvml_function is not None and nvml_function(*arguments) == 0
 
 
 @cache

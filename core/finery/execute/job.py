@@ -34,13 +34,13 @@ from finery.util.installed import package_version
 from finery.util.paths import shown
 from finery.util.text import some_of
 
-CLOSING = ("done", "failed", "died")
+CLOSING_EVENTS = ("done", "failed", "died")
 BEGAN, INTERRUPTED = "began", "interrupted"
 """Events of a job's attempts, which aren't events of the step."""
-SECRETS = "secrets"
-PATIENCE = 10.0
+SECRETS_FILE = "secrets"
+END_SECONDS = 10.0
 """Seconds that a step gets to end by itself."""
-_WITHOUT_USR2 = 'trap "" USR2; exec "$@"'
+_IGNORE_USR2 = 'trap "" USR2; exec "$@"'
 """Slurm announces the end of a job by this signal to all of its processes."""
 
 
@@ -76,25 +76,25 @@ class JobFolder:
         """Write the task, for a new job."""
         self.remove()
         self.path.mkdir()
-        code = {_importable(path, task): hash_file(Path(path)) for path in task.code}
-        there = msgspec.structs.replace(
+        code = {_portable_path(path, task): hash_file(Path(path)) for path in task.code}
+        job_task = msgspec.structs.replace(
             task, log=str(self.path / "log"), env=dict.fromkeys(task.env, ""), answers={},
             expects=msgspec.structs.replace(task.expects, code=code),
         )  # fmt: skip
-        (self.path / "task.json").write_bytes(msgspec.json.encode(there))
+        (self.path / "task.json").write_bytes(msgspec.json.encode(job_task))
         self.events.touch()
         about = About(
             executor=executor, token=os.urandom(8).hex(), host=socket.gethostname(),
-            files={p: file_state(p) for named in task.files.values() for _, p in named},
+            files={p: file_state(p) for paths in task.files.values() for _, p in paths},
         )  # fmt: skip
         self.write(about)
         return about
 
     def write(self, about: About) -> None:
         """Replace what is known about the job."""
-        new = self.path / "job.json.new"
-        new.write_bytes(msgspec.json.encode(about))
-        new.replace(self.path / "job.json")
+        new_file = self.path / "job.json.new"
+        new_file.write_bytes(msgspec.json.encode(about))
+        new_file.replace(self.path / "job.json")
 
     def about(self) -> About | None:
         """What is known about the job; None if there is none."""
@@ -106,7 +106,7 @@ class JobFolder:
     def task(self) -> Task:
         """The task, with its secrets. The job calls it once."""
         task = msgspec.json.decode((self.path / "task.json").read_bytes(), type=Task)
-        secrets, values = self.path / SECRETS, dict(os.environ)
+        secrets, values = self.path / SECRETS_FILE, dict(os.environ)
         if secrets.exists():
             values |= msgspec.json.decode(secrets.read_bytes(), type=dict[str, str])
             secrets.unlink()
@@ -118,10 +118,10 @@ class JobFolder:
         try:
             with self.events.open("rb") as file:
                 file.seek(self._read)
-                new = file.read()
+                content = file.read()
         except FileNotFoundError:
             return
-        for line in new[: new.rfind(b"\n") + 1].splitlines(keepends=True):
+        for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
             self._read += len(line)
             with contextlib.suppress(msgspec.DecodeError):  # cut off by the end of an attempt
                 yield msgspec.json.decode(line)
@@ -129,12 +129,12 @@ class JobFolder:
     def closing(self) -> str:
         """The job's closing event, empty while there is none."""
         events = JobFolder(self.path).read()
-        return next((e["event"] for e in events if e["event"] in CLOSING), "")
+        return next((e["event"] for e in events if e["event"] in CLOSING_EVENTS), "")
 
     def outdated(self, about: About) -> str:
         """Why the job can't give the result of its key any more; empty if it can.
 
-        The code matters until the job begins, see `differences`.
+        The code matters until the job begins, see `environment_differences`.
         """
         if any(file_state(path) != state for path, state in about.files.items()):
             return "files that it reads changed"
@@ -150,7 +150,7 @@ class JobFolder:
         file = os.open(self.events, os.O_WRONLY | os.O_APPEND)
         try:
             os.write(file, msgspec.json.encode(event) + b"\n")
-            if event["event"] in CLOSING:
+            if event["event"] in CLOSING_EVENTS:
                 os.fsync(file)
         finally:
             os.close(file)
@@ -189,7 +189,7 @@ def supervise(
         variables = venv.variables_in(Path(python), variables)
     with (folder.path / "log").open("ab") as log:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", _WITHOUT_USR2, "sh", python or sys.executable, "-P",
+            ["/bin/sh", "-c", _IGNORE_USR2, "sh", python or sys.executable, "-P",
              "-m", "finery.execute.job", path, token, str(os.getpid())],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, env=variables,
         )  # fmt: skip
@@ -198,7 +198,7 @@ def supervise(
     except BaseException:
         with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGTERM)  # it has ended if it was told to end as well
-            process.wait(PATIENCE)
+            process.wait(END_SECONDS)
         raise
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -206,8 +206,8 @@ def supervise(
         process.wait()
     if folder.about() != about or folder.closing():  # the build removes the folder of a done job
         return
-    is_told = code in (-signal.SIGTERM, 128 + signal.SIGTERM)
-    folder.append({"event": INTERRUPTED} if is_told else Died(event="died", code=code))
+    is_terminated = code in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    folder.append({"event": INTERRUPTED} if is_terminated else Died(event="died", code=code))
 
 
 def main() -> None:
@@ -231,11 +231,11 @@ def main() -> None:
     send({"event": BEGAN, "host": socket.gethostname(), "at": time.time()})
     task = folder.task()
     code = {_file(name): digest for name, digest in task.expects.code.items()}
-    unlike = list(differences(task.expects))
-    if unlike:
+    mismatches = list(environment_differences(task.expects))
+    if mismatches:
         error = StepError(
-            f"{socket.gethostname()} doesn't have what the step's key says: {unlike[0]}",
-            details=unlike[1:],
+            f"{socket.gethostname()} doesn't have what the step's key says: {mismatches[0]}",
+            details=mismatches[1:],
             fix="install the same versions in the environment of the job as in that of the build",
         )
         send(Failed(event="failed", error=error.to_dict()))
@@ -254,7 +254,7 @@ def main() -> None:
     send(closing)
 
 
-def differences(expects: Expects) -> Iterator[str]:
+def environment_differences(expects: Expects) -> Iterator[str]:
     """How this environment differs from the one that computed a step's key."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     if sys.flags.optimize:
@@ -262,12 +262,12 @@ def differences(expects: Expects) -> Iterator[str]:
     if expects.python and python != expects.python:
         yield f"Python is {python} there and {expects.python} here"
     for name, version in expects.packages.items():
-        if (there := package_version(name)) != version:
-            yield f"package {name} is {there} there and {version} here"
+        if (installed := package_version(name)) != version:
+            yield f"package {name} is {installed} there and {version} here"
     for name, digest in expects.code.items():
-        if (found := _digest(name)) != digest:
-            how = "is missing there" if found is None else "differs between there and here"
-            yield f"the code in {name} {how}"
+        if (actual := _digest(name)) != digest:
+            difference = "is missing there" if actual is None else "differs between there and here"
+            yield f"the code in {name} {difference}"
 
 
 def _file(name: str) -> str:
@@ -281,7 +281,7 @@ def _digest(name: str) -> str | None:
     return hash_file(Path(file)) if (file := _file(name)) else None
 
 
-def _importable(path: str, task: Task) -> str:
+def _portable_path(path: str, task: Task) -> str:
     """A file of code as a path below an entry of `sys.path`; one beside a plugin file, as it is."""
     entries = [e for e in sys.path if e and path.startswith(f"{e.rstrip(os.sep)}{os.sep}")]
     nearest = max(entries, key=len, default="")

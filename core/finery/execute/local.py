@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from finery.errors import UsageError
-from finery.execute.environment import inherited, worker_environment
-from finery.execute.executor import AHEAD, Died, Failed, Logged, Need, Task, TaskEvent
+from finery.execute.environment import inherited_variables, worker_environment
+from finery.execute.executor import PREPARE_AHEAD, Died, Failed, Logged, Need, Task, TaskEvent
 from finery.execute.gpu import VISIBLE, Gpu
 from finery.execute.gpus import cpu_count, memory_bytes, visible_gpus
 from finery.step.resources import Resources
@@ -24,14 +24,14 @@ if TYPE_CHECKING:  # imported with the first worker, since a build with nothing 
     import subprocess
     from multiprocessing.connection import Connection
 
-    from finery.execute.sharing import Taken, Use
+    from finery.execute.sharing import GpuLease, GpuUse
 
 
-_WATCH = 'trap "" HUP INT TERM; read -r line || kill -9 "-$1"'
+_WATCH_SCRIPT = 'trap "" HUP INT TERM; read -r line || kill -9 "-$1"'
 """Waits for a line. At the end of input without one, kills the process group `$1`."""
-PATIENCE = 5.0
+END_SECONDS = 5.0
 """Seconds that a worker gets to exit by itself."""
-RETRY = 0.5
+GPU_RETRY_SECONDS = 0.5
 """Seconds after which to look again for GPUs that another build may have left."""
 
 
@@ -52,9 +52,9 @@ class _Worker:
     task: Task | None = None
     is_used: bool = False  # otherwise it was started ahead, without a task yet
     step: str = ""
-    gpus: "dict[str, Use]" = field(default_factory=dict)
+    gpus: "dict[str, GpuUse]" = field(default_factory=dict)
     environment: str = ""  # the digest of that in which it runs, see `finery.execute.venv`
-    kind: "tuple[object, ...]" = ()  # of its tasks, see `_kind`
+    kind: "tuple[object, ...]" = ()  # of its tasks, see `_task_kind`
     retired_at: float = 0.0
 
 
@@ -87,7 +87,7 @@ class LocalExecutor:
     def _prepare(self) -> None:
         """Start a worker ahead, which takes a while to import: at first, while the build plans."""
         if cpu_count() > 1:
-            self._workers.append(_spawn(os.devnull, inherited(), AHEAD))
+            self._workers.append(_spawn(os.devnull, inherited_variables(), PREPARE_AHEAD))
 
     def has_room(self, need: Need) -> bool:
         """Whether another step can start now, and no step of this build uses the GPUs it needs."""
@@ -95,40 +95,44 @@ class LocalExecutor:
             return False
         if not need.gpus or not self._gpus:
             return True
-        from finery.execute.sharing import has_space
+        from finery.execute.sharing import has_gpu_space
 
-        used, memory = self._used_gpus(), need.resources.gpu_memory
-        free = [gpu for gpu in self._gpus if has_space(gpu, used.get(gpu.id, ()), memory)]
+        uses_by_gpu, memory = self._used_gpus(), need.resources.gpu_memory
+        free = [
+            gpu for gpu in self._gpus if has_gpu_space(gpu, uses_by_gpu.get(gpu.id, ()), memory)
+        ]
         return len(free) >= min(need.gpus, len(self._gpus))
 
     def _has_process(self, need: Need) -> bool:
         busy = [w.task for w in self._workers if w.task] + [w.task for w in self._waiting]
-        if busy and (need.alone or any(task.alone for task in busy) or not fits(need, busy)):
+        if busy and (
+            need.alone or any(task.alone for task in busy) or not fits_machine(need, busy)
+        ):
             return False
         if self._jobs is not None:
             return len(busy) < self._jobs
-        same = [t for t in busy if t.isolated == need.isolated]
-        if need.isolated and all(self._says_its_share(step) for step in (need, *same)):
+        similar = [t for t in busy if t.isolated == need.isolated]
+        if need.isolated and all(self._declares_share(step) for step in (need, *similar)):
             return True
-        return len(same) < (1 if need.isolated else cpu_count())
+        return len(similar) < (1 if need.isolated else cpu_count())
 
-    def _says_its_share(self, need: Need) -> bool:
+    def _declares_share(self, need: Need) -> bool:
         return need.resources.cpus > 0 or (need.resources.gpu_memory > 0 and bool(self._gpus))
 
     def start(self, task: Task) -> None:
         """Start a task in a warm worker, or in a new one, which waits for its GPUs."""
-        if more := _more_than_there_is(task):
-            message = f"asks for {task.resources}, and this machine has {more}: it runs alone"
+        if available := _exceeded_resources(task):
+            message = f"asks for {task.resources}, and this machine has {available}: it runs alone"
             self._unsent.append((task, Logged(event="log", message=message)))
         if task.gpus and (self._gpus or task.gpu_names):
             self._waiting.append(_Waiting(task))
             self._start_waiting()
             return
         idle = [w for w in self._workers if w.task is None]
-        same = [w for w in idle if w.is_used and w.kind == _kind(task)]
+        warm = [w for w in idle if w.is_used and w.kind == _task_kind(task)]
         unused = [w for w in idle if not w.is_used and not task.environment]
-        if same and not task.isolated:
-            self._send(same[0], task)
+        if warm and not task.isolated:
+            self._send(warm[0], task)
         elif unused and not task.isolated:
             self._send(unused[0], worker_environment(task, alone=False), task)
         else:
@@ -138,12 +142,12 @@ class LocalExecutor:
             if idle and not unused:  # steps of several plugins: another one may be next
                 self._prepare()
 
-    def _new_worker(self, task: Task, taken: "Taken | None" = None) -> _Worker:
+    def _new_worker(self, task: Task, taken: "GpuLease | None" = None) -> _Worker:
         """A new process for a task. taken: its GPUs."""
         if task.isolated:
             self._end_unused()
         cpus = task.resources.cpus
-        is_one_of_several = self._jobs not in (None, 1) or self._says_its_share(task)
+        is_one_of_several = self._jobs not in (None, 1) or self._declares_share(task)
         alone = task.alone or (task.isolated and not is_one_of_several)
         environment = worker_environment(task, alone=alone)
         if cpus:
@@ -157,8 +161,8 @@ class LocalExecutor:
         else:  # which may have to be made first, with all variables of this process
             worker = _spawn(task.log, os.environ, module="venv", inherits=inherits)
             worker.environment = task.environment.digest
-            start = (task.environment, task.store, environment)
-            worker.connection.send_bytes(msgspec.msgpack.encode(start))
+            environment_task = (task.environment, task.store, environment)
+            worker.connection.send_bytes(msgspec.msgpack.encode(environment_task))
         worker.gpus = taken.uses(task) if taken else {}
         self._workers.append(worker)
         return worker
@@ -169,7 +173,7 @@ class LocalExecutor:
         task = messages[-1]
         assert isinstance(task, Task)
         worker.task, worker.step, worker.is_used = task, task.step, True
-        worker.kind = _kind(task)
+        worker.kind = _task_kind(task)
         with contextlib.suppress(OSError):  # it has just died: poll() reports that
             for message in messages:
                 worker.connection.send_bytes(msgspec.msgpack.encode(message))
@@ -179,58 +183,58 @@ class LocalExecutor:
         """The GPUs that steps may use."""
         return visible_gpus()
 
-    def _used_gpus(self) -> "dict[str, list[Use]]":
+    def _used_gpus(self) -> "dict[str, list[GpuUse]]":
         """Id → uses, of the GPUs that workers use.
 
         A worker uses its GPU until it has ended, since its memory there isn't free before.
         """
-        self._bury()
-        used: dict[str, list[Use]] = {}
+        self._reap()
+        uses: dict[str, list[GpuUse]] = {}
         for worker in (*self._workers, *self._leaving):
             for gpu, use in worker.gpus.items():
-                used.setdefault(gpu, []).append(use)
-        return used
+                uses.setdefault(gpu, []).append(use)
+        return uses
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         """End the remains of workers that have exited or should have, and forget them.
 
         Each worker has its own shell and pipe, and processes that its step started may use memory.
         """
         for worker in list(self._leaving):
-            is_late = time.monotonic() - worker.retired_at > PATIENCE
+            is_late = time.monotonic() - worker.retired_at > END_SECONDS
             if is_late or worker.process.poll() is not None:
                 _end(worker, 0)
                 self._leaving.remove(worker)
 
     def _start_waiting(self) -> None:
         """Start the tasks that can have their GPUs now, the first of them first."""
-        from finery.execute.sharing import Busy, take
+        from finery.execute.sharing import GpuWait, lease_gpus
 
-        wanted: dict[str, str] = {}
+        waited_for: dict[str, str] = {}
         for waiting in list(self._waiting):
             task = waiting.task
             try:
-                taken = take(task, self._used_gpus(), wanted)
+                taken = lease_gpus(task, self._used_gpus(), waited_for)
             except UsageError as error:
                 self._waiting.remove(waiting)
                 self._unsent.append((task, Failed(event="failed", error=error.to_dict())))
                 continue
-            if isinstance(taken, Busy):
-                wanted |= dict.fromkeys(taken.wanted, task.step)
-                self._tell(waiting, taken.reason)
+            if isinstance(taken, GpuWait):
+                waited_for |= dict.fromkeys(taken.wanted, task.step)
+                self._log_once(waiting, taken.reason)
                 continue
             self._waiting.remove(waiting)
             names = ", ".join(gpu.label for gpu in taken.gpus)
             if waiting.reason or 0 < len(taken.gpus) < len(self._gpus):
-                self._tell(waiting, f"running on {names}")
+                self._log_once(waiting, f"running on {names}")
             if taken.warning:
-                self._tell(waiting, f"warning: {names}: {taken.warning}")
+                self._log_once(waiting, f"warning: {names}: {taken.warning}")
             try:
                 self._send(self._new_worker(task, taken), task)
             finally:
                 taken.close()
 
-    def _tell(self, waiting: _Waiting, message: str) -> None:
+    def _log_once(self, waiting: _Waiting, message: str) -> None:
         """Add a line to the log of a step, unless it is the latest one."""
         if message != waiting.reason:
             waiting.reason = message
@@ -240,10 +244,10 @@ class LocalExecutor:
         """Events of running tasks, waiting up to `timeout` seconds for the first."""
         from multiprocessing.connection import wait
 
-        self._bury()
+        self._reap()
         if self._waiting:
             self._start_waiting()
-            timeout = min(timeout, RETRY)
+            timeout = min(timeout, GPU_RETRY_SECONDS)
         unsent, self._unsent = self._unsent, []
         if unsent:
             yield from unsent
@@ -306,7 +310,7 @@ class LocalExecutor:
         self._leaving.clear()
 
 
-def _kind(task: Task) -> tuple[object, ...]:
+def _task_kind(task: Task) -> tuple[object, ...]:
     """What the tasks of a worker have in common.
 
     Its process has imported their plugins, with the variables that these may have read.
@@ -317,18 +321,18 @@ def _kind(task: Task) -> tuple[object, ...]:
     return environment, task.plugins, task.entry_points, task.left_out, task.env
 
 
-def fits(need: Need, busy: Sequence[Need]) -> bool:
+def fits_machine(need: Need, busy: Sequence[Need]) -> bool:
     """Whether a step and the running ones together ask for no more than this machine has."""
-    if any(map(_more_than_there_is, (need, *busy))):
+    if any(map(_exceeded_resources, (need, *busy))):
         return False
-    asked = [step.resources for step in (need, *busy)]
+    requests = [step.resources for step in (need, *busy)]
     memory = memory_bytes()
-    return sum(r.cpus for r in asked) <= cpu_count() and (
-        memory is None or sum(r.memory for r in asked) <= memory
+    return sum(r.cpus for r in requests) <= cpu_count() and (
+        memory is None or sum(r.memory for r in requests) <= memory
     )
 
 
-def _more_than_there_is(need: Need) -> str:
+def _exceeded_resources(need: Need) -> str:
     """What this machine has of what the step asks too much of; empty if there is enough."""
     cpus, memory = cpu_count(), memory_bytes() or need.resources.memory
     has = Resources(
@@ -338,7 +342,7 @@ def _more_than_there_is(need: Need) -> str:
     return str(has)
 
 
-def _end(worker: _Worker, patience: float = PATIENCE) -> int:
+def _end(worker: _Worker, patience: float = END_SECONDS) -> int:
     """Wait for a worker to end, and kill its child processes; its exit code."""
     import subprocess
 
@@ -387,7 +391,7 @@ def _spawn(
         )
     theirs.close()
     watch = subprocess.Popen(
-        ["/bin/sh", "-c", _WATCH, "finery-watch", str(process.pid)],
+        ["/bin/sh", "-c", _WATCH_SCRIPT, "finery-watch", str(process.pid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

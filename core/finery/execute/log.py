@@ -71,24 +71,24 @@ def _patterns(secrets: "Mapping[str, str]") -> list[str]:
     """Regular expressions for the secrets, and for the lines of those that have several."""
     from finery.util.text import SHORTEST_SECRET, secret_pattern
 
-    texts = {part.strip() for value in secrets.values() for part in (value, *value.splitlines())}
+    texts = {text.strip() for value in secrets.values() for text in (value, *value.splitlines())}
     longest_first = sorted((t for t in texts if len(t) >= SHORTEST_SECRET), key=len, reverse=True)
     return [secret_pattern(text) for text in longest_first]
 
 
-def copy_without(secrets: "re.Pattern[bytes]", reading: int, writing: int, reach: int) -> None:
+def copy_redacted(secrets: "re.Pattern[bytes]", reading: int, writing: int, reach: int) -> None:
     """Copy until the end, with secrets as `***`. reach: length of the longest secret in bytes."""
-    held = b""
+    buffer = b""
     while block := os.read(reading, 65536):
-        held += block
-        end = max(held.rfind(b"\n"), held.rfind(b"\r")) + 1
-        if not end and len(held) > LONGEST_LINE:
-            end = len(held) - reach
-            end = max([end, *(m.end() for m in secrets.finditer(held) if m.start() < end)])
+        buffer += block
+        end = max(buffer.rfind(b"\n"), buffer.rfind(b"\r")) + 1
+        if not end and len(buffer) > LONGEST_LINE:
+            end = len(buffer) - reach
+            end = max([end, *(m.end() for m in secrets.finditer(buffer) if m.start() < end)])
         if end:
-            _write(writing, secrets.sub(b"***", held[:end]))
-            held = held[end:]
-    _write(writing, secrets.sub(b"***", held))
+            _write(writing, secrets.sub(b"***", buffer[:end]))
+            buffer = buffer[end:]
+    _write(writing, secrets.sub(b"***", buffer))
 
 
 def _write(file: int, text: bytes) -> None:
@@ -102,7 +102,7 @@ def _write(file: int, text: bytes) -> None:
 def _main() -> None:
     patterns = sys.stdin.buffer.read().split(b"\0")
     secrets = re.compile(b"|".join(patterns))
-    copy_without(secrets, int(sys.argv[1]), 1, reach=max(map(len, patterns)))
+    copy_redacted(secrets, int(sys.argv[1]), 1, reach=max(map(len, patterns)))
 
 
 if __name__ == "__main__":

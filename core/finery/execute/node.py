@@ -24,9 +24,9 @@ from blake3 import blake3
 
 from finery.artifact.manifest import Manifest
 from finery.errors import FineryError, RemoteError, StepError
-from finery.execute.environment import inherited
+from finery.execute.environment import inherited_variables
 from finery.execute.executor import Failed, Logged, Task
-from finery.execute.job import CLOSING, About, JobFolder, supervise
+from finery.execute.job import CLOSING_EVENTS, About, JobFolder, supervise
 from finery.execute.parcel import (
     ADDRESS,
     NO_ACCESS,
@@ -35,24 +35,24 @@ from finery.execute.parcel import (
     Contents,
     Mailbox,
     Parcel,
-    bring_files,
-    inputs_of,
-    moved,
+    fetch_files,
+    input_manifests,
     push_files,
+    relocate,
 )
 from finery.store.blobs import blob_path
 from finery.store.database import Store
-from finery.store.layout import Packed
-from finery.store.objects import public
+from finery.store.layout import PackedFiles
+from finery.store.objects import public_url
 from finery.store.remote import Remote
 from finery.store.uses import JOB
 from finery.util.installed import package_version
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two chunks at the start of a job, and later."""
-LARGEST = 4 << 20
+MAX_LOG_BYTES = 4 << 20
 """Most bytes of a log in a chunk."""
-PATIENCE = 3600
+RETRY_SECONDS = 3600
 """Seconds for which a job that is done tries to reach the shared store."""
 
 
@@ -68,9 +68,11 @@ def main() -> None:
         box = Mailbox(remote, address.token, address.secret)
         parcel = box.get("task", Parcel)
     except FineryError as error:
-        sys.exit(f"{NO_ACCESS} {public(address.url)}: {error.what}")
+        sys.exit(f"{NO_ACCESS} {public_url(address.url)}: {error.what}")
     if parcel is None:
-        sys.exit(f"the shared store {public(address.url)} on this node doesn't have the job's task")
+        sys.exit(
+            f"the shared store {public_url(address.url)} on this node doesn't have the job's task"
+        )
     root = Path(address.folder).expanduser() / blake3(address.url.encode()).hexdigest(8)
     Store(root).close()
     with (root / "work" / f"{parcel.task.key}.node").open("w") as lock:
@@ -122,14 +124,14 @@ class _Node:
         sender.start()
         try:
             try:
-                task = self._arrange()
+                task = self._fetch_task()
                 (folder.path / "task.json").write_bytes(msgspec.json.encode(task))
                 folder.write(About(executor="", token=token))
                 if task.recipe:
                     Path(task.recipe).mkdir(parents=True, exist_ok=True)
                     os.chdir(task.recipe)
-                own = {name: os.environ[name] for name in task.env}
-                variables = inherited() | self._parcel.variables | own
+                secrets = {name: os.environ[name] for name in task.env}
+                variables = inherited_variables() | self._parcel.variables | secrets
                 supervise(str(folder.path), token, variables=variables)
             except OSError as error:
                 raise StepError(f"can't write on the node: {error}") from error
@@ -140,37 +142,37 @@ class _Node:
             sender.join()
             self._finish()
 
-    def _there(self, path: str) -> str:
+    def _node_path(self, path: str) -> str:
         return f"{self._tree}{os.path.abspath(path)}"
 
-    def _arrange(self) -> Task:
+    def _fetch_task(self) -> Task:
         """Bring what the step needs; its task with paths of this machine."""
         task, parcel = self._parcel.task, self._parcel
-        files = [file for made in inputs_of(task) for file in made.files.values()]
-        bring_files(self._remote, self._root, [*files, *parcel.files.values()], parcel.packed)
+        files = [file for manifest in input_manifests(task) for file in manifest.files.values()]
+        fetch_files(self._remote, self._root, [*files, *parcel.files.values()], parcel.packed)
         shutil.rmtree(self._tree, ignore_errors=True)
         for path, (digest, _) in parcel.files.items():
-            target = Path(self._there(path))
+            target = Path(self._node_path(path))
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(blob_path(self._root / "objects", digest), target)
         code = {
-            self._there(name) if os.path.isabs(name) else name: digest
+            self._node_path(name) if os.path.isabs(name) else name: digest
             for name, digest in task.expects.code.items()
         }
         return msgspec.structs.replace(
             task,
             inputs={
-                name: [(ref, moved(m, {}, self._there)) for ref, m in named]
-                for name, named in task.inputs.items()
+                name: [(ref, relocate(m, {}, self._node_path)) for ref, m in pairs]
+                for name, pairs in task.inputs.items()
             },
             files={
-                setting: [(name, self._there(path)) for name, path in named]
-                for setting, named in task.files.items()
+                setting: [(name, self._node_path(path)) for name, path in pairs]
+                for setting, pairs in task.files.items()
             },
-            plugins=[*map(self._there, task.plugins)],
-            project=task.project and self._there(task.project),
-            recipe=task.recipe and self._there(task.recipe),
-            code=[*map(self._there, task.code)],
+            plugins=[*map(self._node_path, task.plugins)],
+            project=task.project and self._node_path(task.project),
+            recipe=task.recipe and self._node_path(task.recipe),
+            code=[*map(self._node_path, task.code)],
             expects=msgspec.structs.replace(task.expects, code=code),
             store=str(self._root), out=str(self._out), scratch=str(self._scratch),
             log=str(self._folder.path / "log"),
@@ -185,54 +187,57 @@ class _Node:
                 self._send()
             pause = min(1.1 * pause, LONGEST_PAUSE)
 
-    def _send(self, packed: Packed | None = None, answers: Contents | None = None) -> None:
+    def _send(self, packed: PackedFiles | None = None, answers: Contents | None = None) -> None:
         """Send what is new. The last chunk, with `packed`, has the closing event."""
         is_last = packed is not None
-        new = {name: self._new(name) for name in self._sent}
-        lines = new["events.jsonl"].splitlines(keepends=True)
+        new_content = {name: self._unsent(name) for name in self._sent}
+        lines = new_content["events.jsonl"].splitlines(keepends=True)
         if not is_last:
             lines = [line for line in lines if line.endswith(b"\n")]
             closing = (n for n, line in enumerate(lines) if _is_closing(line))
             lines = lines[: next(closing, len(lines))]
-        new["events.jsonl"] = b"".join(lines)
-        if any(new.values()) or is_last:
-            events, log = map(self._as_here, new.values())
+        new_content["events.jsonl"] = b"".join(lines)
+        if any(new_content.values()) or is_last:
+            events, log = map(self._with_build_paths, new_content.values())
             chunk = Chunk(
                 events=events, log=log, packed=packed or {}, answers=answers or {}, is_last=is_last
             )  # fmt: skip
             self._box.put(f"{self._number:06}", chunk)
             self._number += 1
-            for name, data in new.items():
+            for name, data in new_content.items():
                 self._sent[name] += len(data)
 
-    def _new(self, name: str) -> bytes:
+    def _unsent(self, name: str) -> bytes:
         with (self._folder.path / name).open("rb") as file:
             file.seek(self._sent[name])
-            return file.read(LARGEST if name == "log" else -1)
+            return file.read(MAX_LOG_BYTES if name == "log" else -1)
 
-    def _as_here(self, text: bytes) -> bytes:
+    def _with_build_paths(self, text: bytes) -> bytes:
         """Text with the paths of the build's machine."""
-        at_home = self._parcel.task.store.encode()
-        return text.replace(bytes(self._tree), b"").replace(bytes(self._root), at_home)
+        build_store = self._parcel.task.store.encode()
+        return text.replace(bytes(self._tree), b"").replace(bytes(self._root), build_store)
 
     def _finish(self) -> None:
         """Send the outputs, the answers and the rest, and remove what no other job needs."""
-        *_, end = [{"event": ""}, *JobFolder(self._folder.path).read()]
+        *_, closing = [{"event": ""}, *JobFolder(self._folder.path).read()]
         answers, task = self._folder.path / "records.db", self._parcel.task
-        given = {made.digest for made in inputs_of(task)}
-        deadline, pause = time.monotonic() + PATIENCE, FIRST_PAUSE
+        input_digests = {output.digest for output in input_manifests(task)}
+        deadline, pause = time.monotonic() + RETRY_SECONDS, FIRST_PAUSE
         while True:
             try:
-                packed: Packed = {}
-                if end["event"] == "done":
-                    outputs = msgspec.convert(end["outputs"], dict[str, Manifest]).values()
+                packed: PackedFiles = {}
+                if closing["event"] == "done":
+                    outputs = msgspec.convert(closing["outputs"], dict[str, Manifest]).values()
                     packed |= self._remote.push(
-                        self._root, [made for made in outputs if made.digest not in given]
+                        self._root,
+                        [output for output in outputs if output.digest not in input_digests],
                     )
-                contents, more = push_files(self._remote, map(str, filter(Path.exists, [answers])))
-                while self._new("log")[LARGEST - 1 :]:
+                contents, packed_answers = push_files(
+                    self._remote, map(str, filter(Path.exists, [answers]))
+                )
+                while self._unsent("log")[MAX_LOG_BYTES - 1 :]:
                     self._send()
-                self._send(packed | more, contents)
+                self._send(packed | packed_answers, contents)
                 break
             except RemoteError:
                 if time.monotonic() > deadline:
@@ -241,13 +246,13 @@ class _Node:
                 pause = min(2 * pause, 30.0)
         for path in (self._folder.path, self._tree, self._out):
             shutil.rmtree(path, ignore_errors=True)
-        if end["event"] == "done":
+        if closing["event"] == "done":
             shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def _is_closing(line: bytes) -> bool:
     with suppress(msgspec.DecodeError):
-        return msgspec.json.decode(line)["event"] in CLOSING
+        return msgspec.json.decode(line)["event"] in CLOSING_EVENTS
     return False
 
 

@@ -31,10 +31,10 @@ from types import FrameType
 from typing import Any
 
 from finery.artifact.manifest import with_references
-from finery.execute.entries import ABSENT, IMPORT, Places, candidates, places_of
+from finery.execute.entries import ABSENT, IMPORT_PREFIX, Places, candidates, entry_places
 from finery.execute.executor import Task
-from finery.execute.readlog import NAMED, ReadLog, Seen
-from finery.execute.scope import Scope, package_folders, plain, scope_of
+from finery.execute.readlog import NAMED_BY_COMMAND, ReadEntry, ReadLog
+from finery.execute.scope import Scope, normalise_path, package_folders, scope_of
 from finery.plugin import discovery
 from finery.plugin.discovery import GROUP
 from finery.plugin.manager import Plugins
@@ -42,11 +42,13 @@ from finery.util.installed import STANDARD_LIBRARY, entry_points, is_own, normal
 
 _IMPORTERS = ("<frozen importlib", discovery.__file__, f"{STANDARD_LIBRARY}/pathlib")
 """Beginnings of the file names of code that imports modules."""
-_WORD = re.compile(r"""(>?)\s*((?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\<>|;&()])+)""")
+_SHELL_WORD = re.compile(r"""(>?)\s*((?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\<>|;&()])+)""")
 """A word of a shell's command, perhaps in quotes, and whether the command's output goes there."""
-_FILE = re.compile(r"(?!-|\s)(\.{0,2}/|[^:=@$*?{\n]+\.(?=[A-Za-z]\w{0,11}$))[^:=@$*?{\n]{1,250}")
+_FILE_WORD = re.compile(
+    r"(?!-|\s)(\.{0,2}/|[^:=@$*?{\n]+\.(?=[A-Za-z]\w{0,11}$))[^:=@$*?{\n]{1,250}"
+)
 """A word that looks like the path of a file: it begins like one, or has a suffix."""
-_LISTERS = ("importlib._bootstrap_external", "importlib.metadata", "finery.util.installed")
+_LISTING_MODULES = ("importlib._bootstrap_external", "importlib.metadata", "finery.util.installed")
 """Modules that list folders to find modules and distributions."""
 
 
@@ -69,25 +71,25 @@ class Observer:
 
     # -- files and folders: the arguments are those of the audit events ---------------------------
 
-    def opened(self, given: Any, mode: Any, flags: int) -> None:
+    def on_open(self, file: Any, mode: Any, flags: int) -> None:
         """A file is about to be opened."""
-        if isinstance(given, int):
+        if isinstance(file, int):
             return
-        path = plain(given)
+        path = normalise_path(file)
         if path.startswith(self.scope.excluded):  # most files
             return
         frame = sys._getframe(2)
         if path.endswith((".py", ".pyc", ".so")) and _is_import(frame):
-            self.imported("", path)
+            self.on_import("", path)
         elif self.counts(path):
             writes = flags & os.O_ACCMODE
             if writes != os.O_WRONLY and not flags & (os.O_TRUNC | os.O_EXCL):
-                is_relative = os.fsdecode(given)[:1] != "/"
+                is_relative = os.fsdecode(file)[:1] != "/"
                 if mode is None and is_relative and not os.path.lexists(path):
                     if frame.f_globals.get("__name__") in ("shutil", "os"):  # by a descriptor
                         return
                     if not flags & os.O_CREAT:
-                        name = os.fsdecode(given)
+                        name = os.fsdecode(file)
                         self.log.give_up(f"opens {name}, perhaps in a folder that finery can't see")
                 self.log.read(path)
             if writes:
@@ -97,17 +99,17 @@ class Observer:
         """Whether it matters that a path is read or written."""
         return path not in self.declared and self.scope.covers(path)
 
-    def read(self, given: Any) -> None:
+    def read(self, file: Any) -> None:
         """Something is about to be read."""
-        if self.counts(path := plain(given)):
+        if self.counts(path := normalise_path(file)):
             self.log.read(path)
 
-    def listed(self, given: Any = None) -> None:
+    def on_list(self, folder: Any = None) -> None:
         """A folder is about to be listed."""
-        if sys._getframe(2).f_globals.get("__name__") not in _LISTERS:
-            self.read(f"/proc/self/fd/{given}" if isinstance(given, int) else given or ".")
+        if sys._getframe(2).f_globals.get("__name__") not in _LISTING_MODULES:
+            self.read(f"/proc/self/fd/{folder}" if isinstance(folder, int) else folder or ".")
 
-    def connected(self, database: Any) -> None:
+    def on_connect(self, database: Any) -> None:
         """SQLite is about to open a database."""
         name = os.fsdecode(database)
         if name.startswith("file:"):
@@ -116,73 +118,77 @@ class Observer:
             parts = urlsplit(name)
             is_memory = parse_qs(parts.query).get("mode") == ["memory"]
             name = "" if is_memory else unquote(parts.path, errors="surrogateescape")
-        is_handled = self.is_own and plain(name) in self.declared
+        is_handled = self.is_own and normalise_path(name) in self.declared
         if name not in ("", ":memory:") and not is_handled:
             for end in ("", "-wal", "-journal"):
-                self.opened(f"{name}{end}", "r+", os.O_RDWR)
+                self.on_open(f"{name}{end}", "r+", os.O_RDWR)
 
-    def renamed(self, source: Any, target: Any, *_: Any) -> None:
+    def on_rename(self, source: Any, target: Any, *_: Any) -> None:
         """A file or folder is about to be moved: what is read at the target is read here."""
         self.read(source)
-        path = plain(source)
-        if self.is_folder(path) and self.log.before(path) is None:
+        path = normalise_path(source)
+        if self.is_folder(path) and self.log.original_of(path) is None:
             self.log.give_up(f"moves the folder {self.log.places.name(path)}")
         if self.counts(path):
             self.log.write(path)
-        if self.counts(path := plain(target)):
+        if self.counts(path := normalise_path(target)):
             self.log.write(path, is_emptied=True)
 
-    def linked(self, source: Any, target: Any, *_: Any) -> None:
+    def on_link(self, source: Any, target: Any, *_: Any) -> None:
         """A file is about to get another name: what is read there is read here."""
         self.read(source)
-        if self.is_folder(path := plain(source)):
+        if self.is_folder(path := normalise_path(source)):
             name = self.log.places.name(path)
             self.log.give_up(f"makes a link to {name}, in which finery can't see it")
 
-    def symlinked(self, source: Any, target: Any, *_: Any) -> None:
+    def on_symlink(self, source: Any, target: Any, *_: Any) -> None:
         """A symbolic link is about to be made."""
-        self.linked(os.path.join(os.path.dirname(plain(target)), os.fsdecode(source)), target)
+        self.on_link(
+            os.path.join(os.path.dirname(normalise_path(target)), os.fsdecode(source)), target
+        )
 
     def is_folder(self, path: str) -> bool:
         """Whether a path is a folder that counts."""
         return self.counts(path) and os.path.isdir(path)
 
-    def made(self, given: Any, *_: Any) -> None:
+    def on_mkdir(self, folder: Any, *_: Any) -> None:
         """A folder is about to be made."""
-        path = plain(given)
+        path = normalise_path(folder)
         if self.counts(path) and not os.path.lexists(path):
             self.log.write(path)
 
-    def started(self, executable: Any, arguments: Any = (), folder: Any = None, *_: Any) -> None:
+    def on_start(self, executable: Any, arguments: Any = (), folder: Any = None, *_: Any) -> None:
         """A program is about to be started: what its command names counts."""
-        for word in words_of([executable or "", *arguments] if arguments else ["-c", executable]):
-            path = plain(os.path.join(os.fsdecode(folder or ""), word))
+        for word in command_words(
+            [executable or "", *arguments] if arguments else ["-c", executable]
+        ):
+            path = normalise_path(os.path.join(os.fsdecode(folder or ""), word))
             if os.path.isfile(path) or (os.path.isdir(path) and not self.is_own):
                 self.read(path)
-            elif not self.is_own and _FILE.fullmatch(word) and self.counts(path):
-                self.log.see(self.log.places.name(path), Seen(NAMED))
+            elif not self.is_own and _FILE_WORD.fullmatch(word) and self.counts(path):
+                self.log.record(self.log.places.name(path), ReadEntry(NAMED_BY_COMMAND))
 
-    def replaced(self, executable: Any, arguments: Any, *_: Any) -> None:
+    def on_exec(self, executable: Any, arguments: Any, *_: Any) -> None:
         """A program is about to replace this one, or to run beside it."""
-        self.started(executable, arguments)
+        self.on_start(executable, arguments)
 
-    def loaded(self, library: Any) -> None:
+    def on_load(self, library: Any) -> None:
         """A library is about to be loaded."""
         if isinstance(library, str) and "/" in library:
             self.read(library)
 
     # -- modules ----------------------------------------------------------------------------------
 
-    def imported(self, name: str, path: Any, *_: Any) -> None:
+    def on_import(self, name: str, path: Any, *_: Any) -> None:
         """A file of code is about to be executed. path: None if it isn't found yet."""
         if not isinstance(path, str) or not self.scope.is_loose(path):
             return
         if path.endswith(".pyc") and "/__pycache__/" in path:
             path = importlib.util.source_from_cache(path)
         if path not in self.keyed and (not self.is_own or self.scope.covers(path)):
-            self.log.see(self.log.places.name(path))
+            self.log.record(self.log.places.name(path))
 
-    def sought(self, name: str, within: Any) -> None:
+    def on_find(self, name: str, within: Any) -> None:
         """A module is looked for. within: folders of its package; None if it is a top-level one."""
         frame: FrameType | None = sys._getframe(2)
         while frame and _is_standard(frame.f_code.co_filename):
@@ -191,19 +197,21 @@ class Observer:
         if self.is_own and not self.scope.is_loose(file):
             return
         is_import = frame and frame.f_code.co_code[frame.f_lasti] == opmap["IMPORT_NAME"]
-        is_followed = bool(is_import) and plain(file) in self.keyed
+        is_followed = bool(is_import) and normalise_path(file) in self.keyed
         is_finery = file.startswith(package_folders(is_own=True))
         is_in_key = is_followed or name in sys.stdlib_module_names or is_own(name)
-        entry = f"{IMPORT}{name}"
+        entry = f"{IMPORT_PREFIX}{name}"
         is_counted = not is_in_key and self.log.places.is_checked(entry)
         if is_counted and (not is_finery or self.log.places.value(entry) != ABSENT):
-            self.log.see(entry)
+            self.log.record(entry)
         if not is_finery and name not in sys.builtin_module_names:
             by_library = within is None and place_of(file) == "installed"
-            for module in self.could_be(name, within, is_followed, by_library):
-                self.log.see(f"module {self.log.places.name(module)}")
+            for module in self.possible_places(name, within, is_followed, by_library):
+                self.log.record(f"module {self.log.places.name(module)}")
 
-    def could_be(self, name: str, within: Any, is_followed: bool, by_library: bool) -> list[str]:
+    def possible_places(
+        self, name: str, within: Any, is_followed: bool, by_library: bool
+    ) -> list[str]:
         """Where a module might be found, besides where an entry `import` or the key counts it.
 
         is_followed: whether the key follows the import. by_library: whether a library looks for a
@@ -220,7 +228,7 @@ class Observer:
                     covered = self.search_path
                 break
         else:
-            if by_library and self.log.places.is_checked(f"{IMPORT}{name}"):
+            if by_library and self.log.places.is_checked(f"{IMPORT_PREFIX}{name}"):
                 covered = covered.union(self.scope.folders)
         end = name.replace(".", "/")
         return [module for module in modules if module.removesuffix(end) not in covered]
@@ -233,7 +241,7 @@ class Finder:
     def find_spec(name: str, path: Any = None, target: Any = None) -> None:
         """Called for each import, with the folders of the package that the module is in."""
         if _observer is not None:
-            _observer.sought(name, path)
+            _observer.on_find(name, path)
 
 
 _observer: Observer | None = None
@@ -241,12 +249,13 @@ _observer: Observer | None = None
 _process = Observer()
 """What this process has read."""
 _HANDLERS: dict[str, Callable[..., None]] = {
-    "open": Observer.opened, "os.listdir": Observer.listed, "os.scandir": Observer.listed,
-    "sqlite3.connect": Observer.connected, "os.rename": Observer.renamed, "os.mkdir": Observer.made,
-    "import": Observer.imported, "os.link": Observer.linked, "os.symlink": Observer.symlinked,
-    "subprocess.Popen": Observer.started, "ctypes.dlopen": Observer.loaded,
-    "os.system": Observer.started, "os.exec": Observer.replaced,
-    "os.posix_spawn": Observer.replaced,
+    "open": Observer.on_open, "os.listdir": Observer.on_list, "os.scandir": Observer.on_list,
+    "sqlite3.connect": Observer.on_connect, "os.rename": Observer.on_rename,
+    "os.mkdir": Observer.on_mkdir,
+    "import": Observer.on_import, "os.link": Observer.on_link, "os.symlink": Observer.on_symlink,
+    "subprocess.Popen": Observer.on_start, "ctypes.dlopen": Observer.on_load,
+    "os.system": Observer.on_start, "os.exec": Observer.on_exec,
+    "os.posix_spawn": Observer.on_exec,
 }  # fmt: skip
 
 
@@ -270,11 +279,11 @@ def _install() -> None:
 
 @lru_cache(maxsize=64)
 def _plain_paths(paths: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(plain, paths))
+    return frozenset(map(normalise_path, paths))
 
 
 @contextmanager
-def watching(task: Task, plugins: Plugins | None = None) -> Iterator[None]:
+def observe(task: Task, plugins: Plugins | None = None) -> Iterator[None]:
     """Keep what is read in the block: the run of a step, or the import of plugin files.
 
     plugins: None while they are imported. A step of finery's own with a pin isn't watched, since
@@ -282,33 +291,33 @@ def watching(task: Task, plugins: Plugins | None = None) -> Iterator[None]:
     """
     global _observer, _process
     _install()
-    before = _observer
-    is_own = plugins is not None and _is_own(task, plugins)
+    previous = _observer
+    is_own = plugins is not None and _has_only_own_code(task, plugins)
     if task.project and not (is_own and task.pinned is not None):
-        where = task.project, task.recipe, task.store, tuple(task.code)
-        places = places_of(*where)
+        project_paths = task.project, task.recipe, task.store, tuple(task.code)
+        places = entry_places(*project_paths)
         if places[:2] != _process.log.places[:2]:  # at first, and if it builds in another project
             _process = Observer()
         _process.log.places = places
-        _process.scope = scope_of(*where)
-        _process.keyed = _plain_paths((*task.plugins, *where[3]))
-        known = [*sys.path, *map(os.path.dirname, task.plugins)]
-        _process.search_path = frozenset(f"{os.path.abspath(each)}/" for each in known)
+        _process.scope = scope_of(*project_paths)
+        _process.keyed = _plain_paths((*task.plugins, *project_paths[3]))
+        folders = [*sys.path, *map(os.path.dirname, task.plugins)]
+        _process.search_path = frozenset(f"{os.path.abspath(folder)}/" for folder in folders)
         _process.declared = frozenset()
         if plugins is not None:
-            _process.declared = frozenset(map(plain, _declared(task)))
+            _process.declared = frozenset(map(normalise_path, _declared_paths(task)))
             _process.log.begin(Path(task.scratch))
         _observer = _process
     _process.is_own = is_own
     try:
         yield
     finally:
-        _observer = before
+        _observer = previous
         if plugins is None:
-            _process.imports = len(_process.log.seen)
+            _process.imports = len(_process.log.entries)
 
 
-def reads_of(task: Task) -> tuple[list[tuple[str, str]], str, list[str]]:
+def collect_reads(task: Task) -> tuple[list[tuple[str, str]], str, list[str]]:
     """(entries, reason, rewritten) of the step that has just run, the entries sorted.
 
     reason: why its result can't be reused. rewritten: names of entries that it changed after it
@@ -318,19 +327,21 @@ def reads_of(task: Task) -> tuple[list[tuple[str, str]], str, list[str]]:
         return [], "", []
     versions = {normalised(name): version for name, version in task.expects.packages.items()}
     plugins = (e.distribution for e in entry_points(GROUP) if e.name in task.entry_points)
-    versions |= {each.name: each.version for each in plugins}  # whose files are in the key
+    versions |= {
+        distribution.name: distribution.version for distribution in plugins
+    }  # whose files are in the key
     entries, rewritten = _process.log.end(partial(_is_in_key, task, versions))
     return sorted(entries.items()), _process.log.reason, rewritten
 
 
 def is_clean() -> bool:
     """Whether this process has read nothing, except when it imported its plugin files."""
-    return not _process.log.reason and len(_process.log.seen) == _process.imports
+    return not _process.log.reason and len(_process.log.entries) == _process.imports
 
 
 def has_read() -> bool:
     """Whether this process has read anything of the project."""
-    return any(not name.startswith(IMPORT) for name in _process.log.seen)
+    return any(not name.startswith(IMPORT_PREFIX) for name in _process.log.entries)
 
 
 def _is_import(frame: FrameType | None) -> bool:
@@ -342,7 +353,7 @@ def _is_import(frame: FrameType | None) -> bool:
     return False
 
 
-def words_of(command: Sequence[Any]) -> Iterator[str]:
+def command_words(command: Sequence[Any]) -> Iterator[str]:
     """The words of a command, and their parts between `=`, `:` and `@`.
 
     A text after `-c` or `-e` is split like a shell does, without files that output goes to.
@@ -351,7 +362,7 @@ def words_of(command: Sequence[Any]) -> Iterator[str]:
     for item in map(os.fsdecode, command):
         words = [item]
         if re.fullmatch("-[A-Za-z]*[ce]", option):
-            quoted = [word for output, word in _WORD.findall(item) if not output]
+            quoted = [word for output, word in _SHELL_WORD.findall(item) if not output]
             words = [re.sub(r"""\\(.)|['"]""", r"\1", word) for word in quoted]
         yield from filter(None, (p for w in words for p in [w, *re.split("[=:@]", w)]))
         option = item
@@ -365,24 +376,26 @@ def _is_standard(file: str) -> bool:
 
 def _is_in_key(task: Task, versions: Mapping[str, str], name: str, value: str) -> bool:
     """Whether the key of a step has what an entry for a module says. versions: those in it."""
-    if not name.startswith(IMPORT) or task.environment is not None:  # whose packages all count
-        return name.startswith(IMPORT)
+    if (
+        not name.startswith(IMPORT_PREFIX) or task.environment is not None
+    ):  # whose packages all count
+        return name.startswith(IMPORT_PREFIX)
     if value == ABSENT:
-        return versions.get(normalised(name.removeprefix(IMPORT))) == "not installed"
-    return all(each.partition(" ")[0] in versions for each in value.split(", "))
+        return versions.get(normalised(name.removeprefix(IMPORT_PREFIX))) == "not installed"
+    return all(installer.partition(" ")[0] in versions for installer in value.split(", "))
 
 
-def _declared(task: Task) -> Iterator[str]:
+def _declared_paths(task: Task) -> Iterator[str]:
     """The paths of the files that the recipe names and that inputs refer to."""
     for files in task.files.values():
         yield from (path for _, path in files)
-    for named in task.inputs.values():
-        for _, manifest in named:
-            for each in with_references(manifest):
-                yield from (path for path, *_ in each.external.values())
+    for pairs in task.inputs.values():
+        for _, manifest in pairs:
+            for artifact in with_references(manifest):
+                yield from (path for path, *_ in artifact.external.values())
 
 
-def _is_own(task: Task, plugins: Plugins) -> bool:
+def _has_only_own_code(task: Task, plugins: Plugins) -> bool:
     """Whether all code in a step's key is finery's own."""
     uses = [task.use, *(use for use, _ in task.nested.values())]
     are_own = all(plugins.step_types[use][1].is_own for use in uses)

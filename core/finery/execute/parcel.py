@@ -22,7 +22,7 @@ from finery.artifact.manifest import Manifest, manifest, with_references
 from finery.errors import RemoteError
 from finery.execute.executor import Task
 from finery.store.blobs import blob_path
-from finery.store.layout import Blob, Packed
+from finery.store.layout import Blob, PackedFiles
 from finery.store.remote import Remote
 from finery.util.files import hash_file
 
@@ -33,7 +33,7 @@ NO_ACCESS = "the node can't open the shared store"
 """What a job prints that can't reach its parcel, before the URL and the reason."""
 Contents = dict[str, tuple[str, int]]
 """Path of a file → (digest, bytes)."""
-_SEAL = 32
+_SEAL_BYTES = 32
 
 
 class Address(msgspec.Struct, kw_only=True):
@@ -62,7 +62,7 @@ class Parcel(msgspec.Struct, kw_only=True):
     task: Task
     variables: dict[str, str]
     files: Contents
-    packed: Packed
+    packed: PackedFiles
 
 
 class Chunk(msgspec.Struct, kw_only=True):
@@ -73,7 +73,7 @@ class Chunk(msgspec.Struct, kw_only=True):
 
     events: bytes
     log: bytes
-    packed: Packed = {}
+    packed: PackedFiles = {}
     answers: Contents = {}
     is_last: bool = False
 
@@ -96,8 +96,8 @@ class Mailbox:
         data = self._objects.read(self._path(name))
         if data is None:
             return None
-        body = data[_SEAL:]
-        if self._seal(name, body) != data[:_SEAL]:
+        body = data[_SEAL_BYTES:]
+        if self._seal(name, body) != data[:_SEAL_BYTES]:
             raise RemoteError(f"{self._path(name)} wasn't written by the job or its build")
         return msgspec.msgpack.decode(body, type=kind)
 
@@ -108,7 +108,7 @@ class Mailbox:
         return blake3(self._path(name).encode() + b"\n" + body, key=self._secret).digest()
 
 
-def push_files(remote: Remote, paths: Iterable[str]) -> tuple[Contents, Packed]:
+def push_files(remote: Remote, paths: Iterable[str]) -> tuple[Contents, PackedFiles]:
     """Copy files at any paths to the shared store, unless they are there."""
     contents: Contents = {}
     with tempfile.TemporaryDirectory(prefix="finery-") as folder:
@@ -121,10 +121,10 @@ def push_files(remote: Remote, paths: Iterable[str]) -> tuple[Contents, Packed]:
         return contents, remote.push(Path(folder), [Manifest("", {}, contents, "", "")])
 
 
-def bring_files(
-    remote: Remote, root: Path, files: Iterable[tuple[str, int]], packed: Packed
+def fetch_files(
+    remote: Remote, root: Path, files: Iterable[tuple[str, int]], packed: PackedFiles
 ) -> None:
-    """Copy files to the store at `root`, unless they are there. Raises `Lost`."""
+    """Copy files to the store at `root`, unless they are there. Raises `BlobsLost`."""
     missing = []
     for digest, size in dict.fromkeys(files):
         path = blob_path(root / "objects", digest)
@@ -133,25 +133,25 @@ def bring_files(
     remote.bring(root, missing)
 
 
-def inputs_of(task: Task) -> list[Manifest]:
+def input_manifests(task: Task) -> list[Manifest]:
     """The inputs of a task and all artifacts that they refer to."""
-    given = (made for named in task.inputs.values() for _, made in named)
-    return [each for made in given for each in with_references(made)]
+    artifacts = (artifact for pairs in task.inputs.values() for _, artifact in pairs)
+    return [part for artifact in artifacts for part in with_references(artifact)]
 
 
-def moved(
-    made: Manifest, known: Mapping[str, Manifest], place: Callable[[str], str] = str
+def relocate(
+    artifact: Manifest, local: Mapping[str, Manifest], place: Callable[[str], str] = str
 ) -> Manifest:
     """The artifact on another machine: the known one with its digest, or with other paths.
 
     place: where an outside file is on this machine.
     """
-    if made.digest in known or not (made.refs or made.external):
-        return known.get(made.digest, made)
-    refs = {role: moved(ref, known, place) for role, ref in made.refs.items()}
+    if artifact.digest in local or not (artifact.refs or artifact.external):
+        return local.get(artifact.digest, artifact)
+    refs = {role: relocate(ref, local, place) for role, ref in artifact.refs.items()}
     external = {}
-    for name, (path, *_) in made.external.items():
+    for name, (path, *_) in artifact.external.items():
         state = os.stat(place(path))
         external[name] = place(path), state.st_size, state.st_mtime_ns
-    facts = made.kind, made.meta, made.files, refs, external, made.runtime
-    return manifest(*facts, made.executable)
+    facts = artifact.kind, artifact.meta, artifact.files, refs, external, artifact.runtime
+    return manifest(*facts, artifact.executable)

@@ -20,20 +20,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from finery.execute.entries import ABSENT, IMPORT, LAYOUT, MOST, Places
+from finery.execute.entries import ABSENT, IMPORT_PREFIX, LAYOUT_ENTRY, MAX_ENTRIES, Places
 from finery.util.files import ABSENT as MISSING
 from finery.util.files import FileState, file_state, settled
 from finery.util.leftovers import reads_path
 
-LEFT = "left"
+LEFT_BY_STEP = "left"
 """The value, until the step ends, of what the step made itself."""
-NAMED = "named"
+NAMED_BY_COMMAND = "named"
 """The value, until the step ends, of a missing file that the command of a child names."""
-EMPTIED = "emptied"
+EMPTIED_BY_STEP = "emptied"
 """The value of a file before it was truncated, since nobody reads that."""
 
 
-class Seen(NamedTuple):
+class ReadEntry(NamedTuple):
     """A value, with the state of its file then.
 
     The ctime is 0 if another change so soon might not show in the state.
@@ -52,8 +52,8 @@ class ReadLog:
 
     def __init__(self, places: Places) -> None:
         self.places = places
-        self.seen: dict[str, Seen] = {}
-        self.written: dict[str, Seen] = {}
+        self.entries: dict[str, ReadEntry] = {}
+        self.written: dict[str, ReadEntry] = {}
         self.reason = ""
         self.busy: set[int] = set()  # threads that compute a value
         self._file = ""
@@ -63,11 +63,11 @@ class ReadLog:
         name = self.places.name(path)
         if self._has(name):
             return
-        before = self.before(path)
-        if before is None or (before.value == ABSENT and file_state(path) == MISSING):
-            self.see(name)
-        elif before.value != EMPTIED:
-            self.see(name, Seen(LEFT) if before.value == ABSENT else before)
+        original = self.original_of(path)
+        if original is None or (original.value == ABSENT and file_state(path) == MISSING):
+            self.record(name)
+        elif original.value != EMPTIED_BY_STEP:
+            self.record(name, ReadEntry(LEFT_BY_STEP) if original.value == ABSENT else original)
         if self.places.path(name) != path:
             self.give_up(f"reads {name}, whose name isn't UTF-8")
 
@@ -77,42 +77,42 @@ class ReadLog:
             return
         state, name = file_state(path), self.places.name(path)
         if state == MISSING:
-            self.written[path] = Seen(ABSENT)
+            self.written[path] = ReadEntry(ABSENT)
         elif is_emptied:
-            self.written[path] = Seen(EMPTIED, state)
+            self.written[path] = ReadEntry(EMPTIED_BY_STEP, state)
         else:
-            self.written[path] = self.seen[name] if self._has(name) else self._examine(name)
+            self.written[path] = self.entries[name] if self._has(name) else self._examine(name)
 
-    def before(self, path: str) -> Seen | None:
+    def original_of(self, path: str) -> ReadEntry | None:
         """What was there before the step wrote to a path, or made a folder that it is in.
 
         None if it hasn't: opening a file to write it may have failed.
         """
         while self.written and path != "/":
-            before = self.written.get(path)
-            if before and file_state(path) != before.state:
-                return before
+            original = self.written.get(path)
+            if original and file_state(path) != original.state:
+                return original
             path = os.path.dirname(path)
         return None
 
     def _has(self, name: str) -> bool:
-        return name in self.seen and self.seen[name].value != NAMED
+        return name in self.entries and self.entries[name].value != NAMED_BY_COMMAND
 
-    def see(self, name: str, seen: Seen | None = None) -> None:
+    def record(self, name: str, entry: ReadEntry | None = None) -> None:
         """Keep the entry for something that is about to be read."""
-        if self._has(name) or self.seen.get(name, ()) == seen:
+        if self._has(name) or self.entries.get(name, ()) == entry:
             return
-        if len(self.seen) >= MOST:
-            self.give_up(f"reads more than {MOST:,} files and folders of the project")
+        if len(self.entries) >= MAX_ENTRIES:
+            self.give_up(f"reads more than {MAX_ENTRIES:,} files and folders of the project")
             return
-        seen = seen or self._examine(name)
-        if seen.value == "not a file":
+        entry = entry or self._examine(name)
+        if entry.value == "not a file":
             self.give_up(f"reads {name}, which is neither a file nor a folder")
-        self.seen[name] = seen
+        self.entries[name] = entry
         if self._file:
-            self._append({name: seen})
+            self._append({name: entry})
 
-    def _examine(self, name: str) -> Seen:
+    def _examine(self, name: str) -> ReadEntry:
         self.busy.add(threading.get_ident())
         try:
             state, now = file_state(self.places.path(name)), time.time_ns()
@@ -120,8 +120,8 @@ class ReadLog:
         finally:
             self.busy.discard(threading.get_ident())
         if value == ABSENT or value.startswith("folder "):  # compared by value only
-            return Seen(value)
-        return Seen(value, state if settled(*state[3:], now) else (*state[:4], 0))
+            return ReadEntry(value)
+        return ReadEntry(value, state if settled(*state[3:], now) else (*state[:4], 0))
 
     def give_up(self, reason: str) -> None:
         """What this process makes can't be reused. The first reason is kept."""
@@ -134,9 +134,9 @@ class ReadLog:
         file = reads_path(scratch)
         earlier = dict(_entries(str(file)))
         is_changed = any(
-            self.places.value(name) != (ABSENT if seen.value == NAMED else seen.value)
-            for name, seen in earlier.items()
-            if seen.value != LEFT
+            self.places.value(name) != (ABSENT if entry.value == NAMED_BY_COMMAND else entry.value)
+            for name, entry in earlier.items()
+            if entry.value != LEFT_BY_STEP
         )
         if not scratch.is_dir():
             file.unlink(missing_ok=True)
@@ -145,11 +145,11 @@ class ReadLog:
             shutil.rmtree(scratch)
             file.unlink()
         else:
-            for name, seen in earlier.items():
-                self.see(name, seen if seen.value == NAMED else None)
+            for name, entry in earlier.items():
+                self.record(name, entry if entry.value == NAMED_BY_COMMAND else None)
         self._file = str(file)
-        if self.seen:
-            self._append(self.seen)
+        if self.entries:
+            self._append(self.entries)
 
     def end(self, is_in_key: Callable[[str, str], bool]) -> tuple[dict[str, str], list[str]]:
         """The entries of a step that succeeded, and names of those that it changed afterwards.
@@ -157,55 +157,55 @@ class ReadLog:
         Gives up if one changed in another way. is_in_key: whether one counts anyway.
         """
         file, self._file = self._file, ""
-        for name, seen in _entries(file):  # of processes that the step forked, too
+        for name, entry in _entries(file):  # of processes that the step forked, too
             if not self._has(name):
-                self.seen[name] = seen
-            if len({self.seen[name].value, seen.value} - {LEFT, NAMED}) > 1:
+                self.entries[name] = entry
+            if len({self.entries[name].value, entry.value} - {LEFT_BY_STEP, NAMED_BY_COMMAND}) > 1:
                 self.give_up(f"reads {name}, which changes meanwhile")
         entries, rewritten = dict[str, str](), list[str]()
-        for name, seen in dict(self.seen).items():
-            is_last = seen.value in (LEFT, NAMED)
-            value = self.places.value(name) if is_last else seen.value
-            if (seen.value == LEFT and value == ABSENT) or is_in_key(name, value):
+        for name, entry in dict(self.entries).items():
+            is_last = entry.value in (LEFT_BY_STEP, NAMED_BY_COMMAND)
+            value = self.places.value(name) if is_last else entry.value
+            if (entry.value == LEFT_BY_STEP and value == ABSENT) or is_in_key(name, value):
                 continue
             entries[name] = value
             if not self.places.is_checked(name):
                 self.give_up(f"reads {name}, which is outside the project")
-            elif not is_last and not self._is_same(name, seen):
+            elif not is_last and not self._is_same(name, entry):
                 rewritten.append(name)
                 path = self.places.path(name)
-                if not any(path in (each, os.path.dirname(each)) for each in self.written):
+                if not any(path in (written, os.path.dirname(written)) for written in self.written):
                     self.give_up(f"reads {name}, which changes before the step ends")
-        if not all(name.startswith(IMPORT) for name in entries):
-            entries[LAYOUT] = self.places.layout
+        if not all(name.startswith(IMPORT_PREFIX) for name in entries):
+            entries[LAYOUT_ENTRY] = self.places.layout
         return entries, rewritten
 
-    def _is_same(self, name: str, seen: Seen) -> bool:
-        if seen.state != MISSING:
+    def _is_same(self, name: str, entry: ReadEntry) -> bool:
+        if entry.state != MISSING:
             state = file_state(self.places.path(name))
-            if state[:4] != seen.state[:4]:
+            if state[:4] != entry.state[:4]:
                 return False
-            if state == seen.state:  # another name changes the ctime
+            if state == entry.state:  # another name changes the ctime
                 return True
-        return self.places.value(name) == seen.value
+        return self.places.value(name) == entry.value
 
-    def _append(self, entries: Mapping[str, Seen]) -> None:
+    def _append(self, entries: Mapping[str, ReadEntry]) -> None:
         """Add entries to the file, each in one write: other processes do the same."""
         file = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            for name, seen in entries.items():
-                os.write(file, f"{json.dumps([name, *seen])}\n".encode())
+            for name, entry in entries.items():
+                os.write(file, f"{json.dumps([name, *entry])}\n".encode())
         finally:
             os.close(file)
 
 
-def _entries(file: str) -> Iterator[tuple[str, Seen]]:
+def _entries(file: str) -> Iterator[tuple[str, ReadEntry]]:
     try:
         with open(file, "rb") as lines:
             for line in lines:
                 name, value, state = json.loads(line)
-                yield name, Seen(value, tuple(state))
+                yield name, ReadEntry(value, tuple(state))
     except FileNotFoundError:
         return
     except ValueError:  # a process was killed while it wrote a line
-        yield "", Seen("damaged")
+        yield "", ReadEntry("damaged")

@@ -13,7 +13,7 @@ import msgspec
 from finery.config import NAMES, Setting, check_executor, misfit
 from finery.errors import FineryError, UsageError
 from finery.execute.executor import Detached, Executor, Need, Task, TaskEvent
-from finery.execute.job import CLOSING, JobFolder
+from finery.execute.job import CLOSING_EVENTS, JobFolder
 from finery.plugin.manager import Plugins, resolve
 from finery.recipe.document import Recipe
 from finery.step.inspect import SECTIONS
@@ -22,8 +22,8 @@ from finery.store.uses import JOB
 from finery.util.paths import plain_path
 from finery.util.text import did_you_mean, nearest_meant
 
-DEFAULT, LOCAL, OPTION = "default", "local", "--executor"
-SLICE = 0.05
+DEFAULT_ROUTE, LOCAL_EXECUTOR, EXECUTOR_OPTION = "default", "local", "--executor"
+POLL_SECONDS = 0.05
 """Seconds for which one executor of several may wait for an event."""
 
 
@@ -41,26 +41,28 @@ class Router:
         self._store = store
         self._jobs = jobs
         self._plugins: Plugins | None = None
-        named = self._settings["executors"]
-        self._routes = {DEFAULT: LOCAL, **named.value}
-        self._origins = dict.fromkeys(named.value, named.origin)
+        routes = self._settings["executors"]
+        self._routes = {DEFAULT_ROUTE: LOCAL_EXECUTOR, **routes.value}
+        self._origins = dict.fromkeys(routes.value, routes.origin)
         if option is not None:
-            self._routes[DEFAULT], self._origins[DEFAULT] = option, OPTION
+            self._routes[DEFAULT_ROUTE], self._origins[DEFAULT_ROUTE] = option, EXECUTOR_OPTION
         self._executors: dict[str, Executor] = {}
         self._names: dict[tuple[str, str], str] = {}  # (key, step) → executor
         self._running: dict[str, str] = {}  # step → executor
-        if self._routes[DEFAULT] == LOCAL:  # it starts a worker while plugins are loaded
-            self._executor(LOCAL)
+        if (
+            self._routes[DEFAULT_ROUTE] == LOCAL_EXECUTOR
+        ):  # it starts a worker while plugins are loaded
+            self._executor(LOCAL_EXECUTOR)
 
     def use(self, plugins: Plugins, needs: Iterable[Need]) -> None:
         """Make the executors for some steps. Raises `UsageError` for a wrong name or option."""
         self._plugins = plugins
         for route, name in self._routes.items():
-            check_executor(name, self._origins.get(route, DEFAULT), plugins.executors)
+            check_executor(name, self._origins.get(route, DEFAULT_ROUTE), plugins.executors)
         for name in self._settings.keys() - NAMES:
             check_executor(name, self._settings[name].origin, plugins.executors)
-        if LOCAL in self._settings:
-            raise _no_options(self._settings[LOCAL])
+        if LOCAL_EXECUTOR in self._settings:
+            raise _options_error(self._settings[LOCAL_EXECUTOR])
         for name in {self.name_for(need) for need in needs}:
             self._executor(name)
 
@@ -70,13 +72,13 @@ class Router:
         if place not in self._names:
             folder = JobFolder(self._store / "work" / f"{need.key}{JOB}")
             about = folder.about() if need.key else None
-            routed = executor_for(self._routes, need.step, need.origin, need.use, need.section)
-            self._names[place] = about.executor if about is not None else routed
+            configured = executor_for(self._routes, need.step, need.origin, need.use, need.section)
+            self._names[place] = about.executor if about is not None else configured
         return self._names[place]
 
     def _executor(self, name: str) -> Executor:
         if name not in self._executors:
-            if name == LOCAL and self._plugins is None:
+            if name == LOCAL_EXECUTOR and self._plugins is None:
                 from finery.execute.local import LocalExecutor
 
                 self._executors[name] = LocalExecutor(self._jobs)
@@ -84,11 +86,11 @@ class Router:
             assert self._plugins is not None
             check_executor(name, f"a job in {self._store / 'work'}", self._plugins.executors)
             cls, options = _class_of(name, self._settings, self._plugins)
-            given = [self._jobs] if options is None else [self._jobs, options]
+            arguments = [self._jobs] if options is None else [self._jobs, options]
             try:
-                self._executors[name] = cls(*given)
+                self._executors[name] = cls(*arguments)
             except UsageError as error:  # a setting is missing, for example
-                routes = (route for route, named in self._routes.items() if named == name)
+                routes = (route for route, executor in self._routes.items() if executor == name)
                 error.where = error.where or next(map(self._origins.get, routes), None)
                 raise
         return self._executors[name]
@@ -111,11 +113,17 @@ class Router:
             busy = {*self._running.values()} or self._executors.keys()
             any_event = False
             for name in busy:
-                rest = max(0.0, deadline - time.monotonic())
-                wait = rest if len(busy) == 1 else 0.0 if any_event else min(SLICE, rest)
+                remaining = max(0.0, deadline - time.monotonic())
+                wait = (
+                    remaining
+                    if len(busy) == 1
+                    else 0.0
+                    if any_event
+                    else min(POLL_SECONDS, remaining)
+                )
                 for task, event in self._executors[name].poll(wait):
                     any_event = True
-                    if event["event"] in CLOSING:
+                    if event["event"] in CLOSING_EVENTS:
                         self._running.pop(task.step, None)
                     yield task, event
             if any_event or time.monotonic() >= deadline or not busy:
@@ -128,28 +136,33 @@ class Router:
 
     def left(self) -> list[str]:
         """The jobs that continue."""
-        return [job for executor in self._detached() for job in executor.left()]
+        return [job for executor in self._detached_executors() for job in executor.left()]
 
     def how_to_cancel(self) -> str:
         """The commands that cancel them."""
-        return "; ".join(e.how_to_cancel() for e in self._detached() if e.left())
+        return "; ".join(e.how_to_cancel() for e in self._detached_executors() if e.left())
 
     def cancel(self) -> None:
         """Cancel them."""
-        for executor in self._detached():
+        for executor in self._detached_executors():
             executor.cancel()
 
-    def _detached(self) -> list[Detached]:
+    def _detached_executors(self) -> list[Detached]:
         return [e for e in self._executors.values() if isinstance(e, Detached)]
 
 
 def executor_for(routes: Mapping[str, str], *names: str) -> str:
     """The executor for a step, by the first of its names (see `Need`) that has a route."""
-    return next((routes[name] for name in (*names, DEFAULT) if name in routes), LOCAL)
+    return next(
+        (routes[name] for name in (*names, DEFAULT_ROUTE) if name in routes), LOCAL_EXECUTOR
+    )
 
 
 def check_executors(
-    settings: Iterable[Setting], plugins: Plugins, recipe: Recipe, others: Iterable[Path] = ()
+    settings: Iterable[Setting],
+    plugins: Plugins,
+    recipe: Recipe,
+    other_recipes: Iterable[Path] = (),
 ) -> None:
     """Check `executors` and the tables of executors, also of those that no step uses.
 
@@ -163,21 +176,24 @@ def check_executors(
     for name in by_name.keys() - NAMES:
         check_executor(name, by_name[name].origin, plugins.executors)
         _class_of(name, by_name, plugins)
-    types = [DEFAULT, *SECTIONS, *plugins.step_types]
+    types = [DEFAULT_ROUTE, *SECTIONS, *plugins.step_types]
     sections = (recipe.data.get(section) for section in SECTIONS)
     steps = [str(step) for section in sections if isinstance(section, dict) for step in section]
-    around = plain_path(recipe.folder).parent
-    beside = (*recipe.folder.glob("*.yaml"), *around.glob("*/recipe.yaml"))
+    parent = plain_path(recipe.folder).parent
+    nearby = (*recipe.folder.glob("*.yaml"), *parent.glob("*/recipe.yaml"))
     for word in routes.value.keys() - {*types, *steps}:
         key = re.compile(rf"^[^#]*\b{re.escape(word.partition('@')[0])}['\"]?\s*:", re.MULTILINE)
-        files = (path for path in (*others, *beside) if path.is_file())
+        files = (path for path in (*other_recipes, *nearby) if path.is_file())
         if any(key.search(path.read_text("utf-8", "replace")) for path in files):
             continue
-        what = f"executors: there is no section, step type or step '{word}'"
+        problem = f"executors: there is no section, step type or step '{word}'"
         if fix := nearest_meant(word, types):
-            raise UsageError(what, where=routes.origin, fix=fix)
-        meant = nearest_meant(word, steps)
-        print(f"warning: {routes.origin}: {what}{(meant and f'; {meant}') or ''}", file=sys.stderr)
+            raise UsageError(problem, where=routes.origin, fix=fix)
+        suggestion = nearest_meant(word, steps)
+        print(
+            f"warning: {routes.origin}: {problem}{(suggestion and f'; {suggestion}') or ''}",
+            file=sys.stderr,
+        )
 
 
 class EarlierJob(NamedTuple):
@@ -199,14 +215,14 @@ class EarlierJob(NamedTuple):
 
     def __str__(self) -> str:
         words = f"step {self.step}: {self.name}" if self.step else self.name
-        return f"{words}, which {self._refused()}" if self.outdated else words
+        return f"{words}, which {self._refusal()}" if self.outdated else words
 
     def fate(self) -> str:
         """What the next build does with it."""
         name = f"{self.name} of an earlier build"
-        return f"{name} {self._refused()}" if self.outdated else f"continues with {name}"
+        return f"{name} {self._refusal()}" if self.outdated else f"continues with {name}"
 
-    def _refused(self) -> str:
+    def _refusal(self) -> str:
         end = f"; to end it: {self.cancel}" if self.cancel and not self.is_over else ""
         return f"doesn't count: {self.outdated}{end}"
 
@@ -242,7 +258,7 @@ def earlier_jobs(
             store.unlock(key)
 
 
-def _no_options(table: Setting) -> UsageError:
+def _options_error(table: Setting) -> UsageError:
     return UsageError(
         f"executor '{table.name}' has no options",
         where=table.origin,
@@ -257,13 +273,15 @@ def _class_of(name: str, settings: Mapping[str, Setting], plugins: Plugins) -> t
     table, accepts = settings.get(name), getattr(cls, "Options", None)
     if accepts is None:
         if table is not None:
-            raise _no_options(table)
+            raise _options_error(table)
         return cls, None
-    shared = {n: settings[n].value for n in NAMES if n in accepts.__struct_fields__}
-    return cls, _options(accepts, name, table, shared)
+    shared_settings = {n: settings[n].value for n in NAMES if n in accepts.__struct_fields__}
+    return cls, _convert_options(accepts, name, table, shared_settings)
 
 
-def _options(accepts: Any, name: str, table: Setting | None, shared: Mapping[str, Any]) -> Any:
+def _convert_options(
+    accepts: Any, name: str, table: Setting | None, shared: Mapping[str, Any]
+) -> Any:
     """An executor's table as its `Options`. shared: settings, unless the table has them."""
     if table is None:
         return accepts(**shared)
@@ -278,5 +296,5 @@ def _options(accepts: Any, name: str, table: Setting | None, shared: Mapping[str
     try:
         return msgspec.convert({**shared, **table.value}, accepts)
     except msgspec.ValidationError as error:
-        what = misfit(error, f"[{name}]")
-        raise UsageError(what, where=table.origin, fix="correct it") from None
+        problem = misfit(error, f"[{name}]")
+        raise UsageError(problem, where=table.origin, fix="correct it") from None

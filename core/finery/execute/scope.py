@@ -18,7 +18,7 @@ from finery.util.installed import (
 )
 from finery.util.paths import plain_path
 
-_ASIDE = re.compile(
+_IGNORED_FOLDERS = re.compile(
     r"/(site-packages|dist-packages|__pycache__|\.git|\.finery|wandb|mlruns|lightning_logs|"
     "unsloth_compiled_cache)/"
 )
@@ -41,7 +41,7 @@ class Scope(NamedTuple):
             return False
         for folder in self.folders:
             if start.startswith(folder):
-                return not _ASIDE.search(start, len(folder) - 1)
+                return not _IGNORED_FOLDERS.search(start, len(folder) - 1)
         if is_installed(path):
             return False
         real = _real_folder(path if os.path.islink(path) else os.path.dirname(path))
@@ -64,14 +64,18 @@ def scope_of(project: str, recipe: str, store: str, code: tuple[str, ...]) -> Sc
     home = os.path.expanduser("~")
     caches = [os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache"]
     caches += filter(None, map(os.environ.get, ("HF_HOME", "TMPDIR")))
-    python = _slash([STANDARD_LIBRARY, _ZIP, *package_folders(is_own=False)])
+    python = _with_slashes([STANDARD_LIBRARY, _ZIP, *package_folders(is_own=False)])
     code += tuple(f"{os.path.abspath(entry)}/" for entry in search_path())
     loose = [path for path in code if not path.startswith(python)]
     folders = {os.path.dirname(p) for p in loose if not is_installed(p)}
-    inside = tuple(path for path in _slash([project, recipe, *folders]) if path != "/")
-    excluded = _slash([sys.prefix, sys.base_prefix, *caches])
-    below = [path for path in excluded if path.startswith(inside) and path not in inside]
-    return Scope(inside, (*_slash([store]), *below, *python))
+    folders_inside = tuple(
+        path for path in _with_slashes([project, recipe, *folders]) if path != "/"
+    )
+    excluded = _with_slashes([sys.prefix, sys.base_prefix, *caches])
+    excluded_inside = [
+        path for path in excluded if path.startswith(folders_inside) and path not in folders_inside
+    ]
+    return Scope(folders_inside, (*_with_slashes([store]), *excluded_inside, *python))
 
 
 @lru_cache(maxsize=2)
@@ -79,16 +83,16 @@ def package_folders(is_own: bool) -> tuple[str, ...]:
     """The folders of finery's packages, or also those of other plugins, whose files are in keys."""
     packages = own_packages().union(() if is_own else plugin_packages())
     specs = filter(None, map(importlib.util.find_spec, sorted(packages)))
-    return _slash(path for spec in specs for path in spec.submodule_search_locations or ())
+    return _with_slashes(path for spec in specs for path in spec.submodule_search_locations or ())
 
 
-def _slash(folders: Iterable[str]) -> tuple[str, ...]:
+def _with_slashes(folders: Iterable[str]) -> tuple[str, ...]:
     return tuple({f"{path.rstrip('/')}/": 0 for f in folders for path in (f, os.path.realpath(f))})
 
 
-def plain(given: Any) -> str:
+def normalise_path(value: Any) -> str:
     """An absolute path without `..`."""
-    path = given if type(given) is str else os.fsdecode(given)
+    path = value if type(value) is str else os.fsdecode(value)
     if path[:1] != "/":
         path = f"{os.getcwd()}/{path}"
     path = str(plain_path(Path(path))) if "/.." in path else os.path.normpath(path)

@@ -22,13 +22,13 @@ from finery.execute.gpus import named_gpus, visible_gpus
 from finery.util.paths import cache_folder
 from finery.util.text import counted
 
-SHARE = "FINERY_SHARE_GPUS"
+SHARE_VARIABLE = "FINERY_SHARE_GPUS"
 """The environment variable that lets steps use the GPUs of other builds, if it isn't empty."""
 GIB = 2**30
 _UNSAFE = re.compile(r"[^A-Za-z0-9-]+")
 
 
-class Taken(NamedTuple):
+class GpuLease(NamedTuple):
     """The GPUs of a step.
 
     locks: id → open file that its process must inherit, and that is then closed here. warning: why
@@ -44,14 +44,14 @@ class Taken(NamedTuple):
         for lock in self.locks.values():
             os.close(lock)
 
-    def uses(self, task: Task) -> "dict[str, Use]":
+    def uses(self, task: Task) -> "dict[str, GpuUse]":
         """Id → how the step uses it. Files that other steps may need are opened once more."""
         memory = task.resources.gpu_memory
         locks = {gpu: os.dup(lock) for gpu, lock in self.locks.items() if memory}
-        return {gpu.id: Use(task.step, memory, locks.get(gpu.id)) for gpu in self.gpus}
+        return {gpu.id: GpuUse(task.step, memory, locks.get(gpu.id)) for gpu in self.gpus}
 
 
-class Use(NamedTuple):
+class GpuUse(NamedTuple):
     """A step of this build that uses a GPU.
 
     memory: bytes that it states; 0: it has the GPU for itself. lock: the open file of the GPU, if
@@ -63,14 +63,16 @@ class Use(NamedTuple):
     lock: int | None = None
 
 
-class Busy(NamedTuple):
+class GpuWait(NamedTuple):
     """Why a step must wait, and the ids of the GPUs that it waits for."""
 
     reason: str
     wanted: set[str]
 
 
-def take(task: Task, used: Mapping[str, Sequence[Use]], wanted: Mapping[str, str]) -> Taken | Busy:
+def lease_gpus(
+    task: Task, uses_by_gpu: Mapping[str, Sequence[GpuUse]], waited_for: Mapping[str, str]
+) -> GpuLease | GpuWait:
     """Take as many GPUs for a step as it needs, or as there are, those with most free memory first.
 
     used: id → steps, of the GPUs that this build uses. wanted: id → step, of those that earlier
@@ -80,31 +82,33 @@ def take(task: Task, used: Mapping[str, Sequence[Use]], wanted: Mapping[str, str
     """
     gpus = named_gpus(task.gpu_names) if task.gpu_names else visible_gpus()
     count = min(task.gpus, len(gpus))
-    taken, others = Taken([], {}), list[Gpu]()
-    for gpu in sorted(gpus, key=lambda gpu: (gpu.id in used, -(gpu.free // GIB))):
-        if len(taken.gpus) == count:
+    lease, foreign = GpuLease([], {}), list[Gpu]()
+    for gpu in sorted(gpus, key=lambda gpu: (gpu.id in uses_by_gpu, -(gpu.free // GIB))):
+        if len(lease.gpus) == count:
             break
-        uses = used.get(gpu.id, ())
-        if gpu.id in wanted or not has_space(gpu, uses, task.resources.gpu_memory):
+        uses = uses_by_gpu.get(gpu.id, ())
+        if gpu.id in waited_for or not has_gpu_space(gpu, uses, task.resources.gpu_memory):
             continue
         try:
             if uses and (lock := uses[0].lock) is not None:
-                taken.locks[gpu.id] = os.dup(lock)
-            elif not uses and not os.environ.get(SHARE):
-                taken.locks[gpu.id] = _lock(gpu, task)
+                lease.locks[gpu.id] = os.dup(lock)
+            elif not uses and not os.environ.get(SHARE_VARIABLE):
+                lease.locks[gpu.id] = _lock(gpu, task)
         except BlockingIOError:
-            others.append(gpu)
+            foreign.append(gpu)
             continue
         except OSError as error:
-            taken = taken._replace(warning=f"other builds can't see that it is used: {error}")
-        taken.gpus.append(gpu)
-    if len(taken.gpus) == count:
-        return taken
-    taken.close()
-    return Busy(_reason(gpus, count, used, wanted, others), {gpu.id for gpu in gpus})
+            lease = lease._replace(warning=f"other builds can't see that it is used: {error}")
+        lease.gpus.append(gpu)
+    if len(lease.gpus) == count:
+        return lease
+    lease.close()
+    return GpuWait(
+        _waiting_reason(gpus, count, uses_by_gpu, waited_for, foreign), {gpu.id for gpu in gpus}
+    )
 
 
-def has_space(gpu: Gpu, uses: Sequence[Use], memory: int) -> bool:
+def has_gpu_space(gpu: Gpu, uses: Sequence[GpuUse], memory: int) -> bool:
     """Whether another step can use a GPU beside these. memory: bytes that it states, or 0.
 
     Memory that the steps of this build don't account for is that of other programs.
@@ -119,7 +123,7 @@ def has_space(gpu: Gpu, uses: Sequence[Use], memory: int) -> bool:
 
 def _lock(gpu: Gpu, task: Task) -> int:
     """Lock a GPU's file. Raises `BlockingIOError` while another step holds it."""
-    path = _file(gpu)
+    path = _lock_file(gpu)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -133,7 +137,7 @@ def _lock(gpu: Gpu, task: Task) -> int:
     return lock
 
 
-def _file(gpu: Gpu) -> Path:
+def _lock_file(gpu: Gpu) -> Path:
     folder = cache_folder()
     if folder is None:
         raise FileNotFoundError("the user has no home folder")
@@ -142,32 +146,32 @@ def _file(gpu: Gpu) -> Path:
     return folder / "gpus" / f"{_UNSAFE.sub('-', name)}.lock"
 
 
-def _reason(
+def _waiting_reason(
     gpus: Sequence[Gpu],
     count: int,
-    used: Mapping[str, Sequence[Use]],
-    wanted: Mapping[str, str],
-    others: Sequence[Gpu],
+    uses_by_gpu: Mapping[str, Sequence[GpuUse]],
+    waited_for: Mapping[str, str],
+    foreign: Sequence[Gpu],
 ) -> str:
     """What a step waits for, and what uses it. others: the GPUs that other builds use."""
     reasons = [
-        f"{g.label} is used by step '{use.step}'" for g in gpus for use in used.get(g.id, ())
+        f"{g.label} is used by step '{use.step}'" for g in gpus for use in uses_by_gpu.get(g.id, ())
     ]
     reasons += [
-        f"step '{wanted[g.id]}' waits for {g.label}, too"
+        f"step '{waited_for[g.id]}' waits for {g.label}, too"
         for g in gpus
-        if g.id in wanted and g.id not in used
+        if g.id in waited_for and g.id not in uses_by_gpu
     ]
-    reasons += [f"{g.label} is used by {_user(g)}" for g in others]
-    reasons += [f"{SHARE}=1 shares GPUs with other builds"] if others else []
-    what = "a GPU" if count == 1 else counted(count, "GPU")
-    return f"waiting for {what}: {'; '.join(reasons)}"
+    reasons += [f"{g.label} is used by {_foreign_user(g)}" for g in foreign]
+    reasons += [f"{SHARE_VARIABLE}=1 shares GPUs with other builds"] if foreign else []
+    needed = "a GPU" if count == 1 else counted(count, "GPU")
+    return f"waiting for {needed}: {'; '.join(reasons)}"
 
 
-def _user(gpu: Gpu) -> str:
+def _foreign_user(gpu: Gpu) -> str:
     """The step of another build that uses a GPU."""
     try:
-        about: dict[str, Any] = json.loads(_file(gpu).read_bytes())
+        about: dict[str, Any] = json.loads(_lock_file(gpu).read_bytes())
         return f"step '{about['step']}' of {about['recipe']} (process {about['pid']})"
     except (OSError, ValueError, KeyError, TypeError):  # it is being written
         return "another build"

@@ -1,6 +1,7 @@
 """Makes the environments of steps with uv, or with pip and venv where uv isn't installed.
 
-A build resolves an environment once (`resolve`), in the main process; recipe.lock keeps the result.
+A build resolves an environment once (`resolve_environment`), in the main process; recipe.lock keeps
+the result.
 Where a step runs, `ensure` makes the environment before the first step that needs it, in the
 folder `environments` of the store. It also installs finery and its plugins as they are where it is
 called, so that the step's code is the same.
@@ -28,25 +29,25 @@ import msgspec
 from blake3 import blake3
 
 from finery.errors import FineryError, StepError, disk_full
-from finery.execute.wheels import as_requirement, own_digest, own_distributions
+from finery.execute.wheels import make_requirement, own_digest, own_distributions
 from finery.recipe.environments import Environment, pinned_environments
 from finery.recipe.lock import Lock
 from finery.util.installed import normalised, version_of
 from finery.util.text import counted, shortened
 
-FOLDER = "environments"
-COMPLETE = "finery.json"
+ENVIRONMENTS_FOLDER = "environments"
+COMPLETE_MARK = "finery.json"
 """The file in an environment that is written last."""
 KEPT_LINES = 200
 """Lines of uv's or pip's output in which its error is searched."""
-LONGEST = 300
+MAX_REASON = 300
 """Characters of that error in finery's."""
-_NETWORK = (
+_NETWORK_MESSAGES = (
     "error sending request", "failed to fetch", "dns error", "newconnectionerror",
     "temporary failure in name resolution", "connection refused", "no network",
 )  # fmt: skip
-_FULL = ("no space left on device", "disk quota exceeded")
-_CHECK = (
+_DISK_FULL_MESSAGES = ("no space left on device", "disk quota exceeded")
+_CHECK_SCRIPT = (
     "import finery.execute.worker\n"
     "from finery.util.installed import version_of\n"
     "print('finery', version_of('finery'))"
@@ -58,7 +59,9 @@ Report = Callable[[Any], None]
 # -- resolving -----------------------------------------------------------------------------------
 
 
-def resolve(name: str, packages: Sequence[str], python: str | None, wheels: str) -> Environment:
+def resolve_environment(
+    name: str, packages: Sequence[str], python: str | None, wheels: str
+) -> Environment:
     """An environment with the versions of all packages that `packages` need.
 
     python: default: this one's version. wheels: see `Environment`. uv's versions hold on all
@@ -67,35 +70,37 @@ def resolve(name: str, packages: Sequence[str], python: str | None, wheels: str)
     python = python or _this_python()
     uv = _uv()
     with tempfile.TemporaryDirectory(prefix="finery-") as folder:
-        own = [as_requirement(each, Path(folder)) for each in own_distributions()]
-        wanted, locked = Path(folder, "wanted.txt"), Path(folder, "locked")
-        wanted.write_text("\n".join([*packages, *own]), encoding="utf-8")
+        own_wheels = [
+            make_requirement(distribution, Path(folder)) for distribution in own_distributions()
+        ]
+        request, locked = Path(folder, "wanted.txt"), Path(folder, "locked")
+        request.write_text("\n".join([*packages, *own_wheels]), encoding="utf-8")
         try:
             if uv:
                 _call([
                     uv, "pip", "compile", "--universal", "--python", sys.executable,
                     "--python-version", python, "--no-header", "--no-annotate", "--quiet",
-                    *_index(wheels), "--output-file", str(locked), str(wanted),
+                    *_index_options(wheels), "--output-file", str(locked), str(request),
                 ])  # fmt: skip
                 lines = locked.read_text(encoding="utf-8").splitlines()
             else:
                 _call([
                     *_pip(_interpreter(python, name)), "install", "--dry-run", "--quiet",
-                    "--ignore-installed", "--report", str(locked), *_index(wheels), "-r",
-                    str(wanted),
+                    "--ignore-installed", "--report", str(locked), *_index_options(wheels), "-r",
+                    str(request),
                 ])  # fmt: skip
-                lines = [*_of_report(json.loads(locked.read_text(encoding="utf-8")))]
+                lines = [*_report_requirements(json.loads(locked.read_text(encoding="utf-8")))]
         except CallError as error:
             raise error.explained(f"environment '{name}' can't be resolved", wheels) from None
-    own_names = {each.name for each in own_distributions()}
-    named = {line: re.match(r"[\w.-]+", line) for line in map(str.strip, lines)}  # not comments
+    own_names = {distribution.name for distribution in own_distributions()}
+    names = {line: re.match(r"[\w.-]+", line) for line in map(str.strip, lines)}  # not comments
     requirements = [
-        line for line, found in named.items() if found and normalised(found[0]) not in own_names
+        line for line, match in names.items() if match and normalised(match[0]) not in own_names
     ]
     return Environment(name, python, tuple(requirements), wheels)
 
 
-def _of_report(report: dict[str, Any]) -> Iterator[str]:
+def _report_requirements(report: dict[str, Any]) -> Iterator[str]:
     """A requirement for each package that pip would install."""
     for item in sorted(report["install"], key=lambda item: normalised(item["metadata"]["name"])):
         name, url = normalised(item["metadata"]["name"]), item["download_info"]["url"]
@@ -105,32 +110,32 @@ def _of_report(report: dict[str, Any]) -> Iterator[str]:
 # -- making --------------------------------------------------------------------------------------
 
 
-def folder_of(environment: Environment, root: Path) -> Path:
+def environment_folder(environment: Environment, root: Path) -> Path:
     """The folder of an environment in the store `root`, for finery as it is installed here."""
     name = blake3(f"{environment.digest} {own_digest()}".encode()).hexdigest(16)
-    return root / FOLDER / name
+    return root / ENVIRONMENTS_FOLDER / name
 
 
-def is_made(environment: Environment, root: Path) -> bool:
+def is_environment_complete(environment: Environment, root: Path) -> bool:
     """Whether an environment is complete."""
-    return _is_complete(folder_of(environment, root))
+    return _is_complete(environment_folder(environment, root))
 
 
 def is_running_in(environment: Environment) -> bool:
     """Whether this process runs in an environment that `ensure` made."""
-    return bool(_marked(Path(sys.prefix)).get("digest") == environment.digest)
+    return bool(_read_mark(Path(sys.prefix)).get("digest") == environment.digest)
 
 
 def _is_complete(folder: Path) -> bool:
     """Whether an environment is complete, was made in this folder, and still has its Python."""
-    is_here = _marked(folder).get("folder") == os.path.realpath(folder)
+    is_here = _read_mark(folder).get("folder") == os.path.realpath(folder)
     return is_here and (folder / "bin" / "python").exists()
 
 
-def _marked(folder: Path) -> dict[str, Any]:
+def _read_mark(folder: Path) -> dict[str, Any]:
     """What marks an environment as complete; empty if it isn't."""
     try:
-        return dict(json.loads((folder / COMPLETE).read_text(encoding="utf-8")))
+        return dict(json.loads((folder / COMPLETE_MARK).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 
@@ -141,7 +146,7 @@ def ensure(environment: Environment, root: Path, report: Report = lambda event: 
     This process, also as another program after `exec`, holds the environment's lock until it ends.
     Raises `StepError`: no network, a full disk, packages that don't fit this finery.
     """
-    folder = folder_of(environment, root)
+    folder = environment_folder(environment, root)
 
     def hold(kind: int) -> None:
         if not _lock(lock, kind | fcntl.LOCK_NB):
@@ -157,7 +162,7 @@ def ensure(environment: Environment, root: Path, report: Report = lambda event: 
         while not _is_complete(folder):
             hold(fcntl.LOCK_EX)
             if not _is_complete(folder):
-                _make(environment, folder, report)
+                _make_environment(environment, folder, report)
             hold(fcntl.LOCK_SH)
     except OSError as error:
         raise disk_full(error) or StepError(
@@ -177,7 +182,7 @@ def _lock(file: int, kind: int) -> bool:
     return True
 
 
-def _make(environment: Environment, folder: Path, report: Report) -> None:
+def _make_environment(environment: Environment, folder: Path, report: Report) -> None:
     """Make a folder with an environment in it, or leave none."""
     name, python = environment.name, folder / "bin" / "python"
     count = counted(len(environment.requirements), "package")
@@ -186,10 +191,21 @@ def _make(environment: Environment, folder: Path, report: Report) -> None:
     interpreter, uv = _interpreter(environment.python, name), _uv()
     try:
         with tempfile.TemporaryDirectory(prefix="finery-") as temporary:
-            own = [as_requirement(each, Path(temporary)) for each in own_distributions()]
-            listed = Path(temporary, "requirements.txt")
-            listed.write_text("\n".join([*environment.requirements, *own]), encoding="utf-8")
-            install = ["install", "--no-deps", *_index(environment.wheels), "-r", str(listed)]
+            own_wheels = [
+                make_requirement(distribution, Path(temporary))
+                for distribution in own_distributions()
+            ]
+            requirements_file = Path(temporary, "requirements.txt")
+            requirements_file.write_text(
+                "\n".join([*environment.requirements, *own_wheels]), encoding="utf-8"
+            )
+            install = [
+                "install",
+                "--no-deps",
+                *_index_options(environment.wheels),
+                "-r",
+                str(requirements_file),
+            ]
             if uv:
                 _call([uv, "venv", "--no-project", "--python", interpreter, str(folder)])
                 on = ["--python", str(python)]
@@ -204,7 +220,7 @@ def _make(environment: Environment, folder: Path, report: Report) -> None:
         except CallError as error:
             # Only what is installed as it is here can differ from what was resolved. Many packages
             # declare what they don't need, and uv and pip resolve differently from their checks.
-            names = {each.name for each in own_distributions()}
+            names = {distribution.name for distribution in own_distributions()}
             requiring = [(re.match(r"(?:The package `)?([\w.-]+)", x), x) for x in error.lines]
             unfit = [line for match, line in requiring if match and normalised(match[1]) in names]
             if unfit:
@@ -213,7 +229,7 @@ def _make(environment: Environment, folder: Path, report: Report) -> None:
                     details=unfit[-5:],
                     fix="resolve it again: finery build --update-lock",
                 ) from None
-        printed = _call([str(python), "-c", _CHECK])[-1:]
+        printed = _call([str(python), "-c", _CHECK_SCRIPT])[-1:]
         if printed != [expected := f"finery {version_of('finery')}"]:
             raise StepError(f"environment '{name}' has {printed} instead of {expected}")
     except CallError as error:
@@ -223,16 +239,16 @@ def _make(environment: Environment, folder: Path, report: Report) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     facts = {"name": name, "digest": environment.digest, "folder": os.path.realpath(folder)}
-    staged = folder / f".{COMPLETE}"
+    staged = folder / f".{COMPLETE_MARK}"
     staged.write_text(json.dumps(facts), encoding="utf-8")
-    staged.replace(folder / COMPLETE)
+    staged.replace(folder / COMPLETE_MARK)
 
 
 def variables_in(python: Path, variables: Mapping[str, str]) -> dict[str, str]:
     """The environment variables of a process with this Python, as an activated environment has."""
     path = os.pathsep.join([str(python.parent), *filter(None, [variables.get("PATH")])])
-    kept = {name: value for name, value in variables.items() if name != "PYTHONHOME"}
-    return kept | {"VIRTUAL_ENV": str(python.parent.parent), "PATH": path}
+    inherited = {name: value for name, value in variables.items() if name != "PYTHONHOME"}
+    return inherited | {"VIRTUAL_ENV": str(python.parent.parent), "PATH": path}
 
 
 def main() -> None:
@@ -268,13 +284,17 @@ def main() -> None:
 def environments_in_use(recipes: Iterable[Path], root: Path) -> set[Path]:
     """The folders of environments that the lock files of these recipes name."""
     locks = (Lock(recipe) for recipe in recipes)
-    return {folder_of(each, root) for lock in locks for each in pinned_environments(lock)}
+    return {
+        environment_folder(environment, root)
+        for lock in locks
+        for environment in pinned_environments(lock)
+    }
 
 
 def unused_environments(recipes: Iterable[Path], root: Path) -> list[Path]:
     """The folders of other environments in the store, complete or not."""
-    there = (path for path in (root / FOLDER).glob("*") if path.is_dir())
-    return sorted({*there} - environments_in_use(recipes, root))
+    folders = (path for path in (root / ENVIRONMENTS_FOLDER).glob("*") if path.is_dir())
+    return sorted({*folders} - environments_in_use(recipes, root))
 
 
 def remove_environment(folder: Path) -> bool:
@@ -283,7 +303,7 @@ def remove_environment(folder: Path) -> bool:
     try:
         if not _lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
             return False
-        (folder / COMPLETE).unlink(missing_ok=True)  # first, in case the rest is interrupted
+        (folder / COMPLETE_MARK).unlink(missing_ok=True)  # first, in case the rest is interrupted
         shutil.rmtree(folder, ignore_errors=True)
         return True
     finally:
@@ -300,23 +320,23 @@ class CallError(Exception):
         super().__init__("\n".join(lines))
         self.lines = lines
 
-    def explained(self, what: str, wheels: str) -> StepError:
+    def explained(self, problem: str, wheels: str) -> StepError:
         """The error for users, with the part of the output that has the reason."""
         text = "\n".join(self.lines).lower()
-        if any(words in text for words in _FULL):
-            return StepError(f"{what}: the disk is full", fix="free some disk space")
+        if any(words in text for words in _DISK_FULL_MESSAGES):
+            return StepError(f"{problem}: the disk is full", fix="free some disk space")
         starts = (i for i, line in enumerate(self.lines) if line.startswith(("cause:", "ERROR:")))
         reasons = self.lines[next(starts, -3) :]
         reason = re.sub(r"\b(cause|ERROR): |, we can conclude that .*", "", " ".join(reasons))
-        reason = shortened(reason, LONGEST)
+        reason = shortened(reason, MAX_REASON)
         fix = "correct its packages"
         if wheels:
             fix = f"put a wheel of the missing package into {wheels}, or correct `packages`"
-        if any(words in text for words in _NETWORK):
+        if any(words in text for words in _NETWORK_MESSAGES):
             fix = (
                 "connect to a network, or let `wheels` of finery.toml name a folder with the wheels"
             )
-        return StepError(f"{what}: {reason}", fix=fix)
+        return StepError(f"{problem}: {reason}", fix=fix)
 
 
 def _call(command: Sequence[str], report: Report | None = None) -> list[str]:
@@ -357,7 +377,7 @@ def _pip(python: str) -> list[str]:
     return [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
 
 
-def _index(wheels: str) -> list[str]:
+def _index_options(wheels: str) -> list[str]:
     return ["--no-index", "--find-links", wheels] if wheels else []
 
 
@@ -371,13 +391,13 @@ def _interpreter(python: str, name: str) -> str:
         return sys.executable
     if _uv():
         return python
-    found = shutil.which(f"python{python}")
-    if found is None:
+    path = shutil.which(f"python{python}")
+    if path is None:
         raise StepError(
             f"environment '{name}' can't be made: Python {python} was not found",
             fix="install it, or install uv, which downloads it: pip install 'finery[environments]'",
         )
-    return found
+    return path
 
 
 if __name__ == "__main__":

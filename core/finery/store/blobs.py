@@ -10,7 +10,7 @@ from pathlib import Path
 from finery.artifact.kinds import Artifact, Bundle
 from finery.artifact.manifest import MANIFEST, Manifest, manifest
 from finery.errors import StepError
-from finery.store.repairs import make_folder, make_way
+from finery.store.repairs import clear_path, make_folder
 from finery.store.uses import gate
 from finery.util.files import copy_file, fsync, hash_file
 
@@ -31,7 +31,9 @@ def ingest(artifact: Artifact, out: Path, objects: Path) -> Manifest:
             f"the step wrote its output to {artifact.path}, not to job.out",
             fix="write it to job.out, or return an input unchanged",
         )
-    names = [(path.relative_to(artifact.path).as_posix(), path) for path in _left(artifact.path)]
+    names = [
+        (path.relative_to(artifact.path).as_posix(), path) for path in _output_files(artifact.path)
+    ]
     if any(name == MANIFEST for name, _ in names):
         raise StepError(
             f"the step wrote a file named {MANIFEST}, a name that finery uses itself",
@@ -39,7 +41,7 @@ def ingest(artifact: Artifact, out: Path, objects: Path) -> Manifest:
         )
     is_bundle = isinstance(artifact, Bundle)  # models and rows are the same with any mode
     executable = [name for name, path in names if is_bundle and path.stat().st_mode & 0o100]
-    files = {name: _keep(path, objects, name in executable) for name, path in names}
+    files = {name: _store_file(path, objects, name in executable) for name, path in names}
     refs = {role: _manifest_of(ref) for role, ref in artifact.refs.items()}
     stats = {name: (path.absolute(), path.stat()) for name, path in artifact.external.items()}
     external = {n: (str(path), stat.st_size, stat.st_mtime_ns) for n, (path, stat) in stats.items()}
@@ -57,7 +59,7 @@ def _manifest_of(ref: Artifact) -> Manifest:
     return ref.manifest
 
 
-def _left(folder: Path) -> list[Path]:
+def _output_files(folder: Path) -> list[Path]:
     """The files of a step's output, sorted. Links are replaced by copies of their targets."""
     paths = []
     inside = os.walk(folder)  # `rglob` compiles its pattern in each process
@@ -74,31 +76,31 @@ def _left(folder: Path) -> list[Path]:
     return paths
 
 
-def _keep(path: Path, objects: Path, is_executable: bool) -> tuple[str, int]:
+def _store_file(path: Path, objects: Path, is_executable: bool) -> tuple[str, int]:
     """Move a file into `objects/`; its digest and size.
 
     First it gets a name that nobody knows. From then on, only who has it open can write to it.
     """
-    kept = path.with_name(f".{os.urandom(8).hex()}")
-    path.rename(kept)
-    if may_be_written(kept):
-        with gate(objects.parent) as passed:
-            os.utime(passed)  # it may be another name of an input, see `links.unchanged`
-        shared, kept = kept, kept.with_suffix(".copy")
-        _copy(shared, kept, path.name)
+    private = path.with_name(f".{os.urandom(8).hex()}")
+    path.rename(private)
+    if may_have_writer(private):
+        with gate(objects.parent) as gate_file:
+            os.utime(gate_file)  # it may be another name of an input, see `links.guard_inputs`
+        shared, private = private, private.with_suffix(".copy")
+        _copy(shared, private, path.name)
         shared.unlink()
-    kept.chmod(0o444)
-    digest, size = hash_file(kept), kept.stat().st_size
+    private.chmod(0o444)
+    digest, size = hash_file(private), private.stat().st_size
     if size >= FLUSHED_BYTES:
-        fsync(kept)
+        fsync(private)
     # Another artifact may have the same content as an executable file.
     if is_executable or os.access(blob_path(objects, digest), os.X_OK):
-        kept.chmod(0o555)
-    put_blob(kept, objects, digest)
+        private.chmod(0o555)
+    put_blob(private, objects, digest)
     return digest, size
 
 
-def may_be_written(path: Path) -> bool:
+def may_have_writer(path: Path) -> bool:
     """Whether something may have a file open for writing or mapped, or knows another name of it.
 
     The kernel gives no read lease for such a file: that of a thread, a child process, or a mapping
@@ -119,7 +121,7 @@ def may_be_written(path: Path) -> bool:
 
 def _copy(source: Path, target: Path, name: str) -> None:
     """Copy a file of a step's output. Raises `StepError` if something writes to it meanwhile."""
-    is_written = may_be_written(source)
+    is_written = may_have_writer(source)
     copy_file(source, target)
     if is_written and hash_file(source) != hash_file(target):
         raise StepError(
@@ -136,7 +138,7 @@ def put_blob(path: Path, objects: Path, digest: str) -> None:
             path.rename(target)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             make_folder(target.parent)
-            make_way(target)
+            clear_path(target)
             path.rename(target)
 
 
@@ -149,7 +151,7 @@ def changed_input(ref: str, name: str) -> StepError:
     )
 
 
-def as_it_was(path: str, size: int, mtime: int) -> bool:
+def is_unchanged(path: str, size: int, mtime: int) -> bool:
     """Whether a file outside the store is unchanged since a step used it."""
     try:
         now = os.stat(path)

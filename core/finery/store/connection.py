@@ -21,7 +21,7 @@ VERSION = 4
 """Version of all tables except `records`, which never changes. Bump it when a table changes."""
 IMPLAUSIBLE = 1000
 """A version from which on the file is damaged."""
-_REBUILT = (
+_REBUILT_TABLES = (
     "results", "parts", "latest", "blobs", "files", "remembered", "facts",
     "code", "stamps", "checked", "remote",
 )  # fmt: skip
@@ -50,15 +50,15 @@ SECONDS = 5
 """How long to wait for a lock before reporting it."""
 PATIENT_SECONDS = 60
 """How long to wait when giving up would lose work, such as a paid answer."""
-_LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+_LOCK_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 """Primary result codes of a damaged file."""
-_OTHER_SCHEMA = (
+_SCHEMA_ERRORS = (
     "no such table", "no such column", "has no column", "columns but", "malformed",
     "unsupported file format",
 )  # fmt: skip
 """Parts of error messages that mean that the schema isn't finery's, or that its format is wrong."""
-_DAMAGED_READS = frozenset({
+_DAMAGED_READ_CODES = frozenset({
     sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA,
 })  # fmt: skip
 
@@ -83,11 +83,11 @@ class Database:
         self.opened = 0
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
-        self._tried(lambda db: None)
+        self._run(lambda db: None)
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query. Raises `UsageError` if another process locks the database."""
-        return self._tried(lambda db: db.execute(query, values).fetchall())
+        return self._run(lambda db: db.execute(query, values).fetchall())
 
     def write(self, *statements: Statement, patient: bool = False, is_cache: bool = False) -> None:
         """Execute statements in one transaction. Raises `StepError` if that fails.
@@ -101,7 +101,7 @@ class Database:
             raise StepError(
                 f"can't write to {self.path}", fix="check the permissions of the folder"
             )
-        kept = [(sql, list(rows)) for sql, rows in statements]
+        batches = [(sql, list(rows)) for sql, rows in statements]
 
         def transact(db: sqlite3.Connection) -> None:
             seconds = max(PATIENT_SECONDS if patient else 0, self._seconds)
@@ -110,14 +110,14 @@ class Database:
                 db.execute("BEGIN IMMEDIATE")
                 if self._is_replaced():  # while this process waited
                     raise sqlite3.DatabaseError("it is not the store's any more")
-                for sql, rows in kept:
+                for sql, rows in batches:
                     db.executemany(sql, rows)
                 db.execute("COMMIT")
             finally:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
 
-        self._tried(transact, writing=True)
+        self._run(transact, writing=True)
 
     def close(self) -> None:
         """Close the connection. The next operation opens a new one."""
@@ -131,7 +131,7 @@ class Database:
 
     # -- damage and locks ------------------------------------------------------------------------
 
-    def _tried(self, action: Callable[[sqlite3.Connection], T], *, writing: bool = False) -> T:
+    def _run(self, action: Callable[[sqlite3.Connection], T], *, writing: bool = False) -> T:
         """Run an operation, and run it again after replacing a damaged database."""
         if self._is_replaced():
             self.close()
@@ -148,13 +148,13 @@ class Database:
                     else sqlite3.DatabaseError(str(raised))
                 )  # fmt: skip
                 if attempt == 2 or not _is_damage(error):
-                    raise self._explained(error, writing) from error
+                    raise self._user_error(error, writing) from error
                 self._mend(shortened(in_line(str(error)), 80))  # it may quote damaged bytes
         raise AssertionError
 
     def _is_replaced(self) -> bool:
         """Whether another process has replaced the database, which was damaged."""
-        return not self.read_only and self._db is not None and self._file != _identity(self.path)
+        return not self.read_only and self._db is not None and self._file != _file_id(self.path)
 
     def _open(self) -> None:
         self.opened += 1
@@ -162,14 +162,14 @@ class Database:
             self._db = _open_for_reading(self.path)
         else:
             with file_locked(self.path.with_name("mending"), alone=False, is_needed=False):
-                self._file = _identity(self.path)
+                self._file = _file_id(self.path)
                 if _is_half_replaced(self.path):
                     raise sqlite3.DatabaseError("a process ended while it replaced it")
                 if _is_emptied(self.path):
                     raise sqlite3.DatabaseError("the file is empty")
                 self._db = connect(self.path, self._seconds)
-                self._file = self._file or _identity(self.path)
-        if _is_cut(self._db, self.path):
+                self._file = self._file or _file_id(self.path)
+        if _is_truncated(self._db, self.path):
             raise sqlite3.DatabaseError("its end is missing")
 
     def _mend(self, why: str) -> None:
@@ -183,19 +183,19 @@ class Database:
         try:
             with file_locked(self.path.with_name("mending")):
                 # Otherwise another process has replaced it.
-                if self._file == _identity(self.path) or _is_half_replaced(self.path):
+                if self._file == _file_id(self.path) or _is_half_replaced(self.path):
                     _replace(self.path, why)
         except (OSError, sqlite3.Error) as error:
-            if isinstance(error, sqlite3.Error) and _code(error) in _LOCKED:
-                raise self._explained(error, writing=False) from error
+            if isinstance(error, sqlite3.Error) and _result_code(error) in _LOCK_CODES:
+                raise self._user_error(error, writing=False) from error
             raise UsageError(
                 f"the database {self.path} is damaged ({why}) and can't be replaced: {error}",
                 fix="free some disk space, or check the permissions of the folder",
             ) from error
 
-    def _explained(self, error: sqlite3.Error, writing: bool) -> FineryError:
+    def _user_error(self, error: sqlite3.Error, writing: bool) -> FineryError:
         kind = StepError if writing else UsageError
-        if _code(error) in _LOCKED:
+        if _result_code(error) in _LOCK_CODES:
             return kind(
                 f"the database {self.path} is locked by {holder_of(*_files_of(self.path))}",
                 fix="end that process or wait for it, then try again: no data is lost",
@@ -254,7 +254,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             db.execute("PRAGMA journal_mode=WAL")
             break
         except sqlite3.OperationalError as error:  # SQLite doesn't wait for others that do this
-            if _code(error) not in _LOCKED or time.monotonic() > deadline:
+            if _result_code(error) not in _LOCK_CODES or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
     newest = "SELECT 1 FROM sqlite_master WHERE name = 'remote'"  # added without a new version
@@ -264,19 +264,21 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             # Tables of another version are dropped, except the records, which cost money. It is
             # read again, since another process may have done that and recorded results.
             is_other = _version(db, path) not in (0, VERSION)
-            drop = "".join(f"DROP TABLE IF EXISTS {t};" for t in _REBUILT) if is_other else ""
+            drop = (
+                "".join(f"DROP TABLE IF EXISTS {t};" for t in _REBUILT_TABLES) if is_other else ""
+            )
             for statement in f"{drop} {_SCHEMA} PRAGMA user_version={VERSION}".split(";"):
                 db.execute(statement)
 
 
-def _staged(path: Path) -> Path:
+def _staging_path(path: Path) -> Path:
     """The file in which a new database is prepared in place of a damaged one."""
     return path.with_name(f"{path.name}.new")
 
 
 def _is_half_replaced(path: Path) -> bool:
     """Whether a process was killed after it had renamed the database."""
-    return not path.exists() and _staged(path).exists()
+    return not path.exists() and _staging_path(path).exists()
 
 
 def _replace(path: Path, why: str) -> None:
@@ -285,28 +287,28 @@ def _replace(path: Path, why: str) -> None:
     The new one is complete before the old one is renamed. If the process is killed in between, the
     next one that opens the database continues here.
     """
-    from finery.store.repairs import free_name, salvage, say
+    from finery.store.repairs import free_name, salvage, warn
 
-    staged, is_there = _staged(path), path.exists()
+    staged, is_there = _staging_path(path), path.exists()
     for leftover in _files_of(staged) if is_there else ():
         leftover.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path if is_there else ":memory:", timeout=SECONDS)) as locked:
+    with closing(sqlite3.connect(path if is_there else ":memory:", timeout=SECONDS)) as locked_db:
         try:  # what others write now would be lost
-            locked.execute("BEGIN IMMEDIATE")
+            locked_db.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            if _code(error) in _LOCKED:
+            if _result_code(error) in _LOCK_CODES:
                 raise
-        with closing(connect(staged)) as new:
-            saved = salvage(path, new)
-            new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with closing(connect(staged)) as new_db:
+            saved = salvage(path, new_db)
+            new_db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         # As the process that was killed has named it.
-        renamed = [] if is_there else path.parent.glob(f"{path.name}.damaged-*[0-9]")
-        aside = max(renamed, key=lambda file: file.stat().st_ctime, default=free_name(path))
-        for old in _files_of(path):  # the log, too: it must not stay beside the new file
+        earlier = [] if is_there else path.parent.glob(f"{path.name}.damaged-*[0-9]")
+        aside = max(earlier, key=lambda file: file.stat().st_ctime, default=free_name(path))
+        for old_file in _files_of(path):  # the log, too: it must not stay beside the new file
             with suppress(FileNotFoundError):  # another process that closes it removes the log
-                old.rename(aside.with_name(aside.name + old.name.removeprefix(path.name)))
+                old_file.rename(aside.with_name(aside.name + old_file.name.removeprefix(path.name)))
         staged.replace(path)
-    say(
+    warn(
         f"the database {path} was damaged ({why}) and replaced: {saved['records']:,} model answers "
         f"and {saved['results']:,} finished steps were recovered; other steps rerun; the damaged "
         f"file is {aside}"
@@ -334,13 +336,13 @@ def _open_for_reading(path: Path) -> sqlite3.Connection:
         db.execute("SELECT 1 FROM results LIMIT 1")
     except sqlite3.OperationalError as error:
         db.close()
-        if _is_damage(error) or _code(error) in _LOCKED:
+        if _is_damage(error) or _result_code(error) in _LOCK_CODES:
             raise
-        return _in_memory(path, wal)
+        return _copy_to_memory(path, wal)
     return db
 
 
-def _in_memory(path: Path, wal: Path) -> sqlite3.Connection:
+def _copy_to_memory(path: Path, wal: Path) -> sqlite3.Connection:
     """A copy in memory of a database and its log."""
     import shutil
     import tempfile
@@ -368,7 +370,7 @@ def _is_emptied(path: Path) -> bool:
         return False
 
 
-def _is_cut(db: sqlite3.Connection, path: Path) -> bool:
+def _is_truncated(db: sqlite3.Connection, path: Path) -> bool:
     """Whether the end of a database is missing. SQLite reads zeros there, and loses what it writes.
 
     With rows in the log, the file may lack pages, so that this isn't known.
@@ -384,7 +386,7 @@ def _is_cut(db: sqlite3.Connection, path: Path) -> bool:
             return False  # it is in memory
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _file_id(path: Path) -> tuple[int, int] | None:
     try:
         s = os.stat(path)
     except OSError:
@@ -392,16 +394,18 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return s.st_dev, s.st_ino
 
 
-def _code(error: sqlite3.Error) -> int:
+def _result_code(error: sqlite3.Error) -> int:
     """SQLite's primary result code; 0 for errors of the Python module."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
     """Whether an error means that the database is damaged."""
-    full = getattr(error, "sqlite_errorcode", None)
-    if full is None:  # from Python: text that isn't UTF-8, or `_is_emptied`
+    extended_code = getattr(error, "sqlite_errorcode", None)
+    if extended_code is None:  # from Python: text that isn't UTF-8, or `_is_emptied`
         return type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError)
-    if full in _DAMAGED_READS or _code(error) in _DAMAGED:
+    if extended_code in _DAMAGED_READ_CODES or _result_code(error) in _DAMAGE_CODES:
         return True
-    return _code(error) == sqlite3.SQLITE_ERROR and any(t in str(error) for t in _OTHER_SCHEMA)
+    return _result_code(error) == sqlite3.SQLITE_ERROR and any(
+        t in str(error) for t in _SCHEMA_ERRORS
+    )

@@ -37,10 +37,10 @@ from finery.artifact.manifest import (
     with_references,
 )
 from finery.errors import DataError, UsageError
-from finery.store.blobs import FLUSHED_BYTES, as_it_was, changed_input
+from finery.store.blobs import FLUSHED_BYTES, changed_input, is_unchanged
 from finery.store.connection import Database
 from finery.store.links import open_artifact
-from finery.store.repairs import make_folder, make_way, say
+from finery.store.repairs import clear_path, make_folder, warn
 from finery.store.shared import SharedBlobs
 from finery.store.uses import JOB, Uses, gate, remove_unheld
 from finery.util.files import check_plain, file_state, fsync, hash_file, settled, size_of
@@ -61,12 +61,12 @@ HEX = frozenset("0123456789abcdef")
 SCRATCH = ".scratch"
 ABANDONED_DAYS = 30
 """Days after which the scratch folder of a step that was never finished is removed."""
-LISTS, MOST_LISTS = "reads of ", 16
+READS_PREFIX, MAX_READS_LISTS = "reads of ", 16
 """Beginning of the names of facts that lead from the key of a step to those of its results, which
 also cover what it read; how many of them are looked at."""
 _FACT = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
 _BLOB = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)"
-_ARE_TEXTS = "typeof(recipe) || typeof(step) || typeof(key) = 'texttexttext'"
+_HAS_TEXTS = "typeof(recipe) || typeof(step) || typeof(key) = 'texttexttext'"
 """Leaves out rows in which a damaged byte made something else of a text."""
 SELECTED = 500
 """Maximum number of rows that one query selects by key."""
@@ -80,7 +80,7 @@ class Store:
         self.objects = root / "objects"
         self._objects = str(self.objects)
         self._results: dict[str, tuple[dict[str, Manifest], float]] = {}  # read ahead
-        self._listed: set[str] = set()  # keys of steps with results that read something
+        self._steps_with_reads: set[str] = set()  # keys of steps with results that read something
         self._blobs: dict[str, tuple[int, ...]] = {}  # digest → stat, incomplete
         self.database = root / "finery.db"
         self._locks: KeyLocks | None = None
@@ -88,7 +88,7 @@ class Store:
         # First, since a newer finery's store must stay as it is.
         existing = Database(self.database) if self.database.is_file() else None
         try:
-            self.read_only = not _prepared(root)
+            self.read_only = not _create_folders(root)
             if not self.read_only:
                 self._locks = KeyLocks(root / "locks")
         except OSError as error:
@@ -135,28 +135,28 @@ class Store:
         if self._uses is not None:
             self._uses.add(keys)
         for key, encoded, seconds in self._select("key, outputs, seconds", "results", "key", keys):
-            outputs = self._outputs(encoded)
+            outputs = self._decode_outputs(encoded)
             if outputs is not None:
                 self._results[key] = outputs, seconds
-        known = (m for by_name, _ in self._results.values() for m in by_name.values())
-        manifests = (each for m in known for each in with_references(m))
+        listed = (m for by_name, _ in self._results.values() for m in by_name.values())
+        manifests = (manifest for m in listed for manifest in with_references(m))
         digests = {digest for m in manifests for digest, _ in m.files.values()}
         for digest, *stat in self._select("*", "blobs", "digest", digests):
             self._blobs[digest] = tuple(stat)
         query = "SELECT DISTINCT substr(name, ?, ?) FROM facts WHERE name BETWEEN ? AND ?"
-        names = len(LISTS) + 1, KEY_DIGITS, LISTS, f"{LISTS}~"
-        self._listed = {key for (key,) in self._db.rows(query, names)}
+        names = len(READS_PREFIX) + 1, KEY_DIGITS, READS_PREFIX, f"{READS_PREFIX}~"
+        self._steps_with_reads = {key for (key,) in self._db.rows(query, names)}
 
     def _select(
         self, columns: str, table: str, column: str, values: Iterable[str]
     ) -> Iterator[tuple[Any, ...]]:
         """The rows in which a column has one of the values, in any order."""
-        every = [*values]
-        for start in range(0, len(every), SELECTED):
-            some = every[start : start + SELECTED]
-            marks = ",".join("?" * len(some))
+        remaining = [*values]
+        for start in range(0, len(remaining), SELECTED):
+            chunk = remaining[start : start + SELECTED]
+            marks = ",".join("?" * len(chunk))
             query = f"SELECT {columns} FROM {table} WHERE {column} IN ({marks})"
-            yield from self._db.rows(query, some)
+            yield from self._db.rows(query, chunk)
 
     @property
     def opened(self) -> int:
@@ -167,11 +167,11 @@ class Store:
         """All rows of a query."""
         return self._db.rows(query, values)
 
-    def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
+    def _first_row(self, query: str, *values: Any) -> tuple[Any, ...] | None:
         """The first row of a query, or None."""
         return next(iter(self._db.rows(query, values)), None)
 
-    def _decoded(self, content: bytes, kind: Any) -> Any:
+    def _decode(self, content: bytes, kind: Any) -> Any:
         """A decoded value. If it is damaged, replace the database and return None."""
         try:
             return msgspec.json.decode(content, type=kind)
@@ -179,9 +179,9 @@ class Store:
             self._db.damaged(str(error))
             return None
 
-    def _outputs(self, encoded: bytes) -> dict[str, Manifest] | None:
-        """The decoded outputs of a result, like `_decoded`. Changed bytes count as damage."""
-        outputs: dict[str, Manifest] | None = self._decoded(encoded, dict[str, Manifest])
+    def _decode_outputs(self, encoded: bytes) -> dict[str, Manifest] | None:
+        """The decoded outputs of a result, like `_decode`. Changed bytes count as damage."""
+        outputs: dict[str, Manifest] | None = self._decode(encoded, dict[str, Manifest])
         if outputs is None or all(map(is_sound, outputs.values())):
             return outputs
         self._db.damaged("the outputs of a step don't have their digest")
@@ -205,9 +205,9 @@ class Store:
             return None
         outputs, seconds = row
         if any(m.refs for m in outputs.values()):
-            known = {m.digest: m for given in inputs for m in with_references(given)}
-            outputs = {name: referring(m, known) for name, m in outputs.items()}
-        if not all(map(self._whole, outputs.values())):
+            current = {m.digest: m for artifact in inputs for m in with_references(artifact)}
+            outputs = {name: referring(m, current) for name, m in outputs.items()}
+        if not all(map(self._is_complete, outputs.values())):
             return None
         return Result(key, outputs, seconds, self.parts_of(key) or [] if parts is None else parts)
 
@@ -216,29 +216,29 @@ class Store:
 
         One that read nothing has no names.
         """
-        if key in self._results and key not in self._listed:
+        if key in self._results and key not in self._steps_with_reads:
             return [[]]
         query = (
             "SELECT made, parts FROM facts JOIN results ON results.key = substr(name, -64) "
             "JOIN parts USING (key) WHERE name BETWEEN ? AND ? UNION ALL "
             "SELECT made, '[]' FROM results WHERE key = ? ORDER BY made DESC LIMIT ?"
         )
-        names = f"{LISTS}{key} ", f"{LISTS}{key}!"
-        rows = self._db.rows(query, [*names, key, MOST_LISTS])
-        every = (self._decoded(parts, Parts) for _, parts in rows)
-        return [[*n] for n in {tuple(p for p, _ in reads_in(each or [])): 0 for each in every}]
+        names = f"{READS_PREFIX}{key} ", f"{READS_PREFIX}{key}!"
+        rows = self._db.rows(query, [*names, key, MAX_READS_LISTS])
+        part_lists = (self._decode(parts, Parts) for _, parts in rows)
+        return [[*n] for n in {tuple(p for p, _ in reads_in(each or [])): 0 for each in part_lists}]
 
-    def _list_of(self, key: str, parts: Parts) -> Iterator[str]:
+    def _reads_facts(self, key: str, parts: Parts) -> Iterator[str]:
         """The name of the fact for a result that others may reuse if they read the same."""
         if (reads := reads_in(parts)) and not reads[-1][0].startswith(CHANGING):
-            self._listed.add(step := key_of(parts[: -len(reads)]))
-            yield f"{LISTS}{step} {key}"
+            self._steps_with_reads.add(step := key_of(parts[: -len(reads)]))
+            yield f"{READS_PREFIX}{step} {key}"
 
     def _read_result(self, key: str) -> tuple[dict[str, Manifest], float] | None:
-        row = self._one("SELECT outputs, seconds FROM results WHERE key = ?", key)
+        row = self._first_row("SELECT outputs, seconds FROM results WHERE key = ?", key)
         if row is None:
             return None
-        outputs = self._outputs(row[0])
+        outputs = self._decode_outputs(row[0])
         return None if outputs is None else (outputs, row[1])
 
     def commit(self, results: Sequence[Result], *, run: str) -> None:
@@ -256,7 +256,7 @@ class Store:
         now = time.time()
         rows = [[r.key, msgspec.json.encode(r.outputs), r.seconds, now, run] for r in results]
         parts = [[r.key, msgspec.json.encode(r.parts)] for r in results]
-        lists = [(name, b"") for r in results for name in self._list_of(r.key, r.parts)]
+        lists = [(name, b"") for r in results for name in self._reads_facts(r.key, r.parts)]
         self._db.write(
             (_BLOB, [(d, *(self._blobs.get(d) or _blob_stat(self.blob_path(d)))) for d in digests]),
             ("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", rows),
@@ -277,15 +277,15 @@ class Store:
         """
         if self._uses is not None:
             self._uses.add(key for key, *_ in results)
-        with gate(self.root) as passed:  # some may be here without a result, and are new now
-            os.utime(passed)  # so that a running step knows that nobody edits its inputs
+        with gate(self.root) as gate_file:  # some may be here without a result, and are new now
+            os.utime(gate_file)  # so that a running step knows that nobody edits its inputs
             for digest, *_ in places:
                 with suppress(OSError):
                     path = self.blob_path(digest)
                     os.chmod(path, os.stat(path).st_mode & 0o777)
         now = time.time()
         encoded = [(key, msgspec.json.encode(parts[key])) for key, *_ in results]
-        lists = [(name, b"") for key, *_ in results for name in self._list_of(key, parts[key])]
+        lists = [(name, b"") for key, *_ in results for name in self._reads_facts(key, parts[key])]
         self._db.write(
             ("INSERT OR REPLACE INTO remote VALUES (?, ?, ?, ?, ?)", places),
             ("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)",
@@ -296,9 +296,11 @@ class Store:
         for key, *_ in results:
             self._results.pop(key, None)
 
-    def rename_remote(self, old: str, new: str) -> None:
+    def rename_remote(self, old_url: str, new_url: str) -> None:
         """Change the address of a shared store."""
-        self._db.write(("UPDATE remote SET url = ? WHERE url = ?", [(new, old)]), is_cache=True)
+        self._db.write(
+            ("UPDATE remote SET url = ? WHERE url = ?", [(new_url, old_url)]), is_cache=True
+        )
 
     def forget_remote(self, digests: Iterable[str]) -> None:
         """Forget that blobs are in a shared store."""
@@ -316,11 +318,11 @@ class Store:
 
     def remember(self, recipe: str, keys: Mapping[str, str]) -> None:
         """Record the last key of each step of a recipe, and the one before."""
-        before = self.latest(recipe, keys)
+        previous = self.latest(recipe, keys)
         fresh = [
-            (recipe, step, key, before.get(step, (None,))[0])
+            (recipe, step, key, previous.get(step, (None,))[0])
             for step, key in keys.items()
-            if before.get(step, (None,))[0] != key
+            if previous.get(step, (None,))[0] != key
         ]
         if fresh:
             self._db.write(("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", fresh))
@@ -329,7 +331,7 @@ class Store:
         self, recipe: str, steps: Collection[str] | None = None
     ) -> dict[str, tuple[str, str | None]]:
         """Step → (the key of its last build, the key before that). steps: only these."""
-        query, values = f"recipe = ? AND {_ARE_TEXTS}", [recipe]
+        query, values = f"recipe = ? AND {_HAS_TEXTS}", [recipe]
         if steps is not None:
             query += " AND step IN (SELECT value FROM json_each(?))"
             values.append(msgspec.json.encode([*steps]).decode())
@@ -338,34 +340,34 @@ class Store:
 
     def recipes(self) -> dict[str, Path]:
         """The recipes that were built in this project, and their files, which may be gone."""
-        rows = self._db.rows(f"SELECT DISTINCT recipe FROM latest WHERE {_ARE_TEXTS}")
+        rows = self._db.rows(f"SELECT DISTINCT recipe FROM latest WHERE {_HAS_TEXTS}")
         return {recipe: self.root.parent / recipe for (recipe,) in rows}
 
     def parts_of(self, key: str) -> Parts | None:
         """The parts of a finished key."""
-        row = self._one("SELECT parts FROM parts WHERE key = ?", key)
-        return self._decoded(row[0], Parts) if row else None
+        row = self._first_row("SELECT parts FROM parts WHERE key = ?", key)
+        return self._decode(row[0], Parts) if row else None
 
     def seconds_of(self, key: str) -> float | None:
         """How long the step of a finished key took, even if its files are gone; else None."""
-        row = self._one("SELECT seconds FROM results WHERE key = ?", key)
+        row = self._first_row("SELECT seconds FROM results WHERE key = ?", key)
         return row[0] if row else None
 
     def finished(self, key: str) -> Result | None:
         """The result of a finished key, even if its files are gone."""
-        return next(self._finished("key = ?", key), None)
+        return next(self._finished_results("key = ?", key), None)
 
     def history(self, use: str) -> list[Result]:
         """All finished keys of a step type, newest first, even if their files are gone."""
         part = msgspec.json.encode(["step type", use])
-        return list(self._finished("instr(parts, ?) ORDER BY made DESC", part))
+        return list(self._finished_results("instr(parts, ?) ORDER BY made DESC", part))
 
-    def _finished(self, where: str, value: str | bytes) -> Iterator[Result]:
+    def _finished_results(self, where: str, value: str | bytes) -> Iterator[Result]:
         columns, tables = "key, outputs, seconds, parts", "results JOIN parts USING (key)"
         query = f"SELECT {columns} FROM {tables} WHERE {where}"
         for key, outputs, seconds, encoded in self._db.rows(query, [value]):
-            manifests = self._outputs(outputs)
-            parts = self._decoded(encoded, Parts)
+            manifests = self._decode_outputs(outputs)
+            parts = self._decode(encoded, Parts)
             if manifests is not None and parts is not None:
                 yield Result(key, manifests, seconds, parts)
 
@@ -375,13 +377,13 @@ class Store:
         """The path of the blob with this digest."""
         return Path(self.blob_path(digest))
 
-    def _whole(self, manifest: Manifest) -> bool:
+    def _is_complete(self, manifest: Manifest) -> bool:
         return (
             all(
                 self.is_intact(d, size) or self.shared.has(d) for d, size in manifest.files.values()
             )
-            and all(as_it_was(*file) for file in manifest.external.values())
-            and all(map(self._whole, manifest.refs.values()))
+            and all(is_unchanged(*file) for file in manifest.external.values())
+            and all(map(self._is_complete, manifest.refs.values()))
         )
 
     def is_intact(self, digest: str, size: int) -> bool:
@@ -391,7 +393,7 @@ class Store:
             now = _blob_stat(path)
             # When its bytes were last verified.
             query = "SELECT size, mtime, ctime, inode FROM blobs WHERE digest = ?"
-            if (self._blobs.get(digest) or self._one(query, digest)) == now:
+            if (self._blobs.get(digest) or self._first_row(query, digest)) == now:
                 return True
             if now[0] != size or hash_file(Path(path)) != digest:
                 return False  # the rerun step replaces it
@@ -402,26 +404,26 @@ class Store:
 
     def arrived(self, outputs: Iterable[Manifest]) -> None:
         """Note the states of new blobs, for `commit`: a later step may damage one before that."""
-        for digest in {digest for made in outputs for digest, _ in made.files.values()}:
+        for digest in {digest for output in outputs for digest, _ in output.files.values()}:
             with suppress(OSError):
                 self._blobs[digest] = _blob_stat(self.blob_path(digest))
 
     def check_inputs(self, inputs: Iterable[tuple[str, Manifest]]) -> None:
         """Raise `StepError` if a file of a step's inputs isn't what it was before the step ran."""
         for ref, manifest in inputs:
-            for each in with_references(manifest):
-                for name, (digest, size) in each.files.items():
+            for part in with_references(manifest):
+                for name, (digest, size) in part.files.items():
                     if not self.is_intact(digest, size):
                         raise changed_input(ref, name)
-                for name, file in each.external.items():
-                    if not as_it_was(*file):
+                for name, file in part.external.items():
+                    if not is_unchanged(*file):
                         raise changed_input(ref, name)
 
     def verified(self, digests: Iterable[str]) -> None:
         """Record that blobs match their digests as they are now."""
-        new = {digest: _blob_stat(self.blob_path(digest)) for digest in digests}
-        self._blobs |= new
-        self._db.write((_BLOB, [(d, *stat) for d, stat in new.items()]), is_cache=True)
+        stats = {digest: _blob_stat(self.blob_path(digest)) for digest in digests}
+        self._blobs |= stats
+        self._db.write((_BLOB, [(d, *stat) for d, stat in stats.items()]), is_cache=True)
 
     def blob_path(self, digest: str) -> str:
         """`blob` as text, which is faster."""
@@ -435,19 +437,19 @@ class Store:
     # -- outside files ---------------------------------------------------------------------------
 
     def digest_files(
-        self, found: Mapping[str, list[tuple[str, Path]]]
+        self, paths_by_setting: Mapping[str, list[tuple[str, Path]]]
     ) -> dict[str, list[tuple[str, str]]]:
         """Setting → (name, digest) of each outside file; unchanged files aren't read again."""
         return {
             field: [(name, self.digest_file(path)) for name, path in files]
-            for field, files in found.items()
+            for field, files in paths_by_setting.items()
         }
 
     def digest_file(self, path: Path) -> str:
         """The digest of an outside file, remembered by device, inode, size, mtime and ctime."""
         try:
             stat = _stat_key(path)
-            row = self._one("SELECT stat, digest FROM files WHERE path = ?", str(path))
+            row = self._first_row("SELECT stat, digest FROM files WHERE path = ?", str(path))
             if row and row[0] == stat:
                 return str(row[1])
             check_plain(path)
@@ -468,19 +470,19 @@ class Store:
         """
         stat = _stat_key(path)
         query = "SELECT stat, content FROM remembered WHERE kind = ? AND path = ?"
-        row = self._one(query, kind, str(path))
+        row = self._first_row(query, kind, str(path))
         if row and row[0] == stat and isinstance(row[1], bytes):
             return row[1]
         content = compute(path)
         if settled(*file_state(str(path))[3:], time.time_ns()):
-            new = (kind, str(path), stat, content)
+            new_row = (kind, str(path), stat, content)
             query = "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)"
-            self._db.write((query, [new]), is_cache=True)
+            self._db.write((query, [new_row]), is_cache=True)
         return content
 
     def fact(self, name: str) -> bytes | None:
         """The content stored under a name, or None."""
-        row = self._one("SELECT content FROM facts WHERE name = ?", name)
+        row = self._first_row("SELECT content FROM facts WHERE name = ?", name)
         return row[0] if row and isinstance(row[0], bytes) else None
 
     def keep_facts(self, facts: Mapping[str, bytes]) -> None:
@@ -547,7 +549,7 @@ class Store:
 
     def sweep(self) -> None:
         """Remove incomplete outputs and scratch of finished keys that killed builds left."""
-        for key, name in self._left():
+        for key, name in self._unused_work():
             if name == key:
                 self.clear_output(key)
             elif self.lookup(key) is not None:
@@ -558,14 +560,14 @@ class Store:
 
         The process must hold no locks of keys, since this releases them.
         """
-        before = time.time() - ABANDONED_DAYS * 86_400
+        cutoff = time.time() - ABANDONED_DAYS * 86_400
         removed = 0
-        for key, name in self._left():
-            if name != key and last_change(self.root / "work" / name) < before:
+        for key, name in self._unused_work():
+            if name != key and last_change(self.root / "work" / name) < cutoff:
                 self.clear_work(key)
                 removed += 1
         if removed:
-            say(
+            warn(
                 f"removed the scratch of {counted(removed, 'unfinished step')}, unused for "
                 f"{ABANDONED_DAYS} days"
             )
@@ -576,7 +578,7 @@ class Store:
         needed: keys whose scratch stays. The process must hold no locks of keys.
         """
         steps, total = set[str](), 0
-        for key, name in self._left():
+        for key, name in self._unused_work():
             if name == key or key not in needed:
                 total += size_of(self.root / "work" / name)
                 steps.add(key)
@@ -588,19 +590,19 @@ class Store:
             total += remove_unheld(self.root, remove=remove)
         return len(steps), total
 
-    def _left(self) -> Iterator[tuple[str, str]]:
+    def _unused_work(self) -> Iterator[tuple[str, str]]:
         """(key, name) of unused output and scratch folders, each with its key locked.
 
         Those of a job, which may be running, are in use until it is `ABANDONED_DAYS` old.
         """
-        oldest = time.time() - ABANDONED_DAYS * 86_400
+        cutoff = time.time() - ABANDONED_DAYS * 86_400
         for name in os.listdir(self.root / "work"):
             key = name.removesuffix(SCRATCH)
             if len(key) != KEY_DIGITS or not HEX.issuperset(key) or not self.try_lock(key):
                 continue
             try:
                 job = self.root / "work" / f"{key}{JOB}"
-                if job.exists() and last_change(job) > oldest:
+                if job.exists() and last_change(job) > cutoff:
                     continue
                 if not is_in_use(self.root / "work" / f"{key}{SCRATCH}"):
                     yield key, name
@@ -621,7 +623,7 @@ class Store:
             self._locks.release(bytes.fromhex(key))
 
 
-def _prepared(root: Path) -> bool:
+def _create_folders(root: Path) -> bool:
     """Create the folders of a store; False if it isn't writable."""
     if root.exists() and not root.is_dir():
         raise UsageError(
@@ -633,7 +635,7 @@ def _prepared(root: Path) -> bool:
     for name in ("objects", "views", "work", "runs"):
         make_folder(root / name)
     for name in ("finery.db", "locks", "claims", "mending", "gate", "linking"):
-        make_way(root / name)
+        clear_path(root / name)
     ignore = root / ".gitignore"
     if not ignore.exists():
         ignore.write_text("*\n")

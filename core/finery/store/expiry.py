@@ -15,14 +15,14 @@ import msgspec
 
 from finery.artifact.manifest import with_references
 from finery.errors import RemoteError
-from finery.store.layout import OBJECT, Record, object_name
-from finery.store.objects import Objects, Stocked
+from finery.store.layout import OBJECT_NAME, Record, object_name
+from finery.store.objects import Objects, StoredObject
 
-READS = 32
+CONCURRENT_READS = 32
 """Records that are read at the same time."""
-BATCH = 1000
+REMOVAL_BATCH = 1000
 """Objects that are removed with one request, where a bucket can."""
-DAY = 86_400.0
+DAY_SECONDS = 86_400.0
 
 
 class Expired(NamedTuple):
@@ -41,27 +41,29 @@ def expire(
 
     dry_run: only say what would be removed. Raises `RemoteError`; repeat it then.
     """
-    before = time.time() - DAY * days
+    cutoff = time.time() - DAY_SECONDS * days
     progress("listing results")
-    records = [each for each in objects.stocked("records") if OBJECT.fullmatch(each.name)]
-    old = [record for record in records if record.written < before]
-    recent = [record for record in records if record.written >= before]
+    records = [
+        stored for stored in objects.list_objects("records") if OBJECT_NAME.fullmatch(stored.name)
+    ]
+    expired = [record for record in records if record.written < cutoff]
+    recent = [record for record in records if record.written >= cutoff]
     needed = set[str]()
     progress(f"reading {len(recent):,} results")
-    with ThreadPoolExecutor(READS) as threads:
+    with ThreadPoolExecutor(CONCURRENT_READS) as threads:
         for names in threads.map(lambda record: _objects_of(objects, record.name), recent):
             needed.update(names)
     progress("listing files")
     unneeded = [
-        blob for blob in objects.stocked("blobs")
-        if blob.written < before and blob.name not in needed and OBJECT.fullmatch(blob.name)
+        blob for blob in objects.list_objects("blobs")
+        if blob.written < cutoff and blob.name not in needed and OBJECT_NAME.fullmatch(blob.name)
     ]  # fmt: skip
     # What results of a step read is written again with each of them.
-    unneeded += [each for each in objects.stocked("reads") if each.written < before]
+    unneeded += [stored for stored in objects.list_objects("reads") if stored.written < cutoff]
     if not dry_run:
-        _remove(objects, old, progress)  # first, so that no result lacks a file
+        _remove(objects, expired, progress)  # first, so that no result lacks a file
         _remove(objects, unneeded, progress)
-    return Expired(len(old), sum(each.size for each in (*old, *unneeded)), len(recent))
+    return Expired(len(expired), sum(stored.size for stored in (*expired, *unneeded)), len(recent))
 
 
 def _objects_of(objects: Objects, name: str) -> Iterator[str]:
@@ -73,12 +75,14 @@ def _objects_of(objects: Objects, name: str) -> Iterator[str]:
         record = msgspec.json.decode(body.partition(b"\n")[0], type=Record)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise RemoteError(f"{name} isn't a result of this version of finery") from error
-    for made in (each for m in record.outputs.values() for each in with_references(m)):
-        for digest, _ in made.files.values():
+    for output in (each for m in record.outputs.values() for each in with_references(m)):
+        for digest, _ in output.files.values():
             yield object_name("blobs", record.packed.get(digest, (digest, 0))[0])
 
 
-def _remove(objects: Objects, old: Sequence[Stocked], progress: Callable[[str], None]) -> None:
-    for start in range(0, len(old), BATCH):
-        progress(f"removing objects, {start:,} of {len(old):,}")
-        objects.remove([each.name for each in old[start : start + BATCH]])
+def _remove(
+    objects: Objects, expired: Sequence[StoredObject], progress: Callable[[str], None]
+) -> None:
+    for start in range(0, len(expired), REMOVAL_BATCH):
+        progress(f"removing objects, {start:,} of {len(expired):,}")
+        objects.remove([stored.name for stored in expired[start : start + REMOVAL_BATCH]])

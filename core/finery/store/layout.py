@@ -5,8 +5,8 @@
     answers/ab/KEY      an answer of a model
     reads/ab/KEY        what results of a step read besides its inputs, by the key of the step
 
-Nothing that comes from a shared store is believed. `decoded` compares a record with what it is said
-to be, and `Remote.bring` does so with blobs.
+Nothing that comes from a shared store is believed. `decode_record` compares a record with what it
+is said to be, and `Remote.bring` does so with blobs.
 """
 
 import re
@@ -23,16 +23,16 @@ from finery.rows.answers.jsonvalues import is_deeper
 from finery.util.paths import is_inside
 
 FORMAT = 1
-LEVELS, REFERENCES = 32, 16
+MAX_FACT_DEPTH, MAX_REFERENCE_DEPTH = 32, 16
 """How deep facts of an artifact, and references of one to another, may be nested."""
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-OBJECT = re.compile(r"(?:records|blobs|reads)/([0-9a-f]{2})/\1[0-9a-f]{62}")
+OBJECT_NAME = re.compile(r"(?:records|blobs|reads)/([0-9a-f]{2})/\1[0-9a-f]{62}")
 """The name of a record or a blob. Whatever else is in a store isn't finery's."""
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 """A number of bytes that SQLite can keep."""
-Packed = dict[Digest, tuple[Digest, Bytes]]
+PackedFiles = dict[Digest, tuple[Digest, Bytes]]
 """Digest of a small file → (digest of the object that contains it, its first byte there)."""
-Count = Callable[[int], object]
+ByteCounter = Callable[[int], object]
 """Takes the number of bytes as they arrive."""
 
 
@@ -43,7 +43,7 @@ class Record(msgspec.Struct, frozen=True):
     key: str
     outputs: dict[str, Manifest]
     seconds: Annotated[float, Meta(ge=0, le=1e12)]
-    packed: Packed
+    packed: PackedFiles
 
 
 class _Facts(TypedDict, total=False):
@@ -61,11 +61,11 @@ class _Facts(TypedDict, total=False):
     findings: dict[str, int]
 
 
-_NEEDED = {"Dataset": {"rows", "columns"}, "Metrics": {"rows"}, "Model": {"format"}}
+_REQUIRED_FACTS = {"Dataset": {"rows", "columns"}, "Metrics": {"rows"}, "Model": {"format"}}
 """Kind → the facts that each artifact of it has."""
 
 
-class _Strict(msgspec.Struct):
+class _ForeignManifest(msgspec.Struct):
     """What a manifest from elsewhere must be like."""
 
     meta: _Facts
@@ -82,17 +82,17 @@ class Blob(NamedTuple):
     offset: int
 
 
-class Lost(RemoteError):
+class BlobsLost(RemoteError):
     """Blobs can't be had. is_down: because the store can't be reached, so they may be there.
 
     A build runs the steps that made them. Code that has to go on catches it before `FineryError`.
     """
 
     def __init__(
-        self, what: str, digests: Iterable[str], *,
+        self, problem: str, digests: Iterable[str], *,
         is_down: bool, fix: str = "connect to the shared store and try again",
     ) -> None:  # fmt: skip
-        super().__init__(what, fix=f"{fix}; or make the files here: finery build --force STEP")
+        super().__init__(problem, fix=f"{fix}; or make the files here: finery build --force STEP")
         self.digests, self.is_down = frozenset(digests), is_down
 
 
@@ -101,19 +101,19 @@ def object_name(folder: str, digest: str) -> str:
     return f"{folder}/{digest[:2]}/{digest}"
 
 
-def places_of(manifests: Iterable[Manifest], packed: Packed) -> list[Blob]:
+def blob_places(manifests: Iterable[Manifest], packed: PackedFiles) -> list[Blob]:
     """Where the files of artifacts are. Those of their references aren't included."""
-    files = {file for made in manifests for file in made.files.values()}
+    files = {file for output in manifests for file in output.files.values()}
     return [Blob(digest, size, *packed.get(digest, (digest, 0))) for digest, size in files]
 
 
-def decoded(key: str, body: bytes) -> Record | None:
+def decode_record(key: str, body: bytes) -> Record | None:
     """The record of a key; None if it isn't one, or if it contains anything wrong."""
     try:
         record = msgspec.json.decode(body, type=Record)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-    if record.format != FORMAT or record.key != key or not are_right(record.outputs):
+    if record.format != FORMAT or record.key != key or not are_valid_outputs(record.outputs):
         return None
     outputs = record.outputs.values()
     external = [f for m in outputs for each in with_references(m) for f in each.external.values()]
@@ -121,41 +121,41 @@ def decoded(key: str, body: bytes) -> Record | None:
     return None if is_local else record
 
 
-def are_right(outputs: Mapping[str, Manifest]) -> bool:
+def are_valid_outputs(outputs: Mapping[str, Manifest]) -> bool:
     """Whether a result from elsewhere has the digests of its content, and is safe to use."""
     return all(
-        (not name or _is_name(name)) and _is_safe(made) and is_sound(made)
-        for name, made in outputs.items()
+        (not name or _is_name(name)) and _is_safe(output) and is_sound(output)
+        for name, output in outputs.items()
     )
 
 
-def portable(made: Manifest) -> Manifest:
+def portable_manifest(output: Manifest) -> Manifest:
     """The artifact without paths of this machine: whoever takes it has the same references."""
-    if not (made.refs or made.external):
-        return made
-    refs = {role: portable(ref) for role, ref in made.refs.items()}
-    external = {name: ("", size, 0) for name, (_, size, _) in made.external.items()}
-    facts = made.kind, made.meta, made.files, refs, external, made.runtime
-    return manifest(*facts, made.executable)
+    if not (output.refs or output.external):
+        return output
+    refs = {role: portable_manifest(ref) for role, ref in output.refs.items()}
+    external = {name: ("", size, 0) for name, (_, size, _) in output.external.items()}
+    facts = output.kind, output.meta, output.files, refs, external, output.runtime
+    return manifest(*facts, output.executable)
 
 
-def _is_safe(made: Manifest, references: int = REFERENCES) -> bool:
+def _is_safe(output: Manifest, references: int = MAX_REFERENCE_DEPTH) -> bool:
     """Whether an artifact from elsewhere is of a known kind, with files that fit in its folder."""
-    names = [MANIFEST, *made.files, *made.external]
-    folders = {name[:at] for name in names for at, letter in enumerate(name) if letter == "/"}
+    names = [MANIFEST, *output.files, *output.external]
+    folders = {name[:index] for name in names for index, letter in enumerate(name) if letter == "/"}
     try:
-        msgspec.convert(made, _Strict, from_attributes=True)
+        msgspec.convert(output, _ForeignManifest, from_attributes=True)
     except msgspec.ValidationError:
         return False
     return (
         references > 0
-        and made.kind in KINDS
-        and _NEEDED.get(made.kind, set()) <= made.meta.keys()
+        and output.kind in KINDS
+        and _REQUIRED_FACTS.get(output.kind, set()) <= output.meta.keys()
         and all(map(is_inside, names))
         and len({*names, *folders}) == len(names) + len(folders)
-        and all(map(_is_name, made.refs))
-        and not is_deeper([made.meta, made.runtime], LEVELS)
-        and all(_is_safe(ref, references - 1) for ref in made.refs.values())
+        and all(map(_is_name, output.refs))
+        and not is_deeper([output.meta, output.runtime], MAX_FACT_DEPTH)
+        and all(_is_safe(ref, references - 1) for ref in output.refs.values())
     )
 
 

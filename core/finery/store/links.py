@@ -14,22 +14,22 @@ from finery.artifact.kinds import KINDS, Artifact
 from finery.artifact.manifest import MANIFEST, Manifest, with_references
 from finery.errors import StepError, UsageError, disk_full
 from finery.store.blobs import blob_path, changed_input
-from finery.store.repairs import say, set_aside
+from finery.store.repairs import set_aside, warn
 from finery.store.uses import GATE
 from finery.util.files import ABSENT, file_state, hash_file
 from finery.util.locks import file_locked
 from finery.util.paths import path_in
 
-AWAY = ".remote.txt"
+REMOTE_SUFFIX = ".remote.txt"
 """The end of the name of a text in place of a link: the output is only in a shared store."""
-_OUTPUT = re.compile(r"/views/[0-9a-f]{64}$")
+_VIEW_TARGET = re.compile(r"/views/[0-9a-f]{64}$")
 """The target of a link in `build/`."""
 
 
 def open_artifact(root: Path, manifest: Manifest) -> Artifact:
     """The artifact of a manifest, as a folder of links into the store at `root`."""
     artifact = KINDS[manifest.kind](
-        view(root, manifest),
+        open_view(root, manifest),
         meta=manifest.meta,
         refs={role: open_artifact(root, ref) for role, ref in manifest.refs.items()},
         external={name: Path(path) for name, (path, *_) in manifest.external.items()},
@@ -47,7 +47,7 @@ def is_whole_view(root: Path, manifest: Manifest) -> bool:
 
 
 @contextmanager
-def unchanged(root: Path, inputs: Iterable[tuple[str, Manifest]]) -> Iterator[None]:
+def guard_inputs(root: Path, inputs: Iterable[tuple[str, Manifest]]) -> Iterator[None]:
     """Raise `StepError` after the block if a file of these inputs isn't what it was before.
 
     An exception of the block gets a note instead, since that may be why. inputs: name → artifact. A
@@ -55,27 +55,29 @@ def unchanged(root: Path, inputs: Iterable[tuple[str, Manifest]]) -> Iterator[No
     links doesn't.
     """
     files = [
-        (ref, name, f"{root}/views/{each.view}/{name}", target, each.files.get(name, ("", 0))[0])
+        (ref, name, f"{root}/views/{part.view}/{name}", target, part.files.get(name, ("", 0))[0])
         for ref, manifest in inputs
-        for each in with_references(manifest)
-        for name, target in _links(each).items()
+        for part in with_references(manifest)
+        for name, target in _links(part).items()
     ]
-    before = [_full_state(link) for _, _, link, _, _ in files]
-    adopted = file_state(f"{root}/{GATE}")[3]
+    states_before = [_full_state(link) for _, _, link, _, _ in files]
+    adoption_time = file_state(f"{root}/{GATE}")[3]
 
     def changes() -> Iterator[StepError]:
-        after = [_full_state(link) for _, _, link, _, _ in files]
-        is_adopting = file_state(f"{root}/{GATE}")[3] != adopted
-        for (ref, name, link, target, digest), state, now in zip(files, before, after, strict=True):
+        states_after = [_full_state(link) for _, _, link, _, _ in files]
+        is_adopting = file_state(f"{root}/{GATE}")[3] != adoption_time
+        for (ref, name, link, target, digest), state, state_now in zip(
+            files, states_before, states_after, strict=True
+        ):
             # Another step may have put the same content there. One that wrote to the file and
             # restored it may have been seen in between: then its ctime differs, perhaps nothing
             # else. That also differs with another mode, another name, or a build that takes over
             # results.
-            is_touched = now[4] != state[4] and now[5:] == state[5:] and not is_adopting
-            is_written = now[1] == state[1] and (now[3] != state[3] or is_touched)
+            is_touched = state_now[4] != state[4] and state_now[5:] == state[5:] and not is_adopting
+            is_written = state_now[1] == state[1] and (state_now[3] != state[3] or is_touched)
             try:
                 is_same = os.readlink(link) == target and (
-                    now == state or (not is_written and hash_file(Path(link)) == digest)
+                    state_now == state or (not is_written and hash_file(Path(link)) == digest)
                 )
             except OSError:
                 is_same = False
@@ -106,7 +108,7 @@ def _description(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
-def view(root: Path, manifest: Manifest) -> Path:
+def open_view(root: Path, manifest: Manifest) -> Path:
     """A folder with links to the artifact's files, which is created or repaired here.
 
     The folder stays writable, since `rm -rf build .finery` would otherwise fail for all users but
@@ -144,7 +146,7 @@ def _make_view(folder: str, links: Mapping[str, str], description: bytes) -> Non
         shutil.rmtree(folder)
         os.mkdir(folder)
     for name, text in links.items():
-        _link(text, str(path_in(Path(folder), name)))
+        _make_symlink(text, str(path_in(Path(folder), name)))
     path = f"{folder}/{MANIFEST}"
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o444)) as file:
         file.write(description)
@@ -155,7 +157,7 @@ def _clear(folder: Path) -> None:
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
     elif os.path.lexists(folder):
-        say(f"{folder} wasn't a folder, and was renamed to {set_aside(folder).name}")
+        warn(f"{folder} wasn't a folder, and was renamed to {set_aside(folder).name}")
 
 
 def _links(manifest: Manifest) -> dict[str, str]:
@@ -181,10 +183,10 @@ def _is_view(folder: Path, links: Mapping[str, str], description: bytes) -> bool
                 return False
     except OSError:
         return False
-    return _count(folder, links) == len(links) + 1
+    return _count_entries(folder, links) == len(links) + 1
 
 
-def _count(folder: Path, links: Mapping[str, str]) -> int:
+def _count_entries(folder: Path, links: Mapping[str, str]) -> int:
     """The number of files and links in a folder of links."""
     if not any("/" in name for name in links):
         return len(os.listdir(folder))
@@ -194,7 +196,7 @@ def _count(folder: Path, links: Mapping[str, str]) -> int:
     return count
 
 
-def _link(target: str, link: str) -> None:
+def _make_symlink(target: str, link: str) -> None:
     try:
         os.symlink(target, link)
     except FileNotFoundError:  # the name has folders in it
@@ -203,33 +205,33 @@ def _link(target: str, link: str) -> None:
 
 
 def link_outputs(
-    root: Path, folder: Path, outputs: Mapping[str, Manifest], away: Mapping[str, str] = {}
+    root: Path, folder: Path, outputs: Mapping[str, Manifest], notes: Mapping[str, str] = {}
 ) -> None:
     """Point `build/<recipe>/<step>` at a step's outputs; several outputs each get a folder.
 
-    away: link → text to put in its place, of the outputs that aren't on this machine.
+    notes: link → text to put in its place, of the outputs that aren't on this machine.
     """
     with file_locked(root / "linking", is_needed=False):
         if outputs.keys() == {""}:
-            _place(root, folder, outputs[""], away)
+            _put_output(root, folder, outputs[""], notes)
             return
         if folder.is_symlink():
             folder.unlink()
-        Path(f"{folder}{AWAY}").unlink(missing_ok=True)
+        Path(f"{folder}{REMOTE_SUFFIX}").unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.iterdir():
-            if stale.name.removesuffix(AWAY) not in outputs and _is_ours(stale):
+            if stale.name.removesuffix(REMOTE_SUFFIX) not in outputs and _is_link_or_note(stale):
                 stale.unlink()
         for name, manifest in outputs.items():
             if name:
-                _place(root, path_in(folder, name), manifest, away)
+                _put_output(root, path_in(folder, name), manifest, notes)
 
 
-def _place(root: Path, link: Path, manifest: Manifest, away: Mapping[str, str]) -> None:
+def _put_output(root: Path, link: Path, manifest: Manifest, notes: Mapping[str, str]) -> None:
     """Put a link or a text in its place, and remove the other."""
-    text = Path(f"{link}{AWAY}")
-    if str(link) not in away:
-        _point(root, link, manifest)
+    text = Path(f"{link}{REMOTE_SUFFIX}")
+    if str(link) not in notes:
+        _put_link(root, link, manifest)
         text.unlink(missing_ok=True)
         return
     if link.is_symlink():
@@ -237,7 +239,7 @@ def _place(root: Path, link: Path, manifest: Manifest, away: Mapping[str, str]) 
     elif link.is_dir():
         _remove_links(link)
     text.parent.mkdir(parents=True, exist_ok=True)
-    text.write_text(away[str(link)], encoding="utf-8")
+    text.write_text(notes[str(link)], encoding="utf-8")
 
 
 def check_outputs_folder(folder: Path) -> None:
@@ -248,7 +250,7 @@ def check_outputs_folder(folder: Path) -> None:
             continue
         if path.is_file() and not path.stat().st_size:  # nothing is lost
             path.unlink(missing_ok=True)
-            say(f"{path} was an empty file, and was replaced by a folder")
+            warn(f"{path} was an empty file, and was replaced by a folder")
         elif os.path.lexists(path):
             raise UsageError(
                 f"{path} is not a folder, but finery puts links to outputs there",
@@ -256,10 +258,10 @@ def check_outputs_folder(folder: Path) -> None:
             )
 
 
-def _point(root: Path, link: Path, manifest: Manifest) -> None:
+def _put_link(root: Path, link: Path, manifest: Manifest) -> None:
     """Point `link` at an artifact's folder, replacing an earlier link of finery."""
-    text = f"{_relative(root, link.parent)}/views/{manifest.view}"
-    view(root, manifest)
+    text = f"{_relative_path(root, link.parent)}/views/{manifest.view}"
+    open_view(root, manifest)
     try:
         if os.readlink(link) == text:
             return
@@ -277,7 +279,7 @@ def _point(root: Path, link: Path, manifest: Manifest) -> None:
 
 
 @lru_cache(maxsize=64)
-def _relative(root: Path, folder: Path) -> str:
+def _relative_path(root: Path, folder: Path) -> str:
     return os.path.relpath(root, folder)
 
 
@@ -285,10 +287,10 @@ def _remove_links(folder: Path) -> None:
     """Remove a folder of links. Raises `UsageError` if it contains anything else."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file that finery didn't create", fix="move it away")
-    others = [p.name for p in folder.iterdir() if not _is_ours(p)]
-    if others:
+    foreign_names = [p.name for p in folder.iterdir() if not _is_link_or_note(p)]
+    if foreign_names:
         raise UsageError(
-            f"{folder} contains files that finery didn't create: {', '.join(others)}",
+            f"{folder} contains files that finery didn't create: {', '.join(foreign_names)}",
             fix="move them away",
         )
     for link in folder.iterdir():
@@ -296,9 +298,9 @@ def _remove_links(folder: Path) -> None:
     folder.rmdir()
 
 
-def _is_ours(path: Path) -> bool:
+def _is_link_or_note(path: Path) -> bool:
     """Whether a path in a folder of outputs is a link or a text."""
-    return path.is_symlink() or path.name.endswith(AWAY)
+    return path.is_symlink() or path.name.endswith(REMOTE_SUFFIX)
 
 
 def prune_links(root: Path, folder: Path, keep: Collection[str]) -> None:
@@ -307,18 +309,18 @@ def prune_links(root: Path, folder: Path, keep: Collection[str]) -> None:
         return
     with file_locked(root / "linking", is_needed=False):
         for entry in folder.iterdir():
-            if entry.name.removesuffix(AWAY) in keep:
+            if entry.name.removesuffix(REMOTE_SUFFIX) in keep:
                 continue
             if _is_output(entry):
                 entry.unlink(missing_ok=True)
             elif entry.is_dir() and not entry.is_symlink():
-                inside = list(entry.iterdir())
-                if inside and all(map(_is_output, inside)):
+                entries = list(entry.iterdir())
+                if entries and all(map(_is_output, entries)):
                     _remove_links(entry)
 
 
 def _is_output(path: Path) -> bool:
     """Whether a path is a link or a text that `link_outputs` made."""
-    if path.name.endswith(AWAY):
+    if path.name.endswith(REMOTE_SUFFIX):
         return path.is_file()
-    return path.is_symlink() and _OUTPUT.search(os.readlink(path)) is not None
+    return path.is_symlink() and _VIEW_TARGET.search(os.readlink(path)) is not None

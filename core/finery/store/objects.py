@@ -26,9 +26,9 @@ _CLIENT: dict[str, Any] = {
     # Of one request: large objects are read in ranges and written in parts.
     "timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5), "allow_http": True,
 }  # fmt: skip
-PART = 8 << 20
+PART_BYTES = 8 << 20
 """Bytes of a part in which a large file is written."""
-_TOO_SHORT = re.compile("status code: 416|range was invalid")
+_RANGE_ERROR = re.compile("status code: 416|range was invalid")
 """In the message for a range that starts after the end of an object."""
 _STATUS = re.compile(r"status code: (\d{3}[\w ]*\w)")
 _MESSAGE = re.compile("<Message>([^<]+)</Message>")
@@ -36,7 +36,7 @@ _MESSAGE = re.compile("<Message>([^<]+)</Message>")
 _RETRY: dict[str, Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
 
 
-class Stocked(NamedTuple):
+class StoredObject(NamedTuple):
     """An object: its name, its bytes, and when it was written, in seconds since the epoch."""
 
     name: str
@@ -62,14 +62,14 @@ class Objects(Protocol):
     def put(self, name: str, content: bytes | Path) -> None:
         """Write an object, completely or not at all. content: its bytes, or a file with them."""
 
-    def stocked(self, folder: str) -> "Iterator[Stocked]":
+    def list_objects(self, folder: str) -> "Iterator[StoredObject]":
         """All objects of a folder, in any order."""
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove objects."""
 
 
-INVALID = "(an invalid URL)"
+INVALID_URL = "(an invalid URL)"
 """What messages have in its place, since it may contain a password."""
 
 
@@ -78,16 +78,16 @@ def open_objects(url: str) -> Objects:
 
     Raises `UsageError` if the URL is wrong, or if a package isn't installed.
     """
-    scheme, is_url, rest = url.partition("://")
+    scheme, is_url, location = url.partition("://")
     if scheme not in SCHEMES or not is_url:
         raise UsageError(
-            f"the shared store must be a URL, not '{public(url)}'",
+            f"the shared store must be a URL, not '{public_url(url)}'",
             where="remote",
             fix=f"start it with one of: {', '.join(f'{name}://' for name in SCHEMES)}",
         )
-    if public(url) == INVALID:
+    if public_url(url) == INVALID_URL:
         raise UsageError("the URL has no valid host", where="remote", fix="correct it after the //")
-    if not rest.strip("/"):
+    if not location.strip("/"):
         example = "file:///mnt/team" if scheme == "file" else f"{scheme}://bucket/prefix"
         raise UsageError(
             f"{scheme}:// names no {'folder' if scheme == 'file' else 'bucket'}",
@@ -95,15 +95,15 @@ def open_objects(url: str) -> Objects:
             fix=f"write it as in {example}",
         )
     if scheme == "file":
-        _check_folder(rest)
+        _check_folder(location)
     try:
         if scheme == "hf":
             files = importlib.import_module("huggingface_hub").HfFileSystem
-            return FileSystemObjects(files(use_listings_cache=False), rest, url)
+            return FileSystemObjects(files(use_listings_cache=False), location, url)
         return _Obstore(url)
     except ImportError as error:
         raise UsageError(
-            f"the shared store {public(url)} needs {error.name}, which isn't installed",
+            f"the shared store {public_url(url)} needs {error.name}, which isn't installed",
             fix=f"pip install 'finery[{'hub' if scheme == 'hf' else 'remote'}]'",
         ) from error
 
@@ -125,12 +125,12 @@ def _check_folder(path: str) -> None:
         )
 
 
-def public(url: str) -> str:
+def public_url(url: str) -> str:
     """A URL without a user name, a password and a query, for messages."""
     try:
         parts = urlsplit(url)
     except ValueError:  # whose text may contain the password
-        return INVALID
+        return INVALID_URL
     host = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=host, query="", fragment="").geturl()
 
@@ -150,14 +150,14 @@ class _Obstore:
                 self._folder = Path(parts.path)
                 self._open = lambda: stores.LocalStore(parts.path, mkdir=True)
                 return
-            given: dict[str, Any] = {"client_options": _CLIENT, "retry_config": _RETRY}
+            options: dict[str, Any] = {"client_options": _CLIENT, "retry_config": _RETRY}
             if parts.scheme == "s3" and "AWS_ACCESS_KEY_ID" not in os.environ:
-                given |= _profile()
-            store = stores.from_url(url, **given)
+                options |= _aws_credentials()
+            store = stores.from_url(url, **options)
             self._open = lambda: store
         except Exception as error:
             raise UsageError(
-                f"can't open the shared store {public(url)}: {_reason(error)}",
+                f"can't open the shared store {public_url(url)}: {_failure_reason(error)}",
                 where="remote",
                 fix="correct the URL, or set what the bucket needs in the environment",
             ) from error
@@ -167,7 +167,7 @@ class _Obstore:
         """Opened when it is needed, since that creates a folder."""
         return self._open()
 
-    def _checked(self, *names: str) -> Any:
+    def _store_without_links(self, *names: str) -> Any:
         """The store, for objects whose folders are no links, which would lead out of it.
 
         The store's own folder may be one.
@@ -182,48 +182,56 @@ class _Obstore:
         def action() -> bytes:
             if self._folder and not S_ISREG(os.stat(self._folder / name).st_mode):
                 return b""  # a pipe may never end
-            store = self._checked(name)
+            store = self._store_without_links(name)
             if end is None:
                 return bytes(self._library.get(store, name).bytes())
             try:
                 return bytes(self._library.get_range(store, name, start=start, end=end))
             except Exception as error:
-                if _TOO_SHORT.search(str(error)):
+                if _RANGE_ERROR.search(str(error)):
                     return b""
                 raise
 
-        return _tried(action, None)
+        return _request(action, None)
 
     def has(self, name: str) -> bool:
-        return _tried(lambda: bool(self._library.head(self._checked(name), name)), False)
+        return _request(
+            lambda: bool(self._library.head(self._store_without_links(name), name)), False
+        )
 
     def put(self, name: str, content: bytes | Path) -> None:
-        sent: bytes | Iterator[bytes] | Path = content
+        body: bytes | Iterator[bytes] | Path = content
         if isinstance(content, Path):
-            is_small = content.stat().st_size < PART
-            sent = content.read_bytes() if is_small else self._parts(content)
-        _put(lambda: self._library.put(self._checked(name), name, sent, max_concurrency=4))
+            is_small = content.stat().st_size < PART_BYTES
+            body = content.read_bytes() if is_small else self._read_parts(content)
+        _write(
+            lambda: self._library.put(
+                self._store_without_links(name), name, body, max_concurrency=4
+            )
+        )
 
-    def stocked(self, folder: str) -> Iterator[Stocked]:
+    def list_objects(self, folder: str) -> Iterator[StoredObject]:
         if self._folder and not self._folder.is_dir():
             return
         pages = iter(self._library.list(self._store, folder))
-        while page := _tried(lambda: next(pages, None), None):
-            _tried(partial(self._checked, *(about["path"] for about in page)), None)
-            yield from (Stocked(o["path"], o["size"], o["last_modified"].timestamp()) for o in page)
+        while page := _request(lambda: next(pages, None), None):
+            _request(partial(self._store_without_links, *(about["path"] for about in page)), None)
+            yield from (
+                StoredObject(o["path"], o["size"], o["last_modified"].timestamp()) for o in page
+            )
 
     def remove(self, names: Sequence[str]) -> None:
-        _tried(lambda: self._library.delete(self._checked(*names), [*names]), None)
+        _request(lambda: self._library.delete(self._store_without_links(*names), [*names]), None)
 
-    def _parts(self, path: Path) -> Iterator[bytes]:
+    def _read_parts(self, path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
-            while part := file.read(PART):
+            while part := file.read(PART_BYTES):
                 if self.is_stopped:
                     raise RemoteError("interrupted")
                 yield part
 
 
-def _profile() -> dict[str, Any]:
+def _aws_credentials() -> dict[str, Any]:
     """A provider of the credentials of AWS profiles, which obstore doesn't read itself."""
     folder = Path("~/.aws").expanduser()
     if not ("AWS_PROFILE" in os.environ or folder.is_dir()):
@@ -250,54 +258,54 @@ class FileSystemObjects:
         def action() -> bytes:
             return bytes(self._files.cat_file(f"{self._root}/{name}", start=start, end=end))
 
-        return _tried(action, None)
+        return _request(action, None)
 
     def has(self, name: str) -> bool:
-        return bool(_tried(lambda: self._files.exists(f"{self._root}/{name}"), False))
+        return bool(_request(lambda: self._files.exists(f"{self._root}/{name}"), False))
 
     def put(self, name: str, content: bytes | Path) -> None:
         path = f"{self._root}/{name}"
         if isinstance(content, Path):
-            _put(lambda: self._files.put_file(str(content), path))
+            _write(lambda: self._files.put_file(str(content), path))
         else:
-            _put(lambda: self._files.pipe_file(path, content))
+            _write(lambda: self._files.pipe_file(path, content))
 
-    def stocked(self, folder: str) -> Iterator[Stocked]:
-        found: dict[str, Any] = _tried(
+    def list_objects(self, folder: str) -> Iterator[StoredObject]:
+        entries: dict[str, Any] = _request(
             lambda: self._files.find(f"{self._root}/{folder}", detail=True), {}
         )
-        for path, about in found.items():
+        for path, about in entries.items():
             name = folder + path.rpartition(f"/{folder}")[2]
             written = about.get("last_modified") or about.get("mtime")
             seconds = written if isinstance(written, float) else written.timestamp()
-            yield Stocked(name, about["size"], seconds)
+            yield StoredObject(name, about["size"], seconds)
 
     def remove(self, names: Sequence[str]) -> None:
-        _tried(lambda: self._files.rm([f"{self._root}/{name}" for name in names]), None)
+        _request(lambda: self._files.rm([f"{self._root}/{name}" for name in names]), None)
 
 
-def _tried(action: Callable[[], T], missing: T) -> T:
+def _request(action: Callable[[], T], missing: T) -> T:
     """The result of a request. missing: that for an object which doesn't exist."""
     try:
         return action()
     except FileNotFoundError:
         return missing
     except Exception as error:  # whatever the library or a provider of credentials raises
-        raise RemoteError(_reason(error)) from error
+        raise RemoteError(_failure_reason(error)) from error
 
 
-def _put(action: Callable[[], object]) -> None:
+def _write(action: Callable[[], object]) -> None:
     """Write something."""
     try:
         action()
     except FileNotFoundError as error:
         raise RemoteError("the bucket or folder doesn't exist") from error
     except Exception as error:
-        raise RemoteError(_reason(error)) from error
+        raise RemoteError(_failure_reason(error)) from error
 
 
 # Class of an error, or what obstore's messages contain → why a request failed.
-_REASONS = {
+_FAILURE_REASONS = {
     "PermissionDeniedError": "permission denied",
     "UnauthenticatedError": "the credentials are missing or wrong",
     "NotSupportedError": "it can't be written",
@@ -307,15 +315,15 @@ _REASONS = {
 }
 
 
-def _reason(error: Exception) -> str:
+def _failure_reason(error: Exception) -> str:
     """Why a request failed, in a line without the query of its URL."""
     name, text = type(error).__name__, str(error).strip()
-    for sign, reason in _REASONS.items():
+    for sign, reason in _FAILURE_REASONS.items():
         if sign == name or sign in text:
             return reason
     if status := _STATUS.search(text):
-        said = _MESSAGE.search(text)
-        text = f"it answers {status[1]}{f': {said[1]}' if said else ''}".replace("\n", " ")
+        message = _MESSAGE.search(text)
+        text = f"it answers {status[1]}{f': {message[1]}' if message else ''}".replace("\n", " ")
     line = (text.splitlines() or [name])[0].rpartition(" - ")[2]
-    words = (public(word) if "://" in word else word for word in line.split())
+    words = (public_url(word) if "://" in word else word for word in line.split())
     return " ".join(words)[:200]

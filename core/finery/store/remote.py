@@ -29,29 +29,29 @@ from finery.store.blobs import blob_path, put_blob
 from finery.store.layout import (
     FORMAT,
     Blob,
-    Count,
-    Lost,
-    Packed,
+    BlobsLost,
+    ByteCounter,
+    PackedFiles,
     Record,
-    decoded,
+    decode_record,
     object_name,
-    portable,
+    portable_manifest,
 )
-from finery.store.objects import open_objects, public
-from finery.store.repairs import make_folder, say
+from finery.store.objects import open_objects, public_url
+from finery.store.repairs import make_folder, warn
 from finery.store.signing import Signer, Trust
 from finery.util.files import fsync, hash_file
 
-SMALL = 64 << 10
+PACKED_BELOW = 64 << 10
 """Size in bytes below which a file is packed with others."""
-PACK = 8 << 20
+PACK_BYTES = 8 << 20
 """Largest size of a pack in bytes, and how much of a large file is read at once."""
-LOOKUPS, TRANSFERS, AHEAD = 32, 8, 4
+LOOKUPS, TRANSFERS, READ_AHEAD = 32, 8, 4
 """Concurrent look-ups, concurrent files, and ranges of a file that are read at the same time."""
 INTERRUPTED = "interrupted"
-DIGEST = 32
+DIGEST_BYTES = 32
 """Bytes of a digest."""
-PATIENCE = 20.0
+LOOKUP_SECONDS = 20.0
 """Seconds that the look-up of many keys may take."""
 
 
@@ -69,8 +69,8 @@ class Remote:
         self._signer, self._trust = signer, trust
         self._lock = threading.Lock()
         self._uploads: dict[str, Future[None]] = {}
-        self._wrong: set[str] = set()  # objects that must be written again
-        self._said: set[str] = set()
+        self._damaged: set[str] = set()  # objects that must be written again
+        self._warnings: set[str] = set()
 
     def fail(self, error: RemoteError) -> None:
         """Ask nothing more of the store, and say why, once."""
@@ -81,7 +81,7 @@ class Remote:
     def warn(self, problem: str, reason: str) -> None:
         """Report what doesn't work, once."""
         if self.down in ("", reason) and reason != INTERRUPTED:
-            self._say_once(f"the shared store {public(self.url)} {problem}: {reason}")
+            self._say_once(f"the shared store {public_url(self.url)} {problem}: {reason}")
 
     def stop(self) -> None:
         """End transfers soon, with an error."""
@@ -90,10 +90,10 @@ class Remote:
 
     def _say_once(self, text: str) -> None:
         with self._lock:
-            is_new = text not in self._said
-            self._said.add(text)
+            is_new = text not in self._warnings
+            self._warnings.add(text)
         if is_new:
-            say(text)
+            warn(text)
 
     def count(self, fetched: int = 0, pushed: int = 0) -> None:
         with self._lock:
@@ -105,9 +105,9 @@ class Remote:
     def records(self, keys: Collection[str]) -> dict[str, Record]:
         """The records of those of the keys that have a valid one."""
         records: dict[str, Record] = {}
-        for key, data in self._read("records", keys, PATIENCE).items():
+        for key, data in self._read("records", keys, LOOKUP_SECONDS).items():
             self.count(fetched=len(data))
-            record = self._checked(key, data)
+            record = self._verify_record(key, data)
             if record is not None:
                 records[key] = record
         return records
@@ -133,16 +133,17 @@ class Remote:
             contents = zip(names, threads.map(look_up, names), strict=True)
             return {name: data for name, data in contents if data is not None}
 
-    def _checked(self, key: str, data: bytes) -> Record | None:
+    def _verify_record(self, key: str, data: bytes) -> Record | None:
         """The record in an object; None if it is wrong."""
         body, _, signature = data.partition(b"\n")
         if self._trust is not None and not self._trust.signed(body, signature):
-            what = "no signature" if not signature else "a signature that isn't trusted"
+            problem = "no signature" if not signature else "a signature that isn't trusted"
             self._say_once(
-                f"the shared store {public(self.url)} has results with {what}, which aren't used"
+                f"the shared store {public_url(self.url)} has results with {problem}, which aren't "
+                "used"
             )
             return None
-        record = decoded(key, body)
+        record = decode_record(key, body)
         if record is None:
             self.refuse()
         return record
@@ -150,22 +151,22 @@ class Remote:
     def refuse(self) -> None:
         """Report, once, that it has results which aren't used."""
         self._say_once(
-            f"the shared store {public(self.url)} has results that aren't valid here, which aren't "
-            "used: their steps run"
+            f"the shared store {public_url(self.url)} has results that aren't valid here, which "
+            "aren't used: their steps run"
         )
 
     # -- small values: answers of models, what steps read ----------------------------------------
 
     def values(self, folder: str, keys: Collection[bytes]) -> dict[bytes, bytes]:
         """The values in a folder that are there, by key; wrong ones aren't."""
-        found: dict[bytes, bytes] = {}
+        values: dict[bytes, bytes] = {}
         for name, data in self._read(folder, [key.hex() for key in keys], math.inf).items():
             body, _, signature = data.rpartition(b"\n")
-            key, value = bytes.fromhex(name), body[DIGEST:]
-            is_right = blake3(key + value).digest() == body[:DIGEST]
+            key, value = bytes.fromhex(name), body[DIGEST_BYTES:]
+            is_right = blake3(key + value).digest() == body[:DIGEST_BYTES]
             if is_right and (self._trust is None or self._trust.signed(body, signature)):
-                found[key] = value
-        return found
+                values[key] = value
+        return values
 
     def put_value(self, folder: str, key: bytes, value: bytes) -> None:
         """Add a value to a folder. Raises `RemoteError`."""
@@ -185,18 +186,18 @@ class Remote:
         if any(m.external for m in manifests):
             return
         packed = self.push(root, manifests)
-        outputs = {name: portable(m) for name, m in result.outputs.items()}
+        outputs = {name: portable_manifest(m) for name, m in result.outputs.items()}
         body = msgspec.json.encode(Record(FORMAT, result.key, outputs, result.seconds, packed))
         signature = b"\n" + self._signer.sign(body) if self._signer else b""
         self.objects.put(object_name("records", result.key), body + signature)
         self.count(pushed=len(body))
 
-    def push(self, root: Path, manifests: Iterable[Manifest]) -> Packed:
+    def push(self, root: Path, manifests: Iterable[Manifest]) -> PackedFiles:
         """Copy the files of artifacts from the store at `root`; where the small ones are.
 
         Large files that are already there aren't sent again.
         """
-        objects, packed, pack = root / "objects", Packed(), bytearray()
+        objects, packed, pack = root / "objects", PackedFiles(), bytearray()
         members: dict[str, int] = {}
 
         def send() -> None:
@@ -208,10 +209,10 @@ class Remote:
                 members.clear()
 
         for digest, size in dict.fromkeys(f for m in manifests for f in m.files.values()):
-            if size >= SMALL:
+            if size >= PACKED_BELOW:
                 self._upload(digest, blob_path(objects, digest))
                 continue
-            if len(pack) + size > PACK:
+            if len(pack) + size > PACK_BYTES:
                 send()
             members[digest] = len(pack)
             pack += blob_path(objects, digest).read_bytes()
@@ -230,10 +231,10 @@ class Remote:
             return
         try:
             name = object_name("blobs", digest)
-            if digest in self._wrong or isinstance(content, bytes) or not self.objects.has(name):
+            if digest in self._damaged or isinstance(content, bytes) or not self.objects.has(name):
                 self.objects.put(name, content)
-                sent = len(content) if isinstance(content, bytes) else content.stat().st_size
-                self.count(pushed=sent)
+                size = len(content) if isinstance(content, bytes) else content.stat().st_size
+                self.count(pushed=size)
         except BaseException as error:
             upload.set_exception(error)
             raise
@@ -241,10 +242,12 @@ class Remote:
 
     # -- from there to here ----------------------------------------------------------------------
 
-    def bring(self, root: Path, blobs: Iterable[Blob], count: Count = lambda size: None) -> None:
+    def bring(
+        self, root: Path, blobs: Iterable[Blob], count: ByteCounter = lambda size: None
+    ) -> None:
         """Copy blobs to the store at `root`, each checked against its digest.
 
-        Raises `Lost` with all that can't be had, after the others have arrived.
+        Raises `BlobsLost` with all that can't be had, after the others have arrived.
         """
         packs: dict[str, list[Blob]] = {}
         for blob in dict.fromkeys(blobs):
@@ -255,18 +258,18 @@ class Remote:
             try:
                 if self.down:
                     raise RemoteError(self.down)
-                first = members[0]
-                if len(members) == 1 and first.pack == first.digest and first.size > PACK:
-                    wrong = self._bring_large(root, first, count)
+                only = members[0]
+                if len(members) == 1 and only.pack == only.digest and only.size > PACK_BYTES:
+                    damaged = self._fetch_large(root, only, count)
                 else:
-                    wrong = self._bring_small(root, pack, members, count)
+                    damaged = self._fetch_packed(root, pack, members, count)
             except RemoteError as error:
                 self.down = self.down or error.what
                 lost.update((blob.digest, self.down) for blob in members)
             else:
-                if wrong:
-                    self._wrong.add(pack)
-                    lost.update(wrong)
+                if damaged:
+                    self._damaged.add(pack)
+                    lost.update(damaged)
 
         try:
             with ThreadPoolExecutor(max(1, min(TRANSFERS, len(packs)))) as threads:
@@ -275,17 +278,21 @@ class Remote:
             error.filename = error.filename or str(root)
             full = disk_full(error)
             for digest in packs if full else ():  # they would keep the disk full
-                _part(root, digest).unlink(missing_ok=True)
+                _part_path(root, digest).unlink(missing_ok=True)
             raise full or RemoteError(
                 f"can't write what comes from the shared store: {error}"
             ) from error
         if lost:
             reason = self.down or next(iter(lost.values()))
-            what = "the shared store can't be used" if self.down else "the shared store is damaged"
-            raise Lost(f"{what}: {reason} ({public(self.url)})", lost, is_down=bool(self.down))
+            problem = (
+                "the shared store can't be used" if self.down else "the shared store is damaged"
+            )
+            raise BlobsLost(
+                f"{problem}: {reason} ({public_url(self.url)})", lost, is_down=bool(self.down)
+            )
 
-    def _bring_small(
-        self, root: Path, pack: str, members: Sequence[Blob], count: Count
+    def _fetch_packed(
+        self, root: Path, pack: str, members: Sequence[Blob], count: ByteCounter
     ) -> dict[str, str]:
         """Copy files from one object; why, by digest, of those that are wrong."""
         start = min(blob.offset for blob in members)
@@ -297,39 +304,43 @@ class Remote:
             if data is None:
                 return dict.fromkeys((blob.digest for blob in members), "a file is missing")
             self.count(fetched=len(data))
-            parts = {b: data[b.offset - start : b.offset - start + b.size] for b in members}
-            right = {b: part for b, part in parts.items() if blake3(part).hexdigest() == b.digest}
-            if len(right) == len(members) or attempt == 2:
+            contents = {b: data[b.offset - start : b.offset - start + b.size] for b in members}
+            valid = {
+                b: content
+                for b, content in contents.items()
+                if blake3(content).hexdigest() == b.digest
+            }
+            if len(valid) == len(members) or attempt == 2:
                 break
-        for blob, part in right.items():
-            staged = _part(root, blob.digest, f".{os.getpid()}.{threading.get_ident()}")
-            staged.write_bytes(part)
-            _arrive(staged, root, blob.digest)
+        for blob, content in valid.items():
+            staged = _part_path(root, blob.digest, f".{os.getpid()}.{threading.get_ident()}")
+            staged.write_bytes(content)
+            _install_blob(staged, root, blob.digest)
             count(blob.size)
-        return dict.fromkeys((b.digest for b in members if b not in right), "a file is damaged")
+        return dict.fromkeys((b.digest for b in members if b not in valid), "a file is damaged")
 
-    def _bring_large(self, root: Path, blob: Blob, count: Count) -> dict[str, str]:
+    def _fetch_large(self, root: Path, blob: Blob, count: ByteCounter) -> dict[str, str]:
         """Copy a large file in ranges. What an interrupted copy left is kept."""
         target, name = blob_path(root / "objects", blob.digest), object_name("blobs", blob.pack)
-        staged = _part(root, blob.digest)
-        with _alone(staged) as file, ThreadPoolExecutor(AHEAD) as threads:
+        staged = _part_path(root, blob.digest)
+        with _open_exclusively(staged) as file, ThreadPoolExecutor(READ_AHEAD) as threads:
             if target.exists() and hash_file(target) == blob.digest:
                 staged.unlink(missing_ok=True)
                 return {}
             for attempt in (1, 2):  # the rest of an earlier copy may be wrong
                 if attempt == 2:
                     file.truncate(0)
-                starts = range(os.fstat(file.fileno()).st_size, blob.size, PACK)
+                starts = range(os.fstat(file.fileno()).st_size, blob.size, PACK_BYTES)
                 if attempt == 1:
                     count(starts.start)
 
                 def read(start: int) -> bytes | None:
                     if self.down:
                         raise RemoteError(self.down)
-                    return self.objects.read(name, start, min(start + PACK, blob.size))
+                    return self.objects.read(name, start, min(start + PACK_BYTES, blob.size))
 
-                for start in range(0, len(starts), AHEAD):
-                    for data in threads.map(read, starts[start : start + AHEAD]):
+                for start in range(0, len(starts), READ_AHEAD):
+                    for data in threads.map(read, starts[start : start + READ_AHEAD]):
                         if not data:  # it is gone, or shorter than its record says
                             return {blob.digest: "a file is missing or cut short"}
                         file.write(data)
@@ -337,19 +348,19 @@ class Remote:
                         count(len(data) if attempt == 1 else 0)
                 file.flush()
                 if hash_file(staged) == blob.digest:
-                    _arrive(staged, root, blob.digest)
+                    _install_blob(staged, root, blob.digest)
                     return {}
             staged.unlink()
             return {blob.digest: "a file is damaged"}
 
 
-def _part(root: Path, digest: str, end: str = "") -> Path:
+def _part_path(root: Path, digest: str, end: str = "") -> Path:
     """The file that a blob is copied to."""
     make_folder(root / "work")
     return root / "work" / f"{digest}{end}.part"
 
 
-def _alone(staged: Path) -> BinaryIO:
+def _open_exclusively(staged: Path) -> BinaryIO:
     """Open a file for appending as soon as no other process is copying to it."""
     while True:
         file = staged.open("ab")
@@ -360,7 +371,7 @@ def _alone(staged: Path) -> BinaryIO:
         file.close()
 
 
-def _arrive(staged: Path, root: Path, digest: str) -> None:
+def _install_blob(staged: Path, root: Path, digest: str) -> None:
     """Move a checked file to its place."""
     fsync(staged)
     staged.chmod(0o444)

@@ -11,8 +11,8 @@ import msgspec
 
 from finery.artifact.manifest import Manifest, Parts, referring, with_references
 from finery.errors import UsageError
-from finery.store.layout import Blob, Count, Lost, Record, places_of
-from finery.store.objects import public
+from finery.store.layout import Blob, BlobsLost, ByteCounter, Record, blob_places
+from finery.store.objects import public_url
 
 if TYPE_CHECKING:
     from finery.store.database import Store
@@ -49,7 +49,7 @@ class SharedBlobs:
 
     def use(self, remote: "Remote") -> None:
         """Copy from a shared store what it has."""
-        address = public(remote.url)
+        address = public_url(remote.url)
         self.remotes[address] = remote
         if address != remote.url:  # earlier versions wrote passwords
             self._store.rename_remote(remote.url, address)
@@ -61,7 +61,7 @@ class SharedBlobs:
     def _place(self, digest: str) -> tuple[str, Blob] | None:
         query = "SELECT url, digest, size, pack, offset FROM remote WHERE digest = ?"
         row = next(iter(self._store.rows(query, [digest])), None)
-        return (public(row[0]), Blob(*row[1:])) if row else None
+        return (public_url(row[0]), Blob(*row[1:])) if row else None
 
     def adopt(
         self, address: str, records: Mapping[str, Record], parts: Mapping[str, Parts],
@@ -74,12 +74,16 @@ class SharedBlobs:
         """
         results, places = [], []
         for key, record in records.items():
-            known = {m.digest: m for each in inputs[key] for m in with_references(each)}
-            outputs = {name: referring(m, known) for name, m in record.outputs.items()}
+            manifests_by_digest = {
+                m.digest: m for artifact in inputs[key] for m in with_references(artifact)
+            }
+            outputs = {
+                name: referring(m, manifests_by_digest) for name, m in record.outputs.items()
+            }
             refs = [ref for m in outputs.values() for ref in m.refs.values()]
-            if all(ref.digest in known for ref in refs):
+            if all(ref.digest in manifests_by_digest for ref in refs):
                 results.append((key, msgspec.json.encode(outputs), record.seconds))
-                blobs = places_of(record.outputs.values(), record.packed)
+                blobs = blob_places(record.outputs.values(), record.packed)
                 places += [(*blob, address) for blob in blobs]
         digests = {digest for digest, *_ in places}
         self.lost -= digests - self._adopted  # where they are lost again, they stay lost
@@ -91,33 +95,35 @@ class SharedBlobs:
         """Whether all files of artifacts are here, or at least aren't in a shared store only."""
         return not self or not self.missing(manifests)
 
-    def missing(self, manifests: Iterable[Manifest], *, all_known: bool = False) -> Missing:
+    def missing(self, manifests: Iterable[Manifest], *, must_exist: bool = False) -> Missing:
         """The blobs of artifacts and their references that aren't here, but in a shared store.
 
-        all_known: raise `Lost` if a blob is in neither, since the database was replaced.
+        must_exist: raise `BlobsLost` if a blob is in neither, since the database was replaced.
         """
         missing: Missing = {}
         if not self:
             return missing
-        every = (each for m in manifests for each in with_references(m))
-        for digest, size in {f for m in every for f in m.files.values()}:
+        artifacts = (each for m in manifests for each in with_references(m))
+        for digest, size in {f for m in artifacts for f in m.files.values()}:
             if self._store.is_intact(digest, size):
                 continue
             place = self._place(digest)
             if place is not None:
                 missing.setdefault(place[0], []).append(place[1])
-            elif all_known:
-                raise Lost(f"the file {self._store.blob(digest)} is gone", [digest], is_down=False)
+            elif must_exist:
+                raise BlobsLost(
+                    f"the file {self._store.blob(digest)} is gone", [digest], is_down=False
+                )
         return missing
 
-    def bring(self, manifests: Iterable[Manifest], count: Count = lambda size: None) -> None:
-        """Copy the missing blobs of artifacts from shared stores. Raises `Lost`."""
+    def bring(self, manifests: Iterable[Manifest], count: ByteCounter = lambda size: None) -> None:
+        """Copy the missing blobs of artifacts from shared stores. Raises `BlobsLost`."""
         try:
-            missing = self.missing(manifests, all_known=True)
+            missing = self.missing(manifests, must_exist=True)
             if missing:
-                self.copying(missing, count)()
+                self.prepare_copy(missing, count)()
                 self.arrived(missing)
-        except Lost as error:
+        except BlobsLost as error:
             self.lose(error)
             raise
 
@@ -125,27 +131,27 @@ class SharedBlobs:
         """Copy the missing blobs of artifacts; False if they can't be had, with a warning."""
         try:
             self.bring(manifests)
-        except Lost:
+        except BlobsLost:
             self.warn()
             return False
         return True
 
-    def without_lost(self, action: Callable[[bool], T]) -> T:
+    def retry_without_lost(self, action: Callable[[bool], T]) -> T:
         """What an action returns that plans and opens artifacts.
 
         If files can't be had, it is called again, with True: their results now count as not built.
         """
         is_again = False
         while True:
-            before = self.losses
+            losses_before = self.losses
             try:
-                made = action(is_again)
-            except Lost:
-                if self.losses == before:
+                result = action(is_again)
+            except BlobsLost:
+                if self.losses == losses_before:
                     raise
             else:
-                if self.losses == before:  # otherwise a plugin caught the error
-                    return made
+                if self.losses == losses_before:  # otherwise a plugin caught the error
+                    return result
             self.warn()
             is_again = True
 
@@ -155,8 +161,10 @@ class SharedBlobs:
             if remote.down:
                 remote.warn("can't be used", remote.down)
 
-    def copying(self, missing: Missing, count: Count = lambda size: None) -> Callable[[], None]:
-        """A function that copies missing blobs, in any thread. Both raise `Lost`.
+    def prepare_copy(
+        self, missing: Missing, count: ByteCounter = lambda size: None
+    ) -> Callable[[], None]:
+        """A function that copies missing blobs, in any thread. Both raise `BlobsLost`.
 
         If it raises nothing, call `arrived` afterwards, in the store's thread.
         """
@@ -165,13 +173,15 @@ class SharedBlobs:
         for address in missing.keys() - self.remotes.keys():
             digests = [blob.digest for blob in missing[address]]
             url = self.configured()
-            if not url or public(url) != address:
-                what = f"the shared store {address} has the files, but the settings don't name it"
-                raise Lost(what, digests, is_down=True, fix=f"set FINERY_REMOTE={address}")
+            if not url or public_url(url) != address:
+                problem = (
+                    f"the shared store {address} has the files, but the settings don't name it"
+                )
+                raise BlobsLost(problem, digests, is_down=True, fix=f"set FINERY_REMOTE={address}")
             try:
                 self.use(Remote(url))
             except UsageError as error:  # it can't be used any more
-                raise Lost(error.what, digests, is_down=True) from error
+                raise BlobsLost(error.what, digests, is_down=True) from error
         root, remotes = self._store.root, dict(self.remotes)
 
         def copy() -> None:
@@ -179,7 +189,7 @@ class SharedBlobs:
             for address, blobs in missing.items():
                 try:
                     remotes[address].bring(root, blobs, count)
-                except Lost as error:
+                except BlobsLost as error:
                     errors.append(error)
             if errors:
                 raise errors[0]
@@ -194,7 +204,7 @@ class SharedBlobs:
         """
         self._store.verified([blob.digest for blobs in missing.values() for blob in blobs])
 
-    def lose(self, error: Lost) -> None:
+    def lose(self, error: BlobsLost) -> None:
         """Forget that blobs are in a shared store: for good, or as long as it can't be reached.
 
         Results with these blobs then count as not built.

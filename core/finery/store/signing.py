@@ -9,7 +9,7 @@ from typing import Any
 from finery.errors import UsageError
 
 KIND = "ssh-ed25519"
-_PURPOSE = b"finery record\n"
+_SIGNATURE_PREFIX = b"finery record\n"
 """Before what is signed, so that a signature can't be used for anything else."""
 
 
@@ -17,7 +17,7 @@ class Signer:
     """Signs with the private key in a file."""
 
     def __init__(self, file: str) -> None:
-        _, serialization = _library()
+        _, serialization = _load_cryptography()
         path = Path(file).expanduser()
         try:
             self._key: Any = serialization.load_ssh_private_key(path.read_bytes(), password=None)
@@ -41,7 +41,7 @@ class Signer:
 
     def sign(self, body: bytes) -> bytes:
         """The signature of a text, as a line after it: the public key and the signature."""
-        signature: bytes = base64.b64encode(self._key.sign(_PURPOSE + body))
+        signature: bytes = base64.b64encode(self._key.sign(_SIGNATURE_PREFIX + body))
         return self._public + b" " + signature
 
 
@@ -49,16 +49,16 @@ class Trust:
     """The public keys whose signatures count. lines: `ssh-ed25519 AAAA… name` of each."""
 
     def __init__(self, lines: Sequence[str]) -> None:
-        self._error, serialization = _library()
+        self._error, serialization = _load_cryptography()
         self._keys: dict[bytes, Any] = {}
         for line in lines:
             words = line.split()
             try:
                 key = serialization.load_ssh_public_key(" ".join(words[:2]).encode())
             except (ValueError, binascii.Error, self._error) as error:
-                raise _not_a_key(line) from error
+                raise _invalid_key(line) from error
             if words[0] != KIND:
-                raise _not_a_key(line)
+                raise _invalid_key(line)
             self._keys[words[1].encode()] = key
 
     def signed(self, body: bytes, signature: bytes) -> bool:
@@ -67,13 +67,13 @@ class Trust:
         if len(words) != 3 or words[1] not in self._keys:
             return False
         try:
-            self._keys[words[1]].verify(base64.b64decode(words[2]), _PURPOSE + body)
+            self._keys[words[1]].verify(base64.b64decode(words[2]), _SIGNATURE_PREFIX + body)
         except (self._error, binascii.Error):
             return False
         return True
 
 
-def _not_a_key(line: str) -> UsageError:
+def _invalid_key(line: str) -> UsageError:
     return UsageError(
         f"'{line[:40]}' isn't a public ed25519 key",
         where="trust",
@@ -81,7 +81,7 @@ def _not_a_key(line: str) -> UsageError:
     )
 
 
-def _library() -> tuple[type[Exception], Any]:
+def _load_cryptography() -> tuple[type[Exception], Any]:
     """(the error for a wrong signature, the module that reads keys) of `cryptography`."""
     try:
         from cryptography.exceptions import InvalidSignature

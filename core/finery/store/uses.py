@@ -43,10 +43,10 @@ from finery.util.locks import file_locked
 GATE, USES = "gate", "uses"
 JOB = ".job"
 """The end of the name of a job's folder in `work/`."""
-COPYING = 86_400
+STALE_COPY_SECONDS = 86_400
 """Seconds after which an unfinished copy of a blob from a shared store is removed."""
 
-HELD, LOCK = "held-", "held"
+HELD_PREFIX, HELD_LOCK = "held-", "held"
 """Prefix of folders in `work/` that their process removes when it ends; the file that it locks."""
 
 
@@ -54,8 +54,8 @@ HELD, LOCK = "held-", "held"
 def held_folder(root: Path) -> Iterator[Path]:
     """A folder in a store for a process that isn't a build. It is garbage when the process died."""
     with gate(root):
-        folder = Path(tempfile.mkdtemp(prefix=HELD, dir=root / "work"))
-        lock = (folder / LOCK).open("w")
+        folder = Path(tempfile.mkdtemp(prefix=HELD_PREFIX, dir=root / "work"))
+        lock = (folder / HELD_LOCK).open("w")
         with suppress(OSError):  # without locks, nothing is collected either
             fcntl.flock(lock, fcntl.LOCK_EX)
     try:
@@ -68,15 +68,15 @@ def held_folder(root: Path) -> Iterator[Path]:
 def remove_unheld(root: Path, *, remove: bool) -> int:
     """Remove such folders of dead processes, and old unfinished copies of blobs; their bytes."""
     total = 0
-    for part in (root / "work").glob("*.part"):
+    for partial_copy in (root / "work").glob("*.part"):
         with suppress(FileNotFoundError):  # it has just arrived
-            state = part.stat()
-            if time.time() - state.st_mtime > COPYING:
+            state = partial_copy.stat()
+            if time.time() - state.st_mtime > STALE_COPY_SECONDS:
                 total += state.st_size
                 if remove:
-                    part.unlink()
-    for folder in (root / "work").glob(f"{HELD}*"):
-        if not _is_held(folder / LOCK):
+                    partial_copy.unlink()
+    for folder in (root / "work").glob(f"{HELD_PREFIX}*"):
+        if not _is_held(folder / HELD_LOCK):
             total += size_of(folder)
             if remove:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -111,9 +111,9 @@ class Uses:
         self._keys: set[str] = set()
         folder = root / USES
         folder.mkdir(exist_ok=True)
-        with gate(root) as passed:
-            os.lseek(passed, 0, os.SEEK_END)
-            os.write(passed, b".")
+        with gate(root) as gate_file:
+            os.lseek(gate_file, 0, os.SEEK_END)
+            os.write(gate_file, b".")
             self._file, self._path = tempfile.mkstemp(prefix=f"{run}-", dir=folder)
             with suppress(OSError):  # without locks, nothing is collected either
                 fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -125,11 +125,11 @@ class Uses:
 
     def add(self, keys: Iterable[str]) -> None:
         """List keys, before their results are read or recorded."""
-        new = {*keys} - self._keys
-        if new:
+        new_keys = {*keys} - self._keys
+        if new_keys:
             with gate(self._root):
-                self._write("".join(f"{key}\n" for key in new))
-            self._keys |= new
+                self._write("".join(f"{key}\n" for key in new_keys))
+            self._keys |= new_keys
 
     def _write(self, text: str) -> None:
         if os.write(self._file, text.encode()) < len(text):
@@ -154,17 +154,17 @@ class InUse(NamedTuple):
     inputs: list[Manifest] = []
 
 
-class _Given(msgspec.Struct):
+class _TaskInputs(msgspec.Struct):
     """What a job's task says about its inputs."""
 
     inputs: dict[str, list[tuple[str, Manifest]]]
 
 
-def in_use(root: Path, alone: int) -> InUse:
-    """What running builds use. Removes the files of killed ones. alone: the gate's open file."""
-    os.ftruncate(alone, 0)
-    os.utime(alone)
-    keys, since, builds = set[str](), os.fstat(alone).st_ctime_ns, 0
+def read_uses(root: Path, gate_file: int) -> InUse:
+    """What running builds use. Removes the files of killed ones. gate_file: it is open."""
+    os.ftruncate(gate_file, 0)
+    os.utime(gate_file)
+    keys, since, builds = set[str](), os.fstat(gate_file).st_ctime_ns, 0
     for path in (root / USES).glob("*"):
         if not _is_held(path):
             path.unlink(missing_ok=True)
@@ -177,12 +177,14 @@ def in_use(root: Path, alone: int) -> InUse:
     for task in (root / "work").glob(f"*{JOB}/task.json"):
         with suppress(FileNotFoundError):
             since, builds = min(since, task.stat().st_ctime_ns), builds + 1
-            given = msgspec.json.decode(task.read_bytes(), type=_Given).inputs
-            inputs += (manifest for each in given.values() for _, manifest in each)
+            inputs_by_name = msgspec.json.decode(task.read_bytes(), type=_TaskInputs).inputs
+            inputs += (
+                manifest for artifacts in inputs_by_name.values() for _, manifest in artifacts
+            )
             keys.add(task.parent.name.removesuffix(JOB))
     return InUse(keys, since, builds, inputs)
 
 
-def is_quiet(alone: int) -> bool:
-    """Whether no build has started since the last `in_use`. alone: the gate's open file."""
-    return os.fstat(alone).st_size == 0
+def is_quiet(gate_file: int) -> bool:
+    """Whether no build has started since the last `read_uses`. gate_file: the gate's open file."""
+    return os.fstat(gate_file).st_size == 0

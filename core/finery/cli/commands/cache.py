@@ -223,7 +223,7 @@ def _expire(recipe: Path | None, days: float, *, dry_run: bool, as_json: bool) -
     from finery.cli.targets import recipe_file
     from finery.config import load_config
     from finery.store.expiry import expire
-    from finery.store.objects import open_objects, public
+    from finery.store.objects import open_objects, public_url
 
     config = load_config(recipe_file(recipe) if recipe is not None else None)
     remote = config.remote
@@ -236,7 +236,7 @@ def _expire(recipe: Path | None, days: float, *, dry_run: bool, as_json: bool) -
             objects = open_objects(remote)
         expired = expire(objects, days, dry_run=dry_run, progress=print_progress)
     except RemoteError as error:
-        error.what = f"the shared store {public(remote)} can't be cleared: {error.what}"
+        error.what = f"the shared store {public_url(remote)} can't be cleared: {error.what}"
         error.fix = (
             error.fix
             or "check the connection and the permissions: s3:ListBucket, "
@@ -246,11 +246,11 @@ def _expire(recipe: Path | None, days: float, *, dry_run: bool, as_json: bool) -
     finally:
         print_progress("")
     if as_json:
-        print_json({"remote": public(remote), **expired._asdict()})
+        print_json({"remote": public_url(remote), **expired._asdict()})
         return
     verb = "Would remove" if dry_run else "Removed"
     results, kept = counted(expired.results, "result"), counted(expired.kept, "result")
-    text = f"{verb} {results} and {size(expired.bytes)} from {public(remote)}; {kept} stay"
+    text = f"{verb} {results} and {size(expired.bytes)} from {public_url(remote)}; {kept} stay"
     click.secho(text, bold=True)
 
 

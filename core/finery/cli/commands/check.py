@@ -80,6 +80,6 @@ def _notes(graph: "Graph") -> "Sequence[Note]":
     store = open_store(graph.recipe.path)
     refuse_shared_folder(graph.recipe, store)
     planner = Planner(graph, store)
-    return store.shared.without_lost(
+    return store.shared.retry_without_lost(
         lambda _: notes_on(graph, results_of(planner, list(make_plan(planner))))
     )

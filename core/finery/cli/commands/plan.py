@@ -93,7 +93,7 @@ def command(
         return plans, gates, notes_on(graph, results), estimates
 
     config = load_config(recipe, reads=True)
-    plans, gates, notes, estimates = store.shared.without_lost(read)
+    plans, gates, notes, estimates = store.shared.retry_without_lost(read)
     if language is not None:
         _print_graph(language, plans, gates)
         return
@@ -242,11 +242,11 @@ def _print_environments(planner: "Planner", plans: Sequence["StepPlan"]) -> None
         if name and environment is None:
             print_wrapped("", f"environment {name}: will be resolved and made", hang=2, dim=True)
         elif environment is not None:
-            from finery.execute.venv import is_made
+            from finery.execute.venv import is_environment_complete
 
             packages = counted(len(environment.requirements), "package")
             text = f"environment {name}: Python {environment.python}, {packages}"
-            if not is_made(environment, planner.store.root):
+            if not is_environment_complete(environment, planner.store.root):
                 print_wrapped("", f"{text}, will be made", hang=2, dim=True)
 
 

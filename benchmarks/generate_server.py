@@ -36,7 +36,7 @@ class Desk:
             self.ask(self.waiting.popleft())
         answer()
 
-    def told(self) -> bytes:
+    def row_with_id(self) -> bytes:
         """Answers given, and the seconds from the first request to the last answer."""
         content = json.dumps({"count": self.count, "seconds": self.last - self.first}).encode()
         self.count, self.first = 0, 0.0
@@ -66,7 +66,7 @@ class Http(asyncio.Protocol):
             body = self.data[end + 4 : end + 4 + length]
             self.data = self.data[end + 4 + length :]
             if head.startswith(b"get"):
-                self.send(self.desk.told())
+                self.send(self.desk.row_with_id())
             else:
                 self.desk.ask(lambda body=body: self.send(_answer(body)))
 

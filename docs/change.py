@@ -10,7 +10,7 @@ import sys
 from html import escape
 from pathlib import Path
 
-from finery.builder.runs import EVENTS
+from finery.builder.runs import EVENTS_FILE
 from finery.util.text import duration
 
 ROW, TOP, BAR, LEFT, RIGHT, WIDTH = 24, 74, 240, 130, 560, 900
@@ -28,7 +28,7 @@ text {{ font: 14px "DejaVu Sans", "Segoe UI", Helvetica, Arial, sans-serif; fill
 
 def seconds_of(run: Path) -> dict[str, float]:
     """The seconds of each step that ran."""
-    events = map(json.loads, (run / EVENTS).read_text(encoding="utf-8").splitlines())
+    events = map(json.loads, (run / EVENTS_FILE).read_text(encoding="utf-8").splitlines())
     return {e["step"]: e["seconds"] for e in events if e["event"] == "step_finished"}
 
 

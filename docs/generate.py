@@ -22,7 +22,7 @@ from finery.recipe.messages import phrase
 from finery.recipe.schema import settings_inside, step_schema
 from finery.step.inspect import RESERVED, inputs_of, sections_of
 from finery.step.step import Step
-from finery.util.events import EVENTS, BuildStarted, Error, described
+from finery.util.events import EVENTS, BuildStarted, Error, field_descriptions
 from finery.util.text import a_or_an, one_or_more
 
 FOLDER = Path(__file__).parent / "reference"
@@ -186,13 +186,13 @@ different steps are interleaved.
 def events() -> str:
     """Every event with its fields."""
     common = {"event", "time"}
-    fields = described(BuildStarted)
+    fields = field_descriptions(BuildStarted)
     parts = [HEAD + EVENTS_HEAD + _fields({n: f for n, f in fields.items() if n in common})]
     parts.append(EVENTS_TAIL)
     for name, kind in EVENTS.items():
-        own = {n: field for n, field in described(kind).items() if n not in common}
+        own = {n: field for n, field in field_descriptions(kind).items() if n not in common}
         parts.append(f"## `{name}`\n\n{kind.__doc__}\n\n{_fields(own)}")
-    parts.append(f"## Errors\n\n{Error.__doc__}\n\n{_fields(described(Error))}")
+    parts.append(f"## Errors\n\n{Error.__doc__}\n\n{_fields(field_descriptions(Error))}")
     return "\n".join(parts)
 
 
@@ -207,7 +207,7 @@ def _type(kind: Any) -> str:
     if kind in words:
         return words[kind]
     if is_typeddict(kind):
-        return ", ".join(f"`{name}`" for name in described(kind))
+        return ", ".join(f"`{name}`" for name in field_descriptions(kind))
     arguments = get_args(kind)
     if get_origin(kind) is list:
         return f"a list of {_type(arguments[0])}"

@@ -20,7 +20,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from finery.builder.project import Project
-from finery.builder.runs import EVENTS, Outcome, read_run
+from finery.builder.runs import EVENTS_FILE, Outcome, read_run
 from finery.builder.scheduler import Build
 from finery.cli.progress import listener
 from finery.cli.summary import print_summary
@@ -101,7 +101,7 @@ def replay(recipe: Path, run: str) -> None:
     """Show a recorded build as `finery build` showed it."""
     project = Project(recipe)
     graph, store = project.graph, project.store
-    events = (store.root / "runs" / run / EVENTS).read_text(encoding="utf-8").splitlines()
+    events = (store.root / "runs" / run / EVENTS_FILE).read_text(encoding="utf-8").splitlines()
     with closing(listener(sys.stderr, graph)) as display:
         for line in events:
             display(json.loads(line))

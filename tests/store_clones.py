@@ -272,7 +272,7 @@ def build(folder: Path, shared: Path, spec: Spec) -> dict[str, Any]:
     outcome = made.run()
     errors = {name: str(error) for name, error in outcome.errors.items()}
     if not errors and made.sharing.is_complete:
-        stamp.keep(made, (), ())
+        stamp.write_stamp(made, (), ())
     keys = {name: result.key for name, result in outcome.results.items()}
     ran = [keys[name] for name in outcome.ran if name in keys]  # not if planning again failed
     return {"ran": ran, "keys": keys, "errors": errors}

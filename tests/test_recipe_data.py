@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from finery import Dataset
 from finery.builder.project import open_graph
 from finery.rows import Row
-from finery.rows.near import normalised
+from finery.rows.near import normalise_text
 from finery.rows.similar import SimilarIndex
 from finery.testing import dataset, run_step
 from finery_data.steps.decontaminate import Decontaminate
@@ -95,7 +95,7 @@ def phrasing(row: Row) -> str:
         text = re.sub(rf"\b{re.escape(value)}\b", " value ", text)
     for pattern, slot in SLOTS.items():
         text = re.sub(pattern, f" {slot} ", text)
-    return normalised(text)
+    return normalise_text(text)
 
 
 def parts(folder: Path) -> dict[str, Dataset]:

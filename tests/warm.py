@@ -291,7 +291,7 @@ def import_all(more: Iterable[str] = ()) -> None:
     """
     from finery.plugin.discovery import GROUP
     from finery.plugin.manager import Plugins
-    from finery.util.installed import distributions, entry_points, owners, search_path
+    from finery.util.installed import distributions, entry_points, module_owners, search_path
 
     for module in pkgutil.walk_packages(finery.__path__, "finery."):
         if not module.name.startswith(("finery.testing", "finery.__main__")):
@@ -305,7 +305,7 @@ def import_all(more: Iterable[str] = ()) -> None:
     assert plugins.views
     for name in ("rich.table", *more):
         importlib.import_module(name)
-    for cached in (distributions, owners, search_path):
+    for cached in (distributions, module_owners, search_path):
         cached.cache_clear()
     gc.collect()
     gc.freeze()

@@ -212,10 +212,10 @@ def _risky(written: _Written) -> _Written:
 
 def _in_lines(risky: _Written) -> list[str]:
     """Settings with their values and places, for people."""
-    from finery.recipe.yaml import without_secrets
+    from finery.recipe.yaml import redact_secrets
 
     return [
-        without_secrets(f"{name} = {json.dumps(value, default=str)}  ({place})")
+        redact_secrets(f"{name} = {json.dumps(value, default=str)}  ({place})")
         for name, (value, place) in risky.items()
     ]
 

@@ -10,7 +10,7 @@ import msgspec
 from finery import DataError, Dataset, Step, UsageError, setting, takes
 from finery.rows import Row, answer_text, split_turns
 from finery.rows.answers.reading import as_text, field_names
-from finery.rows.similar import question
+from finery.rows.similar import question_text
 from finery.util.text import did_you_mean
 from finery_baseline.classifier import LINES, OBJECT, WHOLE
 
@@ -67,7 +67,7 @@ def lessons_of(rows: Dataset, fields: Sequence[str]) -> tuple[Shape, list[Lesson
     predicted. Raises `DataError` if there are no rows, and for rows without a prompt or an answer;
     `UsageError` for `fields` that don't occur exactly once in all answers, in the same form.
     """
-    read = [(row, question(split_turns(row)[0]), answer_of(row)) for row in rows]
+    read = [(row, question_text(split_turns(row)[0]), answer_of(row)) for row in rows]
     if not read:
         raise DataError("`rows` has no rows to learn from", fix="check the step that makes `rows`")
     missing = [f"row {row['id']}" for row, asked, answer in read if not (asked and answer)]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from finery import Completion, Engine, Request, Sampling
-from finery.rows.similar import SimilarIndex, question
+from finery.rows.similar import SimilarIndex, question_text
 from finery_baseline import classifier
 from finery_baseline.answers import ROWS
 
@@ -24,7 +24,7 @@ class TextEngine(Engine):
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer one batch. Tokens are words."""
-        questions = [question(request.messages) for request in requests]
+        questions = [question_text(request.messages) for request in requests]
         return [
             Completion(
                 text=text,

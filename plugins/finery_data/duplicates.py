@@ -12,15 +12,15 @@ from typing import NamedTuple
 from finery import Dataset
 from finery.rows import Row
 from finery.rows.near import (
-    CROWD,
-    NEAR,
+    CROWDED_BUCKET,
+    NEAR_SIMILARITY,
     Entry,
     NearIndex,
     common_pieces,
     is_template,
     prompt_entry,
 )
-from finery.rows.parts import id_of
+from finery.rows.parts import row_id_of
 
 WHOLE = 50
 """Minimum letters and digits of a held-out prompt that is searched for inside longer prompts."""
@@ -133,7 +133,7 @@ class HeldOut:
     def add(self, row: Row, entry: Entry | None) -> None:
         """Hold a row out. entry: its `prompt_entry`."""
         number = len(self._ids)
-        self._ids.append(id_of(row))
+        self._ids.append(row_id_of(row))
         if entry is None:
             return
         self._near.add(number, entry)
@@ -163,8 +163,8 @@ class HeldOut:
 def crowd_note(crowded: int) -> str:
     """A log line about rows that weren't compared with all others, see `NearIndex`."""
     return (
-        f"warning: {crowded:,} rows resemble {CROWD} or more before them; near copies of these "
-        "were looked for only among the first"
+        f"warning: {crowded:,} rows resemble {CROWDED_BUCKET} or more before them; near copies of "
+        "these were looked for only among the first"
     )
 
 
@@ -222,7 +222,7 @@ def overlap_of(
     searched, held_out = (min(most, size) for size in sizes)
     overlap = Overlap(name, held_name, searched, held_out, *sizes)
     every = chain(islice(rows, most), islice(held_rows, most))
-    held = HeldOut(held_name, NEAR, folder, common_pieces(map(prompt_entry, every)))
+    held = HeldOut(held_name, NEAR_SIMILARITY, folder, common_pieces(map(prompt_entry, every)))
     for row in islice(held_rows, most):
         held.add(row, prompt_entry(row))
     for number, row in enumerate(islice(rows, most)):
@@ -231,5 +231,5 @@ def overlap_of(
         if (leak := held.leak(prompt_entry(row))) is not None:
             overlap.counts[leak.reason] += 1
             if len(overlap.examples) < EXAMPLES:
-                overlap.examples.append(f"{id_of(row)} {leak.detail}")
+                overlap.examples.append(f"{row_id_of(row)} {leak.detail}")
     return overlap

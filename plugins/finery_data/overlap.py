@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from finery import About, Graph, Node, Note, Source
-from finery.rows.near import NEAR
+from finery.rows.near import NEAR_SIMILARITY
 
 NAME = "train-test-overlap"
 ABOUT = {
@@ -100,7 +100,10 @@ def _is_clean(graph: Graph, rows: Output, held: Collection[Output]) -> bool:
     if forecast is not None and forecast.keeps_apart():
         return any(step == node.name and output != rows[1] for step, output in held)
     compared = {(s.step, s.output) for s in node.sources if s.role == "compare"}
-    if not compared.isdisjoint(held) and getattr(node.step, "threshold", NEAR) <= NEAR:
+    if (
+        not compared.isdisjoint(held)
+        and getattr(node.step, "threshold", NEAR_SIMILARITY) <= NEAR_SIMILARITY
+    ):
         return True
     passes = forecast.passes() if forecast is not None else ()
     return bool(node.row_sources) and all(

@@ -9,9 +9,9 @@ from typing import Literal
 from finery import DataError, Dataset, Files, Job, Preflight, Step, Traceable, UsageError, setting
 from finery.rows import Row, row_id
 from finery.rows.dropped import Drops
-from finery.rows.tables.records import COMPRESSED, suffix_of
+from finery.rows.tables.records import COMPRESSED, data_suffix
 from finery.rows.tables.streams import open_bytes
-from finery.rows.templates.limits import Slow, time_limit
+from finery.rows.templates.limits import TimeExceeded, time_limit
 from finery.util.text import counted
 from finery_docs.chunks import Limits, chunks
 from finery_docs.document import Document, Problem
@@ -94,7 +94,7 @@ class DocsFiles(Step, seeded=False, version="1", traceable=ChunkPlaces, prefligh
 
     def key_packages(self) -> tuple[str, ...]:
         """What reads files of these kinds."""
-        suffixes = {suffix_of(path.name) for path in self.path.paths}
+        suffixes = {data_suffix(path.name) for path in self.path.paths}
         return tuple(sorted({READERS[suffix] for suffix in suffixes & READERS.keys()}))
 
     def check(self) -> None:
@@ -190,7 +190,7 @@ class Reading:
         try:
             with nullcontext() if _suffix(path) in PDF else time_limit(seconds):
                 document = read(content)
-        except Slow as error:
+        except TimeExceeded as error:
             fix = "repair or simplify its markup, or remove it from `path`"
             raise Problem("too-slow", f"reading it {error}", fix) from None
         except ImportError as error:

@@ -9,8 +9,8 @@ from finery import Completion, DataError
 from finery.rows import Conversation, Message, Row
 from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import NotJson, parse
-from finery.rows.parts import canonical
-from finery.rows.templates.limits import Slow, time_limit
+from finery.rows.parts import canonical_json
+from finery.rows.templates.limits import TimeExceeded, time_limit
 from finery.util.text import did_you_mean, shortened
 from finery_eval.arguments import branches_of, coerced, facets_of, referenced, types_of
 
@@ -76,7 +76,7 @@ class Toolbox:
             raise BadTools("it offers no `tools`")
         by_name: dict[str, Tool] = {}
         for each in offered:
-            key = canonical(each)
+            key = canonical_json(each)
             if key not in self._tools:
                 self._tools[key] = _read_tool(each)
             tool = self._tools[key]
@@ -170,7 +170,7 @@ def _broken(tool: Tool, arguments: dict[str, Any]) -> Problem | None:
     try:
         with time_limit():
             problem = tool.checker.problem(arguments)
-    except Slow as slow:
+    except TimeExceeded as slow:
         return Problem(f"{unchecked} in time", f"{unchecked}: that {slow}")
     except DataError as error:
         return Problem(unchecked, f"{unchecked}: {error.what}")

@@ -42,7 +42,7 @@ from finery import (
     takes,
 )
 from finery.rows import Row
-from finery.rows.answers.reading import extracted
+from finery.rows.answers.reading import extract_answer
 from finery.rows.report import Report, Table
 from finery_eval import slices as slicing
 from finery_eval.asking import Answering, ask, read_rows
@@ -357,7 +357,7 @@ class Evaluator(BatchEvaluator):
         anything, unbounded = self.statistics(), self.unbounded()
 
         def verdict_on(i: int, answer: Completion) -> Verdict:
-            text = extracted(answer.text, self.extract)
+            text = extract_answer(answer.text, self.extract)
             answer = msgspec.structs.replace(answer, text=text)
             try:
                 verdict = verdict_of(self.judge(rows[i], answer), metrics)

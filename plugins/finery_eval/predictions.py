@@ -15,7 +15,7 @@ import msgspec
 
 from finery import code_digest
 from finery.rows import Row
-from finery.rows.parts import prompt as prompt_of
+from finery.rows.parts import prompt_text as prompt_of
 from finery.rows.report import Difference, Report
 from finery_eval.measure import (
     Group,

@@ -6,7 +6,7 @@ from typing import Any
 from finery import DataError
 from finery.rows import Row
 from finery.rows.answers.reading import as_text
-from finery.rows.parts import prompt
+from finery.rows.parts import prompt_text
 from finery.rows.report import Slice, Table, values_and_intervals
 from finery.util.text import did_you_mean
 from finery_eval.measure import Group, scores_of
@@ -68,7 +68,7 @@ def columns_of(rows: Sequence[Row]) -> set[str]:
 
 def _by_length(rows: Sequence[Row]) -> Slices:
     """Thirds of the rows. Rows of the same length stay together, so there may be fewer slices."""
-    lengths = [len(prompt(row)) for row in rows]
+    lengths = [len(prompt_text(row)) for row in rows]
     ordered = sorted(lengths)
     ends = [ordered[len(rows) * part // PARTS - 1] for part in range(1, PARTS)]
     ends = list(dict.fromkeys(end for end in ends if end < ordered[-1]))

@@ -14,7 +14,7 @@ import msgspec
 
 from finery import Completion, StepError
 from finery.rows import Conversation, Message, Row, Turns
-from finery.rows.parts import prompt as prompt_of
+from finery.rows.parts import prompt_text as prompt_of
 from finery.rows.report import Table
 from finery_eval.calls import (
     SHOWN,

@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from finery import FineryError
 from finery.rows import Conversation, Message
-from finery.rows.templates.limits import within_limits, written
+from finery.rows.templates.limits import compile_within_limits, render_messages
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Keys of a message's reasoning. Templates read the first; that of gpt-oss reads the second."""
@@ -38,7 +38,7 @@ class ChatTemplate:
         self.source = source
         self._names = {**special_tokens, **(arguments or {})}
         try:
-            self._compiled = within_limits(lambda: environment().from_string(source))
+            self._compiled = compile_within_limits(lambda: environment().from_string(source))
         except (SyntaxError, RecursionError) as error:
             raise TemplateError(f"{type(error).__name__}: {error}") from error
 
@@ -84,7 +84,7 @@ class ChatTemplate:
     def _written(self, messages: Conversation, names: Mapping[str, Any]) -> str:
         known = {"documents": None, "tools": None, **self._names, **names, "messages": messages}
         try:
-            return written(lambda: self._compiled.render(known), messages)
+            return render_messages(lambda: self._compiled.render(known), messages)
         except (TemplateError, FineryError, TypeError):
             raise
         except Exception as error:

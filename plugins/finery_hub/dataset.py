@@ -23,9 +23,9 @@ from finery import (
     setting,
 )
 from finery.rows.badrow import BadRow
-from finery.rows.tables.records import JSON_SUFFIXES, Record, read_json, suffix_of, without_nulls
-from finery.rows.tables.streams import decompressed, undamaged
-from finery.rows.tables.values import plain
+from finery.rows.tables.records import JSON_SUFFIXES, Record, data_suffix, drop_nulls, read_json
+from finery.rows.tables.streams import decompress, report_damage
+from finery.rows.tables.values import json_value
 from finery.util.text import did_you_mean
 from finery_data.sources.source import RowSource
 from finery_hub.client import COMMIT, download, explained, missing, resolve, token_of
@@ -73,7 +73,7 @@ def records_of(split: Split, job: Job, *, streaming: bool) -> Iterator[Record]:
     if not streaming:
         files = _fetched(split, files, job)
     names = {file: file.partition(split.commit)[2].lstrip("/@") for file in files}
-    is_json = all(suffix_of(name) in JSON_SUFFIXES for name in names.values())
+    is_json = all(data_suffix(name) in JSON_SUFFIXES for name in names.values())
     with explained(split.repo, split.commit, "dataset"):
         if is_json and not getattr(builder.config, "field", None):
             records = _json_records(split, names, builder.info.features)
@@ -174,8 +174,8 @@ def _json_records(split: Split, names: Mapping[str, str], features: Any) -> Iter
     tell = _labelled(features or {})
     for file, name in names.items():
         place = f"{split.repo}/{name}"
-        with _opened(file, split.token) as raw, undamaged(place):
-            for record in read_json(place, decompressed(raw)):
+        with _opened(file, split.token) as raw, report_damage(place):
+            for record in read_json(place, decompress(raw)):
                 if isinstance(record.columns, BadRow):
                     yield record
                 else:
@@ -236,7 +236,7 @@ def _labelled(features: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict
     classes = {name: names for name, f in features.items() if (names := _class_names(f))}
 
     def tell(record: Mapping[str, Any]) -> dict[str, Any]:
-        columns = {name: without_nulls(plain(value)) for name, value in record.items()}
+        columns = {name: drop_nulls(json_value(value)) for name, value in record.items()}
         for name, names in classes.items():
             if name in columns:
                 columns[name] = _named(columns[name], names)

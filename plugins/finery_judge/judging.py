@@ -29,7 +29,7 @@ from finery import (
     takes,
 )
 from finery.rows import Conversation, Row, answer_text, split_turns
-from finery.rows.answers.reading import extracted
+from finery.rows.answers.reading import extract_answer
 from finery.rows.report import Remark
 from finery.rows.report import Score as ReportScore
 from finery_eval.asking import refuse
@@ -226,7 +226,7 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
 
     def shown(self, answer: Completion) -> str:
         """An answer as the judge sees it."""
-        return extracted(answer.text, self.extract).strip()
+        return extract_answer(answer.text, self.extract).strip()
 
     def verdicts_on(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finery import DataError, Model, shown
-from finery.rows.templates.limits import LimitExceeded, limited
+from finery.rows.templates.limits import LimitExceeded, apply_limits
 from finery_local.files import AdapterConfig
 from finery_local.formats.safetensors_file import shapes, tensors_of
 
@@ -71,7 +71,7 @@ def check_patterns(adapter: Path, config: AdapterConfig, base: Model) -> None:
     where = str(adapter.parent / "adapter_config.json")
     for text in config.patterns():
         try:
-            with limited():
+            with apply_limits():
                 pattern = re.compile(rf"(.*\.)?({text})")
                 for name in names:
                     pattern.fullmatch(name)

@@ -8,8 +8,8 @@ import msgspec
 
 from finery import Completion, RefusedError, Request, Sampling, StepError
 from finery.rows import Message
-from finery.rows.answers.jsonvalues import NotJson, strict
-from finery.rows.chat.thinking import Thought, split_thinking, unopened
+from finery.rows.answers.jsonvalues import NotJson, parse_strict
+from finery.rows.chat.thinking import Thought, missing_opening_tag, split_thinking
 from finery.util.text import shortened
 
 CHARACTERS_A_TOKEN = 4
@@ -202,7 +202,7 @@ def _without_thinking(text: str, reasoning: str) -> Thought:
     """The text, and the thinking. Servers without a reasoning parser return both in one text."""
     if reasoning:
         return Thought(reasoning, text)
-    return split_thinking(text, unopened(text))
+    return split_thinking(text, missing_opening_tag(text))
 
 
 def _call_error(calls: list[dict[str, Any]]) -> str | None:
@@ -210,7 +210,7 @@ def _call_error(calls: list[dict[str, Any]]) -> str | None:
     for call in calls:
         function = call["function"]
         try:
-            arguments = strict(function["arguments"] or "{}")
+            arguments = parse_strict(function["arguments"] or "{}")
         except NotJson as error:
             return f"the arguments of the call of {function['name']!r} are {error}"
         if not isinstance(arguments, dict):

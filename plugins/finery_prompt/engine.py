@@ -8,7 +8,7 @@ import msgspec
 
 from finery import Answer, Batch, Completion, Engine, EngineJob, Model, Request, Sampling
 from finery.rows import Conversation, Message, split_turns
-from finery.rows.similar import SimilarIndex, question
+from finery.rows.similar import SimilarIndex, question_text
 
 EXAMPLES = "examples.jsonl"
 """The file with the turns of each row that a prompt may be shown, a row a line."""
@@ -68,7 +68,7 @@ class FixedMessages:
         fixed = self._model.meta["messages"]
         if "nearest" in self._model.meta:
             shots = self._model.meta["nearest"]["shots"]
-            nearest = self._index.nearest(question(conversation), shots)
+            nearest = self._index.nearest(question_text(conversation), shots)
             fixed = [*fixed, *(turn for n, _ in reversed(nearest) for turn in self._rows[n])]
         return in_front(fixed, conversation)
 
@@ -79,7 +79,7 @@ class FixedMessages:
 
     @cached_property
     def _index(self) -> SimilarIndex:
-        return SimilarIndex([question(split_turns({"messages": of})[0]) for of in self._rows])
+        return SimilarIndex([question_text(split_turns({"messages": of})[0]) for of in self._rows])
 
 
 class WrappingEngine(Engine):

@@ -24,7 +24,7 @@ from finery import (
 )
 from finery.rows import Row
 from finery.rows.dropped import Drops
-from finery.rows.parts import id_of, named, read
+from finery.rows.parts import read_numbered, row_id_of, row_label
 from finery.util.text import nearest
 from finery_review.decisions import (
     Decision,
@@ -109,7 +109,7 @@ class _Review:
         self._step = step
         self._standing = _standing(step.reviews, job)
         wanted = {decision.id for decision in self._standing}
-        rows = map(id_of, self._step.rows) if wanted else ()
+        rows = map(row_id_of, self._step.rows) if wanted else ()
         there = {row for row in rows if row in wanted}
         self._earlier = Earlier(decision for decision in self._standing if decision.id not in there)
         self._counts = Counter[str]()
@@ -117,8 +117,8 @@ class _Review:
 
     def decided(self, job: Job, drops: Drops) -> Iterator[Row]:
         """The remaining rows with decisions applied."""
-        for number, row in read(job, [self._step.rows]):
-            decision = self._standing.of(id_of(row))
+        for number, row in read_numbered(job, [self._step.rows]):
+            decision = self._standing.of(row_id_of(row))
             if decision is None or not decision.decides:
                 stale = self._stale(row)
                 self._counts["undecided"] += 1
@@ -129,7 +129,7 @@ class _Review:
                     drops.add(row, "undecided", "has changed since its decision" if stale else "")
                 elif len(self.open) < LISTED:
                     changed = ", which has changed since its decision" if stale else ""
-                    self.open.append(f"{named(number, row)}{changed}")
+                    self.open.append(f"{row_label(number, row)}{changed}")
                 continue
             self._counts[decision.do] += 1
             decided = self._applied(number, row, decision)
@@ -152,7 +152,7 @@ class _Review:
         except DataError as error:
             raise DataError(
                 f"its decision ({decision.do}) doesn't fit: {error.what}",
-                where=named(number, row),
+                where=row_label(number, row),
                 fix=f"decide again: finery review {self._step.rows.name}",
             ) from error
 

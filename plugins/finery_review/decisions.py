@@ -9,8 +9,8 @@ from blake3 import blake3
 
 from finery import DataError
 from finery.rows import NOT_CONTENT, Row, is_preference
-from finery.rows.chat.turns import problems_of
-from finery.rows.parts import changed, prompt
+from finery.rows.chat.turns import turn_problems
+from finery.rows.parts import prompt_text, replace_content
 
 Action = Literal["accept", "reject", "edit", "swap", "note", "undo"]
 OPEN = frozenset({"note", "undo"})
@@ -153,7 +153,7 @@ def prompt_hash(row: Row) -> str:
     Empty where the row has no prompt.
     """
     try:
-        text = prompt(row) if "text" not in row else ""
+        text = prompt_text(row) if "text" not in row else ""
     except (AttributeError, KeyError, TypeError):  # invalid turns
         text = ""
     return blake3(text.encode()).hexdigest()[:16] if text.strip() else ""
@@ -205,14 +205,16 @@ def applied(row: Row, decision: Decision) -> Row | None:
             raise DataError(
                 "the row has no `chosen` and `rejected` to swap", fix="accept it, or reject it"
             )
-        return changed(row, {**row, "chosen": row["rejected"], "rejected": row["chosen"]})
+        return replace_content(row, {**row, "chosen": row["rejected"], "rejected": row["chosen"]})
     if decision.do == "edit":
         values = {**row, **(decision.set or {})}
-        edited = changed(row, {name: value for name, value in values.items() if value is not None})
-        before = problems_of(row)
+        edited = replace_content(
+            row, {name: value for name, value in values.items() if value is not None}
+        )
+        before = turn_problems(row)
         if isinstance(edited.get("messages"), str):
             raise DataError("'messages' is text, not a list of turns", fix="edit the row again")
-        broken = [what for check, what in problems_of(edited) if (check, what) not in before]
+        broken = [what for check, what in turn_problems(edited) if (check, what) not in before]
         if broken:
             raise DataError("; ".join(broken), fix="edit the row again")
         return edited

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from finery import DataError, FineryError, StepError, UsageError, shown
 from finery.rows.badrow import BadRow
 from finery.rows.tables.records import Record
-from finery.rows.tables.values import plain
+from finery.rows.tables.values import json_value
 from finery.util.text import did_you_mean, nearest
 
 DATABASES = ("postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle")
@@ -321,7 +321,7 @@ def _check_sqlite(path: Path) -> None:
 
 def _columns(values: dict[str, Any]) -> dict[str, Any] | BadRow:
     """The columns of a record as rows can hold them, or why they can't."""
-    columns = {name: plain(value) for name, value in values.items()}
+    columns = {name: json_value(value) for name, value in values.items()}
     for name, value in columns.items():
         if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
             return BadRow(f"'{name}' isn't UTF-8", "repair it in the database")

@@ -16,7 +16,7 @@ from blake3 import blake3
 from finery import StepError
 from finery.rows.badrow import BadRow
 from finery.rows.tables.records import Record
-from finery.rows.tables.values import holds_bytes
+from finery.rows.tables.values import has_bytes
 
 DIGITS = 32
 BLOCK = 1 << 20
@@ -94,7 +94,7 @@ def _records(path: Path, place: str) -> Iterator[Record]:
 def _line(record: Record) -> _Line:
     if isinstance(record.columns, BadRow):
         return _Line(None, [], record.columns.what, record.columns.fix)
-    opaque = [name for name, value in record.columns.items() if holds_bytes(value)]
+    opaque = [name for name, value in record.columns.items() if has_bytes(value)]
     return _Line({n: v for n, v in record.columns.items() if n not in opaque}, opaque)
 
 

@@ -20,7 +20,7 @@ from finery.rows import Conversation, Row, row_id
 from finery.rows.answers.answerschema import AnswerSchema
 from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.rows.generated import Origin
-from finery.rows.parts import id_of
+from finery.rows.parts import row_id_of
 
 REASON = "tool-call"
 _DASHES = re.compile(r"\s*-{3,}\s*")
@@ -204,7 +204,7 @@ class Candidate(msgspec.Struct):
 def with_parents(row: Row, seeds: Sequence[Row]) -> Row:
     """The row with its id, and with the ids of its seeds as parents."""
     content = {k: v for k, v in row.items() if k not in ("id", "parents")}
-    own, parents = row_id(content), [id_of(seed) for seed in seeds]
+    own, parents = row_id(content), [row_id_of(seed) for seed in seeds]
     others = [parent for parent in parents if parent != own]
     return {"id": own, **content, **({"parents": others} if others else {})}
 

@@ -23,12 +23,12 @@ from finery import (
 )
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema, check_schema
-from finery.rows.answers.jsonvalues import NotJson, parse, unfenced
+from finery.rows.answers.jsonvalues import NotJson, parse, strip_fence
 from finery.rows.answers.reading import Expected, Reader
 from finery.rows.badrow import BadRow
-from finery.rows.generated import Checked
-from finery.rows.parts import by_text, check_lengths, id_of, text_named
-from finery.rows.templates.limits import patterns_of, search
+from finery.rows.generated import CheckResult
+from finery.rows.parts import check_lengths, per_text_setting, row_id_of, text_by_name
+from finery.rows.templates.limits import limit_patterns, search
 from finery.util.text import did_you_mean
 from finery_eval.database import Database, QueryError
 
@@ -96,12 +96,12 @@ class Checks(Settings):
         help="The same, as an inline JSON Schema.",
         examples=[{"type": "object", "required": ["city"]}],
     )
-    matches: dict[str, str] = by_text(
+    matches: dict[str, str] = per_text_setting(
         "a regular expression that must match somewhere in it",
         {"assistant": "^category: "},
         column_of="",
     )
-    excludes: dict[str, str] = by_text(
+    excludes: dict[str, str] = per_text_setting(
         "a regular expression that must not match anywhere in it",
         {"assistant": "(?i)as an ai"},
         column_of="",
@@ -116,10 +116,10 @@ class Checks(Settings):
         "`name: value`.",
         examples=[{"priority": ["high", "low"]}],
     )
-    min_characters: dict[str, int] = by_text(
+    min_characters: dict[str, int] = per_text_setting(
         "its minimum number of characters", {"user": 20}, column_of=""
     )
-    max_characters: dict[str, int] = by_text(
+    max_characters: dict[str, int] = per_text_setting(
         "its maximum number of characters", {"assistant": 400}, column_of=""
     )
     sql: Files | None = setting(
@@ -198,15 +198,15 @@ class Checker:
     def __init__(self, checks: Checks) -> None:
         self._tests = list(_tests(checks))
 
-    def checked(self, row: Row) -> list[Checked]:
+    def checked(self, row: Row) -> list[CheckResult]:
         """The results for a row, up to the first check that it fails."""
-        results: list[Checked] = []
+        results: list[CheckResult] = []
         for check, test in self._tests:
             try:
                 detail, value = test(row)
             except BadRow as error:
-                raise DataError(error.what, where=f"row {id_of(row)}", fix=error.fix) from error
-            results.append(Checked(check=check, passed=not detail, value=value, detail=detail))
+                raise DataError(error.what, where=f"row {row_id_of(row)}", fix=error.fix) from error
+            results.append(CheckResult(check=check, passed=not detail, value=value, detail=detail))
             if detail:
                 break
         return results
@@ -269,7 +269,7 @@ def _length(check: str, name: str, limit: int, is_least: bool, row: Row) -> tupl
 
 
 def _text(check: str, name: str, row: Row) -> str:
-    text = text_named(row, name)
+    text = text_by_name(row, name)
     if text is None:
         raise UsageError(
             f"generated rows have no '{name}'",
@@ -284,14 +284,14 @@ def _json(schema: AnswerSchema, row: Row) -> tuple[str, Any]:
         value = parse(answer_text(row))
     except NotJson as error:
         return f"the answer is {error}", None
-    with patterns_of("checks: a pattern of the schema"):
+    with limit_patterns("checks: a pattern of the schema"):
         problem = schema.problem(value)
     return f"the answer doesn't fit the schema: {problem.text}" if problem else "", None
 
 
 def _sql(database: Database, row: Row) -> tuple[str, Any]:
     try:
-        return "", len(database.query(unfenced(answer_text(row))))
+        return "", len(database.query(strip_fence(answer_text(row))))
     except QueryError as error:
         return f"the query fails: {error}", None
 
@@ -302,7 +302,7 @@ def _python(name: str, function: Callable[[Row], Any], row: Row) -> tuple[str, A
     except Exception as error:  # the recipe's own code can raise anything
         raise StepError(
             f"the check {name} failed: {type(error).__name__}: {error}",
-            where=f"row {id_of(row)}",
+            where=f"row {row_id_of(row)}",
             fix="correct it and build again: answers so far are kept",
         ) from error
     if verdict is None or verdict is True:

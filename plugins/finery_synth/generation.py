@@ -14,9 +14,9 @@ import msgspec
 
 from finery import Completion, Dataset, FineryError, Job, StepError
 from finery.rows import Row
-from finery.rows.dropped import Drops, by_reason
-from finery.rows.generated import Checked, Origin, Origins, name_of
-from finery.rows.parts import id_of, texts
+from finery.rows.dropped import Drops, reason_counts
+from finery.rows.generated import CheckResult, Origin, Origins, author_name
+from finery.rows.parts import row_id_of, row_texts
 from finery_synth.asking import Candidate, Rejected, Spool, Task, Used, ask, usable, with_parents
 from finery_synth.checks import Checker, Rubric
 from finery_synth.judges import SCORE_PROMPT, Score, readings, score_messages
@@ -38,7 +38,7 @@ class Generation:
         self.step = step
         self.job = job
         self._engine = job.engine(step.model, budget=step.budget)
-        self._teacher = name_of(step.model)
+        self._teacher = author_name(step.model)
         self._prompt = Prompt.of(step.prompt, step.default_prompt())
         self._checker = Checker(step.checks)
         self._judge = job.engine(step.judge, budget=step.budget) if step.judge is not None else None
@@ -126,7 +126,7 @@ class Generation:
         )  # fmt: skip
         raw = getattr(answer, "text", "") or None
         for row in rows:
-            text = None if raw in texts(row).values() else raw
+            text = None if raw in row_texts(row).values() else raw
             origin = made(id=row["id"], parents=row.get("parents", []), answer=text)
             candidate = Candidate(row, origin, seeds)
             if self.step.COPIES:
@@ -135,18 +135,18 @@ class Generation:
                 self._take(candidate, checked)
             yield candidate
         for _ in range(missing - len(rows)):
-            origin = made(id=id_of(task.seeds[0]), answer=raw)
+            origin = made(id=row_id_of(task.seeds[0]), answer=raw)
             yield Candidate(task.seeds[0], origin, seeds, reason, detail)
 
     def _read(self, task: Task, answer: Completion) -> list[Row]:
         """The rows in an answer. Raises `StepError` for errors of `Generator.read`, `Rejected`."""
-        where = f"{type(self.step).__name__}.read, row {id_of(task.seeds[0])}"
+        where = f"{type(self.step).__name__}.read, row {row_id_of(task.seeds[0])}"
         try:
             rows: Any = self.step.read(task, answer)
         except (FineryError, Rejected):
             raise
         except Exception as error:  # a plugin's code can raise anything
-            raise StepError.in_method(error, self.step, "read", id_of(task.seeds[0])) from error
+            raise StepError.in_method(error, self.step, "read", row_id_of(task.seeds[0])) from error
         if problem := _problem(rows):
             raise StepError(
                 f"`read` returns {problem}",
@@ -159,13 +159,13 @@ class Generation:
 
     # -- a row ------------------------------------------------------------------------------------
 
-    def _take(self, candidate: Candidate, checked: Checked) -> None:
+    def _take(self, candidate: Candidate, checked: CheckResult) -> None:
         """Record the result of a check. Unless rows are selected, a failed one rejects the row."""
         candidate.origin.checks.append(checked)
         if not checked.passed and not self.step.SELECTS:
             candidate.reason, candidate.detail = checked.check.partition(".")[0], checked.detail
 
-    def _refuse_copy(self, candidate: Candidate, checked: Checked) -> None:
+    def _refuse_copy(self, candidate: Candidate, checked: CheckResult) -> None:
         """Reject a row that is a copy. A passed check isn't recorded."""
         if not checked.passed:
             self._take(candidate, checked)
@@ -224,15 +224,15 @@ class Generation:
         assert self.step.judge is not None
         if not isinstance(score, Score):
             detail = f"no score: {score}"
-            self._take(candidate, Checked(check="judge", passed=False, detail=detail))
+            self._take(candidate, CheckResult(check="judge", passed=False, detail=detail))
             return
         passed, detail = score.score >= rubric.min, score.reason
         if not self.step.SELECTS:
             low = f"scored {score.score} of {rubric.scale}, below {rubric.min}: {detail}"
             detail = "" if passed else low
-        judge = {"model": name_of(self.step.judge), **score._asdict(), "scale": rubric.scale}
+        judge = {"model": author_name(self.step.judge), **score._asdict(), "scale": rubric.scale}
         candidate.origin.judge = judge
-        checked = Checked(check="judge", passed=passed, value=score.score, detail=detail)
+        checked = CheckResult(check="judge", passed=passed, value=score.score, detail=detail)
         self._take(candidate, checked)
 
     # -- writing ----------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ class Generation:
         }
         self.job.log(self.step.summary(len(dataset), drops))
         if self._rejected:
-            self.job.log(f"answers rejected: {by_reason(self._rejected)}")
+            self.job.log(f"answers rejected: {reason_counts(self._rejected)}")
         dataset.meta |= self.step.facts(self.job, dataset)
         return dataset
 

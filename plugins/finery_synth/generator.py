@@ -52,7 +52,7 @@ from finery import (
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops
-from finery.rows.parts import is_conversation, named, scope, texts
+from finery.rows.parts import is_conversation, row_label, row_texts, template_variables
 from finery_synth.asking import MOST_VARIANTS, Candidate, Rejected, Task
 from finery_synth.checks import Checks
 from finery_synth.judges import SCORE_PROMPT
@@ -130,7 +130,7 @@ class Generator(
 
     def names(self, row: Row, variant: int) -> dict[str, Any]:
         """What the template sees in a request for a seed row. variant: from 0."""
-        return scope(row)
+        return template_variables(row)
 
     def tasks(self, prompt: Prompt) -> Iterator[Task]:
         """All requests in order, the same each time."""
@@ -185,7 +185,7 @@ class Generator(
 
     def check_seed(self, row: Row) -> None:
         """Raise `BadRow` for a row that can't be a seed; by default, one without a user turn."""
-        if not is_conversation(row) or not texts(row).get("user", "").strip():
+        if not is_conversation(row) or not row_texts(row).get("user", "").strip():
             raise BadRow("the row has no user turn", "remove it, or add one with data.map: user: …")
 
     # -- what all of them share -----------------------------------------------------------------
@@ -237,7 +237,7 @@ class Generator(
             try:
                 self.check_seed(row)
             except BadRow as error:
-                raise DataError(error.what, where=named(number, row), fix=error.fix) from error
+                raise DataError(error.what, where=row_label(number, row), fix=error.fix) from error
             yield row
 
     def seed_count(self) -> int:

@@ -11,7 +11,7 @@ import msgspec
 
 from finery import CachedEngine, FineryError, Request
 from finery.rows import Conversation, Row, split_turns
-from finery.rows.parts import joined, text_of, texts
+from finery.rows.parts import join_turns, row_texts, text_of
 from finery_synth.asking import MOST_VARIANTS, T, Used, ask, json_in, object_schema
 from finery_synth.prompts import Prompt
 
@@ -72,7 +72,7 @@ class Score(NamedTuple):
 def names_of(row: Row) -> dict[str, Any]:
     """The names in a judge's template: `prompt` with all turns, `answer`, and the row."""
     prompt, answer = split_turns(row)
-    return {"row": row, "prompt": transcript(prompt), "answer": joined(answer)}
+    return {"row": row, "prompt": transcript(prompt), "answer": join_turns(answer)}
 
 
 def transcript(turns: Conversation) -> str:
@@ -197,7 +197,7 @@ class Verdict(NamedTuple):
 
 def pair_messages(prompt: Prompt, row: Row, rubric: str, order: int) -> Conversation:
     """A judge's prompt for a preference, in order 0 or 1."""
-    a, b = (texts(row)[side] for side in ORDERS[order])
+    a, b = (row_texts(row)[side] for side in ORDERS[order])
     return prompt.messages({**names_of(row), "rubric": rubric, "a": a, "b": b}, row)
 
 
@@ -258,5 +258,5 @@ class Positions:
 
 def is_one_answer(row: Row) -> bool:
     """Whether both answers of a preference are the same."""
-    sides = texts(row)
+    sides = row_texts(row)
     return sides["chosen"].strip() == sides["rejected"].strip()

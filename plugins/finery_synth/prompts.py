@@ -22,8 +22,8 @@ from finery import DataError, OneFile, UsageError, shown
 from finery.rows import Conversation, Row
 from finery.rows.badrow import BadRow
 from finery.rows.generated import Template
-from finery.rows.parts import id_of
-from finery.rows.templates.sandbox import compiled, render
+from finery.rows.parts import row_id_of
+from finery.rows.templates.sandbox import compile_template, render
 
 _SYNTAX = (
     "close each {{ … }}, and each {% for … %} and {% if … %} with its {% endfor %} or {% endif %}"
@@ -43,7 +43,7 @@ class Prompt:
         if not _TURN.search(source):
             source = f"{{# user #}}\n{source}"
         marked = _TURN.sub(lambda line: f"{self._mark}{line[1]}", source)
-        self._template = compiled(marked, where, _SYNTAX)
+        self._template = compile_template(marked, where, _SYNTAX)
 
     @classmethod
     def of(cls, files: OneFile | None, default: str) -> "Prompt":
@@ -71,7 +71,7 @@ class Prompt:
         try:
             before, *rest = render(self._template, "the template", names).split(self._mark)
         except BadRow as error:
-            where = f"{self._where}, row {id_of(row)}"
+            where = f"{self._where}, row {row_id_of(row)}"
             raise DataError(error.what, where=where, fix=error.fix) from error
         if before.strip():
             raise self._wrong("the template has text before its first turn")

@@ -11,18 +11,18 @@ from typing import Any
 from blake3 import blake3
 
 from finery.rows import Row, split_turns
-from finery.rows.generated import Checked
+from finery.rows.generated import CheckResult
 from finery.rows.near import (
-    PIECE,
+    PIECE_CHARACTERS,
     Entry,
     NearIndex,
     common_pieces,
-    entry_of,
-    normal,
+    make_entry,
+    normalise_or_keep,
     row_entry,
     similarity,
 )
-from finery.rows.parts import id_of, joined, prompt
+from finery.rows.parts import join_turns, prompt_text, row_id_of
 from finery.util.text import percent
 from finery_synth.checks import Similarity
 
@@ -33,12 +33,12 @@ NEAR = 0.8
 _WORD = re.compile(r"\w+")
 
 
-def repeats(row: Row, others: Iterable[Row]) -> Checked:
+def repeats(row: Row, others: Iterable[Row]) -> CheckResult:
     """Whether another row has the same prompt, except for case, punctuation and whitespace."""
-    text = normal(prompt(row))
-    same = next((other for other in others if normal(prompt(other)) == text), None)
-    detail = "" if same is None else f"has the same prompt as the row {id_of(same)}"
-    return Checked(check="copy", passed=same is None, detail=detail)
+    text = normalise_or_keep(prompt_text(row))
+    same = next((other for other in others if normalise_or_keep(prompt_text(other)) == text), None)
+    detail = "" if same is None else f"has the same prompt as the row {row_id_of(same)}"
+    return CheckResult(check="copy", passed=same is None, detail=detail)
 
 
 class Neighbours:
@@ -68,21 +68,21 @@ class Neighbours:
             self._add(row)
         self._seeds = len(self._ids)
 
-    def checked(self, row: Row, seeds: Iterable[Row]) -> Checked:
+    def checked(self, row: Row, seeds: Iterable[Row]) -> CheckResult:
         """Whether a row is new. The value is its similarity to the closest of its own seeds."""
         entry = self._entry(row)
         match = self._index.find(entry)
         if match is None:
             own = [self._similarity(entry, self._entry(seed)) for seed in seeds]
             value = round(max(own), 3) if own else None
-            return Checked(check="similarity", passed=True, value=value)
+            return CheckResult(check="similarity", passed=True, value=value)
         of = "the seed" if match.number < self._seeds else "the generated row"
         name = f"{of} {self._ids[match.number]}"
         detail = (
             f"repeats {name}" if match.exact else f"is {match.similarity:.2f} similar to {name}"
         )
         check, value = "copy" if match.exact else "similarity", round(match.similarity, 3)
-        return Checked(check=check, passed=False, value=value, detail=detail)
+        return CheckResult(check=check, passed=False, value=value, detail=detail)
 
     def add(self, row: Row) -> None:
         """Add a generated row that passed."""
@@ -91,12 +91,12 @@ class Neighbours:
 
     def _add(self, row: Row) -> None:
         self._index.add(len(self._ids), self._entry(row))
-        self._ids.append(id_of(row))
+        self._ids.append(row_id_of(row))
 
     def _entry(self, row: Row) -> Entry:
         """The part of a row that is compared."""
         if self._on == "answer":
-            return entry_of([joined(split_turns(row)[1])])
+            return make_entry([join_turns(split_turns(row)[1])])
         return row_entry(row, "row" if self._on == "row" else "prompt")
 
     def _similarity(self, row: Entry, seed: Entry) -> float:
@@ -140,7 +140,10 @@ def spread_line(measured: dict[str, Any]) -> str:
 
 def _sample(rows: Iterable[Row]) -> list[str]:
     """The prompts of a reproducible sample of rows."""
-    ranked = ((blake3(id_of(row).encode()).digest(8), id_of(row), prompt(row)) for row in rows)
+    ranked = (
+        (blake3(row_id_of(row).encode()).digest(8), row_id_of(row), prompt_text(row))
+        for row in rows
+    )
     return [text for _, _, text in heapq.nsmallest(SAMPLE, ranked)]
 
 
@@ -164,9 +167,10 @@ def _variety(texts: list[str]) -> dict[str, Any]:
 
 def _pieces(texts: list[str]) -> list[set[str]]:
     """Each text's pieces of five letters."""
-    normal_texts = [entry_of([text]).texts[0] for text in texts]
+    normal_texts = [make_entry([text]).texts[0] for text in texts]
     return [
-        {text[i : i + PIECE] for i in range(max(1, len(text) - PIECE + 1))} for text in normal_texts
+        {text[i : i + PIECE_CHARACTERS] for i in range(max(1, len(text) - PIECE_CHARACTERS + 1))}
+        for text in normal_texts
     ]
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from finery import DataError, FineryError, outside_key, shown
 from finery.rows import Conversation, Message
-from finery.rows.chat.thinking import TAGS, split_thinking
-from finery.rows.chat.turns import THINKING
-from finery.rows.templates.limits import written
+from finery.rows.chat.thinking import THINKING_TAGS, split_thinking
+from finery.rows.chat.turns import THINKING_KEYS
+from finery.rows.templates.limits import render_messages
 
 if TYPE_CHECKING:
     from jinja2 import TemplateSyntaxError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TEMPLATE_FILE = "chat_template.jinja"
 THINK = "<think>"
-END_THINK = TAGS[THINK]
+END_THINK = THINKING_TAGS[THINK]
 SWITCHES = ("enable_thinking", "thinking")
 """Arguments with which templates switch thinking on and off."""
 _MARK = "finery marks the answer"
@@ -324,11 +324,11 @@ def thinking_switch(
 
 def _thinking_field(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     question = {"role": "user", "content": "?"}
-    for field in THINKING:
+    for field in THINKING_KEYS:
         answer = {"role": "assistant", "content": _MARK, field: _THOUGHT}
         if _THOUGHT in _probed(tokenizer, [question, answer]):
             return field
-    for field in THINKING:  # some write it only next to calls
+    for field in THINKING_KEYS:  # some write it only next to calls
         if _THOUGHT in _probed(tokenizer, [CALLED[0], {**CALLED[1], field: _THOUGHT}], TOOLS):
             return field
     return None
@@ -362,9 +362,9 @@ def _with_thinking(tokenizer: "PreTrainedTokenizerBase", messages: Conversation)
     if field is None:
         return messages
     split = [without_think_tags(message) for message in messages]
-    if field == THINKING[0]:
+    if field == THINKING_KEYS[0]:
         return split
-    return [{field if k == THINKING[0] else k: v for k, v in m.items()} for m in split]
+    return [{field if k == THINKING_KEYS[0] else k: v for k, v in m.items()} for m in split]
 
 
 def _of_template(
@@ -422,7 +422,7 @@ def _wants_text(tokenizer: "PreTrainedTokenizerBase") -> bool:
 def _written(
     tokenizer: "PreTrainedTokenizerBase", messages: Conversation, asked: dict[str, Any]
 ) -> str:
-    return written(
+    return render_messages(
         lambda: tokenizer.apply_chat_template(messages, tokenize=False, **asked), messages
     )
 

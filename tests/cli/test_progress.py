@@ -18,7 +18,7 @@ from finery.cli.progress import (
     _Row,
     fitting,
 )
-from finery.util.text import clipped
+from finery.util.text import clip_at_word
 from finery.views import LiveMetric
 from finery.views.view import metrics_of
 from finery_trl.view.live import METRICS
@@ -196,7 +196,7 @@ def test_plain_output_speaks_now_and_then_and_after_a_validation(
 @given(words=st.lists(st.text("abc", min_size=1, max_size=9)), width=st.integers(1, 60))
 def test_a_clipped_text_fits_and_has_whole_words(words: list[str], width: int) -> None:
     text = " ".join(words)
-    cut = clipped(text, width)
+    cut = clip_at_word(text, width)
     assert len(cut) <= width
     if cut != text:
         assert cut.endswith("…")

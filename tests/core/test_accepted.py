@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from finery.artifact.manifest import Parts, key_of
-from finery.builder.accepted import Acceptances, accepted_together
+from finery.builder.accepted import Acceptances, group_changes
 from finery.builder.keys import MISSING
-from finery.recipe.accepted import PARTS, PREFIXES, Accepted, is_acceptable
+from finery.recipe.accepted import ACCEPTABLE_PARTS, ACCEPTABLE_PREFIXES, Accepted, is_acceptable
 from finery.recipe.lock import Lock
 
 VALUES = st.one_of(
@@ -20,7 +20,8 @@ VALUES = st.one_of(
     st.lists(st.text(), max_size=2), st.sampled_from(["2.10", "1e5", "no", "~", "2024-01-01"]),
 )  # fmt: skip
 NAMES = st.one_of(
-    st.sampled_from(PARTS), st.builds(str.__add__, st.sampled_from(PREFIXES), st.text())
+    st.sampled_from(ACCEPTABLE_PARTS),
+    st.builds(str.__add__, st.sampled_from(ACCEPTABLE_PREFIXES), st.text()),
 )
 CHANGES = st.builds(
     Accepted, part=NAMES, old=VALUES, new=VALUES, use=st.text(min_size=1), group=st.text()
@@ -81,7 +82,7 @@ def test_chains_and_circles() -> None:
     assert keys(chain, parts(C)) == [key_of(parts(B)), key_of(parts(A))]
     circle = [*chain, change(C, A)]
     assert keys(circle, parts(C)) == [key_of(parts(B)), key_of(parts(A))]
-    assert Acceptances(circle).applied(parts(C)) == [chain[1], chain[0], circle[2]]
+    assert Acceptances(circle).applied_changes(parts(C)) == [chain[1], chain[0], circle[2]]
 
 
 def test_parts_that_came_or_went() -> None:
@@ -90,7 +91,7 @@ def test_parts_that_came_or_went() -> None:
 
 
 def test_a_group_is_taken_back_as_a_whole() -> None:
-    together = accepted_together("w.read", [("code x.py", A, B), ("package p", "1", "2")])
+    together = group_changes("w.read", [("code x.py", A, B), ("package p", "1", "2")])
     assert keys(together, parts(B, "2")) == [key_of(parts(A, "1"))]
     assert keys(together, parts(B, "1")) == keys(together, parts(A, "2")) == []
     assert keys(together, parts(B, None)) == [key_of(parts(A, None))]  # it has no such part
@@ -134,5 +135,5 @@ def test_the_order_of_parts_is_not_in_a_key() -> None:
 
 
 def test_a_missing_part_is_written_as_missing() -> None:
-    (line,) = accepted_together("w.read", [("package p", MISSING, "1")])
+    (line,) = group_changes("w.read", [("package p", MISSING, "1")])
     assert line.line() == "- {part: package p, new: '1', for: w.read}\n"

@@ -9,7 +9,7 @@ import pytest
 from finery import load_plugins
 from finery.errors import PluginError
 from finery.fields import Settings
-from finery.recipe.hints import _entries, aliases_of
+from finery.recipe.hints import _read_aliases, aliases_of
 from finery.recipe.messages import number_of
 from finery.step.inspect import field_hints
 from finery.step.step import Step
@@ -20,7 +20,7 @@ PACKAGES = sorted({cls.__module__.partition(".")[0] for cls in TYPES})
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_aliases_name_classes_and_settings_that_exist(package: str) -> None:
-    for name, aliases in _entries(package).items():
+    for name, aliases in _read_aliases(package).items():
         heirs = [cls for cls in TYPES if name in (base.__name__ for base in cls.__mro__)]
         assert heirs, name
         groups = [*aliases.settings.items(), *aliases.absent.items()]

@@ -8,22 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery.util import files
-from finery.util.files import COARSE_NS, FINE_NS, copy_file, settled
+from finery.util.files import COARSE_NS, FINE_NS, copy_file, is_settled
 
 NOW = 1_700_000_000_123_456_789
 
 
 @given(st.integers(0, FINE_NS))
 def test_what_changed_just_now_may_change_again(age: int) -> None:
-    assert not settled(NOW - age, 0, NOW)
-    assert not settled(0, NOW - age, NOW)
+    assert not is_settled(NOW - age, 0, NOW)
+    assert not is_settled(0, NOW - age, NOW)
 
 
 def test_a_fraction_of_a_second_tells_a_fine_clock() -> None:
-    assert settled(NOW - 2 * FINE_NS, 0, NOW)
+    assert is_settled(NOW - 2 * FINE_NS, 0, NOW)
     whole = NOW // 1_000_000_000 * 1_000_000_000
-    assert not settled(whole, 0, whole + 2 * FINE_NS)
-    assert settled(whole, 0, whole + COARSE_NS + 1)
+    assert not is_settled(whole, 0, whole + 2 * FINE_NS)
+    assert is_settled(whole, 0, whole + COARSE_NS + 1)
 
 
 @pytest.mark.parametrize("fails", ["with an error", "as if the file ended"])
@@ -46,7 +46,7 @@ def test_a_copy_has_the_same_bytes_though_blocks_cannot_be_shared(
             raise OSError("two file systems")
         return copies(source, target, count)
 
-    monkeypatch.setattr(files, "BLOCK", 1000)
+    monkeypatch.setattr(files, "COPY_BLOCK_BYTES", 1000)
     monkeypatch.setattr(os, "copy_file_range", refuse)
     copy_file(source, tmp_path / "target", done.append)
     assert (tmp_path / "target").read_bytes() == content

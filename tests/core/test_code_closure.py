@@ -209,7 +209,7 @@ def test_a_module_that_hides_one_of_python_acts_on_all_steps(
 
 
 def _labels_at_start() -> set[str]:
-    return {os.path.basename(module.path) for module in CodeIndex([], None).at_start()}
+    return {os.path.basename(module.path) for module in CodeIndex([], None).startup_modules()}
 
 
 @pytest.fixture

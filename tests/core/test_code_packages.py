@@ -14,7 +14,7 @@ from finery.builder.code.index import CodeIndex
 from finery.util.installed import (
     distributions,
     entry_points,
-    owners,
+    module_owners,
     plugin_packages,
     search_path,
 )
@@ -54,7 +54,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
     def forget() -> None:
         distributions.cache_clear()
-        owners.cache_clear()
+        module_owners.cache_clear()
         search_path.cache_clear()
         plugin_packages.cache_clear()
         entry_points.cache_clear()
@@ -214,7 +214,7 @@ def test_code_that_an_unlisted_file_runs_at_start_acts_on_all_steps(
     (tmp_path / "site-packages/paths.pth").write_text("/nowhere\n")
     site("owned", {"owned.pth": "import owned\n"})
     index = CodeIndex([], None)
-    modules = [module for module in index.at_start() if str(tmp_path) in module.path]
+    modules = [module for module in index.startup_modules() if str(tmp_path) in module.path]
     assert [os.path.basename(module.path) for module in modules] == ["patch.pth"]
     (tmp_path / "site-packages/patch_all.py").write_text("x = 1")
     code = Closure(CodeIndex([], None), [(modules[0], None)]).code

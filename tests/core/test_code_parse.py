@@ -22,7 +22,7 @@ SOURCES = [
 def pieces(folder: Path, source: str) -> list[Piece]:
     path = folder / "file.py"
     path.write_text(source, encoding="utf-8")
-    return parse.pieces_of(path, path.read_bytes())
+    return parse.parse_pieces(path, path.read_bytes())
 
 
 def digests(folder: Path, source: str) -> list[dict[str, str]]:
@@ -74,7 +74,7 @@ def _is_same_tree(source: str, edited: str) -> bool:
 @settings(max_examples=150, deadline=None)
 def test_no_text_is_too_odd(folder: Path, text: str) -> None:
     (folder / "file.py").write_bytes(text.encode())
-    found = parse.pieces_of(folder / "file.py", (folder / "file.py").read_bytes())
+    found = parse.parse_pieces(folder / "file.py", (folder / "file.py").read_bytes())
     assert isinstance(found, list)
 
 

@@ -138,11 +138,11 @@ def test_a_class_that_an_imported_file_names_counts(tmp_path: Path) -> None:
 def test_a_class_that_does_more_than_exist_counts(tmp_path: Path, old: str, new: str) -> None:
     source = OTHER.replace(old, new)
     assert source != OTHER
-    from finery.builder.code.parse import pieces_of
+    from finery.builder.code.parse import parse_pieces
 
     path = tmp_path / "steps.py"
     path.write_text(HEAD + MINE + source + TABLE)
-    assert [p.name for p in pieces_of(path, path.read_bytes()) if p.is_plain] == ["Mine"]
+    assert [p.name for p in parse_pieces(path, path.read_bytes()) if p.is_plain] == ["Mine"]
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ def test_a_class_that_does_more_than_exist_counts(tmp_path: Path, old: str, new:
 def test_names_that_may_not_be_those_of_finery_make_a_class_count(
     tmp_path: Path, first: str
 ) -> None:
-    from finery.builder.code.parse import pieces_of
+    from finery.builder.code.parse import parse_pieces
 
     path = tmp_path / "steps.py"
     path.write_text(HEAD + first + MINE + OTHER + TABLE)
     assert "Other" not in [
-        piece.name for piece in pieces_of(path, path.read_bytes()) if piece.is_plain
+        piece.name for piece in parse_pieces(path, path.read_bytes()) if piece.is_plain
     ]

@@ -8,7 +8,7 @@ import pytest
 from conftest import MakeProject
 
 from finery import Dataset
-from finery.rows.dropped import Drops, dropped
+from finery.rows.dropped import Drops, read_dropped
 
 ROWS = [
     f"Question number {n}: {'where is my card' if n % 2 else 'how do I pay'}?" for n in range(8)
@@ -27,7 +27,7 @@ def test_lines_are_read_back_in_order(tmp_path: Path) -> None:
     with Drops(tmp_path) as drops:
         for n in range(3):
             drops.add({"prompt": f"p{n}"}, "odd" if n % 2 else "even", f"it is {n}")
-    lines = list(dropped(Dataset(tmp_path)))
+    lines = list(read_dropped(Dataset(tmp_path)))
     assert [(line["reason"], line["detail"]) for line in lines] == [
         ("even", "it is 0"), ("odd", "it is 1"), ("even", "it is 2"),
     ]  # fmt: skip
@@ -40,7 +40,7 @@ def test_lines_are_read_back_in_order(tmp_path: Path) -> None:
 def test_rows_that_are_no_json_are_kept_as_text(tmp_path: Path, value: Any) -> None:
     with Drops(tmp_path) as drops:
         drops.add({"value": value}, "bad", "half \ud800")
-    (line,) = dropped(Dataset(tmp_path))
+    (line,) = read_dropped(Dataset(tmp_path))
     assert line["row"].keys() in ({"text"}, {"value"})
     assert line["id"]
 

@@ -16,7 +16,7 @@ from finery.errors import (
     StepError,
     UsageError,
 )
-from finery.util.text import did_you_mean, nearest_meant
+from finery.util.text import did_you_mean, suggest_nearest
 
 CODES = {
     FineryError: 1, StepError: 1, RequirementError: 1, UsageError: 2, RecipeError: 2, DataError: 2,
@@ -73,8 +73,8 @@ def test_the_nearest_name_is_suggested_else_all() -> None:
     assert did_you_mean("zebra", []) is None
     assert did_you_mean("epochs", ["rows", "epochs"]) == "one of: rows"
     assert did_you_mean("epochs", ["epochs"]) is None
-    assert nearest_meant("epoch", ["rows", "epochs"]) == "did you mean 'epochs'?"
-    assert nearest_meant("didgeridoo", ["rows", "epochs"]) is None
+    assert suggest_nearest("epoch", ["rows", "epochs"]) == "did you mean 'epochs'?"
+    assert suggest_nearest("didgeridoo", ["rows", "epochs"]) is None
 
 
 def test_a_fix_installs_an_extra_from_where_finery_came(monkeypatch: pytest.MonkeyPatch) -> None:

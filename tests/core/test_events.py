@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from conftest import LIGHT_STEPS, Project, Ran
 
-from finery.util.events import EVENTS, described, new_run_id
+from finery.util.events import EVENTS, field_descriptions, new_run_id
 
 RECIPE = """
 finery: 1
@@ -56,7 +56,7 @@ def told(ran: list[Ran]) -> list[dict[str, Any]]:
 def test_every_event_and_each_of_its_fields_is_explained() -> None:
     for kind in EVENTS.values():
         assert (kind.__doc__ or "").endswith(".")
-        assert all(text for _, text in described(kind).values())
+        assert all(text for _, text in field_descriptions(kind).values())
 
 
 def test_json_is_these_events_and_nothing_else(ran: list[Ran]) -> None:
@@ -64,7 +64,7 @@ def test_json_is_these_events_and_nothing_else(ran: list[Ran]) -> None:
     assert {e["event"] for e in lines} == set(EVENTS)
     for event in lines:
         kind = EVENTS[event["event"]]
-        assert [*event] == [*described(kind)]
+        assert [*event] == [*field_descriptions(kind)]
         msgspec.convert(event, kind)  # its values are of the types that it declares
     assert [(r.code, r.err) for r in ran] == [(1, ""), (1, "")]
 

@@ -6,7 +6,7 @@ from finery.util import installed
 
 
 def test_versions_are_those_of_importlib_metadata() -> None:
-    names = {installed.normalised(d.name) for d in importlib.metadata.distributions()}
+    names = {installed.normalise_name(d.name) for d in importlib.metadata.distributions()}
     assert installed.distributions().keys() == names
     for name in names:
         assert installed.version_of(name) == importlib.metadata.version(name)

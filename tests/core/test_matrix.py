@@ -13,7 +13,7 @@ from in_process import build
 
 from finery.builder.project import open_graph
 from finery.errors import FineryError
-from finery.recipe.document import MATRIX
+from finery.recipe.document import MATRIX_OPTION
 from finery.recipe.graph import Graph
 from finery.recipe.matrix.labels import value_label
 
@@ -109,7 +109,7 @@ def test_seeds_repeat_trainings_and_what_follows_them(make: Make) -> None:
     assert [n for n in made.nodes if "@" not in n] == ["lines", "split", "held"]
     first, second, third = (made.nodes[f"sft@seed={n}"].seed for n in (1, 2, 3))
     assert (second, third) == (first + 1, first + 2)
-    assert first == graph(path, f"{MATRIX}off").nodes["sft"].seed
+    assert first == graph(path, f"{MATRIX_OPTION}off").nodes["sft"].seed
     assert [*graph(make(""), "matrix.seeds=3").nodes] == [*made.nodes]  # by --set
     assert [n.seed for n in graph(make("matrix: {seeds: [7, 5]}\n")).nodes.values()
             if n.origin == "sft"] == [7, 5]  # fmt: skip
@@ -117,10 +117,14 @@ def test_seeds_repeat_trainings_and_what_follows_them(make: Make) -> None:
 
 def test_the_command_line_adds_an_axis_or_takes_them_away(make: Make) -> None:
     path = make("matrix: {train.sft.rate: [1e-4, 2e-4]}\n")
-    wider = graph(path, f"{MATRIX}train.sft.rate=1e-4,2e-4,4e-4", f"{MATRIX}train.sft.lora.r=1,2")
+    wider = graph(
+        path,
+        f"{MATRIX_OPTION}train.sft.rate=1e-4,2e-4,4e-4",
+        f"{MATRIX_OPTION}train.sft.lora.r=1,2",
+    )
     assert sum(name.startswith("sft@") for name in wider.nodes) == 6
-    assert [*graph(path, f"{MATRIX}off").nodes] == [*graph(make("")).nodes]
-    assert "sft@rate=3e-4" in graph(make(""), f"{MATRIX}train.sft.rate=3e-4").nodes
+    assert [*graph(path, f"{MATRIX_OPTION}off").nodes] == [*graph(make("")).nodes]
+    assert "sft@rate=3e-4" in graph(make(""), f"{MATRIX_OPTION}train.sft.rate=3e-4").nodes
 
 
 @pytest.mark.parametrize(
@@ -162,7 +166,7 @@ def test_the_keys_of_a_variant_are_those_of_the_recipe_with_its_settings(
     for variant in matrix.variants:
         assignments = [f"{'.'.join(s.path)}={yaml.safe_dump(s.value, default_flow_style=True)}"
                        .removesuffix("...\n") for s in variant.settings]  # fmt: skip
-        plain = build(path, [*assignments, f"{MATRIX}off"]).outcome.results
+        plain = build(path, [*assignments, f"{MATRIX_OPTION}off"]).outcome.results
         own = matrix.steps[variant.name]
         for step, result in plain.items():
             assert made.outcome.results[own.get(step, step)].key == result.key, (step, variant.name)
@@ -178,7 +182,7 @@ matrix:
     made = build(path)
     results = made.outcome.results
     assert results["winner"].outputs[""].meta["chosen"] == "rate=0_05,bits=3"
-    assignments = ["train.sft.rate=0.05", "export.ship.bits=3", f"{MATRIX}off"]
+    assignments = ["train.sft.rate=0.05", "export.ship.bits=3", f"{MATRIX_OPTION}off"]
     plain = build(path, assignments).outcome.results
     assert {step: results[step].key for step in plain} == {s: r.key for s, r in plain.items()}
 

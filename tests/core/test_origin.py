@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from finery import Dataset
-from finery.rows.generated import GENERATED, Checked, Origin, Origins, Template, origins
+from finery.rows.generated import GENERATED, CheckResult, Origin, Origins, Template, read_origins
 
 
 def test_origins_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -13,7 +13,7 @@ def test_origins_are_read_as_they_were_written(tmp_path: Path) -> None:
         Origin(
             id="a", use="synth.answer", model="m", prompt=[{"role": "user", "content": "q"}],
             parents=["b"], template=Template.of("{{ user }}", "own.jinja"), variant=1, attempt=2,
-            answer="raw", checks=[Checked(check="sql", passed=True, value=3)],
+            answer="raw", checks=[CheckResult(check="sql", passed=True, value=3)],
             judge={"score": 4}, more={"persona": "p"},
         ),
         Origin(id="c", use="synth.answer", model="m"),
@@ -21,7 +21,7 @@ def test_origins_are_read_as_they_were_written(tmp_path: Path) -> None:
     with Origins(tmp_path) as out:
         for origin in made:
             out.add(origin)
-    assert list(origins(Dataset(tmp_path))) == made
+    assert list(read_origins(Dataset(tmp_path))) == made
     lines = (tmp_path / GENERATED).read_text().splitlines()
     assert msgspec.json.decode(lines[1]) == {"id": "c", "use": "synth.answer", "model": "m"}
 
@@ -30,4 +30,4 @@ def test_nothing_generated_is_no_file(tmp_path: Path) -> None:
     with Origins(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
-    assert list(origins(Dataset(tmp_path))) == []
+    assert list(read_origins(Dataset(tmp_path))) == []

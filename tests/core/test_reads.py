@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from finery.artifact.manifest import READ, Parts, Result, key_of, result_key
 from finery.builder.project import open_store
-from finery.builder.reads import find_result, push_list, shared_lists, values_now
+from finery.builder.reads import current_values, fetch_read_lists, find_result, push_list
 from finery.execute.entries import Places
 from finery.store.database import Store
 from finery.store.expiry import expire
@@ -539,7 +539,7 @@ def test_names_of_a_stranger_are_compared_only_in_the_project(tmp_path: Path, na
     remote, key = Remote(f"file://{tmp_path}/team"), "ab" * 32
     push_list(remote, key, [(f"{READ}{name}", "x")])
     push_list(remote, key, [(f"{READ}words.txt", "x")])
-    assert shared_lists(remote, [key], {key: places}) == {key: [[f"{READ}words.txt"]]}
+    assert fetch_read_lists(remote, [key], {key: places}) == {key: [[f"{READ}words.txt"]]}
     assert not places.is_checked(name)
 
 
@@ -548,7 +548,7 @@ def test_a_list_that_cant_be_read_is_none(tmp_path: Path, content: bytes) -> Non
     remote, key = Remote(f"file://{tmp_path}/team"), bytes(32)
     remote.put_value("reads", key, content)
     places = Places(str(tmp_path), str(tmp_path / ".finery"))
-    assert shared_lists(remote, [key.hex()], {key.hex(): places}) == {key.hex(): []}
+    assert fetch_read_lists(remote, [key.hex()], {key.hex(): places}) == {key.hex(): []}
 
 
 FILES = st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz"))
@@ -566,7 +566,7 @@ def test_a_result_is_found_if_all_that_it_read_is_the_same(
         key, fitting, plain = key_of(parts), set(), False
         for files, read in runs:
             _set(folder, files)
-            reads = values_now(store, places, [f"{READ}{name}" for name in sorted(read)])
+            reads = current_values(store, places, [f"{READ}{name}" for name in sorted(read)])
             made = Result(result_key(key, reads), {}, 0.0, [*parts, *reads])
             store.commit([made], run="")
             plain = not read

@@ -20,8 +20,14 @@ from finery import (
     StepError,
 )
 from finery.inference.budget import Price
-from finery.inference.cache import WAITING, CachedEngine
-from finery.inference.records import MemoryRecords, Records, SqliteRecords, record_key, sampling_of
+from finery.inference.cache import MAX_WAITING_ANSWERS, CachedEngine
+from finery.inference.records import (
+    MemoryRecords,
+    Records,
+    SqliteRecords,
+    make_sampling,
+    record_key,
+)
 from finery.inference.types import Answer, Batch, Identity
 from finery.rows import Conversation
 from finery.testing import TestJob
@@ -263,12 +269,12 @@ def test_requests_are_taken_as_there_is_room() -> None:
 
 def test_cached_answers_do_not_pile_up() -> None:
     records = MemoryRecords()
-    Asker(records=records).stream(numbered(3 * WAITING))
+    Asker(records=records).stream(numbered(3 * MAX_WAITING_ANSWERS))
     asker = Asker(records=records)
-    answers = asker.cached.stream(iter(numbered(3 * WAITING)))
+    answers = asker.cached.stream(iter(numbered(3 * MAX_WAITING_ANSWERS)))
     next(answers)
-    assert asker.cached.usage.cached < 2 * WAITING
-    assert len(list(answers)) == 3 * WAITING - 1
+    assert asker.cached.usage.cached < 2 * MAX_WAITING_ANSWERS
+    assert len(list(answers)) == 3 * MAX_WAITING_ANSWERS - 1
     assert asker.engine.asked == []
 
 
@@ -322,7 +328,7 @@ def test_only_declared_schemas_are_sent_and_only_their_answers_depend_on_what_ho
     with pytest.raises(StepError, match="its `sends_schemas` returns False"):
         undeclared.cached.generate(asked, schema={"type": "object"})
 
-    sampling, schema = sampling_of(), sampling_of(schema={"type": "object"})
+    sampling, schema = make_sampling(), make_sampling(schema={"type": "object"})
     without, installed = Identity("m", "not installed"), Identity("m", "1.9")
     for drawn, same in ((sampling, True), (schema, False)):
         old, new = (record_key(it, [Request(asked[0])], drawn) for it in (without, installed))
@@ -332,13 +338,14 @@ def test_only_declared_schemas_are_sent_and_only_their_answers_depend_on_what_ho
 def test_records_of_earlier_versions_are_read() -> None:
     """Neither the key of a request nor the form of an answer may change: answers are paid for."""
     asker = Asker()
-    plain, sampling = Request(conversation("hi")), sampling_of()
+    plain, sampling = Request(conversation("hi")), make_sampling()
     key = "162393d5b59126d5de7887b7b02730d7299e424463d6547b5e1fb9f6dc79b980"
     assert record_key(Identity("m", "m"), [plain], sampling).hex() == key
     tooled = Request(conversation("hi"), [{"type": "function"}], 1)
     key = "d2e6ba8208c92df8658978680b2a0850dbb4db1412504876f9ad2563659118c6"
     assert (
-        record_key(Identity("m", "m"), [tooled], sampling_of(schema={"b": 1, "a": 2})).hex() == key
+        record_key(Identity("m", "m"), [tooled], make_sampling(schema={"b": 1, "a": 2})).hex()
+        == key
     )
     stored: dict[str, Any] = {
         "text": "ho",

@@ -13,7 +13,7 @@ from finery.rows import (
     split_turns,
     with_turns,
 )
-from finery.rows.row import EXAMPLE
+from finery.rows.row import EXAMPLE_CHARACTERS
 
 
 def turn(role: str, content: str) -> Message:
@@ -70,11 +70,11 @@ def test_text_becomes_turns_where_a_column_has_several() -> None:
 
 def test_an_example_is_the_first_question_that_is_short() -> None:
     system, tool = turn("system", "Be brief."), {"function": {"name": "f", "a": None}}
-    long = [{"prompt": "x" * (EXAMPLE + 9)}, {"prompt": "y" * (EXAMPLE + 8)}]
+    long = [{"prompt": "x" * (EXAMPLE_CHARACTERS + 9)}, {"prompt": "y" * (EXAMPLE_CHARACTERS + 8)}]
     found: Row = {"messages": [system, ASK, REPLY, MORE], "tools": [tool]}
     assert json.loads(example_request([*long, found, {"prompt": "Hi?"}])) == {
         "messages": [system, ASK], "tools": [tool]
     }  # fmt: skip
     (question,) = json.loads(example_request(long))["messages"]
-    assert question["content"] == f"{'y' * (EXAMPLE - 1)}…"
+    assert question["content"] == f"{'y' * (EXAMPLE_CHARACTERS - 1)}…"
     assert example_request([{"text": "a"}, {"messages": [{"role": "user", "content": [{}]}]}]) == ""

@@ -178,7 +178,7 @@ def test_code_that_the_check_has_read_serves_a_plan_until_it_changes(project: Ma
     t.edit("helper.py", "line.strip()", "line.strip().lower()")
     after = Planner(graph, store)
     step, written = graph.nodes["a"].step, graph.recipe.data["data"]["a"]
-    codes = [planner.code.of_step(step, written)["helper.py"] for planner in (before, after)]
+    codes = [planner.code.step_code(step, written)["helper.py"] for planner in (before, after)]
     store.close()
     assert codes[0] != codes[1]
 

@@ -38,7 +38,7 @@ export:
 
 @pytest.fixture
 def stamping(project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> MakeProject:
-    """Makes projects that can be stamped by `keep`."""
+    """Makes projects that can be stamped by `write_stamp`."""
     monkeypatch.setattr(clock, "FINE_NS", 20_000_000)
     monkeypatch.setattr(stamp, "_PATH", tuple(sys.path))  # pytest adds to it while it collects
     return project
@@ -58,7 +58,7 @@ def keep(t: Project) -> None:
     time.sleep(0.05)  # more than FINE_NS, which is more than the grain of the clock of files
     path = [*sys.path]
     made = build(t.folder / "recipe.yaml")
-    stamp.keep(made, (), ())
+    stamp.write_stamp(made, (), ())
     made.store.close()
     forget_plugins(path)
 
@@ -141,7 +141,7 @@ def test_what_changes_unseen_after_it_was_read_is_not_stamped(
     stamped.edit(changed, "# more", "# else")
     if hides:
         made.began = time.time_ns()
-    stamp.keep(made, (), ())
+    stamp.write_stamp(made, (), ())
     made.store.close()
     forget_plugins(path)
     assert done(stamped) is None
@@ -158,7 +158,7 @@ def test_code_that_changes_unseen_after_it_was_imported_is_not_stamped(
     path = [*sys.path]
     made = build(stamped.folder / "recipe.yaml")
     made.began = time.time_ns()
-    stamp.keep(made, (), ())
+    stamp.write_stamp(made, (), ())
     made.store.close()
     forget_plugins(path)
     assert (stamped.folder / "steps.py").read_text().endswith("# new\n")
@@ -183,7 +183,7 @@ def test_no_edit_after_a_build_is_missed(stamped: Project, monkeypatch: pytest.M
         late = chance.random() < 0.3
         if late:
             stamped.write({name: f"{text}# mark {number:03}".replace("mark", "MARK")})
-        stamp.keep(made, (), ())
+        stamp.write_stamp(made, (), ())
         made.store.close()
         forget_plugins(path)
         assert done(stamped) in ((None,) if late else (None, 3)), (number, name)
@@ -347,7 +347,7 @@ def test_a_recipe_that_changes_while_it_is_checked_is_not_stamped(
     path = [*sys.path]
     made = command._build_of(recipe, (), (), "local", None, (False, False))
     assert not made.run().errors
-    stamp.keep(made, (), ())
+    stamp.write_stamp(made, (), ())
     made.store.close()
     forget_plugins(path)
     assert done(stamped) is None

@@ -11,7 +11,7 @@ import pytest
 from conftest import Project
 
 from finery import Dataset, Model, Step
-from finery.rows.similar import SimilarIndex, features
+from finery.rows.similar import SimilarIndex, text_features
 from finery.testing import TestJob, dataset, run_step
 from finery_baseline.steps import Linear, Majority, Nearest
 
@@ -126,7 +126,7 @@ def test_similar_texts_are_found_by_words_and_their_forms() -> None:
     assert number == 3
     assert cosine == pytest.approx(1)
     assert index.nearest("zzz", 5) == []
-    assert features("Late late")["late"] == 2
+    assert text_features("Late late")["late"] == 2
 
 
 RECIPE = """\

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from finery import Dataset
 from finery.rows import Row, with_id
-from finery.rows.dropped import dropped
+from finery.rows.dropped import read_dropped
 from finery.rows.near import (
-    CROWD,
-    LONG,
-    Common,
+    CROWDED_BUCKET,
+    LONG_CHARACTERS,
     NearIndex,
-    entry_of,
-    normal,
-    normalised,
+    TemplateFinder,
+    make_entry,
+    normalise_or_keep,
+    normalise_text,
     row_entry,
-    rows_of_a_band,
+    rows_per_band,
     similarity,
 )
 from finery.testing import TestJob, dataset
@@ -49,7 +49,7 @@ def clean(folder: Path, rows: list[Row], against: list[Row], **given: Any) -> Da
 
 
 def reasons(made: Dataset) -> list[str]:
-    return [line["reason"] for line in dropped(made)]
+    return [line["reason"] for line in read_dropped(made)]
 
 
 # similarity
@@ -65,34 +65,34 @@ def reasons(made: Dataset) -> list[str]:
     ],
 )
 def test_similarity(other: str, low: float, high: float) -> None:
-    assert low <= similarity(normalised(CARD), normalised(other)) <= high
+    assert low <= similarity(normalise_text(CARD), normalise_text(other)) <= high
 
 
 def test_numbers_tell_short_texts_apart() -> None:
-    short = [normalised(f"What is {n} plus seventeen, please?") for n in (112, 113)]
+    short = [normalise_text(f"What is {n} plus seventeen, please?") for n in (112, 113)]
     assert similarity(*short) == 0
-    dated = [normalised(f"{LONG_TEXT} on day {n}") for n in (112, 113)]
+    dated = [normalise_text(f"{LONG_TEXT} on day {n}") for n in (112, 113)]
     assert similarity(*dated) > 0.9
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_similarity_is_symmetric_and_one_only_for_equal_texts(one: str, other: str) -> None:
-    a, b = normal(one), normal(other)
+    a, b = normalise_or_keep(one), normalise_or_keep(other)
     assert similarity(a, b) == similarity(b, a)
     assert (similarity(a, b) == 1) == (a == b)
 
 
 def test_candidates_at_the_threshold_are_found() -> None:
     for threshold, band in ((0.5, 3), (0.7, 5), (0.8, 6), (0.95, 15)):
-        assert rows_of_a_band(threshold) == band
+        assert rows_per_band(threshold) == band
         assert 1 - (1 - threshold**band) ** (120 // band) >= 0.98
 
 
 def test_texts_too_long_for_exact_sets_are_compared_by_their_signatures(tmp_path: Path) -> None:
-    text = "".join(f"word{i * i % 9973}" for i in range(LONG // 7))
+    text = "".join(f"word{i * i % 9973}" for i in range(LONG_CHARACTERS // 7))
     index = NearIndex(0.8, tmp_path)
-    index.add(0, entry_of([text]))
-    match = index.find(entry_of([text[:-200]]))
+    index.add(0, make_entry([text]))
+    match = index.find(make_entry([text[:-200]]))
     assert match is not None
     assert 0.9 < match.similarity < 1
 
@@ -105,7 +105,7 @@ def test_the_first_of_copies_and_near_copies_stays(tmp_path: Path) -> None:
     made = dedup(tmp_path, rows)
     assert list(made) == rows[:2]
     assert made.meta["dropped"] == {"duplicate": 1, "near-duplicate": 1}
-    lines = list(dropped(made))
+    lines = list(read_dropped(made))
     assert [line["row"] for line in lines] == rows[2:]
     assert lines[0]["detail"] == f"repeats the row {rows[0]['id']}"
     assert lines[1]["detail"].endswith(f"similar to the row {rows[0]['id']}")
@@ -134,12 +134,12 @@ ROWS = st.lists(st.builds(row, TEXTS, st.sampled_from("ab")), min_size=1, max_si
 def test_every_dropped_row_is_like_the_kept_one_that_it_names(
     tmp_path_factory: Any, rows: list[Row], on: Any
 ) -> None:
-    folder, common = tmp_path_factory.mktemp("dedup"), Common()
+    folder, common = tmp_path_factory.mktemp("dedup"), TemplateFinder()
     made = dedup(folder / "a", rows, on=on)
     for one in rows:
         common.add(row_entry(one, on))
     kept = {r["id"]: row_entry(r, on) for r in made}
-    lines = list(dropped(made))
+    lines = list(read_dropped(made))
     assert len(made) + len(lines) == len(rows)
     for line in lines:
         mine, its = row_entry(line["row"], on), kept[line["detail"].rpartition(" ")[2]]
@@ -156,8 +156,8 @@ def test_added_rows_do_not_change_what_becomes_of_those_before(
     folder = tmp_path_factory.mktemp("dedup")
     made, longer = dedup(folder / "a", rows), dedup(folder / "b", [*rows, *more])
     assert list(longer)[: len(made)] == list(made)
-    before = list(dropped(made))
-    assert list(dropped(longer))[: len(before)] == before
+    before = list(read_dropped(made))
+    assert list(read_dropped(longer))[: len(before)] == before
 
 
 def test_what_all_rows_share_is_not_row_entry(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_what_all_rows_share_is_not_row_entry(tmp_path: Path) -> None:
     copies = [row(f"{task}The old gray crocodile that lives in the zoo of our town sleeps", "b")]
     copies.append(row(task))
     made = dedup(tmp_path / "a", [*rows, near, *copies])
-    assert [line["row"] for line in dropped(made)] == copies[:1]
+    assert [line["row"] for line in read_dropped(made)] == copies[:1]
     assert list(clean(tmp_path / "b", [*rows, *copies], [near, row(task + "the yak sleeps")])) == [
         *rows,
         copies[1],
@@ -189,7 +189,7 @@ def test_copies_near_copies_and_texts_with_the_test_prompt_inside_go(tmp_path: P
     made = clean(tmp_path, rows, test)
     assert list(made) == rows[3:]
     assert reasons(made) == ["copy", "near-copy", "contains-copy"]
-    assert all(test[0]["id"] in line["detail"] for line in dropped(made))
+    assert all(test[0]["id"] in line["detail"] for line in read_dropped(made))
 
 
 def test_rows_made_from_a_test_row_go(tmp_path: Path) -> None:
@@ -200,11 +200,14 @@ def test_rows_made_from_a_test_row_go(tmp_path: Path) -> None:
 
 def test_a_crowd_of_near_copies_is_bounded_and_counted(tmp_path: Path) -> None:
     index = NearIndex(0.7, tmp_path)
-    for number in range(CROWD + 100):
-        assert index.add(number, entry_of(["a" * (600 + number)]))
+    for number in range(CROWDED_BUCKET + 100):
+        assert index.add(number, make_entry(["a" * (600 + number)]))
     assert index.crowded == 100
-    assert index.find(entry_of(["a" * (600 + CROWD + 50)])) == (CROWD + 50, 1.0)  # as a copy
-    near = index.find(entry_of(["a" * 2000]))
+    assert index.find(make_entry(["a" * (600 + CROWDED_BUCKET + 50)])) == (
+        CROWDED_BUCKET + 50,
+        1.0,
+    )  # as a copy
+    near = index.find(make_entry(["a" * 2000]))
     assert near is not None
     assert near.number == 0
 

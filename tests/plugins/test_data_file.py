@@ -10,7 +10,7 @@ from conftest import MakeProject
 
 from finery import DataError, Dataset, Files, Forecast, interface
 from finery.rows import row_id
-from finery.rows.dropped import dropped
+from finery.rows.dropped import read_dropped
 from finery.testing import TestJob
 from finery_data.sources.reading import Columns
 from finery_data.steps.file import File, first_rows
@@ -234,7 +234,7 @@ def test_skip_logs_and_counts_each_bad_row(tmp_path: Path) -> None:
     assert "skipped x.jsonl:1: invalid JSON" in shown
     assert "skipped x.jsonl:4: there is no column 'output'" in shown
     assert "skipped 2 of 4 rows" in shown
-    lines_of = [(line["reason"], line["detail"], line["row"]) for line in dropped(made)]
+    lines_of = [(line["reason"], line["detail"], line["row"]) for line in read_dropped(made)]
     assert [(reason, detail[:9]) for reason, detail, _ in lines_of] == [
         ("bad-row", "line 1: i"), ("bad-row", "line 4: t"),
     ]  # fmt: skip
@@ -244,7 +244,7 @@ def test_skip_logs_and_counts_each_bad_row(tmp_path: Path) -> None:
 def test_a_bad_row_of_a_table_with_a_header_is_named_by_its_line(tmp_path: Path) -> None:
     table = "prompt,completion\na,b\n\nc,\n"
     made, _ = load(tmp_path, table, name="x_csv", bad_rows="skip")
-    assert [line["detail"] for line in dropped(made)] == ["line 4: 'completion' is empty"]
+    assert [line["detail"] for line in read_dropped(made)] == ["line 4: 'completion' is empty"]
 
 
 MIXED = [{"prompt": text, "completion": "a"} for text in ("Grüße", "plain", "“Möbel”", "Öl")]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from finery import DataError
 from finery.rows import Row, with_id
-from finery.rows.dropped import dropped
-from finery.rows.near import normalised
+from finery.rows.dropped import read_dropped
+from finery.rows.near import normalise_text
 from finery.testing import TestJob, dataset
 from finery_data.steps.split import SPLITS, Split, draw, prompt_key, split_index, unit_of
 from finery_data.steps.strata import Unit, divide, strata_of
@@ -68,9 +68,9 @@ def test_added_rows_move_no_old_row(old: list[Row], new: list[Row], at: int, see
     first, second = (split(rows, seed, **THIRDS)[2] for rows in (before, after))
     for name in SPLITS:
         gone = {r["id"] for r in getattr(first, name)} - {r["id"] for r in getattr(second, name)}
-        assert gone <= {line["id"] for line in dropped(getattr(second, name))}
-        again = {line["id"] for line in dropped(getattr(first, name))}
-        assert again <= {line["id"] for line in dropped(getattr(second, name))}
+        assert gone <= {line["id"] for line in read_dropped(getattr(second, name))}
+        again = {line["id"] for line in read_dropped(getattr(first, name))}
+        assert again <= {line["id"] for line in read_dropped(getattr(second, name))}
 
 
 @given(rows=ROWS, data=st.data())
@@ -88,7 +88,7 @@ def test_splits_are_disjoint_complete_and_in_order(rows: list[Row], seed: int) -
     ids = {name: {r["id"] for r in part} for name, part in parts.items()}
     assert not ids["train"] & ids["test"] | ids["train"] & ids["validation"]
     assert not ids["test"] & ids["validation"]
-    gone = [line["id"] for n in parts for line in dropped(getattr(made, n))]
+    gone = [line["id"] for n in parts for line in read_dropped(getattr(made, n))]
     assert Counter([*gone, *(r["id"] for p in parts.values() for r in p)]) == Counter(
         r["id"] for r in whole
     )
@@ -97,7 +97,7 @@ def test_splits_are_disjoint_complete_and_in_order(rows: list[Row], seed: int) -
         assert part == [r for r in whole if r["id"] in kept]
 
 
-@given(text=TEXT.filter(normalised), seed=st.integers(0, 2**31 - 1))
+@given(text=TEXT.filter(normalise_text), seed=st.integers(0, 2**31 - 1))
 @settings(deadline=None)
 def test_near_copies_stay_together(text: str, seed: int) -> None:
     copies = [row(text), row(f"  {text} !", "b"), row(text, "c", label="x")]
@@ -141,7 +141,7 @@ def test_groups_stay_together(group: int | str, texts: list[str], seed: int) -> 
     ],
 )
 def test_normalised_texts_that_are_equal(one: str, other: str) -> None:
-    assert normalised(one) == normalised(other)
+    assert normalise_text(one) == normalise_text(other)
 
 
 def test_system_prompts_do_not_separate_copies() -> None:
@@ -304,7 +304,7 @@ def test_near_copies_of_test_rows_are_dropped_and_named() -> None:
     parts, log, made = split([*PLENTY, *rows.values()], 3)
     assert rows["held"] in parts["test"]
     found = {
-        line["id"]: line for n in ("train", "validation") for line in dropped(getattr(made, n))
+        line["id"]: line for n in ("train", "validation") for line in read_dropped(getattr(made, n))
     }
     assert {i: line["reason"] for i, line in found.items()} == {
         rows["near"]["id"]: "near-copy",

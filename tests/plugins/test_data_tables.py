@@ -12,7 +12,7 @@ import pytest
 
 from finery import DataError
 from finery.rows.badrow import BadRow
-from finery.rows.tables.records import Record, diagnosis, read_table, table_suffix
+from finery.rows.tables.records import Record, diagnose_encoding, read_table, table_suffix
 
 ROWS = [
     {"instruction": "Say hi", "input": "", "output": "hi\nthere"},
@@ -117,13 +117,16 @@ def test_wide_encodings_are_told_apart(tmp_path: Path, name: str, encoding: str)
 def test_utf_16_with_few_letters_of_ascii_is_not_called_cp1252(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes(("提示,回答\n" + "不上中国,早上好\n" * 9).encode("utf-16-le"))
-    assert (diagnosis(path).setting, "UTF-16-LE" in diagnosis(path).fix) == ("utf-16-le", True)
+    assert (diagnose_encoding(path).setting, "UTF-16-LE" in diagnose_encoding(path).fix) == (
+        "utf-16-le",
+        True,
+    )
 
 
 def test_a_nul_in_a_row_of_utf_8_is_not_utf_16(tmp_path: Path) -> None:
     rows = good(read(tmp_path, "x.csv", "a,b\n\0\0,ü\n" + "c,d\n" * 9))
     assert rows[0] == {"a": "\0\0", "b": "ü"}
-    assert diagnosis(tmp_path / "x.csv").facts == ""
+    assert diagnose_encoding(tmp_path / "x.csv").facts == ""
 
 
 @pytest.mark.parametrize("compression", [".gz", ".zst"])

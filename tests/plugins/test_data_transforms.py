@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from finery import DataError, Dataset, UsageError
 from finery.rows import Row, row_id, with_id
-from finery.rows.chosen import parts_of
-from finery.rows.dropped import dropped
+from finery.rows.chosen import apportion
+from finery.rows.dropped import read_dropped
 from finery.rows.templates import limits
 from finery.testing import TestJob, dataset
 from finery_data.steps.filter import Filter
@@ -42,7 +42,7 @@ def run(step: Any, folder: Path, rows: list[Row], seed: int = 0, **given: Any) -
 
 
 def reasons(made: Dataset) -> dict[str, int]:
-    return dict(Counter(line["reason"] for line in dropped(made)))
+    return dict(Counter(line["reason"] for line in read_dropped(made)))
 
 
 # data.filter
@@ -216,15 +216,15 @@ def test_what_python_can_not_interrupt_ends_the_process() -> None:
 def test_a_limit_that_is_caught_is_raised_again() -> None:
     def catches_two() -> None:
         for _ in range(2):
-            with contextlib.suppress(limits.Slow):
+            with contextlib.suppress(limits.TimeExceeded):
                 while True:
                     pass
         while True:
             pass
 
-    with pytest.raises(limits.Slow), limits.limited(seconds=0.1):
+    with pytest.raises(limits.TimeExceeded), limits.apply_limits(seconds=0.1):
         catches_two()
-    with limits.limited():
+    with limits.apply_limits():
         pass  # and the next one starts anew
 
 
@@ -309,7 +309,7 @@ def test_mix_takes_the_shares_and_no_row_twice(
     assert made.meta["sources"] == [len(p) for p in parts]
     for part, rows in zip(parts, sources, strict=True):
         assert part == [r for r in rows if r in part]  # in order, none twice
-    rest = [line["row"] for line in dropped(made)]
+    rest = [line["row"] for line in read_dropped(made)]
     assert len(rest) + len(made) == sum(sizes)
     unit = min(n / w for n, w in zip(sizes, weights, strict=True))
     assert all(abs(len(p) - unit * w) <= 1 for p, w in zip(parts, weights, strict=True))
@@ -335,7 +335,7 @@ def test_mix_refuses_weights_that_do_not_fit(tmp_path: Path, weights: list[float
 
 @given(total=st.integers(0, 1000), weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=9))
 def test_parts_add_up_and_are_near_their_share(total: int, weights: list[float]) -> None:
-    parts = parts_of(total, weights)
+    parts = apportion(total, weights)
     assert sum(parts) == total
     exact = [total * w / sum(weights) for w in weights]
     assert all(abs(p - e) < 1 for p, e in zip(parts, exact, strict=True))
@@ -355,7 +355,7 @@ def test_sample_is_in_order_and_changes_little_when_rows_are_added(
     assert len(after) == n
     assert after == [r for r in rows if r in after]
     assert sum(r in before for r in after) >= n - more
-    assert {line["id"] for line in dropped(made)} == {r["id"] for r in rows if r not in after}
+    assert {line["id"] for line in read_dropped(made)} == {r["id"] for r in rows if r not in after}
 
 
 def skewed() -> list[Row]:

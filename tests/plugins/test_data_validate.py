@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from finery import DataError, Dataset, OneFile, UsageError
 from finery.rows import Row, with_id
-from finery.rows.dropped import dropped, findings
+from finery.rows.dropped import read_dropped, read_findings
 from finery.rows.templates import limits
 from finery.testing import TestJob, dataset
 from finery_data.checks import personal
@@ -38,7 +38,7 @@ def validate(folder: Path, rows: list[Row], **given: Any) -> Dataset:
 
 
 def found(made: Dataset) -> list[tuple[str, str]]:
-    return [(line["id"], line["check"]) for line in findings(made)]
+    return [(line["id"], line["check"]) for line in read_findings(made)]
 
 
 def refused(folder: Path, rows: list[Row], **given: Any) -> list[str]:
@@ -77,11 +77,11 @@ def test_each_problem_is_found_and_named_by_its_row(tmp_path: Path, check: str) 
     rows = [*GOOD[:4], bad, *GOOD[4:]]
     made = validate(tmp_path / "a", rows, actions={check: "report"})
     assert found(made) == [(bad["id"], check)]
-    assert [line["row"] for line in findings(made)] == [5]
+    assert [line["row"] for line in read_findings(made)] == [5]
     assert made.meta["findings"] == {check: 1}
     assert list(made) == rows
     made = validate(tmp_path / "b", rows, actions={check: "drop"})
-    assert [(line["id"], line["reason"]) for line in dropped(made)] == [(bad["id"], check)]
+    assert [(line["id"], line["reason"]) for line in read_dropped(made)] == [(bad["id"], check)]
     assert list(made) == GOOD
     lines = refused(tmp_path / "c", rows, actions={check: "error"})
     assert [line.partition(": ")[0] for line in lines] == [f"row 5 (id {bad['id']})"]
@@ -111,7 +111,7 @@ def test_wrong_label_for_the_same_prompt(tmp_path: Path) -> None:
     rows += [row(prompt + "!", label="arrival"), row(prompt + " now", label="refund")]
     made = validate(tmp_path, [*GOOD, *rows])
     assert found(made) == [(rows[i]["id"], "label-conflict") for i in (1, 3)]
-    first, second = (line["detail"] for line in findings(made))
+    first, second = (line["detail"] for line in read_findings(made))
     assert first.startswith("the label is 'payment', and 'arrival' in 2 rows with the same prompt")
     assert "'refund', and 'arrival' in row 10" in second
 
@@ -121,7 +121,7 @@ def test_misspelt_label(tmp_path: Path) -> None:
     rows[4] = {**rows[4], "label": "card_arival"}
     made = validate(tmp_path, rows)
     assert found(made) == [(rows[4]["id"], "label-typo")]
-    detail = next(findings(made))["detail"]
+    detail = next(read_findings(made))["detail"]
     assert detail == "the label 'card_arival' (1 row) looks like 'card_arrival' (8 rows)"
 
 
@@ -141,7 +141,7 @@ def test_broken_json(tmp_path: Path) -> None:
     rows[2] = row("q2", '{"kind": "flat", "rent": 3')
     made = validate(tmp_path / "a", rows)
     assert found(made) == [(rows[2]["id"], "json")]
-    assert "ends too early" in next(findings(made))["detail"]
+    assert "ends too early" in next(read_findings(made))["detail"]
     assert (
         "json: the answer is JSON that ends too early"
         in refused(tmp_path / "b", rows, json=True)[0]
@@ -244,7 +244,7 @@ def test_tools_that_are_declared_are_fine_and_so_is_a_wrong_call_that_is_rejecte
 
 def test_personal_data_is_masked(tmp_path: Path) -> None:
     made = validate(tmp_path, [row(text) for text in PERSONAL.values()])
-    text = "\n".join(line["detail"] for line in findings(made))
+    text = "\n".join(line["detail"] for line in read_findings(made))
     assert "turn 1 (user): an e-mail address, ja…pl" in text
     assert not any(secret in text for secret in ("kowalski", "123", "3704", "1111", "8.8"))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pdf_files import encrypted, pdf, with_outline
 
 from finery import DataError, Files
-from finery.rows.dropped import dropped
+from finery.rows.dropped import read_dropped
 from finery.testing import TestJob
 from finery_docs.chunks import Limits, chunks
 from finery_docs.document import Document
@@ -75,7 +75,7 @@ def failure(root: Path, files: dict[str, str | bytes], **settings: Any) -> str:
 
 
 def reasons(made: Any) -> list[tuple[str, str]]:
-    return [(line["row"]["source"], line["reason"]) for line in dropped(made)]
+    return [(line["row"]["source"], line["reason"]) for line in read_dropped(made)]
 
 
 def split(document: Document, size: int, overlap: int = 0, shortest: int = 1) -> list[str]:
@@ -233,7 +233,7 @@ def test_pdf_pages_and_outline(tmp_path: Path) -> None:
         ("Manual\nWelcome to it, and to all.", "Manual", 1),
         ("Install\nPut it in (there).\n\nUse\nTurn it on.", "Manual", 2),
     ]
-    (line,) = dropped(made)
+    (line,) = read_dropped(made)
     assert line["row"] == {"source": "m.pdf", "page": 3}
     assert line["reason"] == "page-without-text"
 

@@ -12,7 +12,7 @@ from tiny_llama import tiny_counter
 
 from finery import DataError, Dataset, Files, Index, Model
 from finery.rows import Row, answer_text, split_turns
-from finery.rows.dropped import dropped
+from finery.rows.dropped import read_dropped
 from finery.testing import TestJob, dataset, run_step
 from finery_data.steps.file import File
 from finery_retrieve.citations import check_citations, is_verbatim
@@ -96,7 +96,7 @@ def test_rows_that_fail_are_dropped_with_a_reason(
     output = raft(tmp_path, index, [question_row(11), {**question_row(13), **changes}], oracle=1.0)
     assert len(output) == 1
     assert output.meta["dropped"] == {reason: 1}
-    assert [line["reason"] for line in dropped(output)] == [reason]
+    assert [line["reason"] for line in read_dropped(output)] == [reason]
 
 
 def test_answers_are_cited_as_asked(tmp_path: Path, index: Index) -> None:
@@ -215,7 +215,7 @@ def test_a_quote_in_no_chunk_is_explained(tmp_path: Path, changes: Row, reason: 
     index = index_of(tmp_path, [*chunk_rows(), *doors])
     bad = {**question_row(13), "parents": [], **changes}
     output = raft(tmp_path, index, [question_row(14), bad], oracle=1.0)
-    (drop,) = dropped(output)
+    (drop,) = read_dropped(output)
     assert reason in drop["detail"]
     assert "What is the inventory number of Room 13?" in drop["detail"]
 

@@ -9,7 +9,7 @@ from reviewing import RECIPE, chat, decisions, files_of, pair, reviewing
 
 from finery import DataError, Dataset, OptionalFiles
 from finery.rows import Row
-from finery.rows.dropped import dropped
+from finery.rows.dropped import read_dropped
 from finery.testing import TestJob, dataset
 from finery_review.apply import Apply
 from finery_review.decisions import Decision, as_line, prompt_hash
@@ -49,7 +49,7 @@ def test_decisions_are_applied_and_rejections_reported(tmp_path: Path) -> None:
     assert kept[2] == rows[3]
     assert (kept[1]["label"], kept[1]["parents"]) == ("y", [rows[2]["id"]])
     assert (kept[3]["chosen"], kept[3]["parents"]) == ("bad 1", [rows[4]["id"]])
-    gone = list(dropped(made))
+    gone = list(read_dropped(made))
     assert [(d["id"], d["reason"], d["detail"]) for d in gone] == [
         (rows[1]["id"], "rejected", "by Ann: too vague")
     ]
@@ -90,7 +90,7 @@ def test_a_decision_on_a_row_that_changed_does_not_count_and_is_told(tmp_path: P
         run(tmp_path / "a", [new], lines, "stop")
     assert "changed since" in caught.value.details[0]
     made, _ = run(tmp_path / "b", [new, ROWS[2]], [*lines, line(ROWS[2], "accept")], "drop")
-    assert [d["detail"] for d in dropped(made)] == ["has changed since its decision"]
+    assert [d["detail"] for d in read_dropped(made)] == ["has changed since its decision"]
 
 
 def test_a_decision_that_does_not_fit_names_the_row(tmp_path: Path) -> None:

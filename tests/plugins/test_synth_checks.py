@@ -8,7 +8,7 @@ import pytest
 
 from finery import DataError, OneFile, StepError, UsageError
 from finery.rows import Row
-from finery.rows.generated import Checked
+from finery.rows.generated import CheckResult
 from finery.rows.templates import limits
 from finery_synth.checks import Checker, Checks, Functions, Similarity
 from finery_synth.judges import Score, Unreadable
@@ -19,7 +19,7 @@ def row(answer: str, user: str = "what?") -> Row:
     return {"id": f"{user}/{answer}", "prompt": user, "completion": answer}
 
 
-def last(checks: Checks, answer: str, user: str = "what?") -> Checked:
+def last(checks: Checks, answer: str, user: str = "what?") -> CheckResult:
     return Checker(checks).checked(row(answer, user))[-1]
 
 

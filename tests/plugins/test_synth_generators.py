@@ -11,8 +11,8 @@ from hostile_server import Body, Reply, Server, said, serving
 
 from finery import Completion, Dataset, Model, OneFile, StepError, UsageError
 from finery.rows import Row
-from finery.rows.dropped import dropped
-from finery.rows.generated import Origin, Template, origins
+from finery.rows.dropped import read_dropped
+from finery.rows.generated import Origin, Template, read_origins
 from finery.testing import TestJob, dataset, run_step
 from finery_openai.model import OpenaiModel
 from finery_synth.asking import Rejected, bare
@@ -54,7 +54,7 @@ def chat(user: str, assistant: str, system: str = "Be brief.", **columns: Any) -
 
 def made_by(step: Any) -> tuple[list[Row], list[Origin], Dataset]:
     made = run_step(step)
-    return list(made), list(origins(made)), made
+    return list(made), list(read_origins(made)), made
 
 
 # -- answers -------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_a_call_that_no_tool_takes_is_asked_for_again(
     assert row["messages"][-1]["tool_calls"][0]["function"]["arguments"] == '{"nights": 2}'
     assert made.meta["rejected"] == {"tool-call": 2}
     assert made.meta["dropped"] == {"tool-call": 1}
-    assert told in next(iter(dropped(made)))["detail"]
+    assert told in next(iter(read_dropped(made)))["detail"]
     assert len(server.calls) == 3
 
 
@@ -166,7 +166,7 @@ def test_a_schema_constrains_answers(server: Server, rows: Dataset) -> None:
     assert all(call["response_format"]["json_schema"]["schema"] == schema for call in server.calls)
     assert [row["messages"][-1]["content"] for row in found] == ['{"a": 1}']
     assert made.meta["dropped"] == {"schema": 3}
-    drop = next(dropped(made))["made"]
+    drop = next(read_dropped(made))["made"]
     assert drop["prompt"][-1]["content"] == "question 0"
     assert drop["checks"][0]["passed"] is False
 

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from finery import DataError
 from finery.rows import Conversation
-from finery.rows.chat.thinking import TAGS, opened_in, split_thinking, unopened
+from finery.rows.chat.thinking import (
+    THINKING_TAGS,
+    missing_opening_tag,
+    open_thinking_tag,
+    split_thinking,
+)
 from finery_gguf.chat import ChatTemplate
 from finery_gguf.prompts import answer_reader
 from finery_transformers.answering.answers import AnswerReader, Parsed
@@ -170,18 +175,18 @@ def test_nested_tags_end_at_the_first_closing_tag(qwen: Callable[..., Parsed]) -
     assert parsed == Parsed("c</think>d", "a<think>b")
 
 
-@given(st.text(), st.sampled_from(list(TAGS.items())), st.text())
+@given(st.text(), st.sampled_from(list(THINKING_TAGS.items())), st.text())
 def test_thinking_and_text_are_what_was_written(
     thinking: str, tags: tuple[str, str], text: str
 ) -> None:
-    if any(tag.strip() in thinking + text for pair in TAGS.items() for tag in pair):
+    if any(tag.strip() in thinking + text for pair in THINKING_TAGS.items() for tag in pair):
         return
     thought = split_thinking(f"{tags[0]}{thinking}{tags[1]}{text}")
     assert thought == (thinking.strip() or None, text.lstrip(), True)
     assert split_thinking(text) == (None, text, True)
-    assert opened_in(f"{text}{tags[0]}") == tags[0]
-    assert unopened(f"{thinking}{tags[1]}{text}") == tags[0]
-    assert (opened_in(text), unopened(text)) == ("", "")
+    assert open_thinking_tag(f"{text}{tags[0]}") == tags[0]
+    assert missing_opening_tag(f"{thinking}{tags[1]}{text}") == tags[0]
+    assert (open_thinking_tag(text), missing_opening_tag(text)) == ("", "")
 
 
 VALUES = st.recursive(

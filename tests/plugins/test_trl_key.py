@@ -43,7 +43,7 @@ def keys(tmp_path: Path) -> Keys:
     code = StepCode(recipe, plugins, store)
     keys: Keys = {}
     for name, written in recipe.data["train"].items():
-        digests = code.of_step(graph.nodes[name].step, written)
+        digests = code.step_code(graph.nodes[name].step, written)
         keys[name] = {
             (file, unit.partition(".")[0])
             for file, digest in digests.items()

@@ -108,9 +108,9 @@ class TestAnswers:
 
 
 def sampling(**settings: Any) -> Any:
-    from finery.inference.records import sampling_of
+    from finery.inference.records import make_sampling
 
-    return sampling_of(**settings)
+    return make_sampling(**settings)
 
 
 def chat(server: Server, name: str) -> str:

@@ -51,7 +51,7 @@ EXCEPTIONS = {
     "sys.modules": {"finery_transformers.hardware:_device": "only whether torch is imported"},
     # -- functions that modules call when they are imported --------------------------------------
     "calls on import": {
-        "finery.rows.parts:by_text": "returns a setting",
+        "finery.rows.parts:per_text_setting": "returns a setting",
         "finery_eval.evaluator:longest_answer": "returns a setting",
         "atexit.register": "is for the end of the process",
         "finery_serve.servers:bundles_only": "returns the function with a mark",

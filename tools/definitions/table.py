@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from finery import load_plugins
 from finery.artifact.kinds import Bundle, Dataset, Index, Metrics, Model
-from finery.util.references import OUTSIDE
+from finery.util.references import OUTSIDE_KEY_MARK
 from tools.definitions.parse import IMPORT, Piece
 from tools.definitions.reach import Reach
 from tools.definitions.refused import Refusal, refused_on_import
@@ -48,7 +48,7 @@ def subjects(sources: Sources) -> dict[str, list[Node]]:
         *(
             hook.function
             for hook in plugins.hook.finery_run_step.get_hookimpls()
-            if hook.plugin.__name__ in own and not hasattr(hook.function, OUTSIDE)
+            if hook.plugin.__name__ in own and not hasattr(hook.function, OUTSIDE_KEY_MARK)
         ),
         *(given[0].partition(":")[0] for given in plugins.servers.values() if is_own(given)),
         *_named(sources),

@@ -17,9 +17,9 @@ from finery.artifact.manifest import Parts, encode, key_of
 from finery.builder.keys import MISSING
 from finery.recipe.accepted import Accepted
 
-STEP_TYPE = "step type"
+STEP_TYPE_PART = "step type"
 """The part of a key with the type that an accepted change is for."""
-MOST = 64
+MAX_STATES = 64
 """How many earlier keys of a step are looked up."""
 
 
@@ -39,44 +39,52 @@ class Acceptances:
 
     def earlier(self, parts: Parts) -> Iterator[Parts]:
         """The parts of earlier keys whose results serve a step with these parts, nearest first."""
-        yield from (before for _, before in self._taken_back(parts))
+        yield from (earlier_parts for _, earlier_parts in self._undone_changes(parts))
 
-    def applied(self, parts: Parts) -> list[Accepted]:
+    def applied_changes(self, parts: Parts) -> list[Accepted]:
         """The accepted changes that led to values which these parts have."""
-        return [change for group, _ in self._taken_back(parts) for change in group]
+        return [change for group, _ in self._undone_changes(parts) for change in group]
 
-    def _taken_back(self, parts: Parts) -> Iterator[tuple[Sequence[Accepted], Parts]]:
+    def _undone_changes(self, parts: Parts) -> Iterator[tuple[Sequence[Accepted], Parts]]:
         """(changes, the parts before them) for all chains of changes that end at these parts."""
-        groups = self._groups.get(dict(parts)[STEP_TYPE], ())
-        states, seen = [parts], {key_of(parts)}
+        groups = self._groups.get(dict(parts)[STEP_TYPE_PART], ())
+        states, visited = [parts], {key_of(parts)}
         for state in states:  # which grows
-            now = dict(state)
-            for group in (each for each in groups if _is_applied(each, now)):
-                values = now | {c.part: c.old for c in group if c.part in now or c.new is UNSET}
-                before = [(part, value) for part, value in values.items() if value is not UNSET]
-                yield group, before
-                if (key := key_of(before)) not in seen and len(states) < MOST:
-                    seen.add(key)
-                    states.append(before)
+            values_now = dict(state)
+            for group in (
+                candidate for candidate in groups if _matches_new_values(candidate, values_now)
+            ):
+                values = values_now | {
+                    c.part: c.old for c in group if c.part in values_now or c.new is UNSET
+                }
+                earlier_parts = [
+                    (part, value) for part, value in values.items() if value is not UNSET
+                ]
+                yield group, earlier_parts
+                if (key := key_of(earlier_parts)) not in visited and len(states) < MAX_STATES:
+                    visited.add(key)
+                    states.append(earlier_parts)
 
 
-def _is_applied(group: Sequence[Accepted], now: dict[str, Any]) -> bool:
+def _matches_new_values(group: Sequence[Accepted], values_now: dict[str, Any]) -> bool:
     """Whether a step has the new values of these changes, without parts that it doesn't have."""
-    own = [change for change in group if change.part in now or change.new is UNSET]
-    return bool(own) and all(_code(now.get(c.part, UNSET)) == _code(c.new) for c in own)
+    relevant = [change for change in group if change.part in values_now or change.new is UNSET]
+    return bool(relevant) and all(
+        _value_bytes(values_now.get(c.part, UNSET)) == _value_bytes(c.new) for c in relevant
+    )
 
 
-def _code(value: Any) -> bytes:
+def _value_bytes(value: Any) -> bytes:
     """A value's bytes; empty for an absent part."""
     return b"" if value is UNSET else encode(value)
 
 
-def accepted_together(use: str, differing: Iterable[tuple[str, Any, Any]]) -> list[Accepted]:
+def group_changes(use: str, differences: Iterable[tuple[str, Any, Any]]) -> list[Accepted]:
     """Changes of parts (part, old, new) of one step's key, as a group."""
     changes = [
         Accepted(part=part, old=UNSET if old is MISSING else old,
                  new=UNSET if new is MISSING else new, use=use)
-        for part, old, new in differing
+        for part, old, new in differences
     ]  # fmt: skip
     if len(changes) < 2:
         return changes

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 
 from finery.artifact.manifest import Result
-from finery.builder.garbage import blobs_of
+from finery.builder.garbage import blob_sizes
 from finery.builder.outputs import OutputLinks
 from finery.builder.plan import StepPlan
 from finery.builder.runs import Outcome
@@ -21,11 +21,11 @@ from finery.store.blobs import blob_path
 from finery.store.database import Store
 from finery.store.uses import held_folder
 from finery.util.events import Listener, new_run_id
-from finery.util.paths import PINNED
+from finery.util.paths import PINNED_FOLDER
 
 
 @contextmanager
-def empty_store(store: Store) -> Iterator[Store]:
+def temporary_store(store: Store) -> Iterator[Store]:
     """A store for builds that aren't published, removed afterwards.
 
     Meanwhile, nothing is removed from `store`.
@@ -33,9 +33,9 @@ def empty_store(store: Store) -> Iterator[Store]:
     store.check_writable()
     store.hold(new_run_id())
     with held_folder(store.root) as folder:
-        (folder / PINNED).symlink_to(store.root / PINNED)
-        with closing(Store(folder)) as made:
-            yield made
+        (folder / PINNED_FOLDER).symlink_to(store.root / PINNED_FOLDER)
+        with closing(Store(folder)) as temporary:
+            yield temporary
 
 
 def build_anew(
@@ -43,25 +43,25 @@ def build_anew(
     executor: Executor, listeners: Sequence[Listener],
 ) -> Outcome:  # fmt: skip
     """Run the steps `names` in the store `empty`, with the inputs that they have in `store`."""
-    part = graph.select(names)
-    given: list[Result] = []
-    for name in part.nodes.keys() - {*names}:
+    subgraph = graph.select(names)
+    input_results: list[Result] = []
+    for name in subgraph.nodes.keys() - {*names}:
         result = plans[name].result
         assert result is not None
-        given.append(result)
+        input_results.append(result)
         store.shared.bring(result.outputs.values())
-        for digest in blobs_of(result.outputs):
+        for digest in blob_sizes(result.outputs):
             path = blob_path(empty.objects, digest)
             path.parent.mkdir(exist_ok=True)
             if not os.path.lexists(path):
                 path.symlink_to(store.blob(digest).absolute())
-    empty.commit(given, run="")
+    empty.commit(input_results, run="")
     if any(plans[name].engines and not plans[name].has_local_engine for name in names):
         with closing(sqlite3.connect(empty.database)) as db:
             db.execute("ATTACH ? AS real", [str(store.database)])
             db.execute("INSERT OR IGNORE INTO records SELECT * FROM real.records")
             db.commit()
-    build = Build(part, empty, executor, listeners)
+    build = Build(subgraph, empty, executor, listeners)
     build.planner.unbuilt = "once more, to compare its output"
     build.folder = empty.root / "build"
     build.outputs = OutputLinks(empty, build.folder, {})

@@ -15,7 +15,7 @@ from typing import IO
 import msgspec
 
 from finery.artifact.manifest import Result, reads_in
-from finery.builder.garbage import blobs_of
+from finery.builder.garbage import blob_sizes
 from finery.builder.reads import is_list
 from finery.errors import UsageError
 from finery.store.blobs import put_blob
@@ -26,10 +26,10 @@ from finery.util.events import new_run_id
 from finery.util.files import fsync, hash_file
 from finery.util.paths import is_inside
 
-HEAD, FORMAT = "finery-bundle.json", 1
-LARGEST_HEAD = 256 << 20
+HEAD_NAME, FORMAT = "finery-bundle.json", 1
+MAX_HEAD_BYTES = 256 << 20
 """Bytes: room for the results of some 50,000 steps."""
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
 Progress = Callable[[int, int], None]
 """Takes the bytes that are copied, of how many."""
 
@@ -50,8 +50,8 @@ class Bundle(msgspec.Struct, forbid_unknown_fields=True):
 
     def blobs(self) -> dict[str, int]:
         """Digest → bytes of all blobs, sorted."""
-        every = {d: n for result in self.results for d, n in blobs_of(result.outputs).items()}
-        return dict(sorted(every.items()))
+        sizes = {d: n for result in self.results for d, n in blob_sizes(result.outputs).items()}
+        return dict(sorted(sizes.items()))
 
 
 def is_portable(result: Result) -> bool:
@@ -66,7 +66,7 @@ def write_bundle(bundle: Bundle, store: Store, file: IO[bytes], progress: Progre
     total = sum(blobs.values())
     with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar:
         head = msgspec.json.encode(bundle)
-        tar.addfile(_member(HEAD, len(head)), io.BytesIO(head))
+        tar.addfile(_member(HEAD_NAME, len(head)), io.BytesIO(head))
         for digest, size in blobs.items():
             with store.blob(digest).open("rb") as source:
                 tar.addfile(_member(f"objects/{digest[:2]}/{digest[2:]}", size), source)
@@ -86,12 +86,12 @@ def read_bundle(file: Path, store: Store, progress: Progress) -> Bundle:
     store.hold(new_run_id())
     try:
         with tarfile.open(file, mode="r|") as tar, held_folder(store.root) as folder:
-            bundle = _head(tar, file)
-            _take_blobs(tar, bundle, store, folder, progress, file)
+            bundle = _read_head(tar, file)
+            _read_blobs(tar, bundle, store, folder, progress, file)
     except tarfile.TarError as error:
-        raise _wrong(file, f"it isn't a whole bundle ({error})") from error
+        raise _invalid_bundle(file, f"it isn't a whole bundle ({error})") from error
     except EOFError as error:
-        raise _wrong(file, "it ends too early") from error
+        raise _invalid_bundle(file, "it ends too early") from error
     store.commit(bundle.results, run="")
     store.remember(bundle.path, bundle.steps)
     for key, dollars in bundle.dollars.items():
@@ -100,18 +100,18 @@ def read_bundle(file: Path, store: Store, progress: Progress) -> Bundle:
     return bundle
 
 
-def _head(tar: tarfile.TarFile, file: Path) -> Bundle:
+def _read_head(tar: tarfile.TarFile, file: Path) -> Bundle:
     member = tar.next()
-    if member is None or member.name != HEAD or not _is_plain(member):
-        raise _wrong(file, "it isn't a bundle of finery")
-    if member.size > LARGEST_HEAD:
-        raise _wrong(file, "its list of results is too large")
+    if member is None or member.name != HEAD_NAME or not _is_plain(member):
+        raise _invalid_bundle(file, "it isn't a bundle of finery")
+    if member.size > MAX_HEAD_BYTES:
+        raise _invalid_bundle(file, "its list of results is too large")
     try:
-        bundle = msgspec.json.decode(_content(tar, member).read(), type=Bundle)
+        bundle = msgspec.json.decode(_read_content(tar, member).read(), type=Bundle)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise _wrong(file, f"its list of results can't be read ({error})") from error
+        raise _invalid_bundle(file, f"its list of results can't be read ({error})") from error
     if bundle.format != FORMAT:
-        raise _wrong(file, f"another version of finery wrote it ({bundle.finery})")
+        raise _invalid_bundle(file, f"another version of finery wrote it ({bundle.finery})")
     keys = {result.key for result in bundle.results}
     is_complete = keys.issuperset(bundle.steps.values()) and keys.issuperset(bundle.dollars)
     if not is_complete or not is_inside(bundle.path) or not all(
@@ -120,11 +120,11 @@ def _head(tar: tarfile.TarFile, file: Path) -> Bundle:
         and (not (reads := reads_in(result.parts)) or is_list([name for name, _ in reads]))
         for result in bundle.results
     ):  # fmt: skip
-        raise _wrong(file, "its list of results was changed")
+        raise _invalid_bundle(file, "its list of results was changed")
     return bundle
 
 
-def _take_blobs(
+def _read_blobs(
     tar: tarfile.TarFile, bundle: Bundle, store: Store, folder: Path, progress: Progress, file: Path
 ) -> None:
     expected = bundle.blobs()
@@ -133,20 +133,22 @@ def _take_blobs(
     while member := tar.next():
         digest = names.pop(member.name, None)
         if digest is None or not _is_plain(member) or member.size != expected[digest]:
-            raise _wrong(file, f"it has a member that isn't one of its blobs: {member.name[:80]!r}")
-        staged, source = folder / "blob", _content(tar, member)
+            raise _invalid_bundle(
+                file, f"it has a member that isn't one of its blobs: {member.name[:80]!r}"
+            )
+        staged, source = folder / "blob", _read_content(tar, member)
         with staged.open("wb") as out:
-            while block := source.read(BLOCK):
+            while block := source.read(BLOCK_BYTES):
                 out.write(block)
                 done += len(block)
                 progress(done, total)
         if hash_file(staged) != digest:
-            raise _wrong(file, f"the blob {digest[:12]} in it is damaged")
+            raise _invalid_bundle(file, f"the blob {digest[:12]} in it is damaged")
         fsync(staged)
         staged.chmod(0o444)
         put_blob(staged, store.objects, digest)
     if names:
-        raise _wrong(file, f"{len(names)} of its {len(expected)} blobs are missing")
+        raise _invalid_bundle(file, f"{len(names)} of its {len(expected)} blobs are missing")
 
 
 def _is_plain(member: tarfile.TarInfo) -> bool:
@@ -154,13 +156,13 @@ def _is_plain(member: tarfile.TarInfo) -> bool:
     return member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and member.sparse is None
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+def _read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     content = tar.extractfile(member)
     assert content is not None  # it is plain
     return content
 
 
-def _wrong(file: Path, why: str) -> UsageError:
+def _invalid_bundle(file: Path, why: str) -> UsageError:
     return UsageError(
         f"can't import this file: {why}; nothing was recorded",
         where=str(file),
@@ -168,15 +170,15 @@ def _wrong(file: Path, why: str) -> UsageError:
     )
 
 
-def bundle_of(
+def make_bundle(
     recipe: str, path: str, results: Mapping[str, Result], store: Store, version: str
 ) -> Bundle:
     """The head of a bundle of results. path: of the recipe, from the project's folder."""
     portable = {step: result for step, result in results.items() if is_portable(result)}
-    every = {result.key: result for result in portable.values()}
-    costs = {key: store.dollars_spent([key]) for key in every}
+    by_key = {result.key: result for result in portable.values()}
+    costs = {key: store.dollars_spent([key]) for key in by_key}
     return Bundle(
         format=FORMAT, finery=version, recipe=recipe, path=path,
         steps={step: result.key for step, result in portable.items()},
-        results=[*every.values()], dollars={key: cost for key, cost in costs.items() if cost},
+        results=[*by_key.values()], dollars={key: cost for key, cost in costs.items() if cost},
     )  # fmt: skip

@@ -30,7 +30,7 @@ from finery.step.job import Job, Report
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.installed import package_version
-from finery.util.paths import PINNED, plain_path
+from finery.util.paths import PINNED_FOLDER, plain_path
 
 
 def task_of(
@@ -232,5 +232,5 @@ def job_without_run(
         records=SqliteRecords(store.database) if store else None,
         secrets=(secrets_for_all(os.environ) | variables) if store else None,
         pinned=pinned,
-        kept=store.root / PINNED if store else None,
+        kept=store.root / PINNED_FOLDER if store else None,
     )

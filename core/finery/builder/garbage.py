@@ -34,12 +34,12 @@ from finery.store.database import ABANDONED_DAYS, HEX, KEY_DIGITS, Store
 from finery.store.links import prune_links
 from finery.store.uses import InUse, gate, is_quiet, read_uses
 from finery.util.files import size_of
-from finery.util.paths import PINNED, project_folder
+from finery.util.paths import PINNED_FOLDER, project_folder
 
 T = TypeVar("T")
-BATCH = 200
+REMOVAL_BATCH = 200
 """Files that are removed at once while no build passes the gate: some milliseconds."""
-ALONE = "0" * KEY_DIGITS
+PRUNING_KEY = "0" * KEY_DIGITS
 """The key that the one collection of a store locks."""
 
 
@@ -70,7 +70,7 @@ class Stock:
     recipes: dict[str, Path] = field(default_factory=dict)
     builds: int = 0
 
-    def unneeded(self) -> list[str]:
+    def unneeded_keys(self) -> list[str]:
         """The keys whose results nobody needs."""
         return [key for key in self.results if key not in self.needed]
 
@@ -79,32 +79,34 @@ class Stock:
         return self.owners.get(key) or Owner("", "")
 
 
-def blobs_of(outputs: Mapping[str, Manifest]) -> dict[str, int]:
+def blob_sizes(outputs: Mapping[str, Manifest]) -> dict[str, int]:
     """Digest → bytes of all blobs of some outputs, and of what they refer to."""
-    every = (m for output in outputs.values() for m in with_references(output))
-    return {digest: size for m in every for digest, size in m.files.values()}
+    artifacts = (m for output in outputs.values() for m in with_references(output))
+    return {digest: size for m in artifacts for digest, size in m.files.values()}
 
 
-def held_bytes(store: Store, stock: Stock, on_disk: dict[str, int]) -> dict[str, int]:
+def own_bytes(store: Store, stock: Stock, on_disk: dict[str, int]) -> dict[str, int]:
     """Key → bytes of the blobs that count as its own, those that were used last first.
 
     A blob counts once: for a result that is needed, if one has it, and there for one that made it
     instead of taking it from an input. on_disk: digest → bytes; blobs of results are removed.
     """
     built = {m.digest: m for outputs in stock.results.values() for m in outputs.values()}
-    held = dict.fromkeys(sorted(stock.results, key=lambda k: stock.owner(k).used, reverse=True), 0)
-    own = {}
-    for key in held:
+    totals = dict.fromkeys(
+        sorted(stock.results, key=lambda k: stock.owner(k).used, reverse=True), 0
+    )
+    own_digests = {}
+    for key in totals:
         parts = store.parts_of(key) or ()
         inputs = {value for name, value in parts if name.startswith("input ")} & built.keys()
-        taken = blobs_of({digest: built[digest] for digest in inputs})
-        own[key] = blobs_of(stock.results[key]).keys() - taken.keys()
-    for are_needed, every in ((True, False), (True, True), (False, False), (False, True)):
-        for key in held:
-            if (key in stock.needed) is are_needed:
-                digests = blobs_of(stock.results[key]) if every else own[key]
-                held[key] += sum(on_disk.pop(digest, 0) for digest in digests)
-    return held
+        input_blobs = blob_sizes({digest: built[digest] for digest in inputs})
+        own_digests[key] = blob_sizes(stock.results[key]).keys() - input_blobs.keys()
+    for is_needed, counts_inputs in ((True, False), (True, True), (False, False), (False, True)):
+        for key in totals:
+            if (key in stock.needed) is is_needed:
+                digests = blob_sizes(stock.results[key]) if counts_inputs else own_digests[key]
+                totals[key] += sum(on_disk.pop(digest, 0) for digest in digests)
+    return totals
 
 
 def take_stock(store: Store, keep: int, using: InUse | None = None) -> Stock:
@@ -207,8 +209,8 @@ class Collected:
 
     def bytes(self) -> int:
         """The bytes of all that was removed."""
-        others = (self.unfinished, self.scratch, self.environments, self.runs, self.pinned)
-        return sum(size for _, size in (*self.steps.values(), *others, self.answers))
+        categories = (self.unfinished, self.scratch, self.environments, self.runs, self.pinned)
+        return sum(size for _, size in (*self.steps.values(), *categories, self.answers))
 
 
 def collect(
@@ -221,12 +223,14 @@ def collect(
     `UsageError` if another process does the same.
     """
     store.check_writable()
-    if not store.try_lock(ALONE):
-        raise UsageError(f"{store.holder(ALONE)} is making room in this store", fix="wait for it")
+    if not store.try_lock(PRUNING_KEY):
+        raise UsageError(
+            f"{store.holder(PRUNING_KEY)} is making room in this store", fix="wait for it"
+        )
     try:
         return _collect(store, keep, answers, dry_run, progress)
     finally:
-        store.unlock(ALONE)
+        store.unlock(PRUNING_KEY)
 
 
 def _collect(
@@ -235,58 +239,58 @@ def _collect(
     catalogue, collected = Catalogue(store), Collected()
     runs = store.root / "runs"
     progress("looking at the store")
-    with gate(store.root, alone=True) as alone:
-        using = read_uses(store.root, alone)
-        stock = take_stock(store, keep, using)
+    with gate(store.root, alone=True) as gate_file:
+        uses = read_uses(store.root, gate_file)
+        stock = take_stock(store, keep, uses)
         collected.builds = stock.builds
         collected.runs = len(stock.old_runs), sum(size_of(runs / run) for run in stock.old_runs)
-        unneeded = stock.unneeded()
+        unneeded = stock.unneeded_keys()
         if not dry_run:
             for run in stock.old_runs:  # first, since a full disk has no room for a transaction
                 shutil.rmtree(runs / run, ignore_errors=True)
             catalogue.forget(unneeded, stock.gone)
-    kept = [outputs for key, outputs in stock.results.items() if key in stock.needed]
-    kept.append({m.digest: m for m in using.inputs})
-    needed = {digest for outputs in kept for digest in blobs_of(outputs)}
+    needed_outputs = [outputs for key, outputs in stock.results.items() if key in stock.needed]
+    needed_outputs.append({m.digest: m for m in uses.inputs})
+    needed = {digest for outputs in needed_outputs for digest in blob_sizes(outputs)}
     owners: dict[str, Owner] = {}
     for key in unneeded:
         owner = stock.owner(key)._replace(used="")
         collected.steps.setdefault(owner, [0, 0])[0] += 1
-        owners.update(dict.fromkeys(blobs_of(stock.results[key]), owner))
-    old: list[Blob] = []
+        owners.update(dict.fromkeys(blob_sizes(stock.results[key]), owner))
+    unneeded_blobs: list[Blob] = []
     for blob in blobs_in(store):
-        if blob.digest in needed or blob.changed >= using.since:
+        if blob.digest in needed or blob.changed >= uses.since:
             collected.kept += blob.size
             continue
-        old.append(blob)
+        unneeded_blobs.append(blob)
         counts = collected.steps[owners[blob.digest]] if blob.digest in owners else None
         if counts is None:
             counts = collected.unfinished
             counts[0] += 1
         counts[1] += blob.size
-    for start in range(0, 0 if dry_run else len(old), BATCH):
-        progress(f"removing files, {start:,} of {len(old):,}")
-        some = old[start : start + BATCH]
+    for start in range(0, 0 if dry_run else len(unneeded_blobs), REMOVAL_BATCH):
+        progress(f"removing files, {start:,} of {len(unneeded_blobs):,}")
+        batch = unneeded_blobs[start : start + REMOVAL_BATCH]
         with gate(store.root, alone=True):
-            _each_of(some, lambda blob: _remove_blob(blob, using.since))
-        catalogue.forget_blobs(blob.digest for blob in some)
+            _remove_all(batch, lambda blob: _remove_blob(blob, uses.since))
+        catalogue.forget_blobs(blob.digest for blob in batch)
     if not dry_run:
         catalogue.forget_remote()
     collected.scratch = store.sweep_scratch(stock.started, remove=not dry_run)
     recipes = [path for name, path in stock.recipes.items() if name not in stock.gone]
     for folder in unused_environments(recipes, store.root):
-        held = size_of(folder)
+        folder_bytes = size_of(folder)
         if dry_run or remove_environment(folder):
             count, total = collected.environments
-            collected.environments = count + 1, total + held
+            collected.environments = count + 1, total + folder_bytes
     _collect_quietly(store, stock, collected, answers=answers, dry_run=dry_run, progress=progress)
     return collected
 
 
-def _each_of(some: Sequence[T], remove: Callable[[T], None]) -> None:
+def _remove_all(files: Sequence[T], remove: Callable[[T], None]) -> None:
     """Remove some files. Several at once, since some disks take milliseconds for each."""
     with ThreadPoolExecutor(16) as threads:
-        list(threads.map(remove, some))
+        list(threads.map(remove, files))
 
 
 def _remove_blob(blob: Blob, since: int) -> None:
@@ -316,8 +320,8 @@ def _collect_quietly(
         for m in with_references(output)
     }
     views = [p for p in (store.root / "views").iterdir() if _digest_of(p) not in artifacts]
-    locks = [_text(path.with_suffix(".lock")) for path in stock.recipes.values()]
-    pinned = [p for p in (store.root / PINNED).glob("*") if not _is_pinned(p, locks)]
+    locks = [_summary_text(path.with_suffix(".lock")) for path in stock.recipes.values()]
+    pinned = [p for p in (store.root / PINNED_FOLDER).glob("*") if not _is_pinned(p, locks)]
     collected.views = len(views)
     collected.pinned = len(pinned), sum(map(size_of, pinned))
     if answers:
@@ -325,12 +329,12 @@ def _collect_quietly(
     if dry_run:
         return
     paths = [*views, *pinned]
-    for start in range(0, len(paths), BATCH):
+    for start in range(0, len(paths), REMOVAL_BATCH):
         progress(f"removing links, {start:,} of {len(views):,}")
         with gate(store.root, alone=True) as alone:
             collected.is_disturbed |= not is_quiet(alone)
             if not collected.is_disturbed:
-                _each_of(paths[start : start + BATCH], _remove)
+                _remove_all(paths[start : start + REMOVAL_BATCH], _remove)
     with gate(store.root, alone=True) as alone:
         collected.is_disturbed |= not is_quiet(alone)
         if not collected.is_disturbed:
@@ -356,7 +360,7 @@ def _is_pinned(path: Path, locks: Collection[str]) -> bool:
     return age < ABANDONED_DAYS * 86_400 or any(path.stem in text for text in locks)
 
 
-def _text(path: Path) -> str:
+def _summary_text(path: Path) -> str:
     try:
         return path.read_text("utf-8", "replace")
     except OSError:
@@ -366,8 +370,10 @@ def _text(path: Path) -> str:
 def _prune_links(root: Path, stock: Stock) -> None:
     """Remove links under `build/` whose outputs are gone, of all recipes of the store."""
     for folder in {project_folder(path) / "build" for path in stock.recipes.values()}:
-        for entry in (each for recipe in folder.glob("*") for each in recipe.glob("*")):
+        for entry in (
+            step_folder for recipe in folder.glob("*") for step_folder in recipe.glob("*")
+        ):
             links = [entry] if entry.is_symlink() or not entry.is_dir() else [*entry.iterdir()]
             if not all(link.exists() for link in links):
-                others = {path.name for path in entry.parent.iterdir()} - {entry.name}
-                prune_links(root, entry.parent, others)
+                other_names = {path.name for path in entry.parent.iterdir()} - {entry.name}
+                prune_links(root, entry.parent, other_names)

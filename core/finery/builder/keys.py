@@ -14,12 +14,12 @@ import msgspec
 from blake3 import blake3
 
 from finery.artifact.manifest import READ, Parts, encode
-from finery.builder.code.closure import Code, add
+from finery.builder.code.closure import Code, unique_label
 from finery.builder.code.steps import Wrapper
 from finery.fields import FileOrName, Files, Settings
 from finery.recipe.environments import Environment
 from finery.recipe.graph import Node
-from finery.recipe.yaml import without_secrets
+from finery.recipe.yaml import redact_secrets
 from finery.step.inspect import (
     entries,
     files_of,
@@ -97,7 +97,7 @@ def key_parts(
     for wrapper in wrappers:
         label = f"(wrapper {wrapper.plugin})"
         for file, digest in wrapper.code.items():
-            add(around, f"code {file} {label}", digest)
+            unique_label(around, f"code {file} {label}", digest)
     parts += around.items()
     parts += _setting_parts(step)
     slots = slots_of(step)
@@ -271,7 +271,7 @@ def _digested(part: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     text = f"{part}: {json.dumps(value, ensure_ascii=False)}"
-    return value if without_secrets(text) == text else blake3(encode(value)).hexdigest()
+    return value if redact_secrets(text) == text else blake3(encode(value)).hexdigest()
 
 
 def short(value: Any, part: str, limit: int = LONGEST) -> str:
@@ -285,7 +285,7 @@ def _in_line(value: Any, part: str) -> str:
     text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return text[:12]
-    return without_secrets(f"{part}: {' '.join(text.split())}").removeprefix(f"{part}: ")
+    return redact_secrets(f"{part}: {' '.join(text.split())}").removeprefix(f"{part}: ")
 
 
 def _names(part: str, old: Any, new: Any, names_of: FindNames) -> Names:

@@ -44,10 +44,10 @@ def _builds_into(path: Path, recipe: Recipe) -> bool:
     try:
         if os.path.samefile(path, recipe.path):
             return False
-        other = load(path)
+        other_recipe = load(path)
     except (OSError, UsageError):  # it is gone, or broken: its name can't be known
         return False
-    return build_folder(other) == build_folder(recipe)
+    return build_folder(other_recipe) == build_folder(recipe)
 
 
 class OutputLinks:
@@ -62,13 +62,13 @@ class OutputLinks:
     """
 
     def __init__(
-        self, store: Store, folder: Path, before: Mapping[str, FileState], argument: str = ""
+        self, store: Store, folder: Path, states_before: Mapping[str, FileState], argument: str = ""
     ) -> None:
         self.folder = folder
         self.states: dict[str, FileState] = {}
         self._store = store
         self._views = f"{store.root}/views"
-        self._before = before
+        self._states_before = states_before
         self._argument = argument
 
     def link(self, step: str, outputs: Mapping[str, Manifest], *, is_new: bool = False) -> None:
@@ -76,36 +76,37 @@ class OutputLinks:
 
         is_new: whether this build made them.
         """
-        place = f"{self.folder}/{step}"
-        named = {name: m for name, m in outputs.items() if name or outputs.keys() == {""}}
-        links = {f"{place}/{name}" if name else place: m for name, m in named.items()}
-        away = {
+        target = f"{self.folder}/{step}"
+        visible = {name: m for name, m in outputs.items() if name or outputs.keys() == {""}}
+        links = {f"{target}/{name}" if name else target: m for name, m in visible.items()}
+        remote_links = {
             link
             for link, m in links.items()
             if self._store.shared and not self._store.shared.is_here([m])
         }
-        states = {} if is_new else self._states_of(links, away)
+        states = {} if is_new else self._states_of(links, remote_links)
         expected = {
-            f"{name}{REMOTE_SUFFIX}" if f"{place}/{name}" in away else name for name in named
+            f"{name}{REMOTE_SUFFIX}" if f"{target}/{name}" in remote_links else name
+            for name in visible
         }
         is_same = (  # links lead to the views of these artifacts, and there are no others
             bool(states)
-            and all(self._before.get(path) == s != ABSENT for path, s in states.items())
+            and all(self._states_before.get(path) == s != ABSENT for path, s in states.items())
             and all(
-                link in away or states[link] == file_state(self._folder(m))
+                link in remote_links or states[link] == file_state(self._folder(m))
                 for link, m in links.items()
             )
-            and (outputs.keys() == {""} or expected == {*os.listdir(place)})
+            and (outputs.keys() == {""} or expected == {*os.listdir(target)})
         )
         if not is_same:
             command = f"finery fetch {self._argument}{step}"
-            texts = {link: _text(links[link], command) for link in away}
+            texts = {link: _remote_note(links[link], command) for link in remote_links}
             try:
-                link_outputs(self._store.root, Path(place), outputs, texts)
+                link_outputs(self._store.root, Path(target), outputs, texts)
             except OSError as error:
-                what = f"can't link its outputs in {place}: {error.strerror}"
-                raise disk_full(error) or UsageError(what) from error
-            states = self._states_of(links, away)
+                problem = f"can't link its outputs in {target}: {error.strerror}"
+                raise disk_full(error) or UsageError(problem) from error
+            states = self._states_of(links, remote_links)
         self.states |= states
 
     def _states_of(
@@ -117,24 +118,24 @@ class OutputLinks:
                 states[f"{link}{REMOTE_SUFFIX}"] = file_state(f"{link}{REMOTE_SUFFIX}")
                 continue
             states[link] = file_state(link)
-            for path in self._inside(manifest):
+            for path in self._inner_paths(manifest):
                 states[path] = file_state(path)
         return states
 
-    def _inside(self, manifest: Manifest) -> list[str]:
+    def _inner_paths(self, manifest: Manifest) -> list[str]:
         """Paths in a view that can change without changing the state of its folder."""
         folder = self._folder(manifest)
         paths = [f"{folder}/{MANIFEST}"]
         for name in (*manifest.files, *manifest.external):
-            parts = name.split("/")
-            paths += [f"{folder}/{'/'.join(parts[:i])}" for i in range(1, len(parts))]
+            path_parts = name.split("/")
+            paths += [f"{folder}/{'/'.join(path_parts[:i])}" for i in range(1, len(path_parts))]
         return paths
 
     def _folder(self, manifest: Manifest) -> str:
         return f"{self._views}/{manifest.view}"
 
 
-def _text(manifest: Manifest, command: str) -> str:
+def _remote_note(manifest: Manifest, command: str) -> str:
     """What is in place of an output that isn't here."""
     files = counted(len(manifest.files), "file")
     return (

@@ -12,9 +12,9 @@ from finery.recipe.environments import Environment, pinned_environment
 from finery.recipe.graph import Node
 from finery.recipe.lock import Lock
 from finery.step.inspect import full_name, steps_inside
-from finery.util.installed import is_own, normalised, version_of, with_versions
+from finery.util.installed import is_finery_module, normalise_name, use_versions, version_of
 from finery.util.paths import shown
-from finery.util.text import nearest_meant
+from finery.util.text import suggest_nearest
 
 
 def wrong_distributions(recipe: Recipe, node: Node, lock: Lock) -> Iterator[FineryError]:
@@ -26,17 +26,17 @@ def wrong_distributions(recipe: Recipe, node: Node, lock: Lock) -> Iterator[Fine
     environment = pinned_environment(recipe, node.environment, lock) if node.environment else None
     if node.environment and environment is None:
         return
-    with with_versions(versions_in(environment)):
+    with use_versions(versions_in(environment)):
         absent = [
             (path, type(step), name) for path, step in (("", node.step), *steps_inside(node.step))
             for name in step.key_packages()
-            if version_of(name) is None and not is_own(type(step).__module__)
+            if version_of(name) is None and not is_finery_module(type(step).__module__)
         ]  # fmt: skip
     installed = read_installed() if absent else Installed({}, {}, {})
     extras = {name for name, _, _ in installed.requires.get("finery", ())}
-    for path, cls, name in [each for each in absent if normalised(each[-1]) not in extras]:
+    for path, cls, name in [each for each in absent if normalise_name(each[-1]) not in extras]:
         owner = next(iter(installed.owners.get(name, ())), None)
-        meant = f"did you mean '{owner}'?" if owner else nearest_meant(name, installed.requires)
+        meant = f"did you mean '{owner}'?" if owner else suggest_nearest(name, installed.requires)
         error = recipe.error(
             f"{full_name(cls)} names the distribution '{name}' in its key, which isn't installed",
             (*node.place, *filter(None, path.split(".")), "use"),

@@ -33,13 +33,13 @@ from finery.builder.keys import (
     key_parts,
 )
 from finery.builder.packages import versions_in, wrong_distributions
-from finery.builder.reads import find_result, values_now, why_not_reusable
+from finery.builder.reads import current_values, find_result, why_not_reusable
 from finery.errors import RecipeError, StepError
 from finery.execute.entries import Places, entry_places
 from finery.inference.types import Identity
 from finery.plugin.history import Results
-from finery.recipe.document import Path_
-from finery.recipe.environments import PIN, Environment, pin_text, pinned_environment
+from finery.recipe.document import RecipePath
+from finery.recipe.environments import PIN_PREFIX, Environment, pin_text, pinned_environment
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
@@ -47,8 +47,8 @@ from finery.step.inspect import files_of, full_name, give_files, steps_inside
 from finery.step.interfaces import Pinned, Provenance, floating_name, interface
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.util.installed import package_version, with_versions
-from finery.util.paths import PINNED, plain_path, project_folder, recipe_id
+from finery.util.installed import package_version, use_versions
+from finery.util.paths import PINNED_FOLDER, plain_path, project_folder, recipe_id
 from finery.util.text import some_of, visible
 
 LOST = "can't be had from the shared store"
@@ -143,7 +143,7 @@ class Planner:
         for node in graph.nodes.values():
             for each in (node, *node.candidates.values()):
                 # now, since this process has just imported that code
-                self.code.of_step(each.step, self._written(each))
+                self.code.step_code(each.step, self._written(each))
 
     def resolve(self, name: str, results: Mapping[str, Result | None]) -> StepPlan:
         """The plan of a step, given the results of earlier steps (None if not built)."""
@@ -161,7 +161,7 @@ class Planner:
             plan.environment = pinned_environment(self.graph.recipe, node.environment, self.lock)
         if not missing:
             plan.provenance = self._provenance(node, results)
-        with with_versions(versions_in(plan.environment)):
+        with use_versions(versions_in(plan.environment)):
             plan.parts = self._parts(plan, inputs, results)
         if missing:
             own = {source.step for source in node.sources}
@@ -190,7 +190,7 @@ class Planner:
             plan.reads = reads_in(plan.result.parts)
         elif last and (before := reads_in(self.store.parts_of(last) or [])):
             names = [part for part, _ in before if part.startswith(READ)]
-            plan.reads = values_now(self.store, self.places(plan), names)
+            plan.reads = current_values(self.store, self.places(plan), names)
         plan.state = "cached" if plan.result else "run"
         plan.reason = plan.acceptance if plan.result else self._reason(plan)
         return plan
@@ -281,7 +281,9 @@ class Planner:
                 give_files(node.step, self.files(node))
             floating = (floating_name(node.step) for node in self.graph.nodes.values())
             names = [name for name in floating if name is not None]
-            names += [f"{PIN}{n.environment}" for n in self.graph.nodes.values() if n.environment]
+            names += [
+                f"{PIN_PREFIX}{n.environment}" for n in self.graph.nodes.values() if n.environment
+            ]
         self.lock.forget(names)
 
     def pin(self, node: Node) -> None:
@@ -289,7 +291,7 @@ class Planner:
         pinned = interface(node.step, Pinned)
         name = pinned.floating() if pinned is not None else None
         if pinned is not None and name is not None:
-            self.lock.set(name, pinned.pin_into(self.store.root / PINNED))
+            self.lock.set(name, pinned.pin_into(self.store.root / PINNED_FOLDER))
 
     def resolve_environment(self, name: str) -> None:
         """Resolve the packages of an environment and record them in the lock file.
@@ -304,11 +306,11 @@ class Planner:
             packages, python = declared["packages"], declared.get("python")
             try:
                 environment = resolve_environment(name, packages, python, self.wheels)
-                self.lock.set(f"{PIN}{name}", pin_text(recipe, environment))
+                self.lock.set(f"{PIN_PREFIX}{name}", pin_text(recipe, environment))
                 return
             except StepError as error:
                 named = [i for i, p in enumerate(packages) if re.split(r"\W", p)[0] in error.what]
-                place: Path_ = ("environments", name, "packages", *named[:1])
+                place: RecipePath = ("environments", name, "packages", *named[:1])
                 self._unresolvable[name] = recipe.error(error.what, place, fix=error.fix)
         raise self._unresolvable[name]
 
@@ -339,7 +341,7 @@ class Planner:
             used = [inputs[place] for place in places if place in inputs]
             for model_format in sorted({f for m in used for f in _formats(m, known)}):
                 engine = self.graph.plugins.engine(model_format)
-                code, imported = self.code.of_engine(model_format)
+                code, imported = self.code.engine_code(model_format)
                 self.outside.update(engine.key_files())
                 packages = (*engine.packages, *(engine.schema_packages if sends_schemas else ()))
                 key = EngineKey(full_name(engine), code, packages, engine.key_facts(), imported)
@@ -359,7 +361,7 @@ class Planner:
             )
         return key_parts(
             node,
-            code=self.code.of_step(node.step, self._written(node)),
+            code=self.code.step_code(node.step, self._written(node)),
             wrappers=self.code.wrappers,
             inputs=digests,
             files=self.store.digest_files(plan.files),

@@ -179,7 +179,7 @@ def _check_digest(recipe: Recipe, plugins: Plugins, code: StepCode) -> str:
     if isinstance(matrix, dict) and "select" in matrix:
         used.add(plugins.chooser)
     used &= plugins.step_types.keys()
-    checks = code.of_checks(sorted(used))
+    checks = code.check_dependencies(sorted(used))
     digest = blake3(encode([FORMAT, recipe.data, checks, notes])).hexdigest()
     return f"checked {digest}"
 

@@ -18,10 +18,10 @@ from finery.store.database import MAX_READS_LISTS, Store
 if TYPE_CHECKING:
     from finery.store.remote import Remote
 
-UNSEEN = "runs where finery can't see what it reads"
+UNSEEN_READS = "runs where finery can't see what it reads"
 
 
-def values_now(store: Store, places: Places, names: Sequence[str]) -> Parts:
+def current_values(store: Store, places: Places, names: Sequence[str]) -> Parts:
     """The parts with these names, with their current values."""
     entries = [name.removeprefix(READ) for name in names]
     values = [
@@ -40,18 +40,18 @@ def find_result(
     """
     for number, names in enumerate(store.reads_of(key) or [[]]):
         if names or number == 0:
-            reads = values_now(store, places(), names) if names else []
+            reads = current_values(store, places(), names) if names else []
             if result := store.lookup(result_key(key, reads), inputs, [*parts, *reads]):
                 return result
     return None
 
 
-def result_of(
+def make_result(
     key: str, parts: Parts, outputs: dict[str, Manifest], event: Done, run: str
 ) -> Result:
     """The result of a step that has ended, under a key that covers what it read."""
     reads: Parts = [(f"{READ}{name}", value) for name, value in event.get("reads", ())]
-    if changing := UNSEEN if "reads" not in event else event.get("changing"):
+    if changing := UNSEEN_READS if "reads" not in event else event.get("changing"):
         reads.append((f"{CHANGING}{changing}", run))
     return Result(result_key(key, reads), outputs, event["seconds"], [*parts, *reads])
 
@@ -65,7 +65,7 @@ def why_not_reusable(parts: Parts) -> str:
 # -- shared stores --------------------------------------------------------------------------------
 
 
-def shared_lists(
+def fetch_read_lists(
     remote: "Remote", keys: Sequence[str], places: Mapping[str, Places]
 ) -> dict[str, list[list[str]]]:
     """Key of a step → names of what its results read, as a shared store has them.
@@ -73,25 +73,27 @@ def shared_lists(
     Lists with names that mean nothing here are left out. places: by key of the step.
     """
     contents = remote.values("reads", [bytes.fromhex(key) for key in keys])
-    lists = {key.hex(): _decoded(content) for key, content in contents.items()}
+    lists = {key.hex(): _decode_lists(content) for key, content in contents.items()}
     return {
         key: [
-            names for names in every
+            names for names in key_lists
             if all(places[key].is_checked(name.removeprefix(READ)) for name in names)
         ]
-        for key, every in lists.items()
+        for key, key_lists in lists.items()
     }  # fmt: skip
 
 
 def push_list(remote: "Remote", key: str, reads: Parts) -> None:
     """Add the names of what a result read to a shared store. Raises `RemoteError`."""
     name, names = bytes.fromhex(key), [name for name, _ in reads]
-    lists = _decoded(remote.values("reads", [name]).get(name, b"[]"))
-    lists = [names, *(others for others in lists if others != names)][:MAX_READS_LISTS]
+    lists = _decode_lists(remote.values("reads", [name]).get(name, b"[]"))
+    lists = [names, *(other_names for other_names in lists if other_names != names)][
+        :MAX_READS_LISTS
+    ]
     remote.put_value("reads", name, msgspec.json.encode(lists))
 
 
-def _decoded(content: bytes) -> list[list[str]]:
+def _decode_lists(content: bytes) -> list[list[str]]:
     """The lists in an object of a shared store."""
     try:
         lists = msgspec.json.decode(content, type=list[list[str]])

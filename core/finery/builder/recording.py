@@ -11,7 +11,7 @@ from finery.errors import StepError
 
 RECORD_SECONDS = 0.1
 """Steps faster than this are recorded in groups, at this interval."""
-GROUP = 256
+COMMIT_GROUP = 256
 """The most results of a group."""
 
 
@@ -46,7 +46,7 @@ class Recording:
     def write(self, *, now: bool) -> None:
         """Commit what is finished, if it is time."""
         is_time = now or time.monotonic() - self._recorded_at > RECORD_SECONDS
-        if not self or not (is_time or len(self._new) >= GROUP):
+        if not self or not (is_time or len(self._new) >= COMMIT_GROUP):
             return
         self._commit([*self._new.values()])
         self._sharing.push(self._new.values(), are_new=True)
@@ -60,11 +60,11 @@ class Recording:
     def restore(self, results: Collection[Result]) -> None:
         """Record results with their files again: the database was replaced and may lack them."""
         is_intact = self._planner.store.is_intact
-        whole = {
+        intact = {
             result.key: result for result in (*self.built.values(), *results)
             if all(is_intact(*f) for m in result.outputs.values() for f in m.files.values())
         }  # fmt: skip
-        self._commit([*whole.values()])
+        self._commit([*intact.values()])
 
     def _commit(self, results: Sequence[Result]) -> None:
         try:

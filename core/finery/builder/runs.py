@@ -24,13 +24,13 @@ from finery.util.events import Event
 from finery.util.paths import recipe_id
 from finery.util.text import did_you_mean
 
-BULK = ("step_progress", "step_metric", "step_cached")
+BULK_EVENTS = ("step_progress", "step_metric", "step_cached")
 """Events that needn't reach the disk at once."""
 FLUSH_SECONDS = 1.0
 """Those that come after this time do, for `finery report --watch`."""
-EVENTS, CONTEXT = "events.jsonl", "run.json"
+EVENTS_FILE, CONTEXT_FILE = "events.jsonl", "run.json"
 """The files of a run."""
-ORDER = "run-order"
+ORDER_FILE = "run-order"
 """The file of the store with the ids of runs, one a line, in the order in which they began."""
 
 
@@ -63,7 +63,7 @@ class RunLog:
         else:
             self._file.write(msgspec.json.encode(event) + b"\n")
             now = time.monotonic()
-            if event["event"] not in BULK or now - self._flushed > FLUSH_SECONDS:
+            if event["event"] not in BULK_EVENTS or now - self._flushed > FLUSH_SECONDS:
                 self._file.flush()
                 self._flushed = now
 
@@ -77,12 +77,12 @@ class RunLog:
         if self._file is not None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder.parent.parent / ORDER).open("a") as order:
+        with (self.folder.parent.parent / ORDER_FILE).open("a") as order:
             order.write(f"{self.folder.name}\n")
-        self._file = (self.folder / EVENTS).open("ab")
+        self._file = (self.folder / EVENTS_FILE).open("ab")
         with suppress(OSError):  # without locks, a running build is taken for a killed one
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        (self.folder / CONTEXT).write_bytes(msgspec.json.encode(self._context()))
+        (self.folder / CONTEXT_FILE).write_bytes(msgspec.json.encode(self._context()))
         self._file.writelines(msgspec.json.encode(e) + b"\n" for e in self._held)
         self._held.clear()
 
@@ -112,25 +112,27 @@ class Outcome:
         return self.broken or max((e.exit_code for e in self.errors.values()), default=0)
 
 
-def is_news(root: Path, recipe: Recipe, outcome: Outcome, before: Mapping[str, str]) -> bool:
+def is_worth_keeping(
+    root: Path, recipe: Recipe, outcome: Outcome, keys_before: Mapping[str, str]
+) -> bool:
     """Whether to keep the record of a run in which no step ran.
 
     root: of the store. before: step → key of its result before the run.
     """
     keys = {name: result.key for name, result in outcome.results.items()}
-    if outcome.errors or any(before.get(name) != key for name, key in keys.items()):
+    if outcome.errors or any(keys_before.get(name) != key for name, key in keys.items()):
         return True
     # The last run may have failed, for example a requirement that is now met.
-    last = next(runs_of(root, recipe), None)
-    return last is not None and last.ending == "failed"
+    last_run = next(runs_of(root, recipe), None)
+    return last_run is not None and last_run.ending == "failed"
 
 
 Ending = Literal["ok", "failed", "interrupted", "killed", "running"]
 State = Literal["cached", "ran", "failed", "blocked", "running", "waiting"]
-_SKIPPED = tuple(
+_SKIPPED_EVENTS = tuple(
     b'{"event":"%s"' % name for name in (b"step_metric", b"step_progress", b"step_log")
 )
-LAST, PREVIOUS = "last", "previous"
+LAST_RUN, PREVIOUS_RUN = "last", "previous"
 """Words for the newest run, and for the one before it."""
 
 
@@ -197,8 +199,8 @@ def runs_of(root: Path, recipe: Recipe, beginning: str = "") -> Iterator[Run]:
     beginning: of the ids, so that other records aren't read.
     """
     path = recipe_id(recipe.path, root)
-    for run_id in (each for each in run_ids(root) if each.startswith(beginning)):
-        context = _context(root / "runs" / run_id)
+    for run_id in (candidate for candidate in run_ids(root) if candidate.startswith(beginning)):
+        context = _read_context(root / "runs" / run_id)
         if context and context.get("path") != path:
             continue
         run = read_run(root, run_id, context)
@@ -212,7 +214,7 @@ def run_ids(root: Path) -> list[str]:
     ids: list[str] = []
     with suppress(OSError):  # a store without runs, or of an early version, whose ids count
         ids = os.listdir(root / "runs")
-        lines = (root / ORDER).read_text(encoding="ascii", errors="replace").split()
+        lines = (root / ORDER_FILE).read_text(encoding="ascii", errors="replace").split()
         places = {run: number for number, run in enumerate(lines)}
     return sorted(ids, key=lambda run: (places.get(run, -1), run), reverse=True)
 
@@ -222,40 +224,40 @@ def find_run(root: Path, recipe: Recipe, word: str) -> Run:
 
     Raises `UsageError` if there is no such run, or more than one.
     """
-    if word in (LAST, PREVIOUS):
+    if word in (LAST_RUN, PREVIOUS_RUN):
         runs = [*islice(runs_of(root, recipe), 2)]
-        if runs and (word == LAST or len(runs) == 2):
-            return runs[0 if word == LAST else 1]
+        if runs and (word == LAST_RUN or len(runs) == 2):
+            return runs[0 if word == LAST_RUN else 1]
         if runs:
             raise UsageError(
                 f"the recipe has only one run, {runs[0].id}",
                 fix="change something and build again, or name a git revision: finery diff HEAD~1",
             )
         raise UsageError("the recipe has no run yet", fix="finery build")
-    found = list(runs_of(root, recipe, word)) if word else []
-    exact = [run for run in found if run.id == word] or found
-    if len(exact) == 1:
-        return exact[0]
-    every = list(runs_of(root, recipe))
-    known = [LAST, PREVIOUS, *(run.id for run in every)]
-    if found:
-        text = ", ".join(run.id for run in found[:5])
+    matches = list(runs_of(root, recipe, word)) if word else []
+    best_matches = [run for run in matches if run.id == word] or matches
+    if len(best_matches) == 1:
+        return best_matches[0]
+    all_runs = list(runs_of(root, recipe))
+    choices = [LAST_RUN, PREVIOUS_RUN, *(run.id for run in all_runs)]
+    if matches:
+        text = ", ".join(run.id for run in matches[:5])
         raise UsageError(f"'{word}' is the beginning of several runs: {text}", fix="write more")
     raise UsageError(
         f"there is no run '{word}' of this recipe",
-        fix=did_you_mean(word, known) if every else "finery build",
+        fix=did_you_mean(word, choices) if all_runs else "finery build",
     )
 
 
 def read_run(root: Path, run_id: str, context: Mapping[str, Any] | None = None) -> Run | None:
     """A run's record; None if it has none. A line that isn't complete is left out."""
     folder = root / "runs" / run_id
-    run = Run(run_id, context=_context(folder) if context is None else context)
+    run = Run(run_id, context=_read_context(folder) if context is None else context)
     try:
-        with (folder / EVENTS).open("rb") as file:
+        with (folder / EVENTS_FILE).open("rb") as file:
             is_running = _is_locked(file)
             for line in file:
-                if not line.startswith(_SKIPPED):
+                if not line.startswith(_SKIPPED_EVENTS):
                     _add(run, line)
     except OSError:
         return None
@@ -271,11 +273,11 @@ def read_run(root: Path, run_id: str, context: Mapping[str, Any] | None = None) 
 
 def progress_of(root: Path, run: Run) -> dict[str, str]:
     """Running step → how far it is, e.g. `12 of 53, loading`."""
-    found: dict[str, str] = {}
-    start = b'{"event":"step_progress"'
+    progress: dict[str, str] = {}
+    event_start = b'{"event":"step_progress"'
     try:
-        with (root / "runs" / run.id / EVENTS).open("rb") as file:
-            lines = [line for line in file if line.startswith(start) and line.endswith(b"\n")]
+        with (root / "runs" / run.id / EVENTS_FILE).open("rb") as file:
+            lines = [line for line in file if line.startswith(event_start) and line.endswith(b"\n")]
     except OSError:
         return {}
     running = set(run.named("running"))
@@ -284,15 +286,15 @@ def progress_of(root: Path, run: Run) -> dict[str, str]:
         if event["step"] in running:
             running.discard(event["step"])
             count = f"{event['done']:g} of {event['total']:g}"
-            found[event["step"]] = ", ".join(filter(None, [count, event["text"]]))
+            progress[event["step"]] = ", ".join(filter(None, [count, event["text"]]))
         if not running:
             break
-    return found
+    return progress
 
 
-def _context(folder: Path) -> dict[str, Any]:
+def _read_context(folder: Path) -> dict[str, Any]:
     try:
-        return msgspec.json.decode((folder / CONTEXT).read_bytes(), type=dict[str, Any])
+        return msgspec.json.decode((folder / CONTEXT_FILE).read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError):  # of an early version, or killed while it began
         return {}
 

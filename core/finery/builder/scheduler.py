@@ -26,9 +26,9 @@ from finery.builder.failures import (
 )
 from finery.builder.outputs import OutputLinks, build_folder
 from finery.builder.plan import Planner, StepPlan
-from finery.builder.reads import result_of
+from finery.builder.reads import make_result
 from finery.builder.recording import Recording
-from finery.builder.runs import Outcome, RunLog, is_news
+from finery.builder.runs import Outcome, RunLog, is_worth_keeping
 from finery.builder.sharing import Sharing
 from finery.builder.waiting import Order, Queues
 from finery.config import Config
@@ -42,7 +42,7 @@ from finery.step.step import Step
 from finery.store.database import Store
 from finery.store.layout import BlobsLost
 from finery.store.links import check_outputs_folder, prune_links
-from finery.util.events import Listener, happened, new_run_id
+from finery.util.events import Listener, make_event, new_run_id
 from finery.util.files import FileState
 from finery.util.paths import project_folder
 
@@ -183,12 +183,12 @@ class Build:
             if self._running:  # until a step ends or a moment has passed
                 is_short = self._locked or self._recording
                 for task, event in self.executor.poll(POLL_SECONDS if is_short else 1.0):
-                    self._hear(task, event)
+                    self._handle_event(task, event)
             elif self._is_replanned:
                 self._plan_all()
             elif self._locked:
                 time.sleep(POLL_SECONDS)
-            elif self._stopped():
+            elif self._is_stopped():
                 break
             elif self._queues:  # a process that ends still has their GPU
                 time.sleep(POLL_SECONDS)
@@ -217,7 +217,7 @@ class Build:
 
     # -- starting --------------------------------------------------------------------------------
 
-    def _stopped(self) -> bool:
+    def _is_stopped(self) -> bool:
         return self._broken and not self.keep_going
 
     def _start_ready(self) -> None:
@@ -230,11 +230,11 @@ class Build:
                 ready.clear()
                 self.sharing.ask(self.planner, names, self.outcome.results, self.outcome.run)
             for name in names:
-                with self._guarded(name):
+                with self._catch_errors(name):
                     self._look_up(name)
         if self._is_replanned:
             return
-        if self._stopped():
+        if self._is_stopped():
             self._locked.clear()
             self._queues.clear()
             return
@@ -242,13 +242,13 @@ class Build:
         for plan in waited.values():
             self._queues.add(plan)
         for plan in self._queues.take():
-            with self._guarded(plan.node.name):
+            with self._catch_errors(plan.node.name):
                 self._start(plan)
         if ready:  # another build finished a step that others waited for
             self._start_ready()
 
     @contextmanager
-    def _guarded(self, step: str) -> Iterator[None]:
+    def _catch_errors(self, step: str) -> Iterator[None]:
         """Let a step fail by an expected error.
 
         If built files can't be had from a shared store, the build waits for running steps and plans
@@ -344,20 +344,20 @@ class Build:
             self.graph.plugins.hook.finery_step_started(name=node.name, use=node.use)
             self.executor.start(task)
         except BaseException:  # nothing is running
-            self._ended(plan)
+            self._handle_end(plan)
             raise
 
     # -- listening -------------------------------------------------------------------------------
 
-    def _hear(self, task: Task, event: TaskEvent) -> None:
+    def _handle_event(self, task: Task, event: TaskEvent) -> None:
         plan = self._running[task.step]
         if event["event"] == "done":
-            self._done(plan, task, event)
+            self._handle_done(plan, task, event)
         elif event["event"] == "failed":
-            self._ended(plan, clears=not event.get("continues", False))
+            self._handle_end(plan, clears=not event.get("continues", False))
             self._fail(plan.node, FineryError.from_dict(event["error"]), log=task.log)
         elif event["event"] == "died":
-            self._ended(plan)
+            self._handle_end(plan)
             error = death_of(plan, event, task.log)
             self._deaths[task.step] += 1
             if self._deaths[task.step] > self._retries or event["code"] == -signal.SIGPROF:
@@ -376,12 +376,12 @@ class Build:
             fields = {name: value for name, value in event.items() if name != "event"}
             self._emit(f"step_{event['event']}", step=task.step, **fields)
 
-    def _done(self, plan: StepPlan, task: Task, event: Done) -> None:
+    def _handle_done(self, plan: StepPlan, task: Task, event: Done) -> None:
         """Handle the end of a step with outputs in `objects/`."""
         del self._running[plan.node.name]
         try:
             check_outside(plan, self.planner, self._states.pop(plan.node.name))
-            self.store.check_inputs(each for named in task.inputs.values() for each in named)
+            self.store.check_inputs(pair for pairs in task.inputs.values() for pair in pairs)
             check_code(plan, self.planner)  # a step may import code late
             check_imported(event, self._code)
         except FineryError as error:
@@ -391,20 +391,22 @@ class Build:
             return
         outputs = msgspec.convert(event["outputs"], dict[str, Manifest])
         self.store.arrived(outputs.values())
-        result = result_of(plan.key, plan.parts, outputs, event, self.outcome.run)
+        result = make_result(plan.key, plan.parts, outputs, event, self.outcome.run)
         if plan.result is not None:
             self.outcome.redone[plan.node.name] = plan.result
-            before, after = (
-                [m.digest for m in made.values()] for made in (plan.result.outputs, outputs)
+            old_digests, new_digests = (
+                [m.digest for m in side.values()] for side in (plan.result.outputs, outputs)
             )
-            message = f"its output is {'' if before == after else 'not '}the same as before"
+            message = (
+                f"its output is {'' if old_digests == new_digests else 'not '}the same as before"
+            )
             self._emit("step_log", step=plan.node.name, message=message)
         self._recording.add(result, plan.key)
         self.outcome.ran.append(plan.node.name)
-        with self._guarded(plan.node.name):
+        with self._catch_errors(plan.node.name):
             self._settle(plan, result, cached=False)
 
-    def _ended(self, plan: StepPlan, *, clears: bool = True) -> None:
+    def _handle_end(self, plan: StepPlan, *, clears: bool = True) -> None:
         """Handle the end of a step without outputs. clears: its folder and job, which has ended."""
         del self._running[plan.node.name]
         self._states.pop(plan.node.name, None)
@@ -490,7 +492,7 @@ class Build:
         outcome.dollars_kept = self.store.dollars_spent(r.key for r in outcome.results.values())
         built = [n for n in outcome.results if n not in outcome.errors]
         complete = len(built) == len(self.graph.nodes)
-        if is_news(self.store.root, self.graph.recipe, outcome, self._before):
+        if is_worth_keeping(self.store.root, self.graph.recipe, outcome, self._before):
             self.log.open()
         self._emit(
             "build_finished", ok=complete, ran=len(outcome.ran),
@@ -502,6 +504,6 @@ class Build:
         self.store.release()
 
     def _emit(self, event: str, **fields: Any) -> None:
-        emitted = happened(event, **fields)
+        emitted = make_event(event, **fields)
         for listener in self.listeners:
             listener(emitted)

@@ -10,7 +10,7 @@ import msgspec
 
 from finery.artifact.manifest import Manifest, Parts, Result, key_of, reads_in, result_key
 from finery.builder.plan import Planner, StepPlan, make_plan
-from finery.builder.reads import push_list, shared_lists, values_now, why_not_reusable
+from finery.builder.reads import current_values, fetch_read_lists, push_list, why_not_reusable
 from finery.config import Config
 from finery.errors import FineryError, RemoteError
 from finery.store.database import Store
@@ -25,12 +25,12 @@ if TYPE_CHECKING:  # imported with a shared store, since most builds have none
     from finery.store.remote import Remote
     from finery.store.signing import Signer, Trust
 
-THREADS = 8
+COPY_THREADS = 8
 """How many results, or inputs of steps, are copied at the same time."""
 SHOW_SECONDS = 0.5
 """How often to report what was copied."""
 
-CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN")
+CREDENTIAL_PREFIXES = ("AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN")
 """Beginnings of the names of variables that give access to buckets."""
 
 
@@ -43,7 +43,7 @@ class Transfer(NamedTuple):
     waiting: int
 
 
-def keys_of(config: Config) -> "tuple[Signer | None, Trust | None]":
+def signing_keys(config: Config) -> "tuple[Signer | None, Trust | None]":
     """What signs results that are pushed, and what checks others.
 
     Warns if nobody will use what is pushed. Raises `UsageError` for a wrong key.
@@ -66,7 +66,7 @@ def open_remote(config: Config, url: str) -> "Remote":
     from finery.store.remote import Remote
 
     with config.placing():
-        return Remote(url, *keys_of(config))
+        return Remote(url, *signing_keys(config))
 
 
 class Sharing:
@@ -93,10 +93,10 @@ class Sharing:
                     "signing_key": config.signing_key if signs else None,
                     "environment": {
                         name: value for name, value in os.environ.items()
-                        if name.startswith(CREDENTIALS)
+                        if name.startswith(CREDENTIAL_PREFIXES)
                     },
                 }  # fmt: skip
-        self._asked: set[str] = set()
+        self._requested_keys: set[str] = set()
         self._opened = store.opened
         self._copies: dict[str, tuple[Future[None], Missing]] = {}
         self._wanted = self._arrived = 0
@@ -112,7 +112,7 @@ class Sharing:
         """The threads that copy from and to shared stores."""
         from concurrent.futures import ThreadPoolExecutor
 
-        return {way: ThreadPoolExecutor(THREADS) for way in ("from", "to")}
+        return {way: ThreadPoolExecutor(COPY_THREADS) for way in ("from", "to")}
 
     @property
     def asks(self) -> bool:
@@ -129,7 +129,7 @@ class Sharing:
         assert self._remote is not None
         if self._opened != self._store.opened:  # what was adopted may be lost with the database
             self._opened = self._store.opened
-            self._asked.clear()
+            self._requested_keys.clear()
         plans: dict[str, StepPlan] = {}
         parts: dict[str, Parts] = {}
         for name in names:
@@ -138,25 +138,27 @@ class Sharing:
             except FineryError:  # whoever looks the step up reports it
                 continue
             if plan.key and (plan.result is None or plan.accepted):
-                parts |= {k: p for k, p in planner.keys(plan) if k not in self._asked}
+                parts |= {k: p for k, p in planner.keys(plan) if k not in self._requested_keys}
                 plans |= dict.fromkeys(parts.keys() - plans.keys(), plan)
-        self._asked |= plans.keys()
-        every = self._remote.records(plans)
-        rest = [key for key in plans if key not in every]
-        places = {key: planner.places(plans[key]) for key in rest}
-        for key, lists in shared_lists(self._remote, rest, places).items():
-            for read in lists:
-                reads = values_now(self._store, places[key], read)
-                made = result_key(key, reads)
-                plans[made], parts[made] = plans[key], [*parts[key], *reads]
-        every |= self._remote.records(plans.keys() - every.keys() - {*rest})
-        records = {k: r for k, r in every.items() if planner.fits(plans[k], r.outputs)}
-        if len(records) < len(every):
+        self._requested_keys |= plans.keys()
+        found_records = self._remote.records(plans)
+        missing = [key for key in plans if key not in found_records]
+        places = {key: planner.places(plans[key]) for key in missing}
+        for key, lists in fetch_read_lists(self._remote, missing, places).items():
+            for names_read in lists:
+                reads = current_values(self._store, places[key], names_read)
+                read_key = result_key(key, reads)
+                plans[read_key], parts[read_key] = plans[key], [*parts[key], *reads]
+        found_records |= self._remote.records(plans.keys() - found_records.keys() - {*missing})
+        records = {k: r for k, r in found_records.items() if planner.fits(plans[k], r.outputs)}
+        if len(records) < len(found_records):
             self._remote.refuse()
         if records:
             inputs = {k: [*planner.inputs(plans[k].node, results).values()] for k in records}
-            found = {key: parts[key] for key in records}
-            self._store.shared.adopt(public_url(self._remote.url), records, found, inputs, run)
+            record_parts = {key: parts[key] for key in records}
+            self._store.shared.adopt(
+                public_url(self._remote.url), records, record_parts, inputs, run
+            )
 
     # -- from there to here ----------------------------------------------------------------------
 
@@ -185,7 +187,7 @@ class Sharing:
         self._arrived += size
 
     def bring(
-        self, results: Mapping[str, Result], last: Collection[str], wait: Callable[[], None]
+        self, results: Mapping[str, Result], final_steps: Collection[str], wait: Callable[[], None]
     ) -> list[str] | None:
         """Copy the outputs here that should be: steps with copied outputs.
 
@@ -193,8 +195,8 @@ class Sharing:
         """
         if self._fetch == "none" or not self._store.shared:
             return []
-        chosen = [name for name in results if self._fetch == "all" or name in last]
-        manifests = [m for name in chosen for m in results[name].outputs.values()]
+        fetched_steps = [name for name in results if self._fetch == "all" or name in final_steps]
+        manifests = [m for name in fetched_steps for m in results[name].outputs.values()]
         try:
             if self.is_here("", manifests):
                 return []
@@ -205,7 +207,7 @@ class Sharing:
                 self.lose(error)
                 return None
             self.give_up()
-        return chosen
+        return fetched_steps
 
     def lose(self, error: BlobsLost) -> None:
         """Forget what can't be had. The steps that made it run again."""
@@ -237,21 +239,21 @@ class Sharing:
         try:
             is_there = not is_new and bool(self._remote.records([result.key]))
             if self._is_refused or self._remote.down:
-                self._lag()
+                self._wait_for_pushes()
             elif not is_there:
                 self._remote.push_result(self._store.root, result)
                 if (reads := reads_in(result.parts)) and not why_not_reusable(result.parts):
                     push_list(self._remote, key_of(result.parts[: -len(reads)]), reads)
         except RemoteError as error:
             self._is_refused = True
-            self._lag()
+            self._wait_for_pushes()
             self._remote.warn("can't be written", error.what)
         except FileNotFoundError:  # the files are in another shared store
             pass
         except OSError:
-            self._lag()
+            self._wait_for_pushes()
 
-    def _lag(self) -> None:
+    def _wait_for_pushes(self) -> None:
         self.is_behind, self.has_pushed = True, False
 
     @property
@@ -299,11 +301,11 @@ def plans_with_shared(
     if config.remote and not planner.store.read_only:
         sharing = Sharing(planner.store, msgspec.structs.replace(config, push=False))
         while sharing.asks:
-            unknown = [p.node.name for p in plans if p.key and (p.result is None or p.accepted)]
+            undecided = [p.node.name for p in plans if p.key and (p.result is None or p.accepted)]
             results = {plan.node.name: plan.result for plan in plans}
-            sharing.ask(planner, unknown, results, "")
-            before, plans = plans, [*make_plan(planner, without_files=without_files)]
-            if [plan.key for plan in plans] == [plan.key for plan in before]:
+            sharing.ask(planner, undecided, results, "")
+            earlier_plans, plans = plans, [*make_plan(planner, without_files=without_files)]
+            if [plan.key for plan in plans] == [plan.key for plan in earlier_plans]:
                 break
         while not sharing.asks and not planner.store.shared.reach(_inputs_to_run(plans)):
             plans = [*make_plan(planner, without_files=without_files)]
@@ -315,4 +317,6 @@ def _inputs_to_run(plans: Sequence[StepPlan]) -> list[Manifest]:
     """The inputs of steps that will run, as far as they are built."""
     results = {plan.node.name: plan.result for plan in plans}
     sources = [source for plan in plans if plan.result is None for source in plan.node.sources]
-    return [made.outputs[s.output] for s in sources if (made := results.get(s.step)) is not None]
+    return [
+        result.outputs[s.output] for s in sources if (result := results.get(s.step)) is not None
+    ]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.execute.gpu import CHOICES, DRIVER_FILES
-from finery.util.files import FileState, file_state, hash_file, settled
+from finery.util.files import FileState, file_state, hash_file, is_settled
 from finery.util.paths import plain_path, store_folder
 
 if TYPE_CHECKING:
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from finery.store.database import Store
 
 FORMAT = 9
-NUMBERS, PARTS = "Q", 5
+STATE_TYPECODE, STATE_NUMBERS = "Q", 5
 """The encoding of states in a stamp: 64 bits for each part."""
-SMALL = 1 << 20
+SMALL_FILE_BYTES = 1 << 20
 """Bytes of a file whose content a build with nothing to do may compare."""
-BLOCK = 256
+COMPARED_BLOCK = 256
 """Number of files after which states are compared."""
-HOOKS = (
+WATCHED_HOOKS = (
     "finery_build_started", "finery_build_finished", "finery_step_started", "finery_step_finished",
     "finery_step_failed",
 )  # fmt: skip
 """Hooks that must be called in every build: plugins with one of them prevent stamps."""
-GPUS = CHOICES
+GPU_VARIABLES = CHOICES
 """Environment variables that choose the GPUs."""
-OWN = "FINERY_"
+OWN_PREFIX = "FINERY_"
 """The prefix of finery's own variables, with dtypes, and with programs that engines start."""
 _PATH = tuple(sys.path)
 """`sys.path` at the start, since plugin files extend it."""
@@ -73,7 +73,7 @@ class Sources(NamedTuple):
 
     def states(self) -> dict[str, FileState]:
         """The current states of all of them."""
-        matches = chain.from_iterable(map(_matches, self.patterns))
+        matches = chain.from_iterable(map(_pattern_matches, self.patterns))
         return {path: file_state(path) for path in (*self.used, *self.absent, *matches)}
 
     def changed_since(self, began: int, written: Collection[str] = ()) -> bool:
@@ -83,18 +83,18 @@ class Sources(NamedTuple):
         """
         from finery.recipe.files import is_output
 
-        matches = chain.from_iterable(map(_matches, self.patterns))
+        matches = chain.from_iterable(map(_pattern_matches, self.patterns))
         files = {path for path in (*self.used, *self.absent, *matches) if os.path.isfile(path)}
         changed = (path for path in files - set(written) if not is_output(path))
         gone = not all(map(os.path.exists, self.used))
-        return gone or not all(settled(*file_state(path)[3:], began) for path in changed)
+        return gone or not all(is_settled(*file_state(path)[3:], began) for path in changed)
 
 
 def finished_if_done(
     recipe: Path, steps: Sequence[str], overrides: Sequence[str]
 ) -> Finished | None:
     """The results, if a build would certainly find nothing to do; otherwise None."""
-    return _read(recipe, steps, overrides, events=False)[0]
+    return _read_stamp(recipe, steps, overrides, events=False)[0]
 
 
 def events_if_done(
@@ -104,35 +104,41 @@ def events_if_done(
 
     The events are those of a full plan. began: start of the command, by `time.perf_counter`.
     """
-    finished, events = _read(recipe, steps, overrides, events=True)
+    finished, events = _read_stamp(recipe, steps, overrides, events=True)
     if finished is None or events is None:
         return None
     from finery.util.events import new_run_id, now
 
     seconds = time.perf_counter() - began
-    own = {_RUN: new_run_id(), _TIME: now(), _SECONDS: f"{seconds:.6f}"}
-    for mark, text in own.items():
+    replacements = {_RUN: new_run_id(), _TIME: now(), _SECONDS: f"{seconds:.6f}"}
+    for mark, text in replacements.items():
         events = events.replace(mark, text)
     return events
 
 
-def _read(
+def _read_stamp(
     recipe: Path, steps: Sequence[str], overrides: Sequence[str], *, events: bool
 ) -> tuple[Finished | None, str | None]:
     """(what is built, events if they are wanted) of a stamp that holds; else (None, None)."""
     database = store_folder(recipe) / "finery.db"
     if not database.is_file():
         return None, None
-    name = _name(recipe, steps, overrides)
-    wanted = [f"stamp of {name}", f"states of {name}", *([f"events of {name}"] if events else [])]
-    query = f"SELECT content FROM facts WHERE name IN ({','.join('?' * len(wanted))}) ORDER BY name"
+    name = _stamp_name(recipe, steps, overrides)
+    fact_names = [
+        f"stamp of {name}",
+        f"states of {name}",
+        *([f"events of {name}"] if events else []),
+    ]
+    query = (
+        f"SELECT content FROM facts WHERE name IN ({','.join('?' * len(fact_names))}) ORDER BY name"
+    )
     try:
         db = sqlite3.connect(database, timeout=1, isolation_level=None)
         try:
-            contents = [content for (content,) in db.execute(query, wanted)]
+            contents = [content for (content,) in db.execute(query, fact_names)]
         finally:
             db.close()
-        if len(contents) < len(wanted):
+        if len(contents) < len(fact_names):
             return None, None
         *events_of, stamp, states = contents  # in the order of their names
         finished = _finished_if_same(database.parent, stamp.decode(), states)
@@ -144,38 +150,43 @@ def _read(
 def _finished_if_same(root: Path, stamp: str, states: bytes) -> Finished | None:
     head, *paths = stamp.split("\n")
     facts = json.loads(head)
-    same = (
+    is_same = (
         facts["format"] == FORMAT
-        and facts["python"] == _python(sys.path)
-        and facts["machine"] == _machine()
+        and facts["python"] == _python_facts(sys.path)
+        and facts["machine"] == _machine_facts()
         and facts["folder"] in ("", os.getcwd())
         and facts["path"] in (None, os.environ.get("PATH", ""))
         and _are_same(root, paths, states)
-        and all(os.path.exists(path) == there for path, there in facts["recipes"])
-        and all(_matches(pattern) == paths for pattern, paths in facts["patterns"])
-        and all(_content(path) == digest for path, digest in facts["contents"])
+        and all(os.path.exists(path) == existed for path, existed in facts["recipes"])
+        and all(_pattern_matches(pattern) == paths for pattern, paths in facts["patterns"])
+        and all(_content_digest(path) == digest for path, digest in facts["contents"])
     )
-    return Finished(facts["steps"], facts["accepted"], facts["dollars"]) if same else None
+    return Finished(facts["steps"], facts["accepted"], facts["dollars"]) if is_same else None
 
 
 def _are_same(root: Path, paths: Sequence[str], states: bytes) -> bool:
-    before = array(NUMBERS, states)
+    states_before = array(STATE_TYPECODE, states)
     folder = os.open(root, os.O_RDONLY)
     try:
-        for start in range(0, len(paths), BLOCK):
-            now = _packed(file_state(path, folder) for path in paths[start : start + BLOCK])
-            if now != before[start * PARTS : (start + BLOCK) * PARTS]:
+        for start in range(0, len(paths), COMPARED_BLOCK):
+            current = _pack_states(
+                file_state(path, folder) for path in paths[start : start + COMPARED_BLOCK]
+            )
+            if (
+                current
+                != states_before[start * STATE_NUMBERS : (start + COMPARED_BLOCK) * STATE_NUMBERS]
+            ):
                 return False
     finally:
         os.close(folder)
     return True
 
 
-def _packed(states: Iterable[FileState]) -> "array[int]":
-    return array(NUMBERS, chain.from_iterable(states))
+def _pack_states(states: Iterable[FileState]) -> "array[int]":
+    return array(STATE_TYPECODE, chain.from_iterable(states))
 
 
-def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None:
+def write_stamp(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None:
     """Write the stamp of a complete build, unless something that it read has changed since.
 
     Such a change may have come after the build read it, so the next build must look again.
@@ -184,34 +195,36 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
     from finery.builder.reads import why_not_reusable
 
     plugins, results = build.graph.plugins, build.outcome.results.values()
-    if any(getattr(plugins.hook, hook).get_hookimpls() for hook in HOOKS):
+    if any(getattr(plugins.hook, hook).get_hookimpls() for hook in WATCHED_HOOKS):
         return
     adding = plugins.hook.finery_worker_environment.get_hookimpls()
-    if not {each.plugin for each in adding} <= {p.module for p in plugins.plugins if p.is_own}:
+    if not {hook_impl.plugin for hook_impl in adding} <= {
+        p.module for p in plugins.plugins if p.is_own
+    }:
         return  # the variables may be from a file that it read here
     if plugins.broken:  # its repair might not change anything in the stamp
         return
     if any(why_not_reusable(result.parts) for result in results):
         return
     used, absent, patterns = sources_of(build)
-    matches = {pattern: _matches(pattern) for pattern in sorted(patterns)}
+    matches = {pattern: _pattern_matches(pattern) for pattern in sorted(patterns)}
     sources = {path: file_state(path) for path in (*used, *absent)}
     if not _are_those_used(used, chain.from_iterable(matches.values())):
         return
     # Later than the states, so that they are those before a change that is missed here.
-    every = (*sources, *_PATH)
-    unsettled = [path for path in every if not settled(*file_state(path)[3:], build.began)]
-    contents = _contents(build, unsettled) if unsettled else {}
-    stored = None if contents is None else _stored(build)
+    all_paths = (*sources, *_PATH)
+    unsettled = [path for path in all_paths if not is_settled(*file_state(path)[3:], build.began)]
+    contents = _content_digests(build, unsettled) if unsettled else {}
+    stored = None if contents is None else _stored_states(build)
     if contents is None or stored is None or any("\n" in path for path in (*sources, *stored)):
         return
     facts = {
         "format": FORMAT,
-        "python": _python(_PATH),
+        "python": _python_facts(_PATH),
         "steps": len(build.graph.nodes),
         "accepted": len(build.outcome.accepted),
         "dollars": build.outcome.dollars_kept,
-        "machine": _machine(),
+        "machine": _machine_facts(),
         # Plugin files may import from the working directory, and steps may read files there.
         "folder": os.getcwd()
         if any(p.path for p in plugins.plugins) or any(reads_in(r.parts) for r in results)
@@ -224,11 +237,11 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
     watched = {path: state for path, state in sources.items() if path not in contents}
     states = watched | stored  # the most likely changes first
     try:
-        packed = _packed(states.values()).tobytes()
+        packed = _pack_states(states.values()).tobytes()
     except OverflowError:  # a time before 1970
         return
     paths = [path.removeprefix(f"{build.store.root}/") for path in states]
-    name = _name(build.graph.recipe.path, steps, overrides)
+    name = _stamp_name(build.graph.recipe.path, steps, overrides)
     build.store.keep_facts({
         f"stamp of {name}": "\n".join([json.dumps(facts), *paths]).encode(),
         f"states of {name}": packed,
@@ -236,7 +249,7 @@ def keep(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None
     })  # fmt: skip
 
 
-def _contents(build: "Build", paths: Sequence[str]) -> dict[str, str] | None:
+def _content_digests(build: "Build", paths: Sequence[str]) -> dict[str, str] | None:
     """Path → digest of files that changed just before the build; None if one can't be stamped.
 
     The time of such a file is no proof, in either direction. A change after the stamp could leave
@@ -254,22 +267,24 @@ def _contents(build: "Build", paths: Sequence[str]) -> dict[str, str] | None:
 
     graph, planner = build.graph, build.planner
     text = graph.recipe.text.encode()
-    read: dict[str, set[Any]] = {str(plain_path(graph.recipe.path)): {blake3(text).hexdigest()}}
+    digests_read: dict[str, set[Any]] = {
+        str(plain_path(graph.recipe.path)): {blake3(text).hexdigest()}
+    }
     for node in graph.nodes.values():
         parts = dict(build.outcome.results[node.name].parts)
         for setting, files in planner.files(node).items():
             for name, path in files:
-                read.setdefault(str(path), set()).add(parts.get(f"file {setting} {name}"))
+                digests_read.setdefault(str(path), set()).add(parts.get(f"file {setting} {name}"))
     for file in paths:
         if (digest := planner.code.digest(file)) is not None:
-            read.setdefault(file, set()).update({digest}, _imported(file))
-    contents = {path: _content(path) for path in paths if path in read}
-    known = all(contents.get(path) and {contents[path]} == read[path] for path in paths)
+            digests_read.setdefault(file, set()).update({digest}, _imported_digests(file))
+    contents = {path: _content_digest(path) for path in paths if path in digests_read}
+    is_proven = all(contents.get(path) and {contents[path]} == digests_read[path] for path in paths)
     newest = (max(file_state(path)[3:]) for path in paths)
-    return contents if known and all(time <= build.began for time in newest) else None
+    return contents if is_proven and all(time <= build.began for time in newest) else None
 
 
-def _imported(path: str) -> set[str]:
+def _imported_digests(path: str) -> set[str]:
     """The digest of what this process has imported of a file, if any; empty if it isn't known."""
     from finery.plugin.discovery import COMPILED
 
@@ -280,10 +295,10 @@ def _imported(path: str) -> set[str]:
     return {""} if any(file and os.path.realpath(file) == real for file in files) else set()
 
 
-def _content(path: str) -> str:
+def _content_digest(path: str) -> str:
     """The digest of a small file; empty if it is large or no file, or can't be read."""
     try:
-        is_small = os.path.isfile(path) and os.path.getsize(path) <= SMALL
+        is_small = os.path.isfile(path) and os.path.getsize(path) <= SMALL_FILE_BYTES
         return hash_file(Path(path)) if is_small else ""
     except OSError:
         return ""
@@ -293,14 +308,14 @@ def states_before(
     store: "Store", recipe: Path, steps: Sequence[str], overrides: Sequence[str]
 ) -> dict[str, FileState]:
     """Path → state after the last stamped build."""
-    name = _name(recipe, steps, overrides)
+    name = _stamp_name(recipe, steps, overrides)
     stamp, states = store.fact(f"stamp of {name}"), store.fact(f"states of {name}")
     if stamp is None or states is None:
         return {}
     try:
         paths = (os.path.join(store.root, path) for path in stamp.decode().split("\n")[1:])
-        numbers = iter(array(NUMBERS, states))
-        return dict(zip(paths, zip(*[numbers] * PARTS, strict=True), strict=False))
+        numbers = iter(array(STATE_TYPECODE, states))
+        return dict(zip(paths, zip(*[numbers] * STATE_NUMBERS, strict=True), strict=False))
     except ValueError:  # a damaged database
         return {}
 
@@ -309,21 +324,21 @@ def _events(build: "Build") -> str:
     """The output of `--json` for a build with nothing to do, as JSON lines."""
     import msgspec
 
-    from finery.util.events import happened
+    from finery.util.events import make_event
 
     nodes, outcome = build.graph.nodes.values(), build.outcome
     steps = [{"step": n.name, "use": n.use, "section": n.section} for n in nodes]
     recipe = build.graph.recipe.name
     events = [
-        happened("build_started", run=_RUN, recipe=recipe, steps=steps),
+        make_event("build_started", run=_RUN, recipe=recipe, steps=steps),
         *(
-            happened(
+            make_event(
                 "step_cached", step=n.name, use=n.use, key=outcome.results[n.name].key,
                 reason=outcome.accepted.get(n.name, ""),
             )
             for n in nodes
         ),
-        happened(
+        make_event(
             "build_finished", ok=True, ran=0, cached=len(steps), failed=0, blocked=0,
             seconds=_SECONDS.strip('"'), exit_code=0,
         ),
@@ -347,7 +362,7 @@ def sources_of(build: "Build") -> Sources:
         for files in files_of(node.step).values():
             used |= {str(path) for path in files.paths}
             named = {str(folder / Path(p).expanduser()) for p in files.patterns}
-            patterns |= {_absolute(p, folder) for p in files.patterns}
+            patterns |= {_absolute_pattern(p, folder) for p in files.patterns}
             if not all(map(files.requires, files.patterns)):  # so that a new one is noticed
                 absent |= named
     for place in read_places(build, watched.present):
@@ -378,7 +393,7 @@ def _are_those_used(used: Collection[str], matches: Iterable[str]) -> bool:
     )
 
 
-def _stored(build: "Build") -> dict[str, FileState] | None:
+def _stored_states(build: "Build") -> dict[str, FileState] | None:
     """Path → state of blobs, links, views and external files; None if one is damaged."""
     from finery.artifact.manifest import with_references
     from finery.store.blobs import is_unchanged
@@ -386,7 +401,7 @@ def _stored(build: "Build") -> dict[str, FileState] | None:
     states = dict(build.outputs.states)
     store = build.store
     outputs = (m for r in build.outcome.results.values() for m in r.outputs.values())
-    artifacts = {each.view: each for m in outputs for each in with_references(m)}
+    artifacts = {artifact.view: artifact for m in outputs for artifact in with_references(m)}
     for manifest in artifacts.values():
         if not all(store.is_intact(*b) or store.shared.has(b[0]) for b in manifest.files.values()):
             return None
@@ -398,13 +413,13 @@ def _stored(build: "Build") -> dict[str, FileState] | None:
     return states
 
 
-def _absolute(pattern: str, folder: Path) -> str:
-    """A pattern of the recipe for `_matches`. folder: the recipe's, which isn't a pattern."""
+def _absolute_pattern(pattern: str, folder: Path) -> str:
+    """A recipe's pattern for `_pattern_matches`. folder: the recipe's, which isn't a pattern."""
     path = folder / Path(pattern).expanduser()
     return str(path if path.is_dir() else Path(escape(str(folder))) / Path(pattern).expanduser())
 
 
-def _matches(pattern: str) -> list[str]:
+def _pattern_matches(pattern: str) -> list[str]:
     """Current matches of a pattern; for a folder, everything in it."""
     if os.path.isdir(pattern):
         return sorted(
@@ -413,26 +428,26 @@ def _matches(pattern: str) -> list[str]:
     return sorted(glob(pattern, recursive=True)) if any(c in pattern for c in "*?[") else []
 
 
-def _python(path: Iterable[str]) -> list[Any]:
+def _python_facts(path: Iterable[str]) -> list[Any]:
     """This Python, and the states of `sys.path` and of the module with the format of keys."""
     folders = [[entry, *file_state(entry)] for entry in path]
-    own = os.path.dirname(os.path.abspath(__file__))
-    format_of_keys = [*file_state(f"{own}/keys.py")]
+    own_folder = os.path.dirname(os.path.abspath(__file__))
+    format_of_keys = [*file_state(f"{own_folder}/keys.py")]
     home = os.path.expanduser("~")  # what `~` in a path of the recipe means
     version = [*sys.version_info[:3], sys.flags.optimize]
     return [version, folders, format_of_keys, os.path.realpath(sys.prefix), home]
 
 
-def _machine() -> list[Any]:
+def _machine_facts() -> list[Any]:
     """What the facts of the machine in keys depend on (see `Step.key_facts`), if that is cheap."""
     drivers = [*map(os.path.exists, DRIVER_FILES)]
-    own = sorted(pair for pair in os.environ.items() if pair[0].startswith(OWN))
+    own_variables = sorted(pair for pair in os.environ.items() if pair[0].startswith(OWN_PREFIX))
     # A checksum, since a value may be a secret.
-    checksum = zlib.crc32(json.dumps(own).encode())
-    return [os.uname().nodename, drivers, *map(os.environ.get, GPUS), checksum]
+    checksum = zlib.crc32(json.dumps(own_variables).encode())
+    return [os.uname().nodename, drivers, *map(os.environ.get, GPU_VARIABLES), checksum]
 
 
-def _name(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> str:
+def _stamp_name(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> str:
     digest = ""
     if overrides:  # which may have secrets
         from blake3 import blake3

@@ -19,10 +19,10 @@ class Order:
         self.ready: list[str] = []
         self._graph = graph
         self._missing: dict[str, int] = {}
-        self._after: dict[str, list[str]] = {n: [] for n in graph.nodes}
+        self._downstream: dict[str, list[str]] = {n: [] for n in graph.nodes}
         for name, node in graph.nodes.items():
-            for before in node.upstream():
-                self._after[before].append(name)
+            for upstream in node.upstream():
+                self._downstream[upstream].append(name)
 
     def restart(self, failed: Collection[str]) -> None:
         """Begin with the steps that wait for no other, except failed ones."""
@@ -32,24 +32,24 @@ class Order:
 
     def settle(self, step: str, is_out: Collection[str]) -> None:
         """Release the steps that wait only for this one. is_out: those that can't run."""
-        for name in self._after[step]:
+        for name in self._downstream[step]:
             self._missing[name] -= 1
             if self._missing[name] == 0 and name not in is_out:
                 self.ready.append(name)
 
     def last(self) -> list[str]:
         """The steps whose outputs no other takes."""
-        return [name for name, after in self._after.items() if not after]
+        return [name for name, after in self._downstream.items() if not after]
 
     def downstream(self, step: str) -> Iterator[str]:
         """The steps that wait for this one, directly or through others."""
-        seen, stack = {step}, list(self._after[step])
+        visited, stack = {step}, list(self._downstream[step])
         while stack:
             name = stack.pop()
-            if name not in seen:
-                seen.add(name)
+            if name not in visited:
+                visited.add(name)
                 yield name
-                stack.extend(self._after[name])
+                stack.extend(self._downstream[name])
 
 
 class Queues:

@@ -13,7 +13,7 @@ from typing import Any
 from finery.errors import UsageError
 from finery.util.files import check_plain
 from finery.util.paths import shown
-from finery.util.text import did_you_mean, enough_tokens, estimated_tokens, nearest_meant
+from finery.util.text import did_you_mean, enough_tokens, estimated_tokens, suggest_nearest
 
 KNOWN = (
     {"messages"},
@@ -142,10 +142,10 @@ def _field(column: str, rows: Rows, path: Path) -> str:
 
     Only a table of texts needs a conversion. A later cell that isn't a number stays a text.
     """
-    from finery.rows.tables.records import suffix_of
+    from finery.rows.tables.records import data_suffix
 
     name = _value(column)
-    if suffix_of(path.name) not in (".csv", ".tsv"):
+    if data_suffix(path.name) not in (".csv", ".tsv"):
         return name if all(column in row for row in rows) else f"row.get({column!r})"
     cells = [cell for row in rows if (cell := str(row.get(column) or "").strip())]
     numbers, text = [*map(NUMBER.fullmatch, cells)], f"{name} | trim or none"
@@ -265,15 +265,15 @@ def first_rows(path: Path) -> tuple[list[dict[str, Any]], str, str]:
     Raises `UsageError` for other kinds of files, for rows that can't be read, and for an empty
     file.
     """
-    from finery.rows.tables.records import SUFFIXES, diagnosis, read_table, suffix_of
+    from finery.rows.tables.records import SUFFIXES, data_suffix, diagnose_encoding, read_table
 
     try:
         check_plain(path)
     except OSError as error:
         beside = [p.name for p in path.parent.glob("*")]
-        fix = nearest_meant(path.name, beside) or "name a file of rows"
+        fix = suggest_nearest(path.name, beside) or "name a file of rows"
         raise UsageError(f"can't be read: {error.strerror}", where=shown(path), fix=fix) from error
-    suffix = suffix_of(path.name)
+    suffix = data_suffix(path.name)
     if suffix in TEXTS:
         raise UsageError(
             "the file holds text, not rows with a prompt and an answer",
@@ -289,7 +289,7 @@ def first_rows(path: Path) -> tuple[list[dict[str, Any]], str, str]:
         )
     if suffix == ".parquet":
         return [], "", ""
-    found = diagnosis(path)
+    found = diagnose_encoding(path)
     if not found.setting:
         fix = f"save it as UTF-8: iconv -f ENCODING -t utf-8 {shlex.quote(shown(path))}"
         raise UsageError(found.facts, where=shown(path), fix=fix)

@@ -13,7 +13,7 @@ import click
 from finery.builtin import COMMANDS
 from finery.cli.console import name_recipe, print_error
 from finery.errors import FineryError, UsageError, disk_full
-from finery.util.installed import ONLY
+from finery.util.installed import ENTRY_POINTS_VARIABLE
 from finery.util.references import load_reference
 from finery.util.text import did_you_mean, visible
 
@@ -126,7 +126,7 @@ def _end_despite_threads(code: int) -> None:
 
 def _run(color: bool | None) -> int:
     """Run the command line and print the error that it ends with; the exit code."""
-    os.environ.pop(ONLY, None)  # of the worker of a step that runs this command
+    os.environ.pop(ENTRY_POINTS_VARIABLE, None)  # of the worker of a step that runs this command
     try:
         if sys.flags.optimize > 1:
             raise UsageError(

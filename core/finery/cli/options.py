@@ -191,9 +191,11 @@ def matrix_option(function: F) -> F:
 
     @functools.wraps(function)
     def called(overrides: tuple[str, ...], axes: tuple[str, ...], **options: Any) -> Any:
-        from finery.recipe.document import MATRIX
+        from finery.recipe.document import MATRIX_OPTION
 
-        return function(overrides=(*overrides, *(f"{MATRIX}{axis}" for axis in axes)), **options)
+        return function(
+            overrides=(*overrides, *(f"{MATRIX_OPTION}{axis}" for axis in axes)), **options
+        )
 
     with_set = click.option(
         "--set", "overrides", multiple=True, metavar="PATH=VALUE",

@@ -10,7 +10,7 @@ from finery.cli.console import is_terminal, print_error, with_recipe
 from finery.errors import PluginError
 from finery.recipe.graph import Graph
 from finery.util.events import Event
-from finery.util.text import clipped, counted, duration, in_dollars, in_line, size, visible
+from finery.util.text import clip_at_word, counted, duration, in_dollars, in_line, size, visible
 from finery.views.view import LiveMetric, declared_metric, metrics_of
 
 QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
@@ -383,7 +383,7 @@ class ClippedLine:
         """Draw it in the available width."""
         from rich.text import Text
 
-        text = clipped(self._text, options.max_width)
+        text = clip_at_word(self._text, options.max_width)
         yield Text(text, self._style, no_wrap=True, overflow="ellipsis")
 
 
@@ -404,7 +404,7 @@ class ProgressLine:
         used = sum(piece.width for piece in pieces)
         bar = min(20, width - used) if row.total else 0
         cells = Table.grid()
-        line = clipped("  ".join(p.text for p in pieces), width)
+        line = clip_at_word("  ".join(p.text for p in pieces), width)
         text = Text(line, no_wrap=True, overflow="ellipsis")
         start = 0
         for piece in pieces:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from finery.cli.views import stdout
-from finery.lineage.story import Event, Story, Told
+from finery.lineage.story import Event, Story, StoryRow
 from finery.recipe.graph import Graph
 from finery.rows import snippet
 from finery.util.text import counted, shortened, some_of, visible
@@ -28,7 +28,7 @@ _STYLES = {"dropped": "yellow", "found": "yellow", "generated": "magenta", "take
 def show_story(graph: Graph, story: Story) -> None:
     """Print the row, the tree of the rows of its origin, and the trainings that use them."""
     console = stdout()
-    asked = story.told(story.id)
+    asked = story.row_with_id(story.id)
     assert asked is not None
     turns = record_of(asked.row or {}).fields
     print_fields(console, [field for field in turns if field.label != "id"])
@@ -61,7 +61,7 @@ class _Trees:
         steps = [e for told in story.rows for e in told.events]
         self.widths = [max((len(s) for s in column), default=0) for column in (
             [_place(e) for e in steps], [e.use for e in steps])]  # fmt: skip
-        self.children: dict[str, list[Told]] = {}
+        self.children: dict[str, list[StoryRow]] = {}
         for told in story.rows:
             for parent in told.parents:
                 self.children.setdefault(parent, []).append(told)
@@ -83,7 +83,7 @@ class _Trees:
             console.print(f"… and {counted(hidden, 'more row')} of this origin (--json)\n",
                           style="dim")  # fmt: skip
 
-    def _fill(self, tree: Any, told: Told) -> None:
+    def _fill(self, tree: Any, told: StoryRow) -> None:
         self.shown.add(told.id)
         for events in _alike(told.events):
             tree.add(self._line(told, events))
@@ -96,7 +96,7 @@ class _Trees:
             if child.relation != "relative" or self.left >= 0:
                 self._fill(tree.add(self._label(child)), child)
 
-    def _label(self, told: Told) -> Any:
+    def _label(self, told: StoryRow) -> Any:
         asked = told.relation == "asked"
         parts = [(told.id, "bold green" if asked else "bold")]
         origins = [p for e in told.events if _is_origin(told, e) for p in e.places]
@@ -110,7 +110,7 @@ class _Trees:
             parts.append((f"  {snippet(told.row, 60)}", "dim"))
         return _text(*parts)
 
-    def _line(self, told: Told, events: Sequence[Event]) -> Any:
+    def _line(self, told: StoryRow, events: Sequence[Event]) -> Any:
         """What a step did with a row; for a generated row, with its prompt."""
         event = events[0]
         head = (f"{_place(event):<{self.widths[0]}}  {event.use:<{self.widths[1]}}  ", "")
@@ -137,7 +137,7 @@ class _Trees:
         return _text(head, *parts, *tail, *lines)
 
 
-def _is_origin(told: Told, event: Event) -> bool:
+def _is_origin(told: StoryRow, event: Event) -> bool:
     """Whether the row was read from these places, i.e. the step is its source."""
     return event.step == told.events[0].step and event.what in ("read", "dropped")
 
@@ -235,7 +235,7 @@ def _exchange(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _trained(story: Story) -> Iterator[Any]:
     """A line for each training with the rows of the origin that it learns from."""
-    taken: dict[tuple[str, str], list[Told]] = {}
+    taken: dict[tuple[str, str], list[StoryRow]] = {}
     for told in story.rows:
         for event in told.events:
             if _is_trained(event):

@@ -19,7 +19,7 @@ from finery.cli.views import compared, show_together, stdout
 from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import FineryError, RequirementError, each_once
 from finery.util.paths import shown
-from finery.util.text import accepted_words, cost_words, counted, duration, size, visible
+from finery.util.text import accepted_suffix, cost_words, counted, duration, size, visible
 
 
 def print_summary(build: Build, outcome: Outcome) -> None:
@@ -125,7 +125,7 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
     steps, cached = counted(total, "step"), len(outcome.results) - ran
     text = f"{steps}: {ran} built, {cached} cached" if ran else f"{steps}, nothing to do"
     copied = {"fetched": outcome.fetched, "pushed": outcome.pushed}
-    text += accepted_words(len(outcome.accepted))
+    text += accepted_suffix(len(outcome.accepted))
     words = "".join(f", {verb} {size(count)}" for verb, count in copied.items() if count)
     click.secho(f"{text} ({duration(outcome.seconds)}){cost}{words}", fg="green", err=True)
 

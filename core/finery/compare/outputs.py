@@ -9,7 +9,7 @@ from finery.builder.runs import Run, find_run
 from finery.errors import UsageError
 from finery.plugin.manager import Plugins
 from finery.recipe.graph import Graph
-from finery.rows.files import UNREADABLE
+from finery.rows.files import READ_ERRORS
 from finery.rows.report import METRICS, parsed_report
 from finery.store.database import Store
 from finery.util.text import counted, size
@@ -121,7 +121,7 @@ def _first_metric(store: Store, manifest: Manifest) -> FirstMetric:
     try:
         digest, _ = manifest.files[METRICS]
         report = parsed_report(store.blob(digest).read_bytes())
-    except (KeyError, TypeError, AttributeError, OSError, *UNREADABLE):
+    except (KeyError, TypeError, AttributeError, OSError, *READ_ERRORS):
         return FirstMetric("", {}, is_cleaned=True)
     metric = next((name for of in report.scores.values() for name in of), "")
     values = {model: of[metric].value for model, of in report.scores.items() if metric in of}

@@ -20,11 +20,11 @@ import msgspec
 from finery.artifact.manifest import Parts, Result
 from finery.builder.context import commit_of, revision_of, top_of, write_tree
 from finery.builder.plan import Planner, make_plan
-from finery.builder.runs import LAST, PREVIOUS, Run, find_run, runs_of
+from finery.builder.runs import LAST_RUN, PREVIOUS_RUN, Run, find_run, runs_of
 from finery.compare.variants import choice_of
 from finery.errors import FineryError, UsageError
 from finery.recipe.graph import Graph, Node
-from finery.recipe.matrix.axes import SEED, Variant
+from finery.recipe.matrix.axes import SEED_LABEL, Variant
 from finery.recipe.matrix.choose import WINNER
 from finery.store.database import Store
 from finery.util.paths import plain_path
@@ -188,14 +188,14 @@ def side_of(graph: Graph, store: Store, word: str) -> Side:
     if word == NOW:
         return now(graph, store)
     is_id = len(word) >= SHORTEST and any(runs_of(store.root, graph.recipe, word))
-    if is_id or word in (LAST, PREVIOUS):
+    if is_id or word in (LAST_RUN, PREVIOUS_RUN):
         return of_run(find_run(store.root, graph.recipe, word), store)
     if (variant := of_variant(graph, store, word)) is not None:
         return variant
     commit = commit_of(plain_path(graph.recipe.path).parent, word)
     if commit is not None:
         return of_revision(graph, store, word, commit)
-    known = [NOW, LAST, PREVIOUS, *(run.id for run in runs_of(store.root, graph.recipe))]
+    known = [NOW, LAST_RUN, PREVIOUS_RUN, *(run.id for run in runs_of(store.root, graph.recipe))]
     what = f"'{word}' is neither a run of this recipe nor a git revision"
     fix = f"write one of: {', '.join(known[:8])}; or a commit, branch or tag"
     if graph.matrix is not None:
@@ -304,7 +304,7 @@ def _side(graph: Graph, state: Side, word: str, found: Sequence[Variant]) -> Sid
     about = f"the variant {first.name}{', chosen by winner' if word == WINNER else ''}"
     side = _renamed(graph, state, word, about, list(graph.matrix.steps[first.name].values()))
     if len(found) > 1:
-        seed = first.values[SEED].label
+        seed = first.values[SEED_LABEL].label
         side.notes.append(f"{word} has {len(found)} repeats: this is the one under seed {seed}")
     return side
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finery.artifact.kinds import Metrics, Model
 from finery.artifact.manifest import Result
 from finery.recipe.graph import Graph, Node
-from finery.recipe.matrix.axes import SEED, Value, Variant, sizes
+from finery.recipe.matrix.axes import SEED_LABEL, Value, Variant, axes_summary
 from finery.rows.repeats import Repeats, summarise
 from finery.rows.report import Report
 from finery.store.database import Store
@@ -83,7 +83,9 @@ def lines_of(
     lines: dict[str, Line] = {}
     scored: set[tuple[str, str, Outputs]] = set()
     for variant in matrix.variants:
-        axes = {axis: _shown(v) for axis, v in variant.values.items() if axis not in (SEED, "")}
+        axes = {
+            axis: _shown(v) for axis, v in variant.values.items() if axis not in (SEED_LABEL, "")
+        }
         line = lines.setdefault(variant.combination, Line(variant.combination, axes))
         line.variants.append(variant.name)
         for judged in _judged(whole, matrix, variant):
@@ -208,7 +210,7 @@ def title_of(graph: Graph) -> str:
     """`12 variants: 3 learning_rate × 2 r × 2 rows`."""
     assert graph.matrix is not None
     variants = counted(len(graph.matrix.variants), "variant")
-    of = sizes(graph.matrix.axes)
+    of = axes_summary(graph.matrix.axes)
     return f"{variants}: {of}" if of else variants
 
 

@@ -23,7 +23,7 @@ from finery.errors import DataError
 from finery.execute.scope import scope_of
 from finery.store.links import REMOTE_SUFFIX
 from finery.util.files import hash_file
-from finery.util.installed import installers
+from finery.util.installed import installing_distributions
 from finery.util.paths import is_inside
 
 ABSENT = "absent"
@@ -130,7 +130,7 @@ class Places(NamedTuple):
 def _import_value(module: str, folders: tuple[str, ...]) -> str:
     """The value of an entry for a top-level module. folders: where else it might be."""
     is_loose = any(candidates(f"{folder}{module}") for folder in folders)
-    return installers(module) or ("found" if is_loose else ABSENT)
+    return installing_distributions(module) or ("found" if is_loose else ABSENT)
 
 
 @lru_cache(maxsize=64)

@@ -38,7 +38,13 @@ from finery.execute.scope import Scope, normalise_path, package_folders, scope_o
 from finery.plugin import discovery
 from finery.plugin.discovery import GROUP
 from finery.plugin.manager import Plugins
-from finery.util.installed import STANDARD_LIBRARY, entry_points, is_own, normalised, place_of
+from finery.util.installed import (
+    STANDARD_LIBRARY,
+    code_origin,
+    entry_points,
+    is_finery_module,
+    normalise_name,
+)
 
 _IMPORTERS = ("<frozen importlib", discovery.__file__, f"{STANDARD_LIBRARY}/pathlib")
 """Beginnings of the file names of code that imports modules."""
@@ -199,13 +205,13 @@ class Observer:
         is_import = frame and frame.f_code.co_code[frame.f_lasti] == opmap["IMPORT_NAME"]
         is_followed = bool(is_import) and normalise_path(file) in self.keyed
         is_finery = file.startswith(package_folders(is_own=True))
-        is_in_key = is_followed or name in sys.stdlib_module_names or is_own(name)
+        is_in_key = is_followed or name in sys.stdlib_module_names or is_finery_module(name)
         entry = f"{IMPORT_PREFIX}{name}"
         is_counted = not is_in_key and self.log.places.is_checked(entry)
         if is_counted and (not is_finery or self.log.places.value(entry) != ABSENT):
             self.log.record(entry)
         if not is_finery and name not in sys.builtin_module_names:
-            by_library = within is None and place_of(file) == "installed"
+            by_library = within is None and code_origin(file) == "installed"
             for module in self.possible_places(name, within, is_followed, by_library):
                 self.log.record(f"module {self.log.places.name(module)}")
 
@@ -224,7 +230,7 @@ class Observer:
             if self.scope.is_loose(module):
                 modules.append(module)
             if candidates(module):
-                if place_of(module):  # what comes before it is in each key
+                if code_origin(module):  # what comes before it is in each key
                     covered = self.search_path
                 break
         else:
@@ -325,7 +331,7 @@ def collect_reads(task: Task) -> tuple[list[tuple[str, str]], str, list[str]]:
     """
     if not task.project:
         return [], "", []
-    versions = {normalised(name): version for name, version in task.expects.packages.items()}
+    versions = {normalise_name(name): version for name, version in task.expects.packages.items()}
     plugins = (e.distribution for e in entry_points(GROUP) if e.name in task.entry_points)
     versions |= {
         distribution.name: distribution.version for distribution in plugins
@@ -371,7 +377,7 @@ def command_words(command: Sequence[Any]) -> Iterator[str]:
 @lru_cache(maxsize=4096)
 def _is_standard(file: str) -> bool:
     """Whether code acts for its caller: that of Python, such as `pkgutil`, or a string."""
-    return file.startswith("<") or place_of(file) == "standard"
+    return file.startswith("<") or code_origin(file) == "standard"
 
 
 def _is_in_key(task: Task, versions: Mapping[str, str], name: str, value: str) -> bool:
@@ -381,7 +387,7 @@ def _is_in_key(task: Task, versions: Mapping[str, str], name: str, value: str) -
     ):  # whose packages all count
         return name.startswith(IMPORT_PREFIX)
     if value == ABSENT:
-        return versions.get(normalised(name.removeprefix(IMPORT_PREFIX))) == "not installed"
+        return versions.get(normalise_name(name.removeprefix(IMPORT_PREFIX))) == "not installed"
     return all(installer.partition(" ")[0] in versions for installer in value.split(", "))
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from finery.execute.entries import ABSENT, IMPORT_PREFIX, LAYOUT_ENTRY, MAX_ENTRIES, Places
 from finery.util.files import ABSENT as MISSING
-from finery.util.files import FileState, file_state, settled
+from finery.util.files import FileState, file_state, is_settled
 from finery.util.leftovers import reads_path
 
 LEFT_BY_STEP = "left"
@@ -121,7 +121,7 @@ class ReadLog:
             self.busy.discard(threading.get_ident())
         if value == ABSENT or value.startswith("folder "):  # compared by value only
             return ReadEntry(value)
-        return ReadEntry(value, state if settled(*state[3:], now) else (*state[:4], 0))
+        return ReadEntry(value, state if is_settled(*state[3:], now) else (*state[:4], 0))
 
     def give_up(self, reason: str) -> None:
         """What this process makes can't be reused. The first reason is kept."""

@@ -20,7 +20,7 @@ from finery.step.inspect import SECTIONS
 from finery.store.database import Store
 from finery.store.uses import JOB
 from finery.util.paths import plain_path
-from finery.util.text import did_you_mean, nearest_meant
+from finery.util.text import did_you_mean, suggest_nearest
 
 DEFAULT_ROUTE, LOCAL_EXECUTOR, EXECUTOR_OPTION = "default", "local", "--executor"
 POLL_SECONDS = 0.05
@@ -187,9 +187,9 @@ def check_executors(
         if any(key.search(path.read_text("utf-8", "replace")) for path in files):
             continue
         problem = f"executors: there is no section, step type or step '{word}'"
-        if fix := nearest_meant(word, types):
+        if fix := suggest_nearest(word, types):
             raise UsageError(problem, where=routes.origin, fix=fix)
-        suggestion = nearest_meant(word, steps)
+        suggestion = suggest_nearest(word, steps)
         print(
             f"warning: {routes.origin}: {problem}{(suggestion and f'; {suggestion}') or ''}",
             file=sys.stderr,

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from finery.util.installed import (
     STANDARD_LIBRARY,
+    finery_packages,
     is_installed,
-    own_packages,
     plugin_packages,
     search_path,
 )
@@ -81,7 +81,7 @@ def scope_of(project: str, recipe: str, store: str, code: tuple[str, ...]) -> Sc
 @lru_cache(maxsize=2)
 def package_folders(is_own: bool) -> tuple[str, ...]:
     """The folders of finery's packages, or also those of other plugins, whose files are in keys."""
-    packages = own_packages().union(() if is_own else plugin_packages())
+    packages = finery_packages().union(() if is_own else plugin_packages())
     specs = filter(None, map(importlib.util.find_spec, sorted(packages)))
     return _with_slashes(path for spec in specs for path in spec.submodule_search_locations or ())
 

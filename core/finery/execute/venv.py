@@ -32,7 +32,7 @@ from finery.errors import FineryError, StepError, disk_full
 from finery.execute.wheels import make_requirement, own_digest, own_distributions
 from finery.recipe.environments import Environment, pinned_environments
 from finery.recipe.lock import Lock
-from finery.util.installed import normalised, version_of
+from finery.util.installed import normalise_name, version_of
 from finery.util.text import counted, shortened
 
 ENVIRONMENTS_FOLDER = "environments"
@@ -95,15 +95,17 @@ def resolve_environment(
     own_names = {distribution.name for distribution in own_distributions()}
     names = {line: re.match(r"[\w.-]+", line) for line in map(str.strip, lines)}  # not comments
     requirements = [
-        line for line, match in names.items() if match and normalised(match[0]) not in own_names
+        line for line, match in names.items() if match and normalise_name(match[0]) not in own_names
     ]
     return Environment(name, python, tuple(requirements), wheels)
 
 
 def _report_requirements(report: dict[str, Any]) -> Iterator[str]:
     """A requirement for each package that pip would install."""
-    for item in sorted(report["install"], key=lambda item: normalised(item["metadata"]["name"])):
-        name, url = normalised(item["metadata"]["name"]), item["download_info"]["url"]
+    for item in sorted(
+        report["install"], key=lambda item: normalise_name(item["metadata"]["name"])
+    ):
+        name, url = normalise_name(item["metadata"]["name"]), item["download_info"]["url"]
         yield f"{name} @ {url}" if item["is_direct"] else f"{name}=={item['metadata']['version']}"
 
 
@@ -222,7 +224,9 @@ def _make_environment(environment: Environment, folder: Path, report: Report) ->
             # declare what they don't need, and uv and pip resolve differently from their checks.
             names = {distribution.name for distribution in own_distributions()}
             requiring = [(re.match(r"(?:The package `)?([\w.-]+)", x), x) for x in error.lines]
-            unfit = [line for match, line in requiring if match and normalised(match[1]) in names]
+            unfit = [
+                line for match, line in requiring if match and normalise_name(match[1]) in names
+            ]
             if unfit:
                 raise StepError(
                     f"environment '{name}' in recipe.lock doesn't fit this finery",

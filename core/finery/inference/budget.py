@@ -127,7 +127,7 @@ class Cost(NamedTuple):
     dollars: float
 
 
-def total(costs: Sequence[Cost]) -> Cost:
+def sum_costs(costs: Sequence[Cost]) -> Cost:
     """The sum of costs."""
     return Cost(sum(cost.tokens for cost in costs), sum(cost.dollars for cost in costs))
 
@@ -157,47 +157,55 @@ class Spending:
     """
 
     def __init__(
-        self, budget: Budget, job: Usage, own: Usage, price: Price | None, max_tokens: int
+        self, budget: Budget, job: Usage, engine: Usage, price: Price | None, max_tokens: int
     ) -> None:
         self._budget = budget
-        self._job = job
-        self._own = own
+        self._job_usage = job
+        self._engine_usage = engine
         self._price = price or Price(input=0.0, output=0.0)
         self._max_tokens = max_tokens
-        self._flying: dict[int, tuple[int, Cost]] = {}  # number → rows, their most
+        self._in_flight: dict[int, tuple[int, Cost]] = {}  # number → rows, their most
 
     def begin(self, number: int, batch: Sequence[Request]) -> None:
         """Count a batch that is sent."""
-        self._flying[number] = self._most(batch)
+        self._in_flight[number] = self._maximum(batch)
 
     def end(self, number: int) -> None:
         """Remove a batch that is answered and counted, or that failed."""
-        del self._flying[number]
+        del self._in_flight[number]
 
     def affords(self, batch: Sequence[Request]) -> bool:
         """Whether a batch may be sent now."""
-        used = Cost(self._job.tokens, self._job.dollars)
-        if not self._flying:
-            mean = self._mean()
+        used = Cost(self._job_usage.tokens, self._job_usage.dollars)
+        if not self._in_flight:
+            mean = self._mean_cost()
             costs = [mean or self._cost(request, 0) for request in batch]
-            return self._budget.holds(*total([used, *costs]))
-        flying = [self._at_most(*one) for one in self._flying.values()]
-        return self._budget.holds(*total([used, *flying, self._at_most(*self._most(batch))]))
+            return self._budget.holds(*sum_costs([used, *costs]))
+        flying = [self._upper_bound(*batch_cost) for batch_cost in self._in_flight.values()]
+        return self._budget.holds(
+            *sum_costs([used, *flying, self._upper_bound(*self._maximum(batch))])
+        )
 
-    def _most(self, batch: Sequence[Request]) -> tuple[int, Cost]:
+    def _maximum(self, batch: Sequence[Request]) -> tuple[int, Cost]:
         """Number of rows, and their maximum cost as far as it is known beforehand."""
-        return len(batch), total([self._cost(request, self._max_tokens) for request in batch])
+        return len(batch), sum_costs([self._cost(request, self._max_tokens) for request in batch])
 
-    def _at_most(self, rows: int, most: Cost) -> Cost:
+    def _upper_bound(self, rows: int, maximum: Cost) -> Cost:
         """The maximum, or the average of answers so far if that is more."""
-        mean = self._mean() or Cost(0, 0)
-        return Cost(max(most.tokens, mean.tokens * rows), max(most.dollars, mean.dollars * rows))
+        mean = self._mean_cost() or Cost(0, 0)
+        return Cost(
+            max(maximum.tokens, mean.tokens * rows), max(maximum.dollars, mean.dollars * rows)
+        )
 
     def _cost(self, request: Request, answer: int) -> Cost:
         prompt = request.estimated_tokens()
         return Cost(prompt + answer, self._price.of(prompt, answer))
 
-    def _mean(self) -> Cost | None:
+    def _mean_cost(self) -> Cost | None:
         """The average cost of this engine's answers."""
-        calls = self._own.calls
-        return Cost(self._own.tokens / calls, self._own.dollars / calls) if calls else None
+        calls = self._engine_usage.calls
+        return (
+            Cost(self._engine_usage.tokens / calls, self._engine_usage.dollars / calls)
+            if calls
+            else None
+        )

@@ -17,16 +17,16 @@ import msgspec
 from finery.errors import FineryError, RefusedError, StepError
 from finery.inference.budget import Budget, Spending, Ticker, Usage
 from finery.inference.engine import Engine
-from finery.inference.records import Records, record_key, sampling_of
+from finery.inference.records import Records, make_sampling, record_key
 from finery.inference.types import Answer, Batch, Completion, Identity, Request, Sampling, Tools
 from finery.rows import Conversation
 
-WINDOW = 512
+LOOKUP_WINDOW = 512
 """Requests that are taken from a stream and looked up together."""
-WAITING = 8192
+MAX_WAITING_ANSWERS = 8192
 """Maximum number of cached answers that wait while the engine is busy."""
-ONLY_ENGINE = Identity("", "")
-AGAIN_SECONDS = 0.1
+SOLE_ENGINE = Identity("", "")
+RECHECK_SECONDS = 0.1
 """How often to look for another process's answers when there is nothing else to do."""
 
 
@@ -42,7 +42,7 @@ class CachedEngine:
         self,
         engine: Engine,
         records: Records,
-        identity: Identity = ONLY_ENGINE,
+        identity: Identity = SOLE_ENGINE,
         budget: Budget | None = None,
     ) -> None:
         if budget is not None:
@@ -90,14 +90,14 @@ class CachedEngine:
                 fix="for transformers and llama.cpp, pip install 'finery[schema]'; for any model, "
                 "let it answer freely",
             )
-        sampling = sampling_of(
+        sampling = make_sampling(
             max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
             schema=schema, strict=strict,
         )  # fmt: skip
         requests = [
             Request(conversation, offered, attempt)
             for conversation, offered in zip(
-                conversations, _for_each(tools, len(conversations)), strict=True
+                conversations, _tools_for_each(tools, len(conversations)), strict=True
             )
         ]
         flow = _Flow(self, requests, sampling, window=max(len(requests), 1))
@@ -139,14 +139,14 @@ class CachedEngine:
         progress: names the work in the progress bar. total: the number of requests, if it isn't
             their `len`; without both, no progress is reported.
         """
-        sampling = sampling_of(
+        sampling = make_sampling(
             max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
             schema=schema,
         )  # fmt: skip
         if total is None:
             total = len(requests) if isinstance(requests, Sequence) else 0
         yield from self._with_progress(
-            _Flow(self, requests, sampling, window=WINDOW), total, progress
+            _Flow(self, requests, sampling, window=LOOKUP_WINDOW), total, progress
         )
 
     def _with_progress(
@@ -155,11 +155,11 @@ class CachedEngine:
         """The flow's answers. Reports progress, and raises an error when the budget is reached."""
         ticker, done = Ticker(), 0
         if total:  # loading a model may take a while
-            self._engine.job.progress(0, total, self._text(progress))
+            self._engine.job.progress(0, total, self._progress_text(progress))
         for answer in flow.answers():
             done += 1
             if total and ticker.is_due(done, total):
-                self._engine.job.progress(done, total, self._text(progress))
+                self._engine.job.progress(done, total, self._progress_text(progress))
             yield answer
         if flow.is_out_of_budget:
             answered = f"{done:,} of {total:,}" if total else f"{done:,}"
@@ -178,7 +178,7 @@ class CachedEngine:
             sampling.max_tokens,
         )  # fmt: skip
 
-    def _text(self, progress: str) -> str:
+    def _progress_text(self, progress: str) -> str:
         """Text of the progress bar, with the usage if answers cost something."""
         costs = self._engine.price is None or self._engine.price.of(1, 1) > 0
         if not costs or not self.usage.calls:
@@ -186,7 +186,7 @@ class CachedEngine:
         return f"{progress}: {self.usage}" if progress else str(self.usage)
 
 
-def _for_each(tools: Tools | Sequence[Tools | None] | None, count: int) -> list[Tools | None]:
+def _tools_for_each(tools: Tools | Sequence[Tools | None] | None, count: int) -> list[Tools | None]:
     """The tools of each of `count` conversations; an empty list offers none."""
     if not tools:
         return [None] * count
@@ -195,7 +195,7 @@ def _for_each(tools: Tools | Sequence[Tools | None] | None, count: int) -> list[
     return [offered or None for offered in cast(Sequence[Tools | None], tools)]
 
 
-class _Asked(NamedTuple):
+class _PendingBatch(NamedTuple):
     """A batch that isn't cached: its rows' indices in the stream, and its key."""
 
     indices: list[int]
@@ -217,10 +217,12 @@ class _Flow:
         self._sampling = sampling
         self._source = enumerate(requests)
         self._window = window
-        self._known: deque[tuple[int, Completion]] = deque()
-        self._unknown: deque[_Asked] = deque()
-        self._flying: dict[int, _Asked] = {}
-        self._elsewhere: list[_Asked] = []  # requests that other processes are sending
+        self._cached_answers: deque[tuple[int, Completion]] = deque()
+        self._to_send: deque[_PendingBatch] = deque()
+        self._in_flight: dict[int, _PendingBatch] = {}
+        self._claimed_elsewhere: list[
+            _PendingBatch
+        ] = []  # requests that other processes are sending
         self._has_logged_wait = False
         # Key of a waiting or sent batch → indices of other batches with the same requests.
         self._twins: dict[bytes, list[list[int]]] = {}
@@ -231,126 +233,130 @@ class _Flow:
     def answers(self) -> Iterator[tuple[int, Completion | FineryError]]:
         """All answers. Ends early if `stopped` or out of budget, when nothing is in flight."""
         try:
-            while not self.stopped and (self._unknown or self._elsewhere or not self._exhausted):
-                for number, answer in self._engine.stream(self._missing(), self._sampling):
-                    yield from self._landed(number, answer)
-                    yield from self._drained()
-                if self._elsewhere and not self._look_again():  # others send all that is left
+            while not self.stopped and (
+                self._to_send or self._claimed_elsewhere or not self._exhausted
+            ):
+                for number, answer in self._engine.stream(self._batches_to_send(), self._sampling):
+                    yield from self._accept_outcome(number, answer)
+                    yield from self._drain()
+                if (
+                    self._claimed_elsewhere and not self._recheck_claimed()
+                ):  # others send all that is left
                     if not self._has_logged_wait:
                         self._has_logged_wait = True
                         self._engine.job.log(
                             "waiting for another process, which is sending the same requests"
                         )
-                    time.sleep(AGAIN_SECONDS)
-                yield from self._drained()
-                if self._unknown and not self._may_ask():
+                    time.sleep(RECHECK_SECONDS)
+                yield from self._drain()
+                if self._to_send and not self._can_send():
                     self.is_out_of_budget = True
                     return
         finally:
-            for asked in self._flying.values():
-                self._records.release(asked.key)
+            for pending in self._in_flight.values():
+                self._records.release(pending.key)
 
-    def _missing(self) -> Iterator[Batch]:
+    def _batches_to_send(self) -> Iterator[Batch]:
         """The batches to send, as the engine takes them. Ends when sending must pause or stop."""
         number = 0
-        while not self.stopped and len(self._known) < WAITING:
-            if self._unknown:
-                if not self._may_ask():
+        while not self.stopped and len(self._cached_answers) < MAX_WAITING_ANSWERS:
+            if self._to_send:
+                if not self._can_send():
                     return
-                asked = self._unknown.popleft()
-                if self._is_ours(asked):
-                    self._flying[number] = asked
+                pending = self._to_send.popleft()
+                if self._claim(pending):
+                    self._in_flight[number] = pending
                     if self._spending is not None:
-                        self._spending.begin(number, asked.batch)
-                    yield asked.batch
+                        self._spending.begin(number, pending.batch)
+                    yield pending.batch
                     number += 1
             elif not self._look_up():
                 return
 
-    def _may_ask(self) -> bool:
+    def _can_send(self) -> bool:
         """Whether the budget allows the next batch."""
-        return self._spending is None or self._spending.affords(self._unknown[0].batch)
+        return self._spending is None or self._spending.affords(self._to_send[0].batch)
 
-    def _is_ours(self, asked: _Asked) -> bool:
+    def _claim(self, pending: _PendingBatch) -> bool:
         """Whether to send a batch: no other process is sending it or has already done so."""
-        if not self._records.claim(asked.key):
-            self._elsewhere.append(asked)
+        if not self._records.claim(pending.key):
+            self._claimed_elsewhere.append(pending)
             return False
-        known = self._kept([asked])
-        if known:
-            self._records.release(asked.key)
-            self._was_known(asked, known[asked.key])
-        return not known
+        cached = self._read_records([pending])
+        if cached:
+            self._records.release(pending.key)
+            self._accept_cached(pending, cached[pending.key])
+        return not cached
 
-    def _look_again(self) -> bool:
+    def _recheck_claimed(self) -> bool:
         """Look for what other processes were asking; whether some of it is there."""
-        waiting, self._elsewhere = self._elsewhere, []
-        known = self._kept(waiting)
-        for asked in waiting:
-            if asked.key in known:
-                self._was_known(asked, known[asked.key])
+        waiting, self._claimed_elsewhere = self._claimed_elsewhere, []
+        cached = self._read_records(waiting)
+        for pending in waiting:
+            if pending.key in cached:
+                self._accept_cached(pending, cached[pending.key])
             else:
-                self._unknown.append(asked)
-        return bool(known)
+                self._to_send.append(pending)
+        return bool(cached)
 
     def _look_up(self) -> bool:
         """Take the next requests and look them up; False when none are left."""
-        taken = list(islice(self._source, self._window))
-        if taken:
-            self._look_again()
-        self._exhausted = len(taken) < self._window
+        window = list(islice(self._source, self._window))
+        if window:
+            self._recheck_claimed()
+        self._exhausted = len(window) < self._window
         groups: dict[int, list[tuple[int, Request]]] = {}
-        for index, request in taken:
+        for index, request in window:
             groups.setdefault(request.attempt, []).append((index, request))
-        asked = []
+        pending = []
         for group in groups.values():
             for places in self._engine.batches([request for _, request in group]):
                 batch = [group[i][1] for i in places]
                 key = record_key(self._identity, batch, self._sampling)
-                asked.append(_Asked([group[i][0] for i in places], batch, key))
-        known = self._kept(asked)
-        for one in asked:
-            if one.key in known:
-                self._was_known(one, known[one.key])
-            elif one.key in self._twins:
-                self._twins[one.key].append(one.indices)
+                pending.append(_PendingBatch([group[i][0] for i in places], batch, key))
+        cached = self._read_records(pending)
+        for item in pending:
+            if item.key in cached:
+                self._accept_cached(item, cached[item.key])
+            elif item.key in self._twins:
+                self._twins[item.key].append(item.indices)
             else:
-                self._twins[one.key] = []
-                self._unknown.append(one)
-        return bool(taken)
+                self._twins[item.key] = []
+                self._to_send.append(item)
+        return bool(window)
 
-    def _kept(self, asked: Sequence[_Asked]) -> dict[bytes, list[Completion]]:
+    def _read_records(self, pending: Sequence[_PendingBatch]) -> dict[bytes, list[Completion]]:
         """Cached answers by key. A damaged record counts as missing."""
-        records = self._records.get([one.key for one in asked])
-        kept = {}
-        for one in asked:
+        records = self._records.get([item.key for item in pending])
+        answers_by_key = {}
+        for item in pending:
             with suppress(KeyError, msgspec.DecodeError, UnicodeError):
-                answers = msgspec.msgpack.decode(records[one.key], type=list[Completion])
-                if len(answers) == len(one.batch):
-                    kept[one.key] = answers
-        return kept
+                answers = msgspec.msgpack.decode(records[item.key], type=list[Completion])
+                if len(answers) == len(item.batch):
+                    answers_by_key[item.key] = answers
+        return answers_by_key
 
-    def _was_known(self, asked: _Asked, completions: list[Completion]) -> None:
+    def _accept_cached(self, pending: _PendingBatch, completions: list[Completion]) -> None:
         """Yield cached answers for all their requests."""
         for usage in (self._usage, self._engine.job.usage):
             usage.add_worth(completions, self._engine.price)
-        for indices in (asked.indices, *self._twins.pop(asked.key, ())):
+        for indices in (pending.indices, *self._twins.pop(pending.key, ())):
             self._usage.cached += len(completions)
             self._engine.job.usage.cached += len(completions)
-            self._known.extend(zip(indices, completions, strict=True))
+            self._cached_answers.extend(zip(indices, completions, strict=True))
 
-    def _landed(
+    def _accept_outcome(
         self, number: int, outcome: Answer
     ) -> Iterator[tuple[int, Completion | FineryError]]:
         """Store an outcome, and yield it for all its requests."""
-        asked = self._flying.pop(number)
+        pending = self._in_flight.pop(number)
         if self._spending is not None:
             self._spending.end(number)
-        self._keep(asked, outcome)
-        twins = self._twins.pop(asked.key)
+        self._store_record(pending, outcome)
+        twins = self._twins.pop(pending.key)
         if isinstance(outcome, FineryError):
             yield from (
-                (index, outcome) for indices in (asked.indices, *twins) for index in indices
+                (index, outcome) for indices in (pending.indices, *twins) for index in indices
             )
             return
         for answer in outcome:
@@ -358,10 +364,10 @@ class _Flow:
             self._engine.job.usage.add(answer, self._engine.price)
         self._usage.cached += len(twins) * len(outcome)
         self._engine.job.usage.cached += len(twins) * len(outcome)
-        for indices in (asked.indices, *twins):
+        for indices in (pending.indices, *twins):
             yield from zip(indices, outcome, strict=True)
 
-    def _keep(self, asked: _Asked, outcome: Answer) -> None:
+    def _store_record(self, pending: _PendingBatch, outcome: Answer) -> None:
         """Store a record, unless it is an error or empty, and release the claim.
 
         An answer that was cut off while the model was thinking isn't empty.
@@ -370,10 +376,10 @@ class _Flow:
             if not isinstance(outcome, FineryError) and any(
                 a.reasoning or not a.is_empty for a in outcome
             ):
-                self._records.put({asked.key: msgspec.msgpack.encode(outcome)})
+                self._records.put({pending.key: msgspec.msgpack.encode(outcome)})
         finally:
-            self._records.release(asked.key)
+            self._records.release(pending.key)
 
-    def _drained(self) -> Iterator[tuple[int, Completion]]:
-        while self._known:
-            yield self._known.popleft()
+    def _drain(self) -> Iterator[tuple[int, Completion]]:
+        while self._cached_answers:
+            yield self._cached_answers.popleft()

@@ -78,22 +78,22 @@ class SqliteRecords:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._opened: Database | None = None
+        self._database: Database | None = None
 
     @property
     def _db(self) -> Database:
-        if self._opened is None:
-            self._opened = Database(self._path, seconds=PATIENT_SECONDS)
-        return self._opened
+        if self._database is None:
+            self._database = Database(self._path, seconds=PATIENT_SECONDS)
+        return self._database
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The existing records, by key."""
         records = dict[bytes, bytes]()
         for start in range(0, len(keys), 500):
-            part = keys[start : start + 500]
-            marks = ",".join("?" * len(part))
+            chunk = keys[start : start + 500]
+            marks = ",".join("?" * len(chunk))
             query = f"SELECT key, value FROM records WHERE key IN ({marks})"
-            records.update(dict(self._db.rows(query, part)))
+            records.update(dict(self._db.rows(query, chunk)))
         return records
 
     def put(self, records: Mapping[bytes, bytes]) -> None:
@@ -121,27 +121,29 @@ def _claims(path: Path) -> KeyLocks:
     return KeyLocks(path)
 
 
-def sampling_of(
-    *, stop: Sequence[str] = (), schema: Mapping[str, Any] | None = None, **more: Any
+def make_sampling(
+    *, stop: Sequence[str] = (), schema: Mapping[str, Any] | None = None, **options: Any
 ) -> Sampling:
     """The sampling of `CachedEngine.stream` with these arguments."""
-    return Sampling(stop=tuple(stop), schema=dict(schema) if schema is not None else None, **more)
+    return Sampling(
+        stop=tuple(stop), schema=dict(schema) if schema is not None else None, **options
+    )
 
 
 def record_key(identity: Identity, batch: Batch, sampling: Sampling) -> bytes:
     """The key of a record: the model, the requests, the sampling, and the attempt."""
-    asked = [
-        r.messages if r.tools is None else {"messages": r.messages, "tools": _ordered(r.tools)}
+    messages = [
+        r.messages if r.tools is None else {"messages": r.messages, "tools": _ordered_json(r.tools)}
         for r in batch
     ]
-    drawn: dict[str, Any] = msgspec.to_builtins(sampling)
+    fields: dict[str, Any] = msgspec.to_builtins(sampling)
     # Unset fields are left out, so that new fields don't invalidate records.
-    schema, strict = drawn.pop("schema"), drawn.pop("strict")
+    schema, strict = fields.pop("schema"), fields.pop("strict")
     if schema is not None:
-        drawn["schema"] = _ordered(schema)
+        fields["schema"] = _ordered_json(schema)
     if strict:
-        drawn["strict"] = True
-    content = [identity.of(sampling), asked, drawn, batch[0].attempt]
+        fields["strict"] = True
+    content = [identity.of(sampling), messages, fields, batch[0].attempt]
     return blake3(msgspec.json.encode(content, order="deterministic")).digest()
 
 
@@ -150,18 +152,20 @@ def identity_of(model: Model, engines: Mapping[str, Identity]) -> Identity:
 
     engines: model format → the engine's identity.
     """
-    under = sorted((name, engines[name]) for name in model.formats)
+    format_identities = sorted((name, engines[name]) for name in model.formats)
 
     def identity(versions: Iterable[tuple[str, str]]) -> str:
         return blake3(msgspec.json.encode([model.digest, [*versions]])).hexdigest()
 
-    held = [(name, engine.held) for name, engine in under if engine.held is not None]
+    constrained = [
+        (name, engine.held) for name, engine in format_identities if engine.held is not None
+    ]
     return Identity(
-        identity((name, engine.free) for name, engine in under),
-        identity(held) if len(held) == len(under) else None,
+        identity((name, engine.free) for name, engine in format_identities),
+        identity(constrained) if len(constrained) == len(format_identities) else None,
     )
 
 
-def _ordered(value: Any) -> str:
+def _ordered_json(value: Any) -> str:
     """JSON text that keeps the order of keys, since answers follow a schema's order of fields."""
     return msgspec.json.encode(value).decode()

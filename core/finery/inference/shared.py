@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
     from finery.store.remote import Remote
 
-THREADS = 8
+SEND_THREADS = 8
 """How many answers are sent at the same time."""
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
 
 
-def records_of(database: Path, answers: Mapping[str, Any]) -> Records:
+def open_records(database: Path, answers: Mapping[str, Any]) -> Records:
     """The records of a project, shared if `answers` of its task names a shared store."""
-    own = SqliteRecords(database)
+    local = SqliteRecords(database)
     if not answers:
-        return own
+        return local
     from finery.store.remote import Remote
     from finery.store.signing import Signer, Trust
 
-    before = dict(os.environ)
+    saved_environment = dict(os.environ)
     os.environ.update(answers["environment"])
     try:
         remote = Remote(
@@ -43,11 +43,11 @@ def records_of(database: Path, answers: Mapping[str, Any]) -> Records:
     finally:
         for name in answers["environment"]:
             os.environ.pop(name)
-        os.environ.update(before)
-    return SharedRecords(own, remote, pushes=answers["push"])
+        os.environ.update(saved_environment)
+    return SharedRecords(local, remote, pushes=answers["push"])
 
 
-def secrets_in(answers: Mapping[str, Any]) -> dict[str, str]:
+def answer_secrets(answers: Mapping[str, Any]) -> dict[str, str]:
     """The secrets in `answers` of a task, by name."""
     variables: dict[str, str] = answers.get("environment", {})
     return {name: value for name, value in variables.items() if _SECRET.search(name)}
@@ -56,31 +56,33 @@ def secrets_in(answers: Mapping[str, Any]) -> dict[str, str]:
 class SharedRecords:
     """The project's own records, and those of a shared store."""
 
-    def __init__(self, own: Records, remote: "Remote", *, pushes: bool) -> None:
+    def __init__(self, local: Records, remote: "Remote", *, pushes: bool) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
-        self.own = own
+        self.local = local
         self._remote = remote
         self._pushes = pushes
-        self._asked: set[bytes] = set()
-        self._threads = ThreadPoolExecutor(THREADS)
-        self._sent: list[Future[None]] = []
+        self._looked_up: set[bytes] = set()
+        self._threads = ThreadPoolExecutor(SEND_THREADS)
+        self._uploads: list[Future[None]] = []
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The existing records, by key. Each key is looked up once in the shared store."""
-        found = self.own.get(keys)
-        missing = [key for key in keys if key not in found and key not in self._asked]
-        self._asked.update(missing)
+        existing = self.local.get(keys)
+        missing = [key for key in keys if key not in existing and key not in self._looked_up]
+        self._looked_up.update(missing)
         shared = self._remote.values("answers", missing)
         if shared:
-            self.own.put(shared)
-        return found | shared
+            self.local.put(shared)
+        return existing | shared
 
     def put(self, records: Mapping[bytes, bytes]) -> None:
         """Store records here, and send them in the background."""
-        self.own.put(records)
+        self.local.put(records)
         if self._pushes:
-            self._sent += [self._threads.submit(self._send, *record) for record in records.items()]
+            self._uploads += [
+                self._threads.submit(self._send, *record) for record in records.items()
+            ]
 
     def _send(self, key: bytes, value: bytes) -> None:
         if self._pushes and not self._remote.down:
@@ -92,11 +94,11 @@ class SharedRecords:
 
     def claim(self, key: bytes) -> bool:
         """Claim the right to make a record; False while another process here has it."""
-        return self.own.claim(key)
+        return self.local.claim(key)
 
     def release(self, key: bytes) -> None:
         """Release a claim."""
-        self.own.release(key)
+        self.local.release(key)
 
     def close(self) -> None:
         """Wait until all records are sent."""

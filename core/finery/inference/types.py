@@ -7,7 +7,7 @@ import msgspec
 from finery.errors import FineryError, StepError
 from finery.rows import Conversation
 
-CHARACTERS_A_TOKEN = 4
+CHARACTERS_PER_TOKEN = 4
 """A rough average, for estimates before a model has counted."""
 
 Tools = list[dict[str, Any]]
@@ -49,8 +49,8 @@ class Request(msgspec.Struct, frozen=True):
 
     def estimated_tokens(self) -> int:
         """Estimated tokens of the prompt, including the tools it offers."""
-        asked = [self.messages, self.tools] if self.tools else self.messages
-        return 1 + len(msgspec.json.encode(asked)) // CHARACTERS_A_TOKEN
+        content = [self.messages, self.tools] if self.tools else self.messages
+        return 1 + len(msgspec.json.encode(content)) // CHARACTERS_PER_TOKEN
 
     def beginning(self) -> bytes:
         """All but the last turn, and the tools: what prompts with an equal one have in common."""

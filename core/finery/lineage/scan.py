@@ -17,11 +17,16 @@ from finery.rows.dropped import DROPPED, FINDINGS
 from finery.rows.files import PREDICTIONS
 from finery.rows.generated import GENERATED
 
-MOST_SEARCHED = 32
+MAX_SEARCHED_IDS = 32
 """Maximum number of ids that are searched one by one. With more of them, every line is decoded."""
 _CHUNK = 1 << 24
 
-_KINDS = {GENERATED: "generated", DROPPED: "dropped", FINDINGS: "finding", PREDICTIONS: "answer"}
+_FILE_KINDS = {
+    GENERATED: "generated",
+    DROPPED: "dropped",
+    FINDINGS: "finding",
+    PREDICTIONS: "answer",
+}
 
 
 class RowFile(NamedTuple):
@@ -34,7 +39,7 @@ class RowFile(NamedTuple):
     paths: list[Path]
 
 
-class Found(NamedTuple):
+class RowLine(NamedTuple):
     """A line about a row: its number from 1, the row's id and parents, and its text."""
 
     number: int
@@ -48,43 +53,45 @@ class Found(NamedTuple):
         return decoded
 
 
-class _Ids(msgspec.Struct):
+class _RowIds(msgspec.Struct):
     id: Any = None
     parents: Any = None
 
 
 class _Drop(msgspec.Struct):
     id: Any = None
-    row: _Ids | None = None
+    row: _RowIds | None = None
 
 
-_ROW, _DROP = msgspec.json.Decoder(_Ids), msgspec.json.Decoder(_Drop)
+_ROW_DECODER, _DROP_DECODER = msgspec.json.Decoder(_RowIds), msgspec.json.Decoder(_Drop)
 
 
 def row_files(artifact: Artifact, manifest: Manifest) -> list[RowFile]:
     """The artifact's files that name rows, in a fixed order."""
     shards = sorted(n for n in manifest.files if n.startswith("rows-") and n.endswith(".jsonl"))
     rows = [RowFile("row", [artifact.file(name) for name in shards])] if shards else []
-    beside = [RowFile(k, [artifact.file(n)]) for n, k in _KINDS.items() if n in manifest.files]
-    return sorted([*rows, *beside], key=lambda file: file.kind != "generated")
+    side_files = [
+        RowFile(k, [artifact.file(n)]) for n, k in _FILE_KINDS.items() if n in manifest.files
+    ]
+    return sorted([*rows, *side_files], key=lambda file: file.kind != "generated")
 
 
-def lines_about(file: RowFile, ids: Collection[str]) -> Iterator[Found]:
+def lines_about(file: RowFile, ids: Collection[str]) -> Iterator[RowLine]:
     """The lines about rows with one of `ids`, or with a parent among them."""
-    texts = list(ids) if len(ids) <= MOST_SEARCHED else None
+    texts = list(ids) if len(ids) <= MAX_SEARCHED_IDS else None
     for line in _lines(file, _needles(texts)):
         if line.id in ids or any(parent in ids for parent in line.parents):
             yield line
 
 
-def lines_starting(file: RowFile, start: str) -> Iterator[Found]:
+def lines_starting(file: RowFile, start: str) -> Iterator[RowLine]:
     """The lines about rows with an id that begins with `start`."""
     for line in _lines(file, _needles([start])):
         if line.id.startswith(start):
             yield line
 
 
-def drops_naming(file: RowFile, row_id: str) -> Iterator[Found]:
+def drops_mentioning(file: RowFile, row_id: str) -> Iterator[RowLine]:
     """The rows that were dropped because of a row, e.g. because they repeat it."""
     for line in _lines(file, [msgspec.json.encode(row_id)[1:-1]]):
         if line.id != row_id and row_id in str(line.data().get("detail")):
@@ -96,55 +103,57 @@ def _needles(texts: Iterable[str] | None) -> list[bytes] | None:
     return None if texts is None else [b'"' + msgspec.json.encode(t)[1:-1] for t in texts]
 
 
-def _lines(file: RowFile, needles: list[bytes] | None) -> Iterator[Found]:
+def _lines(file: RowFile, needles: list[bytes] | None) -> Iterator[RowLine]:
     """The lines that hold one of `needles`, or all."""
-    before = 0
+    lines_before = 0
     for path in file.paths:
         if not path.stat().st_size:
             continue
         with path.open("rb") as raw:
             if needles is None:
-                number = before
-                for number, line in enumerate(raw, before + 1):
-                    yield _found(file.kind, number, line)
-                before = number
+                number = lines_before
+                for number, line in enumerate(raw, lines_before + 1):
+                    yield _parse_line(file.kind, number, line)
+                lines_before = number
                 continue
             with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                yield from _searched(file.kind, content, needles, before)
+                yield from _search_lines(file.kind, content, needles, lines_before)
                 if len(file.paths) > 1:
-                    before += _newlines(content, 0, len(content))
+                    lines_before += _count_newlines(content, 0, len(content))
 
 
-def _searched(kind: str, content: mmap.mmap, needles: list[bytes], before: int) -> Iterator[Found]:
+def _search_lines(
+    kind: str, content: mmap.mmap, needles: list[bytes], lines_before: int
+) -> Iterator[RowLine]:
     """The lines that hold one of `needles`. before: lines in the files before this one."""
     places = {n: content.find(n) for n in needles}
-    number, counted = before + 1, 0
+    number, counted = lines_before + 1, 0
     while (start := min((p for p in places.values() if p >= 0), default=-1)) >= 0:
         begin = content.rfind(b"\n", 0, start) + 1
         end = content.find(b"\n", start)
         end = len(content) if end < 0 else end
-        number += _newlines(content, counted, begin)
+        number += _count_newlines(content, counted, begin)
         counted = begin
-        yield _found(kind, number, content[begin:end])
+        yield _parse_line(kind, number, content[begin:end])
         places = {
             needle: content.find(needle, end) if 0 <= place < end else place
             for needle, place in places.items()
         }
 
 
-def _newlines(content: mmap.mmap, start: int, end: int) -> int:
-    parts = range(start, end, _CHUNK)
-    return sum(content[part : min(part + _CHUNK, end)].count(b"\n") for part in parts)
+def _count_newlines(content: mmap.mmap, start: int, end: int) -> int:
+    starts = range(start, end, _CHUNK)
+    return sum(content[start : min(start + _CHUNK, end)].count(b"\n") for start in starts)
 
 
-def _found(kind: str, number: int, line: bytes) -> Found:
+def _parse_line(kind: str, number: int, line: bytes) -> RowLine:
     if kind == "dropped":
-        drop = _DROP.decode(line)
+        drop = _DROP_DECODER.decode(line)
         parents = drop.row.parents if drop.row else None
-        return Found(number, str(drop.id), _texts(parents), line)
-    row = _ROW.decode(line)
-    return Found(number, str(row.id), _texts(row.parents), line)
+        return RowLine(number, str(drop.id), _text_list(parents), line)
+    row = _ROW_DECODER.decode(line)
+    return RowLine(number, str(row.id), _text_list(row.parents), line)
 
 
-def _texts(parents: Any) -> list[str]:
+def _text_list(parents: Any) -> list[str]:
     return [str(p) for p in parents] if isinstance(parents, list) else []

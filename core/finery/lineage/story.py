@@ -21,9 +21,9 @@ from finery.builder.keys import differences
 from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.errors import FineryError, UsageError
 from finery.lineage.scan import (
-    Found,
     RowFile,
-    drops_naming,
+    RowLine,
+    drops_mentioning,
     lines_about,
     lines_starting,
     row_files,
@@ -34,7 +34,7 @@ from finery.rows.difference import first_difference
 from finery.step.interfaces import Traceable, interface
 from finery.store.database import Store
 
-CANDIDATES = 8
+MAX_CANDIDATES = 8
 """Number of rows that an error lists for an ambiguous or unknown id."""
 
 
@@ -56,7 +56,7 @@ class Event(msgspec.Struct, omit_defaults=True):
     facts: dict[str, Any] = {}
 
 
-class Told(msgspec.Struct):
+class StoryRow(msgspec.Struct):
     """A row of the story. relation: `asked`, `ancestor`, `descendant` or `relative`."""
 
     id: str
@@ -70,7 +70,7 @@ class Told(msgspec.Struct):
         return [event for event in self.events if event.step == step]
 
 
-class Near(msgspec.Struct):
+class NearDuplicate(msgspec.Struct):
     """A row that a step dropped because it repeats, or nearly repeats, the requested row."""
 
     id: str
@@ -88,17 +88,17 @@ class Story(msgspec.Struct):
     """
 
     id: str
-    rows: list[Told]
-    near: list[Near] = []
+    rows: list[StoryRow]
+    near: list[NearDuplicate] = []
     notes: list[str] = []
     stale: list[str] = []
 
-    def told(self, row_id: str) -> Told | None:
+    def row_with_id(self, row_id: str) -> StoryRow | None:
         """The row with an id."""
         return next((t for t in self.rows if t.id == row_id), None)
 
 
-class _Built(NamedTuple):
+class _BuiltStep(NamedTuple):
     """A step that is built: its node and plan, the result to read, and its files by output."""
 
     node: Node
@@ -113,18 +113,18 @@ def story_of(graph: Graph, store: Store, row_id: str, *, step: str = "", output:
     step, output: limit the story to what leads to the row there and what that step did with it.
     Raises `UsageError` if there is no such row, or more than one.
     """
-    teller = _Teller(graph, store)
+    builder = _StoryBuilder(graph, store)
     scope = (step, output) if step else None
-    return teller.story(teller.resolve(row_id, scope), scope)
+    return builder.story(builder.resolve(row_id, scope), scope)
 
 
-class _Teller:
+class _StoryBuilder:
     """Reads one story from the built artifacts."""
 
     def __init__(self, graph: Graph, store: Store) -> None:
         self.store = store
         self.graph = graph
-        self.built = {b.node.name: b for b in _built(graph, store)}
+        self.built = {b.node.name: b for b in _built_steps(graph, store)}
         if not self.built:
             raise UsageError("nothing is built yet", fix="finery build")
 
@@ -137,29 +137,29 @@ class _Teller:
                 f"step '{scope[0]}' isn't built yet",
                 fix=f"finery build {self.graph.recipe.argument}--step {scope[0]}",
             )
-        found: dict[str, str] = {}
+        matches: dict[str, str] = {}
         for place, file in self._files(scope):
             for line in lines_starting(file, start):
                 if line.id == start:
                     return start
-                found.setdefault(line.id, f"{place}: {snippet(_row_of(file.kind, line) or {})}")
-                if len(found) > CANDIDATES:
-                    raise _ambiguous(start, found)
-        if len(found) > 1:
-            raise _ambiguous(start, found)
-        if not found:
-            raise self._unknown(start, scope)
-        return next(iter(found))
+                matches.setdefault(line.id, f"{place}: {snippet(_row_of(file.kind, line) or {})}")
+                if len(matches) > MAX_CANDIDATES:
+                    raise _ambiguous_error(start, matches)
+        if len(matches) > 1:
+            raise _ambiguous_error(start, matches)
+        if not matches:
+            raise self._unknown_error(start, scope)
+        return next(iter(matches))
 
-    def _unknown(self, start: str, scope: tuple[str, str] | None) -> UsageError:
+    def _unknown_error(self, start: str, scope: tuple[str, str] | None) -> UsageError:
         nearest: dict[str, str] = {}
         best = 2
         for place, file in self._files(scope):
             for line in lines_starting(file, ""):
-                shared = first_difference(start, line.id)
-                if shared > best:
-                    nearest, best = {}, shared
-                if shared == best and len(nearest) < CANDIDATES:
+                common = first_difference(start, line.id)
+                if common > best:
+                    nearest, best = {}, common
+                if common == best and len(nearest) < MAX_CANDIDATES:
                     nearest.setdefault(line.id, place)
         where = f" of {'.'.join(filter(None, scope))}" if scope else ""
         return UsageError(
@@ -172,13 +172,13 @@ class _Teller:
 
     def _files(self, scope: tuple[str, str] | None) -> Iterator[tuple[str, RowFile]]:
         """(name of the output, file) of all files about rows."""
-        wanted = [scope] if scope else []
+        outputs = [scope] if scope else []
         if scope and scope[0] in self.built and not self.built[scope[0]].files:
             sources = self.built[scope[0]].node.row_sources  # of a training, the rows it takes
-            wanted = [(source.step, source.output) for source in sources]
-        for name, built in self.built.items():
-            for output, file in built.files:
-                if scope is None or (name, output) in wanted or (name, "") in wanted:
+            outputs = [(source.step, source.output) for source in sources]
+        for name, step in self.built.items():
+            for output, file in step.files:
+                if scope is None or (name, output) in outputs or (name, "") in outputs:
                     yield ".".join(filter(None, (name, output))), file
 
     # -- its story -------------------------------------------------------------------------------
@@ -186,77 +186,82 @@ class _Teller:
     def story(self, row_id: str, scope: tuple[str, str] | None) -> Story:
         """The story of a row. With a scope, its ancestors and what that step did with it."""
         ancestors = self._ancestors(row_id)
-        family = ancestors if scope else self._family(ancestors)
-        rows = {i: Told(i) for i in family}
-        there: dict[tuple[str, str], set[str]] = {}
-        for built in self.built.values():
-            self._tell(built, rows, there)
+        family = ancestors if scope else self._related_rows(ancestors)
+        rows = {i: StoryRow(i) for i in family}
+        ids_by_output: dict[tuple[str, str], set[str]] = {}
+        for step in self.built.values():
+            self._add_step(step, rows, ids_by_output)
         if scope:
-            _restrict(rows, self.graph, scope, row_id)
-        _relate(rows, row_id, ancestors)
-        notes = [n for b in self.built.values() for n in self._trace(b, rows)]
+            _restrict_to_scope(rows, self.graph, scope, row_id)
+        _set_relations(rows, row_id, ancestors)
+        notes = [n for b in self.built.values() for n in self._fill_places(b, rows)]
         stale = [n for n, b in self.built.items() if b.plan.result is None]
-        near = [] if scope else list(self._near(row_id))
-        return Story(row_id, _ordered(rows), near, notes, stale)
+        near = [] if scope else list(self._near_duplicates(row_id))
+        return Story(row_id, _parents_first(rows), near, notes, stale)
 
-    def _near(self, row_id: str) -> Iterator[Near]:
-        for name, built in self.built.items():
-            for output, file in built.files:
-                for line in drops_naming(file, row_id) if file.kind == "dropped" else ():
-                    told = line.data()
-                    yield Near(line.id, name, output, str(told["reason"]), str(told["detail"]))
+    def _near_duplicates(self, row_id: str) -> Iterator[NearDuplicate]:
+        for name, step in self.built.items():
+            for output, file in step.files:
+                for line in drops_mentioning(file, row_id) if file.kind == "dropped" else ():
+                    drop = line.data()
+                    yield NearDuplicate(
+                        line.id, name, output, str(drop["reason"]), str(drop["detail"])
+                    )
 
     def _ancestors(self, row_id: str) -> set[str]:
         """The row, its parents, theirs, and so on."""
-        known = {row_id}
-        for built in reversed(self.built.values()):
-            for _ in _until_still(known):
-                for _, file in built.files:
-                    for line in lines_about(file, known):
-                        if line.id in known:
-                            known.update(line.parents)
-        return known
+        ids = {row_id}
+        for step in reversed(self.built.values()):
+            for _ in _until_unchanged(ids):
+                for _, file in step.files:
+                    for line in lines_about(file, ids):
+                        if line.id in ids:
+                            ids.update(line.parents)
+        return ids
 
-    def _family(self, ancestors: set[str]) -> set[str]:
+    def _related_rows(self, ancestors: set[str]) -> set[str]:
         """These rows, all rows made from them, and so on."""
-        known = set(ancestors)
-        for built in self.built.values():
-            for _ in _until_still(known):
-                for _, file in built.files:
-                    known.update([line.id for line in lines_about(file, known)])
-        return known
+        ids = set(ancestors)
+        for step in self.built.values():
+            for _ in _until_unchanged(ids):
+                for _, file in step.files:
+                    ids.update([line.id for line in lines_about(file, ids)])
+        return ids
 
-    def _tell(
-        self, built: _Built, rows: dict[str, Told], there: dict[tuple[str, str], set[str]]
+    def _add_step(
+        self,
+        built: _BuiltStep,
+        rows: dict[str, StoryRow],
+        ids_by_output: dict[tuple[str, str], set[str]],
     ) -> None:
         """Add what one step did with the rows. there: output → which of the rows are in it."""
         node, sources = built.node, built.node.row_sources
-        before = {i for s in sources for i in there.get((s.step, s.output), ())}
+        earlier_ids = {i for s in sources for i in ids_by_output.get((s.step, s.output), ())}
         for output, file in built.files:
             for line in lines_about(file, rows):
                 if line.id in rows:
-                    told = rows[line.id]
-                    told.events.append(_event(node, output, file.kind, line, before, bool(sources)))
-                    told.parents += [
-                        p for p in line.parents if p not in told.parents and p != told.id
-                    ]
-                    told.row = _row_of(file.kind, line) if told.row is None else told.row
+                    row = rows[line.id]
+                    row.events.append(
+                        _line_event(node, output, file.kind, line, earlier_ids, bool(sources))
+                    )
+                    row.parents += [p for p in line.parents if p not in row.parents and p != row.id]
+                    row.row = _row_of(file.kind, line) if row.row is None else row.row
                     if file.kind == "row":
-                        there.setdefault((node.name, output), set()).add(line.id)
+                        ids_by_output.setdefault((node.name, output), set()).add(line.id)
         if not issubclass(next(iter(node.outputs.values())), Dataset):
             for source in sources:
-                for i in sorted(there.get((source.step, source.output), ())):
+                for i in sorted(ids_by_output.get((source.step, source.output), ())):
                     if not rows[i].at(node.name):  # else it is judged
                         facts = {"as": source.field, "from": source.ref, "role": source.role}
                         rows[i].events.append(Event(node.name, node.use, "taken", facts=facts))
 
     # -- places outside --------------------------------------------------------------------------
 
-    def _trace(self, built: _Built, rows: Mapping[str, Told]) -> list[str]:
+    def _fill_places(self, built: _BuiltStep, rows: Mapping[str, StoryRow]) -> list[str]:
         """Fill in the places that a step knows. Returns notes about what it can't find."""
         name, step = built.node.name, built.node.step
-        told = [t for t in rows.values() if t.relation in ("asked", "ancestor") and t.at(name)]
-        if not told or not type(step).__spec__.traceable:
+        own_rows = [t for t in rows.values() if t.relation in ("asked", "ancestor") and t.at(name)]
+        if not own_rows or not type(step).__spec__.traceable:
             return []
         if built.plan.gone:
             return [f"{name} can't find where rows were read: {built.plan.gone}"]
@@ -265,24 +270,26 @@ class _Teller:
         files = [part.split(" ", 2)[2] for part in changed if part.startswith("file ")]
         notes = [f"{name}: {file} changed since it was read" for file in files]
         try:
-            self._places(built, rows, told)
+            self._ask_step(built, rows, own_rows)
         except FineryError as error:
             where = f"{error.where}: " if error.where else ""
             return [*notes, f"{name} can't find where rows were read: {where}{error.what}"]
-        lost = [t.id for t in told if not any(e.places for e in t.at(name))]
-        if notes and lost and not built.node.row_sources:
-            notes.append(f"{name}: no longer in the file: {', '.join(lost)}")
+        missing = [t.id for t in own_rows if not any(e.places for e in t.at(name))]
+        if notes and missing and not built.node.row_sources:
+            notes.append(f"{name}: no longer in the file: {', '.join(missing)}")
         return notes
 
-    def _places(self, built: _Built, rows: Mapping[str, Told], told: Sequence[Told]) -> None:
+    def _ask_step(
+        self, built: _BuiltStep, rows: Mapping[str, StoryRow], own_rows: Sequence[StoryRow]
+    ) -> None:
         """Ask the step. It may know a row that it changed by its old id."""
         name = built.node.name
-        events = {t.id: t.at(name) for t in told}
-        for t in told:
+        events = {t.id: t.at(name) for t in own_rows}
+        for t in own_rows:
             for parent in t.parents:
                 if parent not in rows or not rows[parent].at(name):
                     events.setdefault(parent, []).extend(t.at(name))
-        left = Counter({i: len(found) for i, found in events.items()})
+        expected = Counter({i: len(row_events) for i, row_events in events.items()})
         step = with_files(built.node.step, built.plan.files)
         with tempfile.TemporaryDirectory(prefix="finery-trace-") as folder:
             job = job_without_run(built.node, Path(folder), self.store, pinned=built.plan.pinned)
@@ -290,18 +297,18 @@ class _Teller:
             traceable = interface(step, Traceable)
             assert traceable is not None
             for row_id, place in traceable.trace(set(events), job):
-                its = events.get(row_id)
-                if its is None:  # it wasn't asked for
+                own_events = events.get(row_id)
+                if own_events is None:  # it wasn't asked for
                     continue
                 # A source reads equal rows in the order in which they are in its output.
-                for event in [its[-max(left[row_id], 1)]] if source else its:
+                for event in [own_events[-max(expected[row_id], 1)]] if source else own_events:
                     event.places.append(place)
-                left[row_id] -= 1
-                if source and not +left:
+                expected[row_id] -= 1
+                if source and not +expected:
                     break  # each was found as often as it is in the output
 
 
-def _built(graph: Graph, store: Store) -> Iterator[_Built]:
+def _built_steps(graph: Graph, store: Store) -> Iterator[_BuiltStep]:
     """The built steps of a recipe: their current results, otherwise those of the last build."""
     planner = Planner(graph, store)
     for plan in make_plan(planner, without_files=True):
@@ -315,31 +322,31 @@ def _built(graph: Graph, store: Store) -> Iterator[_Built]:
                 if output or len(result.outputs) == 1  # the unnamed one may repeat a named one
                 for file in row_files(store.artifact(manifest), manifest)
             ]
-            yield _Built(plan.node, plan, result, files)
+            yield _BuiltStep(plan.node, plan, result, files)
 
 
-def _until_still(known: set[str]) -> Iterator[None]:
+def _until_unchanged(ids: set[str]) -> Iterator[None]:
     """Repeat until a round adds nothing."""
     size = -1
-    while size != len(known):
-        size = len(known)
+    while size != len(ids):
+        size = len(ids)
         yield
 
 
-def _event(
-    node: Node, output: str, kind: str, line: Found, before: set[str], takes_rows: bool
+def _line_event(
+    node: Node, output: str, kind: str, line: RowLine, earlier_ids: set[str], takes_rows: bool
 ) -> Event:
     """The event that a line records."""
     if kind == "row":
-        made = "kept" if line.id in before and line.id not in line.parents else "made"
-        what = made if takes_rows else "made" if line.parents else "read"
-        return Event(node.name, node.use, what, output, line.number)
-    what = {"answer": "answered", "finding": "found"}.get(kind, kind)
+        made = "kept" if line.id in earlier_ids and line.id not in line.parents else "made"
+        action = made if takes_rows else "made" if line.parents else "read"
+        return Event(node.name, node.use, action, output, line.number)
+    action = {"answer": "answered", "finding": "found"}.get(kind, kind)
     facts = {k: v for k, v in line.data().items() if k not in ("id", "row", "parents")}
-    return Event(node.name, node.use, what, output, facts=facts)
+    return Event(node.name, node.use, action, output, facts=facts)
 
 
-def _row_of(kind: str, line: Found) -> Row | None:
+def _row_of(kind: str, line: RowLine) -> Row | None:
     """The row in a line, if it holds one."""
     if kind == "row":
         return line.data()
@@ -347,60 +354,62 @@ def _row_of(kind: str, line: Found) -> Row | None:
     return row if isinstance(row, dict) else None
 
 
-def _relate(rows: Mapping[str, Told], row_id: str, ancestors: set[str]) -> None:
-    made = {row_id}
-    for told in _ordered(rows):
-        if told.id == row_id:
-            told.relation = "asked"
-        elif told.id in ancestors:
-            told.relation = "ancestor"
-        elif not made.isdisjoint(told.parents):
-            told.relation = "descendant"
-            made.add(told.id)
+def _set_relations(rows: Mapping[str, StoryRow], row_id: str, ancestors: set[str]) -> None:
+    lineage = {row_id}
+    for row in _parents_first(rows):
+        if row.id == row_id:
+            row.relation = "asked"
+        elif row.id in ancestors:
+            row.relation = "ancestor"
+        elif not lineage.isdisjoint(row.parents):
+            row.relation = "descendant"
+            lineage.add(row.id)
 
 
-def _ordered(rows: Mapping[str, Told]) -> list[Told]:
+def _parents_first(rows: Mapping[str, StoryRow]) -> list[StoryRow]:
     """The rows, with parents before their children as far as possible."""
-    done: dict[str, Told] = {}
+    ordered: dict[str, StoryRow] = {}
     children: dict[str, list[str]] = {}
-    for told in rows.values():
-        for parent in told.parents:
-            children.setdefault(parent, []).append(told.id)
-    waiting = {i: sum(p in rows for p in told.parents) for i, told in rows.items()}
+    for row in rows.values():
+        for parent in row.parents:
+            children.setdefault(parent, []).append(row.id)
+    waiting = {i: sum(p in rows for p in row.parents) for i, row in rows.items()}
     ready = sorted(i for i, n in waiting.items() if not n)
-    while len(done) < len(rows):
+    while len(ordered) < len(rows):
         if not ready:  # rows that are each other's parents
-            ready = [min(i for i in rows if i not in done)]
+            ready = [min(i for i in rows if i not in ordered)]
         i = ready.pop(0)
-        if i in done:
+        if i in ordered:
             continue
-        done[i] = rows[i]
+        ordered[i] = rows[i]
         for child in sorted(children.get(i, ())):
             waiting[child] -= 1
-            if not waiting[child] and child not in done:
+            if not waiting[child] and child not in ordered:
                 ready.append(child)
-    return list(done.values())
+    return list(ordered.values())
 
 
-def _restrict(rows: dict[str, Told], graph: Graph, scope: tuple[str, str], row_id: str) -> None:
+def _restrict_to_scope(
+    rows: dict[str, StoryRow], graph: Graph, scope: tuple[str, str], row_id: str
+) -> None:
     """Keep only the events up to a step, and the rows with such events."""
     step, output = scope
-    before = set(graph.select([step]).nodes)
-    for told in rows.values():
-        told.events = [
-            e for e in told.events
-            if e.step in before and (e.step != step or output in ("", e.output))
+    steps_before = set(graph.select([step]).nodes)
+    for row in rows.values():
+        row.events = [
+            e for e in row.events
+            if e.step in steps_before and (e.step != step or output in ("", e.output))
         ]  # fmt: skip
-    for i in [i for i, told in rows.items() if not told.events and i != row_id]:
+    for i in [i for i, row in rows.items() if not row.events and i != row_id]:
         del rows[i]
 
 
-def _ambiguous(start: str, found: Mapping[str, str]) -> UsageError:
-    more = [f"… and more than {CANDIDATES}"] if len(found) > CANDIDATES else []
-    shown = [f"{row} in {place}" for row, place in list(found.items())[:CANDIDATES]]
+def _ambiguous_error(start: str, matches: Mapping[str, str]) -> UsageError:
+    remainder = [f"… and more than {MAX_CANDIDATES}"] if len(matches) > MAX_CANDIDATES else []
+    lines = [f"{row} in {place}" for row, place in list(matches.items())[:MAX_CANDIDATES]]
     return UsageError(
         f"several ids begin with '{start}'",
         where="--row",
-        details=[*shown, *more],
+        details=[*lines, *remainder],
         fix="write more of the id",
     )

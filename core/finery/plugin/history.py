@@ -79,13 +79,13 @@ class Results:
         For engines that answer requests one by one. None if the step's engines aren't known yet.
         sampling: see `Asked`.
         """
-        from finery.inference.records import SqliteRecords, identity_of, record_key, sampling_of
+        from finery.inference.records import SqliteRecords, identity_of, make_sampling, record_key
 
         engines = self._engines.get(step, {})
         if self._store is None or not model.formats <= engines.keys():
             return None
         identity, source = identity_of(model, engines), iter(requests)
-        drawn = sampling_of(**sampling)
+        drawn = make_sampling(**sampling)
         records, count = SqliteRecords(self._store.database), 0
         while keys := [record_key(identity, [r], drawn) for r in islice(source, LOOKED_UP)]:
             count += len(records.get(keys))

@@ -27,10 +27,10 @@ from finery.plugin.discovery import (
     surviving,
 )
 from finery.plugin.hookspecs import hookimpl
-from finery.util.installed import ONLY, EntryPoint, entry_points, version_of
+from finery.util.installed import ENTRY_POINTS_VARIABLE, EntryPoint, entry_points, version_of
 from finery.util.paths import shown
 from finery.util.references import load_reference
-from finery.util.text import did_you_mean, nearest_meant
+from finery.util.text import did_you_mean, suggest_nearest
 
 if TYPE_CHECKING:
     from finery.inference.engine import Engine
@@ -235,7 +235,7 @@ class Plugins:
         """A fix for an unknown step type."""
         prefix = name.partition(".")[0]
         if prefix not in {p.name for p in self.plugins}:
-            meant = nearest_meant(name, self.step_types)
+            meant = suggest_nearest(name, self.step_types)
             missing = f"install the plugin with '{prefix}.*' (`finery plugins` lists yours)"
             return f"{meant} or {missing}" if meant else missing
         return did_you_mean(name, self.step_types) or "run `finery plugins`"
@@ -328,8 +328,8 @@ def load_plugins(local: tuple[Path, ...] = (), only: Collection[str] | None = No
     only: the entry points to load, besides finery's own; by default, in a worker, those that are in
     its step's key, and elsewhere all. Broken plugins don't raise here, see `Plugins.broken`.
     """
-    if only is None and ONLY in os.environ:
-        only = os.environ[ONLY].split()
+    if only is None and ENTRY_POINTS_VARIABLE in os.environ:
+        only = os.environ[ENTRY_POINTS_VARIABLE].split()
     key = local, None if only is None else frozenset(only)
     if key not in _loaded:
         plugins = Plugins()

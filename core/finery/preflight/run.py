@@ -25,7 +25,7 @@ from finery.step.look import examine_opened
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.events import Listener
-from finery.util.paths import PINNED
+from finery.util.paths import PINNED_FOLDER
 
 
 @dataclass
@@ -226,7 +226,7 @@ class _Proving:
         if pinned is None or floating is None:
             return None
         if self.lock.get(floating) is None:
-            self.lock.set(floating, pinned.pin_into(self.store.root / PINNED))
+            self.lock.set(floating, pinned.pin_into(self.store.root / PINNED_FOLDER))
         return self.lock.get(floating)
 
     # -- the proofs ------------------------------------------------------------------------------

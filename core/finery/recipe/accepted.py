@@ -11,10 +11,10 @@ from msgspec import UNSET
 
 from finery.util.text import visible
 
-ACCEPTED = "accepted"
+ACCEPTED_KEY = "accepted"
 """The list's name in `recipe.lock`."""
-PREFIXES = ("code ", "engine ", "machine ", "package ")
-PARTS = ("class", "python", "wrappers")
+ACCEPTABLE_PREFIXES = ("code ", "engine ", "machine ", "package ")
+ACCEPTABLE_PARTS = ("class", "python", "wrappers")
 """Parts of keys that may be accepted, and the beginnings of others."""
 
 
@@ -49,7 +49,7 @@ class Accepted(
 
 def is_acceptable(part: str) -> bool:
     """Whether a change of this part of a key may be accepted."""
-    return part in PARTS or part.startswith(PREFIXES)
+    return part in ACCEPTABLE_PARTS or part.startswith(ACCEPTABLE_PREFIXES)
 
 
 def read_accepted(entry: Any) -> Accepted:

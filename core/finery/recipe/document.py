@@ -12,16 +12,16 @@ from typing import Any
 import yaml
 
 from finery.errors import RecipeError, UsageError
-from finery.recipe.yaml import _excerpt, _parse, without_secrets
+from finery.recipe.yaml import _excerpt, _parse, redact_secrets
 from finery.util.files import check_plain, read_plain
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
 
-LARGEST = 16 << 20
+MAX_RECIPE_BYTES = 16 << 20
 """Maximum size of a recipe, in bytes."""
-MATRIX = "--matrix "
+MATRIX_OPTION = "--matrix "
 """Before an assignment of `--matrix` among those of `--set`. No path begins like that."""
-Path_ = tuple[str | int, ...]
+RecipePath = tuple[str | int, ...]
 """A place in the recipe, e.g. `("train", "sft", "lora", "r")`."""
 
 
@@ -34,7 +34,7 @@ class Recipe:
         self.data = data
         self.variant_names: frozenset[str] = frozenset()  # see `expanded`
         self._node = node
-        self._overrides: dict[Path_, str | Path_] = {}
+        self._overrides: dict[RecipePath, str | RecipePath] = {}
 
     @property
     def folder(self) -> Path:
@@ -49,15 +49,15 @@ class Recipe:
     @property
     def shareable(self) -> str:
         """The text as it can be handed on: what looks like a secret is `***`."""
-        return without_secrets(self.text)
+        return redact_secrets(self.text)
 
     @property
-    def overrides(self) -> dict[Path_, str]:
+    def overrides(self) -> dict[RecipePath, str]:
         """Place → the `--set` or `--matrix` that set it, without secrets."""
         return {place: by for place, by in self._overrides.items() if isinstance(by, str)}
 
     @property
-    def places(self) -> dict[Path_, Path_]:
+    def places(self) -> dict[RecipePath, RecipePath]:
         """Place of a variant, or of a setting that it gives → where the file has it."""
         return {place: by for place, by in self._overrides.items() if not isinstance(by, str)}
 
@@ -69,7 +69,7 @@ class Recipe:
     def override(self, assignment: str) -> None:
         """Apply one `--set section.step.setting=value`; the value is read as YAML."""
         target, equals, text = assignment.partition("=")
-        where = without_secrets(f"--set {assignment}")
+        where = redact_secrets(f"--set {assignment}")
         if not equals or not target:
             raise UsageError(
                 "--set expects PATH=VALUE", where=where, fix="--set train.sft.epochs=1"
@@ -88,12 +88,12 @@ class Recipe:
                 if depth == 0 and (section := next(sections, None)):
                     fix = where.replace("--set ", f"--set {section}.", 1)
                     raise UsageError(f"'{key}' isn't a section", where=where, fix=fix)
-                whole = ".".join(keys[: depth + 1])
+                dotted_name = ".".join(keys[: depth + 1])
                 if isinstance(child, list):
-                    fix = f"set all of it: --set '{whole}=[…]'"
-                    raise UsageError(f"'{whole}' is a list", where=where, fix=fix)
+                    fix = f"set all of it: --set '{dotted_name}=[…]'"
+                    raise UsageError(f"'{dotted_name}' is a list", where=where, fix=fix)
                 raise UsageError(
-                    f"'{whole}' was not found in the recipe",
+                    f"'{dotted_name}' was not found in the recipe",
                     where=where,
                     fix=did_you_mean(key, parent)
                     or "name a section, a step and a setting: --set train.sft.epochs=1",
@@ -107,11 +107,13 @@ class Recipe:
 
         The values are read as the items of a YAML list. They replace those of an axis of that name.
         """
-        where = without_secrets(f"--matrix {assignment}")
+        where = redact_secrets(f"--matrix {assignment}")
         if assignment.strip() == "off":
             self.data.pop("matrix", None)
-            others = {place: by for place, by in self._overrides.items() if place[0] != "matrix"}
-            self._overrides = {**others, ("matrix",): where}
+            kept_overrides = {
+                place: option for place, option in self._overrides.items() if place[0] != "matrix"
+            }
+            self._overrides = {**kept_overrides, ("matrix",): where}
             return
         target, equals, text = assignment.partition("=")
         if not equals or not target.strip():
@@ -128,8 +130,8 @@ class Recipe:
         self.data["matrix"] = {**(matrix if isinstance(matrix, dict) else {}), target: values}
         self._overrides["matrix", target] = where
 
-    def expanded(
-        self, data: dict[str, Any], places: Mapping[Path_, Path_], names: Collection[str]
+    def with_data(
+        self, data: dict[str, Any], places: Mapping[RecipePath, RecipePath], names: Collection[str]
     ) -> "Recipe":
         """The recipe with other data, for variants of its steps.
 
@@ -141,48 +143,48 @@ class Recipe:
         recipe.variant_names = frozenset(names)
         return recipe
 
-    def take_step(self, section: str, name: str, other: str) -> None:
+    def copy_step(self, section: str, name: str, source_step: str) -> None:
         """Let the step `name` be written as the step `other` of the same section."""
-        self.data[section][name] = self.data[section][other]
-        for place, written in self.places.items():
-            if place[:2] == (section, other) and written != (section, name):
-                self._overrides[section, name, *place[2:]] = written
+        self.data[section][name] = self.data[section][source_step]
+        for place, file_place in self.places.items():
+            if place[:2] == (section, source_step) and file_place != (section, name):
+                self._overrides[section, name, *place[2:]] = file_place
 
     def where(self, place: Sequence[str | int] = (), *, key: bool = False) -> str:
         """`file:line:column` of a part of the recipe, or of the nearest part that contains it.
 
         key: return the position of the part's key instead of its value.
         """
-        written, option = self._written(tuple(place))
+        written, option = self._file_place(tuple(place))
         if option:
             return option
         mark = self._mark(written, key)
         return f"{shown(self.path)}:{mark.line + 1}:{mark.column + 1}"
 
-    def _written(self, place: Path_) -> tuple[Path_, str]:
+    def _file_place(self, place: RecipePath) -> tuple[RecipePath, str]:
         """(where a part is written in the file, the option of the command line that set it)."""
         for end in range(len(place), 0, -1):
             source = self._overrides.get(place[:end])
             if isinstance(source, str):
                 return place, source
             if source is not None:
-                return self._written((*source, *place[end:]))
+                return self._file_place((*source, *place[end:]))
         return place, ""
 
     def _mark(self, place: Sequence[str | int], key: bool) -> yaml.Mark:
         node, mark = self._node, self._node.start_mark
         for depth, step in enumerate(place):
-            pair = _child(node, step)
+            pair = _child_nodes(node, step)
             if pair is None:
                 break
             name, node = pair
-            last = depth == len(place) - 1
-            mark = name.start_mark if (last and key) or not last else node.start_mark
+            is_last = depth == len(place) - 1
+            mark = name.start_mark if (is_last and key) or not is_last else node.start_mark
         return mark
 
     def error(
         self,
-        what: str,
+        problem: str,
         place: Sequence[str | int] = (),
         *,
         key: bool = False,
@@ -190,24 +192,25 @@ class Recipe:
     ) -> RecipeError:
         """A `RecipeError` at a part of the recipe; it shows that line."""
         where = self.where(place, key=key)
-        written, option = self._written(tuple(place))
+        file_place, option = self._file_place(tuple(place))
         if option:
-            return RecipeError(what, where=where, fix=fix)
-        mark = self._mark(written, key)
+            return RecipeError(problem, where=where, fix=fix)
+        mark = self._mark(file_place, key)
         return RecipeError(
-            what, where=where, fix=fix, details=_excerpt(self.text, mark.line, mark.column)
+            problem, where=where, fix=fix, details=_excerpt(self.text, mark.line, mark.column)
         )
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file. Every mistake in the YAML raises a `RecipeError` with its position.
 
-    overrides: the assignments of `--set`, and those of `--matrix` after `MATRIX`, in their order.
+    overrides: the assignments of `--set`, and those of `--matrix` after `MATRIX_OPTION`, in their
+    order.
     """
     recipe = Recipe(path, *_read(path))
     for assignment in overrides:
-        if assignment.startswith(MATRIX):
-            recipe.add_axis(assignment.removeprefix(MATRIX))
+        if assignment.startswith(MATRIX_OPTION):
+            recipe.add_axis(assignment.removeprefix(MATRIX_OPTION))
         else:
             recipe.override(assignment)
     return recipe
@@ -215,16 +218,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def check_file(path: Path) -> None:
     """Raise `UsageError` unless the recipe is a file that can be read."""
-    _content(path, 0)
+    _read_content(path, 0)
 
 
-def _content(path: Path, most: int = LARGEST) -> bytes:
+def _read_content(path: Path, max_bytes: int = MAX_RECIPE_BYTES) -> bytes:
     """The content of a recipe's file. most: 0 only checks whether it can be read."""
     try:
-        if not most:
+        if not max_bytes:
             check_plain(path)
             return b""
-        return read_plain(path, most)
+        return read_plain(path, max_bytes)
     except FileNotFoundError:
         raise UsageError(
             f"recipe {shown(path)} was not found",
@@ -240,7 +243,7 @@ def _content(path: Path, most: int = LARGEST) -> bytes:
 
 
 def _read(path: Path) -> tuple[str, yaml.Node, dict[str, Any]]:
-    raw = _content(path)
+    raw = _read_content(path)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -261,7 +264,7 @@ def _read(path: Path) -> tuple[str, yaml.Node, dict[str, Any]]:
     return text, node, data
 
 
-def _child(node: yaml.Node, step: str | int) -> tuple[yaml.Node, yaml.Node] | None:
+def _child_nodes(node: yaml.Node, step: str | int) -> tuple[yaml.Node, yaml.Node] | None:
     """(key node, value node) of a part of a node, also of a merged one."""
     if isinstance(node, yaml.SequenceNode):
         index = int(step) if str(step).isdigit() else len(node.value)  # from a path: `reward.0`
@@ -271,9 +274,11 @@ def _child(node: yaml.Node, step: str | int) -> tuple[yaml.Node, yaml.Node] | No
     for key_node, value_node in node.value:
         if key_node.value == step:
             return key_node, value_node
-    for key_node, merged in node.value:
+    for key_node, merged_node in node.value:
         if key_node.value == "<<":
-            for each in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
-                if pair := _child(each, step):
+            for mapping_node in (
+                merged_node.value if isinstance(merged_node, yaml.SequenceNode) else [merged_node]
+            ):
+                if pair := _child_nodes(mapping_node, step):
                     return pair
     return None

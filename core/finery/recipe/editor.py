@@ -18,7 +18,7 @@ from finery.artifact.kinds import Artifact
 from finery.errors import PluginError, UsageError
 from finery.fields import FieldInfo
 from finery.recipe.document import Recipe
-from finery.recipe.schema import _STEP_KEYS, _TOP, NAME, StepTypes, step_schema
+from finery.recipe.schema import _STEP_KEYS, _TOP_LEVEL, NAME_PATTERN, StepTypes, step_schema
 from finery.recipe.validate import convert_step
 from finery.step.inspect import SECTIONS, declared_outputs, inputs_of, nested_fields, sections_of
 from finery.step.look import promises_of
@@ -26,10 +26,10 @@ from finery.step.step import Step
 from finery.util.files import check_plain
 from finery.util.paths import shown
 
-TITLE = "finery recipe"
-STEPS = "steps"
+SCHEMA_TITLE = "finery recipe"
+STEPS_KEY = "steps"
 """`$defs/steps.<section>` is any step of a section."""
-LONGEST_DEFAULT = 60
+MAX_SHOWN_DEFAULT = 60
 """Maximum characters of a default that are shown."""
 _SECTION_HELP = {
     "models": "Models to train, to compare with, or to generate rows with.",
@@ -43,7 +43,7 @@ _SECTION_HELP = {
 
 def recipe_schema(plugins: StepTypes) -> dict[str, Any]:
     """The schema of recipes with the step types that are installed and can be loaded."""
-    types = dict(_usable(plugins))
+    types = dict(_loadable_types(plugins))
     by_section: dict[str, list[str]] = {section: [] for section in SECTIONS}
     for name, cls in types.items():
         for section in sections_of(cls):
@@ -59,20 +59,20 @@ def recipe_schema(plugins: StepTypes) -> dict[str, Any]:
             "title": section,
             "type": ["object", "null"],
             "description": _SECTION_HELP[section],
-            "propertyNames": {"pattern": NAME},
-            "additionalProperties": {"$ref": f"#/$defs/{STEPS}.{section}"},
+            "propertyNames": {"pattern": NAME_PATTERN},
+            "additionalProperties": {"$ref": f"#/$defs/{STEPS_KEY}.{section}"},
         }
-        defs[f"{STEPS}.{section}"] = {
+        defs[f"{STEPS_KEY}.{section}"] = {
             "type": "object",
             "required": ["use"],
             "properties": {"use": {"title": "use", "enum": names}},
-            "allOf": _by_use(names),
+            "allOf": _conditions_by_type(names),
         }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": TITLE,
+        "title": SCHEMA_TITLE,
         "type": "object",
-        "properties": {**_shown(_TOP), **sections},
+        "properties": {**_add_titles(_TOP_LEVEL), **sections},
         "patternProperties": {"^x-": {"description": "Anything: a place for YAML anchors."}},
         "required": ["finery"],
         "additionalProperties": False,
@@ -80,7 +80,7 @@ def recipe_schema(plugins: StepTypes) -> dict[str, Any]:
     }
 
 
-def _usable(plugins: StepTypes) -> Iterator[tuple[str, type[Step]]]:
+def _loadable_types(plugins: StepTypes) -> Iterator[tuple[str, type[Step]]]:
     """The step types by name. Broken ones are reported by `finery plugins`, and where used."""
     for name in sorted(plugins.step_types):
         with contextlib.suppress(PluginError):
@@ -97,15 +97,15 @@ def _definitions(name: str, cls: type[Step], prefix: str = "") -> dict[str, Any]
     schema["properties"]["use"] = {"const": name, "description": first_line}
     groups = schema.pop("$defs", {})
     # Each paragraph in one line, since editors keep line breaks.
-    about = re.sub(r"\n +(?=[^\s-])", " ", schema["description"])
-    about = re.sub(r"(?<=\S)\n(?=[^\s-])", " ", about)
-    parts = {owner: {"title": name, **schema, "description": about}}
+    description = re.sub(r"\n +(?=[^\s-])", " ", schema["description"])
+    description = re.sub(r"(?<=\S)\n(?=[^\s-])", " ", description)
+    definitions = {owner: {"title": name, **schema, "description": description}}
     for key, group in groups.items():  # without the names of its classes
-        parts[f"{owner}.{key}"] = {k: v for k, v in group.items() if k != "title"}
-    for part in parts.values():
-        if "properties" in part:
-            part["properties"] = _shown(part["properties"])
-    return {key: _renamed(part, owner) for key, part in parts.items()}
+        definitions[f"{owner}.{key}"] = {k: v for k, v in group.items() if k != "title"}
+    for definition in definitions.values():
+        if "properties" in definition:
+            definition["properties"] = _add_titles(definition["properties"])
+    return {key: _prefix_references(definition, owner) for key, definition in definitions.items()}
 
 
 def _nest(
@@ -116,20 +116,23 @@ def _nest(
     defs: dict[str, Any] = {}
     prefix = f"{name}.{field}."
     for inner in types:
-        made = _definitions(inner, plugins.step_type(inner), prefix)
-        schema = made[f"{prefix}{inner}"]
+        inner_definitions = _definitions(inner, plugins.step_type(inner), prefix)
+        schema = inner_definitions[f"{prefix}{inner}"]
         for key in (*_STEP_KEYS, *info.given):
             schema["properties"].pop(key, None)
         schema["required"] = [key for key in schema["required"] if key not in info.given]
-        defs |= made
-    written = outer["properties"][field]
-    one, several, *_ = written.get("anyOf", [written, {}])
-    for form in (one, several.get("items", {})):
-        form |= {"properties": {"use": {"enum": list(types)}}, "allOf": _by_use(types, prefix)}
+        defs |= inner_definitions
+    field_schema = outer["properties"][field]
+    single_form, list_form, *_ = field_schema.get("anyOf", [field_schema, {}])
+    for form in (single_form, list_form.get("items", {})):
+        form |= {
+            "properties": {"use": {"enum": list(types)}},
+            "allOf": _conditions_by_type(types, prefix),
+        }
     return defs
 
 
-def _by_use(names: Iterable[str], prefix: str = "") -> list[dict[str, Any]]:
+def _conditions_by_type(names: Iterable[str], prefix: str = "") -> list[dict[str, Any]]:
     """The conditions for a step, depending on its type.
 
     A chain of if/then instead of oneOf, so that an editor reports what is wrong with the type that
@@ -144,7 +147,7 @@ def _by_use(names: Iterable[str], prefix: str = "") -> list[dict[str, Any]]:
     ]
 
 
-def _shown(properties: Mapping[str, Any]) -> dict[str, Any]:
+def _add_titles(properties: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with what an editor shows over them: their name as title, and their default."""
     return {name: _with_title(name, field) for name, field in properties.items()}
 
@@ -153,27 +156,29 @@ def _with_title(name: str, field: Mapping[str, Any]) -> dict[str, Any]:
     text, default = field.get("description", ""), field.get("default")
     if default not in (None, "", [], {}):
         value = default if isinstance(default, str) else json.dumps(default, ensure_ascii=False)
-        if len(value) <= LONGEST_DEFAULT:
+        if len(value) <= MAX_SHOWN_DEFAULT:
             text = f"{text}\n\nDefault: {value}"
-    shown = {"title": name, **field, "description": text}
+    titled = {"title": name, **field, "description": text}
     if "anyOf" in field:  # a list with a title, since editors show that of each form
-        shown["anyOf"] = [
+        titled["anyOf"] = [
             {"title": "a list", **f} if f.get("type") == "array" else f for f in field["anyOf"]
         ]
-    return shown
+    return titled
 
 
-def _renamed(schema: Any, owner: str) -> Any:
+def _prefix_references(schema: Any, owner: str) -> Any:
     """Point a step schema's `$ref`s at the names its parts have in the recipe schema."""
     if isinstance(schema, dict):
         return {
-            k: v.replace("#/$defs/", f"#/$defs/{owner}.") if k == "$ref" else _renamed(v, owner)
+            k: v.replace("#/$defs/", f"#/$defs/{owner}.")
+            if k == "$ref"
+            else _prefix_references(v, owner)
             for k, v in schema.items()
         }
-    return [_renamed(v, owner) for v in schema] if isinstance(schema, list) else schema
+    return [_prefix_references(v, owner) for v in schema] if isinstance(schema, list) else schema
 
 
-class Named(NamedTuple):
+class StepSummary(NamedTuple):
     """A step, with as much as can be read of its part of the recipe.
 
     outputs: name → kind; None if its type is unknown. choices: see `Step.choices`.
@@ -192,29 +197,31 @@ def schema_of(recipe: Recipe, plugins: StepTypes) -> dict[str, Any]:
     defs = schema["$defs"]
     for use in plugins.step_types:
         for key in [name for name in defs if name == use or name.endswith(f".{use}")]:
-            _refer(defs, key, plugins.step_type(use), steps)
-    names = _listed({step.name: f"{step.use}, in {step.section}" for step in steps})
+            _offer_references(defs, key, plugins.step_type(use), steps)
+    names = _enum_schema({step.name: f"{step.use}, in {step.section}" for step in steps})
     for definition in defs.values():
         if "needs" in definition.get("properties", {}):
-            _replace(definition["properties"]["needs"], names)
+            _restrict_texts(definition["properties"]["needs"], names)
     notes = sorted(plugins.note_names)
     silence = [*notes, *(f"{step.name}/{note}" for step in steps for note in notes)]
     field = schema["properties"]["silence"]
     field["items"] = {**field["items"], "enum": silence}
     for step in steps:
-        _choose(schema["properties"][step.section], step)
+        _offer_choices(schema["properties"][step.section], step)
     return schema
 
 
-def _steps(recipe: Recipe, plugins: StepTypes) -> Iterator[Named]:
+def _steps(recipe: Recipe, plugins: StepTypes) -> Iterator[StepSummary]:
     for section in SECTIONS:
         written = recipe.data.get(section)
         for name, step in written.items() if isinstance(written, dict) else ():
             use = str(step.get("use") or "") if isinstance(step, dict) else ""
-            yield Named(section, name, use, *_known(recipe, plugins, section, name, use))
+            yield StepSummary(
+                section, name, use, *_declared_outputs(recipe, plugins, section, name, use)
+            )
 
 
-def _known(
+def _declared_outputs(
     recipe: Recipe, plugins: StepTypes, section: str, name: str, use: str
 ) -> tuple[Mapping[str, type[Artifact] | None], Mapping[str, Sequence[str]]]:
     """A step's outputs and choices, from its settings if they are valid, or else from its type."""
@@ -231,47 +238,51 @@ def _known(
         return {"": None}, {}
 
 
-def _refer(defs: dict[str, Any], key: str, cls: type[Step], steps: Sequence[Named]) -> None:
+def _offer_references(
+    defs: dict[str, Any], key: str, cls: type[Step], steps: Sequence[StepSummary]
+) -> None:
     """Let the inputs of a step type take the outputs of the recipe that fit."""
     for field, accepts in inputs_of(cls).items():
         if field not in defs[key]["properties"]:
             continue
         name = f"names.{accepts.kind.kind}"
         if name not in defs:
-            defs[name] = _listed(dict(_fitting(accepts.kind, steps)))
-        _replace(defs[key]["properties"][field], {"$ref": f"#/$defs/{name}"})
+            defs[name] = _enum_schema(dict(_matching_outputs(accepts.kind, steps)))
+        _restrict_texts(defs[key]["properties"][field], {"$ref": f"#/$defs/{name}"})
 
 
-def _fitting(kind: type[Artifact], steps: Sequence[Named]) -> Iterator[tuple[str, str]]:
+def _matching_outputs(
+    kind: type[Artifact], steps: Sequence[StepSummary]
+) -> Iterator[tuple[str, str]]:
     """(reference, description) of each output of a kind."""
     for step in steps:
-        for output, made in step.outputs.items():
-            if made is None or issubclass(made, kind):
+        for output, kind_of_output in step.outputs.items():
+            if kind_of_output is None or issubclass(kind_of_output, kind):
                 ref = f"{step.name}.{output}" if output else step.name
-                yield ref, f"{made.kind} of {step.use}" if made else step.use
+                yield ref, f"{kind_of_output.kind} of {step.use}" if kind_of_output else step.use
 
 
-def _listed(names: Mapping[str, str]) -> dict[str, Any]:
+def _enum_schema(names: Mapping[str, str]) -> dict[str, Any]:
     """A schema that takes one of some names. Where there are none, any text."""
     if not names:
         return {"type": "string"}
     return {"type": "string", "enum": [*names], "enumDescriptions": [*names.values()]}
 
 
-def _replace(field: dict[str, Any], one: Mapping[str, Any]) -> None:
+def _restrict_texts(field: dict[str, Any], schema: Mapping[str, Any]) -> None:
     """Let a field take `one` wherever it takes any text."""
     if field.get("type") == "string":
         field.pop("type")
-        field |= one
+        field |= schema
     for form in field.get("anyOf", ()):
         if form.get("type") == "string":
             form.clear()
-            form |= one
+            form |= schema
         elif form.get("type") == "array":
-            form["items"] = dict(one)
+            form["items"] = dict(schema)
 
 
-def _choose(section: dict[str, Any], step: Named) -> None:
+def _offer_choices(section: dict[str, Any], step: StepSummary) -> None:
     """Show a step by its name, and let its mappings have only the keys that its inputs allow."""
     keys = {
         setting: {"properties": {name: {} for name in names}, "additionalProperties": False}
@@ -287,10 +298,10 @@ def _choose(section: dict[str, Any], step: Named) -> None:
 
 MODELINE = "# yaml-language-server: $schema="
 """The form in which the first lines of a recipe name its schema, for editors."""
-_NAMED = re.compile(rf"^{re.escape(MODELINE)}(?P<path>\S+)", re.M)
+_MODELINE = re.compile(rf"^{re.escape(MODELINE)}(?P<path>\S+)", re.M)
 
 
-def formatted(schema: object) -> str:
+def format_schema(schema: object) -> str:
     """A schema as the text of its file."""
     return msgspec.json.format(msgspec.json.encode(schema), indent=2).decode() + "\n"
 
@@ -301,12 +312,12 @@ def schema_file(recipe: Recipe) -> Path:
     A schema outside the recipe's folder belongs to several recipes, so it isn't this one. Nor is
     the schema of another recipe in the folder: a copied recipe has the line of its original.
     """
-    named = _NAMED.search(recipe.text)
-    path = recipe.folder / named["path"] if named else None
+    modeline_match = _MODELINE.search(recipe.text)
+    path = recipe.folder / modeline_match["path"] if modeline_match else None
     if path is not None and path.resolve().is_relative_to(recipe.folder.resolve()):
         name = path.name.removesuffix(".schema.json")
         recipes = [path.with_name(f"{name}{suffix}") for suffix in (".yaml", ".yml")]
-        if not any(other.exists() and not other.samefile(recipe.path) for other in recipes):
+        if not any(sibling.exists() and not sibling.samefile(recipe.path) for sibling in recipes):
             return path
     stem = recipe.path.name.removesuffix(".yaml").removesuffix(".yml")
     return recipe.path.with_name(f"{stem}.schema.json")
@@ -320,7 +331,7 @@ def modeline(recipe: Recipe, path: Path) -> str:
 
 def write_schema(recipe: Recipe, plugins: StepTypes) -> Path:
     """Write the schema of a recipe. `UsageError` where another file is in the way."""
-    path, text = schema_file(recipe), formatted(schema_of(recipe, plugins))
+    path, text = schema_file(recipe), format_schema(schema_of(recipe, plugins))
     if path.exists() and not _is_ours(path):
         raise UsageError(
             f"{shown(path)} is not a recipe's schema, and finery doesn't overwrite it",
@@ -328,10 +339,12 @@ def write_schema(recipe: Recipe, plugins: StepTypes) -> Path:
             f"{MODELINE}FILE.schema.json",
         )
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        part = path.with_name(f".{path.name}.part")  # an editor may read the file at any time
+        partial_file = path.with_name(
+            f".{path.name}.part"
+        )  # an editor may read the file at any time
         try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
+            partial_file.write_text(text, encoding="utf-8")
+            partial_file.replace(path)
         except OSError as error:
             raise UsageError(f"can't write {shown(path)}: {error.strerror}") from error
     return path
@@ -353,4 +366,4 @@ def _is_ours(path: Path) -> bool:
         schema: Any = msgspec.json.decode(path.read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(schema, dict) and schema.get("title") == TITLE
+    return isinstance(schema, dict) and schema.get("title") == SCHEMA_TITLE

@@ -20,7 +20,7 @@ from finery.errors import FineryError
 from finery.recipe.document import Recipe
 from finery.recipe.lock import Lock
 from finery.step.inspect import SECTIONS
-from finery.util.installed import normalised
+from finery.util.installed import normalise_name
 from finery.util.text import did_you_mean
 
 _VERSION = r"(===?|~=|!=|<=?|>=?)\s*[\w.*+!-]+"
@@ -33,9 +33,9 @@ SAME_VARIABLES = {
     "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "TZ": "UTC",
 }  # fmt: skip
 """Environment variables that every step has, on every machine: outputs may depend on them."""
-ALL = "all"
+ALL_STEPS = "all"
 """In `for`: every step."""
-PIN = "environment "
+PIN_PREFIX = "environment "
 """Before the name of an environment, in names of recipe.lock."""
 
 
@@ -62,8 +62,8 @@ class Environment(msgspec.Struct, frozen=True):
         versions: dict[str, list[str]] = {}
         for line in self.requirements:
             name, _, version = line.partition(";")[0].replace(" @ ", "==").partition("==")
-            versions.setdefault(normalised(name.strip()), []).append(version.strip())
-        return {name: " or ".join(each) for name, each in versions.items()}
+            versions.setdefault(normalise_name(name.strip()), []).append(version.strip())
+        return {name: " or ".join(alternatives) for name, alternatives in versions.items()}
 
 
 def environment_of(recipe: Recipe, section: str, step: str) -> str:
@@ -74,45 +74,47 @@ def environment_of(recipe: Recipe, section: str, step: str) -> str:
     users = {
         user: name
         for name, declared in (recipe.data.get("environments") or {}).items()
-        for user in _users(declared)
+        for user in _declared_users(declared)
     }
-    return next((users[user] for user in (written["use"], section, ALL) if user in users), "")
+    return next((users[user] for user in (written["use"], section, ALL_STEPS) if user in users), "")
 
 
-def _users(declared: Mapping[str, Any]) -> list[str]:
+def _declared_users(declared: Mapping[str, Any]) -> list[str]:
     users = declared.get("for", [])
     return [users] if isinstance(users, str) else users
 
 
 def pin_text(recipe: Recipe, environment: Environment) -> str:
     """What recipe.lock has of an environment: how it is declared, and a line for each package."""
-    lines = [_declared(recipe, environment.name), f"python {environment.python}"]
+    lines = [_declaration_line(recipe, environment.name), f"python {environment.python}"]
     return "\n".join([*lines, *environment.requirements])
 
 
 def pinned_environment(recipe: Recipe, name: str, lock: Lock) -> Environment | None:
     """An environment as recipe.lock has it; None if it isn't resolved as it is declared now."""
-    text = lock.get(f"{PIN}{name}")
-    if text is None or text.partition("\n")[0] != _declared(recipe, name):
+    text = lock.get(f"{PIN_PREFIX}{name}")
+    if text is None or text.partition("\n")[0] != _declaration_line(recipe, name):
         return None
-    return _parsed(name, text)
+    return _parse_pin(name, text)
 
 
 def pinned_environments(lock: Lock) -> Iterator[Environment]:
     """All environments in a lock file, whether or not they are declared in this way now."""
     for pin, text in lock.pins().items():
-        if pin.startswith(PIN) and (environment := _parsed(pin.removeprefix(PIN), text)):
+        if pin.startswith(PIN_PREFIX) and (
+            environment := _parse_pin(pin.removeprefix(PIN_PREFIX), text)
+        ):
             yield environment
 
 
-def _declared(recipe: Recipe, name: str) -> str:
+def _declaration_line(recipe: Recipe, name: str) -> str:
     declared = recipe.data["environments"][name]
     python = f"python {declared['python']}: " if "python" in declared else ""
     return f"# {python}{', '.join(declared['packages'])}"
 
 
 @lru_cache(maxsize=64)
-def _parsed(name: str, text: str) -> Environment | None:
+def _parse_pin(name: str, text: str) -> Environment | None:
     _, *lines = text.split("\n")
     python, *requirements = lines or [""]
     if not python.startswith("python "):
@@ -130,7 +132,7 @@ def check_environments(recipe: Recipe, step_types: Iterable[str]) -> Iterator[Fi
         isinstance(declared, dict) for declared in environments.values()
     ):
         return
-    known, taken = [*SECTIONS, *step_types, ALL], dict[str, str]()
+    users_allowed, owner_of_user = [*SECTIONS, *step_types, ALL_STEPS], dict[str, str]()
     for name, declared in environments.items():
         place = ("environments", name)
         for index, package in enumerate(declared.get("packages") or []):
@@ -141,24 +143,24 @@ def check_environments(recipe: Recipe, step_types: Iterable[str]) -> Iterator[Fi
                     fix="name packages of an index, or of the folder that `wheels` of finery.toml "
                     'names: "trl==1.16.0"',
                 )
-        users = _users(declared)
+        users = _declared_users(declared)
         for index, user in enumerate(users if isinstance(users, list) else []):
             where = (*place, "for", *([index] if isinstance(declared["for"], list) else []))
-            if user not in known:
-                what = f"there is no section or step type '{user}'"
-                yield recipe.error(what, where, fix=did_you_mean(str(user), known))
-            elif user in taken:
-                what = f"'{user}' has the environment '{taken[user]}', too"
-                yield recipe.error(what, where, fix="remove it from one of them")
-            taken.setdefault(str(user), str(name))
+            if user not in users_allowed:
+                problem = f"there is no section or step type '{user}'"
+                yield recipe.error(problem, where, fix=did_you_mean(str(user), users_allowed))
+            elif user in owner_of_user:
+                problem = f"'{user}' has the environment '{owner_of_user[user]}', too"
+                yield recipe.error(problem, where, fix="remove it from one of them")
+            owner_of_user.setdefault(str(user), str(name))
     for section in SECTIONS:
         steps = recipe.data.get(section)
-        for step, written in steps.items() if isinstance(steps, dict) else ():
-            named = written.get("environment") if isinstance(written, dict) else None
-            if isinstance(named, str) and named not in environments:
+        for step, settings in steps.items() if isinstance(steps, dict) else ():
+            environment = settings.get("environment") if isinstance(settings, dict) else None
+            if isinstance(environment, str) and environment not in environments:
                 yield recipe.error(
-                    f"there is no environment '{named}'",
+                    f"there is no environment '{environment}'",
                     (section, step, "environment"),
-                    fix=did_you_mean(named, environments)
-                    or f"declare it: environments: {{{named}: {{packages: [...]}}}}",
+                    fix=did_you_mean(environment, environments)
+                    or f"declare it: environments: {{{environment}: {{packages: [...]}}}}",
                 )

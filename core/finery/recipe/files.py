@@ -22,26 +22,26 @@ def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple
     allowed.
     """
     try:
-        return _find(files, plain_path(recipe.folder))
+        return _find_matches(files, plain_path(recipe.folder))
     except DataError as error:
         raise recipe.error(error.what, place, fix=error.fix) from None
 
 
-class _Missing(DataError):
+class _NoFileError(DataError):
     """Nothing is there, which is fine for some settings, see `Files.requires`."""
 
 
-def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
+def _find_matches(files: Files, folder: Path) -> list[tuple[str, Path]]:
     names: dict[Path, str] = {}
     for pattern in files.patterns:
         try:
             matches = _matches(pattern, folder)
-        except _Missing:
+        except _NoFileError:
             if files.requires(pattern):
                 raise
             continue
         for path in matches:
-            names.setdefault(path, _name(path, folder, pattern))
+            names.setdefault(path, _name_in_recipe(path, folder, pattern))
     _make_distinct(names, folder)
     if isinstance(files, OneFile) and len(names) > 1:
         raise DataError(
@@ -52,7 +52,7 @@ def _find(files: Files, folder: Path) -> list[tuple[str, Path]]:
 
 
 def _matches(pattern: str, folder: Path) -> list[Path]:
-    path = folder / _expanded(pattern)
+    path = folder / _expand_home(pattern)
     try:
         check_plain(path)
         return [path]
@@ -61,19 +61,23 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
     except OSError as error:
         is_folder = os.path.isdir(path)
         if not is_folder:
-            raise _unusable(pattern, error) from None
+            raise _unreadable_error(pattern, error) from None
     if not is_folder and not any(c in pattern for c in "*?["):
-        raise _Missing(f"there is no file {_short(pattern)}", fix=_path_fix(pattern, path, folder))
+        raise _NoFileError(
+            f"there is no file {_shorten(pattern)}", fix=_path_fix(pattern, path, folder)
+        )
     try:
-        found = files_inside(path) if is_folder else files_matching(_expanded(pattern), folder)
+        candidates = (
+            files_inside(path) if is_folder else files_matching(_expand_home(pattern), folder)
+        )
     except OSError as error:
-        raise _unusable(pattern, error) from None
-    matches = _without_outputs(found, pattern)
+        raise _unreadable_error(pattern, error) from None
+    matches = _without_outputs(candidates, pattern)
     if not matches and is_folder:
-        what, fix = f"folder {_short(pattern)} is empty", "put files in it, or check the path"
-        raise _Missing(what, fix=fix)
+        problem, fix = f"folder {_shorten(pattern)} is empty", "put files in it, or check the path"
+        raise _NoFileError(problem, fix=fix)
     if not matches:
-        raise _Missing(f"no file matches {_short(pattern)}", fix=_RELATIVE.format(folder))
+        raise _NoFileError(f"no file matches {_shorten(pattern)}", fix=_PATH_FIX.format(folder))
     return matches
 
 
@@ -98,31 +102,31 @@ def is_output(path: str) -> bool:
     return _VIEW.search(f"{os.path.realpath(os.path.dirname(path))}/") is not None
 
 
-def _unusable(pattern: str, error: OSError) -> DataError:
+def _unreadable_error(pattern: str, error: OSError) -> DataError:
     file = error.filename if isinstance(error.filename, str) else pattern
     return DataError(
-        f"can't read {_short(file)}: {error.strerror}",
+        f"can't read {_shorten(file)}: {error.strerror}",
         fix="name files that you may read, or the folder that holds them",
     )
 
 
-def _short(pattern: str) -> str:
+def _shorten(pattern: str) -> str:
     return pattern if len(pattern) <= 300 else f"{pattern[:200]}…{pattern[-100:]}"
 
 
-def _expanded(pattern: str) -> Path:
+def _expand_home(pattern: str) -> Path:
     try:
         return Path(pattern).expanduser()
     except RuntimeError:
-        user = _short(pattern.partition("/")[0])
+        user = _shorten(pattern.partition("/")[0])
         raise DataError(
-            f"there is no file {_short(pattern)}: {user} has no home folder",
+            f"there is no file {_shorten(pattern)}: {user} has no home folder",
             fix="write the full path",
         ) from None
 
 
-_RELATIVE = "check the path: it is relative to the recipe's folder, {}"
-_SEARCHED = 2_000
+_PATH_FIX = "check the path: it is relative to the recipe's folder, {}"
+_MAX_SEARCHED = 2_000
 """Files that a search for one of the same name looks at, at most."""
 
 
@@ -133,9 +137,9 @@ def _path_fix(pattern: str, path: Path, folder: Path) -> str:
     if "$" in pattern or "%" in pattern:
         return "write the path itself: variables in paths aren't expanded"
     plain = pattern.strip("\"'“”„‘’ ").replace("\\", "/")
-    parts = Path(plain).parts
-    for start in range(len(parts)):  # an absolute path from another machine, say
-        candidate = Path(*parts[start:])
+    path_parts = Path(plain).parts
+    for start in range(len(path_parts)):  # an absolute path from another machine, say
+        candidate = Path(*path_parts[start:])
         is_other = candidate != Path(pattern) and not candidate.is_absolute()
         if is_other and os.path.exists(folder / candidate):
             return f"write {candidate.as_posix()}"
@@ -143,31 +147,33 @@ def _path_fix(pattern: str, path: Path, folder: Path) -> str:
         near = nearest(path.name, [p.name for p in path.parent.iterdir()])
         if near:
             return f"did you mean '{Path(pattern).with_name(near).as_posix()}'?"
-    same = _of_that_name(path.name, folder)
-    if same is not None:
-        return f"did you mean '{same}'?"
-    return "check the path" if pattern.startswith(("/", "~")) else _RELATIVE.format(folder)
+    same_name = _file_of_same_name(path.name, folder)
+    if same_name is not None:
+        return f"did you mean '{same_name}'?"
+    return "check the path" if pattern.startswith(("/", "~")) else _PATH_FIX.format(folder)
 
 
-def _of_that_name(name: str, folder: Path) -> str | None:
+def _file_of_same_name(name: str, folder: Path) -> str | None:
     """A file of this name further inside the folder."""
-    seen = 0
+    entry_count = 0
     for top, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "build")
         if name in files:
             return Path(top, name).relative_to(folder).as_posix()
-        seen += len(files) + len(folders)
-        if seen > _SEARCHED:
+        entry_count += len(files) + len(folders)
+        if entry_count > _MAX_SEARCHED:
             break
     return None
 
 
-def _name(path: Path, folder: Path, pattern: str) -> str:
+def _name_in_recipe(path: Path, folder: Path, pattern: str) -> str:
     """The path from the recipe's folder; for files elsewhere, from the folder in the pattern."""
     if path.is_relative_to(folder):
         return path.relative_to(folder).as_posix()
-    parts = Path(pattern).expanduser().parts
-    fixed = Path(*itertools.takewhile(lambda part: not set(part) & set("*?["), parts))
+    path_parts = Path(pattern).expanduser().parts
+    fixed = Path(
+        *itertools.takewhile(lambda path_part: not set(path_part) & set("*?["), path_parts)
+    )
     return path.name if path == fixed else path.relative_to(fixed.parent).as_posix()
 
 

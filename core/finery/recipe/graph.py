@@ -185,15 +185,15 @@ class Graph:
         result = results.get(node.chosen_by) if node.chosen_by else None
         if result is None:
             return None
-        (made,) = result.outputs.values()
-        chosen: str = made.meta["chosen"]
+        (metrics,) = result.outputs.values()
+        chosen: str = metrics.meta["chosen"]
         return chosen
 
     def settle(self, name: str, variant: str) -> Node:
         """Let the step `name` be that of the variant that was chosen."""
         node = self.nodes[name]
         chosen = node.candidates[variant]
-        self.recipe.take_step(node.section, name, chosen.name)
+        self.recipe.copy_step(node.section, name, chosen.name)
         self.nodes[name] = replace(
             chosen, name=name, needs=node.needs, variant=node.variant, chosen_by=node.chosen_by,
             candidates=node.candidates,
@@ -248,17 +248,17 @@ class Graph:
         """The graph of these steps and all that they wait for; without `names`, all steps."""
         if not names:
             return self
-        wanted: set[str] = set()
+        selected: set[str] = set()
         stack = []
         for name in names:  # of a step with variants, all
             stack += [name] if name in self.nodes else self.variants_of(name) or [name]
         while stack:
             name = stack.pop()
             self.require(name)
-            if name not in wanted:
-                wanted.add(name)
+            if name not in selected:
+                selected.add(name)
                 stack.extend(self.nodes[name].upstream())
-        chosen = {n: node for n, node in self.nodes.items() if n in wanted}
+        chosen = {n: node for n, node in self.nodes.items() if n in selected}
         return replace(self, nodes=chosen, whole=self.whole or self)
 
 
@@ -274,37 +274,37 @@ def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) 
         recipe = matrix.recipe
     if not validated:
         raise_all(check_recipe(recipe, plugins))
-    nodes = _nodes(recipe, plugins)
+    nodes = _make_nodes(recipe, plugins)
     if matrix is not None:
-        _tell_variants(nodes, matrix)
+        _record_variants(nodes, matrix)
     raise_all([
         e for node in nodes.values() for e in _connect(recipe, node, nodes, plugins, matrix)
     ])  # fmt: skip
-    ordered = _sorted(recipe, nodes)
+    ordered = _sort_topologically(recipe, nodes)
     if not validated:
         for node in nodes.values():
-            _tell_promises(node, nodes)
+            _fill_placeholders(node, nodes)
         raise_all([e for node in nodes.values() for e in _check_settings(recipe, node)])
         if select is not None:
             _check_metric(recipe, nodes, select)
     if matrix is not None and select is not None:
-        ordered = _sorted(recipe, _with_candidates(nodes, matrix))
+        ordered = _sort_topologically(recipe, _with_candidates(nodes, matrix))
     return Graph(recipe, plugins, ordered, matrix=matrix, select_by=select)
 
 
-def _tell_variants(nodes: Mapping[str, Node], matrix: Expanded) -> None:
+def _record_variants(nodes: Mapping[str, Node], matrix: Expanded) -> None:
     """Record of which variant each step is part of."""
     for name, node in nodes.items():
         node.origin = matrix.origins.get(name, name)
         node.variant = matrix.labels.get(name, "")
         aliases = matrix.aliases.get(name, {})
-        node.needs = [aliases.get(other, other) for other in node.needs]
+        node.needs = [aliases.get(needed, needed) for needed in node.needs]
 
 
 def _check_metric(recipe: Recipe, nodes: Mapping[str, Node], select: Select) -> None:
     """Raise `RecipeError` if the evaluator that chooses declares its metrics and lacks this one."""
     judge = next(n for n in nodes.values() if n.origin == select.evaluator and n.variant)
-    names = [name for known in judge.step.choices().values() for name in known]
+    names = [name for metric_names in judge.step.choices().values() for name in metric_names]
     metrics = [n.removeprefix(f"{select.model}.") for n in names if n.startswith(select.model)]
     if metrics and select.metric not in metrics:
         raise recipe.error(
@@ -316,18 +316,18 @@ def _check_metric(recipe: Recipe, nodes: Mapping[str, Node], select: Select) -> 
 
 def _with_candidates(nodes: Mapping[str, Node], matrix: Expanded) -> dict[str, Node]:
     """The steps to build: the winner's know all variants that they may be of."""
-    kept = {name: node for name, node in nodes.items() if not name.endswith(HIDDEN)}
+    visible = {name: node for name, node in nodes.items() if not name.endswith(HIDDEN)}
     for name in matrix.reached:
-        node = kept[name]
+        node = visible[name]
         for variant in matrix.variants:
             hidden = f"{matrix.steps[variant.name][name]}{HIDDEN}"
             node.candidates[variant.name] = nodes[hidden]
         waits = [up for candidate in node.candidates.values() for up in candidate.upstream()]
         node.needs, node.chosen_by = list(dict.fromkeys([*waits, WINNER])), WINNER
-    return kept
+    return visible
 
 
-def _nodes(recipe: Recipe, plugins: StepTypes) -> dict[str, Node]:
+def _make_nodes(recipe: Recipe, plugins: StepTypes) -> dict[str, Node]:
     """The steps by name, not yet connected."""
     errors: list[FineryError] = []
     nodes: dict[str, Node] = {}
@@ -342,7 +342,7 @@ def _nodes(recipe: Recipe, plugins: StepTypes) -> dict[str, Node]:
             ))  # fmt: skip
             continue
         try:
-            nodes[name] = _node(recipe, plugins, section, name)
+            nodes[name] = _make_node(recipe, plugins, section, name)
         except RecipeError as error:
             errors.append(error)
     raise_all(errors)
@@ -353,7 +353,7 @@ def _nodes(recipe: Recipe, plugins: StepTypes) -> dict[str, Node]:
     return nodes
 
 
-def _tell_promises(node: Node, nodes: dict[str, Node]) -> None:
+def _fill_placeholders(node: Node, nodes: dict[str, Node]) -> None:
     """Fill the placeholders of a step's inputs with what is known before they are built."""
     slots = slots_of(node.step)
     for source in node.sources:
@@ -367,16 +367,16 @@ def _tell_promises(node: Node, nodes: dict[str, Node]) -> None:
 
 def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
     """The errors that the step type itself finds in its settings, and in those of inner steps."""
-    step, asked = node.step, node.resources.gpus
-    if asked:
-        uses, listed = step.gpu_count() or asked, len(node.gpus) or asked
-        if uses != asked or listed < asked:
+    step, gpu_count = node.step, node.resources.gpus
+    if gpu_count:
+        used, listed_gpus = step.gpu_count() or gpu_count, len(node.gpus) or gpu_count
+        if used != gpu_count or listed_gpus < gpu_count:
             yield recipe.error(
-                f"resources asks for {counted(asked, 'GPU')}, but "
-                + (f"the step uses {uses}" if uses != asked else f"gpus lists {listed}"),
+                f"resources asks for {counted(gpu_count, 'GPU')}, but "
+                + (f"the step uses {used}" if used != gpu_count else f"gpus lists {listed_gpus}"),
                 (*node.place, "resources", "gpus"),
-                fix=f"write gpus: {uses} here, or change launch"
-                if uses != asked
+                fix=f"write gpus: {used} here, or change launch"
+                if used != gpu_count
                 else "list as many GPUs, or omit one of the two",
             )
     try:
@@ -388,10 +388,10 @@ def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
                 error.where = f"{path}.{error.where or ''}"
                 raise
     except UsageError as error:
-        inside = _named_part(error.where or "", recipe.data[node.section][node.name])
+        keys = _keys_of_place(error.where or "", recipe.data[node.section][node.name])
         # For a setting, point at its value. For an entry of a mapping, point at its key.
-        key = len(inside) != 1
-        yield recipe.error(error.what, (*node.place, *inside), key=key, fix=error.fix)
+        key = len(keys) != 1
+        yield recipe.error(error.what, (*node.place, *keys), key=key, fix=error.fix)
     except FineryError:
         raise
     except Exception as error:  # a plugin's code can raise anything
@@ -418,18 +418,18 @@ def place_of(recipe: Recipe, node: Node, where: str | None, inside: str = "") ->
 
 def has_setting(step: Settings, keys: Sequence[str]) -> bool:
     """Whether `keys` lead to a setting of a step, or to an entry of a setting that is a mapping."""
-    first, *rest = keys
-    if first not in type(step).__struct_fields__:
+    name, *inner_keys = keys
+    if name not in type(step).__struct_fields__:
         return False
-    within = getattr(step, first)
-    if isinstance(within, list) and rest and rest[0] in map(str, range(len(within))):
-        within, rest = within[int(rest[0])], rest[1:]
-    if isinstance(within, Settings) and rest:
-        return has_setting(within, rest)
-    return not rest or (isinstance(within, dict) and ".".join(rest) in within)
+    value = getattr(step, name)
+    if isinstance(value, list) and inner_keys and inner_keys[0] in map(str, range(len(value))):
+        value, inner_keys = value[int(inner_keys[0])], inner_keys[1:]
+    if isinstance(value, Settings) and inner_keys:
+        return has_setting(value, inner_keys)
+    return not inner_keys or (isinstance(value, dict) and ".".join(inner_keys) in value)
 
 
-def _named_part(where: str, written: Any) -> list[str]:
+def _keys_of_place(where: str, written: Any) -> list[str]:
     """The keys that lead to what `where` names, e.g. `lora.r` or `require: sft.accuracy: …`."""
     keys: list[str] = []
     while isinstance(written, dict | list):
@@ -443,7 +443,7 @@ def _named_part(where: str, written: Any) -> list[str]:
     return keys
 
 
-def _node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
+def _make_node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> Node:
     written = recipe.data[section][name]
     use = written["use"]
     cls = plugins.step_type(use)
@@ -492,18 +492,21 @@ def _connect(
             if isinstance(resolved, tuple):
                 source = Source(field_name, index, artifact.ref, *resolved, slot.role)
                 kind = nodes[source.step].outputs[source.output]
-                if twice := _same_rows(node, source, kind):
-                    yield recipe.error(twice.what, place, fix=twice.fix)
+                if duplicate := _duplicate_rows_error(node, source, kind):
+                    yield recipe.error(duplicate.what, place, fix=duplicate.fix)
                 elif issubclass(kind, accepts.kind):
                     node.sources.append(source)
                 else:
                     yield recipe.error(
                         f"'{field_name}' of {node.use} expects {a_or_an(accepts.kind.kind)}, "
                         f"but '{artifact.ref}' is {a_or_an(kind.kind)}", place,
-                        fix=_of_kind(accepts.kind, nodes, node.name),
+                        fix=_kind_fix(accepts.kind, nodes, node.name),
                     )  # fmt: skip
             else:
-                outputs = {other.origin: other.outputs for other in nodes.values()}
+                outputs = {
+                    node_of_origin.origin: node_of_origin.outputs
+                    for node_of_origin in nodes.values()
+                }
                 fix = resolved.fix or reference_fix(
                     artifact.ref, field_name, accepts.kind, outputs, plugins, many=accepts.many,
                     optional=accepts.optional,
@@ -517,11 +520,13 @@ def _connect(
                 _place(recipe, node, "needs", index),
                 fix=f"name steps, not a section: {', '.join(section)}"
                 if isinstance(section, dict)
-                else did_you_mean(name, {other.origin: None for other in nodes.values()}),
+                else did_you_mean(
+                    name, {node_of_origin.origin: None for node_of_origin in nodes.values()}
+                ),
             )
 
 
-def _same_rows(node: Node, source: Source, kind: type[Artifact]) -> FineryError | None:
+def _duplicate_rows_error(node: Node, source: Source, kind: type[Artifact]) -> FineryError | None:
     """The error for an input that is given the same rows twice."""
     same_input = [s for s in node.sources if s.field == source.field]
     if not issubclass(kind, Dataset) or (source.step, source.output) not in [
@@ -564,12 +569,12 @@ def _resolve(
     return FineryError(f"step '{name}' has no output '{output}'", fix=did_you_mean(output, named))
 
 
-def _of_kind(kind: type[Artifact], nodes: dict[str, Node], but: str) -> str:
+def _kind_fix(kind: type[Artifact], nodes: dict[str, Node], excluded: str) -> str:
     fitting = [
         f"{node.origin}.{o}" if o else node.origin
         for n, node in nodes.items()
         for o, k in node.outputs.items()
-        if issubclass(k, kind) and n != but
+        if issubclass(k, kind) and n != excluded
     ]
     fitting = list(dict.fromkeys(fitting))
     return (
@@ -579,32 +584,32 @@ def _of_kind(kind: type[Artifact], nodes: dict[str, Node], but: str) -> str:
     )
 
 
-def _sorted(recipe: Recipe, nodes: dict[str, Node]) -> dict[str, Node]:
+def _sort_topologically(recipe: Recipe, nodes: dict[str, Node]) -> dict[str, Node]:
     """The nodes, each after those that it waits for. A cycle raises an error with its path."""
-    done: dict[str, Node] = {}
+    ordered: dict[str, Node] = {}
     for start in nodes:
-        trail = {} if start in done else {start: iter(nodes[start].upstream())}
+        trail = {} if start in ordered else {start: iter(nodes[start].upstream())}
         while trail:
             name = next(reversed(trail))
-            step = next((n for n in trail[name] if n not in done), None)
+            step = next((n for n in trail[name] if n not in ordered), None)
             if step is None:
                 del trail[name]
-                done[name] = nodes[name]
+                ordered[name] = nodes[name]
             elif step in trail:
                 names = list(trail)
-                raise _cycle(recipe, nodes, names[names.index(step) :])
+                raise _cycle_error(recipe, nodes, names[names.index(step) :])
             else:
                 trail[step] = iter(nodes[step].upstream())
-    return done
+    return ordered
 
 
-def _cycle(recipe: Recipe, nodes: dict[str, Node], names: Sequence[str]) -> RecipeError:
+def _cycle_error(recipe: Recipe, nodes: dict[str, Node], names: Sequence[str]) -> RecipeError:
     """The error for steps that wait for each other in a circle."""
-    first, after = nodes[names[0]], names[1 % len(names)]
-    places = [(s.field, s.index) for s in first.sources if s.step == after]
-    places += [("needs", i) for i, n in enumerate(first.needs) if n == after]
+    start, next_name = nodes[names[0]], names[1 % len(names)]
+    places = [(s.field, s.index) for s in start.sources if s.step == next_name]
+    places += [("needs", i) for i, n in enumerate(start.needs) if n == next_name]
     return recipe.error(
-        f"step '{first.name}' waits for itself: {' → '.join([*names, first.name])}",
-        _place(recipe, first, *places[0]),
+        f"step '{start.name}' waits for itself: {' → '.join([*names, start.name])}",
+        _place(recipe, start, *places[0]),
         fix="remove one of these references",
     )

@@ -30,9 +30,9 @@ from finery.errors import PluginError
 from finery.recipe.schema import StepTypes
 from finery.step.inspect import SECTIONS, SECTIONS_OF, sections_of
 from finery.step.step import Step
-from finery.util.text import did_you_mean, nearest, nearest_meant
+from finery.util.text import did_you_mean, nearest, suggest_nearest
 
-FILE = "aliases.yaml"
+ALIASES_FILE = "aliases.yaml"
 
 
 class Aliases(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,13 +82,21 @@ def aliases_of(cls: type[Step] | None) -> Aliases:
     """The aliases of a step type and its bases. Raises `PluginError` for a file that is wrong."""
     merged = Aliases()
     for base in cls.__mro__ if cls is not None else ():  # the class first: its entries count first
-        entry = _entries(base.__module__.partition(".")[0]).get(base.__name__)
+        entry = _read_aliases(base.__module__.partition(".")[0]).get(base.__name__)
         if entry is None:
             continue
-        own = {n for names in (*merged.settings.values(), *merged.absent.values()) for n in names}
-        for mine, theirs in ((merged.settings, entry.settings), (merged.absent, entry.absent)):
-            for meant, names in theirs.items():
-                mine[meant] = [*mine.get(meant, ()), *(n for n in names if n not in own)]
+        own_names = {
+            n for names in (*merged.settings.values(), *merged.absent.values()) for n in names
+        }
+        for merged_entries, entries in (
+            (merged.settings, entry.settings),
+            (merged.absent, entry.absent),
+        ):
+            for setting, names in entries.items():
+                merged_entries[setting] = [
+                    *merged_entries.get(setting, ()),
+                    *(n for n in names if n not in own_names),
+                ]
         merged.called = merged.called or entry.called
         merged.values = entry.values | merged.values
         merged.text = merged.text or entry.text
@@ -96,10 +104,10 @@ def aliases_of(cls: type[Step] | None) -> Aliases:
 
 
 @lru_cache
-def _entries(package: str) -> dict[str, Aliases]:
+def _read_aliases(package: str) -> dict[str, Aliases]:
     """Class → its aliases, from the file of a package."""
     for folder in getattr(sys.modules.get(package), "__path__", ()):
-        file = Path(folder, FILE)
+        file = Path(folder, ALIASES_FILE)
         if file.is_file():
             try:
                 content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -113,9 +121,9 @@ def _entries(package: str) -> dict[str, Aliases]:
     return {}
 
 
-LISTED = 12
+MAX_LISTED_SETTINGS = 12
 """Names that a fix lists at most."""
-_OF_ALL_STEPS = {
+_COMMON_ALIASES = {
     "depends_on": "needs", "after": "needs", "requires": "needs", "dependencies": "needs",
     "random_state": "seed", "random_seed": "seed", "rng_seed": "seed",
     "environment": "env", "environment_variables": "env", "secrets": "env",
@@ -123,12 +131,22 @@ _OF_ALL_STEPS = {
     "cuda_visible_devices": "gpus", "CUDA_VISIBLE_DEVICES": "gpus",
 }  # fmt: skip
 """Other names of the keys that every step takes."""
-USES = ("type", "uses", "kind", "step", "step_type", "method", "plugin", "trainer", "action")
+USE_SYNONYMS = (
+    "type",
+    "uses",
+    "kind",
+    "step",
+    "step_type",
+    "method",
+    "plugin",
+    "trainer",
+    "action",
+)
 """Other names of `use`."""
 _CONTAINERS = ("args", "arguments", "config", "hyperparameters", "options", "params", "parameters",
                "settings", "training_args", "with")  # fmt: skip
 """Groups of settings in other tools. A recipe has these settings at the level of `use`."""
-_SECTIONS = {
+_SECTION_ALIASES = {
     "dataset": "data", "datasets": "data", "rows": "data", "inputs": "data",
     "base_models": "models",
     "finetune": "train", "fine_tune": "train", "trainer": "train", "trainers": "train",
@@ -139,20 +157,20 @@ _SECTIONS = {
 """Other names of sections."""
 
 
-def setting_meant(key: str, label: str, aliases: Aliases) -> str | None:
+def aliased_setting(key: str, label: str, aliases: Aliases) -> str | None:
     """The setting that another tool calls `key`, as a dotted path; None if none is known.
 
     label: the group that `key` is written in; empty: the step itself.
     """
-    inside = f"{label}.{key}" if label else key
-    for name in (inside, key, key.lower().replace("-", "_")):
-        if meant := aliases.setting_meant(name):
-            return meant
-    return None if label else _OF_ALL_STEPS.get(key)
+    dotted_key = f"{label}.{key}" if label else key
+    for name in (dotted_key, key, key.lower().replace("-", "_")):
+        if setting := aliases.setting_meant(name):
+            return setting
+    return None if label else _COMMON_ALIASES.get(key)
 
 
 def setting_fix(
-    key: str, value: Any, label: str, schema: dict[str, Any], known: Iterable[str], use: str,
+    key: str, value: Any, label: str, schema: dict[str, Any], settings: Iterable[str], use: str,
     aliases: Aliases,
 ) -> str:  # fmt: skip
     """The fix for the unknown setting `key` of a step of type `use`.
@@ -160,33 +178,37 @@ def setting_fix(
     label: the group that contains it; empty for the step itself. schema: of the complete step.
     known: the settings of the step or the group.
     """
-    known = list(known)
+    settings = list(settings)
     if instead := aliases.instead_of(f"{label}.{key}" if label else key):
         return instead
-    meant = setting_meant(key, label, aliases) or _elsewhere(key, label, schema)
-    if meant and meant.partition(".")[0] in schema.get("properties", {}):  # not all have `gpus`
-        return _moved(meant, value, label, use)
+    setting = aliased_setting(key, label, aliases) or _same_name_elsewhere(key, label, schema)
+    if setting and setting.partition(".")[0] in schema.get("properties", {}):  # not all have `gpus`
+        return _placement_fix(setting, value, label, use)
     if not label and key in _CONTAINERS:
         return "write the settings directly into the step, next to `use`"
-    near = nearest_meant(key, known)
-    if near or len(known) <= LISTED:
-        return near or did_you_mean(key, known) or f"remove {key}"
+    near = suggest_nearest(key, settings)
+    if near or len(settings) <= MAX_LISTED_SETTINGS:
+        return near or did_you_mean(key, settings) or f"remove {key}"
     return f"run `finery plugins {use}` for a list of its settings"
 
 
-def _moved(meant: str, value: Any, label: str, use: str) -> str:
+def _placement_fix(setting: str, value: Any, label: str, use: str) -> str:
     """How to write a setting in its right place."""
-    group, _, name = meant.rpartition(".")
+    group, _, name = setting.rpartition(".")
     if group == label:
         return f"write {name}"
     if not group:
         return f"write {name} next to {label}, not inside it: it is a setting of {use}"
-    shown = f"{value:g}" if isinstance(value, float) else value
-    text = str(shown) if isinstance(value, (str, int, float)) and len(str(shown)) <= 20 else "…"
+    value_text = f"{value:g}" if isinstance(value, float) else value
+    text = (
+        str(value_text)
+        if isinstance(value, (str, int, float)) and len(str(value_text)) <= 20
+        else "…"
+    )
     return f"write {group}: {{{name}: {text}}}"
 
 
-def _elsewhere(key: str, label: str, schema: dict[str, Any]) -> str | None:
+def _same_name_elsewhere(key: str, label: str, schema: dict[str, Any]) -> str | None:
     """A setting of exactly this name outside `label`: of the step, or of one of its groups."""
     if label and key in schema.get("properties", {}):
         return key
@@ -212,24 +234,24 @@ def groups_of(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def key_fix(
-    key: str, value: Any, data: Mapping[str, Any], known: list[str], types: StepTypes
+    key: str, value: Any, data: Mapping[str, Any], keys: list[str], types: StepTypes
 ) -> str:
     """The fix for an unknown key at the top level of a recipe."""
     if key == "version" and "finery" not in data:
         return "write `finery: 1`"
-    if key in _SECTIONS:
-        return f"did you mean '{_SECTIONS[key]}'?"
-    if isinstance(value, str) and (step := written_as_step(value, ["models"], types)):
+    if key in _SECTION_ALIASES:
+        return f"did you mean '{_SECTION_ALIASES[key]}'?"
+    if isinstance(value, str) and (step := text_as_step(value, ["models"], types)):
         return f"write models: {{base: {step}}}"
-    if not isinstance(value, dict | list) and (fix := _inside_step(key, data, types)):
+    if not isinstance(value, dict | list) and (fix := _setting_fix_in_step(key, data, types)):
         return fix
-    near = nearest(key, known)
+    near = nearest(key, keys)
     if near:
         return f"did you mean '{near}'?"
     return f"the sections for steps are {', '.join(SECTIONS)}"
 
 
-def _inside_step(key: str, data: Mapping[str, Any], types: StepTypes) -> str | None:
+def _setting_fix_in_step(key: str, data: Mapping[str, Any], types: StepTypes) -> str | None:
     """How to write `key` into a step that has this setting, under any of its names."""
     for section in ("train", "evaluate", "generate", "data", "models", "export"):
         steps = data.get(section)
@@ -269,17 +291,17 @@ def type_fix(use: str, section: str, types: StepTypes) -> str:
     for name, cls in fitting.items():
         if lower in (name.lower(), name.lower().replace("_", "."), name.partition(".")[2]):
             return f"did you mean '{name}'?"
-        plugin, _, rest = lower.partition(".")
-        called = _aliases_or_none(cls).called
-        if lower in called or (name.startswith(f"{plugin}.") and rest in called):
+        plugin, _, type_name = lower.partition(".")
+        synonyms = _aliases_or_none(cls).called
+        if lower in synonyms or (name.startswith(f"{plugin}.") and type_name in synonyms):
             return f"did you mean '{name}'?"
     near = nearest(use, fitting) or nearest(lower, fitting) or nearest(use, types.step_types)
     if near:
         return f"did you mean '{near}'?"
     prefix = lower.partition(".")[0]
-    listed = [n for n in fitting if n.startswith(f"{prefix}.")] or list(fitting)
-    more = "" if len(listed) < len(fitting) else "; or " + types.suggest(use)
-    return f"section {section} takes: {', '.join(listed)}{more}"
+    types_listed = [n for n in fitting if n.startswith(f"{prefix}.")] or list(fitting)
+    suggestion = "" if len(types_listed) < len(fitting) else "; or " + types.suggest(use)
+    return f"section {section} takes: {', '.join(types_listed)}{suggestion}"
 
 
 def _aliases_or_none(cls: type[Step]) -> Aliases:
@@ -289,7 +311,7 @@ def _aliases_or_none(cls: type[Step]) -> Aliases:
     return Aliases()
 
 
-def written_as_step(text: str, sections: Iterable[str], types: StepTypes) -> str | None:
+def text_as_step(text: str, sections: Iterable[str], types: StepTypes) -> str | None:
     """The step that a bare text means, e.g. `{use: hub.model, repo: Qwen/Qwen3-4B}`."""
     for section in sections:
         for use, cls in types_for(section, types).items():
@@ -303,26 +325,28 @@ def written_as_step(text: str, sections: Iterable[str], types: StepTypes) -> str
     return None
 
 
-Outputs = Mapping[str, Collection[str]]
+OutputNames = Mapping[str, Collection[str]]
 """Step → names of its outputs; `""` is the only output of a step with one."""
 
 
 def reference_fix(
-    ref: str, field: str, kind: type[Artifact], outputs: Outputs, types: StepTypes, *,
+    ref: str, field: str, kind: type[Artifact], outputs: OutputNames, types: StepTypes, *,
     many: bool, optional: bool,
 ) -> str | None:  # fmt: skip
     """The fix for `ref`, which isn't the name of a step, as input `field` of a kind."""
-    if meant := _step_meant(ref, outputs):
-        return f"write {field}: {meant}"
-    parts = [part for part in re.split(r"[,;\s]+", ref.strip("[] ")) if part]
-    if len(parts) > 1 and all(part.lstrip("-") in outputs or _is(part, outputs) for part in parts):
+    if step_name := _referenced_step(ref, outputs):
+        return f"write {field}: {step_name}"
+    parts = [name_part for name_part in re.split(r"[,;\s]+", ref.strip("[] ")) if name_part]
+    if len(parts) > 1 and all(
+        name_part.lstrip("-") in outputs or _is_reference(name_part, outputs) for name_part in parts
+    ):
         if ref.startswith("-"):
             return f"put a space after each dash: - {parts[0].lstrip('-')}"
         return f"write {field}: [{', '.join(parts)}]" if many else f"name one step: {parts[0]}"
     if optional and ref.strip().lower() in ("none", "nil", "false", "no"):
         return f"write {field}: null, or remove the line"
     sections = SECTIONS_OF.get(kind, ())
-    step = written_as_step(ref, sections, types)
+    step = text_as_step(ref, sections, types)
     if step is not None:
         usual = {"models": "base", "data": "rows"}.get(sections[0], sections[0])
         names = (usual, *(f"{usual}{i}" for i in range(2, 999)))
@@ -331,19 +355,19 @@ def reference_fix(
     return did_you_mean(ref.partition(".")[0], outputs)
 
 
-def _step_meant(ref: str, outputs: Outputs) -> str | None:
+def _referenced_step(ref: str, outputs: OutputNames) -> str | None:
     """The step, or output, that `ref` names in the notation of something else."""
     bare = re.sub(r"[${}\s]|^steps\.|^\./", "", ref)
-    section, _, rest = re.sub(r"[:/]", ".", bare).partition(".")
+    section, _, after_section = re.sub(r"[:/]", ".", bare).partition(".")
     candidates = [bare, re.sub(r"[:/]", ".", bare, count=1)]
-    candidates += [rest] if section in SECTIONS else []
+    candidates += [after_section] if section in SECTIONS else []
     for candidate in candidates:
         for text in (candidate, candidate.lower()):
-            if text != ref and _is(text, outputs):
+            if text != ref and _is_reference(text, outputs):
                 return text
     return None
 
 
-def _is(ref: str, outputs: Outputs) -> bool:
+def _is_reference(ref: str, outputs: OutputNames) -> bool:
     name, _, output = ref.partition(".")
     return name in outputs and output in outputs[name]

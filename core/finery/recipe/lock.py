@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import yaml
 
 from finery.errors import UsageError
-from finery.recipe.accepted import ACCEPTED, Accepted, read_accepted
+from finery.recipe.accepted import ACCEPTED_KEY, Accepted, read_accepted
 from finery.util.files import read_plain
 from finery.util.paths import shown
 
-LARGEST = 16 << 20
+MAX_LOCK_BYTES = 16 << 20
 """Maximum size of a lock file, in bytes."""
-_HEAD = """\
+_PINS_HEADER = """\
 # Outside names and what finery resolved them to. Commit this file.
 # To resolve them again: finery build --update-lock
 """
-_HEAD_OF_ACCEPTED = """\
+_ACCEPTED_HEADER = """\
 # Changes after which results are still current. To withdraw them: finery accept STEP --undo
 """
 
@@ -61,29 +61,29 @@ class Lock:
 
     def set(self, name: str, pinned: str) -> None:
         """Pin a name; replaces the file atomically. Raises `UsageError` if it can't be written."""
-        seen = {**self._read(), name: pinned}
+        pins_before = {**self._read(), name: pinned}
 
         def pin(content: _Content) -> _Content:
-            others = {} if self._forgotten is None else content.pins
-            gone = self._forgotten or set()
-            pins = {n: pin for n, pin in others.items() if n not in gone} | {name: pinned}
+            other_pins = {} if self._forgotten is None else content.pins
+            forgotten = self._forgotten or set()
+            pins = {n: pin for n, pin in other_pins.items() if n not in forgotten} | {name: pinned}
             return content._replace(pins=pins)
 
-        self._pins = {**self._change(pin, f"pins {name}").pins, **seen}
+        self._pins = {**self._change(pin, f"pins {name}").pins, **pins_before}
         self._forgotten = set()
 
-    def accept(self, new: Collection[Accepted], gone: Collection[Accepted] = ()) -> None:
+    def accept(self, additions: Collection[Accepted], withdrawn: Collection[Accepted] = ()) -> None:
         """Add accepted changes, and remove the groups of others, and of those that the new ones
         reverse. Raises `UsageError` as `set`."""
-        if not (new or gone):
+        if not (additions or withdrawn):
             return
-        reverse = [(c.use, c.part, c.new, c.old) for c in new]
+        reverse = [(c.use, c.part, c.new, c.old) for c in additions]
 
         def change(content: _Content) -> _Content:
-            before = content.accepted
-            out = {c.name for c in before if (c.use, c.part, c.old, c.new) in reverse}
-            out |= {c.name for c in gone}
-            lines = {c.line(): c for c in (*before, *new) if c.name not in out}
+            accepted = content.accepted
+            removed = {c.name for c in accepted if (c.use, c.part, c.old, c.new) in reverse}
+            removed |= {c.name for c in withdrawn}
+            lines = {c.line(): c for c in (*accepted, *additions) if c.name not in removed}
             return content._replace(accepted=[*lines.values()])
 
         self._accepted = self._change(change, "has the accepted changes").accepted
@@ -91,7 +91,7 @@ class Lock:
     def _change(self, change: Callable[[_Content], _Content], purpose: str) -> _Content:
         """Change the file as it is now; what is in it then. purpose: of the file, for errors."""
         try:
-            with _alone_in(self.path.parent):
+            with _lock_folder(self.path.parent):
                 content = change(self._load())
                 self._write(content)
         except OSError as error:
@@ -106,10 +106,12 @@ class Lock:
             self.path.unlink(missing_ok=True)
             return
         pins = dict(sorted(content.pins.items()))
-        text = _HEAD + yaml.dump(pins, Dumper=_Dumper, default_flow_style=False) if pins else ""
+        text = (
+            _PINS_HEADER + yaml.dump(pins, Dumper=_Dumper, default_flow_style=False) if pins else ""
+        )
         if content.accepted:
-            lines = sorted(each.line() for each in content.accepted)
-            text += f"{_HEAD_OF_ACCEPTED}{ACCEPTED}:\n{''.join(lines)}"
+            lines = sorted(change.line() for change in content.accepted)
+            text += f"{_ACCEPTED_HEADER}{ACCEPTED_KEY}:\n{''.join(lines)}"
         staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             staged.write_text(text, encoding="utf-8")
@@ -135,7 +137,7 @@ class Lock:
 
     def _load(self) -> _Content:
         try:
-            loader = yaml.SafeLoader(read_plain(self.path, LARGEST).decode())
+            loader = yaml.SafeLoader(read_plain(self.path, MAX_LOCK_BYTES).decode())
             node = loader.get_single_node()
             loaded = {} if node is None else loader.construct_document(node)
         except FileNotFoundError:
@@ -146,31 +148,31 @@ class Lock:
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise self._error(f"the lock file can't be read: {error}") from None
         if isinstance(loaded, dict) and isinstance(node, yaml.MappingNode):
-            lists = [value for key, value in node.value if key.value == ACCEPTED]
+            lists = [value for key, value in node.value if key.value == ACCEPTED_KEY]
             if len(lists) > 1:  # YAML would take the last one
                 line = lists[1].start_mark.line
-                raise self._error(f"there are two lists of '{ACCEPTED}'", line, "join them")
+                raise self._error(f"there are two lists of '{ACCEPTED_KEY}'", line, "join them")
             if lists and isinstance(lists[0], yaml.SequenceNode):
-                entries = zip(lists[0].value, loaded.pop(ACCEPTED), strict=True)
-                accepted = [self._accepted_in(e, n.start_mark.line + 1) for n, e in entries]
-                return _Content(self._pins_in(loaded), accepted)
-        return _Content(self._pins_in(loaded), [])
+                entries = zip(lists[0].value, loaded.pop(ACCEPTED_KEY), strict=True)
+                accepted = [self._parse_accepted(e, n.start_mark.line + 1) for n, e in entries]
+                return _Content(self._parse_pins(loaded), accepted)
+        return _Content(self._parse_pins(loaded), [])
 
-    def _accepted_in(self, entry: Any, line: int) -> Accepted:
+    def _parse_accepted(self, entry: Any, line: int) -> Accepted:
         try:
             return read_accepted(entry)
         except ValueError as error:
             fix = "restore the line from git, or remove it and use `finery accept`"
             raise self._error(str(error), line, fix) from None
 
-    def _pins_in(self, loaded: Any) -> dict[str, str]:
+    def _parse_pins(self, loaded: Any) -> dict[str, str]:
         if not isinstance(loaded, dict) or not all(isinstance(v, str) for v in loaded.values()):
             raise self._error("the lock file must map names to text")
         return {str(k): v for k, v in loaded.items()}
 
-    def _error(self, what: str, line: int = 0, fix: str = "restore it from git") -> UsageError:
+    def _error(self, problem: str, line: int = 0, fix: str = "restore it from git") -> UsageError:
         where = f"{shown(self.path)}:{line}" if line else str(self.path)
-        return UsageError(what, where=where, fix=fix)
+        return UsageError(problem, where=where, fix=fix)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -186,7 +188,7 @@ _Dumper.add_representer(
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _lock_folder(folder: Path) -> Iterator[None]:
     """Wait until no other process changes a lock file in a folder, and keep others waiting."""
     file = os.open(folder, os.O_RDONLY)
     try:

@@ -9,19 +9,19 @@ from typing import Any, NamedTuple
 from finery.errors import FineryError
 from finery.recipe.document import Recipe
 from finery.recipe.fits import fits
-from finery.recipe.hints import Aliases, aliases_of, groups_of, setting_fix, setting_meant
-from finery.recipe.yaml import without_secrets
+from finery.recipe.hints import Aliases, aliased_setting, aliases_of, groups_of, setting_fix
+from finery.recipe.yaml import redact_secrets
 from finery.step.step import Step
 from finery.util.text import counted, did_you_mean, nearest, shortened
 
-LONGEST = 60
+MAX_SHOWN = 60
 """Maximum characters of a wrong value that are shown."""
 
-_TYPES = {
+_TYPE_WORDS = {
     "string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false",
     "array": "a list", "object": "a mapping", "null": "null",
 }  # fmt: skip
-_LIMITS = {
+_LIMIT_WORDS = {
     "minimum": "at least {}", "exclusiveMinimum": "greater than {}", "maximum": "at most {}",
     "exclusiveMaximum": "less than {}", "minLength": "at least {} characters",
     "maxLength": "at most {} characters", "minItems": "at least {} of them",
@@ -39,7 +39,7 @@ class _Subject(NamedTuple):
     aliases: Aliases
 
 
-def complaints(
+def schema_errors(
     recipe: Recipe,
     schema: dict[str, Any],
     value: Any,
@@ -55,7 +55,7 @@ def complaints(
         return
     about = _Subject(recipe, place, subject, schema, aliases_of(cls))
     for error in _validator()(schema).iter_errors(value):
-        yield from _translated(about, error)
+        yield from _translate(about, error)
 
 
 @lru_cache(maxsize=1)
@@ -70,56 +70,59 @@ def _validator() -> Any:
     return extend(Draft202012Validator, type_checker=types)
 
 
-def _translated(about: _Subject, error: Any) -> Iterator[FineryError]:
+def _translate(subject: _Subject, error: Any) -> Iterator[FineryError]:
     if error.validator == "additionalProperties":
-        yield from _unknown(about, error)
+        yield from _unknown_setting_errors(subject, error)
     elif error.validator == "required":
-        yield from _missing(about, error)
-    elif error.validator in ("anyOf", "oneOf") and (meant := _branch_meant(error)):
-        for inner in meant:
-            yield from _translated(about, inner)
+        yield from _missing_setting_errors(subject, error)
+    elif error.validator in ("anyOf", "oneOf") and (branch_errors := _intended_branch(error)):
+        for inner in branch_errors:
+            yield from _translate(subject, inner)
     else:
-        what = f"'{_label(error) or about.name}' can't be {literal(error.instance)}"
-        place = (*about.place, *error.absolute_path)
-        yield about.recipe.error(what, place, fix=_fix(about, error))
+        problem = f"'{_label(error) or subject.name}' can't be {literal(error.instance)}"
+        place = (*subject.place, *error.absolute_path)
+        yield subject.recipe.error(problem, place, fix=_error_fix(subject, error))
 
 
-def _unknown(about: _Subject, error: Any) -> Iterator[FineryError]:
-    known = list(error.schema.get("properties", {}))
+def _unknown_setting_errors(subject: _Subject, error: Any) -> Iterator[FineryError]:
+    settings = list(error.schema.get("properties", {}))
     label = _label(error)
-    owner = f"'{label}' of {about.name}" if label else about.name
+    owner = f"'{label}' of {subject.name}" if label else subject.name
     for key, value in error.instance.items():
-        if key not in known:
-            yield about.recipe.error(
+        if key not in settings:
+            yield subject.recipe.error(
                 f"unknown setting '{key}' of {owner}",
-                (*about.place, *error.absolute_path, key),
+                (*subject.place, *error.absolute_path, key),
                 key=True,
-                fix=setting_fix(key, value, label, about.schema, known, about.name, about.aliases),
+                fix=setting_fix(
+                    key, value, label, subject.schema, settings, subject.name, subject.aliases
+                ),
             )
 
 
-def _missing(about: _Subject, error: Any) -> Iterator[FineryError]:
-    known, label = error.schema["properties"], _label(error)
+def _missing_setting_errors(subject: _Subject, error: Any) -> Iterator[FineryError]:
+    settings, label = error.schema["properties"], _label(error)
     key = next(
         k for k in error.validator_value if k not in error.instance and repr(k) in error.message
     )
-    whole = f"{label}.{key}" if label else key
-    others = [other for other in error.instance if other not in known]
-    if any(setting_meant(other, label, about.aliases) == whole for other in others) or any(
-        nearest(other, known) == key for other in others
-    ):
+    dotted_name = f"{label}.{key}" if label else key
+    unknown = [unknown_name for unknown_name in error.instance if unknown_name not in settings]
+    if any(
+        aliased_setting(unknown_name, label, subject.aliases) == dotted_name
+        for unknown_name in unknown
+    ) or any(nearest(unknown_name, settings) == key for unknown_name in unknown):
         return  # written under another name, and reported as unknown
-    owner = f"'{label}' of {about.name}" if label else about.name
-    text = known.get(key, {}).get("description", "").partition("\n")[0]
-    yield about.recipe.error(
+    owner = f"'{label}' of {subject.name}" if label else subject.name
+    text = settings.get(key, {}).get("description", "").partition("\n")[0]
+    yield subject.recipe.error(
         f"{owner} needs '{key}'",
-        (*about.place, *error.absolute_path),
+        (*subject.place, *error.absolute_path),
         key=True,
         fix=f"{key}: {text}" if text else f"add {key}: …",
     )
 
 
-def _branch_meant(error: Any) -> list[Any]:
+def _intended_branch(error: Any) -> list[Any]:
     """For anyOf: the errors of the only branch with a fitting type; empty if several fit."""
     branches: dict[Any, list[Any]] = {}
     for inner in error.context:
@@ -146,7 +149,7 @@ def literal(value: Any) -> str:
         case bool():
             return str(value).lower()
         case str():
-            return f"'{shortened(without_secrets(value), LONGEST)}'"
+            return f"'{shortened(redact_secrets(value), MAX_SHOWN)}'"
         case dict():
             return "a mapping" if value else "an empty mapping"
         case list():
@@ -155,12 +158,12 @@ def literal(value: Any) -> str:
             return str(value)
 
 
-def _fix(about: _Subject, error: Any) -> str:
-    label, value = _label(error) or about.name, error.instance
-    keys = about.schema.get("properties", {})
+def _error_fix(subject: _Subject, error: Any) -> str:
+    label, value = _label(error) or subject.name, error.instance
+    keys = subject.schema.get("properties", {})
     if len(error.absolute_path) == 1 and label not in keys and (near := nearest(label, keys)):
         return f"did you mean '{near}'?"
-    if fix := about.aliases.value_fix(label, value):
+    if fix := subject.aliases.value_fix(label, value):
         return fix
     if fix := value_fix(label, value, _kinds(error.schema), error.schema):
         return fix
@@ -169,22 +172,22 @@ def _fix(about: _Subject, error: Any) -> str:
         return f"write {{use: {value}}}"
     match error.validator:
         case "enum":
-            fitting = [str(one) for one in error.validator_value]
+            fitting = [str(allowed) for allowed in error.validator_value]
             return did_you_mean(str(value), fitting) or f"remove {label}"
         case "pattern" if error.schema.get("description"):
             return f"{label}: {error.schema['description'].partition(chr(10))[0]}"
         case _:
-            return f"give {phrase(error.schema)}{_hint(about, error)}"
+            return f"give {phrase(error.schema)}{_value_hint(subject, error)}"
 
 
-def _hint(about: _Subject, error: Any) -> str:
+def _value_hint(subject: _Subject, error: Any) -> str:
     """How to write the value if only the quotes are wrong, or else an example."""
     value, kinds, label = error.instance, _kinds(error.schema), _label(error)
     if "string" in kinds and isinstance(value, (bool, int, float)):
         return " (put it in quotes)"
     if value is None:
         return f", or remove the line {label}:" if label and "default" in error.schema else ""
-    settings = groups_of(about.schema).get(label)
+    settings = groups_of(subject.schema).get(label)
     if settings:
         name, field = next(iter(settings.items()))
         return f", such as {label}: {{{name}: {field.get('default', '…')}}}"
@@ -210,14 +213,14 @@ def phrase(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
         return "a mapping of settings"
     kinds = schema.get("type", "something else")
-    words = [_TYPES.get(k, k) for k in ([kinds] if isinstance(kinds, str) else kinds)]
-    limits = [text.format(schema[key]) for key, text in _LIMITS.items() if key in schema]
+    words = [_TYPE_WORDS.get(k, k) for k in ([kinds] if isinstance(kinds, str) else kinds)]
+    limits = [text.format(schema[key]) for key, text in _LIMIT_WORDS.items() if key in schema]
     if "pattern" in schema and "description" not in schema:
         limits.append(f"matching {schema['pattern']}")
-    return ", ".join([" or ".join(words) + _inside(schema), *limits])
+    return ", ".join([" or ".join(words) + _content_words(schema), *limits])
 
 
-def _inside(schema: dict[str, Any]) -> str:
+def _content_words(schema: dict[str, Any]) -> str:
     """The contents of a list or a mapping, in words."""
     if schema.get("items"):
         return f" of {_plural(phrase(schema['items']))}"
@@ -227,14 +230,17 @@ def _inside(schema: dict[str, Any]) -> str:
 
 
 def _plural(words: str) -> str:
-    for one in ("a whole number", "a number", "a list", "a mapping"):
-        if words.startswith(one):
-            return f"{one[2:]}s{words[len(one) :]}"
+    for singular in ("a whole number", "a number", "a list", "a mapping"):
+        if words.startswith(singular):
+            return f"{singular[2:]}s{words[len(singular) :]}"
     return words
 
 
-_YES, _NO = frozenset({"true", "yes", "on", "y", "1"}), frozenset({"false", "no", "off", "n", "0"})
-_NULLS = frozenset({"none", "null", "nil", "nan", "na", "undefined", "~"})
+_TRUE_WORDS, _FALSE_WORDS = (
+    frozenset({"true", "yes", "on", "y", "1"}),
+    frozenset({"false", "no", "off", "n", "0"}),
+)
+_NULL_WORDS = frozenset({"none", "null", "nil", "nan", "na", "undefined", "~"})
 _THOUSANDS = re.compile(r"\d{1,3}([ ,']\d{3})+")
 
 
@@ -261,17 +267,17 @@ def value_fix(label: str, value: Any, kinds: set[str], schema: dict[str, Any]) -
 def number_of(text: str) -> str | None:
     """The number that a text means, in YAML notation; None if it doesn't mean one."""
     share = text.removesuffix("%").strip()
-    if share != text and (number := _finite(share.replace(",", "."))) is not None:
+    if share != text and (number := _is_finite(share.replace(",", "."))) is not None:
         return f"{number / 100:g}"
     if _THOUSANDS.fullmatch(text):
         return re.sub(r"\D", "", text)
     for candidate in (text, text.replace(",", ".")):
-        if _finite(candidate) is not None:
+        if _is_finite(candidate) is not None:
             return candidate
     return None
 
 
-def _finite(text: str) -> float | None:
+def _is_finite(text: str) -> float | None:
     try:
         number = float(text)
     except ValueError:
@@ -280,12 +286,12 @@ def _finite(text: str) -> float | None:
 
 
 def _text_fix(name: str, text: str, kinds: set[str], schema: dict[str, Any]) -> str | None:
-    if "null" in kinds and text.strip().lower() in _NULLS:
+    if "null" in kinds and text.strip().lower() in _NULL_WORDS:
         return f"write {name}: null"
     if kinds & {"integer", "number"} and (number := number_of(text)):
         return f"write {name}: {number}"
-    if "boolean" in kinds and text.strip().lower() in _YES | _NO:
-        return f"write {name}: {'true' if text.strip().lower() in _YES else 'false'}"
+    if "boolean" in kinds and text.strip().lower() in _TRUE_WORDS | _FALSE_WORDS:
+        return f"write {name}: {'true' if text.strip().lower() in _TRUE_WORDS else 'false'}"
     if "array" in kinds and not text.lstrip().startswith("-"):
         items = re.split(r"[,;]? +|[,;]", text.strip())
         forms = (schema, *schema.get("anyOf", ()))
@@ -307,7 +313,7 @@ def _number_fix(name: str, value: float, kinds: set[str], schema: dict[str, Any]
 
 
 def _list_fix(name: str, value: list[Any], kinds: set[str]) -> str | None:
-    if "string" not in kinds or not all(isinstance(one, str) for one in value):
+    if "string" not in kinds or not all(isinstance(item, str) for item in value):
         return None
     if len(value) == 1:
         return f"write {name}: {value[0]}"

@@ -17,7 +17,7 @@ from finery.step.step import Step
 from finery.util.text import a_or_an
 
 Schema = dict[str, Any]
-NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
+NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 """A step's name becomes a folder's name and part of `step.output`."""
 _STEP_KEYS: dict[str, Any] = {
     "needs": {
@@ -64,21 +64,21 @@ _STEP_KEYS: dict[str, Any] = {
     },
     "resources": RESOURCES,
 }
-_VALUES = {
+_AXIS_VALUES = {
     "anyOf": [
         {"type": "array", "minItems": 1},
         {"type": "object", "minProperties": 1},
     ],
 }
-_SETTINGS = {
+_AXIS_SETTINGS = {
     "type": ["object", "null"],
     "description": "Path of a setting → its value, e.g. {train.sft.epochs: 8}.",
 }
-_TOP: dict[str, Any] = {
+_TOP_LEVEL: dict[str, Any] = {
     "finery": {"const": 1, "description": "The version of the recipe language."},
     "name": {
         "type": "string",
-        "pattern": NAME,
+        "pattern": NAME_PATTERN,
         "description": "The recipe's name. Its outputs are in build/NAME/.",
     },
     "seed": {
@@ -157,7 +157,7 @@ _TOP: dict[str, Any] = {
             "variants": {
                 "type": "object",
                 "minProperties": 1,
-                "additionalProperties": _SETTINGS,
+                "additionalProperties": _AXIS_SETTINGS,
                 "description": "Further variants by name, each with its own settings.",
             },
             "seeds": {
@@ -226,7 +226,7 @@ _TOP: dict[str, Any] = {
                 "additionalProperties": False,
             },
         },
-        "additionalProperties": _VALUES,
+        "additionalProperties": _AXIS_VALUES,
     },
 }
 
@@ -243,20 +243,22 @@ def settings_inside(schema: Schema, key: str) -> Iterator[tuple[str, Schema, boo
     schema: of the step type. key: of the group. Names are `lora.r`, of each group in a list
     `checks[].name`, of each in a mapping `rules.NAME.never`.
     """
-    yield from _inside(key, schema["properties"][key], schema.get("$defs", {}), frozenset())
+    yield from _settings_in_field(
+        key, schema["properties"][key], schema.get("$defs", {}), frozenset()
+    )
 
 
-def _inside(
-    path: str, field: Schema, defs: Mapping[str, Schema], seen: frozenset[str]
+def _settings_in_field(
+    path: str, field: Schema, defs: Mapping[str, Schema], visited: frozenset[str]
 ) -> Iterator[tuple[str, Schema, bool]]:
     for ref, mark in _groups_in(field):
-        if ref in seen:  # a group may contain groups of its own type
+        if ref in visited:  # a group may contain groups of its own type
             continue
         group = defs[ref]
         for key, inner in group.get("properties", {}).items():
             name = f"{path}{mark}.{key}"
             yield name, inner, key in group.get("required", ())
-            yield from _inside(name, inner, defs, seen | {ref})
+            yield from _settings_in_field(name, inner, defs, visited | {ref})
 
 
 def _groups_in(field: Schema, mark: str = "") -> Iterator[tuple[str, str]]:
@@ -279,18 +281,22 @@ def _encoded_schema(cls: type[Step]) -> bytes:
         )
     except TypeError as error:
         raise PluginError(f"{full_name(cls)}: a setting's type has no schema: {error}") from error
-    own = defs.pop(cls.__name__)
+    type_schema = defs.pop(cls.__name__)
     for group in defs.values():  # msgspec before 0.23 leaves a docstring's indentation
         if "description" in group:
             group["description"] = cleandoc(group["description"])
-    properties: dict[str, Any] = {"use": {"type": "string"}, **own["properties"], **_STEP_KEYS}
+    properties: dict[str, Any] = {
+        "use": {"type": "string"},
+        **type_schema["properties"],
+        **_STEP_KEYS,
+    }
     if not cls.__spec__.engines and cls.gpu_count is Step.gpu_count:  # it can't use one
         del properties["gpus"]
     for name, accepts in inputs_of(cls).items():
         properties[name] = _input_schema(cls.__finery_fields__[name].help, accepts)
     for name, info in nested_fields(cls).items():  # `_check_nested` checks their settings
         defs.pop(Step.__name__, None)
-        one = {
+        nested_schema = {
             "type": ["object", "null"],
             "properties": {
                 "use": {
@@ -300,10 +306,14 @@ def _encoded_schema(cls: type[Step]) -> bytes:
             },
             "required": ["use"],
         }
-        properties[name] = {"description": info.help, **one}
+        properties[name] = {"description": info.help, **nested_schema}
         if any(get_origin(hint) is list for hint in get_args(field_hints(cls)[name])):
-            each = {**one, "type": "object"}
-            forms = [each, {"type": "array", "items": each, "minItems": 1}, {"type": "null"}]
+            item_schema = {**nested_schema, "type": "object"}
+            forms = [
+                item_schema,
+                {"type": "array", "items": item_schema, "minItems": 1},
+                {"type": "null"},
+            ]
             properties[name] = {"description": info.help, "anyOf": forms}
     for field in msgspec.structs.fields(cls):  # msgspec leaves lists that aren't empty out
         if field.default_factory not in (msgspec.NODEFAULT, list, dict):
@@ -314,23 +324,23 @@ def _encoded_schema(cls: type[Step]) -> bytes:
         "type": "object",
         "description": cleandoc(cls.__doc__ or ""),
         "properties": properties,
-        "required": ["use", *own.get("required", [])],
+        "required": ["use", *type_schema.get("required", [])],
         "additionalProperties": False,
     }
     return msgspec.json.encode({**schema, "$defs": defs} if defs else schema)
 
 
 def _input_schema(text: str, accepts: Input) -> dict[str, Any]:
-    one = {"type": "string"}
-    forms: list[dict[str, Any]] = [one]
+    reference_schema = {"type": "string"}
+    forms: list[dict[str, Any]] = [reference_schema]
     if accepts.many:
-        forms.append({"type": "array", "items": one, "minItems": 1})
+        forms.append({"type": "array", "items": reference_schema, "minItems": 1})
     if accepts.optional:
         forms.append({"type": "null"})
-    more = ", or a list of them." if accepts.many else "."
-    note = f"Names a step that makes {a_or_an(accepts.kind.kind)}{more}"
+    note_end = ", or a list of them." if accepts.many else "."
+    note = f"Names a step that makes {a_or_an(accepts.kind.kind)}{note_end}"
     schema = {"description": f"{text} {note}".strip()}
-    return {**schema, **one} if len(forms) == 1 else {**schema, "anyOf": forms}
+    return {**schema, **reference_schema} if len(forms) == 1 else {**schema, "anyOf": forms}
 
 
 def _custom_schema(kind: type) -> dict[str, Any]:

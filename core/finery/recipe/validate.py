@@ -10,9 +10,9 @@ from finery.artifact.kinds import Artifact
 from finery.errors import FineryError, PluginError, UsageError
 from finery.recipe.document import Recipe
 from finery.recipe.environments import check_environments
-from finery.recipe.hints import USES, key_fix, type_fix, types_for, written_as_step
-from finery.recipe.messages import complaints, literal
-from finery.recipe.schema import _STEP_KEYS, _TOP, NAME, StepTypes, step_schema
+from finery.recipe.hints import USE_SYNONYMS, key_fix, text_as_step, type_fix, types_for
+from finery.recipe.messages import literal, schema_errors
+from finery.recipe.schema import _STEP_KEYS, _TOP_LEVEL, NAME_PATTERN, StepTypes, step_schema
 from finery.step.inspect import (
     RESERVED,
     SECTIONS,
@@ -40,11 +40,11 @@ def check_recipe(recipe: Recipe, plugins: StepTypes) -> list[FineryError]:
 
 
 def _check_keys(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
-    known = [*_TOP, *SECTIONS]
+    keys = [*_TOP_LEVEL, *SECTIONS]
     for key, value in recipe.data.items():
-        if key not in known and not key.startswith("x-"):
+        if key not in keys and not key.startswith("x-"):
             kind = "section" if isinstance(value, dict | list) else "key"
-            fix = key_fix(key, value, recipe.data, known, plugins)
+            fix = key_fix(key, value, recipe.data, keys, plugins)
             yield recipe.error(f"unknown {kind} '{key}'", [key], key=True, fix=fix)
 
 
@@ -65,9 +65,9 @@ def check_top(recipe: Recipe) -> Iterator[FineryError]:
     name = recipe.data.get("name")
     if isinstance(name, str) and not is_name(name):
         yield recipe.error(f"a recipe can't be named '{name}'", ["name"], fix=_name_fix(name))
-    for key, schema in _TOP.items():
+    for key, schema in _TOP_LEVEL.items():
         if key in recipe.data and key != "finery" and not (key == "name" and isinstance(name, str)):
-            yield from complaints(recipe, schema, recipe.data[key], (key,), key)
+            yield from schema_errors(recipe, schema, recipe.data[key], (key,), key)
 
 
 def _check_silence(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
@@ -75,7 +75,7 @@ def _check_silence(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
     silenced = recipe.data.get("silence")
     if not isinstance(silenced, list):
         return
-    known = plugins.note_names
+    note_names = plugins.note_names
     steps = [n for s in SECTIONS if isinstance(recipe.data.get(s), dict) for n in recipe.data[s]]
     steps += [str(name).partition("@")[0] for name in recipe.variant_names]
     for index, text in enumerate(silenced):
@@ -83,8 +83,10 @@ def _check_silence(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
             continue
         step, slash, name = text.rpartition("/")
         place = ("silence", index)
-        if name not in known:
-            yield recipe.error(f"there is no note '{name}'", place, fix=did_you_mean(name, known))
+        if name not in note_names:
+            yield recipe.error(
+                f"there is no note '{name}'", place, fix=did_you_mean(name, note_names)
+            )
         if slash and step not in steps:
             yield recipe.error(f"there is no step '{step}'", place, fix=did_you_mean(step, steps))
 
@@ -97,7 +99,7 @@ def _name_fix(name: str) -> str:
 
 def is_name(text: str) -> bool:
     """Whether a step or a recipe can have this name."""
-    return re.fullmatch(NAME.strip("^$"), text) is not None
+    return re.fullmatch(NAME_PATTERN.strip("^$"), text) is not None
 
 
 def _check_steps(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
@@ -106,7 +108,7 @@ def _check_steps(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
         if steps is None:
             continue
         if not isinstance(steps, dict):
-            yield _no_mapping(recipe, section, steps)
+            yield _not_mapping_error(recipe, section, steps)
             continue
         if isinstance(use := steps.get("use"), str):
             yield recipe.error(
@@ -120,12 +122,12 @@ def _check_steps(recipe: Recipe, plugins: StepTypes) -> Iterator[FineryError]:
             yield from _check_step(recipe, plugins, section, name, step)
 
 
-def _no_mapping(recipe: Recipe, section: str, steps: Any) -> FineryError:
+def _not_mapping_error(recipe: Recipe, section: str, steps: Any) -> FineryError:
     """The error for a section that isn't a mapping of names to steps."""
-    first = steps[0] if isinstance(steps, list) and steps else {}
-    given = first if isinstance(first, dict) else {}
-    name, use = given.get("name", "NAME"), given.get("use", "STEP TYPE")
-    for key, value in given.items():
+    first_item = steps[0] if isinstance(steps, list) and steps else {}
+    item = first_item if isinstance(first_item, dict) else {}
+    name, use = item.get("name", "NAME"), item.get("use", "STEP TYPE")
+    for key, value in item.items():
         if isinstance(value, dict) and "use" in value:  # - sft: {use: trl.sft, …}
             name, use = key, value["use"]
     return recipe.error(
@@ -144,11 +146,11 @@ def _check_step(
         yield recipe.error(f"a step can't be named '{name}'", place, key=True, fix=fix)
         return
     if not isinstance(step, dict):
-        yield _no_step(recipe, plugins, place, step)
+        yield _not_step_error(recipe, plugins, place, step)
         return
     use = step.get("use")
     if not isinstance(use, str):
-        yield _without_use(recipe, plugins, place, step)
+        yield _missing_use_error(recipe, plugins, place, step)
         return
     if use not in plugins.step_types:
         fix = type_fix(use, section, plugins)
@@ -167,7 +169,7 @@ def _check_step(
             fix=f"move step '{name}' to section {' or '.join(sections)}",
         )
         return
-    yield from complaints(recipe, schema, step, place, use, cls)
+    yield from schema_errors(recipe, schema, step, place, use, cls)
     yield from _check_nested(recipe, plugins, place, step, cls)
 
 
@@ -181,51 +183,53 @@ def _check_nested(
             continue  # reported by the outer step's schema
         place, fitting = (*outer, *path.split(".")), types_for(info.section, plugins)
         if use not in fitting:
-            what = f"'{use}' is not a step type for section {info.section}"
-            yield recipe.error(what, (*place, "use"), fix=did_you_mean(use, fitting))
+            problem = f"'{use}' is not a step type for section {info.section}"
+            yield recipe.error(problem, (*place, "use"), fix=did_you_mean(use, fitting))
             continue
         schema = step_schema(plugins.step_type(use))
         for key in (*_STEP_KEYS, *info.given):
             schema["properties"].pop(key, None)
         schema["required"] = [key for key in schema["required"] if key not in info.given]
-        yield from complaints(recipe, schema, step, place, use, fitting[use])
+        yield from schema_errors(recipe, schema, step, place, use, fitting[use])
         yield from _check_nested(recipe, plugins, place, step, fitting[use])
 
 
-def _no_step(
+def _not_step_error(
     recipe: Recipe, plugins: StepTypes, place: tuple[str, str], written: Any
 ) -> FineryError:
     """The error for a step that isn't a mapping of settings."""
     section, name = place
-    meant = written_as_step(written, [section], plugins) if isinstance(written, str) else None
+    suggestion = text_as_step(written, [section], plugins) if isinstance(written, str) else None
     return recipe.error(
         f"step '{name}' must be a mapping of settings",
         place,
-        fix=f"write {name}: {meant or '{use: STEP TYPE, …}'}",
+        fix=f"write {name}: {suggestion or '{use: STEP TYPE, …}'}",
     )
 
 
-def _without_use(
+def _missing_use_error(
     recipe: Recipe, plugins: StepTypes, place: tuple[str, str], step: dict[str, Any]
 ) -> FineryError:
     fix = f"add `use:` with one of {', '.join(types_for(place[0], plugins))}"
     if "use" in step:
         return recipe.error("'use' must name one step type", (*place, "use"), fix=fix)
-    other = next((key for key in USES if key in step), None) or nearest("use", step)
-    what = f"step '{place[1]}' is missing `use:`"
-    if other:
-        return recipe.error(what, (*place, other), key=True, fix=f"write 'use', not '{other}'")
-    return recipe.error(what, place, key=True, fix=fix)
+    synonym = next((key for key in USE_SYNONYMS if key in step), None) or nearest("use", step)
+    problem = f"step '{place[1]}' is missing `use:`"
+    if synonym:
+        return recipe.error(
+            problem, (*place, synonym), key=True, fix=f"write 'use', not '{synonym}'"
+        )
+    return recipe.error(problem, place, key=True, fix=fix)
 
 
 def convert_step(
     recipe: Recipe, section: str, name: str, cls: type[Step], plugins: StepTypes
 ) -> Step:
     """The step as an instance of its type, with defaults, and placeholders for artifacts."""
-    return _converted(recipe, (section, name), recipe.data[section][name], cls, plugins)
+    return _convert_nested(recipe, (section, name), recipe.data[section][name], cls, plugins)
 
 
-def _converted(
+def _convert_nested(
     recipe: Recipe, place: tuple[str, ...], written: Any, cls: type[Step], plugins: StepTypes
 ) -> Step:
     nested = nested_fields(cls)
@@ -236,14 +240,16 @@ def _converted(
     try:
         step = msgspec.convert(settings, cls, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise _refused(recipe, place, written, error) from error
+        raise _post_init_error(recipe, place, written, error) from error
     for path, inner, info in nested_in(cls, written):
         kind, where = plugins.step_type(inner["use"]), (*place, *path.split("."))
-        add_nested(step, path, _converted(recipe, where, {**inner, **info.given}, kind, plugins))
+        add_nested(
+            step, path, _convert_nested(recipe, where, {**inner, **info.given}, kind, plugins)
+        )
     return step
 
 
-def _refused(
+def _post_init_error(
     recipe: Recipe, place: tuple[str, ...], written: dict[str, Any], error: msgspec.ValidationError
 ) -> FineryError:
     """The error for settings that a step's or a group's `__post_init__` refuses.
@@ -251,14 +257,14 @@ def _refused(
     In its text, the fix comes after the first colon, and the first setting in backquotes is where
     the mistake is.
     """
-    text, _, inside = str(error).partition(" - at `$.")
-    where = (*place, *inside.rstrip("`").split(".")) if inside else place
-    named = next((name for name in re.findall(r"`(\w+)`", text) if name in written), None)
-    what, colon, fix = text.partition(": ")
+    text, _, inner_path = str(error).partition(" - at `$.")
+    where = (*place, *inner_path.rstrip("`").split(".")) if inner_path else place
+    setting = next((name for name in re.findall(r"`(\w+)`", text) if name in written), None)
+    problem, colon, fix = text.partition(": ")
     return recipe.error(
-        f"step '{place[1]}': {what}",
-        where if inside or named is None else (*place, named),
-        key=not inside,
+        f"step '{place[1]}': {problem}",
+        where if inner_path or setting is None else (*place, setting),
+        key=not inner_path,
         fix=fix if colon else f"run `finery plugins {written['use']}` for a list of its settings",
     )
 
@@ -280,16 +286,16 @@ class RecipeErrors(UsageError):
         return "\n\n".join(str(e) for e in self.errors)
 
 
-def _position(error: FineryError) -> tuple[str, int, int]:
+def _sort_position(error: FineryError) -> tuple[str, int, int]:
     file, line, column = ["", "", *(error.where or "").rsplit(":", 2)][-3:]
-    whole = line.isdecimal() and column.isdecimal()
-    return (file, int(line), int(column)) if whole else (error.where or "", 0, 0)
+    has_position = line.isdecimal() and column.isdecimal()
+    return (file, int(line), int(column)) if has_position else (error.where or "", 0, 0)
 
 
 def raise_all(errors: Iterable[FineryError]) -> None:
     """Raise the errors, several of them as one, in the order of the file; return if none."""
     # Several steps may share an anchor: report its mistakes once.
-    unique = sorted({(e.where, e.what): e for e in errors}.values(), key=_position)
+    unique = sorted({(e.where, e.what): e for e in errors}.values(), key=_sort_position)
     if len(unique) == 1:
         raise unique[0]
     if unique:

@@ -24,7 +24,7 @@ _SECRET_NAME = (
     r"(?:(?:api|access|secret|private|signing|encryption|account)[_.-]?key|token(?![\w.-])|secret"
     r"|passw(?:or)?d|passphrase|pwd|credential|authorization|cookie|\bdsn)[\w-]{0,30}"
 )
-_NAMED = re.compile(
+_NAMED_SECRET = re.compile(
     rf"""({_SECRET_NAME}["']?[ \t]*[:=][ \t]*)(?:Bearer[ ]|Basic[ ])?"""
     r"""(?!["']?(?:\$|(?-i:[A-Z][A-Z0-9_]*\b)|(?:true|false|null|none)\b))"""
     r"""("[^"\n]*"|'[^'\n]*'|[^\s,;&}}\])"'|>][^\s,;&}}\])"']*)""",
@@ -32,26 +32,26 @@ _NAMED = re.compile(
 )
 """A value after a name of a secret. A variable's name in capitals isn't one."""
 _PEM = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:-----END [A-Z ]*-----|\Z)", re.DOTALL)
-_KNOWN = re.compile(
+_SERVICE_KEY = re.compile(
     r"\b(?:sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[abprs]|AKIA|AIza|eyJ)(?=[\w.-]*\d)"
     r"(?:[-_.]?[A-Za-z0-9]){16,}"
 )
 """Prefixes of the keys of well-known services."""
 
 
-def without_secrets(text: str) -> str:
+def redact_secrets(text: str) -> str:
     """The text with secrets as `***`.
 
     Those are user names and passwords of URLs, keys in their queries, their fragments, what stands
     after a name such as `api_key` or `password`, private keys, and what looks like the key of a
     well-known service.
     """
-    text = _NAMED.sub(r"\1***", _PEM.sub(r"\1***", text))
+    text = _NAMED_SECRET.sub(r"\1***", _PEM.sub(r"\1***", text))
     text = _QUERY_KEY.sub(r"\1***", _USER.sub(r"\1***@", text))
-    return _KNOWN.sub("***", _FRAGMENT.sub(r"\1#***", text))
+    return _SERVICE_KEY.sub("***", _FRAGMENT.sub(r"\1#***", text))
 
 
-LONGEST = 400
+MAX_EXCERPT = 400
 """Longest part of a line that an error shows, in characters."""
 
 
@@ -60,18 +60,18 @@ def _excerpt(text: str, line: int, column: int) -> list[str]:
     lines = text.splitlines()
     if line >= len(lines):
         return []
-    whole = lines[line].replace("\t", " ")
-    code, column = without_secrets(whole), len(without_secrets(whole[:column]))
-    start = max(0, column - LONGEST // 2) if len(code) > LONGEST else 0
-    before, after = "…" if start else "", "…" if len(code) > start + LONGEST else ""
-    number, gap = f"{line + 1}", " " * (len(before) + _cells(code[start:column]))
+    line_text = lines[line].replace("\t", " ")
+    code, column = redact_secrets(line_text), len(redact_secrets(line_text[:column]))
+    start = max(0, column - MAX_EXCERPT // 2) if len(code) > MAX_EXCERPT else 0
+    prefix, suffix = "…" if start else "", "…" if len(code) > start + MAX_EXCERPT else ""
+    number, gap = f"{line + 1}", " " * (len(prefix) + _cell_width(code[start:column]))
     return [
-        f"{number} | {before}{code[start : start + LONGEST]}{after}",
+        f"{number} | {prefix}{code[start : start + MAX_EXCERPT]}{suffix}",
         f"{' ' * len(number)} | {gap}^",
     ]
 
 
-def _cells(text: str) -> int:
+def _cell_width(text: str) -> int:
     """The width of a text in a terminal, where Chinese characters take two cells."""
     return len(text) + sum(east_asian_width(character) in "WF" for character in text)
 
@@ -80,16 +80,16 @@ MAX_NODES = 200_000
 """More parts than any recipe has: anything beyond comes from multiplying aliases."""
 MAX_DEPTH = 100
 """More levels than any recipe has."""
-_NO_NUMBER = re.compile(r"[-+]?\.(inf|nan)$", re.ASCII | re.IGNORECASE)
-_BIGGEST = 2**63
+_NOT_A_NUMBER = re.compile(r"[-+]?\.(inf|nan)$", re.ASCII | re.IGNORECASE)
+_INTEGER_LIMIT = 2**63
 """Keys encode integers in 64 bits: from this negative number to just below the positive one."""
 _INT = re.compile(r"[-+]?(0|[1-9]\d*(_\d+)*)$|0x[0-9a-fA-F]+$|0o[0-7]+$", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\d+(_\d+)*(\.\d*|(?=[eE]))|\.\d+)([eE][-+]?\d+)?$", re.ASCII)
-_WORDS: dict[str, Any] = {
+_CONSTANT_WORDS: dict[str, Any] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
-_SYNTAX = [
+_SYNTAX_HINTS = [
     ("mapping values are not allowed", "unexpected ':'",
      "put the text around it in quotes, or check the indentation"),
     ("undefined alias", "no anchor has this name",
@@ -206,19 +206,19 @@ class _Reader:
 
     def mapping(self, node: yaml.Node) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
-        seen: dict[str, yaml.Node] = {}
+        key_nodes: dict[str, yaml.Node] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.bad_key(key_node)
             key = key_node.value
-            if key in seen:
-                first = seen[key].start_mark.line + 1
+            if key in key_nodes:
+                first_line = key_nodes[key].start_mark.line + 1
                 raise self.fail(
-                    f"'{key}' is written twice (first in line {first})",
+                    f"'{key}' is written twice (first in line {first_line})",
                     key_node,
                     "keep one of the two",
                 )
-            seen[key] = key_node
+            key_nodes[key] = key_node
             if key == "<<":
                 continue
             mapping[key] = self.value(value_node)
@@ -236,16 +236,16 @@ class _Reader:
         return self.fail("a key must be a plain word", node, "put it in quotes")
 
     def merged(self, node: yaml.Node) -> dict[str, Any]:
-        parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        merged_nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         mapping: dict[str, Any] = {}
-        for part in parts:
-            if not isinstance(part, yaml.MappingNode):
+        for merged_node in merged_nodes:
+            if not isinstance(merged_node, yaml.MappingNode):
                 raise self.fail(
                     "'<<' can only merge mappings",
-                    part,
+                    merged_node,
                     "name the anchor of a mapping: <<: *defaults",
                 )
-            mapping = self.value(part) | mapping
+            mapping = self.value(merged_node) | mapping
         return mapping
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
@@ -253,11 +253,11 @@ class _Reader:
         self.check_tag(node, _TAGS[:1])
         if node.style in ("'", '"', "|", ">"):
             return text
-        if text in _WORDS:
-            return _WORDS[text]
+        if text in _CONSTANT_WORDS:
+            return _CONSTANT_WORDS[text]
         if text[0] not in _NUMBERS_BEGIN:
             return text
-        if _NO_NUMBER.match(text):
+        if _NOT_A_NUMBER.match(text):
             raise self.fail(
                 f"a recipe can't hold the number {text}",
                 node,
@@ -273,7 +273,9 @@ class _Reader:
             number = float(text)
         elif len(text) < 100:  # Python reads no more than 4,300 digits
             number = int(text, 0 if text[:2] in ("0x", "0o") else 10)
-        if math.isinf(number) or (isinstance(number, int) and not -_BIGGEST <= number < _BIGGEST):
+        if math.isinf(number) or (
+            isinstance(number, int) and not -_INTEGER_LIMIT <= number < _INTEGER_LIMIT
+        ):
             raise self.fail(
                 f"the number {text[:20]}{'…' if len(text) > 20 else ''} is too large",
                 node,
@@ -281,13 +283,13 @@ class _Reader:
             )
         return number
 
-    def fail(self, what: str, node: yaml.Node, fix: str) -> RecipeError:
+    def fail(self, problem: str, node: yaml.Node, fix: str) -> RecipeError:
         mark = node.start_mark
-        return self.at(what, mark.line, mark.column, fix)
+        return self.at(problem, mark.line, mark.column, fix)
 
-    def at(self, what: str, line: int, column: int, fix: str | None) -> RecipeError:
+    def at(self, problem: str, line: int, column: int, fix: str | None) -> RecipeError:
         where = f"{self.name}:{line + 1}:{column + 1}"
-        return RecipeError(what, where=where, fix=fix, details=_excerpt(self.text, line, column))
+        return RecipeError(problem, where=where, fix=fix, details=_excerpt(self.text, line, column))
 
     def syntax_error(self, error: yaml.MarkedYAMLError) -> RecipeError:
         """libyaml's error in words that help the author of a recipe."""
@@ -299,15 +301,19 @@ class _Reader:
             column = indent.group().index("\t")
             return self.at("the line is indented with a tab", line, column, "indent with spaces")
         complaint = f"{error.context or ''} {error.problem or ''}"
-        opened = error.context_mark
-        likely = _likely_mistake(lines, line, column, complaint, opened.line if opened else None)
-        if likely:
-            return self.at(*likely)
+        context_mark = error.context_mark
+        mistake = _find_mistake(
+            lines, line, column, complaint, context_mark.line if context_mark else None
+        )
+        if mistake:
+            return self.at(*mistake)
         unclosed = "end of stream" in complaint or "parsing a flow" in complaint
-        if opened and line > opened.line and unclosed:
-            start = lines[opened.line][opened.column]
-            return self.at(f"this {start} is never closed", opened.line, opened.column, "close it")
-        for needle, what, fix in _SYNTAX:
+        if context_mark and line > context_mark.line and unclosed:
+            start = lines[context_mark.line][context_mark.column]
+            return self.at(
+                f"this {start} is never closed", context_mark.line, context_mark.column, "close it"
+            )
+        for needle, what, fix in _SYNTAX_HINTS:
             if needle in complaint:
                 return self.at(what, line, column, fix)
         problem = (error.problem or "").removeprefix("found ") or "not readable"
@@ -320,13 +326,13 @@ class _Reader:
         )
 
 
-_Likely = tuple[str, int, int, str]
+_Mistake = tuple[str, int, int, str]
 """(what is wrong, line, column, fix)."""
 
 
-def _likely_mistake(
+def _find_mistake(
     lines: Sequence[str], line: int, column: int, complaint: str, context: int | None
-) -> _Likely | None:
+) -> _Mistake | None:
     """A mistake that people often make and that explains the complaint.
 
     line, column: where libyaml found it. context: the line where what it was reading began.
@@ -337,62 +343,66 @@ def _likely_mistake(
             quote, start = match["quote"], match.start("quote")
             return f"this {quote} is never closed", number, start, "close it"
     if "scanning a block scalar" in complaint and (match := _COMPARISON.match(lines[line])):
-        what, value = "a value that starts with > must be in quotes", match["value"]
-        return what, line, match.start("value"), f'write "{value}"'
+        problem, value = "a value that starts with > must be in quotes", match["value"]
+        return problem, line, match.start("value"), f'write "{value}"'
     if "could not find expected ':'" in complaint and context is not None:
-        return _without_colon(lines[context], context)
+        return _missing_colon(lines[context], context)
     text = lines[line] if line < len(lines) else ""
     if "mapping values are not allowed" in complaint:
-        return _too_deep(lines, line, column) or _unquoted(text, line, column, r"(\s#.*)?$")
+        return _wrong_indentation(lines, line, column) or _unquoted_colon(
+            text, line, column, r"(\s#.*)?$"
+        )
     in_braces = "parsing a flow mapping" in complaint and text[column : column + 1] == ":"
-    if in_braces and (likely := _unquoted(text, line, column, r"\s*[,}\]]")):
-        return likely
-    first = line if context is None else context
-    for number in range(first, min(line + 1, len(lines))):
+    if in_braces and (mistake := _unquoted_colon(text, line, column, r"\s*[,}\]]")):
+        return mistake
+    first_line = line if context is None else context
+    for number in range(first_line, min(line + 1, len(lines))):
         if (start := lines[number].find("//")) > 0 and lines[number][start - 1] != ":":
             return "unexpected '//'", number, start, "start comments with #, or put text in quotes"
     return None
 
 
-def _is_closed(after: Sequence[str], quote: str) -> bool:
+def _is_closed(later_lines: Sequence[str], quote: str) -> bool:
     """Whether a quoted text that spans several lines ends in one of them."""
-    for text in after:
+    for text in later_lines:
         if quote in text:
-            rest = text[text.index(quote) + 1 :]
-            return _KEY.match(text) is None and rest.strip(" ,]}") == ""
+            remainder = text[text.index(quote) + 1 :]
+            return _KEY.match(text) is None and remainder.strip(" ,]}") == ""
     return False
 
 
-def _without_colon(text: str, line: int) -> _Likely | None:
+def _missing_colon(text: str, line: int) -> _Mistake | None:
     match = _COLON_MISSING.fullmatch(text)
     if match is None:
         start = len(text) - len(text.lstrip())
         return "this line has no 'key: value'", line, start, "write KEY: VALUE"
-    what = "a space is missing after ':'" if match["sign"] == ":" else "unexpected '='"
-    return what, line, match.start("sign"), f"write {match['key']}: {match['value']}"
+    problem = "a space is missing after ':'" if match["sign"] == ":" else "unexpected '='"
+    return problem, line, match.start("sign"), f"write {match['key']}: {match['value']}"
 
 
-def _unquoted(text: str, line: int, column: int, end: str) -> _Likely | None:
+def _unquoted_colon(text: str, line: int, column: int, end: str) -> _Mistake | None:
     """A value with a colon in it. column: of the colon. end: pattern of what follows the value."""
     start = re.search(r".*(?<![\w.-])(?P<key>[\w.-]+):\s+(?P<value>[^\s\"'].*)", text[:column])
-    rest = re.match(rf".*?(?={end})", text[column:])
-    if start is None or rest is None:
+    end_match = re.match(rf".*?(?={end})", text[column:])
+    if start is None or end_match is None:
         return None
-    value = json.dumps(start["value"] + rest[0], ensure_ascii=False)
-    fix = without_secrets(f"write {start['key']}: {value}")
-    what = "a text with a colon and a space must be in quotes"
-    return what, line, start.start("value"), fix
+    value = json.dumps(start["value"] + end_match[0], ensure_ascii=False)
+    fix = redact_secrets(f"write {start['key']}: {value}")
+    problem = "a text with a colon and a space must be in quotes"
+    return problem, line, start.start("value"), fix
 
 
-def _too_deep(lines: Sequence[str], line: int, column: int) -> _Likely | None:
+def _wrong_indentation(lines: Sequence[str], line: int, column: int) -> _Mistake | None:
     """The place where a line is indented deeper than the previous one, which has a value."""
-    above = next((text for text in reversed(lines[:line]) if text.strip()), "")
-    indent, wanted = (len(text) - len(text.lstrip(" ")) for text in (lines[line], above))
-    if lines[line].find(":") != column or indent <= wanted:
+    previous_line = next((text for text in reversed(lines[:line]) if text.strip()), "")
+    indent, previous_indent = (
+        len(text) - len(text.lstrip(" ")) for text in (lines[line], previous_line)
+    )
+    if lines[line].find(":") != column or indent <= previous_indent:
         return None
     return (
         "the line is indented further than the line above",
         line,
         indent,
-        f"indent it with {counted(wanted, 'space')}, as the line above",
+        f"indent it with {counted(previous_indent, 'space')}, as the line above",
     )

@@ -3,20 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
-_AROUND = 40  # characters shown before and after
+_CONTEXT_CHARACTERS = 40  # characters shown before and after
 
 
-def first_difference(one: Sequence[Any], other: Sequence[Any]) -> int:
+def first_difference(first: Sequence[Any], second: Sequence[Any]) -> int:
     """The position of the first difference, or the shorter length if there is none before."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
-def text_difference(labels: tuple[str, str], one: str, other: str) -> list[str]:
+def text_difference(labels: tuple[str, str], first: str, second: str) -> list[str]:
     """Two lines that show both texts around their first difference, which `>>>` marks."""
-    at = first_difference(one, other)
+    position = first_difference(first, second)
+    start, end = max(position - _CONTEXT_CHARACTERS, 0), position + _CONTEXT_CHARACTERS
     width = max(map(len, labels))
     return [
-        f"{label:<{width}} {text[max(at - _AROUND, 0) : at]!r} >>>{text[at : at + _AROUND]!r}"
-        for label, text in zip(labels, (one, other), strict=True)
+        f"{label:<{width}} {text[start:position]!r} >>>{text[position:end]!r}"
+        for label, text in zip(labels, (first, second), strict=True)
     ]

@@ -20,9 +20,9 @@ DROPPED = "dropped.jsonl"
 FINDINGS = "findings.jsonl"
 """Problems of rows that were kept. Each line is `{"id", "row", "check", "detail"}`, where `row` is
 the row's number among those that the step read. `meta["findings"]` counts them by check."""
-LONGEST_TEXT = 2_000
+MAX_TEXT = 2_000
 """Maximum characters that are kept of a row that can't be written as JSON."""
-SAMPLES = 3
+MAX_SAMPLES = 3
 """Number of drops that an error shows if no row is left."""
 
 
@@ -45,59 +45,59 @@ class Drops(SideFile):
         reason: a short name to count by, e.g. `duplicate`. detail: what a person needs to know.
         origin: how a model made or judged it, or what it answered in place of a usable row.
         """
-        self.write(_line(row, reason, detail, origin))
+        self.write(_drop_line(row, reason, detail, origin))
         self.counts[reason] += 1
         sample = f"{reason}: {detail}"
-        if len(self._samples) < SAMPLES and sample not in self._samples:
+        if len(self._samples) < MAX_SAMPLES and sample not in self._samples:
             self._samples.append(sample)
 
     def meta(self) -> dict[str, Any]:
         """`{"dropped": {reason: rows}}`, for the dataset's `meta`."""
         return {"dropped": dict(sorted(self.counts.items()))}
 
-    def summary(self, left: int) -> str:
+    def summary(self, kept_rows: int) -> str:
         """A line for the log: how many rows were dropped, and why."""
         total = self.counts.total()
         if not total:
-            return f"all {left:,} rows kept"
-        return f"dropped {total:,} of {left + total:,} rows ({by_reason(self.counts)})"
+            return f"all {kept_rows:,} rows kept"
+        return f"dropped {total:,} of {kept_rows + total:,} rows ({reason_counts(self.counts)})"
 
-    def refuse_nothing_left(self, left: int, fix: str) -> None:
+    def refuse_nothing_left(self, kept_rows: int, fix: str) -> None:
         """Raise `DataError` where all rows were dropped: what follows needs some."""
-        if not left:
-            what = self.summary(0) if self.counts else "there are no rows to start from"
-            raise DataError(f"no rows are left: {what}", details=self._samples, fix=fix)
+        if not kept_rows:
+            summary = self.summary(0) if self.counts else "there are no rows to start from"
+            raise DataError(f"no rows are left: {summary}", details=self._samples, fix=fix)
 
 
-def by_reason(counts: Mapping[str, int]) -> str:
+def reason_counts(counts: Mapping[str, int]) -> str:
     """Counts by reason in words: `cut-off 2, schema 5`."""
     return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()))
 
 
-def dropped(dataset: "Dataset") -> Iterator[dict[str, Any]]:
+def read_dropped(dataset: "Dataset") -> Iterator[dict[str, Any]]:
     """The lines of a dataset's `dropped.jsonl`, in the order in which the rows came."""
     return map(msgspec.json.decode, lines_of(dataset, DROPPED))
 
 
-def findings(dataset: "Dataset") -> Iterator[dict[str, Any]]:
+def read_findings(dataset: "Dataset") -> Iterator[dict[str, Any]]:
     """The lines of a dataset's `findings.jsonl`, in the order in which the rows came."""
     return map(msgspec.json.decode, lines_of(dataset, FINDINGS))
 
 
 def dropped_id(row: Row) -> str:
     """The id that `dropped.jsonl` gives a row."""
-    return str(msgspec.json.decode(_line(row, "", ""))["id"])
+    return str(msgspec.json.decode(_drop_line(row, "", ""))["id"])
 
 
-def _line(row: Row, reason: str, detail: str, origin: Origin | None = None) -> bytes:
-    more = {} if origin is None else {"made": origin}
+def _drop_line(row: Row, reason: str, detail: str, origin: Origin | None = None) -> bytes:
+    extra = {} if origin is None else {"made": origin}
     try:
         line = {"id": row.get("id") or row_id(row), "reason": reason, "detail": detail, "row": row}
-        return msgspec.json.encode(line | more)
+        return msgspec.json.encode(line | extra)
     except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
-        text = {"text": _printable(str(row)[:LONGEST_TEXT])}
+        text = {"text": _printable(str(row)[:MAX_TEXT])}
         line = {"id": row_id(text), "reason": reason, "detail": _printable(detail), "row": text}
-        return msgspec.json.encode(line | more)
+        return msgspec.json.encode(line | extra)
 
 
 def _printable(text: str) -> str:

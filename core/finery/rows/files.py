@@ -23,14 +23,14 @@ SHARD_BYTES = 64 * 1024 * 1024
 """A shard that has this many bytes is followed by another."""
 
 
-class Written(NamedTuple):
+class WrittenRows(NamedTuple):
     """The number of rows that were written, and the sorted names of all their columns."""
 
     rows: int
     columns: list[str]
 
 
-def write_rows(folder: Path, rows: Iterable[Row]) -> Written:
+def write_rows(folder: Path, rows: Iterable[Row]) -> WrittenRows:
     """Write rows (a stream is fine) into `folder`, giving an `id` to each without one."""
     folder.mkdir(parents=True, exist_ok=True)
     count, columns = 0, dict[str, None]()
@@ -46,7 +46,7 @@ def write_rows(folder: Path, rows: Iterable[Row]) -> Written:
             out.write(msgspec.json.encode(row) + b"\n")
     finally:
         out.close()
-    return Written(count, sorted(columns))
+    return WrittenRows(count, sorted(columns))
 
 
 def with_id(row: Row) -> Row:
@@ -63,14 +63,14 @@ def read_rows(folder: Path) -> Iterator[Row]:
     names = os.listdir(folder) if folder.is_dir() else []
     for name in sorted(names):  # `glob` compiles its pattern in each process
         if name.startswith("rows-") and name.endswith(".jsonl"):
-            yield from _objects(folder / name)
+            yield from _read_objects(folder / name)
 
 
-UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, FileNotFoundError)
+READ_ERRORS = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, FileNotFoundError)
 """What reading a file raises that no version of finery wrote, such as one from a shared store."""
 
 
-def _objects(file: Path) -> Iterator[dict[str, Any]]:
+def _read_objects(file: Path) -> Iterator[dict[str, Any]]:
     """The lines of a file, each of which is a JSON object."""
     number = 0
     try:
@@ -78,13 +78,15 @@ def _objects(file: Path) -> Iterator[dict[str, Any]]:
             for line in lines:
                 number += 1
                 yield msgspec.json.decode(line, type=dict[str, Any])
-    except UNREADABLE as error:
-        raise unusable(f"{file}:{number}", f"this line isn't a JSON object ({error})") from error
+    except READ_ERRORS as error:
+        raise unusable_file_error(
+            f"{file}:{number}", f"this line isn't a JSON object ({error})"
+        ) from error
 
 
-def unusable(where: str, what: str) -> DataError:
+def unusable_file_error(where: str, problem: str) -> DataError:
     """The error for a file that can't be read."""
-    return DataError(what, where=where, fix="make it again: finery build --force STEP")
+    return DataError(problem, where=where, fix="make it again: finery build --force STEP")
 
 
 PREDICTIONS = "predictions.jsonl"
@@ -100,7 +102,7 @@ def write_predictions(folder: Path, predictions: Iterable[Mapping[str, Any]]) ->
 
 def read_predictions(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of `predictions.jsonl`."""
-    return _objects(folder / PREDICTIONS)
+    return _read_objects(folder / PREDICTIONS)
 
 
 class SideFile:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 GENERATED = "generated.jsonl"
 """In the dataset's folder: a line for each generated row."""
-DEFAULT = "default"
+DEFAULT_TEMPLATE = "default"
 """The name of a step type's own template."""
 
 
@@ -47,12 +47,12 @@ class Template(msgspec.Struct, frozen=True):
     digest: str
 
     @classmethod
-    def of(cls, source: str, name: str = DEFAULT) -> "Template":
+    def of(cls, source: str, name: str = DEFAULT_TEMPLATE) -> "Template":
         """That of a template with this text."""
         return cls(name, blake3(source.encode()).hexdigest()[:16])
 
 
-class Checked(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class CheckResult(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The result of a check of a row.
 
     check: its name. value: what it measured, e.g. a similarity or a score. detail: an explanation
@@ -77,7 +77,7 @@ class Origin(msgspec.Struct, omit_defaults=True, kw_only=True):
     variant: int = 0
     attempt: int = 0
     answer: str | None = None
-    checks: list[Checked] = []
+    checks: list[CheckResult] = []
     judge: dict[str, Any] | None = None
     more: dict[str, Any] = {}
 
@@ -93,13 +93,13 @@ class Origins(SideFile):
         self.write(msgspec.json.encode(origin))
 
 
-def origins(dataset: "Dataset") -> Iterator[Origin]:
+def read_origins(dataset: "Dataset") -> Iterator[Origin]:
     """How the rows of a dataset were made, in their order; empty if none was generated."""
     for line in lines_of(dataset, GENERATED):
         yield msgspec.json.decode(line, type=Origin)
 
 
-def name_of(model: "Model") -> str:
+def author_name(model: "Model") -> str:
     """The name that identifies a model as the author of a row.
 
     The server's name for a model behind an API, the file name of a file, and otherwise the format
@@ -107,7 +107,7 @@ def name_of(model: "Model") -> str:
     """
     under: Any = model.refs.get("model")
     if model.format == "prompted" and under is not None:
-        return f"{name_of(under)} (prompted)"
+        return f"{author_name(under)} (prompted)"
     for fact in ("name", "repo", "file"):
         if isinstance(model.meta.get(fact), str):
             return str(model.meta[fact])

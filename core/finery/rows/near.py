@@ -1,8 +1,9 @@
 """Near-duplicate detection: texts that share most of their five-character pieces.
 
-Texts are first reduced to letters and digits (`normalised`). Their similarity is the Jaccard index
-of their sets of five-character pieces (Broder 1997): the size of the intersection divided by the
-size of the union. One changed letter gives 0.68 in a text of 30 characters and 0.90 in one of 100.
+Texts are first reduced to letters and digits (`normalise_text`). Their similarity is the Jaccard
+index of their sets of five-character pieces (Broder 1997): the size of the intersection divided by
+the size of the union. One changed letter gives 0.68 in a text of 30 characters and 0.90 in one of
+100.
 
 MinHash (Broder 1997, by the rensa library) and locality-sensitive hashing find candidates without
 comparing every pair. Each candidate is then compared exactly. A pair at the threshold is found
@@ -28,36 +29,36 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from blake3 import blake3
 
-from finery.rows.parts import canonical, is_conversation, joined, prompt
+from finery.rows.parts import canonical_json, is_conversation, join_turns, prompt_text
 from finery.rows.row import Row, Turns
 
-NEAR = 0.7
+NEAR_SIMILARITY = 0.7
 """Minimum similarity of near copies, wherever no setting says otherwise."""
-PIECE = 5
+PIECE_CHARACTERS = 5
 """Length of a piece in characters."""
-SHORT = 100
+SHORT_CHARACTERS = 100
 """Longest normalised text, in characters, whose numbers are part of each piece."""
-LONG = 100_000
+LONG_CHARACTERS = 100_000
 """Longest text, in characters, that is compared exactly. Beyond, exact sets wouldn't fit into
 memory, and MinHash's estimate is used."""
-COMMON = 0.2
+TEMPLATE_SHARE = 0.2
 """Share of the rows in which a piece must occur to count as part of a template."""
-COMMON_ROWS = 10
+TEMPLATE_ROWS = 10
 """Minimum number of rows in which such a piece must occur."""
-SAMPLE = 1_000
+TEMPLATE_SAMPLE = 1_000
 """Number of rows that are searched for templates."""
-SEARCHED = 20_000
+SEARCHED_SLOTS = 20_000
 """Number of characters of each text that are searched for templates."""
 PERMUTATIONS = 120
-SLACK = 0.15
+ESTIMATE_SLACK = 0.15
 """How far below the threshold a candidate's estimate may be: four standard deviations."""
-FOUND = 0.98
+FOUND_SHARE = 0.98
 """Minimum probability that a pair at the threshold is found."""
-CROWD = 200
+CROWDED_BUCKET = 200
 """Size limit of a group of similar entries. Further ones only match exact copies."""
-COMPARED = 100
+MAX_COMPARED = 100
 """Number of candidates that may fail the exact comparison before the search stops."""
-PLACE = frozenset({"heading", "line", "page"})
+PLACE_COLUMNS = frozenset({"heading", "line", "page"})
 """Columns that locate a chunk in its `source` document."""
 _SEED = 1
 _CHUNK = 50_000
@@ -65,7 +66,7 @@ _DIGITS = re.compile(r"\d+")
 _NOT_WORD = {code: None for code in range(128) if not chr(code).isalnum()}
 
 
-def normalised(text: str) -> str:
+def normalise_text(text: str) -> str:
     """The letters and digits of a text, case-folded and in Unicode's compatibility form (NFKC)."""
     if text.isascii():
         return text.lower().translate(_NOT_WORD)
@@ -105,12 +106,12 @@ class NearIndex:
     """Finds which of the entries added so far a new one is a copy or near copy of.
 
     threshold: minimum similarity of a near copy, which every pair of texts must reach; with 1,
-    only exact copies count. common: pieces to ignore, see `Common`. Takes 2 to 3 KB of memory per
-    entry; the texts are in an unnamed temporary file in `folder`.
+    only exact copies count. common: pieces to ignore, see `TemplateFinder`. Takes 2 to 3 KB of
+    memory per entry; the texts are in an unnamed temporary file in `folder`.
 
     The time per entry doesn't grow with the number of entries, even if all of them are similar: an
-    entry that already resembles `CROWD` others is only found by its exact copies. `crowded` counts
-    such entries.
+    entry that already resembles `CROWDED_BUCKET` others is only found by its exact copies.
+    `crowded` counts such entries.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class NearIndex:
         if threshold < 1:
             from rensa import RMinHashLSH  # type: ignore[import-untyped]
 
-            bands = PERMUTATIONS // rows_of_a_band(threshold)
+            bands = PERMUTATIONS // rows_per_band(threshold)
             self._buckets = RMinHashLSH(threshold, PERMUTATIONS, bands)
         self.crowded = 0
         self._stored = lru_cache(maxsize=16)(self._read)
@@ -141,22 +142,22 @@ class NearIndex:
 
     def matches(self, entry: Entry) -> Iterator[Match]:
         """The exact copy of an entry, then its near copies in the order of their addition."""
-        same = self._exact.get(entry.digest())
-        if same is not None:
-            yield Match(same, 1.0)
+        exact_copy = self._exact.get(entry.digest())
+        if exact_copy is not None:
+            yield Match(exact_copy, 1.0)
         if self._buckets is None or not any(entry.texts):
             return
-        sketch, left = sketch_of(entry, self._common), COMPARED
+        sketch, remaining = sketch_of(entry, self._common), MAX_COMPARED
         for slot in sorted(self._buckets.query(sketch)):
             estimate = sketch.jaccard(self._sketches[slot])
-            if estimate < self._threshold - SLACK:
+            if estimate < self._threshold - ESTIMATE_SLACK:
                 continue
             exact = self._similarity(entry, slot, estimate)
             if self._threshold <= exact < 1:
                 yield Match(self._numbers[slot], exact)
                 continue
-            left -= 1
-            if not left:
+            remaining -= 1
+            if not remaining:
                 return
 
     def add(self, number: int, entry: Entry) -> bool:
@@ -167,7 +168,7 @@ class NearIndex:
         self._exact[digest] = number
         if self._buckets is not None and any(entry.texts):
             sketch = sketch_of(entry, self._common)
-            if len(self._buckets.query(sketch)) >= CROWD:
+            if len(self._buckets.query(sketch)) >= CROWDED_BUCKET:
                 self.crowded += 1
                 return True
             self._sketches.append(sketch)
@@ -177,7 +178,7 @@ class NearIndex:
             self._file.write(msgspec.msgpack.encode(entry))
         return True
 
-    def _read(self, slot: int) -> "tuple[Entry, list[_Pieces]]":
+    def _read(self, slot: int) -> "tuple[Entry, list[_TextPieces]]":
         start = self._offsets[slot]
         end = self._offsets[slot + 1] if slot + 1 < len(self._offsets) else self._file.seek(0, 2)
         self._file.seek(start)
@@ -185,17 +186,17 @@ class NearIndex:
         return entry, [] if _is_long(entry) else _pieces_of(entry, self._common)
 
     def _similarity(self, entry: Entry, slot: int, estimate: float) -> float:
-        other, other_pieces = self._stored(slot)
-        if entry.equal != other.equal or len(entry.texts) != len(other.texts):
+        stored, other_pieces = self._stored(slot)
+        if entry.equal != stored.equal or len(entry.texts) != len(stored.texts):
             return 0.0
         if _is_long(entry) or not other_pieces:
             return min(estimate, 0.999)  # exact copies are found without it
-        entry_pieces = _prepared(entry, self._common).pieces
-        pairs = zip(entry.texts, other.texts, entry_pieces, other_pieces, strict=True)
+        entry_pieces = _sketched_entry(entry, self._common).pieces
+        pairs = zip(entry.texts, stored.texts, entry_pieces, other_pieces, strict=True)
         return min(1.0 if a == b else _jaccard(in_a, in_b) for a, b, in_a, in_b in pairs)
 
 
-class Common:
+class TemplateFinder:
     """Finds the pieces that many rows share because they come from the same template.
 
     Looks at the 1,000 different entries with the lowest digests. So the order of the rows and
@@ -209,10 +210,10 @@ class Common:
     def add(self, entry: Entry) -> None:
         """Keep an entry if its digest is among the lowest."""
         rank = -int.from_bytes(entry.digest(), "big")
-        full = len(self._lowest) >= SAMPLE
+        full = len(self._lowest) >= TEMPLATE_SAMPLE
         if rank in self._kept or (full and rank < self._lowest[0][0]):
             return
-        short = Entry([text[:SEARCHED] for text in entry.texts])
+        short = Entry([text[:SEARCHED_SLOTS] for text in entry.texts])
         if full:
             self._kept.discard(heapq.heapreplace(self._lowest, (rank, short))[0])
         else:
@@ -224,88 +225,92 @@ class Common:
         counts: Counter[str] = Counter()
         for _, entry in self._lowest:
             for index, text in enumerate(entry.texts):
-                counts.update(set(pieces(text, _tag(index))))
-        least = max(COMMON_ROWS, COMMON * len(self._lowest))
-        return frozenset(piece for piece, count in counts.items() if count >= least)
+                counts.update(set(pieces(text, _text_prefix(index))))
+        min_count = max(TEMPLATE_ROWS, TEMPLATE_SHARE * len(self._lowest))
+        return frozenset(piece for piece, count in counts.items() if count >= min_count)
 
 
 def common_pieces(entries: Iterable[Entry | None]) -> frozenset[str]:
     """The pieces that many of these entries share; None stands for a row without one."""
-    common = Common()
+    common = TemplateFinder()
     for entry in entries:
         if entry is not None:
             common.add(entry)
     return common.pieces()
 
 
-class _Pieces(NamedTuple):
+class _TextPieces(NamedTuple):
     """The pieces of a text. specific: those that aren't part of a template."""
 
     every: set[str]
     specific: set[str]
 
 
-class _Prepared(NamedTuple):
+class _SketchedEntry(NamedTuple):
     """An entry's signature and the pieces of each text; no pieces if a text is too long."""
 
     entry: Entry
     common: Collection[str]
     sketch: Any
-    pieces: list[_Pieces]
+    pieces: list[_TextPieces]
 
 
-_last: list[_Prepared] = []
+_last_sketched: list[_SketchedEntry] = []
 """The most recent one, since an entry is looked up in several indexes and then added to one."""
 
 
-def _prepared(entry: Entry, common: Collection[str]) -> _Prepared:
-    for last in _last:
-        if last.entry is entry and last.common is common:
-            return last
-    _last[:] = [_prepare(entry, common)]
-    return _last[0]
+def _sketched_entry(entry: Entry, common: Collection[str]) -> _SketchedEntry:
+    for entry_sketch in _last_sketched:
+        if entry_sketch.entry is entry and entry_sketch.common is common:
+            return entry_sketch
+    _last_sketched[:] = [_sketch_entry(entry, common)]
+    return _last_sketched[0]
 
 
-def _prepare(entry: Entry, common: Collection[str]) -> _Prepared:
+def _sketch_entry(entry: Entry, common: Collection[str]) -> _SketchedEntry:
     from rensa import RMinHash
 
     sketch = RMinHash(PERMUTATIONS, _SEED)
     if not _is_long(entry):
         pieces = _pieces_of(entry, common)
-        for every, specific in pieces:
-            sketch.update(list(specific or every))
-        return _Prepared(entry, common, sketch, pieces)
+        for all_pieces, specific in pieces:
+            sketch.update(list(specific or all_pieces))
+        return _SketchedEntry(entry, common, sketch, pieces)
     for index, text in enumerate(entry.texts):
-        for part in _parts(text):
-            every, specific = _pieces(part, common, _tag(index))
-            sketch.update(list(specific or every))
-    return _Prepared(entry, common, sketch, [])
+        for chunk in _chunks(text):
+            all_pieces, specific = _text_pieces(chunk, common, _text_prefix(index))
+            sketch.update(list(specific or all_pieces))
+    return _SketchedEntry(entry, common, sketch, [])
 
 
 def _is_long(entry: Entry) -> bool:
-    return any(len(text) > LONG for text in entry.texts)
+    return any(len(text) > LONG_CHARACTERS for text in entry.texts)
 
 
-def _pieces_of(entry: Entry, common: Collection[str]) -> list[_Pieces]:
-    return [_pieces(text, common, _tag(index)) for index, text in enumerate(entry.texts)]
+def _pieces_of(entry: Entry, common: Collection[str]) -> list[_TextPieces]:
+    return [
+        _text_pieces(text, common, _text_prefix(index)) for index, text in enumerate(entry.texts)
+    ]
 
 
-def _pieces(text: str, common: Collection[str], tag: str) -> _Pieces:
-    every = set(pieces(text, tag))
-    return _Pieces(every, every.difference(common))
+def _text_pieces(text: str, common: Collection[str], tag: str) -> _TextPieces:
+    all_pieces = set(pieces(text, tag))
+    return _TextPieces(all_pieces, all_pieces.difference(common))
 
 
-def similarity(one: str, other: str, common: Collection[str] = frozenset(), tag: str = "") -> float:
+def similarity(
+    first: str, second: str, common: Collection[str] = frozenset(), tag: str = ""
+) -> float:
     """Jaccard similarity of the pieces of two normalised texts; 1 only if they are equal.
 
     Different texts are at most 0.999 similar, even if they consist of the same pieces.
     """
-    if one == other:
+    if first == second:
         return 1.0
-    return _jaccard(_pieces(one, common, tag), _pieces(other, common, tag))
+    return _jaccard(_text_pieces(first, common, tag), _text_pieces(second, common, tag))
 
 
-def _jaccard(left: _Pieces, right: _Pieces) -> float:
+def _jaccard(left: _TextPieces, right: _TextPieces) -> float:
     if left.specific and right.specific:
         a, b = left.specific, right.specific
     else:
@@ -316,44 +321,47 @@ def _jaccard(left: _Pieces, right: _Pieces) -> float:
 
 def pieces(text: str, tag: str = "") -> list[str]:
     """All pieces of a normalised text, prefixed by `tag` and, if it is short, by its numbers."""
-    if len(text) <= SHORT:
+    if len(text) <= SHORT_CHARACTERS:
         tag += ",".join(_DIGITS.findall(text))
-    last = max(1, len(text) - PIECE + 1)
+    end = max(1, len(text) - PIECE_CHARACTERS + 1)
     if not tag:
-        return [text[i : i + PIECE] for i in range(last)]
-    return [f"{tag}\0{text[i : i + PIECE]}" for i in range(last)]
+        return [text[i : i + PIECE_CHARACTERS] for i in range(end)]
+    return [f"{tag}\0{text[i : i + PIECE_CHARACTERS]}" for i in range(end)]
 
 
 def is_template(text: str, common: Collection[str]) -> bool:
     """Whether a normalised text has no pieces except those of the template."""
-    return not any(_pieces(part, common, "").specific for part in _parts(text))
+    return not any(_text_pieces(chunk, common, "").specific for chunk in _chunks(text))
 
 
-def _parts(text: str) -> Iterator[str]:
+def _chunks(text: str) -> Iterator[str]:
     """Overlapping parts of a text, since a list of all its pieces might not fit into memory."""
-    for start in range(0, max(1, len(text) - PIECE + 1), _CHUNK):
-        yield text[start : start + _CHUNK + PIECE - 1]
+    for start in range(0, max(1, len(text) - PIECE_CHARACTERS + 1), _CHUNK):
+        yield text[start : start + _CHUNK + PIECE_CHARACTERS - 1]
 
 
-def _tag(index: int) -> str:
+def _text_prefix(index: int) -> str:
     """A prefix that distinguishes the pieces of an entry's texts; empty for the first text."""
     return f"{index}:" if index else ""
 
 
 def sketch_of(entry: Entry, common: Collection[str] = frozenset()) -> Any:
     """The MinHash signature of an entry's pieces, without those of the template."""
-    return _prepared(entry, common).sketch
+    return _sketched_entry(entry, common).sketch
 
 
-def rows_of_a_band(threshold: float) -> int:
+def rows_per_band(threshold: float) -> int:
     """How many values of a band must agree to make a pair a candidate; fewer give more candidates.
 
     The largest number of rows that finds a pair at the threshold with at least the probability
-    `FOUND`: 1 - (1 - threshold ^ rows) ^ bands (Leskovec et al., Mining of Massive Datasets, 3.4).
+    `FOUND_SHARE`: 1 - (1 - threshold ^ rows) ^ bands (Leskovec et al., Mining of Massive Datasets,
+    3.4).
     """
     divisors = [rows for rows in range(1, PERMUTATIONS + 1) if PERMUTATIONS % rows == 0]
     return max(
-        rows for rows in divisors if 1 - (1 - threshold**rows) ** (PERMUTATIONS // rows) >= FOUND
+        rows
+        for rows in divisors
+        if 1 - (1 - threshold**rows) ** (PERMUTATIONS // rows) >= FOUND_SHARE
     )
 
 
@@ -366,27 +374,27 @@ def row_entry(row: Row, on: Literal["row", "prompt"]) -> Entry:
     if on == "prompt" and entry is not None:
         return entry
     if entry is None or not is_conversation(row):
-        left_out = {"id", "parents", "source"} | (PLACE if "source" in row else set())
+        left_out = {"id", "parents", "source"} | (PLACE_COLUMNS if "source" in row else set())
         content = {k: v for k, v in row.items() if k not in left_out}
         text = content.pop("text", "")
-        return entry_of([str(text)], canonical(content))
+        return make_entry([str(text)], canonical_json(content))
     turns = Turns.of(row)
     answers = [turns.answer] if turns.rejected is None else [turns.answer, turns.rejected]
-    texts = [prompt(row), *map(joined, answers)]
-    return entry_of(texts, canonical([row.get("label"), row.get("tools")]))
+    texts = [prompt_text(row), *map(join_turns, answers)]
+    return make_entry(texts, canonical_json([row.get("label"), row.get("tools")]))
 
 
 def prompt_entry(row: Row) -> Entry | None:
     """The compared part of a row's prompt, of a document its text; None if it has none."""
-    text = prompt(row)
-    return entry_of([text]) if text.strip() else None
+    text = prompt_text(row)
+    return make_entry([text]) if text.strip() else None
 
 
-def entry_of(texts: Sequence[str], equal: str = "") -> Entry:
+def make_entry(texts: Sequence[str], equal: str = "") -> Entry:
     """The entry of texts that aren't normalised yet."""
-    return Entry([normal(text) for text in texts], equal)
+    return Entry([normalise_or_keep(text) for text in texts], equal)
 
 
-def normal(text: str) -> str:
+def normalise_or_keep(text: str) -> str:
     """The text as it is compared. A text without letters and digits (emoji) is kept as it is."""
-    return normalised(text) or " ".join(text.casefold().split())
+    return normalise_text(text) or " ".join(text.casefold().split())

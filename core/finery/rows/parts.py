@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 PROGRESS_EVERY = 2_000
-TURNS = ("system", "user", "assistant")
-OWN = frozenset({*TURN_COLUMNS, "tools"})
+TURN_TEXTS = ("system", "user", "assistant")
+TURN_AND_TOOL_COLUMNS = frozenset({*TURN_COLUMNS, "tools"})
 """Columns that the texts of a row are taken from."""
-OWN_COLUMNS = OWN | NOT_CONTENT
+STANDARD_COLUMNS = TURN_AND_TOOL_COLUMNS | NOT_CONTENT
 """Columns with a meaning of their own in a `Dataset`."""
 NOT_TEXT = NOT_CONTENT | {"tools"}
 """Columns without text of the row's own."""
-ANSWERS = ("output", "answer")
+ANSWER_NAMES = ("output", "answer")
 """Names that settings may use for the text of the answer, unless a column has that name."""
-TEXTS = frozenset({*TURNS, *ANSWERS, "chosen", "rejected"})
-"""All names that `text_named` has for texts, besides those of columns."""
+TEXT_NAMES = frozenset({*TURN_TEXTS, *ANSWER_NAMES, "chosen", "rejected"})
+"""All names that `text_by_name` has for texts, besides those of columns."""
 
 
-def read(
-    job: "Job", datasets: "Sequence[Dataset]", what: str = "rows"
+def read_numbered(
+    job: "Job", datasets: "Sequence[Dataset]", unit: str = "rows"
 ) -> Iterator[tuple[int, Row]]:
     """(number, row) of all rows, numbered from 1 across data sets. Reports the job's progress."""
     total = sum(len(dataset) for dataset in datasets)
@@ -38,18 +38,18 @@ def read(
     for dataset in datasets:
         for row in dataset:
             if number % PROGRESS_EVERY == 0:
-                job.progress(number, total, f"{number:,} {what}")
+                job.progress(number, total, f"{number:,} {unit}")
             number += 1
             yield number, row
-    job.progress(total, total, f"{total:,} {what}")
+    job.progress(total, total, f"{total:,} {unit}")
 
 
-def named(number: int, row: Row) -> str:
+def row_label(number: int, row: Row) -> str:
     """The name of a row in messages."""
-    return f"row {number} (id {id_of(row)})"
+    return f"row {number} (id {row_id_of(row)})"
 
 
-def id_of(row: Row) -> str:
+def row_id_of(row: Row) -> str:
     """The row's id."""
     return str(row.get("id") or row_id(row))
 
@@ -59,7 +59,7 @@ def is_conversation(row: Row) -> bool:
     return "messages" in row or "prompt" in row
 
 
-def texts(row: Row) -> dict[str, str]:
+def row_texts(row: Row) -> dict[str, str]:
     """The texts of a row by name; only those that it has.
 
     `system`: the system prompt. `user`: the last user turn. `assistant`: the answer. `chosen` and
@@ -68,47 +68,47 @@ def texts(row: Row) -> dict[str, str]:
     if not is_conversation(row):
         return {}
     turns = Turns.of(row)
-    last = {turn["role"]: text_of(turn) for turn in turns.prompt}
-    parts = {role: last[role] for role in TURNS[:2] if role in last}
+    last_turns = {turn["role"]: text_of(turn) for turn in turns.prompt}
+    named_texts = {role: last_turns[role] for role in TURN_TEXTS[:2] if role in last_turns}
     if turns.answer:
-        parts["assistant"] = joined(turns.answer)
+        named_texts["assistant"] = join_turns(turns.answer)
     if turns.rejected is not None:
-        parts |= {"chosen": joined(turns.answer), "rejected": joined(turns.rejected)}
-    return parts
+        named_texts |= {"chosen": join_turns(turns.answer), "rejected": join_turns(turns.rejected)}
+    return named_texts
 
 
-def scope(row: Row) -> dict[str, Any]:
+def template_variables(row: Row) -> dict[str, Any]:
     """The variables of templates and expressions: columns, the row's texts, and `row` itself.
 
     A text hides a column of the same name, e.g. `user`, which remains available as `row["user"]`.
     """
-    return {**row, **dict.fromkeys(TURNS, ""), **texts(row), "row": row}
+    return {**row, **dict.fromkeys(TURN_TEXTS, ""), **row_texts(row), "row": row}
 
 
-def text_named(row: Row, name: str) -> str | None:
-    """The text called `name`: one of `texts`, or else a column; None if the row has neither.
+def text_by_name(row: Row, name: str) -> str | None:
+    """The text called `name`: one of `row_texts`, or else a column; None if the row has neither.
 
     In a conversation, a missing system prompt or answer is the empty text.
     """
-    parts = texts(row)
-    if name in parts:
-        return parts[name]
+    named_texts = row_texts(row)
+    if name in named_texts:
+        return named_texts[name]
     value = row.get(name)
     if value is None and is_conversation(row):
-        if name in TURNS:
+        if name in TURN_TEXTS:
             return ""
-        return answer(row) if name in ANSWERS else None
+        return answer_or_none(row) if name in ANSWER_NAMES else None
     if value is None:
         return None
-    return value if isinstance(value, str) else compact(value)
+    return value if isinstance(value, str) else json_text(value)
 
 
-def answer(row: Row) -> str | None:
+def answer_or_none(row: Row) -> str | None:
     """The text of the answer; None if it is missing or empty."""
-    return texts(row).get("assistant") or None
+    return row_texts(row).get("assistant") or None
 
 
-def prompt(row: Row) -> str:
+def prompt_text(row: Row) -> str:
     """The turns before the answer as one text, without the system prompt if there are others.
 
     Of a document, its text; of any other row, nothing.
@@ -116,10 +116,10 @@ def prompt(row: Row) -> str:
     if not is_conversation(row):
         return str(row.get("text") or "")
     turns = Turns.of(row).prompt
-    return joined([m for m in turns if m["role"] != "system"] or turns)
+    return join_turns([m for m in turns if m["role"] != "system"] or turns)
 
 
-def joined(turns: Conversation) -> str:
+def join_turns(turns: Conversation) -> str:
     """The texts of some turns, one below the other."""
     return "\n".join(text_of(turn) for turn in turns)
 
@@ -127,22 +127,22 @@ def joined(turns: Conversation) -> str:
 def text_of(message: Message | None) -> str:
     """A turn's text, with its tool calls as JSON."""
     content = (message or {}).get("content") or ""
-    text = content if isinstance(content, str) else compact(content)
+    text = content if isinstance(content, str) else json_text(content)
     calls = (message or {}).get("tool_calls")
-    return text + compact(calls) if calls else text
+    return text + json_text(calls) if calls else text
 
 
-def compact(value: Any) -> str:
+def json_text(value: Any) -> str:
     """A value as JSON."""
     return msgspec.json.encode(value).decode()
 
 
-def canonical(value: Any) -> str:
+def canonical_json(value: Any) -> str:
     """A value as JSON with sorted keys, so that equal values give equal text."""
     return msgspec.json.encode(value, order="deterministic").decode()
 
 
-def turns_of(row: Row) -> Iterator[tuple[str, str]]:
+def labelled_turns(row: Row) -> Iterator[tuple[str, str]]:
     """(role, text) of each turn of a row, with the answers of a preference as `chosen`, `rejected`.
 
     Of a row that isn't a conversation, (name, text) of each column.
@@ -150,47 +150,51 @@ def turns_of(row: Row) -> Iterator[tuple[str, str]]:
     if not is_conversation(row):
         for name, value in row.items():
             if name not in NOT_CONTENT:
-                yield name, value if isinstance(value, str) else compact(value)
+                yield name, value if isinstance(value, str) else json_text(value)
         return
     turns = Turns.of(row)
     for turn in turns.conversation if turns.rejected is None else turns.prompt:
         yield str(turn["role"]), text_of(turn)
     if turns.rejected is not None:
-        yield "chosen", joined(turns.answer)
-        yield "rejected", joined(turns.rejected)
+        yield "chosen", join_turns(turns.answer)
+        yield "rejected", join_turns(turns.rejected)
 
 
-def changed(old: Row, new: Mapping[str, Any]) -> Row:
+def replace_content(row: Row, columns: Mapping[str, Any]) -> Row:
     """The row with its new content: a new id and the old one as parent; else the old row."""
-    content = {k: v for k, v in new.items() if k not in NOT_CONTENT}
+    content = {k: v for k, v in columns.items() if k not in NOT_CONTENT}
     new_id = row_id(content)
-    if new_id == row_id(old):
-        return old
-    return {"id": new_id, **content, "parents": [id_of(old)]}
+    if new_id == row_id(row):
+        return row
+    return {"id": new_id, **content, "parents": [row_id_of(row)]}
 
 
-def no_text(setting: str, name: str, number: int, row: Row) -> DataError:
+def missing_text_error(setting: str, name: str, number: int, row: Row) -> DataError:
     """The error for a row without the text or column that a setting names."""
-    known = [*texts(row), *(c for c in row if c not in OWN_COLUMNS)]
-    what = f"{setting}: the row has no '{name}'" if name not in row else f"{setting}: it is null"
-    return DataError(what, where=named(number, row), fix=did_you_mean(name, known))
+    choices = [*row_texts(row), *(c for c in row if c not in STANDARD_COLUMNS)]
+    problem = f"{setting}: the row has no '{name}'" if name not in row else f"{setting}: it is null"
+    return DataError(problem, where=row_label(number, row), fix=did_you_mean(name, choices))
 
 
-def by_text(what: str, example: Mapping[str, Any], column_of: str = "rows") -> Any:
+def per_text_setting(description: str, example: Mapping[str, Any], column_of: str = "rows") -> Any:
     """A setting that maps texts or columns to something. what: e.g. `minimum number of characters`.
 
     column_of: see `setting`; empty if the rows don't exist before the step runs.
     """
-    return setting({}, column_of=column_of, help=f"Text or column: {what}.", examples=[example])
+    return setting(
+        {}, column_of=column_of, help=f"Text or column: {description}.", examples=[example]
+    )
 
 
-def check_lengths(fewest: Mapping[str, int], most: Mapping[str, int], within: str = "") -> None:
+def check_lengths(
+    minimums: Mapping[str, int], maximums: Mapping[str, int], within: str = ""
+) -> None:
     """Raise `UsageError` for limits that are negative or contradict each other.
 
     fewest, most: the values of `min_characters` and `max_characters`. within: the setting that
     contains them, followed by a dot.
     """
-    for field, limits in (("min_characters", fewest), ("max_characters", most)):
+    for field, limits in (("min_characters", minimums), ("max_characters", maximums)):
         for name, limit in limits.items():
             if limit < 0:
                 raise UsageError(
@@ -198,11 +202,11 @@ def check_lengths(fewest: Mapping[str, int], most: Mapping[str, int], within: st
                     where=f"{within}{field}.{name}",
                     fix="write 0 or more",
                 )
-    for name in fewest.keys() & most.keys():
-        if fewest[name] > most[name]:
+    for name in minimums.keys() & maximums.keys():
+        if minimums[name] > maximums[name]:
             raise UsageError(
-                f"the minimum length of '{name}', {fewest[name]:,} characters, is greater than the "
-                f"maximum, {most[name]:,}",
+                f"the minimum length of '{name}', {minimums[name]:,} characters, is greater than "
+                f"the maximum, {maximums[name]:,}",
                 where=f"{within}min_characters.{name}",
                 fix="swap the two limits, or remove one",
             )

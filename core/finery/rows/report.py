@@ -14,7 +14,7 @@ from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
-from finery.rows.files import UNREADABLE, unusable
+from finery.rows.files import READ_ERRORS, unusable_file_error
 
 METRICS = "metrics.json"
 VERSION = 2
@@ -274,8 +274,10 @@ def read_report(folder: Path) -> Report:
     file = folder / METRICS
     try:
         return parsed_report(file.read_bytes())
-    except (*UNREADABLE, KeyError, TypeError, AttributeError) as error:
-        raise unusable(str(file), f"this file doesn't contain scores ({error})") from error
+    except (*READ_ERRORS, KeyError, TypeError, AttributeError) as error:
+        raise unusable_file_error(
+            str(file), f"this file doesn't contain scores ({error})"
+        ) from error
 
 
 class _Stored(TypedDict):

@@ -15,7 +15,7 @@ NOT_CONTENT = frozenset({"id", "parents"})
 """Columns that say where a row comes from, not what it says."""
 TURN_COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected")
 """Columns that hold turns, in the formats that `Turns` reads."""
-EXAMPLE = 300
+EXAMPLE_CHARACTERS = 300
 """Characters of the longest question in an example."""
 
 
@@ -44,16 +44,16 @@ class Turns(NamedTuple):
     def of(cls, row: Row) -> Self:
         """The turns of a row in any format; only `messages` can't be text."""
         rejected = row.get("rejected")
-        worse = as_turns(rejected) if isinstance(rejected, str | list) else None
+        rejected_turns = as_turns(rejected) if isinstance(rejected, str | list) else None
         if "messages" in row:
             messages = row["messages"]
             end = len(messages)
             if messages and messages[-1]["role"] == "assistant":
                 end -= 1
-            return cls(messages[:end], messages[end:], worse, is_split=False)
+            return cls(messages[:end], messages[end:], rejected_turns, is_split=False)
         prompt = as_turns(row.get("prompt", []), "user")
         answer = as_turns(row.get("completion", row.get("chosen", [])))
-        return cls(prompt, answer, worse, is_split=True)
+        return cls(prompt, answer, rejected_turns, is_split=True)
 
     @property
     def conversation(self) -> Conversation:
@@ -63,9 +63,9 @@ class Turns(NamedTuple):
     @property
     def replies(self) -> list[int]:
         """The places in the conversation of the assistant turns that can be learned and judged."""
-        first = len(self.prompt) if self.is_split else 0
+        start = len(self.prompt) if self.is_split else 0
         turns = enumerate(self.conversation)
-        return [i for i, turn in turns if i >= first and turn.get("role") == "assistant"]
+        return [i for i, turn in turns if i >= start and turn.get("role") == "assistant"]
 
 
 def with_turns(row: Row, turns: Turns) -> Row:
@@ -79,9 +79,18 @@ def with_turns(row: Row, turns: Turns) -> Row:
         columns = {"prompt": turns.prompt, answer: turns.answer}
     if turns.rejected is not None:
         columns["rejected"] = turns.rejected
-    columns = {name: of for name, of in columns.items() if row.get(name) is not None}
-    if all(isinstance(row[name], str) and len(of) == 1 for name, of in columns.items()):
-        return row | {name: of[0]["content"] for name, of in columns.items()}
+    columns = {
+        name: turns_in_column
+        for name, turns_in_column in columns.items()
+        if row.get(name) is not None
+    }
+    if all(
+        isinstance(row[name], str) and len(turns_in_column) == 1
+        for name, turns_in_column in columns.items()
+    ):
+        return row | {
+            name: turns_in_column[0]["content"] for name, turns_in_column in columns.items()
+        }
     return row | columns
 
 
@@ -109,25 +118,26 @@ def example_request(rows: Iterable[Row]) -> str:
     """A row's first question as a request: JSON text, since `meta` sorts keys; empty without one.
 
     `messages`, with what comes before the question, and the row's `tools`. Of the first row whose
-    question has at most `EXAMPLE` characters, else of the row with the shortest one, which is cut.
+    question has at most `EXAMPLE_CHARACTERS` characters, else of the row with the shortest one,
+    which is cut.
     """
 
     def length(request: dict[str, Any]) -> int:
-        return max(EXAMPLE, len(request["messages"][-1]["content"]))
+        return max(EXAMPLE_CHARACTERS, len(request["messages"][-1]["content"]))
 
-    request = min(filter(None, map(_request, rows)), key=length, default=None)
+    request = min(filter(None, map(_first_request, rows)), key=length, default=None)
     if request is None:
         return ""
     question = request["messages"][-1]
-    if length(request) > EXAMPLE:
-        question["content"] = f"{question['content'][: EXAMPLE - 1]}…"
+    if length(request) > EXAMPLE_CHARACTERS:
+        question["content"] = f"{question['content'][: EXAMPLE_CHARACTERS - 1]}…"
     return json.dumps(request, ensure_ascii=False)
 
 
-def _request(row: Row) -> dict[str, Any]:
+def _first_request(row: Row) -> dict[str, Any]:
     turns = Turns.of(row).prompt
-    first = next((i for i, turn in enumerate(turns, 1) if turn["role"] == "user"), 0)
-    messages = [{"role": turn["role"], "content": turn.get("content")} for turn in turns[:first]]
+    length = next((i for i, turn in enumerate(turns, 1) if turn["role"] == "user"), 0)
+    messages = [{"role": turn["role"], "content": turn.get("content")} for turn in turns[:length]]
     if not messages or not all(isinstance(turn["content"], str) for turn in messages):
         return {}
     return {"messages": messages} | ({"tools": row["tools"]} if row.get("tools") else {})
@@ -141,15 +151,15 @@ def answer_text(row: Row) -> str:
 def snippet(row: Row, characters: int = 70) -> str:
     """The beginning of what a row says, in a line; of conversations not their system prompts."""
     columns = [v for k, v in row.items() if k not in NOT_CONTENT]
-    turns = row.get("messages") or [part for value in columns for part in _parts(value)]
+    turns = row.get("messages") or [turn for value in columns for turn in _turns_in(value)]
     spoken = [p for p in turns if not isinstance(p, dict) or p.get("role") != "system"] or turns
     texts = [(p.get("content") or p) if isinstance(p, dict) else p for p in spoken]
-    text = " → ".join(str(part) for part in texts if part)[: characters * 4]
+    text = " → ".join(str(turn) for turn in texts if turn)[: characters * 4]
     line = " ".join(text.split())
     return f"{line[: characters - 1]}…" if len(line) > characters else line
 
 
-def _parts(value: Any) -> list[Any]:
+def _turns_in(value: Any) -> list[Any]:
     """The turns of a conversation; anything else as the only element of a list."""
     is_turns = isinstance(value, list) and all(isinstance(turn, dict) for turn in value)
     return value if is_turns else [value]

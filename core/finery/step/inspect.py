@@ -14,7 +14,7 @@ import msgspec
 from finery.artifact.kinds import Artifact, Bundle, Dataset, Index, Metrics, Model
 from finery.errors import DataError, PluginError
 from finery.fields import FieldInfo, Files, Settings
-from finery.rows.parts import OWN_COLUMNS, TEXTS
+from finery.rows.parts import STANDARD_COLUMNS, TEXT_NAMES
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -129,9 +129,9 @@ def check_columns(step: "Step", columns: Mapping[str, Collection[str]]) -> None:
         known = columns.get(info.column_of, ())
         names = (getattr(step, field) if known else None) or ()
         for name in [names] if isinstance(names, str) else names:
-            if name in known or name in TEXTS or "{" in name:  # `{{ … }}`, a template
+            if name in known or name in TEXT_NAMES or "{" in name:  # `{{ … }}`, a template
                 continue
-            others = {*known} - OWN_COLUMNS | ({"output"} if "messages" in known else set())
+            others = {*known} - STANDARD_COLUMNS | ({"output"} if "messages" in known else set())
             raise DataError(
                 f"no row has a column '{name}'",
                 where=f"{field}.{name}" if isinstance(names, Mapping) else field,

@@ -134,7 +134,7 @@ class Job:
         cls, identity = self._engine_of(model)
         records = self.records
         if cls.local and isinstance(records, SharedRecords):
-            records = records.own
+            records = records.local
         return CachedEngine(cls(model, self), records, identity, budget)
 
     def raw_engine(self, model: Model) -> Engine:

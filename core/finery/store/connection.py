@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from finery.errors import FineryError, StepError, UsageError
 from finery.util.locks import file_locked, holder_of
-from finery.util.paths import STORE
+from finery.util.paths import STORE_VARIABLE
 from finery.util.text import in_line, shortened
 
 T = TypeVar("T")
@@ -177,7 +177,8 @@ class Database:
         if self.read_only:
             raise UsageError(
                 f"the database {self.path} is damaged ({why}), and the store isn't writable",
-                fix=f"make the store writable, or set {STORE} to a copy of it: finery repairs it",
+                fix=f"make the store writable, or set {STORE_VARIABLE} to a copy of it: "
+                "finery repairs it",
             )
         self.close()
         try:
@@ -211,7 +212,7 @@ class Database:
         return kind(
             f"can't {verb} {self.path}: {error}",
             fix="free some disk space or check the permissions, then try again: no data is lost; "
-            f"set {STORE} to use another folder",
+            f"set {STORE_VARIABLE} to use another folder",
         )
 
 
@@ -239,7 +240,7 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
             f"a newer finery wrote this database: its version is {version}, and this finery reads "
             f"up to version {VERSION}; nothing was changed",
             where=str(path),
-            fix=f"upgrade finery: pip install -U finery; or set {STORE} to another folder",
+            fix=f"upgrade finery: pip install -U finery; or set {STORE_VARIABLE} to another folder",
         )
     return version
 

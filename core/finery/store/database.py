@@ -43,17 +43,17 @@ from finery.store.links import open_artifact
 from finery.store.repairs import clear_path, make_folder, warn
 from finery.store.shared import SharedBlobs
 from finery.store.uses import JOB, Uses, gate, remove_unheld
-from finery.util.files import check_plain, file_state, fsync, hash_file, settled, size_of
+from finery.util.files import check_plain, file_state, fsync, hash_file, is_settled, size_of
 from finery.util.leftovers import (
-    end_users,
     is_in_use,
+    kill_scratch_users,
     last_change,
     lock_path,
     reads_path,
     seconds_path,
 )
 from finery.util.locks import KeyLocks, holder_of
-from finery.util.paths import STORE
+from finery.util.paths import STORE_VARIABLE
 from finery.util.text import counted
 
 KEY_DIGITS = 64
@@ -94,7 +94,8 @@ class Store:
         except OSError as error:
             raise UsageError(
                 f"can't use the store {root}: {error.strerror}",
-                fix=f"free disk space, check the permissions, or set {STORE} to another folder",
+                fix="free disk space, check the permissions, or set "
+                f"{STORE_VARIABLE} to another folder",
             ) from error
         self._db = existing or Database(self.database)
         self.read_only = self.read_only or self._db.read_only
@@ -113,7 +114,7 @@ class Store:
             raise UsageError(
                 f"the store {self.root} can't be written",
                 fix=f"check the permissions of the folder and of {self.database.name} in it, or "
-                f"set {STORE} to another folder",
+                f"set {STORE_VARIABLE} to another folder",
             )
 
     # -- results ---------------------------------------------------------------------------------
@@ -456,7 +457,7 @@ class Store:
             digest = hash_file(path)
         except OSError as error:
             raise DataError(f"can't read {path}: {error.strerror}") from error
-        if settled(*file_state(str(path))[3:], time.time_ns()):
+        if is_settled(*file_state(str(path))[3:], time.time_ns()):
             row = (str(path), stat, digest)
             self._db.write(("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [row]), is_cache=True)
         return digest
@@ -474,7 +475,7 @@ class Store:
         if row and row[0] == stat and isinstance(row[1], bytes):
             return row[1]
         content = compute(path)
-        if settled(*file_state(str(path))[3:], time.time_ns()):
+        if is_settled(*file_state(str(path))[3:], time.time_ns()):
             new_row = (kind, str(path), stat, content)
             query = "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)"
             self._db.write((query, [new_row]), is_cache=True)
@@ -521,7 +522,7 @@ class Store:
             out.mkdir(exist_ok=True)
             return out, scratch
         if lock_path(scratch).exists():
-            end_users(scratch)
+            kill_scratch_users(scratch)
         try:
             out.mkdir()
         except FileExistsError:  # an earlier attempt died
@@ -627,7 +628,8 @@ def _create_folders(root: Path) -> bool:
     """Create the folders of a store; False if it isn't writable."""
     if root.exists() and not root.is_dir():
         raise UsageError(
-            f"the store {root} is not a folder", fix=f"move it away, or set {STORE} to a folder"
+            f"the store {root} is not a folder",
+            fix=f"move it away, or set {STORE_VARIABLE} to a folder",
         )
     nearest = next(path for path in (root, *root.parents) if path.exists())
     if not os.access(nearest, os.W_OK | os.X_OK):

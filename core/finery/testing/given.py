@@ -44,7 +44,7 @@ from finery import (
 from finery.plugin.manager import Plugins, load_plugins
 from finery.step.inspect import OUTSIDE_KEYS
 from finery.testing.imports import HEAVY
-from finery.util.references import MARKED
+from finery.util.references import OUTSIDE_KEY_CODE
 
 KILL = "FINERY_TRIAL_KILL"
 EXECUTED = "TRIAL_EXECUTED"
@@ -153,7 +153,7 @@ def _install() -> None:
 
 def _is_uncounted(frame: FrameType) -> bool:
     """Whether a function and what it calls isn't in keys: `check`, `load_plugins`, a marked one."""
-    if frame.f_code in DISCOVERY or frame.f_code in MARKED:
+    if frame.f_code in DISCOVERY or frame.f_code in OUTSIDE_KEY_CODE:
         return True
     return frame.f_code.co_name in OUTSIDE_KEYS and isinstance(frame.f_locals.get("self"), Step)
 
@@ -176,7 +176,7 @@ def _executed() -> Iterator[None]:
     def profile(frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
             code = frame.f_code
-            if (code.co_name in UNCOUNTED or code in MARKED) and _is_uncounted(frame):
+            if (code.co_name in UNCOUNTED or code in OUTSIDE_KEY_CODE) and _is_uncounted(frame):
                 outside.setdefault(threading.get_ident(), frame)
             found = beyond if outside and threading.get_ident() in outside else inside
             if id(code) not in found:

@@ -28,7 +28,7 @@ from finery.step.inspect import (
 )
 from finery.step.step import Step
 from finery.testing import given
-from finery.util.installed import place_of
+from finery.util.installed import code_origin
 from finery.util.references import load_reference
 
 NAME = "trial"
@@ -249,7 +249,7 @@ class Trial:
                 for line in recorded
                 for file, name, is_counted in json.loads(line)
                 if file not in rest
-                and (file in watched or (os.path.isabs(file) and place_of(file) == ""))
+                and (file in watched or (os.path.isabs(file) and code_origin(file) == ""))
                 and Path(file).name != "given.py" and name[0] != "<"
                 and (name == "finery_run_step" or not name.startswith("finery_"))
             }  # fmt: skip

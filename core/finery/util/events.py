@@ -34,20 +34,20 @@ class Error(TypedDict):
     details: Annotated[list[str], "further lines, e.g. the end of a traceback"]
 
 
-class _Any(TypedDict):
+class _EventFields(TypedDict):
     event: Annotated[str, "the event's name"]
     time: Annotated[str, "when it happened: UTC, ISO 8601, e.g. `2026-01-02T03:04:05.678Z`"]
 
 
-class _OfStep(_Any):
+class _StepEvent(_EventFields):
     step: Annotated[str, "the step's name"]
 
 
-class _OfStepType(_OfStep):
+class _StepTypeEvent(_StepEvent):
     use: Annotated[str, "its step type"]
 
 
-class BuildStarted(_Any):
+class BuildStarted(_EventFields):
     """A build begins. Always the first event."""
 
     run: Annotated[str, "the run's id; its events and logs are in `.finery/runs/<run>/`"]
@@ -55,27 +55,27 @@ class BuildStarted(_Any):
     steps: Annotated[list[StepInRecipe], "the steps that are built, in order"]
 
 
-class StepCached(_OfStepType):
+class StepCached(_StepTypeEvent):
     """A step's output is already in the store, so the step doesn't run."""
 
     key: Annotated[str, "the key of its result in the store"]
     reason: Annotated[str, "if its key has changed since: which changes are accepted; else empty"]
 
 
-class StepStarted(_OfStepType):
+class StepStarted(_StepTypeEvent):
     """A step starts."""
 
     key: Annotated[str, "the key that its result will have in the store"]
     reason: Annotated[str, "why it runs, e.g. `setting epochs: 3 → 2`"]
 
 
-class StepLog(_OfStep):
+class StepLog(_StepEvent):
     """A line that a step logs, advice at the start of a training, or what a step waits for."""
 
     message: Annotated[str, "the line"]
 
 
-class StepProgress(_OfStep):
+class StepProgress(_StepEvent):
     """The progress of a running step."""
 
     done: Annotated[float, "how much is done, in any unit"]
@@ -83,7 +83,7 @@ class StepProgress(_OfStep):
     text: Annotated[str, "what it is doing"]
 
 
-class StepMetric(_OfStep):
+class StepMetric(_StepEvent):
     """A value measured while a step runs, e.g. a training's loss."""
 
     name: Annotated[str, "what is measured"]
@@ -91,7 +91,7 @@ class StepMetric(_OfStep):
     at: Annotated[float, "when it was measured, e.g. the optimizer step"]
 
 
-class StepNote(_OfStep):
+class StepNote(_StepEvent):
     """Advice found while running the step, e.g. that its result can't be reused."""
 
     name: Annotated[str, "the kind of note, by which a recipe silences it"]
@@ -99,7 +99,7 @@ class StepNote(_OfStep):
     fix: Annotated[str, "how to fix it"]
 
 
-class StepFinished(_OfStepType):
+class StepFinished(_StepTypeEvent):
     """A step ran, and its outputs are in the store."""
 
     key: Annotated[str, "the key of its result in the store"]
@@ -110,20 +110,20 @@ class StepFinished(_OfStepType):
     dollars: Annotated[float, "the cost of the model answers that it requested, if known"]
 
 
-class StepFailed(_OfStepType):
+class StepFailed(_StepTypeEvent):
     """A step failed, or its output doesn't meet a requirement."""
 
     error: Annotated[Error, "why"]
     log: Annotated[str | None, "the file with its output, if it printed anything"]
 
 
-class StepBlocked(_OfStepType):
+class StepBlocked(_StepTypeEvent):
     """A step can't run because a step that it needs failed."""
 
     by: Annotated[str, "the step that failed"]
 
 
-class Transferred(_Any):
+class Transferred(_EventFields):
     """Bytes were copied from or to a shared store."""
 
     fetched: Annotated[int, "bytes of files that arrived"]
@@ -132,7 +132,7 @@ class Transferred(_Any):
     waiting: Annotated[int, "results that are still to be sent"]
 
 
-class BuildFinished(_Any):
+class BuildFinished(_EventFields):
     """A build ended, successfully or not. Always the last event."""
 
     ok: Annotated[bool, "whether every step is built and meets its requirements"]
@@ -161,7 +161,7 @@ EVENTS: dict[str, type] = {
 """All events by name, in the order in which they occur in a build."""
 
 
-def happened(event: str, **fields: Any) -> Event:
+def make_event(event: str, **fields: Any) -> Event:
     """The event `event` with the current time."""
     return {"event": event, "time": now(), **fields}
 
@@ -176,10 +176,10 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S.%f}"[:-3] + f"-{os.getpid()}"
 
 
-def described(kind: type) -> dict[str, tuple[Any, str]]:
+def field_descriptions(kind: type) -> dict[str, tuple[Any, str]]:
     """Field → (type, meaning) of an event's class or of a part of one."""
-    described = {}
+    descriptions = {}
     for name, hint in get_type_hints(kind, include_extras=True).items():
         text = getattr(hint, "__metadata__", ("",))[0]
-        described[name] = get_args(hint)[0] if text else hint, text
-    return described
+        descriptions[name] = get_args(hint)[0] if text else hint, text
+    return descriptions

@@ -22,18 +22,18 @@ ABSENT: FileState = (0, 0, 0, 0, 0)
 """The state of a missing file."""
 FINE_NS = 100_000_000
 """Ten times the resolution of others: the kernel's tick, 1 to 10 ms."""
-BLOCK = 16 << 20
+COPY_BLOCK_BYTES = 16 << 20
 """Number of bytes that are copied at once."""
 
 
-def settled(mtime: int, ctime: int, now: int) -> bool:
+def is_settled(mtime: int, ctime: int, now: int) -> bool:
     """Whether a file's last change is old enough that another change would show in its stat.
 
     All in nanoseconds since the epoch. Times without a fraction of a second come from a coarse
     file system.
     """
-    last = max(mtime, ctime)
-    return now - last > (FINE_NS if last % 1_000_000_000 else COARSE_NS)
+    changed = max(mtime, ctime)
+    return now - changed > (FINE_NS if changed % 1_000_000_000 else COARSE_NS)
 
 
 def file_state(path: str, folder: int | None = None) -> FileState:
@@ -57,14 +57,14 @@ def folder_state(folder: str) -> FileState:
     return s.st_dev, s.st_ino, s.st_mode, s.st_mtime_ns, s.st_ctime_ns
 
 
-def is_moved(before: FileState, after: FileState) -> bool:
+def is_moved(old_state: FileState, new_state: FileState) -> bool:
     """Whether a folder, or the link to one, was moved or replaced between two `folder_state`.
 
     Moving it changes only its ctime. What is added to it changes its mtime, too.
     """
-    if before[:3] != after[:3] or stat.S_ISLNK(after[2]):
-        return before != after
-    return before[3] == after[3] and before[4] != after[4]
+    if old_state[:3] != new_state[:3] or stat.S_ISLNK(new_state[2]):
+        return old_state != new_state
+    return old_state[3] == new_state[3] and old_state[4] != new_state[4]
 
 
 def size_of(path: Path) -> int:
@@ -90,21 +90,21 @@ def copy_file(
     exists.
     """
     with source.open("rb") as read, target.open("xb") as write:
-        for count in _copied(read, write):
+        for count in _copy_blocks(read, write):
             progress(count)
 
 
-def _copied(read: BinaryIO, write: BinaryIO) -> Iterator[int]:
+def _copy_blocks(read: BinaryIO, write: BinaryIO) -> Iterator[int]:
     """Copy an open file; yields the bytes of each block.
 
     Some kernels report the end of a file that they can't copy (copy_file_range(2), "BUGS"), so the
     rest is always read.
     """
     with suppress(AttributeError, OSError):  # not in this system, or between these file systems
-        while count := os.copy_file_range(read.fileno(), write.fileno(), BLOCK):
+        while count := os.copy_file_range(read.fileno(), write.fileno(), COPY_BLOCK_BYTES):
             yield count
     read.seek(os.lseek(write.fileno(), 0, os.SEEK_CUR))
-    while block := read.read(BLOCK):
+    while block := read.read(COPY_BLOCK_BYTES):
         write.write(block)
         yield len(block)
 
@@ -120,32 +120,32 @@ def check_plain(path: Path) -> None:
     except ValueError:
         raise OSError(errno.EINVAL, "a file can't have this name") from None
     except OSError as error:
-        if error.errno in _WORDS:
-            raise OSError(error.errno, _WORDS[error.errno]) from None
+        if error.errno in _ERROR_WORDS:
+            raise OSError(error.errno, _ERROR_WORDS[error.errno]) from None
         raise
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a file")
+        raise OSError(errno.EINVAL, f"it is {_file_kind(mode)}, not a file")
     if not os.access(path, os.R_OK):
         raise PermissionError(errno.EACCES, "permission denied")
 
 
-def read_plain(path: Path, most: int) -> bytes:
+def read_plain(path: Path, max_bytes: int) -> bytes:
     """The content of a plain file of up to `most` bytes. Raises `OSError` as `check_plain` does."""
     check_plain(path)
     with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EINVAL, f"it is larger than {most >> 20} MiB")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EINVAL, f"it is larger than {max_bytes >> 20} MiB")
     return content
 
 
-_WORDS = {
+_ERROR_WORDS = {
     errno.ELOOP: "it is a link to itself",
     errno.ENAMETOOLONG: "the name is too long",
 }
 
 
-def _kind(mode: int) -> str:
+def _file_kind(mode: int) -> str:
     kinds = {
         stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
         stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -172,9 +172,9 @@ def hash_file(path: Path) -> str:
     return hasher.hexdigest()
 
 
-MOST = 250_000
+MAX_FILES = 250_000
 """Maximum number of files and folders to examine: a larger folder is a mistake."""
-SYSTEM = ("/proc", "/sys", "/dev")
+SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
 """Folders that aren't on a disk."""
 
 
@@ -184,12 +184,12 @@ def files_inside(top: Path) -> list[Path]:
     Raises `OSError` for a folder of the system, and for an unreadable file as its `filename`.
     """
     _refuse_system(top)
-    found: list[Path] = []
-    for folder, _, names in os.walk(top, onerror=_fail):
-        found += _plain(os.path.join(folder, name) for name in names)
-        if len(found) > MOST:
-            raise _too_many()
-    return sorted(found)
+    paths: list[Path] = []
+    for folder, _, names in os.walk(top, onerror=_raise_error):
+        paths += _plain_files(os.path.join(folder, name) for name in names)
+        if len(paths) > MAX_FILES:
+            raise _too_many_error()
+    return sorted(paths)
 
 
 def files_matching(pattern: Path, folder: Path) -> list[Path]:
@@ -203,16 +203,18 @@ def files_matching(pattern: Path, folder: Path) -> list[Path]:
         top = folder.joinpath(*fixed)
         _refuse_system(top)
         _refuse_loops(str(top))
-    once = re.sub(r"(\*\*/)+", "**/", str(pattern))  # each further one walks all folders again
-    names = itertools.islice(glob.iglob(once, root_dir=folder, recursive=True), MOST + 1)
-    return sorted(_plain(os.path.join(folder, name) for name in names))
+    simplified = re.sub(
+        r"(\*\*/)+", "**/", str(pattern)
+    )  # each further one walks all folders again
+    names = itertools.islice(glob.iglob(simplified, root_dir=folder, recursive=True), MAX_FILES + 1)
+    return sorted(_plain_files(os.path.join(folder, name) for name in names))
 
 
-def _plain(names: Iterable[str]) -> Iterator[Path]:
+def _plain_files(names: Iterable[str]) -> Iterator[Path]:
     """The files among these paths, without folders, sockets and others."""
     for count, name in enumerate(names):
-        if count >= MOST:
-            raise _too_many()
+        if count >= MAX_FILES:
+            raise _too_many_error()
         if os.path.isfile(name):
             try:
                 check_plain(Path(name))
@@ -222,30 +224,30 @@ def _plain(names: Iterable[str]) -> Iterator[Path]:
             yield Path(name)
 
 
-def _fail(error: OSError) -> None:
+def _raise_error(error: OSError) -> None:
     raise error
 
 
 def _refuse_system(folder: Path) -> None:
     real = os.path.realpath(folder)
-    if real == "/" or any(f"{real}/".startswith(f"{top}/") for top in SYSTEM):
+    if real == "/" or any(f"{real}/".startswith(f"{top}/") for top in SYSTEM_FOLDERS):
         raise OSError(errno.EINVAL, "it includes files of the system")
 
 
 def _refuse_loops(top: str) -> None:
-    rest: list[tuple[str, frozenset[str]]] = [(top, frozenset())]
+    pending: list[tuple[str, frozenset[str]]] = [(top, frozenset())]
     count = 0
-    while rest:
-        folder, above = rest.pop()
+    while pending:
+        folder, ancestors = pending.pop()
         real = os.path.realpath(folder)
         count += 1
-        if real in above:
+        if real in ancestors:
             raise OSError(errno.ELOOP, "it is a link to a folder above it", folder)
-        if count > MOST:
-            raise _too_many()
+        if count > MAX_FILES:
+            raise _too_many_error()
         with suppress(OSError), os.scandir(folder) as entries:  # glob skips unreadable folders, too
-            rest += [(entry.path, above | {real}) for entry in entries if entry.is_dir()]
+            pending += [(entry.path, ancestors | {real}) for entry in entries if entry.is_dir()]
 
 
-def _too_many() -> OSError:
-    return OSError(errno.E2BIG, f"it includes more than {MOST:,} files")
+def _too_many_error() -> OSError:
+    return OSError(errno.E2BIG, f"it includes more than {MAX_FILES:,} files")

@@ -17,11 +17,11 @@ from functools import lru_cache
 from importlib.machinery import PathFinder
 from typing import NamedTuple
 
-ONLY = "FINERY_ENTRY_POINTS"
+ENTRY_POINTS_VARIABLE = "FINERY_ENTRY_POINTS"
 """The environment variable with the entry points that a worker and its children may load."""
 STANDARD_LIBRARY = os.path.dirname(os.__file__)
 """Its folder. Installed code may be below."""
-_BUILD = re.compile(r"\+(cpu|cu\d|rocm|xpu).*")
+_HARDWARE_LABEL = re.compile(r"\+(cpu|cu\d|rocm|xpu).*")
 
 
 class Distribution(NamedTuple):
@@ -46,8 +46,8 @@ class Distribution(NamedTuple):
     def modules(self) -> set[str]:
         """Its top-level modules by the list of its files, which is incomplete if it is editable."""
         modules = {*self.read("top_level.txt").split()}
-        for first, slash, _ in {file.partition("/") for file in self.files()}:
-            name, _, suffix = first.partition(".")
+        for top_name, slash, _ in {file.partition("/") for file in self.files()}:
+            name, _, suffix = top_name.partition(".")
             is_module = (slash and not suffix) or suffix.endswith(("py", "so", "pyd", "pyc"))
             if is_module and name.isidentifier() and name != "__pycache__":
                 modules.add(name)
@@ -63,8 +63,8 @@ class Distribution(NamedTuple):
             return ""
         from blake3 import blake3
 
-        lines, own = self.read("RECORD").splitlines(), os.path.basename(self.folder)
-        files = sorted(line for line in lines if not line.startswith(("..", own)))
+        lines, metadata_folder = self.read("RECORD").splitlines(), os.path.basename(self.folder)
+        files = sorted(line for line in lines if not line.startswith(("..", metadata_folder)))
         return blake3("\n".join(files).encode()).hexdigest()
 
 
@@ -95,14 +95,14 @@ def search_path() -> list[str]:
 @lru_cache(maxsize=1)
 def distributions() -> dict[str, Distribution]:
     """Normalised name → distribution; the first on `sys.path` counts, as for imports."""
-    first: dict[str, Distribution] = {}
+    by_name: dict[str, Distribution] = {}
     for entry in search_path():
-        for dist in _in_folder(entry):
-            first.setdefault(dist.name, dist)
-    return first
+        for dist in _distributions_in(entry):
+            by_name.setdefault(dist.name, dist)
+    return by_name
 
 
-def _in_folder(folder: str) -> Iterator[Distribution]:
+def _distributions_in(folder: str) -> Iterator[Distribution]:
     try:
         names = os.listdir(folder)
     except OSError:  # a zip or a missing folder, which sys.path may contain
@@ -113,21 +113,21 @@ def _in_folder(folder: str) -> Iterator[Distribution]:
             project, dash, version = stem.partition("-")
             if dash:
                 yield Distribution(
-                    normalised(project), version.partition("-py")[0], f"{folder}/{name}"
+                    normalise_name(project), version.partition("-py")[0], f"{folder}/{name}"
                 )
 
 
 @lru_cache(maxsize=1)
-def owners() -> dict[str, list[str]]:
+def module_owners() -> dict[str, list[str]]:
     """Top-level module → the distributions with a part of it; takes a tenth of a second."""
-    owners: dict[str, list[str]] = {}
-    for each in distributions().values():
-        for module in each.modules():
-            owners.setdefault(module, []).append(each.name)
-    return owners
+    by_module: dict[str, list[str]] = {}
+    for distribution in distributions().values():
+        for module in distribution.modules():
+            by_module.setdefault(module, []).append(distribution.name)
+    return by_module
 
 
-def installers(module: str) -> str:
+def installing_distributions(module: str) -> str:
     """The distributions that install a top-level module, with their versions and digests.
 
     Empty if it isn't installed; `found` if that was by hand.
@@ -135,7 +135,7 @@ def installers(module: str) -> str:
     folders = [folder for folder in search_path() if is_installed(f"{folder}/")]
     if PathFinder.find_spec(module, folders) is None:
         return ""
-    owning = [distributions()[name] for name in sorted(owners().get(module, ()))]
+    owning = [distributions()[name] for name in sorted(module_owners().get(module, ()))]
     facts = [f"{d.name} {package_version(d.name)} {d.record_digest()}".strip() for d in owning]
     return ", ".join(facts) or "found"
 
@@ -145,14 +145,14 @@ def is_installed(path: str) -> bool:
     return "-packages/" in path and ("/site-packages/" in path or "/dist-packages/" in path)
 
 
-def place_of(path: str) -> str:
+def code_origin(path: str) -> str:
     """`installed` for a file of a distribution, `standard` for one of Python, else empty."""
     if is_installed(path):
         return "installed"
     return "standard" if path.startswith(f"{STANDARD_LIBRARY}/") else ""
 
 
-def normalised(name: str) -> str:
+def normalise_name(name: str) -> str:
     """A distribution's name as PyPI normalises it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -161,14 +161,14 @@ _locked: Mapping[str, str] | None = None
 
 
 @contextmanager
-def with_versions(locked: Mapping[str, str] | None) -> Iterator[None]:
+def use_versions(locked: Mapping[str, str] | None) -> Iterator[None]:
     """Let `version_of` take the versions of a step's environment. None: those of this one."""
     global _locked
-    before, _locked = _locked, locked
+    previous, _locked = _locked, locked
     try:
         yield
     finally:
-        _locked = before
+        _locked = previous
 
 
 def locked_versions() -> Mapping[str, str] | None:
@@ -180,13 +180,13 @@ def locked_versions() -> Mapping[str, str] | None:
 
 
 def version_of(distribution: str) -> str | None:
-    """The version of a distribution in this environment, or in the one of `with_versions`.
+    """The version of a distribution in this environment, or in the one of `use_versions`.
 
     None if it isn't installed.
     """
     if _locked is not None:
-        return _locked.get(normalised(distribution))
-    dist = distributions().get(normalised(distribution))
+        return _locked.get(normalise_name(distribution))
+    dist = distributions().get(normalise_name(distribution))
     return dist.version if dist else None
 
 
@@ -196,7 +196,7 @@ def package_version(distribution: str) -> str:
     Without the label of torch and its companions for the hardware that a build is for (`+cpu`,
     `+cu130`): a store is to serve machines with and without a GPU.
     """
-    return _BUILD.sub("", version_of(distribution) or "not installed")
+    return _HARDWARE_LABEL.sub("", version_of(distribution) or "not installed")
 
 
 @lru_cache(maxsize=4)
@@ -210,7 +210,7 @@ def entry_points(group: str) -> list[EntryPoint]:
 
 
 @lru_cache(maxsize=1)
-def own_packages() -> frozenset[str]:
+def finery_packages() -> frozenset[str]:
     """finery's own top-level packages."""
     return frozenset({"finery", *(e.package for e in entry_points("finery") if e.is_own)})
 
@@ -218,22 +218,22 @@ def own_packages() -> frozenset[str]:
 @lru_cache(maxsize=1)
 def plugin_packages() -> dict[str, Distribution]:
     """Top-level module → the distribution with plugins of others that it belongs to."""
-    others = [entry for entry in entry_points("finery") if not entry.is_own]
-    tops = ((e.distribution, {e.package, *e.distribution.modules()}) for e in others)
+    foreign_entries = [entry for entry in entry_points("finery") if not entry.is_own]
+    tops = ((e.distribution, {e.package, *e.distribution.modules()}) for e in foreign_entries)
     return {top: distribution for distribution, names in tops for top in names}
 
 
-def is_own(module: str) -> bool:
+def is_finery_module(module: str) -> bool:
     """Whether a module belongs to finery's distribution."""
-    return module.partition(".")[0] in own_packages()
+    return module.partition(".")[0] in finery_packages()
 
 
 def _entries(text: str, group: str) -> Iterator[tuple[str, str]]:
-    inside = False
+    in_group = False
     for line in text.splitlines():
         line = line.strip()
         if line.startswith("["):
-            inside = line == f"[{group}]"
-        elif inside and "=" in line and not line.startswith(("#", ";")):
+            in_group = line == f"[{group}]"
+        elif in_group and "=" in line and not line.startswith(("#", ";")):
             name, _, value = line.partition("=")
             yield name.strip(), value.strip()

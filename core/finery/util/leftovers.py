@@ -16,9 +16,9 @@ from pathlib import Path
 
 from finery.errors import StepError
 
-MARK = "FINERY_SCRATCH"
+SCRATCH_VARIABLE = "FINERY_SCRATCH"
 """Environment variable of a step's child processes with the path of the scratch folder."""
-SECONDS = 5
+KILL_SECONDS = 5
 """How long to wait for killed processes to end."""
 
 
@@ -34,24 +34,24 @@ def scratch_lock(scratch: Path, *, inherited: bool) -> Iterator[Callable[[], Non
     inherited: whether child processes inherit the lock. Only for a process that runs one step at a
     time and doesn't need its standard input.
     """
-    held: list[int] = []
+    lock_files: list[int] = []
 
     def take() -> None:
-        if held:
+        if lock_files:
             return
-        held.append(os.open(lock_path(scratch), os.O_RDONLY | os.O_CREAT, 0o644))
+        lock_files.append(os.open(lock_path(scratch), os.O_RDONLY | os.O_CREAT, 0o644))
         with suppress(OSError):  # without locks, only the environment variable is inherited
-            fcntl.flock(held[0], fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(lock_files[0], fcntl.LOCK_SH | fcntl.LOCK_NB)
         if inherited:
-            os.dup2(held[0], 0)
-            os.environ[MARK] = str(scratch)
+            os.dup2(lock_files[0], 0)
+            os.environ[SCRATCH_VARIABLE] = str(scratch)
 
     try:
         yield take
     finally:
-        for file in held:
+        for file in lock_files:
             if inherited:
-                os.environ.pop(MARK, None)
+                os.environ.pop(SCRATCH_VARIABLE, None)
                 nothing = os.open(os.devnull, os.O_RDONLY)
                 os.dup2(nothing, 0)
                 os.close(nothing)
@@ -76,7 +76,7 @@ def earlier_seconds(scratch: Path) -> float:
     because it reads the modification time of the lock's file. 0.0 if no earlier attempt used the
     folder.
     """
-    lock, known = lock_path(scratch), seconds_path(scratch)
+    lock, seconds_file = lock_path(scratch), seconds_path(scratch)
     try:
         began = lock.stat().st_mtime
     except FileNotFoundError:
@@ -84,8 +84,8 @@ def earlier_seconds(scratch: Path) -> float:
     changed = last_change(scratch) if scratch.exists() else began
     seconds = max(0.0, changed - began) if math.isfinite(changed) else 0.0
     with suppress(OSError, ValueError):
-        seconds += float(known.read_text(encoding="utf-8"))
-    known.write_text(str(seconds), encoding="utf-8")
+        seconds += float(seconds_file.read_text(encoding="utf-8"))
+    seconds_file.write_text(str(seconds), encoding="utf-8")
     os.utime(lock)
     return seconds
 
@@ -115,31 +115,31 @@ def is_in_use(scratch: Path) -> bool:
     return False
 
 
-def end_users(scratch: Path) -> None:
+def kill_scratch_users(scratch: Path) -> None:
     """End the processes of a killed build that use a step's scratch folder.
 
     The caller must hold the lock of the step's key, so no build is running the step. Raises
     `StepError` if a process can't be found or ended.
     """
-    deadline = time.monotonic() + SECONDS
-    while (users := _users(scratch)) or is_in_use(scratch):
+    deadline = time.monotonic() + KILL_SECONDS
+    while (users := _scratch_users(scratch)) or is_in_use(scratch):
         for pid in users:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
-            named = ", ".join(map(str, users))
+            pids = ", ".join(map(str, users))
             raise StepError(
                 f"its scratch folder {scratch} is in use by "
-                + (f"process {named}" if named else "a process")
+                + (f"process {pids}" if pids else "a process")
                 + ", which is left from a killed build",
-                fix=f"end it: kill -9 {named}" if named else "end it, then build again",
+                fix=f"end it: kill -9 {pids}" if pids else "end it, then build again",
             )
         time.sleep(0.02)
 
 
-def _users(scratch: Path) -> list[int]:
+def _scratch_users(scratch: Path) -> list[int]:
     """Processes with the mark or the lock of a scratch folder. Works on Linux."""
-    mark, lock = f"{MARK}={scratch}".encode(), str(lock_path(scratch))
+    mark, lock = f"{SCRATCH_VARIABLE}={scratch}".encode(), str(lock_path(scratch))
     users = []
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if not name.isdecimal() or int(name) == os.getpid():

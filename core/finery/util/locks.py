@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finery.errors import UsageError
-from finery.util.paths import STORE
+from finery.util.paths import STORE_VARIABLE
 
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 """Values of `errno` if the file system doesn't support locks."""
@@ -38,7 +38,7 @@ def file_locked(path: Path, *, alone: bool = True, is_needed: bool = True) -> It
 def _unsupported(path: Path, error: OSError) -> UsageError:
     return UsageError(
         f"the file system of {path} doesn't support locks: {error.strerror}",
-        fix=f"keep the store on a local disk: set {STORE} to a folder there",
+        fix=f"keep the store on a local disk: set {STORE_VARIABLE} to a folder there",
     )
 
 

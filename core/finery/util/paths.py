@@ -6,10 +6,10 @@ from pathlib import Path
 
 from finery.errors import DataError
 
-STORE = "FINERY_STORE"
+STORE_VARIABLE = "FINERY_STORE"
 """The environment variable with the path of the store."""
 
-PINNED = "pinned"
+PINNED_FOLDER = "pinned"
 """The folder of the store with data that steps store for their pins, see `finery.Pinned`."""
 
 
@@ -19,10 +19,10 @@ LONGEST_NAME, LONGEST_PATH = 255, 1024
 
 def is_inside(name: str) -> bool:
     """Whether a name from outside is that of a file in a folder or in its subfolders."""
-    parts = [part.encode(errors="replace") for part in name.split("/")]
-    return sum(map(len, parts)) + len(parts) <= LONGEST_PATH and all(
-        0 < len(part) <= LONGEST_NAME and part not in (b".", b"..") and b"\0" not in part
-        for part in parts
+    names = [encoded.encode(errors="replace") for encoded in name.split("/")]
+    return sum(map(len, names)) + len(names) <= LONGEST_PATH and all(
+        0 < len(encoded) <= LONGEST_NAME and encoded not in (b".", b"..") and b"\0" not in encoded
+        for encoded in names
     )
 
 
@@ -57,8 +57,8 @@ def project_folder(recipe: Path) -> Path:
 
 def store_folder(recipe: Path) -> Path:
     """The store of a recipe: `$FINERY_STORE`, else `.finery` in the project folder."""
-    moved = os.environ.get(STORE)
-    return Path(moved).absolute() if moved else project_folder(recipe) / ".finery"
+    configured = os.environ.get(STORE_VARIABLE)
+    return Path(configured).absolute() if configured else project_folder(recipe) / ".finery"
 
 
 def recipe_id(recipe: Path, store: Path) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Any, TypeVar
 
-OUTSIDE = "finery_outside_key"
+OUTSIDE_KEY_MARK = "finery_outside_key"
 """The attribute that `outside_key` sets."""
-MARKED: set[CodeType] = set()
+OUTSIDE_KEY_CODE: set[CodeType] = set()
 """The code of the functions and methods that are marked."""
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +31,7 @@ def outside_key(definition: F) -> F:
     `run` reaches them, with all that only they reach: they log, measure, explain an error or
     refuse, or what they return is in the key as a fact. Also code that `key_code` names.
     """
-    setattr(definition, OUTSIDE, True)
+    setattr(definition, OUTSIDE_KEY_MARK, True)
     functions = vars(definition).values() if isinstance(definition, type) else (definition,)
-    MARKED.update(f.__code__ for f in functions if isinstance(f, FunctionType))
+    OUTSIDE_KEY_CODE.update(f.__code__ for f in functions if isinstance(f, FunctionType))
     return definition

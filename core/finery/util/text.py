@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-LISTED = 100
+MAX_LISTED_NAMES = 100
 """Maximum number of names that a fix lists."""
-COMPARED = 2_000
+MAX_COMPARED_NAMES = 2_000
 """Most names that a mistyped one is compared with."""
 NAMED = 5
 """Most names in a line, see `some_of`."""
@@ -20,12 +20,12 @@ def did_you_mean(name: str, names: Iterable[str]) -> str | None:
     Never the name itself, whatever else is wrong with it.
     """
     choices = sorted(set(names) - {name})
-    more = f", … ({len(choices):,} in all)" if len(choices) > LISTED else ""
-    listed = f"one of: {', '.join(choices[:LISTED])}{more}" if choices else None
-    return nearest_meant(name, choices) or listed
+    remainder = f", … ({len(choices):,} in all)" if len(choices) > MAX_LISTED_NAMES else ""
+    listed = f"one of: {', '.join(choices[:MAX_LISTED_NAMES])}{remainder}" if choices else None
+    return suggest_nearest(name, choices) or listed
 
 
-def nearest_meant(name: str, names: Iterable[str]) -> str | None:
+def suggest_nearest(name: str, names: Iterable[str]) -> str | None:
     """A fix for a mistyped name, or None if none of `names` is similar."""
     close = nearest(name, set(names) - {name})
     return f"did you mean '{close}'?" if close else None
@@ -36,12 +36,12 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     from difflib import get_close_matches  # only for mistakes
 
     names = sorted(names)
-    same = [each for each in names if each.lower() == name.lower()]
-    longer = [each for each in names if len(name) >= 3 and each.startswith(name)]
-    if len(same or longer) == 1:
-        return (same or longer)[0]
-    if len(names) > COMPARED:  # each takes a while
-        names = [each for each in names if each[:2] == name[:2]][:COMPARED]
+    equal = [choice for choice in names if choice.lower() == name.lower()]
+    longer = [choice for choice in names if len(name) >= 3 and choice.startswith(name)]
+    if len(equal or longer) == 1:
+        return (equal or longer)[0]
+    if len(names) > MAX_COMPARED_NAMES:  # each takes a while
+        names = [choice for choice in names if choice[:2] == name[:2]][:MAX_COMPARED_NAMES]
     close = get_close_matches(name, names, n=1, cutoff=0.6)
     return close[0] if close else None
 
@@ -60,7 +60,7 @@ def redacted(text: str, secrets: Mapping[str, str]) -> str:
         if len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "***")
             if "\\" in text:
-                text = _compiled(value).sub("***", text)
+                text = _secret_regex(value).sub("***", text)
     return text
 
 
@@ -74,7 +74,7 @@ def redacted_data(value: Any, secrets: Mapping[str, str]) -> Any:
 
 
 @cache
-def _compiled(value: str) -> re.Pattern[str]:
+def _secret_regex(value: str) -> re.Pattern[str]:
     return re.compile(secret_pattern(value))
 
 
@@ -93,15 +93,15 @@ def counted(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count:,} {word}s"
 
 
-def accepted_words(steps: int) -> str:
+def accepted_suffix(steps: int) -> str:
     """How many steps of a build are cached since `recipe.lock` accepts changes."""
     return f", {steps} accepted" if steps else ""
 
 
 def some_of(names: Sequence[str], most: int = NAMED) -> str:
     """The first names and how many more there are. most: names that are shown."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    remainder = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + remainder
 
 
 def a_or_an(noun: str) -> str:
@@ -118,9 +118,9 @@ def duration(seconds: float) -> str:
     """`0.4 s`, `42 s`, `3 min 05 s`, `1 h 02 min`."""
     if seconds < 100:
         return f"{seconds:.{1 if seconds < 10 else 0}f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest_seconds = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
+        return f"{minutes} min {rest_seconds:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
@@ -220,14 +220,14 @@ def range_in_points(interval: Sequence[float]) -> str:
     return f"{in_points(low)} to {in_points(high)}"
 
 
-_PICTURES = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
-_PICTURES |= {127: "␡"} | {i: f"\\x{i:02x}" for i in range(128, 160)}
+_VISIBLE_FORMS = {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
+_VISIBLE_FORMS |= {127: "␡"} | {i: f"\\x{i:02x}" for i in range(128, 160)}
 # Characters that no font shows and that reorder or break a line: marks and controls of writing
 # direction, zero-width space, word joiner and the like. The joiners of emoji and Hindi stay.
 _HIDDEN = [0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF]
 _HIDDEN += [*range(0x202A, 0x202F), *range(0x2060, 0x2070), *range(0xFFF9, 0xFFFC)]
-_PICTURES |= {code: f"\\u{code:04x}" for code in _HIDDEN}
-_TAB = {9: "␉"}
+_VISIBLE_FORMS |= {code: f"\\u{code:04x}" for code in _HIDDEN}
+_VISIBLE_TAB = {9: "␉"}
 
 
 def visible(text: str, *, tabs: bool = False) -> str:
@@ -238,10 +238,10 @@ def visible(text: str, *, tabs: bool = False) -> str:
 
     Line breaks stay. tabs: whether tabs are pictures, too.
     """
-    return text.translate(_PICTURES | _TAB if tabs else _PICTURES)
+    return text.translate(_VISIBLE_FORMS | _VISIBLE_TAB if tabs else _VISIBLE_FORMS)
 
 
-def clipped(text: str, width: int) -> str:
+def clip_at_word(text: str, width: int) -> str:
     """At most `width` characters of a text, cut off after a word and marked with `…`.
 
     A first word that is too long by itself is cut inside.
@@ -265,7 +265,9 @@ def in_line(text: str) -> str:
 
 # -- the length of a text in tokens, where no tokenizer is at hand --------------------------------
 
-_PIECES = re.compile(rb" ?[A-Z]?[a-z]{1,4}|\s+| ?[A-Z]{1,2}| ?[!-/:-@\[-`{-~]{1,2}|.", re.DOTALL)
+_TOKEN_PIECES = re.compile(
+    rb" ?[A-Z]?[a-z]{1,4}|\s+| ?[A-Z]{1,2}| ?[!-/:-@\[-`{-~]{1,2}|.", re.DOTALL
+)
 
 
 def estimated_tokens(text: str) -> int:
@@ -275,7 +277,7 @@ def estimated_tokens(text: str) -> int:
     scripts: many tokenizers split numbers and those. Measured with SmolLM2 on the rows of nine
     recipes, it is 0.8 to 2.2 times the true number, for JSON 0.9 to 1.5 times.
     """
-    return len(_PIECES.findall(text.encode("utf-8", "replace")))
+    return len(_TOKEN_PIECES.findall(text.encode("utf-8", "replace")))
 
 
 def enough_tokens(longest: int) -> int:

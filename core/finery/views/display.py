@@ -73,9 +73,9 @@ def print_row(console: "Console", row: "Row") -> None:
 
 def print_turns(console: "Console", row: "Row") -> None:
     """Print a row's turns, or its columns if it isn't a conversation."""
-    from finery.rows.parts import is_conversation, turns_of
+    from finery.rows.parts import is_conversation, labelled_turns
 
-    for role, text in turns_of(row):
+    for role, text in labelled_turns(row):
         whole = text if is_conversation(row) else shortened(text, LONGEST_FACT)
         print_labelled(console, role, whole, ROLES.get(role, "yellow"))
 

@@ -8,8 +8,15 @@ from pathlib import Path
 
 from finery import Dataset
 from finery.rows import Row
-from finery.rows.near import NEAR, Common, Entry, NearIndex, normalised, prompt_entry
-from finery.rows.parts import named, text_named
+from finery.rows.near import (
+    NEAR_SIMILARITY,
+    Entry,
+    NearIndex,
+    TemplateFinder,
+    normalise_text,
+    prompt_entry,
+)
+from finery.rows.parts import row_label, text_by_name
 from finery.util.text import counted
 
 FREQUENT = 5
@@ -33,7 +40,7 @@ class Labels:
     """Collects the labels of all rows, and then finds those that look wrong, row by row.
 
     folder: for the texts of prompts while rows are compared. column: what labels a row, see
-    `text_named`; by default its `label`, or its answer if no row of `datasets` has that column.
+    `text_by_name`; by default its `label`, or its answer if no row of `datasets` has that column.
     """
 
     def __init__(
@@ -46,13 +53,13 @@ class Labels:
         self._first: dict[bytes, _First] = {}  # by prompt
         self._several: dict[bytes, Counter[str]] = {}
         self._folder = folder
-        self._common = Common()
+        self._common = TemplateFinder()
         self._added: dict[int, tuple[str, str]] = {}
         self._typos: dict[str, str] | None = None
 
     @cached_property
     def _near(self) -> NearIndex:
-        return NearIndex(NEAR, self._folder, self._common.pieces())
+        return NearIndex(NEAR_SIMILARITY, self._folder, self._common.pieces())
 
     @property
     def are_classes(self) -> bool:
@@ -62,7 +69,7 @@ class Labels:
 
     def survey(self, number: int, row: Row) -> None:
         """Note the label of a row, of all rows before any is judged."""
-        label = text_named(row, self.column)
+        label = text_by_name(row, self.column)
         if not label:
             return
         self._counts[label] += 1
@@ -73,7 +80,7 @@ class Labels:
         key = entry.digest()
         first = self._first.get(key)
         if first is None:
-            self._first[key] = _First(label, named(number, row))
+            self._first[key] = _First(label, row_label(number, row))
         elif key in self._several:
             self._several[key][label] += 1
         elif label == first.label:
@@ -96,7 +103,7 @@ class Labels:
 
         Of the rows with one prompt, those with the rarer label are in conflict.
         """
-        label = text_named(row, self.column)
+        label = text_by_name(row, self.column)
         entry = prompt_entry(row) if label and self.are_classes else None
         if not label or entry is None:
             return None
@@ -107,7 +114,7 @@ class Labels:
         else:
             conflict = self._unlike(entry, label)
         if self._near.add(number, entry):
-            self._added[number] = label, named(number, row)
+            self._added[number] = label, row_label(number, row)
         return conflict
 
     def _unlike(self, entry: Entry, label: str) -> str | None:
@@ -155,7 +162,7 @@ def misspelt(counts: Counter[str]) -> dict[str, str]:
 
 
 def _looks_like(label: str, right: str) -> bool:
-    if normalised(label) == normalised(right):
+    if normalise_text(label) == normalise_text(right):
         return True
     if min(len(label), len(right)) < SHORTEST or _digits(label) != _digits(right):
         return False

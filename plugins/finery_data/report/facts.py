@@ -15,10 +15,10 @@ from typing import Any
 
 from finery import Dataset, Model
 from finery.rows import Row, Turns
-from finery.rows.chosen import draw_of
-from finery.rows.dropped import dropped, findings
-from finery.rows.near import NEAR, Match, NearIndex, common_pieces, row_entry
-from finery.rows.parts import id_of, is_conversation, prompt
+from finery.rows.chosen import row_draw
+from finery.rows.dropped import read_dropped, read_findings
+from finery.rows.near import NEAR_SIMILARITY, Match, NearIndex, common_pieces, row_entry
+from finery.rows.parts import is_conversation, prompt_text, row_id_of
 from finery_data.checks.labels import Labels
 from finery_data.checks.personal import garbled_texts
 from finery_data.duplicates import BATCH, EXAMPLES, Overlap, Progress, overlap_of
@@ -131,8 +131,8 @@ def measure(
         classes.append(_Reading(made, counting, samples, seed).read(dataset, progress))
         made.copies = _copies(name, dataset, folder, near_rows, progress)
         _find_conflicts(made.copies, dataset, Labels(folder, [dataset]))
-        made.dropped = _listed(dropped(dataset), "reason", dataset.meta.get("dropped"))
-        made.found = _listed(findings(dataset), "check", dataset.meta.get("findings"))
+        made.dropped = _listed(read_dropped(dataset), "reason", dataset.meta.get("dropped"))
+        made.found = _listed(read_findings(dataset), "check", dataset.meta.get("findings"))
         facts.append(made)
     for made, found in zip(facts, Classes.found(classes), strict=True):
         made.classes = found
@@ -163,8 +163,8 @@ class _Reading:
             self._measure(batch)
             for row in batch:
                 self._note(row)
-            drawn = [(draw_of(row, self._seed), n, row) for n, row in enumerate(batch, done)]
-            texts = [(draw, n, prompt(row)[:2_000]) for draw, n, row in drawn]
+            drawn = [(row_draw(row, self._seed), n, row) for n, row in enumerate(batch, done)]
+            texts = [(draw, n, prompt_text(row)[:2_000]) for draw, n, row in drawn]
             samples = nsmallest(self._most, chain(samples, drawn))
             spoken = nsmallest(SPOKEN, chain(spoken, texts))
             done += len(batch)
@@ -227,10 +227,12 @@ def _languages(texts: Iterable[str]) -> Counter[str]:
 def _copies(name: str, dataset: Dataset, folder: Path, most: int, progress: Progress) -> Copies:
     """The rows that repeat an earlier one, as `data.dedup` finds them."""
     # A step that dropped copies compared them, too, so they count for what many rows share.
-    rows = chain(islice(dataset, most), (line["row"] for line in islice(dropped(dataset), most)))
+    rows = chain(
+        islice(dataset, most), (line["row"] for line in islice(read_dropped(dataset), most))
+    )
     common = common_pieces(row_entry(row, "row") for row in rows)
     made = Copies(searched=min(most, len(dataset)))
-    index = NearIndex(NEAR, folder, common)
+    index = NearIndex(NEAR_SIMILARITY, folder, common)
     ids, seen = list[str](), set[int]()
     for number, row in enumerate(dataset):
         if number % BATCH == 0:
@@ -242,10 +244,10 @@ def _copies(name: str, dataset: Dataset, folder: Path, most: int, progress: Prog
         elif (match := index.find(entry)) is not None:
             made.exact += match.exact
             made.near += not match.exact
-            _keep(made.examples, f"{id_of(row)} {_alike(match, ids)}")
+            _keep(made.examples, f"{row_id_of(row)} {_alike(match, ids)}")
         else:
             index.add(len(ids), entry)
-            ids.append(id_of(row))
+            ids.append(row_id_of(row))
         seen.add(digest)
     return made
 
@@ -277,7 +279,7 @@ def _find_conflicts(copies: Copies, dataset: Dataset, labels: Labels) -> None:
     for number, row in enumerate(islice(dataset, copies.searched), 1):
         if conflict := labels.conflict(number, row):
             copies.conflicts += 1
-            _keep(copies.conflict_examples, f"{id_of(row)} {conflict}")
+            _keep(copies.conflict_examples, f"{row_id_of(row)} {conflict}")
 
 
 def _keep(examples: list[str], text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from finery import Dataset
 from finery.rows import Row, snippet
-from finery.rows.parts import turns_of
+from finery.rows.parts import labelled_turns
 from finery.util.text import counted, percent, some_of
 from finery.views import render_page
 from finery_data.duplicates import Overlap
@@ -338,5 +338,5 @@ def _samples(facts: Facts) -> list[tuple[str, str, list[tuple[str, str]]]]:
 
 def _sample(row: Row, note: str) -> tuple[str, str, list[tuple[str, str]]]:
     label = f"label: {cut_to(str(row['label']), LONGEST_LABEL)}" if "label" in row else ""
-    turns = [(role, cut_to(text, LONGEST_TEXT)) for role, text in turns_of(row)]
+    turns = [(role, cut_to(text, LONGEST_TEXT)) for role, text in labelled_turns(row)]
     return str(row.get("id", "")), " · ".join(part for part in (label, note) if part), turns

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from finery.rows import NOT_CONTENT, Row, Turns, answer_text
-from finery.rows.parts import compact, is_conversation, joined
+from finery.rows.parts import is_conversation, join_turns, json_text
 
 MOST_CLASSES = 1_000
 """Number of values from which on they aren't classes."""
@@ -121,11 +121,11 @@ def text_parts(row: Row) -> dict[str, str]:
     """The texts of a row whose lengths count: prompt and answer, or what else it has."""
     if not is_conversation(row):
         rest = {k: v for k, v in row.items() if k not in {*NOT_CONTENT, "source"}}
-        return {"text": str(row["text"])} if "text" in row else {"row": compact(rest)}
+        return {"text": str(row["text"])} if "text" in row else {"row": json_text(rest)}
     turns = Turns.of(row)
-    asked, answer = joined(turns.prompt), joined(turns.answer)
+    asked, answer = join_turns(turns.prompt), join_turns(turns.answer)
     if turns.rejected is not None:
-        return {"prompt": asked, "chosen": answer, "rejected": joined(turns.rejected)}
+        return {"prompt": asked, "chosen": answer, "rejected": join_turns(turns.rejected)}
     return {"prompt": asked, **({"answer": answer} if turns.answer else {})}
 
 

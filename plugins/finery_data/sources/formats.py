@@ -6,7 +6,7 @@ from typing import Any
 
 from finery.rows import Conversation, Row
 from finery.rows.badrow import BadRow, kind_of
-from finery.rows.chat.turns import as_conversation, check_turns, decoded
+from finery.rows.chat.turns import as_conversation, check_turns, decode_column
 from finery.util.text import did_you_mean
 from finery_data.sources import sharegpt
 
@@ -281,7 +281,7 @@ def tools(columns: Columns) -> Row:
     """`{"tools": [...]}` where the row has tools, in the shape of the Chat Completions API."""
     value = columns.get("tools")
     if isinstance(value, str) and value.strip():
-        value = decoded(value, "tools")
+        value = decode_column(value, "tools")
     if not value:
         return {}
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):

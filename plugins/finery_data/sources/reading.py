@@ -14,8 +14,8 @@ from finery.rows import Row, row_id
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops, dropped_id
 from finery.rows.tables.records import Record
-from finery.rows.tables.values import holds_bytes
-from finery.rows.templates.sandbox import compiled, render
+from finery.rows.tables.values import has_bytes
+from finery.rows.templates.sandbox import compile_template, render
 from finery.util.text import did_you_mean
 from finery_data.sources.formats import FORMATS, Build, detect, label, tools
 
@@ -47,7 +47,7 @@ class Templates:
         for part in PARTS:
             source = getattr(columns, part)
             if source is not None:
-                self._templates[part] = compiled(source, f"columns.{part}")
+                self._templates[part] = compile_template(source, f"columns.{part}")
 
     def build(self, columns: dict[str, Any], prompts_only: bool) -> Row:
         """The row of a record: `messages`, and `label` if there is a template for it."""
@@ -254,7 +254,7 @@ def _format_fix(columns: dict[str, Any]) -> str:
 def _storable(name: str, columns: dict[str, Any]) -> Any:
     """The value of a column to keep; bytes would come out as text that says something else."""
     value = columns[name]
-    if holds_bytes(value):
+    if has_bytes(value):
         raise BadRow(f"keep: '{name}' holds bytes, not text", "decode it, or remove it")
     return value
 

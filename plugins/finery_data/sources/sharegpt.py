@@ -6,11 +6,11 @@ import msgspec
 
 from finery.rows import Conversation, Message
 from finery.rows.badrow import BadRow, kind_of
-from finery.rows.chat.turns import THINKING, as_message, as_turns, decoded
+from finery.rows.chat.turns import THINKING_KEYS, as_message, as_turns, decode_column
 from finery.util.text import did_you_mean
 
 LISTS = ("conversations", "conversation", "messages")
-KNOWN = ("tool_calls", "tool_call_id", "name", "weight", *THINKING)
+KNOWN = ("tool_calls", "tool_call_id", "name", "weight", *THINKING_KEYS)
 """Keys of turns that are kept besides role and text."""
 ROLE_OF = {
     "system": "system",
@@ -93,7 +93,9 @@ def _add_calls(
     rest: dict[str, Any],
 ) -> None:
     """Add calls to the assistant's turn before them, or as a turn. rest: other keys of the turn."""
-    parsed = decoded(value, f"turn {number} (function_call)") if isinstance(value, str) else value
+    parsed = (
+        decode_column(value, f"turn {number} (function_call)") if isinstance(value, str) else value
+    )
     calls = parsed if isinstance(parsed, list) else [parsed]
     if not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": ""})

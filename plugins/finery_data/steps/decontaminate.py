@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from finery import Dataset, Job, Step, setting, takes
 from finery.rows import Row
 from finery.rows.dropped import Drops
-from finery.rows.near import NEAR, common_pieces, prompt_entry
-from finery.rows.parts import id_of, read
+from finery.rows.near import NEAR_SIMILARITY, common_pieces, prompt_entry
+from finery.rows.parts import read_numbered, row_id_of
 from finery_data.duplicates import HeldOut, Leak, crowd_note
 from finery_data.forecast import SomeRows
 
@@ -28,7 +28,7 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1", foreca
         role="compare", help="Rows that must not be trained on, e.g. split.test."
     )
     threshold: float = setting(
-        NEAR,
+        NEAR_SIMILARITY,
         ge=0.5,
         le=1,
         help="Lowest similarity of near copies. 1: only prompts that are equal apart from case, "
@@ -37,12 +37,12 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1", foreca
 
     def run(self, job: Job) -> Dataset:
         """Write the rows that are left, and why the others aren't."""
-        surveyed = read(job, [*self.against, *self.rows], "rows surveyed")
+        surveyed = read_numbered(job, [*self.against, *self.rows], "rows surveyed")
         common = common_pieces(prompt_entry(row) for _, row in surveyed)
         held, ids = HeldOut("test", self.threshold, job.scratch, common), set[str]()
-        for _, row in read(job, self.against, "test rows"):
+        for _, row in read_numbered(job, self.against, "test rows"):
             held.add(row, prompt_entry(row))
-            ids.add(id_of(row))
+            ids.add(row_id_of(row))
         with Drops(job.out) as drops:
             dataset = Dataset.write(job.out, self._clean(job, held, ids, drops))
         drops.refuse_nothing_left(len(dataset), "check the steps that `rows` and `against` name")
@@ -53,7 +53,7 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1", foreca
         return dataset
 
     def _clean(self, job: Job, held: HeldOut, ids: set[str], drops: Drops) -> Iterator[Row]:
-        for _, row in read(job, self.rows):
+        for _, row in read_numbered(job, self.rows):
             parent = next((p for p in row.get("parents") or () if p in ids), None)
             leak = held.leak(prompt_entry(row))
             if parent:

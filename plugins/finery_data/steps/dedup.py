@@ -6,8 +6,8 @@ from typing import Literal
 from finery import Dataset, Job, Step, setting, takes
 from finery.rows import Row
 from finery.rows.dropped import Drops
-from finery.rows.near import NEAR, NearIndex, common_pieces, row_entry
-from finery.rows.parts import id_of, read
+from finery.rows.near import NEAR_SIMILARITY, NearIndex, common_pieces, row_entry
+from finery.rows.parts import read_numbered, row_id_of
 from finery_data.duplicates import crowd_note
 from finery_data.forecast import SomeRows
 
@@ -30,7 +30,7 @@ class Dedup(Step, seeded=False, packages=("rensa",), version="1", forecast=SomeR
         "equal. prompt: only the prompt.",
     )
     threshold: float = setting(
-        NEAR,
+        NEAR_SIMILARITY,
         ge=0.5,
         le=1,
         help="Lowest similarity of near copies. 1: only rows that are equal apart from case, "
@@ -47,15 +47,15 @@ class Dedup(Step, seeded=False, packages=("rensa",), version="1", forecast=SomeR
         return dataset
 
     def _first(self, job: Job, drops: Drops) -> Iterator[Row]:
-        surveyed = read(job, self.rows, "rows surveyed")
+        surveyed = read_numbered(job, self.rows, "rows surveyed")
         common = common_pieces(row_entry(row, self.on) for _, row in surveyed)
         index, ids = NearIndex(self.threshold, job.scratch, common), list[str]()
-        for _, row in read(job, self.rows):
+        for _, row in read_numbered(job, self.rows):
             entry = row_entry(row, self.on)
             match = index.find(entry)
             if match is None:
                 index.add(len(ids), entry)
-                ids.append(id_of(row))
+                ids.append(row_id_of(row))
                 yield row
             elif match.exact:
                 drops.add(row, "duplicate", f"repeats the row {ids[match.number]}")

@@ -23,10 +23,10 @@ from finery import (
 )
 from finery.rows import Row
 from finery.rows.badrow import BadRow
-from finery.rows.parts import OWN_COLUMNS
-from finery.rows.tables.records import DELIMITED_SUFFIXES, Record, read_table, suffix_of
+from finery.rows.parts import STANDARD_COLUMNS
+from finery.rows.tables.records import DELIMITED_SUFFIXES, Record, data_suffix, read_table
 from finery.rows.tables.streams import UTF_8
-from finery.rows.templates.sandbox import names_in
+from finery.rows.templates.sandbox import template_names
 from finery.util.text import did_you_mean
 from finery_data.sources.formats import FORMATS, detect, label, tools
 from finery_data.sources.reading import PARTS, Columns, Reading, Templates
@@ -104,7 +104,7 @@ class FileForecast(Forecast["File"]):
             return None
         columns = self.step.columns
         label = () if columns is not None and columns.label is None else ("label",)
-        return {*OWN_COLUMNS, *label, *names}
+        return {*STANDARD_COLUMNS, *label, *names}
 
 
 class FilePreflight(Preflight["File"]):
@@ -113,7 +113,7 @@ class FilePreflight(Preflight["File"]):
     def packages(self) -> Mapping[str, str]:
         """What reads Parquet and zstd."""
         names = [path.name.lower() for path in self.step.path.paths]
-        parquet = any(suffix_of(name) == ".parquet" for name in names)
+        parquet = any(data_suffix(name) == ".parquet" for name in names)
         zstd = any(name.endswith(".zst") for name in names)
         needed = [*(["pyarrow"] if parquet else []), *(["zstandard"] if zstd else [])]
         return dict.fromkeys(needed, "finery[data]")
@@ -236,7 +236,7 @@ def first_rows(step: File, job: Job) -> list[Row]:
 
 def _first_records(step: File, path: Path, job: Job) -> list[Record]:
     """Up to `ROWS` + 1 records of a file; none if it would be read whole for them."""
-    if suffix_of(path.name) in (".txt", ".md", ".rst", ".html", ".pdf"):
+    if data_suffix(path.name) in (".txt", ".md", ".rst", ".html", ".pdf"):
         raise DataError(
             "the file holds text, not rows",
             where=shown(path),
@@ -260,7 +260,7 @@ class _FirstRows(Reading):
         self._skips = step.bad_rows == "skip"
         super().__init__(step.shape(step.take)._replace(skip=False), job, shown(step.path.paths[0]))
         self.rows: list[Row] = []
-        suffixes = {suffix_of(path.name) for path in step.path.paths}
+        suffixes = {data_suffix(path.name) for path in step.path.paths}
         self._have_header = suffixes <= {*DELIMITED_SUFFIXES, ".parquet"} and (
             len(step.path.paths) <= FILES
         )
@@ -306,7 +306,7 @@ def check_columns(columns: Columns, record: Record) -> None:
         return
     for part in (part for part in PARTS if part != "system"):
         template = getattr(columns, part)
-        if template is None or names_in(template):
+        if template is None or template_names(template):
             continue
         for column in record.columns:
             meant = _meant(template, column)
@@ -332,4 +332,4 @@ def _meant(template: str, column: str) -> str | None:
 
 def _is_quick(path: Path) -> bool:
     """Whether the first rows of a file can be read without the rest."""
-    return suffix_of(path.name) != ".json" or path.stat().st_size <= MOST_BYTES
+    return data_suffix(path.name) != ".json" or path.stat().st_size <= MOST_BYTES

@@ -9,9 +9,17 @@ from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops
-from finery.rows.parts import by_text, check_lengths, named, no_text, read, scope, text_named
+from finery.rows.parts import (
+    check_lengths,
+    missing_text_error,
+    per_text_setting,
+    read_numbered,
+    row_label,
+    template_variables,
+    text_by_name,
+)
 from finery.rows.templates.limits import search
-from finery.rows.templates.sandbox import evaluate, expression
+from finery.rows.templates.sandbox import compile_expression, evaluate
 from finery_data.forecast import SomeRows
 
 Texts = dict[str, str]
@@ -35,14 +43,18 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1", forecast=Som
         help="A Jinja expression over the row's texts and columns that must be true.",
         examples=['label != "spam" and user | length > 20'],
     )
-    matches: dict[str, str] = by_text(
+    matches: dict[str, str] = per_text_setting(
         "regular expression that must match somewhere in it", {"assistant": "^category: "}
     )
-    excludes: dict[str, str] = by_text(
+    excludes: dict[str, str] = per_text_setting(
         "regular expression that must not match in it", {"user": "(?i)lorem ipsum"}
     )
-    min_characters: dict[str, int] = by_text("minimum number of characters", {"assistant": 20})
-    max_characters: dict[str, int] = by_text("maximum number of characters", {"user": 4000})
+    min_characters: dict[str, int] = per_text_setting(
+        "minimum number of characters", {"assistant": 20}
+    )
+    max_characters: dict[str, int] = per_text_setting(
+        "maximum number of characters", {"user": 4000}
+    )
 
     def check(self) -> None:
         """Raise `UsageError` for conditions that can't be read, or none at all."""
@@ -64,7 +76,7 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1", forecast=Som
 
     def _kept(self, job: Job, drops: Drops) -> Iterator[Row]:
         conditions = self._conditions()
-        for number, row in read(job, self.rows):
+        for number, row in read_numbered(job, self.rows):
             failed = self._failed(conditions, number, row)
             if failed is None:
                 yield row
@@ -75,14 +87,14 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1", forecast=Som
         texts: Texts = {}
         for field in ("matches", "excludes", "min_characters", "max_characters"):
             for name in getattr(self, field):
-                text = text_named(row, name)
+                text = text_by_name(row, name)
                 if text is None:
-                    raise no_text(field, name, number, row)
+                    raise missing_text_error(field, name, number, row)
                 texts[name] = text
         try:
             return next((why for test in conditions if (why := test(row, texts))), None)
         except BadRow as error:
-            raise DataError(error.what, where=named(number, row), fix=error.fix) from error
+            raise DataError(error.what, where=row_label(number, row), fix=error.fix) from error
 
     def _conditions(self) -> list[Condition]:
         conditions = [_expression(self.where)] if self.where is not None else []
@@ -94,10 +106,10 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1", forecast=Som
 
 
 def _expression(source: str) -> Condition:
-    compiled: Any = expression(source, "where")
+    compiled: Any = compile_expression(source, "where")
 
     def test(row: Row, _: Texts) -> tuple[str, str] | None:
-        true = evaluate(compiled, "where", scope(row))
+        true = evaluate(compiled, "where", template_variables(row))
         return None if true else ("where", f"isn't {source}")
 
     return test

@@ -7,17 +7,17 @@ from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
 from finery.rows import Conversation, Message, Row, Turns, with_turns
 from finery.rows.badrow import BadRow
 from finery.rows.parts import (
-    OWN_COLUMNS,
-    TURNS,
-    changed,
+    STANDARD_COLUMNS,
+    TURN_TEXTS,
     is_conversation,
-    named,
-    read,
-    scope,
+    read_numbered,
+    replace_content,
+    row_label,
+    row_texts,
+    template_variables,
     text_of,
-    texts,
 )
-from finery.rows.templates.sandbox import compiled, names_in, render
+from finery.rows.templates.sandbox import compile_template, render, template_names
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
             raise UsageError("data.map changes nothing", fix='add a template, e.g. user: "…"')
         for field, names in (("columns", list(self.columns)), ("remove", self.remove)):
             for name in names:
-                if name in OWN_COLUMNS - ({"tools"} if field == "remove" else set()):
+                if name in STANDARD_COLUMNS - ({"tools"} if field == "remove" else set()):
                     raise UsageError(
                         f"'{name}' can't be written or removed as a column",
                         where=f"{field}.{name}" if field == "columns" else field,
@@ -93,17 +93,17 @@ class Map(Step, seeded=False, packages=("jinja2",), version="1"):
         return sources | {f"columns.{name}": source for name, source in self.columns.items()}
 
     def _templates(self) -> "dict[str, Template]":
-        return {where: compiled(source, where) for where, source in self._sources().items()}
+        return {where: compile_template(source, where) for where, source in self._sources().items()}
 
     def _rewritten(self, job: Job) -> Iterator[Row]:
         writer, changes, number = _Writer(self, self._templates()), 0, 0
         used = _Used(self._sources(), self.remove)
-        for number, row in read(job, self.rows):
+        for number, row in read_numbered(job, self.rows):
             used.meet(row)
             try:
-                rewritten = changed(row, writer.written(row))
+                rewritten = replace_content(row, writer.written(row))
             except BadRow as error:
-                raise DataError(error.what, where=named(number, row), fix=error.fix) from error
+                raise DataError(error.what, where=row_label(number, row), fix=error.fix) from error
             changes += rewritten is not row
             yield rewritten
         if number:
@@ -118,9 +118,9 @@ class _Used:
 
     def __init__(self, sources: dict[str, str], removed: list[str]) -> None:
         self._sources = sources
-        self._named = {where: names_in(source) for where, source in sources.items()}
+        self._named = {where: template_names(source) for where, source in sources.items()}
         self._named |= {"remove": set(removed)} if removed else {}
-        self._known: dict[str, None] = dict.fromkeys(TURNS)
+        self._known: dict[str, None] = dict.fromkeys(TURN_TEXTS)
         self._shapes: set[tuple[str, ...]] = set()
 
     def meet(self, row: Row) -> None:
@@ -128,7 +128,7 @@ class _Used:
         shape = tuple(row)
         if shape not in self._shapes:
             self._shapes.add(shape)
-            self._known.update(dict.fromkeys([*row, *texts(row)]))
+            self._known.update(dict.fromkeys([*row, *row_texts(row)]))
 
     def refuse_unknown(self, rendered: Collection[str]) -> None:
         """Raise `DataError` for a column that no row has, or a template that wrote to none."""
@@ -168,7 +168,7 @@ class _Writer:
 
     def written(self, row: Row) -> Row:
         """A new row; raises `BadRow` where a template fails or leaves a turn empty."""
-        names = scope(row)
+        names = template_variables(row)
         content = {k: v for k, v in row.items() if k not in self._removed}
         if is_conversation(row):
             content = with_turns(content, self._turns(Turns.of(row), names))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
 from finery.rows import Row
-from finery.rows.chosen import draws_of, parts_of, times_taken
+from finery.rows.chosen import apportion, row_draws, sample_counts
 from finery.rows.dropped import Drops
 
 NOT_TAKEN = "not-taken"
@@ -77,7 +77,7 @@ class Mix(Step, version="1"):
             unit = min(size / weight for size, weight in zip(sizes, weights, strict=True))
             # 1e-9: 3 rows at the weight 0.3 are 10 units of it, whatever 3 / 0.3 gives.
             return [int(unit * weight + 1e-9) for weight in weights]
-        parts = parts_of(self.total, weights)
+        parts = apportion(self.total, weights)
         for number, (size, part) in enumerate(zip(sizes, parts, strict=True), 1):
             if part > size and self.short == "error":
                 raise DataError(
@@ -104,7 +104,7 @@ class Mix(Step, version="1"):
 
     def _taken(self, source: Dataset, part: int, seed: int, drops: Drops) -> Iterator[Row]:
         """The rows of a source that are taken, again from the start where some are repeated."""
-        times = times_taken(draws_of(source, seed), range(len(source)), part)
+        times = sample_counts(row_draws(source, seed), range(len(source)), part)
         for again in range(max(times.values(), default=1)):
             for index, row in enumerate(source):
                 if times.get(index, 0) > again:

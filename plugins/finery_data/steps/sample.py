@@ -8,10 +8,16 @@ from typing import Any, Literal
 from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
 from finery.rows import Row
 from finery.rows.badrow import BadRow
-from finery.rows.chosen import draws_of, parts_of, times_taken
+from finery.rows.chosen import apportion, row_draws, sample_counts
 from finery.rows.dropped import Drops
-from finery.rows.parts import named, no_text, read, scope, text_named
-from finery.rows.templates.sandbox import compiled, render
+from finery.rows.parts import (
+    missing_text_error,
+    read_numbered,
+    row_label,
+    template_variables,
+    text_by_name,
+)
+from finery.rows.templates.sandbox import compile_template, render
 from finery_data.forecast import SomeRows
 
 CLASSES_KEPT = 200
@@ -60,14 +66,14 @@ class Sample(Step, version="1", forecast=SomeRows):
     def run(self, job: Job) -> Dataset:
         """Write the rows taken; `meta` has how many of each class."""
         reader, classes = self._reader(), _Classes()
-        for number, row in read(job, self.rows):
+        for number, row in read_numbered(job, self.rows):
             classes.add(reader(number, row))
         if not classes.of:
             raise DataError("there are no rows", fix="check the steps that `rows` names")
-        draws = draws_of((row for dataset in self.rows for row in dataset), job.seed)
+        draws = row_draws((row for dataset in self.rows for row in dataset), job.seed)
         times: dict[int, int] = {}
         for members, count in zip(classes.members(), self._counts(classes), strict=True):
-            times |= times_taken(draws, members, count)
+            times |= sample_counts(draws, members, count)
         with Drops(job.out) as drops:
             dataset = Dataset.write(job.out, self._taken(job, times, drops))
         dataset.meta |= drops.meta() | self._meta(classes, times)
@@ -84,11 +90,11 @@ class Sample(Step, version="1", forecast=SomeRows):
                 raise DataError(
                     f"there are {every:,} rows, but n is {self.n:,}", fix=f"n: {every} or fewer"
                 )
-            return parts_of(self.n, sizes)
+            return apportion(self.n, sizes)
         most = min(sizes) if self.balance == "down" else max(sizes)
         if self.n is None:
             return [most] * len(sizes)
-        counts = parts_of(self.n, [1.0] * len(sizes))
+        counts = apportion(self.n, [1.0] * len(sizes))
         if self.balance == "up":
             return counts
         rarest = sizes.index(min(sizes))
@@ -101,7 +107,7 @@ class Sample(Step, version="1", forecast=SomeRows):
         return counts
 
     def _taken(self, job: Job, times: dict[int, int], drops: Drops) -> Iterator[Row]:
-        for number, row in read(job, self.rows):
+        for number, row in read_numbered(job, self.rows):
             taken = times.get(number - 1, 0)
             for _ in range(taken):
                 yield row
@@ -115,7 +121,7 @@ class Sample(Step, version="1", forecast=SomeRows):
             return lambda number, row: ""
         if "{{" not in by and "{%" not in by:
             return lambda number, row: _column(by, number, row)
-        template = compiled(by, "by")
+        template = compile_template(by, "by")
         return lambda number, row: _rendered(template, number, row)
 
     def _meta(self, classes: "_Classes", times: dict[int, int]) -> dict[str, Any]:
@@ -157,14 +163,14 @@ class _Classes:
 
 
 def _column(by: str, number: int, row: Row) -> str:
-    text = text_named(row, by)
+    text = text_by_name(row, by)
     if text is None:
-        raise no_text("by", by, number, row)
+        raise missing_text_error("by", by, number, row)
     return text
 
 
 def _rendered(template: Any, number: int, row: Row) -> str:
     try:
-        return render(template, "by", scope(row)).strip()
+        return render(template, "by", template_variables(row)).strip()
     except BadRow as error:
-        raise DataError(error.what, where=named(number, row), fix=error.fix) from error
+        raise DataError(error.what, where=row_label(number, row), fix=error.fix) from error

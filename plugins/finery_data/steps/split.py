@@ -23,8 +23,8 @@ from blake3 import blake3
 from finery import Artifact, Count, DataError, Dataset, Forecast, Job, Step, setting, takes
 from finery.rows import Row, answer_text, row_id
 from finery.rows.dropped import Drops
-from finery.rows.near import NEAR, Common, normal, prompt_entry
-from finery.rows.parts import prompt, read
+from finery.rows.near import NEAR_SIMILARITY, TemplateFinder, normalise_or_keep, prompt_entry
+from finery.rows.parts import prompt_text, read_numbered
 from finery.util.text import did_you_mean, percent, some_of
 from finery_data.duplicates import HeldOut, Leak, crowd_note
 from finery_data.steps.strata import Unit, divide, rare_strata, strata_of
@@ -169,7 +169,7 @@ class Split(Step, packages=("rensa",), version="2", forecast=SplitForecast):
         folder = job.out / name
 
         def rows(drops: Drops) -> Iterator[Row]:
-            numbered = read(job, self.rows, f"rows, writing {name}")
+            numbered = read_numbered(job, self.rows, f"rows, writing {name}")
             for (number, row), split in zip(numbered, chosen, strict=True):
                 if split == index and number - 1 in leaks:
                     drops.add(row, *leaks[number - 1])
@@ -197,11 +197,11 @@ def _near_copies(survey: "_Survey", chosen: bytes, job: Job) -> dict[int, Leak]:
     """
     leaks: dict[int, Leak] = {}
     common = survey.common()
-    held = {i: HeldOut(SPLITS[i], NEAR, job.scratch, common) for i in (TEST, VALIDATION)}
+    held = {i: HeldOut(SPLITS[i], NEAR_SIMILARITY, job.scratch, common) for i in (TEST, VALIDATION)}
     for split in (TEST, VALIDATION, TRAIN):
         before = [held[i] for i in (TEST, VALIDATION) if i > split and len(held[i])]
         for number, row in enumerate(
-            row for _, row in read(job, survey.step.rows, f"{SPLITS[split]} rows compared")
+            row for _, row in read_numbered(job, survey.step.rows, f"{SPLITS[split]} rows compared")
         ):
             if chosen[number] != split:
                 continue
@@ -231,7 +231,7 @@ def prompt_key(row: Row) -> str:
     The system prompt only counts if there is no other turn. A row without a prompt is identified by
     its id.
     """
-    return normal(prompt(row)) or row_id(row)
+    return normalise_or_keep(prompt_text(row)) or row_id(row)
 
 
 def draw(unit: int, seed: int) -> int:
@@ -261,10 +261,10 @@ class _Survey:
         self.stratum = array("L")
         self.any_parents = False
         self.ungrouped = 0  # rows without a value of the group's column
-        self._common = Common()
+        self._common = TemplateFinder()
         index: dict[str, int] = {}
         without: DataError | None = None
-        for number, row in read(job, step.rows, "rows surveyed"):
+        for number, row in read_numbered(job, step.rows, "rows surveyed"):
             self.units.append(unit_of(row, step.group))
             if step.group is not None and row.get(step.group) is None:
                 without = without or _no_column("group", step.group, row, number)

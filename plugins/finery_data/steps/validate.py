@@ -11,20 +11,20 @@ import msgspec
 from finery import DataError, Dataset, Job, Look, OneFile, Step, UsageError, setting, takes
 from finery.rows import Row, Turns
 from finery.rows.badrow import BadRow
-from finery.rows.chat.turns import problems_of
+from finery.rows.chat.turns import turn_problems
 from finery.rows.dropped import FINDINGS, Drops
 from finery.rows.parts import (
-    answer,
-    by_text,
+    answer_or_none,
     check_lengths,
-    id_of,
-    named,
-    no_text,
-    prompt,
-    read,
-    text_named,
+    missing_text_error,
+    per_text_setting,
+    prompt_text,
+    read_numbered,
+    row_id_of,
+    row_label,
+    text_by_name,
 )
-from finery.rows.templates.limits import patterns_of
+from finery.rows.templates.limits import limit_patterns
 from finery.util.text import did_you_mean
 from finery_data.checks import personal
 from finery_data.checks.labels import Labels
@@ -102,8 +102,12 @@ class Validate(
         "Default: label, or output if no row has that column and the answers repeat, each at least "
         "twice on average.",
     )
-    min_characters: dict[str, int] = by_text("minimum number of characters", {"assistant": 2})
-    max_characters: dict[str, int] = by_text("maximum number of characters", {"user": 8000})
+    min_characters: dict[str, int] = per_text_setting(
+        "minimum number of characters", {"assistant": 2}
+    )
+    max_characters: dict[str, int] = per_text_setting(
+        "maximum number of characters", {"user": 8000}
+    )
     languages: list[str] = setting(
         [],
         help="Allowed languages of prompts and answers, as ISO 639-1 codes. Default: any. "
@@ -172,7 +176,7 @@ class Validate(
     def _passed(
         self, job: Job, checks: "_Checks", drops: Drops, written: "_Findings"
     ) -> Iterator[Row]:
-        for number, row in read(job, self.rows):
+        for number, row in read_numbered(job, self.rows):
             findings = list(checks.of(number, row))
             if checks.refuse(number, row, findings):
                 continue
@@ -214,7 +218,7 @@ class _Checks:
         if size > self.step.max_bytes:
             yield "size", f"has {size:,} bytes, more than {self.step.max_bytes:,}"
             return
-        broken = problems_of(row)
+        broken = turn_problems(row)
         yield from broken
         yield from self._in_texts(row)
         if not any(check == "turns" for check, _ in broken):
@@ -236,7 +240,7 @@ class _Checks:
         fatal = [(check, what) for check, what in findings if self.action(check) == "error"]
         for check, what in fatal:
             self.refused[check] += 1
-            line = f"{named(number, row)}: {check}: {what}"
+            line = f"{row_label(number, row)}: {check}: {what}"
             self._job.log(line)
             if len(self._listed) < LISTED:
                 self._listed.append(line)
@@ -258,9 +262,9 @@ class _Checks:
     def _survey(self, job: Job) -> None:
         """Count the labels, and how many answers are JSON."""
         answers = json = 0
-        for number, row in read(job, self.step.rows, "rows surveyed"):
+        for number, row in read_numbered(job, self.step.rows, "rows surveyed"):
             self._total = number
-            if any(check == "turns" for check, _ in problems_of(row)):
+            if any(check == "turns" for check, _ in turn_problems(row)):
                 continue
             self._labels.survey(number, row)
             text = _plain_answer(row)
@@ -285,9 +289,9 @@ class _Checks:
     def _lengths(self, number: int, row: Row) -> Iterator[Finding]:
         for field in ("min_characters", "max_characters"):
             for name, limit in getattr(self.step, field).items():
-                text = text_named(row, name)
+                text = text_by_name(row, name)
                 if text is None:
-                    raise no_text(field, name, number, row)
+                    raise missing_text_error(field, name, number, row)
                 if field == "min_characters" and len(text) < limit:
                     yield "length", f"{name} has {len(text):,} characters, fewer than {limit:,}"
                 if field == "max_characters" and len(text) > limit:
@@ -310,10 +314,10 @@ class _Checks:
 
     def _schema_problem(self, value: Any, number: int, row: Row) -> Any:
         try:
-            with patterns_of("schema: one of its patterns"):
+            with limit_patterns("schema: one of its patterns"):
                 return self._schema.problem(value)
         except BadRow as error:
-            raise DataError(error.what, where=named(number, row), fix=error.fix) from error
+            raise DataError(error.what, where=row_label(number, row), fix=error.fix) from error
 
     @cached_property
     def _schema(self) -> Any:
@@ -321,7 +325,7 @@ class _Checks:
 
     def _label(self, number: int, row: Row) -> Iterator[Finding]:
         column, allowed = self._labels.column, self.step.labels
-        label = text_named(row, column)
+        label = text_by_name(row, column)
         if not label:
             if allowed:
                 yield "label", f"there is no label ({column})"
@@ -337,7 +341,7 @@ class _Checks:
     def _language(self, row: Row) -> Iterator[Finding]:
         if self._languages is None:
             return
-        for name, text in (("prompt", prompt(row)), ("answer", answer(row) or "")):
+        for name, text in (("prompt", prompt_text(row)), ("answer", answer_or_none(row) or "")):
             other = self._languages.other(text) if text.strip() else None
             if other:
                 yield "language", f"the {name} is in {other}"
@@ -367,7 +371,7 @@ class _Findings:
         for check, what in findings:
             if self._out is None:
                 self._out = self._path.open("wb")
-            line = {"id": id_of(row), "row": number, "check": check, "detail": what}
+            line = {"id": row_id_of(row), "row": number, "check": check, "detail": what}
             self._out.write(msgspec.json.encode(line) + b"\n")
             self.counts[check] += 1
 
@@ -375,7 +379,7 @@ class _Findings:
 def _plain_answer(row: Row) -> str | None:
     """The answer's text; None where there is none, or it calls tools."""
     calls = any(turn.get("tool_calls") for turn in Turns.of(row).answer[-1:])
-    return None if calls else answer(row)
+    return None if calls else answer_or_none(row)
 
 
 def _tool_name(tool: Any) -> str:

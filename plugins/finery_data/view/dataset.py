@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Dataset, Manifest
 from finery.rows import Row, snippet
-from finery.rows.dropped import dropped, findings
+from finery.rows.dropped import read_dropped, read_findings
 from finery.util.text import counted, visible
 from finery.views import (
     Detail,
@@ -71,8 +71,8 @@ def _print_reason(console: "Console", title: str, first: list[dict[str, Any]], c
 
 def _lists(dataset: Dataset) -> Iterator[tuple[str, Iterable[dict[str, Any]], str]]:
     """(what they are in `meta`, lines, what they are counted by)."""
-    yield "dropped", dropped(dataset), "reason"
-    yield "findings", findings(dataset), "check"
+    yield "dropped", read_dropped(dataset), "reason"
+    yield "findings", read_findings(dataset), "check"
 
 
 def _first(lines: Iterable[dict[str, Any]], key: str, *, every: bool) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Dataset
 from finery.rows import Row, row_id, snippet, split_turns
-from finery.rows.parts import canonical, turns_of
+from finery.rows.parts import canonical_json, labelled_turns
 from finery.util.text import counted, visible
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def difference_of(before: Dataset, after: Dataset) -> dict[str, Any]:
 def _known(row: Row) -> Known:
     prompt, answer = split_turns(row)
     return Known(
-        str(row.get("id", "")), row_id(row), canonical(prompt) if prompt and answer else "",
+        str(row.get("id", "")), row_id(row), canonical_json(prompt) if prompt and answer else "",
         tuple(str(parent) for parent in row.get("parents") or ()),
     )  # fmt: skip
 
@@ -162,11 +162,11 @@ def _print_changed(console: "Console", old: Row, new: Row) -> None:
 
 def _parts(row: Row) -> Iterator[tuple[str, str]]:
     """(name, text) of each turn and of each other column."""
-    for number, (role, text) in enumerate(turns_of(row)):
+    for number, (role, text) in enumerate(labelled_turns(row)):
         yield f"{role} {number}" if role in ("user", "assistant") and number > 1 else role, text
     for name in ("label", "tools"):
         if name in row:
-            yield name, canonical(row[name])
+            yield name, canonical_json(row[name])
 
 
 def _line(mark: str, style: str, row: Row) -> Any:

@@ -23,10 +23,10 @@ from finery.rows.answers.reading import (
     Expected,
     Reader,
     Unreadable,
-    extracted,
+    extract_answer,
     field_names,
 )
-from finery.rows.chat.turns import problems_of
+from finery.rows.chat.turns import turn_problems
 from finery.rows.report import Report, Table
 from finery.util.text import did_you_mean, percent
 from finery_eval import stats
@@ -155,9 +155,9 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
         rows = look.rows("rows", SAMPLED) if self.fields else None
         for row in rows.value if rows else ():
             is_row = isinstance(row.get("messages"), list) or row.keys() >= {"id", "completion"}
-            if not is_row or problems_of(row):  # e.g. a record of a file
+            if not is_row or turn_problems(row):  # e.g. a record of a file
                 continue
-            label, text = row.get("label"), extracted(answer_text(row), self.extract)
+            label, text = row.get("label"), extract_answer(answer_text(row), self.extract)
             names |= dict.fromkeys(label if isinstance(label, dict) else ())
             names |= dict.fromkeys(field_names([text]))
         for field in self.fields:

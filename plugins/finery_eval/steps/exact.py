@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from finery import Completion, Job, setting
 from finery.rows import Row, answer_text
-from finery.rows.answers.reading import extracted
+from finery.rows.answers.reading import extract_answer
 from finery_eval.asking import refuse_empty
 from finery_eval.evaluator import Evaluator
 from finery_eval.verdicts import Answers, Verdict, Verdicts
@@ -37,7 +37,7 @@ class Exact(Evaluator, task="extraction"):
 
     def expected(self, row: Row) -> str:
         """The expected answer as it is compared."""
-        return self.text(extracted(answer_text(row), self.extract))
+        return self.text(extract_answer(answer_text(row), self.extract))
 
     def text(self, text: str) -> str:
         """The part of an answer that is compared, after `extract`."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from finery import Dataset, Job, Settings, UsageError, setting, takes
 from finery.rows import Row, answer_text
-from finery.rows.answers.reading import extracted, search_in
+from finery.rows.answers.reading import extract_answer, search_in
 from finery.rows.report import Report, Table
 from finery_eval import stats
 from finery_eval.evaluation import answers_table
@@ -148,7 +148,7 @@ class Rules(BatchEvaluator, task="style"):
 
     def kept(self, answer: str) -> Kept:
         """Rule → whether an answer satisfies it."""
-        text = extracted(answer, self.extract).strip()
+        text = extract_answer(answer, self.extract).strip()
         rules = self.rules.items()
         return {name: rule.keeps(text, ignore_case=self.ignore_case) for name, rule in rules}
 

@@ -10,7 +10,7 @@ import msgspec
 
 from finery import Files, Job, setting
 from finery.rows import Row, answer_text
-from finery.rows.answers.reading import extracted
+from finery.rows.answers.reading import extract_answer
 from finery.rows.report import Table
 from finery_eval.asking import SHOWN, refuse, refuse_empty
 from finery_eval.database import Cell, Database, QueryError, Result
@@ -119,7 +119,7 @@ class Sql(BatchEvaluator, task="complex"):
 
     def text(self, answer: str) -> str:
         """The SQL in an answer."""
-        text = extracted(answer, self.extract)
+        text = extract_answer(answer, self.extract)
         fenced = _FENCE.search(text)
         return (fenced[1] if fenced else text).strip()
 

@@ -17,15 +17,15 @@ from finery.rows.answers.jsonvalues import (
     Count,
     NotJson,
     Path,
+    compact_json,
     leaves,
     lookup,
     nodes,
     parse,
-    shown,
 )
-from finery.rows.answers.reading import extracted, told_with
+from finery.rows.answers.reading import explain_bad_row, extract_answer
 from finery.rows.report import Table
-from finery.rows.templates.limits import patterns_of
+from finery.rows.templates.limits import limit_patterns
 from finery.util.text import did_you_mean
 from finery_eval.asking import refuse, refuse_calls
 from finery_eval.evaluation import answers_table, majority_table
@@ -185,7 +185,8 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction", prefligh
         refuse(
             "the expected answer of some rows isn't a JSON object",
             (
-                f"{row['id']}: {read.problem.text if read.problem else shown(read.value)[:80]}"
+                f"{row['id']}: "
+                + (read.problem.text if read.problem else compact_json(read.value)[:80])
                 for row, read in zip(rows, readings, strict=True)
                 if not isinstance(read.value, dict)
             ),
@@ -205,11 +206,11 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction", prefligh
     def read(self, text: str, schema: AnswerSchema | None) -> Reading:
         """Parse an answer and check it."""
         try:
-            value = parse(extracted(text, self.extract))
+            value = parse(extract_answer(text, self.extract))
         except NotJson as error:
             return Reading(UNREADABLE, Problem(error.kind, str(error)))
         if schema is not None:
-            with told_with(text), patterns_of("schema: one of its patterns"):
+            with explain_bad_row(text), limit_patterns("schema: one of its patterns"):
                 return Reading(value, schema.problem(value))
         return Reading(value, None if isinstance(value, dict) else NO_OBJECT)
 
@@ -229,7 +230,9 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction", prefligh
             for name, read in readings.items()
         }
         invalid = {n: sum(r.value is UNREADABLE for r in read) for n, read in readings.items()}
-        wanted = {n: [shown(lookup(v, path)) for v in expected] for n, path in fields.paths.items()}
+        wanted = {
+            n: [compact_json(lookup(v, path)) for v in expected] for n, path in fields.paths.items()
+        }
         named = [metric_of(field) for field in fields.paths]
         shown_fields = named if len(named) <= MOST_COLUMNS else []
         lists = [metric_of(field) for field in fields.paths if field in fields.lists]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from finery import CachedEngine, Completion, Job, Look, Metrics, UsageError, setting
 from finery.rows import Row, split_turns
-from finery.rows.answers.reading import extracted
+from finery.rows.answers.reading import extract_answer
 from finery_eval import asking
 from finery_eval.arguments import Equality
 from finery_eval.calls import (
@@ -222,7 +222,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
 
     def text(self, text: str) -> str:
         """An answer as it is compared."""
-        text = extracted(text, self.extract).strip()
+        text = extract_answer(text, self.extract).strip()
         return text.casefold() if self.ignore_case else text
 
     def task_verdicts(self, plays: Mapping[str, Sequence[Play]], answers: Answers) -> Verdicts:

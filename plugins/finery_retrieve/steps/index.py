@@ -22,8 +22,8 @@ from finery import (
     setting,
     takes,
 )
-from finery.rows.dropped import Drops, by_reason
-from finery.rows.parts import named, read
+from finery.rows.dropped import Drops, reason_counts
+from finery.rows.parts import read_numbered, row_label
 from finery.util.text import counted
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.formats import COUNTS_TOKENS, require_embedder, require_tokenizer
@@ -211,7 +211,7 @@ class RetrieveIndex(
                 sources[chunk.source] += 1
                 control += has_control_tokens(chunk.text)
         drops.refuse_nothing_left(len(writer), "give `rows` chunks that have a text")
-        dropped = f"; dropped: {by_reason(drops.counts)}" if drops.counts else ""
+        dropped = f"; dropped: {reason_counts(drops.counts)}" if drops.counts else ""
         job.log(f"{counted(len(writer), 'chunk')} of {counted(len(sources), 'source')}{dropped}")
         if control:
             job.log(
@@ -279,12 +279,12 @@ class RetrieveIndex(
 
     def _chunks(self, job: Job, drops: Drops) -> Iterator[Chunk]:
         seen = set[str]()
-        for number, row in read(job, self.rows, "chunks"):
+        for number, row in read_numbered(job, self.rows, "chunks"):
             text = row.get(self.text) or ""
             if not isinstance(text, str):
                 raise DataError(
                     f"text: '{self.text}' of a chunk isn't text",
-                    where=named(number, row),
+                    where=row_label(number, row),
                     fix="name a column that holds text",
                 )
             if not text.strip():

@@ -20,7 +20,7 @@ from finery import (
     takes,
 )
 from finery.rows import Conversation, Row, Turns, split_turns, with_turns
-from finery.rows.parts import changed, named, read
+from finery.rows.parts import read_numbered, replace_content, row_label
 from finery_prompt.engine import WrappingEngine
 from finery_retrieve.formats import RETRIEVING, require_answering
 from finery_retrieve.index.context import (
@@ -137,12 +137,14 @@ class RetrieveRows(
 
         def rows() -> Iterator[Row]:
             nonlocal emptied
-            for row, prompted in _prompted(lookup, read(job, [self.rows])):
+            for row, prompted in _prompted(lookup, read_numbered(job, [self.rows])):
                 counts["without_documents"] += not prompted.hits
                 counts["limited"] += prompted.left_out > 0
                 emptied += prompted.left_out > 0 and not prompted.hits
                 turns = Turns.of(row)._replace(prompt=prompted.messages)
-                yield changed(row, {**with_turns(row, turns), "retrieved": listed(prompted.hits)})
+                yield replace_content(
+                    row, {**with_turns(row, turns), "retrieved": listed(prompted.hits)}
+                )
 
         dataset = Dataset.write(job.out, rows())
         without = counts["without_documents"] - emptied  # nothing was retrieved for them
@@ -164,7 +166,7 @@ def _prompted(lookup: Lookup, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple
     while window := list(islice(stream, WINDOW)):
         conversations = [split_turns(row)[0] for _, row in window]
         for (number, row), conversation in zip(window, conversations, strict=True):
-            where = named(number, row)
+            where = row_label(number, row)
             if row.get("retrieved") is not None:
                 raise DataError(
                     "the row's prompt already contains retrieved documents",
@@ -172,6 +174,6 @@ def _prompted(lookup: Lookup, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple
                     fix="use the questions that it was made of, from before retrieve.rows or "
                     "synth.raft",
                 )
-            check_question(conversation, named(number, row))
+            check_question(conversation, row_label(number, row))
         prompts = lookup.prompts(conversations)
         yield from zip((row for _, row in window), prompts, strict=True)

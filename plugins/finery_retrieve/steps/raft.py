@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 from finery import Count, Dataset, Forecast, Job, setting, takes
 from finery.rows import TURN_COLUMNS, Row
 from finery.rows.badrow import BadRow
-from finery.rows.chosen import draw_of
+from finery.rows.chosen import row_draw
 from finery.rows.dropped import Drops
-from finery.rows.parts import changed, id_of, read
+from finery.rows.parts import read_numbered, replace_content, row_id_of
 from finery.util.text import counted, percent
 from finery_retrieve.citations import (
     Citation,
@@ -198,7 +198,7 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
                 yield Drawn(question, [scored.get(hit.id, hit) for hit in of], hits)
 
     def _questions(self, job: Job, drops: Drops) -> Iterator[Question]:
-        for _, row in read(job, self.rows):
+        for _, row in read_numbered(job, self.rows):
             try:
                 question = question_in(row)
             except BadRow as error:
@@ -245,7 +245,7 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
             new["chunk"] = drawn.right[0].id
         own = {name: of for name, of in question.row.items() if name not in TURN_COLUMNS}
         messages = [*turns, {"role": "assistant", "content": answer}]
-        return changed(question.row, {**own, "messages": messages, **new})
+        return replace_content(question.row, {**own, "messages": messages, **new})
 
     def _context(
         self, drawn: Drawn, right: list[Hit], template: ContextPrompt, seed: int
@@ -258,13 +258,13 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
             raise Rejected("too-long", f"{what} with more than limit: {self.limit} tokens")
         if self.order == "ranked":
             return sorted(hits, key=drawn.rank)
-        name = id_of(drawn.question.row)
+        name = row_id_of(drawn.question.row)
         return sorted(hits, key=lambda hit: _chance({"id": f"{name} {hit.id}"}, seed, ORDER))
 
 
 def _chance(row: Row, seed: int, number: int) -> float:
     """A reproducible number in [0, 1) for a row, a seed and the number of the draw."""
-    return draw_of(row, 2 * seed + number) / DRAWS
+    return row_draw(row, 2 * seed + number) / DRAWS
 
 
 class RaftForecast(Forecast[Raft]):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from finery import DataError, Dataset, Index, Job
 from finery.rows import Turns, answer_text
-from finery.rows.parts import named, read
+from finery.rows.parts import read_numbered, row_label
 from finery.util.text import counted
 from finery_retrieve.evaluate.contexts import checked_chunks, read_questions
 from finery_retrieve.index.chunks import Chunks
@@ -90,8 +90,8 @@ def _mined(job: Job, questions: Sequence[Question], index: Index, count: int) ->
 def _pairs(job: Job, datasets: Sequence[Dataset], what: str) -> Iterator[Example]:
     """The last user turn of each row with its answer, and the rejected answer as a negative."""
     size: int | None = None
-    for number, row in read(job, datasets):
-        turns, where = Turns.of(row), f"{what}, {named(number, row)}"
+    for number, row in read_numbered(job, datasets):
+        turns, where = Turns.of(row), f"{what}, {row_label(number, row)}"
         if not any(turn["role"] == "user" for turn in turns.prompt):
             raise DataError(
                 "the row has no question: without `index`, a row is a question whose answer is the "

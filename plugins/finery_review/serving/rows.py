@@ -15,7 +15,7 @@ from finery import Dataset, UsageError
 from finery.rows import Row, is_preference
 from finery.rows.dropped import FINDINGS
 from finery.rows.generated import GENERATED
-from finery.rows.parts import NOT_TEXT, id_of
+from finery.rows.parts import NOT_TEXT, row_id_of
 from finery.util.text import did_you_mean
 from finery_review.decisions import parents_of, prompt_hash
 
@@ -45,7 +45,7 @@ class RowFile:
         start = 0
         for line in shard:
             row = msgspec.json.decode(line)
-            number, name, label = len(self.ids), id_of(row), row.get("label")
+            number, name, label = len(self.ids), row_id_of(row), row.get("label")
             self.ids.append(name)
             self._numbers.setdefault(name, []).append(number)
             self.labels.append(label if isinstance(label, str) else None)

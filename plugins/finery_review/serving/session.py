@@ -9,8 +9,8 @@ import msgspec
 
 from finery import DataError, UsageError
 from finery.rows import TURN_COLUMNS, Row
-from finery.rows.parts import prompt as prompt_of
-from finery.rows.parts import texts
+from finery.rows.parts import prompt_text as prompt_of
+from finery.rows.parts import row_texts
 from finery_review.decisions import Action, Decision, Earlier, applied, token_of
 from finery_review.log import DecisionLog
 from finery_review.serving.rows import About, RowFile, Scores, Search, failed_of, holds, score_of
@@ -238,7 +238,7 @@ class Session:
         state = self._state(number)
         row, parts = _decided(self.rows[number], state.get("becomes")), dict[str, str]()
         try:
-            parts = texts(row)
+            parts = row_texts(row)
             prompt = prompt_of(row)
         except (AttributeError, KeyError, TypeError):  # invalid turns
             prompt = str(row)

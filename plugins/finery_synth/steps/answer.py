@@ -5,9 +5,9 @@ from typing import Any
 
 from finery import Completion, UsageError, setting
 from finery.rows import TURN_COLUMNS, Conversation, Message, Row, split_turns
-from finery.rows.answers.jsonvalues import unfenced
-from finery.rows.generated import DEFAULT
-from finery.rows.parts import scope
+from finery.rows.answers.jsonvalues import strip_fence
+from finery.rows.generated import DEFAULT_TEMPLATE
+from finery.rows.parts import template_variables
 from finery_synth.asking import MOST_VARIANTS, Task
 from finery_synth.generator import Generator
 from finery_synth.prompts import Prompt
@@ -70,7 +70,7 @@ class Answer(Generator, keeps_prompts=True):
     def read(self, task: Task, answer: Completion) -> list[Row]:
         """The row with the answer."""
         is_code = self.answer_schema() is not None or self.checks.sql is not None
-        text = unfenced(answer.text) if is_code else answer.text
+        text = strip_fence(answer.text) if is_code else answer.text
         return [answered(task.seeds[0], answer, text)]
 
     def sends_schemas(self) -> bool:
@@ -93,9 +93,9 @@ def prompts_of(rows: Iterable[Row], n: int, template: Prompt) -> Iterator[Task]:
     """
     for row in rows:
         messages: Conversation = split_turns(row)[0]
-        if template.origin.name != DEFAULT:
+        if template.origin.name != DEFAULT_TEMPLATE:
             turns = [turn for turn in messages if turn["role"] != "system"]
-            rendered = template.messages(scope(row), row)
+            rendered = template.messages(template_variables(row), row)
             last = max(i for i, turn in enumerate(turns) if turn["role"] == "user")
             front = [turn for turn in rendered if turn["role"] == "system"]
             own = [turn for turn in rendered if turn["role"] != "system"]

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from finery import Completion, DataError, Dataset, Job, Look, OneFile, UsageError, setting, takes
 from finery.rows import Message, Row
 from finery.rows.badrow import BadRow
-from finery.rows.chosen import draw_of
-from finery.rows.parts import id_of
+from finery.rows.chosen import row_draw
+from finery.rows.parts import row_id_of
 from finery_synth.asking import (
     MOST_VARIANTS,
     Rejected,
@@ -77,7 +77,7 @@ _AROUND = " \t\r\n\"'“”‘’„«»…"
 
 def chance(row: Row, number: int) -> float:
     """A reproducible number in [0, 1) for a row and a `number`."""
-    return draw_of(row, number) / DRAWS
+    return row_draw(row, number) / DRAWS
 
 
 class Shelf:
@@ -93,7 +93,7 @@ class Shelf:
         ring = []
         for number, row in enumerate(chunks):
             self._rows.add(number, row)
-            ring.append((draw_of(row, PLACES), number))
+            ring.append((row_draw(row, PLACES), number))
         self._ring = sorted(ring)
 
     def chunk(self, number: int) -> Row:
@@ -102,7 +102,7 @@ class Shelf:
 
     def others(self, question: Row, number: int, count: int) -> list[Row]:
         """Up to `count` chunks that lack the quote and differ from chunk `number`."""
-        start = bisect_left(self._ring, (draw_of(question, PLACES), 0))
+        start = bisect_left(self._ring, (row_draw(question, PLACES), 0))
         others: list[Row] = []
         texts = {str(self.chunk(number)["text"])}
         for step in range(len(self._ring)):
@@ -294,7 +294,7 @@ class FromDocs(Generator):
         content["context"] = "missing" if is_missing else "with"
         candidate.row = {**with_parents(content, []), "parents": row["parents"]}
         candidate.origin.id = candidate.row["id"]
-        candidate.origin.more = {"chunks": [id_of(chunk) for chunk in chunks]}
+        candidate.origin.more = {"chunks": [row_id_of(chunk) for chunk in chunks]}
         return candidate
 
 

@@ -12,16 +12,16 @@ from finery import Completion, DataError, Dataset, Job, UsageError, setting
 from finery.rows import Message, Row, Turns
 from finery.rows.answers.jsonvalues import parse
 from finery.rows.parts import (
-    OWN,
-    answer,
-    canonical,
-    compact,
-    id_of,
-    named,
-    no_text,
-    scope,
-    text_named,
-    texts,
+    TURN_AND_TOOL_COLUMNS,
+    answer_or_none,
+    canonical_json,
+    json_text,
+    missing_text_error,
+    row_id_of,
+    row_label,
+    row_texts,
+    template_variables,
+    text_by_name,
 )
 from finery_synth.asking import MOST_VARIANTS, Rejected, Task, bare, object_schema
 from finery_synth.generator import Generator
@@ -66,7 +66,7 @@ Write a message{% if value %} about {{ value }}{% endif %}, another one
 {%- if persona %}, as this person would: {{ persona }}{% endif %}.
 """
 """The default prompt with `format: text`."""
-NOT_SHARED = OWN | {"id", "parents", "source"}
+NOT_SHARED = TURN_AND_TOOL_COLUMNS | {"id", "parents", "source"}
 """Columns that new examples don't take from their seeds."""
 _NUMBERED = re.compile(r"^\s*(?:(?:message|user|example)(?:\s+\d+)?:|\d+[.)])\s+", re.IGNORECASE)
 
@@ -169,7 +169,7 @@ class Instruct(Generator):
                 seeds = group.shown(self.shown, turn, self.series)
                 persona = self.personas[turn % len(self.personas)] if self.personas else ""
                 names = {
-                    "examples": [scope(seed) for seed in seeds],
+                    "examples": [template_variables(seed) for seed in seeds],
                     "count": self.per_request,
                     "value": group.value,
                     "persona": persona,
@@ -204,7 +204,7 @@ class Instruct(Generator):
         return rows
 
     def _row(self, task: Task, example: dict[str, Any]) -> Row:
-        system = texts(task.seeds[0]).get("system", "")
+        system = row_texts(task.seeds[0]).get("system", "")
         turns: list[Message] = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": _as_text(example["user"])})
         answer = _as_text(example["assistant"]) if task.more["asks"] else task.more["answer"]
@@ -238,9 +238,9 @@ class Instruct(Generator):
         """The classes of the seeds, in order of their first seed."""
         seeds: dict[str, list[Row]] = {}
         for number, row in enumerate(self.seeds(), 1):
-            value = "" if self.by is None else text_named(row, self.by)
+            value = "" if self.by is None else text_by_name(row, self.by)
             if self.by is not None and not (value or "").strip():
-                raise no_text("by", self.by, number, row)
+                raise missing_text_error("by", self.by, number, row)
             seeds.setdefault(value or "", []).append(row)
         return [_class(value, rows) for value, rows in seeds.items()]
 
@@ -262,19 +262,19 @@ class _Class(NamedTuple):
         """
 
         def rank(seed: Row) -> bytes:
-            return blake3(f"{series}/{self.value}/{turn}/{id_of(seed)}".encode()).digest(8)
+            return blake3(f"{series}/{self.value}/{turn}/{row_id_of(seed)}".encode()).digest(8)
 
         return sorted(self.seeds, key=rank)[:count]
 
 
 def _class(value: str, seeds: list[Row]) -> _Class:
-    answers = [answer(seed) for seed in seeds]
+    answers = [answer_or_none(seed) for seed in seeds]
     for number, (seed, text) in enumerate(zip(seeds, answers, strict=True), 1):
         calls = any(turn.get("tool_calls") for turn in Turns.of(seed).answer[-1:])
         if (text is None) != (answers[0] is None) or calls:
             raise DataError(
                 "either all seeds need an answer as text, or none may have one",
-                where=named(number, seed),
+                where=row_label(number, seed),
                 fix="remove the row with data.filter",
             )
     same = value != "" and len(set(answers)) == 1
@@ -282,7 +282,7 @@ def _class(value: str, seeds: list[Row]) -> _Class:
     shared = {
         k: v for k, v in seeds[0].items()
         if k not in NOT_SHARED
-        and all(k in seed and canonical(seed[k]) == canonical(v) for seed in seeds[1:])
+        and all(k in seed and canonical_json(seed[k]) == canonical_json(v) for seed in seeds[1:])
     }  # fmt: skip
     return _Class(value, seeds, asks, answers[0] if same else None, shared)
 
@@ -305,4 +305,4 @@ def _as_text(value: Any) -> str:
     """A field as text; a JSON answer may be an object."""
     if value is None:
         return ""
-    return value.strip() if isinstance(value, str) else compact(value)
+    return value.strip() if isinstance(value, str) else json_text(value)

@@ -19,8 +19,8 @@ from finery import (
 )
 from finery.rows import Conversation, Row, is_preference
 from finery.rows.dropped import Drops
-from finery.rows.generated import Checked, Origin, Origins, name_of
-from finery.rows.parts import OWN_COLUMNS, answer, changed, named
+from finery.rows.generated import CheckResult, Origin, Origins, author_name
+from finery.rows.parts import STANDARD_COLUMNS, answer_or_none, replace_content, row_label
 from finery_synth.asking import Spool, Task, Used
 from finery_synth.judges import (
     ORDERS,
@@ -41,7 +41,7 @@ from finery_synth.prompts import Prompt
 V = TypeVar("V")
 ONLY = "score"
 """The name of a single rubric."""
-MADE_OF = OWN_COLUMNS | {"label", "text"}
+MADE_OF = STANDARD_COLUMNS | {"label", "text"}
 """Columns that scores must not overwrite."""
 
 
@@ -204,13 +204,13 @@ class JudgeRows(
                 if self.what == "pairs" and not is_preference(row):
                     raise DataError(
                         "the row isn't a preference: it needs prompt, chosen and rejected",
-                        where=named(number + 1, row),
+                        where=row_label(number + 1, row),
                         fix="use preferences, or set what: answers",
                     )
-                if self.what == "answers" and not answer(row):
+                if self.what == "answers" and not answer_or_none(row):
                     raise DataError(
                         "the row has no answer to judge",
-                        where=named(number + 1, row),
+                        where=row_label(number + 1, row),
                         fix="remove it, or add an answer with synth.answer",
                     )
                 yield number, row
@@ -233,7 +233,7 @@ class _Run:
         self.facts: dict[str, Any] = {}
         self._step = step
         self._job = job
-        self._model = name_of(step.model)
+        self._model = author_name(step.model)
         self._engine = job.engine(step.model, budget=step.budget)
         self._prompt = Prompt.of(step.prompt, step.default_prompt())
 
@@ -259,10 +259,10 @@ class _Run:
             columns: tuple[Any, ...] = round(mean, 3), values, reasons
             if isinstance(step.rubric, str):
                 columns = values[ONLY], reasons[ONLY]
-            made = changed(row, {**row, **dict(zip(step.written(), columns, strict=True))})
+            made = replace_content(row, {**row, **dict(zip(step.written(), columns, strict=True))})
             origin = self._origin(row, made, {"scores": values, "scale": step.scale})
             origin.checks = [
-                Checked(check=f"judge.{name}", passed=True, value=value, detail=reasons[name])
+                CheckResult(check=f"judge.{name}", passed=True, value=value, detail=reasons[name])
                 for name, value in values.items()
             ]
             if step.min_score is not None and mean < step.min_score:
@@ -308,7 +308,7 @@ class _Run:
                 better = "chosen"
                 sides = {"chosen": row["rejected"], "rejected": row["chosen"]}
             verdicts = dict(zip(step.written(), (better, detail), strict=True))
-            made = changed(row, {**row, **sides, **verdicts})
+            made = replace_content(row, {**row, **sides, **verdicts})
             origins.add(self._origin(row, made, {"orders": seen}))
             yield made
         if judged := counts.total():

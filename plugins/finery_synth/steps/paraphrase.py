@@ -4,7 +4,7 @@ from typing import Any
 
 from finery import Completion, setting
 from finery.rows import Row, Turns, with_turns
-from finery.rows.parts import scope
+from finery.rows.parts import template_variables
 from finery_synth.asking import MOST_VARIANTS, Task, bare
 from finery_synth.generator import Generator
 
@@ -58,7 +58,7 @@ class Paraphrase(Generator):
     def names(self, row: Row, variant: int) -> dict[str, Any]:
         """The row, and how to reword it."""
         style = self.styles[variant % len(self.styles)]
-        return {**scope(row), "style": style, "number": variant + 1}
+        return {**template_variables(row), "style": style, "number": variant + 1}
 
     def read(self, task: Task, answer: Completion) -> list[Row]:
         """The row with the new user turn."""

@@ -12,9 +12,9 @@ from finery.rows import TURN_COLUMNS, Message, Row, split_turns
 from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.rows.answers.reading import Reader, Unreadable
 from finery.rows.badrow import BadRow
-from finery.rows.dropped import Drops, by_reason
+from finery.rows.dropped import Drops, reason_counts
 from finery.rows.generated import Origin
-from finery.rows.parts import canonical, id_of, joined
+from finery.rows.parts import canonical_json, join_turns, row_id_of
 from finery_synth.asking import MOST_VARIANTS, Rejected, Task, with_parents
 from finery_synth.checks import Checks
 from finery_synth.generator import MOST_RETRIES, Candidate, Generator
@@ -45,7 +45,7 @@ class Graded:
     @property
     def text(self) -> str:
         """Its text, if it is usable."""
-        return joined([self.turn])
+        return join_turns([self.turn])
 
     def facts(self) -> dict[str, Any]:
         """How it was made and graded, for `generated.jsonl`."""
@@ -85,7 +85,7 @@ def _no_pair(answers: Sequence[Graded], why: Rejected) -> Candidate:
         for a in answers
     ]
     dropped = Origin(
-        id=id_of(row), use=origin.use, model=origin.model, prompt=origin.prompt,
+        id=row_id_of(row), use=origin.use, model=origin.model, prompt=origin.prompt,
         template=origin.template, more={"answers": outcomes},
     )  # fmt: skip
     return Candidate(row, dropped, reason=why.reason, detail=why.detail)
@@ -109,7 +109,7 @@ def meaning(text: str) -> str:
     except NotJson:
         value = None
     if isinstance(value, dict | list):
-        return canonical(value)
+        return canonical_json(value)
     return " ".join(text.casefold().split()).rstrip(" .")
 
 
@@ -205,7 +205,7 @@ class Preferences(Generator, keeps_prompts=True):
         super().check_seed(row)
         if self.chosen == "best":
             return
-        own = joined(split_turns(row)[1])
+        own = join_turns(split_turns(row)[1])
         if not own.strip():
             raise BadRow(
                 "the row has no answer to choose",
@@ -245,7 +245,7 @@ class Preferences(Generator, keeps_prompts=True):
     def summary(self, rows: int, drops: Drops) -> str:
         """How many rows have pairs, and why others have none."""
         total, without = self.seed_count(), drops.counts.total()
-        why = f"; rows without a pair: {by_reason(drops.counts)}" if without else ""
+        why = f"; rows without a pair: {reason_counts(drops.counts)}" if without else ""
         return f"{rows:,} pairs from {total - without:,} of {total:,} rows{why}"
 
     def facts(self, job: Job, rows: Dataset) -> dict[str, Any]:
@@ -261,7 +261,7 @@ class Preferences(Generator, keeps_prompts=True):
         if len(graded) < (2 if self.chosen == "best" else 1):
             why = Counter(a.candidate.reason or "no-score" for a in answers if not a.is_usable)
             usable = f"{len(graded)} of {len(answers)} answers are usable"
-            raise Rejected("too-few-answers", f"{usable} ({by_reason(why)})")
+            raise Rejected("too-few-answers", f"{usable} ({reason_counts(why)})")
         if self.chosen == "best":
             best, worse = self._best(graded)
             return [(best, answer) for answer in _distinct(worse)[: self.pairs]]
@@ -300,7 +300,7 @@ class Preferences(Generator, keeps_prompts=True):
         """Whether an answer has the same meaning as the row's own answer, which is chosen."""
         if self.chosen == "best" or candidate.reason:
             return False
-        own, text = (joined(split_turns(row)[1]) for row in (candidate.seeds[0], candidate.row))
+        own, text = (join_turns(split_turns(row)[1]) for row in (candidate.seeds[0], candidate.row))
         if self.compare:
             return fields_of(self.compare, own) == fields_of(self.compare, text)
         return meaning(own) == meaning(text)

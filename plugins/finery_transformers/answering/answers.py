@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from finery import Completion, DataError, FineryError, Request, Sampling
 from finery.rows import Conversation, Message
-from finery.rows.chat.thinking import TAGS, opened_in, split_thinking
+from finery.rows.chat.thinking import THINKING_TAGS, open_thinking_tag, split_thinking
 from finery.util.text import shortened
 from finery_transformers.answering.calls import (
     CHANNELS,
@@ -87,7 +87,7 @@ class AnswerReader:
         That is necessary if the template writes tags, because some families have special tokens for
         them.
         """
-        return any(mark.strip() in self._source for mark in (*TAGS, *MARKS, CHANNELS))
+        return any(mark.strip() in self._source for mark in (*THINKING_TAGS, *MARKS, CHANNELS))
 
     def check(self, tools: Tools | None) -> None:
         """Raise `DataError` if the model can't be offered tools, or its calls can't be read."""
@@ -104,7 +104,7 @@ class AnswerReader:
         prompt: the end of its text. Thinking isn't JSON: `DataError` if an answer that begins with
         it must follow a schema.
         """
-        if sampling.schema is None or not (CHANNELS in self._source or opened_in(prompt)):
+        if sampling.schema is None or not (CHANNELS in self._source or open_thinking_tag(prompt)):
             return sampling.schema
         if sampling.strict:
             raise DataError(
@@ -132,7 +132,7 @@ class AnswerReader:
             written, unread = whole_turn(raw, prompt), raw
             thinking, text = _channels(written)
         else:
-            thought = split_thinking(raw, opened_in(prompt))
+            thought = split_thinking(raw, open_thinking_tag(prompt))
             thinking, text = thought.reasoning, thought.text if thought.is_closed else ""
             written = unread = text
         reasoning = thinking and plain(thinking)

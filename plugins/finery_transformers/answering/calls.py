@@ -15,7 +15,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-from finery.rows.answers.jsonvalues import KeyTwice, NotJson, strict, strict_at, unique
+from finery.rows.answers.jsonvalues import (
+    DuplicateKey,
+    NotJson,
+    object_with_unique_keys,
+    parse_strict,
+    parse_strict_at,
+)
 
 Tools = Sequence[dict[str, Any]]
 Call = tuple[str, Any]
@@ -49,7 +55,7 @@ def _reasons() -> Iterator[None]:
     """Raise `BadCall` for JSON that can't be read."""
     try:
         yield
-    except KeyTwice as error:
+    except DuplicateKey as error:
         raise BadCall(f"the tool call has {error.detail!r} twice") from error
     except NotJson as error:
         raise BadCall(f"the tool call is {error}") from error
@@ -96,7 +102,7 @@ def _as_call(value: Any, other: str = "arguments") -> Call:
 
 def _whole_json(text: str) -> Any:
     """The arguments that a text is."""
-    value, end = strict_at(text, 0)
+    value, end = parse_strict_at(text, 0)
     if text[end:].strip():
         raise BadCall(f"the arguments of the tool call are followed by {_snippet(text[end:])}")
     return value
@@ -107,13 +113,13 @@ def _whole_json(text: str) -> Any:
 
 def _json_call(text: str, at: int, _tools: Tools) -> tuple[list[Call], int]:
     """A call as a JSON object."""
-    value, end = strict_at(text, at)
+    value, end = parse_strict_at(text, at)
     return [_as_call(value)], end
 
 
 def _json_calls(text: str, at: int, _tools: Tools) -> tuple[list[Call], int]:
     """Calls as a JSON array of objects."""
-    value, end = strict_at(text, at)
+    value, end = parse_strict_at(text, at)
     if not isinstance(value, list):
         raise BadCall("the tool calls aren't a JSON array")
     return [_as_call(item) for item in value], end
@@ -127,7 +133,7 @@ def _bare_json(text: str, _tools: Tools) -> Calls:
         return Calls(text, [])
     calls, at = list[Call](), 0
     while at < len(body):
-        value, at = strict_at(body, at)
+        value, at = parse_strict_at(body, at)
         is_call = isinstance(value, dict) and "name" in value
         if not calls and not (is_call and {"parameters", "arguments"} & set(value)):
             return Calls(text, [])
@@ -197,8 +203,8 @@ def _typed(text: str, key: str, *, name: str, tools: Tools, constants: Mapping[s
     if text in constants:
         return constants[text]
     try:
-        return strict(text)
-    except KeyTwice:
+        return parse_strict(text)
+    except DuplicateKey:
         raise
     except NotJson:
         return text
@@ -275,7 +281,7 @@ def _python_call(node: ast.expr) -> Call:
     if not isinstance(node, ast.Call) or node.args or any(k.arg is None for k in node.keywords):
         raise BadCall("the tool call isn't of the form name(argument=value)")
     pairs = [(str(keyword.arg), _python_value(keyword.value)) for keyword in node.keywords]
-    return _named(ast.unparse(node.func)), unique(pairs)
+    return _named(ast.unparse(node.func)), object_with_unique_keys(pairs)
 
 
 def _python_value(node: ast.expr) -> Any:
@@ -286,7 +292,9 @@ def _python_value(node: ast.expr) -> Any:
         keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
         if all(isinstance(key, str) for key in keys):
             names = [str(key) for key in keys]
-            return unique(list(zip(names, map(_python_value, node.values), strict=True)))
+            return object_with_unique_keys(
+                list(zip(names, map(_python_value, node.values), strict=True))
+            )
     if isinstance(node, ast.Name) and node.id in ("true", "false", "null"):
         return {"true": True, "false": False, "null": None}[node.id]
     value = ast.literal_eval(node)

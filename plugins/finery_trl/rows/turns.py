@@ -12,7 +12,7 @@ from unicodedata import normalize
 
 from finery import DataError, outside_key
 from finery.rows import Conversation, Message, Row, Turns
-from finery.rows.chat.thinking import TAGS
+from finery.rows.chat.thinking import THINKING_TAGS
 from finery_trl.rows.example import NO_LOSS, Example
 from finery_trl.rows.faults import Fault, Faulty
 
@@ -344,7 +344,7 @@ def _check_notation(turn: _Written) -> None:
     from finery_transformers.chat import without_think_tags
 
     content = str(without_think_tags(turn.message).get("content") or "")
-    closing = next((tag for tag in TAGS.values() if tag in content), None)
+    closing = next((tag for tag in THINKING_TAGS.values() if tag in content), None)
     if closing is not None:
         raise Faulty(Fault.UNMASKED, [f"{_place(turn.messages)[0]}: {closing}"])
 

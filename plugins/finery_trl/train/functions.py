@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from finery import Completion, StepError, UsageError
 from finery.rows import Row
-from finery.rows.templates.limits import Slow, time_limit
+from finery.rows.templates.limits import TimeExceeded, time_limit
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -82,4 +82,4 @@ def _contained() -> Iterator[None]:
 
 
 def _in_words(error: BaseException) -> str:
-    return f"it {error}" if isinstance(error, Slow) else f"{type(error).__name__}: {error}"
+    return f"it {error}" if isinstance(error, TimeExceeded) else f"{type(error).__name__}: {error}"

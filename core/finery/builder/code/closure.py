@@ -19,20 +19,26 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from finery.builder.code.imports import Module, label_of
+from finery.builder.code.imports import Module, module_label
 from finery.builder.code.index import CodeIndex, reads_registry
 from finery.builder.code.piece import Piece
-from finery.builder.code.table import WHOLE, names_in
+from finery.builder.code.table import WHOLE_LABEL, definitions_in
 from finery.errors import PluginError
 from finery.plugin.cut import TABLE
 from finery.step.inspect import FILE_MODULE
-from finery.util.installed import Distribution, distributions, is_own, place_of, plugin_packages
+from finery.util.installed import (
+    Distribution,
+    code_origin,
+    distributions,
+    is_finery_module,
+    plugin_packages,
+)
 
 Code = dict[str, str]
 """File, by its import path (`finery_data/steps/split.py`) → digest of what counts in it."""
 Subject = tuple[Any, ModuleType | None]
 """A class, function, module, name of a module, or file; and the module whose hook names it."""
-HARDWARE = re.compile(r"nvidia-|cuda-|triton|pytorch-triton|intel-")
+HARDWARE_PACKAGES = re.compile(r"nvidia-|cuda-|triton|pytorch-triton|intel-")
 """Distributions that a build of torch for other hardware doesn't need."""
 
 
@@ -49,14 +55,14 @@ class Closure:
         self._subjects = subjects
         self._counted = {getattr(named, "__qualname__", "") for named, _ in subjects}
         self._follow()
-        while needed := self._aside_but_needed():
+        while needed := self._uncounted_classes():
             self._counted |= needed
             self._follow()
         self._summarize()
 
     # -- files with several step types -----------------------------------------------------------
 
-    def _aside_but_needed(self) -> set[str]:
+    def _uncounted_classes(self) -> set[str]:
         """The classes that don't count although code that counts may name them."""
         aside = {name for names in self.left_out.values() for name in names}
         pieces = [p for module in self._loose.values() for p in self._pieces(module.path)]
@@ -96,27 +102,31 @@ class Closure:
             for imported in (imported for piece in pieces for imported in piece.imports):
                 self._import(*module.absolute(imported))
 
-    def _start(self, named: Any, named_in: ModuleType | None) -> None:
-        if isinstance(named, Path | Module):
-            self._visit(Module(named.stem, str(named)) if isinstance(named, Path) else named)
+    def _start(self, subject: Any, naming_module: ModuleType | None) -> None:
+        if isinstance(subject, Path | Module):
+            self._visit(
+                Module(subject.stem, str(subject)) if isinstance(subject, Path) else subject
+            )
             return
-        if isinstance(named, str):
-            self._import_own(named, "") if is_own(named) else self._start_in(named)
+        if isinstance(subject, str):
+            self._import_own(subject, "") if is_finery_module(subject) else self._start_in(subject)
             return
-        while isinstance(named, partial) or hasattr(named, "__wrapped__"):
-            if hasattr(named, "__wrapped__"):
-                self._start_in(named.__module__)
-            named = named.func if isinstance(named, partial) else named.__wrapped__
-        named = named if hasattr(named, "__qualname__") else type(named)
-        if is_own(named.__module__):
-            self._count_own(f"{named.__module__}:{named.__qualname__}")
-        bases = getattr(named, "__mro__", (named,))
-        own = tuple(base for base in bases if is_own(base.__module__))
+        while isinstance(subject, partial) or hasattr(subject, "__wrapped__"):
+            if hasattr(subject, "__wrapped__"):
+                self._start_in(subject.__module__)
+            subject = subject.func if isinstance(subject, partial) else subject.__wrapped__
+        subject = subject if hasattr(subject, "__qualname__") else type(subject)
+        if is_finery_module(subject.__module__):
+            self._count_own(f"{subject.__module__}:{subject.__qualname__}")
+        bases = getattr(subject, "__mro__", (subject,))
+        own_bases = tuple(base for base in bases if is_finery_module(base.__module__))
         for base in bases:
-            if base not in own and not any(issubclass(each, base) for each in own):
+            if base not in own_bases and not any(
+                issubclass(own_base, base) for own_base in own_bases
+            ):
                 self._start_in(base.__module__)
-        if named_in is not None and not is_own(named_in.__name__):
-            self._start_in(named_in.__name__)
+        if naming_module is not None and not is_finery_module(naming_module.__name__):
+            self._start_in(naming_module.__name__)
 
     def _start_in(self, name: str) -> None:
         """Follow a module that is imported already, or that `key_code` names."""
@@ -130,8 +140,8 @@ class Closure:
             )
         if not name.startswith(FILE_MODULE):
             self._import(name, "")
-        is_package = is_own(name) or name.partition(".")[0] in plugin_packages()
-        if not is_package and place_of(path) == "":
+        is_package = is_finery_module(name) or name.partition(".")[0] in plugin_packages()
+        if not is_package and code_origin(path) == "":
             self._visit(Module(name, path, (*getattr(module, "__path__", ()),)))
 
     def _visit(self, module: Module) -> None:
@@ -151,7 +161,7 @@ class Closure:
     def _import(self, base: str, name: str) -> None:
         """Follow an import. name: of what is imported from it."""
         top = base.partition(".")[0]
-        if is_own(base):
+        if is_finery_module(base):
             self._import_own(base, name)
         elif (distribution := plugin_packages().get(top)) is not None:
             self._count_contents(distribution)
@@ -159,7 +169,7 @@ class Closure:
             modules = self._imports.find(top)
             if not modules and top not in sys.stdlib_module_names:
                 self.packages.add(top)
-            places = {place_of(module.path or module.folders[0]) for module in modules}
+            places = {code_origin(module.path or module.folders[0]) for module in modules}
             owners = self._index.installed.owners.get(top, ()) if "installed" in places else ()
             for owner in owners:
                 self._count_version(owner, "")
@@ -174,21 +184,21 @@ class Closure:
             names += (f"{base}.{child}" for m in modules for child in self._imports.children(m))
         elif name:
             names.append(f"{base}.{name}")
-        for module in (module for each in names for module in self._imports.find(each)):
-            if place_of(module.path) != "standard":
+        for module in (module for parent in names for module in self._imports.find(parent)):
+            if code_origin(module.path) != "standard":
                 self._visit(module)
 
     # -- counting --------------------------------------------------------------------------------
 
     def _import_own(self, base: str, name: str) -> None:
-        for subject in self._index.own.imported(base, name):
+        for subject in self._index.own.import_subjects(base, name):
             self._count_own(subject)
 
     def _count_own(self, subject: str) -> None:
         for label, digest in self._index.own.code_of(subject).items():
             self._own.setdefault(label, {})[digest] = None
             paths = self._index.own.paths
-            self.files.update(paths.values() if label == WHOLE else [paths[label]])
+            self.files.update(paths.values() if label == WHOLE_LABEL else [paths[label]])
 
     def _count_contents(self, distribution: Distribution) -> None:
         if distribution.name in self.code:
@@ -208,19 +218,19 @@ class Closure:
         installed = self._index.installed
         if record := installed.records.get(name):
             self.code[f"{name} (files)"] = record
-        for required, extras, own in installed.requires[name]:
-            if own in ("", extra) and not HARDWARE.match(required):
-                for each in ("", *extras):
-                    self._count_version(required, each)
+        for required, extras, needed_extra in installed.requires[name]:
+            if needed_extra in ("", extra) and not HARDWARE_PACKAGES.match(required):
+                for extra_name in ("", *extras):
+                    self._count_version(required, extra_name)
 
     def _count(self, label: str, names: dict[str, str]) -> None:
         digest = blake3(msgspec.json.encode([*names.items()])).hexdigest()
-        add(self.code, label, digest)
+        unique_label(self.code, label, digest)
         self._names[digest] = names
 
     def _summarize(self) -> None:
         for label, digests in self._own.items():
-            self.code[label] = _merged(digests)
+            self.code[label] = _merge_digests(digests)
         for module in self._loose.values():
             self.files.add(module.path)
             aside = self.left_out.get(module.path, ())
@@ -230,26 +240,28 @@ class Closure:
                 for name, digest in piece.digests.items():
                     if name not in entries:
                         names[name] = names.get(name, "") + digest
-            self._count(label_of(module), names)
+            self._count(module_label(module), names)
         self.code = dict(sorted(self.code.items()))
 
     def names(self) -> dict[str, dict[str, str]]:
         """Digest in `code` → definition, or file of a package → its digest."""
-        own = {
-            _merged(digests): {k: v for d in digests for k, v in names_in(label, d).items()}
+        own_names = {
+            _merge_digests(digests): {
+                k: v for d in digests for k, v in definitions_in(label, d).items()
+            }
             for label, digests in self._own.items()
         }
-        return {digest: names for digest, names in (self._names | own).items() if names}
+        return {digest: names for digest, names in (self._names | own_names).items() if names}
 
 
-def _merged(digests: Collection[str]) -> str:
+def _merge_digests(digests: Collection[str]) -> str:
     """The digest of a file of which several subjects need different definitions."""
     if len(digests) == 1:
         return next(iter(digests))
     return blake3(" ".join(sorted(digests)).encode()).hexdigest()
 
 
-def add(code: Code, label: str, digest: str) -> str:
+def unique_label(code: Code, label: str, digest: str) -> str:
     """Add a file to others; its label. Two files with the same import name both count."""
     while code.get(label, digest) != digest:
         label += "'"

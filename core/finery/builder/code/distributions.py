@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 import msgspec
 from blake3 import blake3
 
-from finery.util.installed import Distribution, distributions, normalised, owners
+from finery.util.installed import Distribution, distributions, module_owners, normalise_name
 
 _REQUIREMENT = re.compile(r"Requires-Dist: *([\w.-]+) *(?:\[([^]]*)\])?([^;]*)(?:;(.*))?$")
 _EXTRA = re.compile(r"""extra *== *['"]([\w.-]+)['"]""")
@@ -32,39 +32,42 @@ class Installed(msgspec.Struct, frozen=True, array_like=True):
 def read_installed() -> Installed:
     """What is installed in this environment."""
     everything = distributions().values()
-    digests = {each.name: each.record_digest() for each in everything}
+    digests = {distribution.name: distribution.record_digest() for distribution in everything}
     return Installed(
-        owners(),
-        {each.name: [*_requirements(each)] for each in everything},
+        module_owners(),
+        {distribution.name: [*_requirements(distribution)] for distribution in everything},
         {name: digest for name, digest in digests.items() if digest},
     )
 
 
-def files_of(distribution: Distribution) -> Iterator[tuple[str, str]]:
+def distribution_files(distribution: Distribution) -> Iterator[tuple[str, str]]:
     """(label, path) of the files of a distribution by its own list, without metadata and caches."""
-    parent, own = os.path.split(distribution.folder)
+    parent, metadata_folder = os.path.split(distribution.folder)
     for label in distribution.files():
         path = f"{parent}/{label}"
-        is_aside = label.startswith(("..", own)) or label.endswith((".pth", ".pyc"))
-        if not is_aside and os.path.isfile(path):
+        is_excluded = label.startswith(("..", metadata_folder)) or label.endswith((".pth", ".pyc"))
+        if not is_excluded and os.path.isfile(path):
             yield label, path
 
 
-def registry() -> str:
+def registry_digest() -> str:
     """A digest of the names, versions and entry points of all distributions."""
-    everything = sorted(distributions().values(), key=lambda each: each.name)
-    facts = [(each.name, each.version, each.read("entry_points.txt")) for each in everything]
+    everything = sorted(distributions().values(), key=lambda distribution: distribution.name)
+    facts = [
+        (distribution.name, distribution.version, distribution.read("entry_points.txt"))
+        for distribution in everything
+    ]
     return blake3(msgspec.msgpack.encode(facts)).hexdigest()
 
 
-def unlisted(files: Collection[str]) -> list[str]:
+def unlisted_files(files: Collection[str]) -> list[str]:
     """The files among these that belong to no distribution."""
     unowned = {*files}
-    for each in distributions().values():
-        parent, record = os.path.dirname(each.folder), each.read("RECORD")
+    for distribution in distributions().values():
+        parent, record = os.path.dirname(distribution.folder), distribution.read("RECORD")
         # Most lists name none of them, and to search a text takes less than to split it.
         if any(file.removeprefix(f"{parent}/") in record for file in unowned):
-            unowned -= {os.path.join(parent, file) for file in each.files()}
+            unowned -= {os.path.join(parent, file) for file in distribution.files()}
     return sorted(unowned)
 
 
@@ -73,6 +76,12 @@ def _requirements(distribution: Distribution) -> Iterator[tuple[str, list[str], 
     for line in text.partition("\n\n")[0].splitlines():
         if requirement := _REQUIREMENT.match(line):
             name, extras, _, marker = requirement.groups()
-            own = _EXTRA.search(marker or "")
-            wanted = [normalised(e.strip()) for e in (extras or "").split(",") if e.strip()]
-            yield normalised(name), wanted, normalised(own[1]) if own else ""
+            extra_marker = _EXTRA.search(marker or "")
+            needed_extras = [
+                normalise_name(e.strip()) for e in (extras or "").split(",") if e.strip()
+            ]
+            yield (
+                normalise_name(name),
+                needed_extras,
+                normalise_name(extra_marker[1]) if extra_marker else "",
+            )

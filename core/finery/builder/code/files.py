@@ -13,11 +13,11 @@ from blake3 import blake3
 from finery.builder.code.piece import Piece
 from finery.errors import PluginError
 from finery.store.database import Store
-from finery.util.files import FileState, file_state, hash_file, settled
+from finery.util.files import FileState, file_state, hash_file, is_settled
 
 FORMAT = f"code 10 {sys.version_info.major}.{sys.version_info.minor}"
 """Kind and version of the facts, which depend on the syntax of this Python."""
-SKIPPED = frozenset({"__pycache__", "node_modules"})
+SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
 """Folders that are no part of a package."""
 T = TypeVar("T")
 
@@ -38,13 +38,13 @@ class Files:
     def watch(self, path: str) -> None:
         """Record the state of a file or folder before it is read."""
         if path not in self.states:
-            self.states[path] = state_of(path)
+            self.states[path] = settled_state(path)
 
     def is_same(self, path: str) -> bool:
         """Whether a file or folder is as it was when it was read."""
         if self.states[path] is None and path in self.digests:
-            now = state_of(path)  # before the content, so that it will show a later change
-            if digest_of(path) != self.digests[path]:
+            now = settled_state(path)  # before the content, so that it will show a later change
+            if file_digest(path) != self.digests[path]:
                 return False
             self.states[path] = now
             return True
@@ -56,31 +56,31 @@ class Files:
             self.watch(path)
             file, store = Path(path), self._store
             try:
-                content = (
-                    store.remembered(FORMAT, file, self._parsed) if store is not None else None
-                )
-                kept = decoded(content, list[Piece])
-                self._pieces[path] = kept or msgspec.msgpack.decode(
-                    self._parsed(file), type=list[Piece]
+                content = store.remembered(FORMAT, file, self._parse) if store is not None else None
+                stored = decode_stored(content, list[Piece])
+                self._pieces[path] = stored or msgspec.msgpack.decode(
+                    self._parse(file), type=list[Piece]
                 )
             except OSError as error:
                 raise PluginError(f"can't read {path}: {error.strerror}") from error
         return self._pieces[path]
 
-    def _parsed(self, path: Path) -> bytes:
-        from finery.builder.code.parse import pieces_of  # needs `ast`
+    def _parse(self, path: Path) -> bytes:
+        from finery.builder.code.parse import parse_pieces  # needs `ast`
 
         content = path.read_bytes()
-        self._note(str(path), blake3(content).hexdigest())
-        return msgspec.msgpack.encode(pieces_of(path, content))
+        self._note_digest(str(path), blake3(content).hexdigest())
+        return msgspec.msgpack.encode(parse_pieces(path, content))
 
     def digest(self, path: str) -> str:
         """BLAKE3 of a file's bytes."""
         self.watch(path)
         store = self._store
-        return self._note(path, digest_of(path) if store is None else store.digest_file(Path(path)))
+        return self._note_digest(
+            path, file_digest(path) if store is None else store.digest_file(Path(path))
+        )
 
-    def _note(self, path: str, digest: str) -> str:
+    def _note_digest(self, path: str, digest: str) -> str:
         """Note what was read of a file: nothing is the same as two different contents."""
         self.digests[path] = digest if self.digests.get(path, digest) == digest else ""
         return digest
@@ -95,7 +95,7 @@ class Files:
         digest = blake3(msgspec.msgpack.encode([*states.items()])).hexdigest()
         name = f"{FORMAT} {name} {digest}"
         store = None if None in states.values() else self._store
-        value = decoded(store.fact(name) if store is not None else None, kind)
+        value = decode_stored(store.fact(name) if store is not None else None, kind)
         if value is None:
             value = compute()
             if store is not None:
@@ -103,7 +103,7 @@ class Files:
         return value
 
 
-def decoded(content: bytes | None, kind: type[T]) -> T | None:
+def decode_stored(content: bytes | None, kind: type[T]) -> T | None:
     """A value that the store has; None if there is none, or the database is damaged."""
     try:
         return None if content is None else msgspec.msgpack.decode(content, type=kind)
@@ -111,13 +111,13 @@ def decoded(content: bytes | None, kind: type[T]) -> T | None:
         return None
 
 
-def state_of(path: str) -> FileState | None:
+def settled_state(path: str) -> FileState | None:
     """The state of a file or folder; None if it has just changed, and may change unseen."""
     state = file_state(path)
-    return state if settled(*state[3:], time.time_ns()) else None
+    return state if is_settled(*state[3:], time.time_ns()) else None
 
 
-def digest_of(path: str) -> str:
+def file_digest(path: str) -> str:
     """BLAKE3 of a file's bytes."""
     try:
         return hash_file(Path(path))
@@ -130,17 +130,19 @@ def files_in(folder: str, label: str) -> Iterator[tuple[str, str]]:
 
     Links are followed, but not into a folder that the link is in.
     """
-    rest = [(folder, label, frozenset[str]())]
-    while rest:
-        folder, label, above = rest.pop()
-        if (real := os.path.realpath(folder)) in above:
+    pending = [(folder, label, frozenset[str]())]
+    while pending:
+        folder, label, ancestors = pending.pop()
+        if (real := os.path.realpath(folder)) in ancestors:
             continue
         with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda each: each.name, reverse=True):
+            for entry in sorted(
+                entries, key=lambda entry_or_folder: entry_or_folder.name, reverse=True
+            ):
                 path, name = entry.path, f"{label}/{entry.name}"
-                if entry.name.startswith(".") or entry.name in SKIPPED:
+                if entry.name.startswith(".") or entry.name in SKIPPED_FOLDERS:
                     continue
                 if entry.is_file():
                     yield name, path
                 elif entry.is_dir() and not os.path.exists(f"{path}/pyvenv.cfg"):
-                    rest.append((path, name, above | {real}))
+                    pending.append((path, name, ancestors | {real}))

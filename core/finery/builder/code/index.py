@@ -8,24 +8,24 @@ from typing import NamedTuple
 
 from finery.builder.code.distributions import (
     Installed,
-    files_of,
+    distribution_files,
     read_installed,
-    registry,
-    unlisted,
+    registry_digest,
+    unlisted_files,
 )
 from finery.builder.code.files import Files, files_in
-from finery.builder.code.imports import Imports, Module, label_of
+from finery.builder.code.imports import Imports, Module, module_label
 from finery.builder.code.piece import Piece
-from finery.builder.code.table import Own
+from finery.builder.code.table import OwnFiles
 from finery.store.database import Store
 from finery.util.installed import Distribution, distributions, plugin_packages
 
-REGISTRY = frozenset({
+REGISTRY_NAMES = frozenset({
     "distributions", "entry_points", "importlib_metadata", "iter_entry_points",
     "packages_distributions", "pkg_resources",
 })  # fmt: skip
-METADATA = frozenset({"importlib", "metadata"})
-"""Names of what reads which distributions are installed: one of `REGISTRY`, or both of these."""
+METADATA_MODULES = frozenset({"importlib", "metadata"})
+"""Names of what reads which distributions are installed: `REGISTRY_NAMES`, or both of these."""
 
 
 class CodeIndex:
@@ -42,7 +42,7 @@ class CodeIndex:
         self.absent: set[str] = set()
         self.listed: set[str] = set()
         self.files = Files(store)
-        self.own = Own(self.files)
+        self.own = OwnFiles(self.files)
 
     def imports(self, files: Iterable[Path] = ()) -> Imports:
         """Where imports lead, in a worker that also loads some files. It adds their folders."""
@@ -58,20 +58,20 @@ class CodeIndex:
 
     @cached_property
     def _metadata(self) -> dict[str, str]:
-        return {each.name: each.folder for each in distributions().values()}
+        return {distribution.name: distribution.folder for distribution in distributions().values()}
 
     @cached_property
     def registry(self) -> str:
         """A digest of all distributions that are installed, with their entry points."""
-        return self.files.fact("distributions", str, self._metadata, registry)
+        return self.files.fact("distributions", str, self._metadata, registry_digest)
 
-    def at_start(self) -> list[Module]:
+    def startup_modules(self) -> list[Module]:
         """What may act on any step: modules that Python imports at its start, and those that come
         before others of the same name.
         """
         files = {path: path for path in self.imports().start_files()}
-        unowned = self.files.fact("start files", list[str], files, lambda: unlisted(files))
-        return [*self.imports().at_start(), *(Module("", path) for path in unowned)]
+        unowned = self.files.fact("start files", list[str], files, lambda: unlisted_files(files))
+        return [*self.imports().startup_modules(), *(Module("", path) for path in unowned)]
 
     def contents(self, distribution: Distribution) -> "Contents":
         """All files of a distribution with plugins."""
@@ -81,13 +81,17 @@ class CodeIndex:
 
     def _read(self, distribution: Distribution) -> "Contents":
         self.files.watch(distribution.folder)
-        paths = dict(files_of(distribution))
-        tops = [top for top, other in plugin_packages().items() if other == distribution]
+        paths = dict(distribution_files(distribution))
+        tops = [
+            top
+            for top, distribution_of_top in plugin_packages().items()
+            if distribution_of_top == distribution
+        ]
         modules = [m for top in tops for m in self.imports().find(top)]
         folders: set[str] = set()
         for module in modules:
             if module.path:  # others may have a part of a namespace package
-                paths[label_of(module)] = module.path
+                paths[module_label(module)] = module.path
                 folders.update(module.folders)
                 for folder in module.folders:
                     paths |= files_in(folder, module.name)
@@ -118,4 +122,4 @@ class Contents(NamedTuple):
 def reads_registry(pieces: Iterable[Piece]) -> bool:
     """Whether code may read which distributions are installed."""
     words = frozenset[str]().union(*(piece.words for piece in pieces))
-    return not REGISTRY.isdisjoint(words) or words >= METADATA
+    return not REGISTRY_NAMES.isdisjoint(words) or words >= METADATA_MODULES

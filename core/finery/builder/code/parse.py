@@ -16,10 +16,16 @@ from threading import Thread
 from blake3 import blake3
 
 from finery.builder.code.piece import Piece
-from finery.builder.code.several import OPEN, RUNS, binds, is_plain_class, table_of
+from finery.builder.code.several import (
+    CODE_RUNNERS,
+    DYNAMIC_NAMES,
+    bound_names,
+    is_plain_class,
+    step_table,
+)
 from finery.plugin.cut import TABLE
 
-IMPORTERS = frozenset({"import_module", "__import__"})
+IMPORT_FUNCTIONS = frozenset({"import_module", "__import__"})
 """Functions whose first argument names a module."""
 _IMPORT = re.compile(
     rb"(?m)^[^#\n\w]*(?:from[ \t]+([.\w]+)[ \t]+import\b|import[ \t]+([\w., \t]+))"
@@ -27,13 +33,13 @@ _IMPORT = re.compile(
 _WORD = re.compile(r"\w+")
 
 
-def pieces_of(path: Path, content: bytes) -> list[Piece]:
+def parse_pieces(path: Path, content: bytes) -> list[Piece]:
     """The statements at the top of a file."""
     pieces: list[Piece] = []
 
     def parse() -> None:
         with suppress(Exception):  # a newer syntax, too deep, or a number that is too long
-            pieces[:] = _pieces(ast.parse(content))
+            pieces[:] = _tree_pieces(ast.parse(content))
 
     # How deep a file may nest depends on the depth of the caller, so here it is always the same.
     thread = Thread(target=parse)
@@ -48,33 +54,33 @@ def pieces_of(path: Path, content: bytes) -> list[Piece]:
     return [Piece("", {"": blake3(content).hexdigest()}, [*imports], is_open=True)]
 
 
-def _pieces(tree: ast.Module) -> Iterator[Piece]:
-    bound = Counter(name for node in ast.walk(tree) for name in binds(node))
-    sources = dict.fromkeys(bound, "") | {
+def _tree_pieces(tree: ast.Module) -> Iterator[Piece]:
+    bind_counts = Counter(name for node in ast.walk(tree) for name in bound_names(node))
+    sources = dict.fromkeys(bind_counts, "") | {
         alias.asname or alias.name: node.module or ""
         for node in tree.body
         if isinstance(node, ast.ImportFrom) and not node.level
         for alias in node.names
-        if bound[alias.asname or alias.name] == 1 and not bound["*"]
+        if bind_counts[alias.asname or alias.name] == 1 and not bind_counts["*"]
     }
     for node in tree.body:
-        table = table_of(node)
+        table = step_table(node)
         nodes = [*ast.walk(node)]
-        texts = {id(each.value) for each in nodes if isinstance(each, ast.Expr)}  # docstrings
-        texts |= {id(each) for each in (node, *table.values)} if table is not None else set()
-        words = {word for each in nodes if id(each) not in texts for word in _words(each)}
-        is_plain = is_plain_class(node, sources, bound)
+        texts = {id(child.value) for child in nodes if isinstance(child, ast.Expr)}  # docstrings
+        texts |= {id(child) for child in (node, *table.values)} if table is not None else set()
+        words = {word for child in nodes if id(child) not in texts for word in _words(child)}
+        is_plain = is_plain_class(node, sources, bind_counts)
         yield Piece(
-            name=_defined(node),
+            name=_defined_name(node),
             digests=_digests(node, table),  # takes the node to pieces
-            imports=[imported for each in nodes for imported in _imports(each)],
+            imports=[imported for child in nodes for imported in _imports(child)],
             words=frozenset(words),
-            is_open=not words.isdisjoint({*OPEN, TABLE}) or any(map(_is_computed, nodes)),
+            is_open=not words.isdisjoint({*DYNAMIC_NAMES, TABLE}) or any(map(_is_computed, nodes)),
             is_plain=is_plain,
         )
 
 
-def _defined(node: ast.stmt) -> str:
+def _defined_name(node: ast.stmt) -> str:
     """The function, class or variable that a statement defines; empty for others."""
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
     return str(getattr(node, "name", getattr(targets[0], "id", "")))
@@ -85,21 +91,21 @@ def _digests(node: ast.stmt, table: ast.Dict | None) -> dict[str, str]:
 
     An entry has the name of its class, since it counts like that.
     """
-    parts: list[tuple[str, ast.AST]] = []
+    inner_parts: list[tuple[str, ast.AST]] = []
     if isinstance(node, ast.ClassDef):
-        for index, each in enumerate(node.body):
-            if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef):
-                parts.append((each.name, each))
+        for index, statement in enumerate(node.body):
+            if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+                inner_parts.append((statement.name, statement))
                 node.body[index] = ast.Pass()
     elif table is not None:
         for key, value in zip(table.keys, table.values, strict=True):
-            parts.append((getattr(value, "id", ""), ast.Dict([key], [value])))
+            inner_parts.append((getattr(value, "id", ""), ast.Dict([key], [value])))
         table.keys, table.values = [], []
-    name = _defined(node)
+    name = _defined_name(node)
     digests = {name: _digest(node)}
-    for inner, part in parts:
+    for inner, inner_node in inner_parts:
         inner = f"{name}.{inner}"
-        digests[inner] = digests.get(inner, "") + _digest(part)
+        digests[inner] = digests.get(inner, "") + _digest(inner_node)
     return digests
 
 
@@ -114,7 +120,7 @@ def _imports(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.ImportFrom):
         base = "." * node.level + (node.module or "")
         yield from (f"{base}:{alias.name}" for alias in node.names)
-    elif isinstance(node, ast.Call) and _name_of(node.func) in IMPORTERS and node.args:
+    elif isinstance(node, ast.Call) and _name_of(node.func) in IMPORT_FUNCTIONS and node.args:
         name = node.args[0]
         if isinstance(name, ast.Constant) and isinstance(name.value, str):
             yield name.value
@@ -134,14 +140,14 @@ def _words(node: ast.AST) -> Iterator[str]:
     """Identifiers in a node itself, and the words of a string."""
     for field in node._fields:
         value = getattr(node, field, None)
-        for each in value if isinstance(value, list) else (value,):
-            if isinstance(each, str):
-                yield from _WORD.findall(each)
+        for word_source in value if isinstance(value, list) else (value,):
+            if isinstance(word_source, str):
+                yield from _WORD.findall(word_source)
 
 
 def _is_computed(node: ast.AST) -> bool:
     """Whether a node may use a name that it computes."""
-    if isinstance(node, ast.Name) and node.id in RUNS:  # unlike `re.compile`
+    if isinstance(node, ast.Name) and node.id in CODE_RUNNERS:  # unlike `re.compile`
         return True
     if not isinstance(node, ast.Call) or _name_of(node.func) != "getattr":
         return False

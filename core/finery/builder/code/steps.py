@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
 from finery.builder.code.closure import Closure, Code, Subject
-from finery.builder.code.files import decoded
+from finery.builder.code.files import decode_stored
 from finery.builder.code.index import CodeIndex
 from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
@@ -26,10 +26,10 @@ from finery.step.inspect import (
 from finery.step.look import promises_of
 from finery.step.step import Step
 from finery.store.database import Store
-from finery.util.installed import is_own
-from finery.util.references import OUTSIDE
+from finery.util.installed import is_finery_module
+from finery.util.references import OUTSIDE_KEY_MARK
 
-NAMES = "names in code 2"
+NAMES_FORMAT = "names in code 2"
 """Prefix of the facts with the definitions of a file that count, by their digest."""
 
 
@@ -60,39 +60,43 @@ class StepCode:
         self._plugins = plugins
         self._store = store
         self._closures: dict[tuple[Subject, ...], Closure] = {}
-        self._plain: dict[str, tuple[Subject, ...]] = {}  # by step type, if settings name no code
+        self._plain_subjects: dict[
+            str, tuple[Subject, ...]
+        ] = {}  # by step type, if settings name no code
         self._index = self._new_index()
         hooks = [*self._hooks()]
-        self._around = [(subject,) for _, _, subject in hooks]
-        closures = [self._closure(subjects) for subjects in self._around]
+        self._wrapper_subjects = [(subject,) for _, _, subject in hooks]
+        closures = [self._closure(subjects) for subjects in self._wrapper_subjects]
         self.wrappers = [
             Wrapper(name, plugin, closure.code, tuple(sorted(closure.packages)))
             for (name, plugin, _), closure in zip(hooks, closures, strict=True)
         ]
-        self._everywhere = (*self._always(),)
+        self._always_subjects = (*self._always(),)
 
-    def of_step(self, step: Step, written: Mapping[str, Any]) -> Code:
+    def step_code(self, step: Step, settings: Mapping[str, Any]) -> Code:
         """The code of a step type, of code in its settings, and of its artifacts' files."""
-        own = self._closure(self._own(step, written)).code
-        always = self._closure(self._everywhere).code
-        return own | {f"{file} (always)": digest for file, digest in always.items()}
+        own_code = self._closure(self._step_subjects(step, settings)).code
+        always_code = self._closure(self._always_subjects).code
+        return own_code | {f"{file} (always)": digest for file, digest in always_code.items()}
 
-    def packages(self, step: Step, written: Mapping[str, Any]) -> list[str]:
+    def packages(self, step: Step, settings: Mapping[str, Any]) -> list[str]:
         """The distributions that the step's code imports."""
-        every = (self._own(step, written), self._everywhere)
-        return sorted({name for subjects in every for name in self._closure(subjects).packages})
+        subject_groups = (self._step_subjects(step, settings), self._always_subjects)
+        return sorted(
+            {name for subjects in subject_groups for name in self._closure(subjects).packages}
+        )
 
-    def of_engine(self, model_format: str) -> tuple[Code, list[str]]:
+    def engine_code(self, model_format: str) -> tuple[Code, list[str]]:
         """The code of the engine for a model's format, and the distributions that it imports."""
         closure = self._closure((self._engine(model_format),))
         return closure.code, sorted(closure.packages)
 
-    def of_checks(self, uses: Iterable[str]) -> list[Any]:
+    def check_dependencies(self, uses: Iterable[str]) -> list[Any]:
         """What checks of step types depend on: all of finery's own code, and that of others."""
         subjects = {use: self._type(use) for use in uses}
         types = {use: [cls.__module__, cls.__qualname__] for use, (cls, _) in subjects.items()}
-        others = [subject for subject in subjects.values() if not _is_own(subject)]
-        closures = [self._closure((subject,)) for subject in others]
+        foreign = [subject for subject in subjects.values() if not _is_own_subject(subject)]
+        closures = [self._closure((subject,)) for subject in foreign]
         return [
             types, self._index.own.any_digest,
             [[closure.code, sorted(closure.packages)] for closure in closures],
@@ -102,46 +106,60 @@ class StepCode:
         """The variables that the plugins of others add to the environment of the step's worker."""
         hook = "finery_worker_environment"
         impls = getattr(self._plugins.hook, hook).get_hookimpls()
-        own = [each.plugin for each in impls if is_own(each.plugin.__name__)]
-        if len(own) == len(impls):
+        own_plugins = [
+            added_variables.plugin
+            for added_variables in impls
+            if is_finery_module(added_variables.plugin.__name__)
+        ]
+        if len(own_plugins) == len(impls):
             return {}
-        call = self._plugins.manager.subset_hook_caller(hook, remove_plugins=own)
+        call = self._plugins.manager.subset_hook_caller(hook, remove_plugins=own_plugins)
         added = call(use=use, alone=type(step).__spec__.alone, here=True)
-        return {name: value for each in reversed(added) for name, value in each.items()}
+        return {
+            name: value
+            for added_variables in reversed(added)
+            for name, value in added_variables.items()
+        }
 
     def left_out(
-        self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
+        self, step: Step, settings: Mapping[str, Any], engines: Iterable[str]
     ) -> dict[str, list[str]]:
         """Plugin file → the step types in it that aren't in the step's key.
 
         The process that runs the step must not define them, see `source_without`.
         """
-        used = [self._closure(subjects) for subjects in self._used(step, written, engines)]
-        aside = {path: {*names} for each in used for path, names in each.left_out.items()}
-        for each in used:
-            for path in each.files & aside.keys():
-                aside[path].intersection_update(each.left_out.get(path, ()))
-        return {path: sorted(names) for path, names in aside.items() if names}
+        closures = [
+            self._closure(subjects) for subjects in self._all_subjects(step, settings, engines)
+        ]
+        excluded = {
+            path: {*names} for closure in closures for path, names in closure.left_out.items()
+        }
+        for closure in closures:
+            for path in closure.files & excluded.keys():
+                excluded[path].intersection_update(closure.left_out.get(path, ()))
+        return {path: sorted(names) for path, names in excluded.items() if names}
 
     def is_current(self, store: Store) -> bool:
         """Whether this belongs to a store, and no file that the code depends on has changed."""
-        new = any(map(os.path.exists, self._index.absent))
+        has_appeared = any(map(os.path.exists, self._index.absent))
         files = self._index.files
-        return store is self._store and not new and all(map(files.is_same, [*files.states]))
+        return (
+            store is self._store and not has_appeared and all(map(files.is_same, [*files.states]))
+        )
 
-    def changed(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> list[str]:
+    def changed(self, step: Step, settings: Mapping[str, Any], engines: Iterable[str]) -> list[str]:
         """Files of a step's code that have changed."""
-        changed: set[str] = set()
-        for subjects in self._used(step, written, engines):
-            before = self._closures[subjects]
-            if not all(map(self._index.files.is_same, before.files | before.folders)):
-                now = Closure(self._new_index(), subjects)
-                changed |= {file for file, _ in before.code.items() ^ now.code.items()}
-        return sorted(changed)
+        changed_files: set[str] = set()
+        for subjects in self._all_subjects(step, settings, engines):
+            closure = self._closures[subjects]
+            if not all(map(self._index.files.is_same, closure.files | closure.folders)):
+                current = Closure(self._new_index(), subjects)
+                changed_files |= {file for file, _ in closure.code.items() ^ current.code.items()}
+        return sorted(changed_files)
 
     def paths(self, step: Step, written: Mapping[str, Any], engines: Iterable[str]) -> set[str]:
         """The files that a step's code depends on."""
-        used = self._used(step, written, engines)
+        used = self._all_subjects(step, written, engines)
         return {path for subjects in used for path in self._closure(subjects).files}
 
     def own_paths(self) -> dict[str, str]:
@@ -154,32 +172,32 @@ class StepCode:
 
     def watched(self) -> Watched:
         """What shows whether the code of any step may have changed."""
-        own = map(os.path.dirname, self._index.own.paths.values())
-        present = {*self._index.files.states, *self._index.own.paths.values(), *own}
+        own_folders = map(os.path.dirname, self._index.own.paths.values())
+        present = {*self._index.files.states, *self._index.own.paths.values(), *own_folders}
         return Watched(present | self._index.listed, self._index.absent)
 
     def names(self, digest: str) -> dict[str, str] | None:
         """Function, method or variable → digest, in the code of this digest."""
-        return decoded(self._store.fact(f"{NAMES} {digest}"), dict[str, str])
+        return decode_stored(self._store.fact(f"{NAMES_FORMAT} {digest}"), dict[str, str])
 
     # -- what there is ---------------------------------------------------------------------------
 
-    def _used(
-        self, step: Step, written: Mapping[str, Any], engines: Iterable[str]
+    def _all_subjects(
+        self, step: Step, settings: Mapping[str, Any], engines: Iterable[str]
     ) -> Iterator[tuple[Subject, ...]]:
         """All subjects of a step: its own code, its engines, and the hooks around it."""
-        yield self._own(step, written)
-        yield from ((self._engine(each),) for each in engines)
-        yield from self._around
-        yield self._everywhere
+        yield self._step_subjects(step, settings)
+        yield from ((self._engine(model_format),) for model_format in engines)
+        yield from self._wrapper_subjects
+        yield self._always_subjects
 
-    def _own(self, step: Step, written: Mapping[str, Any]) -> tuple[Subject, ...]:
-        use = written["use"]
-        if use in self._plain:
-            return self._plain[use]
-        subjects = tuple(dict.fromkeys(self._subjects(step, written)))
+    def _step_subjects(self, step: Step, settings: Mapping[str, Any]) -> tuple[Subject, ...]:
+        use = settings["use"]
+        if use in self._plain_subjects:
+            return self._plain_subjects[use]
+        subjects = tuple(dict.fromkeys(self._subjects(step, settings)))
         if _is_plain(type(step)):
-            self._plain[use] = subjects
+            self._plain_subjects[use] = subjects
         return subjects
 
     def _subjects(self, step: Step, written: Mapping[str, Any]) -> Iterator[Subject]:
@@ -192,26 +210,26 @@ class StepCode:
 
     def _type(self, use: str) -> Subject:
         cls = self._plugins.step_type(use)
-        return cls, _naming(*self._plugins.step_types[use])
+        return cls, _naming_module(*self._plugins.step_types[use])
 
     def _engine(self, model_format: str) -> Subject:
         cls = self._plugins.engine(model_format)
-        return cls, _naming(*self._plugins.engines[model_format])
+        return cls, _naming_module(*self._plugins.engines[model_format])
 
     def _hooks(self) -> Iterator[tuple[str, str, Subject]]:
         """(`plugin.function`, plugin, function) around every step, in the order of their calls."""
         plugins = {plugin.module: plugin.name for plugin in self._plugins.plugins}
         for hook in reversed(self._plugins.hook.finery_run_step.get_hookimpls()):
-            if hook.plugin in plugins and not getattr(hook.function, OUTSIDE, False):
+            if hook.plugin in plugins and not getattr(hook.function, OUTSIDE_KEY_MARK, False):
                 name = f"{plugins[hook.plugin]}.{hook.function.__name__}"
                 yield name, plugins[hook.plugin], (hook.function, hook.plugin)
 
     def _always(self) -> Iterator[Subject]:
         """What may act on any step: hooks for the environment of workers, and code at start."""
         for hook in self._plugins.hook.finery_worker_environment.get_hookimpls():
-            if not is_own(hook.plugin.__name__):
+            if not is_finery_module(hook.plugin.__name__):
                 yield hook.plugin.__name__, None
-        yield from ((module, None) for module in self._index.at_start())
+        yield from ((module, None) for module in self._index.startup_modules())
 
     # -- finding it ------------------------------------------------------------------------------
 
@@ -224,8 +242,10 @@ class StepCode:
     def _keep_names(self, closure: Closure) -> None:
         """Keep the definitions in the code, for explanations after it has changed."""
         digest = blake3(msgspec.json.encode([*closure.code.values()])).hexdigest()
-        if self._store.fact(mark := f"{NAMES} of {digest}") is None:
-            names = {f"{NAMES} {d}": msgspec.msgpack.encode(n) for d, n in closure.names().items()}
+        if self._store.fact(mark := f"{NAMES_FORMAT} of {digest}") is None:
+            names = {
+                f"{NAMES_FORMAT} {d}": msgspec.msgpack.encode(n) for d, n in closure.names().items()
+            }
             self._store.keep_facts({**names, mark: b""})
 
     def _new_index(self) -> CodeIndex:
@@ -246,9 +266,11 @@ def code_digest(function: Any) -> str | None:
         return None
 
 
-def _is_own(subject: Subject) -> bool:
+def _is_own_subject(subject: Subject) -> bool:
     cls, named_in = subject
-    return is_own(cls.__module__) and (named_in is None or is_own(named_in.__name__))
+    return is_finery_module(cls.__module__) and (
+        named_in is None or is_finery_module(named_in.__name__)
+    )
 
 
 def _artifact_files(cls: type[Step], outputs: Mapping[str, type[Artifact]]) -> Iterator[Subject]:
@@ -261,11 +283,11 @@ def _artifact_files(cls: type[Step], outputs: Mapping[str, type[Artifact]]) -> I
 
 def _is_plain(cls: type[Step]) -> bool:
     """Whether all steps of a type have the same code."""
-    own = cls.key_code is Step.key_code and cls.outputs is Step.outputs
-    return own and not nested_fields(cls)
+    is_default = cls.key_code is Step.key_code and cls.outputs is Step.outputs
+    return is_default and not nested_fields(cls)
 
 
-def _naming(reference: Any, plugin: Plugin) -> ModuleType:
+def _naming_module(reference: Any, plugin: Plugin) -> ModuleType:
     """The module that names a class: the plugin's, or the one in `"module:Class"`."""
     if isinstance(reference, str):
         return sys.modules[reference.partition(":")[0]]

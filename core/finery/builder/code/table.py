@@ -12,15 +12,15 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from finery.builder.code.files import Files, digest_of, files_in
+from finery.builder.code.files import Files, file_digest, files_in
 from finery.builder.code.imports import SUFFIXES, Imports
-from finery.util.installed import own_packages
+from finery.util.installed import finery_packages
 
-FILE = Path(__file__).with_name("definitions.json")
-WHOLE = "finery"
+TABLE_FILE = Path(__file__).with_name("definitions.json")
+WHOLE_LABEL = "finery"
 """Label of all of finery's code."""
-CORE = "finery"
-ROWS = "finery.rows"
+CORE_PACKAGE = "finery"
+ROWS_PACKAGE = "finery.rows"
 """The part of the core whose code counts; the key format stands for the rest."""
 
 
@@ -29,7 +29,7 @@ class Table(msgspec.Struct, frozen=True):
 
     files: label → BLAKE3 of its bytes. subjects: what names code (`module:Class`,
     `module:function`, or `module:` and the name of a module) → label → digest of the definitions in
-    that file. names, definitions: see `names_in`.
+    that file. names, definitions: see `definitions_in`.
     """
 
     files: dict[str, str]
@@ -39,25 +39,25 @@ class Table(msgspec.Struct, frozen=True):
 
 
 @cache
-def table() -> Table:
+def load_table() -> Table:
     """The table of this version."""
-    return msgspec.json.decode(FILE.read_bytes(), type=Table)
+    return msgspec.json.decode(TABLE_FILE.read_bytes(), type=Table)
 
 
 @cache
 def _definitions() -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
     """(digest of code → definitions, label → definition → its digest)."""
-    names = msgspec.json.decode(table().names, type=dict[str, list[str]])
-    return names, msgspec.json.decode(table().definitions, type=dict[str, dict[str, str]])
+    names = msgspec.json.decode(load_table().names, type=dict[str, list[str]])
+    return names, msgspec.json.decode(load_table().definitions, type=dict[str, dict[str, str]])
 
 
-def names_in(label: str, digest: str) -> dict[str, str]:
+def definitions_in(label: str, digest: str) -> dict[str, str]:
     """Definition → digest, in the code of a file with this digest; empty if that isn't known."""
     names, definitions = _definitions()
     return {name: definitions[label][name] for name in names.get(digest, ())}
 
 
-class Own:
+class OwnFiles:
     """The own files as they are now."""
 
     def __init__(self, files: Files) -> None:
@@ -67,45 +67,49 @@ class Own:
     @cached_property
     def paths(self) -> dict[str, str]:
         """Label → path of each file."""
-        suffixes = {os.path.splitext(label)[1] for label in table().files} | {*SUFFIXES}
+        suffixes = {os.path.splitext(label)[1] for label in load_table().files} | {*SUFFIXES}
         return {
             label: path
-            for top in sorted(own_packages())
+            for top in sorted(finery_packages())
             for module in self._imports.find(top)
             for folder in module.folders
             for label, path in files_in(folder, top)
-            if os.path.splitext(path)[1] in suffixes and path != str(FILE)
+            if os.path.splitext(path)[1] in suffixes and path != str(TABLE_FILE)
         }
 
     @cached_property
     def whole(self) -> str:
         """A digest over all of them; empty if they are those of the table."""
-        return self._files.fact("own", str, {**self.paths, "": str(FILE)}, self._whole)
+        return self._files.fact(
+            "own", str, {**self.paths, "": str(TABLE_FILE)}, self._compute_changes_digest
+        )
 
-    def _whole(self) -> str:
-        digests = {label: digest_of(path) for label, path in self.paths.items()}
-        if digests == table().files:
+    def _compute_changes_digest(self) -> str:
+        digests = {label: file_digest(path) for label, path in self.paths.items()}
+        if digests == load_table().files:
             return ""
         return blake3(msgspec.msgpack.encode(sorted(digests.items()))).hexdigest()
 
     @cached_property
     def any_digest(self) -> str:
         """A digest over all of them, in any case."""
-        return self.whole or digest_of(str(FILE))
+        return self.whole or file_digest(str(TABLE_FILE))
 
     def code_of(self, subject: str) -> dict[str, str]:
         """Label → digest of what a subject of the table needs."""
-        entry = None if self.whole else table().subjects.get(subject)
-        return {WHOLE: self.any_digest} if entry is None else entry
+        entry = None if self.whole else load_table().subjects.get(subject)
+        return {WHOLE_LABEL: self.any_digest} if entry is None else entry
 
-    def imported(self, base: str, name: str) -> Iterator[str]:
+    def import_subjects(self, base: str, name: str) -> Iterator[str]:
         """The subjects for an import of an own module; none for what the key format stands for."""
-        if base.partition(".")[0] == CORE and not name:  # `finery.rows` may follow
-            yield f"module:{ROWS}"
+        if base.partition(".")[0] == CORE_PACKAGE and not name:  # `finery.rows` may follow
+            yield f"module:{ROWS_PACKAGE}"
         for module in (f"{base}.{name}", base):
             path = module.replace(".", "/")
-            is_core = module.partition(".")[0] == CORE and not f"{module}.".startswith(f"{ROWS}.")
-            is_file = {f"{path}.py", f"{path}/__init__.py"} & table().files.keys()
+            is_core = module.partition(".")[0] == CORE_PACKAGE and not f"{module}.".startswith(
+                f"{ROWS_PACKAGE}."
+            )
+            is_file = {f"{path}.py", f"{path}/__init__.py"} & load_table().files.keys()
             if not is_core and (is_file or module == base):
                 yield f"module:{module}"
             if is_file:  # own packages do nothing when they are imported

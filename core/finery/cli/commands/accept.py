@@ -56,7 +56,9 @@ def command(
     is_refuted = bool(served) and not _is_same(project, plans, served[0], as_json=as_json)
     if undo or is_refuted:
         withdrawn = mine if undo else served
-        lines = {c.line(): c for p in withdrawn for c in planner.acceptances.applied(p.parts)}
+        lines = {
+            c.line(): c for p in withdrawn for c in planner.acceptances.applied_changes(p.parts)
+        }
         lock.accept([], [*lines.values()])
     else:
         last = {each: planner.latest.get(each, ("",))[0] for each in names}
@@ -98,7 +100,7 @@ def command(
 
 def _causes(planner: "Planner", plan: "StepPlan", built: "dict[str, Result]") -> "list[Accepted]":
     """The changes since the step's last result. Raises `UsageError` if one can't be accepted."""
-    from finery.builder.accepted import accepted_together
+    from finery.builder.accepted import group_changes
     from finery.builder.keys import NOT_BUILT, changes_between, comparable
     from finery.recipe.accepted import is_acceptable
 
@@ -112,7 +114,7 @@ def _causes(planner: "Planner", plan: "StepPlan", built: "dict[str, Result]") ->
             details=[str(change) for change in changes if change.part in refused],
             fix=f"finery build {planner.graph.recipe.argument}--step {plan.node.name}",
         )
-    return accepted_together(plan.node.use, differing)
+    return group_changes(plan.node.use, differing)
 
 
 def _print_causes(
@@ -134,14 +136,14 @@ def _is_same(
     project: "Project", plans: "dict[str, StepPlan]", plan: "StepPlan", *, as_json: bool
 ) -> bool:
     """Whether a step makes the outputs of the plan's result again; prints the others."""
-    from finery.builder.anew import empty_store
+    from finery.builder.anew import temporary_store
     from finery.cli.commands.verify import run_again
 
     name = plan.node.name
     if plan.state == "pending":
         fix = "accept or build that first"
         raise UsageError(f"can't verify: step '{name}' {plan.reason}", fix=fix)
-    with empty_store(project.store) as empty:
+    with temporary_store(project.store) as empty:
         pairs = run_again(project, plans | {name: plan}, [name], empty, as_json=as_json)
         is_same = all(pair.is_same for pair in pairs)
         if as_json:

@@ -18,7 +18,7 @@ from finery.cli.console import print_json, print_note, print_progress
 from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_steps
 from finery.errors import FineryError, RemoteError, UsageError
 from finery.util.paths import plain_path
-from finery.util.text import accepted_words, cost_words, counted
+from finery.util.text import accepted_suffix, cost_words, counted
 
 if TYPE_CHECKING:
     from finery.builder.scheduler import Build
@@ -139,7 +139,7 @@ def _run(
         return INTERRUPTED_CODE
     is_done = len(outcome.results) == len(build.graph.nodes) and not outcome.errors
     if keeps_stamp and is_done and build.sharing.is_complete:
-        stamp.keep(build, steps, overrides)
+        stamp.write_stamp(build, steps, overrides)
     if not as_json:
         from finery.cli.summary import print_summary
 
@@ -222,7 +222,7 @@ def _is_done(
     finished = stamp.finished_if_done(recipe, steps, overrides)
     if finished is not None:
         text = f"{counted(finished.steps, 'step')}, nothing to do"
-        text += accepted_words(finished.accepted) + cost_words(finished.dollars)
+        text += accepted_suffix(finished.accepted) + cost_words(finished.dollars)
         click.secho(text, fg="green", err=True)
     return finished is not None
 

@@ -55,7 +55,7 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
 
     A file that several results share is counted once, for the step that made it.
     """
-    from finery.builder.garbage import blobs_in, blobs_of, held_bytes, take_stock
+    from finery.builder.garbage import blob_sizes, blobs_in, own_bytes, take_stock
     from finery.cli.targets import recipe_file
     from finery.recipe.document import load
     from finery.store.catalogue import Catalogue
@@ -67,7 +67,7 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
     total = sum(on_disk.values())
     here = {*on_disk}
     lines: dict[tuple[str, str], dict[str, Any]] = {}
-    for key, held in held_bytes(store, stock, on_disk).items():
+    for key, held in own_bytes(store, stock, on_disk).items():
         owner, outputs = stock.owner(key), stock.results[key]
         line = lines.setdefault(owner[:2], {
             "recipe": owner.recipe, "step": owner.step, "kinds": [], "results": 0, "bytes": 0,
@@ -76,7 +76,7 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
         line["kinds"] = sorted({*line["kinds"], *(m.kind for m in outputs.values())})
         line["results"] += 1
         line["bytes"] += held
-        line["elsewhere"] += not here.issuperset(blobs_of(outputs))
+        line["elsewhere"] += not here.issuperset(blob_sizes(outputs))
         line["removable"] += 0 if key in stock.needed else held
         line["used"] = max(line["used"], owner.used)
     if recipe is not None:

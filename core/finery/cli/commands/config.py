@@ -65,7 +65,7 @@ def command(recipe: Path, as_json: bool, allowed: bool | None) -> int:
 def _mistakes(recipe: Path, settings: list[Setting]) -> Iterator[FineryError]:
     """What a build would refuse. Asks no network."""
     from finery.builder.project import plugins_of
-    from finery.builder.sharing import keys_of
+    from finery.builder.sharing import signing_keys
     from finery.execute.routing import check_executors
     from finery.recipe.document import load
     from finery.store.objects import open_objects
@@ -79,7 +79,8 @@ def _mistakes(recipe: Path, settings: list[Setting]) -> Iterator[FineryError]:
         check_executors(settings, plugins_of(loaded), loaded)
 
     checks: list[Callable[[], object]] = [
-        lambda: open_objects(config.remote) if config.remote else None, lambda: keys_of(config),
+        lambda: open_objects(config.remote) if config.remote else None,
+        lambda: signing_keys(config),
         lambda: config.wheels_folder(recipe), check_routes,
     ]  # fmt: skip
     for check in checks:
@@ -91,10 +92,10 @@ def _mistakes(recipe: Path, settings: list[Setting]) -> Iterator[FineryError]:
 
 
 def _print_settings(settings: list[Setting]) -> None:
-    from finery.recipe.yaml import without_secrets
+    from finery.recipe.yaml import redact_secrets
 
     wide = max(len(s.name) for s in settings)
-    values = [visible(without_secrets(_text(s.value))) for s in settings]
+    values = [visible(redact_secrets(_text(s.value))) for s in settings]
     column = min(max(map(len, values)), 40)
     for setting, value in zip(settings, values, strict=True):
         dim, line = setting.origin == DEFAULT, f"{visible(setting.name):{wide}}  {value:{column}}"

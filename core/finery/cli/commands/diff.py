@@ -52,7 +52,7 @@ def command(
 
 def _targets(words: Sequence[str], recipe: Path | None) -> tuple[Path, tuple[str, str | None]]:
     """(the recipe's file, the two sides). A word that names a recipe that exists is the recipe."""
-    from finery.builder.runs import LAST, PREVIOUS
+    from finery.builder.runs import LAST_RUN, PREVIOUS_RUN
 
     named = (
         word
@@ -68,5 +68,5 @@ def _targets(words: Sequence[str], recipe: Path | None) -> tuple[Path, tuple[str
         )
     file = recipe_file(recipe or Path(recipes[0] if recipes else RECIPE))
     if not sides:
-        return file, (PREVIOUS, LAST)
+        return file, (PREVIOUS_RUN, LAST_RUN)
     return file, (sides[0], sides[1] if len(sides) == 2 else None)

@@ -125,7 +125,7 @@ def command(
 
 def _export_bundle(project: "Project", step: str | None, file: Path, *, as_json: bool) -> None:
     """Write a build as one file. Raises `UsageError` where a step isn't built."""
-    from finery.builder.bundle import bundle_of, write_bundle
+    from finery.builder.bundle import make_bundle, write_bundle
     from finery.builder.plan import Planner, make_plan
     from finery.util.installed import version_of
     from finery.util.paths import project_folder
@@ -144,7 +144,7 @@ def _export_bundle(project: "Project", step: str | None, file: Path, *, as_json:
         )
     file_ = plain_path(graph.recipe.path)
     place = str(file_.relative_to(project_folder(file_)))  # wherever the store is
-    bundle = bundle_of(graph.recipe.name, place, built, store, version_of("finery") or "")
+    bundle = make_bundle(graph.recipe.name, place, built, store, version_of("finery") or "")
     total = sum(bundle.blobs().values())
     staged = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:

@@ -206,10 +206,10 @@ def _print_steps(
     executors: Mapping[str, str], jobs: Mapping[str, Sequence["EarlierJob"]],
 ) -> None:  # fmt: skip
     from finery.compare.outputs import folded, title_of
-    from finery.recipe.matrix.labels import without_variants
+    from finery.recipe.matrix.labels import restore_step_names
 
     origins = {plan.node.name: plan.node.origin for plan in plans}
-    reasons = {p.node.name: without_variants(_why(p, gates), origins) for p in plans}
+    reasons = {p.node.name: restore_step_names(_why(p, gates), origins) for p in plans}
     groups = folded(
         plans,
         lambda plan: plan.node,

@@ -13,7 +13,7 @@ from finery.cli.console import WIDTH, print_json, print_wrapped
 from finery.cli.options import json_option, recipe_and_name
 from finery.cli.targets import RECIPE
 from finery.errors import FineryError, PluginError
-from finery.util.text import a_or_an, counted, nearest_meant, one_or_more, visible
+from finery.util.text import a_or_an, counted, one_or_more, suggest_nearest, visible
 
 if TYPE_CHECKING:
     from finery.plugin.discovery import BrokenPlugin, Plugin
@@ -67,7 +67,7 @@ def command(recipe: Path | None, name: str | None, check: bool, as_json: bool) -
 
 def _no_such(name: str, known: Sequence[str], recipe: Path | None) -> PluginError:
     """The error for an unknown name. Plugins beside a recipe may provide it."""
-    what, near = f"plugin or step type '{name}' was not found", nearest_meant(name, known)
+    what, near = f"plugin or step type '{name}' was not found", suggest_nearest(name, known)
     fixes = [near or "`finery plugins` lists those that are installed"]
     if name == "new":
         fixes = ["finery plugin new NAME"]

@@ -47,7 +47,7 @@ def command(
     from finery.builder.project import open_recipe
     from finery.plugin.manager import load_plugins
     from finery.recipe.document import load
-    from finery.recipe.editor import formatted, recipe_schema, schema_of
+    from finery.recipe.editor import format_schema, recipe_schema, schema_of
     from finery.recipe.schema import step_schema
 
     if check and folder is None:
@@ -70,15 +70,15 @@ def command(
     plugins = open_recipe(recipe)[1] if recipe else load_plugins()
     if folder is not None:
         steps = {name: step_schema(plugins.step_type(name)) for name in plugins.step_types}
-        files = {f"{name}.schema.json": formatted(schema) for name, schema in steps.items()}
-        files["recipe.schema.json"] = formatted(recipe_schema(plugins))
+        files = {f"{name}.schema.json": format_schema(schema) for name, schema in steps.items()}
+        files["recipe.schema.json"] = format_schema(recipe_schema(plugins))
         _check(folder, files) if check else _write(folder, files)
         return
     if recipe is None or name is not None:
         schema = step_schema(plugins.step_type(name)) if name else recipe_schema(plugins)
-        click.echo(formatted(schema), nl=False)
+        click.echo(format_schema(schema), nl=False)
     elif to_stdout:
-        click.echo(formatted(schema_of(load(recipe), plugins)), nl=False)
+        click.echo(format_schema(schema_of(load(recipe), plugins)), nl=False)
     else:
         _write_one(recipe)
         if watch:

@@ -30,7 +30,7 @@ def command(recipe: Path, step: str, overrides: tuple[str, ...], as_json: bool) 
     scores must be in the intervals of those before. Exit code 1 if the output differs.
     """
     from finery.artifact.kinds import Metrics, Model
-    from finery.builder.anew import empty_store
+    from finery.builder.anew import temporary_store
     from finery.builder.plan import Planner, make_plan
     from finery.builder.project import Project
     from finery.cli.redone import scores
@@ -44,7 +44,7 @@ def command(recipe: Path, step: str, overrides: tuple[str, ...], as_json: bool) 
         call = f"finery build {graph.recipe.argument}--step {name}"
         raise UsageError(f"isn't built for this recipe: {some_of(missing)}", fix=call)
     judged: list[Score] = []
-    with empty_store(project.store) as empty:
+    with temporary_store(project.store) as empty:
         pairs = run_again(project, plans, [name], empty, as_json=as_json)
         is_same = all(pair.is_same for pair in pairs)
         evaluators = [

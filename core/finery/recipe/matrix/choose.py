@@ -12,13 +12,13 @@ from typing import Any
 
 from finery.artifact.kinds import Dataset, Metrics, Model
 from finery.errors import PluginError, RecipeError
-from finery.recipe.document import Path_, Recipe
-from finery.recipe.matrix.axes import SEED, Variant
+from finery.recipe.document import Recipe, RecipePath
+from finery.recipe.matrix.axes import SEED_LABEL, Variant
 from finery.recipe.matrix.expand import (
     Expanded,
     add_step,
     expand,
-    references,
+    referenced_steps,
     type_of,
 )
 from finery.recipe.schema import StepTypes
@@ -30,7 +30,7 @@ WINNER = "winner"
 """The name of the step that chooses."""
 HIDDEN = "!"
 """Ends the name of a version of a step that is built only if its variant wins."""
-_PLACE: Path_ = ("matrix", "select")
+_PLACE: RecipePath = ("matrix", "select")
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ def matrix_of(recipe: Recipe, plugins: StepTypes) -> tuple[Expanded, Select | No
     """(the recipe with a step for each variant, its `select:`) of a recipe with a `matrix:`."""
     expanded = expand(recipe, plugins)
     select = read_select(expanded, plugins)
-    kept = {  # without the steps that the axes reach
+    unreached = {  # without the steps that the axes reach
         section: {name: step for name, step in steps.items() if name not in expanded.reached}
         for section in SECTIONS
         if (steps := recipe.data.get(section))
     }
-    expanded.recipe = recipe = recipe.expanded({**recipe.data, **kept}, {}, ())
+    expanded.recipe = recipe = recipe.with_data({**recipe.data, **unreached}, {}, ())
     if select is None:
         for variant in expanded.variants:
             for name, step in expanded.steps[variant.name].items():
@@ -70,7 +70,7 @@ def matrix_of(recipe: Recipe, plugins: StepTypes) -> tuple[Expanded, Select | No
     else:
         add_choice(expanded, select, plugins)
     places = {**recipe.places, **expanded.places}
-    expanded.recipe = recipe.expanded(recipe.data, places, expanded.origins)
+    expanded.recipe = recipe.with_data(recipe.data, places, expanded.origins)
     return expanded, select
 
 
@@ -87,7 +87,7 @@ def read_select(expanded: Expanded, plugins: StepTypes) -> Select | None:
             (*_PLACE, "by"),
             fix="write STEP.MODEL.METRIC, e.g. test.sft.accuracy",
         )
-    evaluator, _, rest = by.partition(".")
+    evaluator, _, model_and_metric = by.partition(".")
     cls = _evaluator(expanded, plugins, evaluator, by)
     if WINNER in expanded.sections:
         raise recipe.error(
@@ -96,16 +96,16 @@ def read_select(expanded: Expanded, plugins: StepTypes) -> Select | None:
             key=True,
             fix="rename it",
         )
-    own = recipe.data[expanded.sections[evaluator]][evaluator]
-    models_field, model = _judged(recipe, cls, own, rest, by)
+    evaluator_settings = recipe.data[expanded.sections[evaluator]][evaluator]
+    models_field, model = _judged_model(recipe, cls, evaluator_settings, model_and_metric, by)
     rows_field = next(_fields(cls, Dataset), "")
     if not rows_field:
         raise recipe.error(
-            f"{own['use']} takes no rows, so it can't choose a variant",
+            f"{evaluator_settings['use']} takes no rows, so it can't choose a variant",
             (*_PLACE, "by"),
             fix="name an evaluator that judges models on rows",
         )
-    rows = _rows(expanded, own.get(rows_field), written.get("on"))
+    rows = _rows_to_judge(expanded, evaluator_settings.get(rows_field), written.get("on"))
     if evaluator not in expanded.reached:
         raise recipe.error(
             f"no axis reaches {evaluator}, so `select` has nothing to choose from",
@@ -116,11 +116,11 @@ def read_select(expanded: Expanded, plugins: StepTypes) -> Select | None:
         by=by,
         evaluator=evaluator,
         model=model,
-        metric=rest.removeprefix(f"{model}."),
+        metric=model_and_metric.removeprefix(f"{model}."),
         models_field=models_field,
         rows_field=rows_field,
         rows=rows,
-        own_rows=rows == own.get(rows_field),
+        own_rows=rows == evaluator_settings.get(rows_field),
         best=written.get("best", "highest"),
     )
 
@@ -150,33 +150,35 @@ def _fields(cls: type[Step], kind: type[Any]) -> Iterator[str]:
             yield name
 
 
-def _judged(
-    recipe: Recipe, cls: type[Step], own: Mapping[str, Any], rest: str, by: str
+def _judged_model(
+    recipe: Recipe, cls: type[Step], settings: Mapping[str, Any], model_and_metric: str, by: str
 ) -> tuple[str, str]:
     """(input, model) that `STEP.<rest>` names."""
-    known: list[str] = []
+    models_seen: list[str] = []
     for name in _fields(cls, Model):
-        value = own.get(name)
+        value = settings.get(name)
         models = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-        known += [m for m in models if isinstance(m, str)]
-        fitting = [m for m in models if isinstance(m, str) and rest.startswith(f"{m}.")]
+        models_seen += [m for m in models if isinstance(m, str)]
+        fitting = [m for m in models if isinstance(m, str) and model_and_metric.startswith(f"{m}.")]
         if fitting:
             return name, max(fitting, key=len)
     raise recipe.error(
         f"'{by}' doesn't name a model that the evaluator judges",
         (*_PLACE, "by"),
-        fix=f"write STEP.MODEL.METRIC with one of: {', '.join(known) or 'its models'}",
+        fix=f"write STEP.MODEL.METRIC with one of: {', '.join(models_seen) or 'its models'}",
     )
 
 
-def _rows(expanded: Expanded, own: Any, on: str | None) -> Any:
+def _rows_to_judge(expanded: Expanded, evaluator_rows: Any, select_on: str | None) -> Any:
     """The rows to judge on. `validation` alone is that output of the step of the evaluator's."""
-    if on is None:
-        return own
-    first = own[0] if isinstance(own, list) and own else own
-    if "." in on or on in expanded.sections or not isinstance(first, str):
-        return on
-    return f"{first.partition('.')[0]}.{on}"
+    if select_on is None:
+        return evaluator_rows
+    first_ref = (
+        evaluator_rows[0] if isinstance(evaluator_rows, list) and evaluator_rows else evaluator_rows
+    )
+    if "." in select_on or select_on in expanded.sections or not isinstance(first_ref, str):
+        return select_on
+    return f"{first_ref.partition('.')[0]}.{select_on}"
 
 
 # -- the steps -----------------------------------------------------------------------------------
@@ -189,7 +191,7 @@ def add_choice(expanded: Expanded, select: Select, plugins: StepTypes) -> None:
     for variant in expanded.variants:
         same = judged.setdefault(expanded.signatures[variant.name][select.evaluator], variant)
         if same is not variant:
-            raise _same(expanded, select, same, variant)
+            raise _equal_variants_error(expanded, select, same, variant)
         name = f"{select.evaluator}@{variant.name}"  # from which the winner is known
         expanded.steps[variant.name][select.evaluator] = name
         judges[name] = variant
@@ -197,7 +199,7 @@ def add_choice(expanded: Expanded, select: Select, plugins: StepTypes) -> None:
     repeats: dict[str, list[str]] = {}  # combination → its candidates, one for each seed
     for name, variant in judges.items():
         repeats.setdefault(variant.combination, []).append(name)
-    is_repeated = any(SEED in variant.values for variant in judges.values())
+    is_repeated = any(SEED_LABEL in variant.values for variant in judges.values())
     section = expanded.sections[select.evaluator]
     expanded.recipe.data[section][WINNER] = {
         "use": plugins.chooser,
@@ -222,25 +224,27 @@ def _add_judge(
     cls = plugins.step_type(written["use"])
     fields = cls.__finery_fields__
     # What can't change its output, such as `require`, is about all models and the test rows.
-    kept = {k: v for k, v in written.items() if k not in fields or fields[k].affects_output}
-    many = inputs_of(cls)[select.models_field].many
-    judging = {
-        **kept,
-        select.models_field: [select.model] if many else select.model,
+    output_settings = {
+        k: v for k, v in written.items() if k not in fields or fields[k].affects_output
+    }
+    takes_many = inputs_of(cls)[select.models_field].many
+    judge_settings = {
+        **output_settings,
+        select.models_field: [select.model] if takes_many else select.model,
         select.rows_field: select.rows,
     }
-    own = {**expanded.written[variant.name]}
-    own[section] = {**own[section], select.evaluator: judging}
-    _add_before(expanded, variant, own, judging, plugins)
+    variant_sections = {**expanded.written[variant.name]}
+    variant_sections[section] = {**variant_sections[section], select.evaluator: judge_settings}
+    _add_upstream(expanded, variant, variant_sections, judge_settings, plugins)
     aliases = expanded.steps[variant.name]
     add_step(expanded, variant, select.evaluator, name, aliases)
-    expanded.recipe.data[section][name] = judging
+    expanded.recipe.data[section][name] = judge_settings
     expanded.places[section, name, select.models_field] = (*_PLACE, "by")
     if not select.own_rows:
         expanded.places[section, name, select.rows_field] = (*_PLACE, "on")
 
 
-def _add_before(
+def _add_upstream(
     expanded: Expanded,
     variant: Variant,
     sections: Mapping[str, Mapping[str, Any]],
@@ -248,14 +252,16 @@ def _add_before(
     plugins: StepTypes,
 ) -> None:
     """The variants of all steps that a step waits for."""
-    steps = {name: step for of in sections.values() for name, step in of.items()}
-    stack, seen = [*references(written, plugins)], set()
+    steps = {
+        name: step for section_steps in sections.values() for name, step in section_steps.items()
+    }
+    stack, visited = [*referenced_steps(written, plugins)], set()
     while stack:
         name = stack.pop()
-        if name in seen or name not in steps:
+        if name in visited or name not in steps:
             continue
-        seen.add(name)
-        stack += references(steps[name], plugins)
+        visited.add(name)
+        stack += referenced_steps(steps[name], plugins)
         if name in expanded.reached:
             aliases = expanded.steps[variant.name]
             add_step(expanded, variant, name, aliases[name], aliases)
@@ -263,19 +269,21 @@ def _add_before(
 
 def _add_winner(expanded: Expanded) -> None:
     """Under its own name, each step that the axes reach, of the variant that will win."""
-    first = expanded.variants[0]
+    first_variant = expanded.variants[0]
     for name in expanded.reached:
         section = expanded.sections[name]
         for variant in expanded.variants:
             hidden = f"{expanded.steps[variant.name][name]}{HIDDEN}"
             add_step(expanded, variant, name, hidden, {})
-        expanded.recipe.data[section][name] = expanded.written[first.name][section][name]
-        for given in first.settings:
-            if given.path[:2] == (section, name):
-                expanded.places[given.path] = given.place
+        expanded.recipe.data[section][name] = expanded.written[first_variant.name][section][name]
+        for setting in first_variant.settings:
+            if setting.path[:2] == (section, name):
+                expanded.places[setting.path] = setting.place
 
 
-def _same(expanded: Expanded, select: Select, one: Variant, other: Variant) -> RecipeError:
+def _equal_variants_error(
+    expanded: Expanded, select: Select, first: Variant, second: Variant
+) -> RecipeError:
     """The error for two variants that are equal for the evaluator."""
     reach = expanded.reached[select.evaluator]
     idle = [axis for axis in expanded.axes if axis.label not in reach]
@@ -287,7 +295,7 @@ def _same(expanded: Expanded, select: Select, one: Variant, other: Variant) -> R
             fix="remove the axis, or choose by an evaluator of what it changes",
         )
     return expanded.recipe.error(
-        f"{select.evaluator} is the same for two variants: {one.name} and {other.name}",
+        f"{select.evaluator} is the same for two variants: {first.name} and {second.name}",
         _PLACE,
         key=True,
         fix="remove one of them",

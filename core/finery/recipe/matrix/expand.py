@@ -14,15 +14,15 @@ from typing import Any
 from blake3 import blake3
 
 from finery.errors import PluginError, UsageError
-from finery.recipe.document import Path_, Recipe
+from finery.recipe.document import Recipe, RecipePath
 from finery.recipe.matrix.axes import (
     Axis,
     Setting,
     Variant,
     read_matrix,
-    repeats_of,
+    repeats_axis,
 )
-from finery.recipe.matrix.labels import LONGEST_STEP
+from finery.recipe.matrix.labels import MAX_STEP_NAME
 from finery.recipe.schema import StepTypes, derived_seed
 from finery.recipe.validate import check_recipe, check_top, raise_all
 from finery.step.inspect import SECTIONS, inputs_of, nested_in
@@ -49,7 +49,7 @@ class Expanded:
     steps: dict[str, dict[str, str]]
     written: Mapping[str, Sections]  # variant → the recipe's steps with its settings
     signatures: Mapping[str, Mapping[str, str]]  # variant → name in the file → what it is
-    places: dict[Path_, Path_] = field(default_factory=dict)
+    places: dict[RecipePath, RecipePath] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -59,19 +59,19 @@ def expand(recipe: Recipe, plugins: StepTypes) -> Expanded:
     """The variants of a recipe's steps. Raises `RecipeError` for a matrix that can't be built."""
     _refuse_broken(recipe, plugins)
     block = recipe.data["matrix"]
-    repeats = repeats_of(recipe, _trainings(recipe, plugins), block.get("seeds"))
+    repeats = repeats_axis(recipe, _trainings(recipe, plugins), block.get("seeds"))
     axes, variants = read_matrix(recipe, repeats, plugins)
-    refuse_overlaps(recipe, axes)
+    refuse_conflicts(recipe, axes)
     # Each variant's steps, as `--set` would give them its settings.
     written = {}
     for variant in variants:
         steps = {s: copy.deepcopy(recipe.data[s]) for s in SECTIONS if recipe.data.get(s)}
-        for given in variant.settings:
-            _set(recipe, steps, given)
+        for setting in variant.settings:
+            _apply_setting(recipe, steps, setting)
         written[variant.name] = steps
-    before = {name: _references_in(steps, plugins) for name, steps in written.items()}
-    reached = _reached(variants, before)
-    signatures = {name: _signatures(written[name], before[name]) for name in written}
+    upstream = {name: _references_in(steps, plugins) for name, steps in written.items()}
+    reached = _axes_by_step(variants, upstream)
+    signatures = {name: _signatures(written[name], upstream[name]) for name in written}
     sections = {name: section for section in SECTIONS for name in recipe.data.get(section) or {}}
     expanded = Expanded(recipe, sections, axes, variants, reached, {}, written, signatures)
     _name_steps(expanded)
@@ -87,9 +87,9 @@ def add_step(
     section = expanded.sections[name]
     expanded.recipe.data[section][step] = expanded.written[variant.name][section][name]
     expanded.places[section, step] = (section, name)
-    for given in variant.settings:
-        if given.path[:2] == (section, name):
-            expanded.places[section, step, *given.path[2:]] = given.place
+    for setting in variant.settings:
+        if setting.path[:2] == (section, name):
+            expanded.places[section, step, *setting.path[2:]] = setting.place
     expanded.origins[step] = name
     expanded.labels[step] = step.partition("@")[2]
     expanded.aliases[step] = aliases
@@ -122,33 +122,34 @@ def type_of(written: Any, plugins: StepTypes) -> type[Step] | None:
 
 def _trainings(recipe: Recipe, plugins: StepTypes) -> dict[tuple[str, str], int]:
     """(section, name) → seed of each step that learns and uses a seed."""
-    own = recipe.data.get("seed", 0)
-    found = {}
+    recipe_seed = recipe.data.get("seed", 0)
+    seeds = {}
     for section in SECTIONS:
         for name, written in (recipe.data.get(section) or {}).items():
             cls = type_of(written, plugins)
             if cls is not None and cls.__spec__.learns and cls.__spec__.seeded:
-                seed = written.get("seed", derived_seed(own, written["use"]))
-                found[section, name] = seed if isinstance(seed, int) else 0
-    return found
+                seed = written.get("seed", derived_seed(recipe_seed, written["use"]))
+                seeds[section, name] = seed if isinstance(seed, int) else 0
+    return seeds
 
 
 # -- settings ------------------------------------------------------------------------------------
 
 
-def _set(recipe: Recipe, sections: Sections, given: Setting) -> None:
+def _apply_setting(recipe: Recipe, sections: Sections, setting: Setting) -> None:
     parent: dict[str, Any] = sections
-    for depth, key in enumerate(given.path[:-1]):
+    for depth, key in enumerate(setting.path[:-1]):
         child = parent.setdefault(key, {}) if depth >= 2 else parent[key]
         if not isinstance(child, dict):
-            above = ".".join(given.path[: depth + 1])
+            parent_path = ".".join(setting.path[: depth + 1])
             raise recipe.error(
-                f"'{above}' is {child!r} in the recipe, which has no settings",
-                given.place,
-                fix=f"make {above} the axis, with complete values: {above}: [{{…}}, {{…}}]",
+                f"'{parent_path}' is {child!r} in the recipe, which has no settings",
+                setting.place,
+                fix=f"make {parent_path} the axis, with complete values: "
+                f"{parent_path}: [{{…}}, {{…}}]",
             )
         parent = child
-    parent[given.path[-1]] = copy.deepcopy(given.value)
+    parent[setting.path[-1]] = copy.deepcopy(setting.value)
 
 
 # -- what an axis reaches ------------------------------------------------------------------------
@@ -158,13 +159,13 @@ def _references_in(sections: Sections, plugins: StepTypes) -> dict[str, list[str
     """Step → the steps that it waits for, among those in the recipe."""
     names = {name for steps in sections.values() for name in steps}
     return {
-        name: [n for n in dict.fromkeys(references(written, plugins)) if n in names]
+        name: [n for n in dict.fromkeys(referenced_steps(written, plugins)) if n in names]
         for steps in sections.values()
         for name, written in steps.items()
     }
 
 
-def references(written: Any, plugins: StepTypes, given: Sequence[str] = ()) -> Iterator[str]:
+def referenced_steps(written: Any, plugins: StepTypes, given: Sequence[str] = ()) -> Iterator[str]:
     """The steps that a step as written names. given: inputs that an outer step provides."""
     cls = type_of(written, plugins)
     if cls is None:
@@ -175,22 +176,22 @@ def references(written: Any, plugins: StepTypes, given: Sequence[str] = ()) -> I
             if isinstance(ref, str):
                 yield ref.partition(".")[0]
     for _, inner, info in nested_in(cls, written):
-        yield from references(inner, plugins, list(info.given))
+        yield from referenced_steps(inner, plugins, list(info.given))
 
 
-def _reached(
-    variants: Sequence[Variant], before: Mapping[str, Mapping[str, Sequence[str]]]
+def _axes_by_step(
+    variants: Sequence[Variant], upstream: Mapping[str, Mapping[str, Sequence[str]]]
 ) -> dict[str, set[str]]:
     """Step → the axes that change it or a step before it, in any variant. Only those with any."""
     reached: dict[str, set[str]] = {}
     for variant in variants:
         for label, value in variant.values.items():
-            for given in value.settings:
-                reached.setdefault(given.path[1], set()).add(label)
+            for setting in value.settings:
+                reached.setdefault(setting.path[1], set()).add(label)
     grew = True
     while grew:
         grew = False
-        for references_of in before.values():
+        for references_of in upstream.values():
             for name, names in references_of.items():
                 axes = set().union(*(reached.get(n, set()) for n in names))
                 if not axes <= reached.get(name, set()):
@@ -199,18 +200,18 @@ def _reached(
     return reached
 
 
-def _signatures(sections: Sections, before: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _signatures(sections: Sections, upstream: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Step → a digest of it as written, and of all that it waits for."""
     written = {name: step for steps in sections.values() for name, step in steps.items()}
-    known: dict[str, str] = {}
+    digests: dict[str, str] = {}
 
     def signature(name: str, trail: tuple[str, ...]) -> str:
         if name in trail:
             return "circle"  # an error that the graph reports
-        if name not in known:
-            parts = [repr(written[name]), *(signature(n, (*trail, name)) for n in before[name])]
-            known[name] = blake3("\n".join(parts).encode()).hexdigest()
-        return known[name]
+        if name not in digests:
+            texts = [repr(written[name]), *(signature(n, (*trail, name)) for n in upstream[name])]
+            digests[name] = blake3("\n".join(texts).encode()).hexdigest()
+        return digests[name]
 
     return {name: signature(name, ()) for name in written}
 
@@ -229,7 +230,7 @@ def _name_steps(expanded: Expanded) -> None:
                 name = f"{step}@{label}"
                 if name in taken:
                     name = f"{step}@{variant.name}"
-                if len(name) > LONGEST_STEP:
+                if len(name) > MAX_STEP_NAME:
                     raise expanded.recipe.error(
                         f"the name of a variant is too long: {name[:60]}…",
                         ("matrix",),
@@ -244,7 +245,7 @@ def _name_steps(expanded: Expanded) -> None:
 _ABSENT = object()
 
 
-def refuse_overlaps(recipe: Recipe, axes: Sequence[Axis]) -> None:
+def refuse_conflicts(recipe: Recipe, axes: Sequence[Axis]) -> None:
     """Raise the error of a setting that would have no effect, since an axis sets it, too.
 
     A variant is named by the values of its axes. If two axes set the same setting, the later one
@@ -254,31 +255,36 @@ def refuse_overlaps(recipe: Recipe, axes: Sequence[Axis]) -> None:
     """
     for axis in axes:
         for place, option in recipe.overrides.items():
-            _refuse_set(recipe, axis, place, option)
+            _refuse_override(recipe, axis, place, option)
     for index, later in enumerate(axes):
         for earlier in axes[:index]:
             _refuse_pair(recipe, earlier, later)
 
 
-def _refuse_set(recipe: Recipe, axis: Axis, place: Path_, option: str) -> None:
+def _refuse_override(recipe: Recipe, axis: Axis, place: RecipePath, option: str) -> None:
     """Raise `UsageError` for a `--set` of what every value of an axis sets."""
     value = _value_at(recipe.data, place)
-    lost = [
-        next(filter(None, (_lost(place, value, given.path) for given in each.settings)), None)
-        for each in axis.values
+    lost_paths = [
+        next(
+            filter(
+                None, (_lost_setting(place, value, setting.path) for setting in axis_value.settings)
+            ),
+            None,
+        )
+        for axis_value in axis.values
     ]
-    if lost[0] is None or None in lost:
+    if lost_paths[0] is None or None in lost_paths:
         return
-    own = ".".join(map(str, place))
-    if own == axis.key:
+    set_path = ".".join(map(str, place))
+    if set_path == axis.key:
         fix = f"give the axis one value: --matrix {option.removeprefix('--set ')}"
-    elif lost[0] == place:
+    elif lost_paths[0] == place:
         fix = f"change the values of '{axis.key}' instead"
     else:
-        fix = f"leave it out of {own}"
+        fix = f"leave it out of {set_path}"
     raise UsageError(
-        f"{'.'.join(map(str, lost[0]))} is set by the axis '{axis.key}' of the matrix, so setting "
-        "it has no effect",
+        f"{'.'.join(map(str, lost_paths[0]))} is set by the axis '{axis.key}' of the matrix, so "
+        "setting it has no effect",
         where=option,
         fix=f"{fix}, or use --matrix off",
     )
@@ -286,20 +292,20 @@ def _refuse_set(recipe: Recipe, axis: Axis, place: Path_, option: str) -> None:
 
 def _refuse_pair(recipe: Recipe, earlier: Axis, later: Axis) -> None:
     """Raise `RecipeError` where a value of one axis takes away what a value of the other sets."""
-    after: dict[Path_, Setting] = {}
-    for given in _settings(later):
-        after.setdefault(given.path, given)
-    for before in _settings(earlier):
-        for path, given in after.items():
-            lost = _lost(before.path, before.value, path)
-            if lost is None:
+    later_settings: dict[RecipePath, Setting] = {}
+    for later_setting in _settings(later):
+        later_settings.setdefault(later_setting.path, later_setting)
+    for earlier_setting in _settings(earlier):
+        for path, later_setting in later_settings.items():
+            lost_path = _lost_setting(earlier_setting.path, earlier_setting.value, path)
+            if lost_path is None:
                 continue
             fix = "let only one of them set it"
             if any(("matrix", axis.key) in recipe.overrides for axis in (earlier, later)):
                 fix += ", or give --matrix off first, which removes the axes of the recipe"
             raise recipe.error(
-                f"two axes set {'.'.join(map(str, lost))}: '{earlier.key}' and '{later.key}'",
-                given.place[:2] if "." in later.key else given.place,
+                f"two axes set {'.'.join(map(str, lost_path))}: '{earlier.key}' and '{later.key}'",
+                later_setting.place[:2] if "." in later.key else later_setting.place,
                 key=True,
                 fix=fix,
             )
@@ -310,7 +316,7 @@ def _settings(axis: Axis) -> Iterator[Setting]:
         yield from value.settings
 
 
-def _lost(path: Path_, value: Any, later: Path_) -> Path_ | None:
+def _lost_setting(path: RecipePath, value: Any, later: RecipePath) -> RecipePath | None:
     """What is lost from a setting with this value if `later` is set after it."""
     if path[: len(later)] == later:
         return path
@@ -319,7 +325,7 @@ def _lost(path: Path_, value: Any, later: Path_) -> Path_ | None:
     return None if _value_at(value, later[len(path) :]) is _ABSENT else later
 
 
-def _value_at(value: Any, keys: Path_) -> Any:
+def _value_at(value: Any, keys: RecipePath) -> Any:
     """The part of a value that keys lead to, or `_ABSENT`."""
     for key in keys:
         if not isinstance(value, Mapping) or key not in value:

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LONGEST = 40
+MAX_LABEL = 40
 """Maximum characters of a value's name."""
-LONGEST_STEP = 200
+MAX_STEP_NAME = 200
 """Maximum characters of a step's name with its variant, since it becomes the name of a folder."""
 
 
@@ -15,7 +15,7 @@ _VARIANT = re.compile(r"[A-Za-z0-9_-]+@[A-Za-z0-9_+=-]+(?:,[A-Za-z0-9_+=-]+)*")
 """Pattern of valid names for a step with its variant."""
 
 
-def without_variants(text: str, origins: Mapping[str, str]) -> str:
+def restore_step_names(text: str, origins: Mapping[str, str]) -> str:
     """A text with steps as the file names them. origins: step → its name in the file."""
     return _VARIANT.sub(lambda match: origins.get(match[0], match[0]), text)
 
@@ -33,21 +33,23 @@ def value_label(value: Any) -> str | None:
         case str():
             return _slug(value.rstrip("/").rpartition("/")[2]) or None
         case list() if value and all(isinstance(item, str | int | float) for item in value):
-            return _short("+".join(value_label(item) or "" for item in value))
+            return _shorten("+".join(value_label(item) or "" for item in value))
     return None
 
 
-def axis_labels(paths: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+def axis_labels(paths: Sequence[str], reserved: Sequence[str] = ()) -> list[str]:
     """The shortest ends of dotted paths that differ: `r`, or `sft-epochs` and `dpo-epochs`.
 
     taken: names that none of them can have.
     """
     # All ends of each path, from the shortest.
     keys = [path.split(".") for path in paths]
-    ends = [[_slug("-".join(k[-parts:])) for parts in range(1, len(k) + 1)] for k in keys]
+    ends = [[_slug("-".join(k[-count:])) for count in range(1, len(k) + 1)] for k in keys]
     counts = Counter(label for labels in ends for label in labels)
     return [
-        next((label for label in labels if counts[label] == 1 and label not in taken), labels[-1])
+        next(
+            (label for label in labels if counts[label] == 1 and label not in reserved), labels[-1]
+        )
         for labels in ends
     ]
 
@@ -63,8 +65,8 @@ def _number(value: float) -> str:
 
 
 def _slug(text: str) -> str:
-    return _short(re.sub(r"[^A-Za-z0-9_+-]+", "_", text).strip("_"))
+    return _shorten(re.sub(r"[^A-Za-z0-9_+-]+", "_", text).strip("_"))
 
 
-def _short(text: str) -> str:
-    return text[:LONGEST].rstrip("_+-")
+def _shorten(text: str) -> str:
+    return text[:MAX_LABEL].rstrip("_+-")

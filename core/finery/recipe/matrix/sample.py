@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from finery.errors import PluginError
-from finery.recipe.document import Path_, Recipe
+from finery.recipe.document import Recipe, RecipePath
 from finery.recipe.schema import StepTypes
 from finery.util.text import did_you_mean
 
-DIGITS = 3
+SIGNIFICANT_DIGITS = 3
 """Significant digits of a drawn fraction, so that its name is the number."""
-PLACE: Path_ = ("matrix", "sample")
-_ENDS = {"from", "to"}
-_RANGE = _ENDS | {"log", "step"}
+SAMPLE_PLACE: RecipePath = ("matrix", "sample")
+_RANGE_ENDS = {"from", "to"}
+_RANGE_KEYS = _RANGE_ENDS | {"log", "step"}
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,16 @@ Sampler = Callable[[SearchSpace, int, int], Sequence[SearchPoint]]
 
 def is_range(written: Any) -> bool:
     """Whether an axis is written as a range."""
-    return isinstance(written, dict) and bool(_ENDS & written.keys()) and written.keys() <= _RANGE
+    return (
+        isinstance(written, dict)
+        and bool(_RANGE_ENDS & written.keys())
+        and written.keys() <= _RANGE_KEYS
+    )
 
 
 def read_range(recipe: Recipe, key: str, written: Mapping[str, Any]) -> SearchRange:
     """The range of an axis. Raises `RecipeError` if it can't be sampled."""
-    place: Path_ = ("matrix", key)
+    place: RecipePath = ("matrix", key)
     if "sample" not in recipe.data["matrix"]:
         raise recipe.error(
             f"the axis '{key}' is a range, which needs `sample`",
@@ -57,7 +61,7 @@ def read_range(recipe: Recipe, key: str, written: Mapping[str, Any]) -> SearchRa
             fix="add sample: {use: optuna.qmc, trials: 20}, or list the values: "
             f"{key}: [1e-4, 2e-4]",
         )
-    problem = _problem(written)
+    problem = _range_problem(written)
     if problem:
         raise recipe.error(
             f"the range of '{key}' {problem}",
@@ -65,11 +69,11 @@ def read_range(recipe: Recipe, key: str, written: Mapping[str, Any]) -> SearchRa
             fix=f"{key}: {{from: 1e-5, to: 1e-3, log: true}}",
         )
     low, high, step = written["from"], written["to"], written.get("step")
-    whole = all(isinstance(number, int) for number in (low, high, *([step] if step else [])))
-    return SearchRange(low, high, whole, written.get("log", False), step)
+    is_whole = all(isinstance(number, int) for number in (low, high, *([step] if step else [])))
+    return SearchRange(low, high, is_whole, written.get("log", False), step)
 
 
-def _problem(written: Mapping[str, Any]) -> str:
+def _range_problem(written: Mapping[str, Any]) -> str:
     numbers = {name: written.get(name) for name in ("from", "to", "step")}
     low, high, step = numbers.values()
     if low is None or high is None:
@@ -89,33 +93,42 @@ def _problem(written: Mapping[str, Any]) -> str:
     return ""
 
 
-def points_of(recipe: Recipe, space: SearchSpace, plugins: StepTypes) -> list[dict[str, float]]:
+def draw_points(recipe: Recipe, space: SearchSpace, plugins: StepTypes) -> list[dict[str, float]]:
     """Points drawn by the sampler that the recipe names, each once."""
     written = recipe.data["matrix"]["sample"]
     name = written["use"]
     if name not in plugins.sampler_names:
         raise recipe.error(
             f"unknown sampler '{name}'",
-            (*PLACE, "use"),
+            (*SAMPLE_PLACE, "use"),
             fix=did_you_mean(name, plugins.sampler_names) or "name one of an installed plugin",
         )
     seed = written.get("seed", recipe.data.get("seed", 0))
     points = plugins.sampler(name)(space, written["trials"], seed)
-    drawn = [{axis: _number(name, axis, of, p) for axis, of in space.items()} for p in points]
-    return list({tuple(point.items()): point for point in drawn}.values())
+    rounded = [
+        {axis: _sampled_value(name, axis, axis_space, p) for axis, axis_space in space.items()}
+        for p in points
+    ]
+    return list({tuple(point.items()): point for point in rounded}.values())
 
 
-def _number(sampler: str, axis: str, of: SearchRange | int, point: SearchPoint) -> float:
+def _sampled_value(
+    sampler: str, axis: str, axis_space: SearchRange | int, point: SearchPoint
+) -> float:
     """The rounded value that a sampler drew for an axis. `PluginError` if it is out of range."""
     value = point.get(axis)
-    low, high = (of.low, of.high) if isinstance(of, SearchRange) else (0, of - 1)
+    low, high = (
+        (axis_space.low, axis_space.high)
+        if isinstance(axis_space, SearchRange)
+        else (0, axis_space - 1)
+    )
     if value is None or not low <= value <= high:
         raise PluginError(
             f"the sampler '{sampler}' drew {value} for {axis}, which goes from {low} to {high}",
             fix="report this to the authors of the sampler",
         )
-    if isinstance(of, int) or of.whole:
+    if isinstance(axis_space, int) or axis_space.whole:
         return int(value)
-    if of.step is not None:
+    if axis_space.step is not None:
         return float(f"{value:.12g}")
-    return min(of.high, max(of.low, float(f"{value:.{DIGITS}g}")))
+    return min(axis_space.high, max(axis_space.low, float(f"{value:.{SIGNIFICANT_DIGITS}g}")))

@@ -8,7 +8,7 @@ from finery.errors import DataError, UsageError
 from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.util.paths import shown
 
-LONGEST = 200
+MAX_SHOWN = 200
 """Longest problem, in characters, that is reported in full."""
 
 
@@ -71,7 +71,7 @@ class AnswerSchema:
         if error is None:
             return None
         place = ".".join(map(str, error.absolute_path)) or "the object"
-        return Problem(f"{place}: {error.validator}", f"{place}: {error.message}"[:LONGEST])
+        return Problem(f"{place}: {error.validator}", f"{place}: {error.message}"[:MAX_SHOWN])
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
@@ -82,5 +82,5 @@ class AnswerSchema:
             raise self._error("not a JSON Schema: it must be an object")
         return schema
 
-    def _error(self, what: str) -> DataError:
-        return DataError(what, where=self._where, fix="repair the schema")
+    def _error(self, problem: str) -> DataError:
+        return DataError(problem, where=self._where, fix="repair the schema")

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-DEEPEST = 64
+MAX_DEPTH = 64
 """Levels of nesting that an answer may have: what reads it recursively must survive it."""
 
-MOST_DIGITS = 308
+MAX_DIGITS = 308
 """Maximum number of digits of an integer that fits in a double."""
 
-SLACK = 1e-9
+FLOAT_TOLERANCE = 1e-9
 """Rounding error allowed on top of the tolerance, relative to the numbers."""
 
 MISSING: Any = object()
@@ -26,7 +26,7 @@ UNREADABLE: Any = object()
 Path = tuple[str, ...]
 """The keys that lead to a field, from the outermost object inwards."""
 
-_FENCED = re.compile(r"```(?:\w*\s)?(.*)```", re.DOTALL)
+_CODE_FENCE = re.compile(r"```(?:\w*\s)?(.*)```", re.DOTALL)
 
 
 class NotJson(ValueError):
@@ -38,7 +38,7 @@ class NotJson(ValueError):
         self.detail = detail
 
 
-class KeyTwice(NotJson):
+class DuplicateKey(NotJson):
     """An object has a key twice, the `detail`: programs differ in which of the values they take."""
 
     def __init__(self, key: str) -> None:
@@ -46,39 +46,39 @@ class KeyTwice(NotJson):
 
 
 def parse(text: str) -> Any:
-    """Parse JSON text, optionally in one code fence. Raises `NotJson`, see `strict_at`."""
-    text = unfenced(text)
+    """Parse JSON text, optionally in one code fence. Raises `NotJson`, see `parse_strict_at`."""
+    text = strip_fence(text)
     if not text:
         raise NotJson("no JSON, the text is empty")
-    return strict(text)
+    return parse_strict(text)
 
 
-def strict(text: str) -> Any:
-    """Parse JSON text. Raises `NotJson`, see `strict_at`."""
-    value, end = strict_at(text, 0)
-    end = _past_space(text, end)
+def parse_strict(text: str) -> Any:
+    """Parse JSON text. Raises `NotJson`, see `parse_strict_at`."""
+    value, end = parse_strict_at(text, 0)
+    end = _skip_space(text, end)
     if end < len(text):
         raise NotJson("text after the JSON", f"Extra data, character {end + 1}")
     return value
 
 
-def strict_at(text: str, start: int) -> tuple[Any, int]:
+def parse_strict_at(text: str, start: int) -> tuple[Any, int]:
     """(the value that begins at a position of the text, the position after it).
 
     Stricter than `json.loads`: refuses a key given twice, NaN and Infinity (RFC 8259), numbers
-    that no double holds, halves of surrogate pairs, and more than `DEEPEST` levels of nesting.
+    that no double holds, halves of surrogate pairs, and more than `MAX_DEPTH` levels of nesting.
     Raises `NotJson`.
     """
     try:
-        value, end = _DECODER.raw_decode(text, _past_space(text, start))
+        value, end = _DECODER.raw_decode(text, _skip_space(text, start))
     except json.JSONDecodeError as error:
         is_cut = error.pos >= len(error.doc) or error.msg.startswith("Unterminated string")
         kind = "JSON that ends too early" if is_cut else "not JSON"
         raise NotJson(kind, f"{error.msg}, character {error.pos + 1}") from None
     except RecursionError:
         raise NotJson("JSON nested too deeply") from None
-    if is_deeper(value, DEEPEST):
-        raise NotJson("JSON nested too deeply", f"more than {DEEPEST} levels")
+    if is_deeper(value, MAX_DEPTH):
+        raise NotJson("JSON nested too deeply", f"more than {MAX_DEPTH} levels")
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -86,18 +86,18 @@ def strict_at(text: str, start: int) -> tuple[Any, int]:
     return value, end
 
 
-def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """The object with these members. Raises `KeyTwice`."""
+def object_with_unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with these members. Raises `DuplicateKey`."""
     value = dict(pairs)
     if len(value) < len(pairs):
         counts = Counter(key for key, _ in pairs)
-        raise KeyTwice(next(key for key, count in counts.items() if count > 1))
+        raise DuplicateKey(next(key for key, count in counts.items() if count > 1))
     return value
 
 
-def unfenced(text: str) -> str:
+def strip_fence(text: str) -> str:
     """The content of the code fence if the text is nothing else; otherwise the stripped text."""
-    match = _FENCED.fullmatch(text.strip())
+    match = _CODE_FENCE.fullmatch(text.strip())
     return (match[1] if match else text).strip()
 
 
@@ -136,7 +136,7 @@ def lookup(value: Any, path: Path) -> Any:
     return value
 
 
-def shown(value: Any) -> str:
+def compact_json(value: Any) -> str:
     """A value as compact JSON, for tables."""
     if value is MISSING:
         return "(missing)"
@@ -167,7 +167,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         if a is MISSING or b is MISSING or isinstance(a, bool) or isinstance(b, bool):
             return a is b
         if isinstance(a, int | float) and isinstance(b, int | float):
-            return abs(a - b) <= self.tolerance + SLACK * bool(self.tolerance) * max(abs(a), abs(b))
+            return abs(a - b) <= self.tolerance + FLOAT_TOLERANCE * bool(self.tolerance) * max(
+                abs(a), abs(b)
+            )
         if type(a) is not type(b) or a is UNREADABLE:
             return False
         if isinstance(a, str):
@@ -184,11 +186,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.ordered:
             return self._subsequence(expected, answered)
-        left, hits = sorted(answered, key=_rank), 0
-        for element in sorted(expected, key=_rank):
-            match = next((i for i, other in enumerate(left) if self.equal(element, other)), None)
+        remaining, hits = sorted(answered, key=_sort_key), 0
+        for element in sorted(expected, key=_sort_key):
+            match = next(
+                (i for i, candidate in enumerate(remaining) if self.equal(element, candidate)), None
+            )
             if match is not None:
-                del left[match]
+                del remaining[match]
                 hits += 1
         return hits
 
@@ -215,32 +219,35 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def _subsequence(self, expected: Sequence[Any], answered: Sequence[Any]) -> int:
         best = [0] * (len(answered) + 1)
         for element in expected:
-            before = best[:]
-            for i, other in enumerate(answered):
-                longer = before[i] + 1 if self.equal(element, other) else before[i + 1]
+            previous = best[:]
+            for i, candidate in enumerate(answered):
+                longer = previous[i] + 1 if self.equal(element, candidate) else previous[i + 1]
                 best[i + 1] = max(longer, best[i])
         return best[-1]
 
 
-def _constant(text: str) -> NoReturn:
+def _refuse_constant(text: str) -> NoReturn:
     raise NotJson("JSON with NaN or Infinity", text)
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     """A number in JSON, with a fraction or an exponent or without."""
     is_whole = text.lstrip("-").isdecimal()
-    if len(text.lstrip("-")) > MOST_DIGITS if is_whole else abs(float(text)) == float("inf"):
+    if len(text.lstrip("-")) > MAX_DIGITS if is_whole else abs(float(text)) == float("inf"):
         raise NotJson("JSON with a number too large for a double")
     return int(text) if is_whole else float(text)
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=unique, parse_constant=_constant, parse_float=_number, parse_int=_number
+    object_pairs_hook=object_with_unique_keys,
+    parse_constant=_refuse_constant,
+    parse_float=_parse_number,
+    parse_int=_parse_number,
 )
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def _past_space(text: str, at: int) -> int:
+def _skip_space(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
     return match.end() if match is not None else at
 
@@ -249,16 +256,16 @@ def is_deeper(value: Any, levels: int) -> bool:
     """Whether lists and objects are nested in more than `levels` levels."""
     level = [value]
     for _ in range(levels):
-        inner = [v.values() if isinstance(v, dict) else v for v in level if _holds(v)]
+        inner = [v.values() if isinstance(v, dict) else v for v in level if _children(v)]
         level = [element for elements in inner for element in elements]
-    return any(map(_holds, level))
+    return any(map(_children, level))
 
 
-def _holds(value: Any) -> bool:
+def _children(value: Any) -> bool:
     return isinstance(value, dict | list)
 
 
-def _rank(value: Any) -> tuple[int, float, str]:
+def _sort_key(value: Any) -> tuple[int, float, str]:
     """Numbers first, by size; then all else in some fixed order."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return 0, value, ""

@@ -57,7 +57,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
     def expected(self, row: Row) -> Expected:
         """The expected classes, from the row's `label` or completion. Raises `Unreadable`."""
         completion, label = answer_text(row), row.get("label")
-        text = extracted(completion, self.extract)
+        text = extract_answer(completion, self.extract)
         if self.fields:
             expected = self._expected_fields(text, label)
         elif isinstance(label, (dict, list)):
@@ -65,7 +65,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         else:
             value = self._normal(as_text(label)) if label is not None else ""
             if label is None:
-                name = self._class(text, self.labels[0]) if self.labels else None
+                name = self._find_class(text, self.labels[0]) if self.labels else None
                 is_first = self.match == "first_line"
                 value = name or self._normal(_first_line(text) if is_first else text)
             form = "bare" if self._normal(text) in ("", value) else "free"
@@ -81,17 +81,19 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
 
     def read(self, answer: str, expected: Expected) -> Reading:
         """Read an answer to a row that expects `expected`. Needs `labels`."""
-        text = extracted(answer, self.extract)
-        whole = text if expected.extracted else answer
+        text = extract_answer(answer, self.extract)
+        judged_text = text if expected.extracted else answer
         if self.fields:
             pairs = self._pairs(text, self._form(text, expected))
-            given = [_only(pairs.get(self._normal(field), [])) for field in self.fields]
-            choices = zip(given, self.labels, strict=True)
+            answered = [_single_value(pairs.get(self._normal(field), [])) for field in self.fields]
+            choices = zip(answered, self.labels, strict=True)
             values = tuple(value if value in allowed else None for value, allowed in choices)
-            return Reading(values, valid=None not in values and self._well_formed(whole, expected))
+            return Reading(
+                values, valid=None not in values and self._is_well_formed(judged_text, expected)
+            )
         (allowed,) = self.labels
-        guess = self._class(text, allowed)
-        bare = expected.form == "free" or self._normal(whole) in allowed
+        guess = self._find_class(text, allowed)
+        bare = expected.form == "free" or self._normal(judged_text) in allowed
         return Reading((guess,), valid=guess is not None and bare)
 
     def normal(self, labels: Iterable[str]) -> tuple[str, ...]:
@@ -102,7 +104,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         text = text.strip()
         return text.casefold() if self.ignore_case else text
 
-    def _class(self, text: str, allowed: tuple[str, ...]) -> str | None:
+    def _find_class(self, text: str, allowed: tuple[str, ...]) -> str | None:
         """The one allowed class that the text names, by `match`."""
         if self.match == "contains":
             # Whole words; if one label contains another, the longer one matches.
@@ -113,31 +115,31 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         return guess if guess in allowed else None
 
     def _expected_fields(self, text: str, label: Any) -> Expected:
-        form = ("json" if _whole_object(text) is not None else "lines") if text.strip() else ""
+        form = ("json" if _json_object(text) is not None else "lines") if text.strip() else ""
         pairs = self._pairs(text, form)
         values = pairs
         if isinstance(label, dict):
             values = self._object_pairs(label)
             pairs = pairs or values
-        fields = tuple(_only(values.get(self._normal(f), [])) or "" for f in self.fields)
+        fields = tuple(_single_value(values.get(self._normal(f), [])) or "" for f in self.fields)
         return Expected(fields, frozenset(pairs), form)
 
-    def _well_formed(self, text: str, expected: Expected) -> bool:
+    def _is_well_formed(self, text: str, expected: Expected) -> bool:
         """Whether a text has each field once, and only names that the expected answer has."""
         form = self._form(text, expected)
-        if form == "json" and _whole_object(text) is None:
+        if form == "json" and _json_object(text) is None:
             return False
         pairs = self._pairs(text, form)
-        once = all(len(pairs.get(self._normal(field), [])) == 1 for field in self.fields)
-        return once and pairs.keys() <= expected.keys
+        has_each_once = all(len(pairs.get(self._normal(field), [])) == 1 for field in self.fields)
+        return has_each_once and pairs.keys() <= expected.keys
 
     def _form(self, text: str, expected: Expected) -> str:
-        return expected.form or ("lines" if _any_object(text) is None else "json")
+        return expected.form or ("lines" if _first_object(text) is None else "json")
 
     def _pairs(self, text: str, form: str) -> dict[str, list[str]]:
         """Name → the values given for it. A line without a colon has the name ""."""
         if form == "json":
-            return self._object_pairs(_any_object(text) or {})
+            return self._object_pairs(_first_object(text) or {})
         pairs: dict[str, list[str]] = {}
         for line in filter(None, map(str.strip, text.splitlines())):
             name, colon, value = line.partition(":")
@@ -148,7 +150,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         return {self._normal(k): [self._normal(as_text(v))] for k, v in value.items()}
 
 
-def extracted(text: str, pattern: str | None) -> str:
+def extract_answer(text: str, pattern: str | None) -> str:
     """The group of the pattern's first match, or the whole text if it doesn't match."""
     match = search_in(text, pattern, "extract") if pattern else None
     return match[1] or "" if match else text
@@ -156,12 +158,12 @@ def extracted(text: str, pattern: str | None) -> str:
 
 def search_in(text: str, pattern: str, where: str, flags: int = 0) -> re.Match[str] | None:
     """The first match of a pattern. `DataError` at the setting `where` if the search is slow."""
-    with told_with(text):
+    with explain_bad_row(text):
         return search(re.compile(pattern, flags), text, where)
 
 
 @contextmanager
-def told_with(text: str) -> Iterator[None]:
+def explain_bad_row(text: str) -> Iterator[None]:
     """Turn a `BadRow` into an error that shows the beginning of the answer."""
     try:
         yield
@@ -177,7 +179,7 @@ def field_names(texts: Iterable[str]) -> list[str]:
     for text in texts:
         lines = [line.partition(":") for line in text.splitlines() if line.strip()]
         has_values = all(value.strip() for _, _, value in lines)
-        names = list(_whole_object(text) or ())
+        names = list(_json_object(text) or ())
         names = names or [name.strip() for name, _, _ in lines if has_values]
         if len(names) < 2 or (common is not None and set(names) != set(common)):
             return []
@@ -192,7 +194,7 @@ def as_text(value: Any) -> str:
     )
 
 
-def _only(values: list[str]) -> str | None:
+def _single_value(values: list[str]) -> str | None:
     """The value, if it is given, and contradicted nowhere."""
     return values[0] if len(set(values)) == 1 else None
 
@@ -201,7 +203,7 @@ def _first_line(text: str) -> str:
     return next((line for line in text.splitlines() if line.strip()), "")
 
 
-def _whole_object(text: str) -> dict[str, Any] | None:
+def _json_object(text: str) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -209,10 +211,10 @@ def _whole_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _any_object(text: str) -> dict[str, Any] | None:
+def _first_object(text: str) -> dict[str, Any] | None:
     """The first JSON object in the text."""
     decoder = json.JSONDecoder()
-    for start in (found.start() for found in re.finditer(r"\{", text)):
+    for start in (brace.start() for brace in re.finditer(r"\{", text)):
         try:
             value: dict[str, Any] = decoder.raw_decode(text, start)[0]
         except (ValueError, RecursionError):

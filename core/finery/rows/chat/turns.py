@@ -12,7 +12,7 @@ from finery.rows.row import as_turns as turns_in
 from finery.util.text import did_you_mean
 
 ROLES = ("system", "user", "assistant", "tool")
-_NEXT = {
+_ALLOWED_NEXT = {
     "the start": ("system", "user"),
     "system": ("user",),
     "user": ("assistant",),
@@ -20,7 +20,7 @@ _NEXT = {
     "tool": ("tool", "assistant"),
 }
 """Role → roles that the next turn may have."""
-THINKING = ("reasoning_content", "thinking", "reasoning")
+THINKING_KEYS = ("reasoning_content", "thinking", "reasoning")
 """Names of an assistant's thinking; rows use the first."""
 
 
@@ -32,7 +32,7 @@ def as_conversation(value: Any, column: str) -> Conversation:
 def as_turns(value: Any, column: str) -> list[Any]:
     """The list in a column of turns, which must not be empty. The turns aren't checked."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = decoded(value, column)
+        value = decode_column(value, column)
     if not isinstance(value, list):
         raise BadRow(f"'{column}' is {kind_of(value)}, not a list of turns")
     if not value:
@@ -40,7 +40,7 @@ def as_turns(value: Any, column: str) -> list[Any]:
     return value
 
 
-def decoded(text: str, column: str) -> Any:
+def decode_column(text: str, column: str) -> Any:
     """The value of the JSON text in a column."""
     try:
         return msgspec.json.decode(text)
@@ -73,22 +73,22 @@ def as_message(turn: Any, number: int) -> Message:
     if "tool_calls" in message:
         _check_tool_calls(message["tool_calls"], role, number)
     if role == "assistant":
-        message = _with_thinking(message)
+        message = _normalise_thinking(message)
         _check_keys(message, number)
     content = _text(message.get("content", ""), number)
     if role == "assistant":
-        _check_said(message, content, number)
+        _check_refusal(message, content, number)
     if not content.strip() and role != "tool" and "tool_calls" not in message:
         raise BadRow(f"turn {number} ({role}) is empty", "fill it in, or remove the row")
     return {**message, "role": role, "content": content}
 
 
-def _with_thinking(message: Message) -> Message:
+def _normalise_thinking(message: Message) -> Message:
     """The message with its thinking, if it is text, as `reasoning_content`."""
-    name = next((n for n in THINKING if isinstance(message.get(n), str)), None)
-    if name is None or name == THINKING[0]:
+    name = next((n for n in THINKING_KEYS if isinstance(message.get(n), str)), None)
+    if name is None or name == THINKING_KEYS[0]:
         return message
-    return {THINKING[0] if k == name else k: v for k, v in message.items()}
+    return {THINKING_KEYS[0] if k == name else k: v for k, v in message.items()}
 
 
 def _check_keys(message: Message, number: int) -> None:
@@ -105,7 +105,7 @@ def _check_keys(message: Message, number: int) -> None:
         )
 
 
-def _check_said(message: Message, content: str, number: int) -> None:
+def _check_refusal(message: Message, content: str, number: int) -> None:
     """Raise `BadRow` for a turn that has a refusal instead of an answer, or only thinking."""
     if message.get("refusal") and not content.strip():
         raise BadRow(
@@ -124,10 +124,12 @@ def _text(content: Any, number: int) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list) and all(isinstance(p, dict) for p in content):
-        other = [p.get("type") for p in content if not isinstance(p.get("text"), str)]
-        if not other:
+        unsupported = [p.get("type") for p in content if not isinstance(p.get("text"), str)]
+        if not unsupported:
             return "".join(p["text"] for p in content)
-        raise BadRow(f"turn {number} has content of type '{other[0]}'; only text can be trained on")
+        raise BadRow(
+            f"turn {number} has content of type '{unsupported[0]}'; only text can be trained on"
+        )
     raise BadRow(f"turn {number}: 'content' is {kind_of(content)}, not text")
 
 
@@ -145,7 +147,7 @@ def _check_tool_calls(calls: Any, role: str, number: int) -> None:
             )
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
-            arguments = decoded(arguments or "{}", f"arguments of {function['name']}")
+            arguments = decode_column(arguments or "{}", f"arguments of {function['name']}")
         if not isinstance(arguments, dict):
             raise BadRow(
                 f"turn {number}: the arguments of {function['name']} are "
@@ -160,42 +162,42 @@ def check_turns(turns: Sequence[Message], *, answered: bool) -> None:
     tool turns after the assistant's. answered: it must end with an assistant turn; else it must
     not, since it is a prompt.
     """
-    before, calls = "the start", list[Any]()
+    previous, calls = "the start", list[Any]()
     for number, turn in enumerate(turns, 1):
         role = turn["role"]
-        if role not in _NEXT[before] or (calls and role != "tool"):
-            what = f"turn {number} is '{role}' after '{before}'"
+        if role not in _ALLOWED_NEXT[previous] or (calls and role != "tool"):
+            problem = f"turn {number} is '{role}' after '{previous}'"
             if calls:
-                what = (
+                problem = (
                     f"turn {number} is '{role}', but the tool calls before it have no 'tool' turn"
                 )
             elif number == 1:
-                what = f"the first turn is '{role}', not 'system' or 'user'"
-            raise BadRow(what, _order_fix(role, before))
+                problem = f"the first turn is '{role}', not 'system' or 'user'"
+            raise BadRow(problem, _order_fix(role, previous))
         if role == "tool":
             _check_answers(turn, calls, number)
         else:
             calls = turn.get("tool_calls", [])
-        before = role
+        previous = role
         if role == "tool" and (number == len(turns) or turns[number]["role"] != "tool"):
             calls = []
-    if answered and before != "assistant":
+    if answered and previous != "assistant":
         raise BadRow(
-            f"the last turn is '{before}', not 'assistant'",
+            f"the last turn is '{previous}', not 'assistant'",
             "add the answer, or set prompts_only: true if the rows are prompts",
         )
-    if not answered and before not in ("user", "tool"):
-        is_system = before == "system"
-        what = "there is no user turn" if is_system else f"the prompt ends with '{before}'"
-        raise BadRow(what, "a prompt ends with a user or tool turn")
+    if not answered and previous not in ("user", "tool"):
+        is_system = previous == "system"
+        problem = "there is no user turn" if is_system else f"the prompt ends with '{previous}'"
+        raise BadRow(problem, "a prompt ends with a user or tool turn")
 
 
-def _order_fix(role: str, before: str) -> str:
-    if role == before:
+def _order_fix(role: str, previous: str) -> str:
+    if role == previous:
         return f"join the two {role} turns, or make two rows of them"
     if role == "system":
         return "a system turn can only come first"
-    return f"after {before} there can be: {' or '.join(_NEXT[before])}"
+    return f"after {previous} there can be: {' or '.join(_ALLOWED_NEXT[previous])}"
 
 
 def _check_answers(turn: Message, calls: Sequence[Any], number: int) -> None:
@@ -212,19 +214,21 @@ Problem = tuple[str, str]
 """(name of the check, what it found)."""
 
 
-def problems_of(row: Row) -> list[Problem]:
+def turn_problems(row: Row) -> list[Problem]:
     """Every empty turn as `empty`, and what else is wrong with the turns as `turns`."""
     columns = {name: row[name] for name in TURN_COLUMNS if row.get(name) is not None}
     if not columns:
-        there = isinstance(row.get("text"), str)
-        return [] if there else [("turns", "it has neither turns nor a text")]
-    problems = [problem for name, value in columns.items() for problem in _column(name, value)]
+        has_text = isinstance(row.get("text"), str)
+        return [] if has_text else [("turns", "it has neither turns nor a text")]
+    problems = [
+        problem for name, value in columns.items() for problem in _column_problems(name, value)
+    ]
     if any(check == "turns" for check, _ in problems):
         return problems
-    return [*problems, *_order(columns)]
+    return [*problems, *_column_order_problems(columns)]
 
 
-def _column(name: str, value: Any) -> Iterator[Problem]:
+def _column_problems(name: str, value: Any) -> Iterator[Problem]:
     if isinstance(value, str):
         if not value.strip():
             yield "empty", f"'{name}' is empty"
@@ -254,22 +258,24 @@ def _is_empty(turn: Any) -> bool:
     return blank and not any(turn.get(name) for name in ("tool_calls", "function_call", "refusal"))
 
 
-def _order(columns: dict[str, Any]) -> Iterator[Problem]:
+def _column_order_problems(columns: dict[str, Any]) -> Iterator[Problem]:
     """Yield the first turn in a wrong place. All turns are well-formed here."""
     prompt = turns_in(columns.get("messages", columns.get("prompt", [])), "user")
     if "messages" in columns:
-        yield from _checked("", prompt, answered=prompt[-1]["role"] == "assistant")
+        yield from _order_problems("", prompt, answered=prompt[-1]["role"] == "assistant")
         return
     answers = [name for name in TURN_COLUMNS[2:] if name in columns]
     if not answers:
-        yield from _checked("'prompt': ", prompt, answered=False)
+        yield from _order_problems("'prompt': ", prompt, answered=False)
     for name in answers:
-        yield from _checked(f"with '{name}': ", [*prompt, *turns_in(columns[name])], answered=True)
+        yield from _order_problems(
+            f"with '{name}': ", [*prompt, *turns_in(columns[name])], answered=True
+        )
 
 
-def _checked(place: str, turns: list[Any], *, answered: bool) -> Iterator[Problem]:
-    renamed = [{**t, "role": "system"} if t["role"] == "developer" else t for t in turns]
+def _order_problems(place: str, turns: list[Any], *, answered: bool) -> Iterator[Problem]:
+    plain_roles = [{**t, "role": "system"} if t["role"] == "developer" else t for t in turns]
     try:
-        check_turns(renamed, answered=answered)
+        check_turns(plain_roles, answered=answered)
     except BadRow as error:
         yield "turns", f"{place}{error.what}"

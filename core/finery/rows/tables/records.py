@@ -24,17 +24,17 @@ from finery.rows.badrow import BadRow, kind_of
 from finery.rows.row import TURN_COLUMNS
 from finery.rows.tables.streams import (
     CHUNK_BYTES,
-    MARK,
     UTF_8,
+    UTF_8_MARK,
     UTF_16_MARKS,
-    encoding_of,
-    fits,
+    detect_encoding,
     is_compressed,
+    is_decodable,
     load_extra,
     open_bytes,
-    recoded,
+    recode,
 )
-from finery.rows.tables.values import plain
+from finery.rows.tables.values import json_value
 from finery.util.paths import shown
 from finery.util.text import counted, did_you_mean
 
@@ -45,7 +45,7 @@ SUFFIXES = (*JSON_SUFFIXES, *DELIMITED_SUFFIXES, ".parquet")
 ROW_COLUMNS = frozenset({*TURN_COLUMNS, "conversations"})
 """Columns that hold a list of objects in a single row: never taken for the list of all rows."""
 PARQUET_BATCH = 1024
-LINES_NAMED = 5
+MAX_LISTED_LINES = 5
 """Number of lines in another encoding that an error names."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _LINE = re.compile(r":(\d+)(?: \(row \d+\))?$|\(row (\d+)\)$")
@@ -74,38 +74,38 @@ def read_table(path: Path, scratch: Path, encodings: Sequence[str] = (UTF_8,)) -
     """The rows of a file, in order, as a stream.
 
     scratch: a folder for the decompressed copy of a compressed Parquet file. encodings: of a text
-    file, see `recoded`. Raises `DataError` if the complete file is unreadable. A problem with a
+    file, see `recode`. Raises `DataError` if the complete file is unreadable. A problem with a
     single row is that row's `BadRow`.
     """
     advice = ""
     try:
-        for record in _records(path, scratch, encodings):
+        for record in _read_records(path, scratch, encodings):
             problem = record.columns
             if isinstance(problem, BadRow) and problem.fix == _SAVE_AS_UTF8:
-                problem.fix = advice = advice or diagnosis(path).fix
+                problem.fix = advice = advice or diagnose_encoding(path).fix
             yield record
     except DataError as error:
         if error.fix == _SAVE_AS_UTF8:
-            error.fix = diagnosis(path).fix
+            error.fix = diagnose_encoding(path).fix
         raise
 
 
-def _records(path: Path, scratch: Path, encodings: Sequence[str]) -> Iterator[Record]:
+def _read_records(path: Path, scratch: Path, encodings: Sequence[str]) -> Iterator[Record]:
     suffix = table_suffix(path)
     with open_bytes(path) as stream:
         if suffix == ".parquet":
             copy = scratch / "table.parquet" if is_compressed(path) else None
-            yield from _parquet(shown(path), stream, copy)
+            yield from _read_parquet(shown(path), stream, copy)
             return
         if [*encodings] != [UTF_8]:
-            stream = recoded(shown(path), stream, encodings)
+            stream = recode(shown(path), stream, encodings)
         if suffix in JSON_SUFFIXES:
             yield from read_json(shown(path), stream)
         else:
-            yield from _delimited(shown(path), _text_start(shown(path), stream))
+            yield from _read_delimited(shown(path), _skip_byte_order_mark(shown(path), stream))
 
 
-def suffix_of(name: str) -> str:
+def data_suffix(name: str) -> str:
     """`.csv` of `x.csv` and of `x.csv.gz`."""
     name = name.lower()
     for ending in COMPRESSED:
@@ -115,25 +115,25 @@ def suffix_of(name: str) -> str:
 
 def table_suffix(path: Path) -> str:
     """`.csv` of `x.csv` and of `x.csv.gz`; `DataError` if no reader goes with it."""
-    suffix = suffix_of(path.name)
+    suffix = data_suffix(path.name)
     if suffix in SUFFIXES:
         return suffix
-    what = f"files named '*{suffix}'" if suffix else "files without a suffix"
+    kind = f"files named '*{suffix}'" if suffix else "files without a suffix"
     raise DataError(
-        f"{what} aren't tables that data.file reads",
+        f"{kind} aren't tables that data.file reads",
         where=shown(path),
         fix=did_you_mean(suffix, SUFFIXES) if suffix else f"name it one of: {', '.join(SUFFIXES)}",
     )
 
 
-def _text_start(name: str, stream: io.BufferedReader) -> io.BufferedReader:
+def _skip_byte_order_mark(name: str, stream: io.BufferedReader) -> io.BufferedReader:
     """The stream after its byte order mark, if it has one."""
-    actual = encoding_of(stream.peek(4)[:4])
+    actual = detect_encoding(stream.peek(4)[:4])
     if actual == UTF_8:
-        stream.read(len(MARK))
+        stream.read(len(UTF_8_MARK))
     elif actual:
-        what = f"the file is {actual.upper()}, not UTF-8"
-        raise DataError(what, where=name, fix=f"set encoding: {actual}")
+        problem = f"the file is {actual.upper()}, not UTF-8"
+        raise DataError(problem, where=name, fix=f"set encoding: {actual}")
     return stream
 
 
@@ -145,23 +145,23 @@ def read_json(name: str, stream: io.BufferedReader) -> Iterator[Record]:
 
     name: of the file, in the places of its rows.
     """
-    lines = _numbered(_text_start(name, stream))
-    first = next(lines, None)
-    if first is None:
+    lines = _numbered_lines(_skip_byte_order_mark(name, stream))
+    first_line = next(lines, None)
+    if first_line is None:
         return
     second = next(lines, None)
-    head = [line for line in (first, second) if line is not None]
-    if _starts_document(first[1], alone=second is None):
-        before = b"\n" * (first[0] - 1) + first[1]
-        rest = (second[1] if second else b"") + stream.read()
-        gap = b"\n" * (second[0] - first[0] - 1) if second else b""
-        yield from _document(name, before + gap + rest)
+    head = [line for line in (first_line, second) if line is not None]
+    if _starts_document(first_line[1], alone=second is None):
+        head_bytes = b"\n" * (first_line[0] - 1) + first_line[1]
+        rest_bytes = (second[1] if second else b"") + stream.read()
+        gap = b"\n" * (second[0] - first_line[0] - 1) if second else b""
+        yield from _read_document(name, head_bytes + gap + rest_bytes)
         return
     for number, line in itertools.chain(head, lines):
-        yield Record(f"{name}:{number}", _object_of(line))
+        yield Record(f"{name}:{number}", _decode_object(line))
 
 
-def _numbered(stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
+def _numbered_lines(stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
     """Lines that aren't blank, with their numbers from 1."""
     was_wide = False
     for number, line in enumerate(stream, 1):
@@ -200,31 +200,31 @@ def _row_list(value: Any) -> str | None:
     return lists[0] if len(lists) == 1 else None
 
 
-def _object_of(line: bytes) -> dict[str, Any] | BadRow:
+def _decode_object(line: bytes) -> dict[str, Any] | BadRow:
     try:
         value = msgspec.json.decode(line)
         # Written anew, a row in which a key is given twice has fewer quotation marks. To look at
         # each key while rows are decoded would take several times as long.
         is_whole = line.count(b'"') == msgspec.json.encode(value).count(b'"')
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        return _other_encoding(line) or BadRow(f"invalid JSON: {_why(line, error)}")
-    if not is_whole and (key := _key_given_twice(line)) is not None:
+        return _encoding_problem(line) or BadRow(f"invalid JSON: {_decode_reason(line, error)}")
+    if not is_whole and (key := _duplicate_key(line)) is not None:
         return BadRow(f"the key '{key}' is given twice", "remove one of the two")
-    return _checked_object(value)
+    return _object_or_bad_row(value)
 
 
-def _key_given_twice(line: bytes) -> str | None:
+def _duplicate_key(line: bytes) -> str | None:
     """The key, if there is one; none in a line that `json` takes otherwise than msgspec."""
     try:
         _DECODER.decode(line.decode())
-    except _TwiceError as error:
+    except _DuplicateKeyError as error:
         return error.key
     except (ValueError, RecursionError):
         return None
     return None
 
 
-def _why(line: bytes, error: Exception) -> str:
+def _decode_reason(line: bytes, error: Exception) -> str:
     """The reason why msgspec can't read a line, in the clearer words of `json`."""
     try:
         text = line.decode("utf-8").rstrip("\r\n")
@@ -238,17 +238,17 @@ def _why(line: bytes, error: Exception) -> str:
     return "half of a surrogate pair" if _HALF_PAIR.search(text) else str(error)
 
 
-def _checked_object(value: Any) -> dict[str, Any] | BadRow:
+def _object_or_bad_row(value: Any) -> dict[str, Any] | BadRow:
     if isinstance(value, dict):
         return value
     return BadRow(f"the row is {kind_of(value)}, not an object", "write it as {…}")
 
 
-def _other_encoding(line: bytes) -> BadRow | None:
+def _encoding_problem(line: bytes) -> BadRow | None:
     """The reason why a line isn't UTF-8, or which bytes precede its text."""
     if _is_wide(line):
         return BadRow("the line is UTF-16, not UTF-8", "save all of the file as UTF-8")
-    if line.startswith(MARK):
+    if line.startswith(UTF_8_MARK):
         return BadRow(
             "the row starts with a byte order mark", "remove it: sed -i 's/^\\xEF\\xBB\\xBF//'"
         )
@@ -274,35 +274,37 @@ class Diagnosis(NamedTuple):
     fix: str
 
 
-def diagnosis(path: Path) -> Diagnosis:
+def diagnose_encoding(path: Path) -> Diagnosis:
     """Looks at all lines of a file."""
-    others, bad, first, is_cp1252 = 0, list[int](), b"", True
+    non_ascii, bad, bad_line, is_cp1252 = 0, list[int](), b"", True
     with open_bytes(path) as stream:
-        actual = encoding_of(stream.peek(CHUNK_BYTES))
+        actual = detect_encoding(stream.peek(CHUNK_BYTES))
         if actual and actual != UTF_8:
             facts = f"the file is {actual.upper()}"
             return Diagnosis(facts, actual, f"{facts}: set `encoding: {actual}` in data.file")
         for number, line in enumerate(stream, 1):
-            if fits(line, UTF_8):
-                others += not line.isascii()
+            if is_decodable(line, UTF_8):
+                non_ascii += not line.isascii()
             else:
                 bad.append(number)
-                first = first or line
-                is_cp1252 = is_cp1252 and fits(line, "cp1252")
+                bad_line = bad_line or line
+                is_cp1252 = is_cp1252 and is_decodable(line, "cp1252")
     if not bad:
         return Diagnosis("", UTF_8, _SAVE_AS_UTF8)
-    named = ", ".join(map(str, bad[:LINES_NAMED])) + (", …" if len(bad) > LINES_NAMED else "")
-    many, none = ("lines", "aren't") if len(bad) > 1 else ("line", "isn't")
-    facts = f"{counted(len(bad), 'line')} {none} UTF-8 ({many} {named})"
+    listed_lines = ", ".join(map(str, bad[:MAX_LISTED_LINES])) + (
+        ", …" if len(bad) > MAX_LISTED_LINES else ""
+    )
+    noun, verb = ("lines", "aren't") if len(bad) > 1 else ("line", "isn't")
+    facts = f"{counted(len(bad), 'line')} {verb} UTF-8 ({noun} {listed_lines})"
     if not is_cp1252:
         fix = f"{facts}, nor cp1252: set `encoding` to the one that the file was saved in"
         return Diagnosis(f"{facts}, nor cp1252", "", fix)
     setting, end = "cp1252", "or convert the file: iconv -f cp1252 -t utf-8"
-    if others:
+    if non_ascii:
         setting, end = "[utf-8, cp1252]", "which reads each line in the first that fits (to "
         end += "convert the whole file would corrupt those lines)"
-        facts += f", but {others:,} with other letters than ASCII are"
-    sample = _SAMPLE.search(first.decode("cp1252"))
+        facts += f", but {non_ascii:,} with other letters than ASCII are"
+    sample = _SAMPLE.search(bad_line.decode("cp1252"))
     facts += f"; as cp1252, line {bad[0]} reads '…{sample and sample[0]}…'"
     fix = f"{facts}; if that is right, set `encoding: {setting}` in data.file, {end}"
     return Diagnosis(facts, setting, fix)
@@ -312,7 +314,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} isn't JSON")
 
 
-class _TwiceError(ValueError):
+class _DuplicateKeyError(ValueError):
     """An object that gives a key twice, of which a decoder would keep the last."""
 
     def __init__(self, key: str) -> None:
@@ -320,35 +322,37 @@ class _TwiceError(ValueError):
         self.key = key
 
 
-def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object_with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         counts = Counter(key for key, _ in pairs)
-        raise _TwiceError(next(key for key, count in counts.items() if count > 1))
+        raise _DuplicateKeyError(next(key for key, count in counts.items() if count > 1))
     return value
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_with_each_key_once)
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant, object_pairs_hook=_object_with_unique_keys
+)
 
 
-def _document(name: str, content: bytes) -> Iterator[Record]:
+def _read_document(name: str, content: bytes) -> Iterator[Record]:
     """The rows of one JSON document, decoded one after the other."""
-    text = _decoded(name, content)
+    text = _decode_utf8(name, content)
     document = _Document(name, text)
-    array, line, last = document.rows_at(), 1, 0
+    array, line, position = document.rows_at(), 1, 0
     for number, (start, value) in enumerate(document.elements(array), 1):
-        line += text.count("\n", last, start)
-        last = start
-        yield Record(f"{name}:{line} (row {number})", _checked_object(value))
+        line += text.count("\n", position, start)
+        position = start
+        yield Record(f"{name}:{line} (row {number})", _object_or_bad_row(value))
 
 
-def _decoded(name: str, content: bytes) -> str:
+def _decode_utf8(name: str, content: bytes) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        what = f"a byte (0x{content[error.start]:02x}) isn't UTF-8"
-        raise DataError(what, where=f"{name}:{line}", fix=_SAVE_AS_UTF8) from error
+        problem = f"a byte (0x{content[error.start]:02x}) isn't UTF-8"
+        raise DataError(problem, where=f"{name}:{line}", fix=_SAVE_AS_UTF8) from error
 
 
 class _Document:
@@ -434,11 +438,11 @@ class _Document:
         if self._skip(at) != len(self.text):
             self._fail("there is text after the end of the document", self._skip(at))
 
-    def _fail(self, what: str, at: int) -> NoReturn:
-        line = self.text.count("\n", 0, at) + 1
-        column = at - (self.text.rfind("\n", 0, at) + 1) + 1
+    def _fail(self, problem: str, position: int) -> NoReturn:
+        line = self.text.count("\n", 0, position) + 1
+        column = position - (self.text.rfind("\n", 0, position) + 1) + 1
         raise DataError(
-            f"invalid JSON: {what} (column {column})",
+            f"invalid JSON: {problem} (column {column})",
             where=f"{self.name}:{line}",
             fix="repair the file, or write JSON lines, where the other rows stay readable",
         )
@@ -447,21 +451,27 @@ class _Document:
 # CSV and TSV
 
 
-def _delimited(name: str, stream: io.BufferedReader) -> Iterator[Record]:
+def _read_delimited(name: str, stream: io.BufferedReader) -> Iterator[Record]:
     """Rows of a CSV or TSV file; values are text, the first record names the columns."""
     csv.field_size_limit(sys.maxsize)  # documents are longer than the default of 128 KiB
     # What isn't UTF-8 comes through as lone surrogates, so that only its row is bad.
     lines = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-    first, skipped = "", 0
+    header_line, skipped = "", 0
     for line in lines:
         if line.strip():
-            first = line
+            header_line = line
             break
         skipped += 1
-    if not first:
+    if not header_line:
         return
-    delimiter = "\t" if "\t" in first else ";" if ";" in first and "," not in first else ","
-    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+    delimiter = (
+        "\t"
+        if "\t" in header_line
+        else ";"
+        if ";" in header_line and "," not in header_line
+        else ","
+    )
+    reader = csv.reader(itertools.chain([header_line], lines), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         where = f"{name}:{skipped + reader.line_num + 1}"
@@ -477,15 +487,15 @@ def _delimited(name: str, stream: io.BufferedReader) -> Iterator[Record]:
         if len(cells) <= 1 and not "".join(cells).strip():
             continue  # a blank line
         if header is None:
-            header = _checked_header(cells, where)
+            header = _check_header(cells, where)
         else:
-            yield Record(where, _cells_of(header, cells))
+            yield Record(where, _row_of_cells(header, cells))
 
 
 _QUOTE_FIX = 'put fields with commas, quotes or line breaks in "…", and double the quotes inside'
 
 
-def _checked_header(cells: list[str], where: str) -> list[str]:
+def _check_header(cells: list[str], where: str) -> list[str]:
     names = [c.strip() for c in cells]
     twice = sorted(name for name, count in Counter(names).items() if name and count > 1)
     if twice:
@@ -493,23 +503,23 @@ def _checked_header(cells: list[str], where: str) -> list[str]:
             f"the header has the column '{twice[0]}' twice", where=where, fix="rename one"
         )
     for name in names:
-        if (problem := _surrogates(name)) is not None:
+        if (problem := _bad_bytes(name)) is not None:
             raise DataError(f"the header isn't UTF-8: {problem.what}", where=where, fix=problem.fix)
     return names
 
 
-def _cells_of(header: list[str], cells: list[str]) -> dict[str, Any] | BadRow:
+def _row_of_cells(header: list[str], cells: list[str]) -> dict[str, Any] | BadRow:
     if len(cells) != len(header):
         count = f"{len(cells)} field{'s' if len(cells) != 1 else ''}"
         return BadRow(f"the row has {count}, but the header has {len(header)}", _QUOTE_FIX)
     for cell in cells:
-        if not cell.isascii() and (problem := _surrogates(cell)) is not None:
+        if not cell.isascii() and (problem := _bad_bytes(cell)) is not None:
             return problem
     # An empty name is the index column that pandas writes.
     return {name: cell for name, cell in zip(header, cells, strict=True) if name}
 
 
-def _surrogates(text: str) -> BadRow | None:
+def _bad_bytes(text: str) -> BadRow | None:
     for character in text:
         if "\udc80" <= character <= "\udcff":
             byte = ord(character) - 0xDC00
@@ -520,7 +530,7 @@ def _surrogates(text: str) -> BadRow | None:
 # Parquet
 
 
-def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterator[Record]:
+def _read_parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterator[Record]:
     """Rows of a Parquet file. copy: where to put the content of a compressed file meanwhile."""
     pyarrow = load_extra("pyarrow", "pyarrow")
     parquet = load_extra("pyarrow.parquet", "pyarrow")
@@ -532,9 +542,9 @@ def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterato
     number = 0
     try:
         for batch in parquet.ParquetFile(source).iter_batches(batch_size=PARQUET_BATCH):
-            for columns in _in_microseconds(pyarrow, batch).to_pylist():
+            for columns in _to_microseconds(pyarrow, batch).to_pylist():
                 number += 1
-                cells = {key: plain(without_nulls(value)) for key, value in columns.items()}
+                cells = {key: json_value(drop_nulls(value)) for key, value in columns.items()}
                 yield Record(f"{name} (row {number})", cells)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(
@@ -546,7 +556,7 @@ def _parquet(name: str, stream: io.BufferedReader, copy: Path | None) -> Iterato
             copy.unlink()
 
 
-def _in_microseconds(pyarrow: Any, batch: Any) -> Any:
+def _to_microseconds(pyarrow: Any, batch: Any) -> Any:
     """The batch without columns in nanoseconds, for which pyarrow gives types of pandas, if any.
 
     `ArrowInvalid` if a value would lose digits.
@@ -556,16 +566,16 @@ def _in_microseconds(pyarrow: Any, batch: Any) -> Any:
     for field in batch.schema:
         coarser = field.type
         if any(is_time(coarser) for is_time in times) and coarser.unit == "ns":
-            made = {"timestamp": pyarrow.timestamp, "time64": pyarrow.time64}
+            constructors = {"timestamp": pyarrow.timestamp, "time64": pyarrow.time64}
             name = str(coarser).partition("[")[0]
             zone = {"tz": coarser.tz} if name == "timestamp" else {}
-            coarser = made.get(name, pyarrow.duration)("us", **zone)
+            coarser = constructors.get(name, pyarrow.duration)("us", **zone)
         fields.append(field.with_type(coarser))
     return batch.cast(pyarrow.schema(fields))
 
 
-def without_nulls(value: Any) -> Any:
+def drop_nulls(value: Any) -> Any:
     """A nested value without the null fields that Parquet gives to objects that lack a key."""
     if isinstance(value, dict):
-        return {k: without_nulls(v) for k, v in value.items() if v is not None}
-    return [without_nulls(v) for v in value] if isinstance(value, list) else value
+        return {k: drop_nulls(v) for k, v in value.items() if v is not None}
+    return [drop_nulls(v) for v in value] if isinstance(value, list) else value

@@ -16,7 +16,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 CHUNK_BYTES = 1 << 20
 UTF_8 = "utf-8"
-MARK = b"\xef\xbb\xbf"
+UTF_8_MARK = b"\xef\xbb\xbf"
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -27,8 +27,8 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
     What the bytes are decides, not the name: a file's name isn't part of a step's key.
     """
     try:
-        with path.open("rb") as raw, undamaged(shown(path)):
-            yield decompressed(raw)
+        with path.open("rb") as raw, report_damage(shown(path)):
+            yield decompress(raw)
     except OSError as error:
         raise DataError(
             f"the file can't be read: {error.strerror or error}",
@@ -38,11 +38,11 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
 
 
 @contextmanager
-def undamaged(name: str) -> Iterator[None]:
+def report_damage(name: str) -> Iterator[None]:
     """Turn errors from decompressing a damaged file into a `DataError`."""
     try:
         yield
-    except (EOFError, gzip.BadGzipFile, zlib.error, _Damaged) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, _DamagedError) as error:
         raise DataError(
             f"the compressed file is damaged: {error}",
             where=name,
@@ -56,7 +56,7 @@ def is_compressed(path: Path) -> bool:
         return raw.read(4).startswith((GZIP_MAGIC, ZSTD_MAGIC))
 
 
-def decompressed(raw: io.BufferedReader) -> io.BufferedReader:
+def decompress(raw: io.BufferedReader) -> io.BufferedReader:
     """The stream of a file's content, which may be gzip or zstd."""
     magic = raw.read(4)
     raw.seek(0)
@@ -67,20 +67,20 @@ def decompressed(raw: io.BufferedReader) -> io.BufferedReader:
     return raw
 
 
-def recoded(name: str, stream: io.BufferedReader, encodings: Sequence[str]) -> io.BufferedReader:
+def recode(name: str, stream: io.BufferedReader, encodings: Sequence[str]) -> io.BufferedReader:
     """The stream as UTF-8. name: of the file, for errors.
 
     encodings: one for the whole stream, or several, of which the first that fits reads a line.
     """
-    return io.BufferedReader(_Lines(_recoded_lines(name, stream, encodings)), CHUNK_BYTES)
+    return io.BufferedReader(_LineStream(_recode_lines(name, stream, encodings)), CHUNK_BYTES)
 
 
-def _recoded_lines(
+def _recode_lines(
     name: str, stream: io.BufferedReader, encodings: Sequence[str]
 ) -> Iterator[bytes]:
     # In UTF-16, the byte of a line break may be part of a letter.
     is_wide = "\n".encode(encodings[0]) != b"\n"
-    likely = encoding_of(stream.peek(4)[:4])
+    likely = detect_encoding(stream.peek(4)[:4])
     if likely in (None, *(codecs.lookup(name).name for name in encodings)):
         likely = "the one that the file was saved in"
     lines = io.TextIOWrapper(stream, encodings[0], newline="") if is_wide else stream
@@ -89,20 +89,22 @@ def _recoded_lines(
         for line in lines:
             number += 1
             if isinstance(line, bytes):
-                line = line.decode(next((n for n in encodings if fits(line, n)), encodings[-1]))
+                line = line.decode(
+                    next((n for n in encodings if is_decodable(line, n)), encodings[-1])
+                )
             yield line.encode("utf-8", "surrogatepass")
     except UnicodeError as error:
-        part = "the start of the file, with no mark of a byte order,"
+        problem = "the start of the file, with no mark of a byte order,"
         if isinstance(error, UnicodeDecodeError):
-            part = f"a byte (0x{error.object[error.start]:02x})"
+            problem = f"a byte (0x{error.object[error.start]:02x})"
         raise DataError(
-            f"{part} isn't {' or '.join(encodings)}",
+            f"{problem} isn't {' or '.join(encodings)}",
             where=name if is_wide else f"{name}:{number}",
             fix=f"set `encoding` to {likely}",
         ) from error
 
 
-def fits(line: bytes, encoding: str) -> bool:
+def is_decodable(line: bytes, encoding: str) -> bool:
     """Whether a line can be in this encoding."""
     try:
         line.decode(encoding)
@@ -111,12 +113,12 @@ def fits(line: bytes, encoding: str) -> bool:
     return True
 
 
-def encoding_of(start: bytes) -> str | None:
+def detect_encoding(start: bytes) -> str | None:
     """The encoding that the first bytes of a text show, by their mark or by NULs; None if none."""
     if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "utf-32"
-    if start.startswith((MARK, *UTF_16_MARKS)):
-        return UTF_8 if start.startswith(MARK) else "utf-16"
+    if start.startswith((UTF_8_MARK, *UTF_16_MARKS)):
+        return UTF_8 if start.startswith(UTF_8_MARK) else "utf-16"
     # A broken row of UTF-8 may have a NUL, but UTF-16 has one in each line break. (Its letters may
     # have the byte of a line break, too.)
     if start.count(0) < max(2, start.count(b"\n") // 2) or not start.strip(b"\0"):
@@ -125,7 +127,7 @@ def encoding_of(start: bytes) -> str | None:
     return f"utf-32-{order}" if b"\0\0\0" in start else f"utf-16-{order}"
 
 
-class _Pieces(io.RawIOBase):
+class _PieceStream(io.RawIOBase):
     """A stream of bytes that come in pieces."""
 
     _ready: "bytes | memoryview" = b""
@@ -144,7 +146,7 @@ class _Pieces(io.RawIOBase):
         return size
 
 
-class _Lines(_Pieces):
+class _LineStream(_PieceStream):
     """A stream of the lines that an iterator gives."""
 
     def __init__(self, lines: Iterator[bytes]) -> None:
@@ -154,11 +156,11 @@ class _Lines(_Pieces):
         return next(self._lines, b"")
 
 
-class _Damaged(Exception):
+class _DamagedError(Exception):
     """A zstd file that is cut short or broken."""
 
 
-class _ZstdReader(_Pieces):
+class _ZstdReader(_PieceStream):
     """The content of all frames of a zstd file.
 
     The library's own reader doesn't notice that a file is cut short.
@@ -174,7 +176,7 @@ class _ZstdReader(_Pieces):
         while not ready and (source := self._rest or self._raw.read(CHUNK_BYTES)):
             ready = memoryview(self._decompress(source))
         if not ready and self._frame is not None:
-            raise _Damaged("it ends in the middle of a zstd frame")
+            raise _DamagedError("it ends in the middle of a zstd frame")
         return ready
 
     def _decompress(self, source: bytes) -> bytes:
@@ -184,7 +186,7 @@ class _ZstdReader(_Pieces):
         try:
             content: bytes = self._frame.decompress(source)
         except zstandard.ZstdError as error:
-            raise _Damaged(str(error)) from error
+            raise _DamagedError(str(error)) from error
         self._rest = b""
         if self._frame.eof:
             self._rest = self._frame.unused_data

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """The value as JSON has it; bytes stay, so that a row that uses them can be refused.
 
     Dates and times become ISO 8601, those with a zone in UTC, so that the zone of a session changes
@@ -28,21 +28,21 @@ def plain(value: Any) -> Any:
         case timedelta():
             return str(value)
         case Mapping():
-            return {str(key): plain(inner) for key, inner in value.items()}
+            return {str(key): json_value(inner) for key, inner in value.items()}
         case list() | tuple():
-            return [plain(inner) for inner in value]
+            return [json_value(inner) for inner in value]
     return str(value)
 
 
-def holds_bytes(value: Any) -> bool:
+def has_bytes(value: Any) -> bool:
     """Whether a value is or contains bytes."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return True
     if isinstance(value, Mapping):
-        return any(map(holds_bytes, value.values()))
-    return isinstance(value, list) and any(map(holds_bytes, value))
+        return any(map(has_bytes, value.values()))
+    return isinstance(value, list) and any(map(has_bytes, value))
 
 
-def written(value: list[Any] | tuple[Any, ...] | dict[str, Any]) -> str:
+def to_json_text(value: list[Any] | tuple[Any, ...] | dict[str, Any]) -> str:
     """A list or an object as templates write it: as JSON, in its own order."""
-    return json.dumps(value, ensure_ascii=False, default=plain)
+    return json.dumps(value, ensure_ascii=False, default=json_value)

@@ -32,11 +32,11 @@ from finery.errors import DataError
 from finery.rows.badrow import BadRow
 from finery.rows.row import Conversation
 
-BYTES = 2**29
+MEMORY_BYTES = 2**29
 """Memory that a template may take for one row, in addition to what the process has."""
 SECONDS = 10.0
 """CPU time that a pattern or template may take for one row."""
-GRACE = 20.0
+GRACE_SECONDS = 20.0
 """CPU time after that until the process ends, if nothing could be raised in it."""
 _SLICE = 0.1
 _running: list[tuple[float, float]] = []
@@ -50,22 +50,22 @@ class LimitExceeded(Exception):
     """Code took more time or memory than it may; the text says which, as `takes more than …`."""
 
 
-class Slow(LimitExceeded):
+class TimeExceeded(LimitExceeded):
     """It took too much CPU time, and was stopped."""
 
 
-class Large(LimitExceeded):
+class MemoryExceeded(LimitExceeded):
     """It asked for too much memory, and didn't get it."""
 
 
 @contextmanager
-def limited(*, memory: int = BYTES, seconds: float | None = None) -> Iterator[None]:
+def apply_limits(*, memory: int = MEMORY_BYTES, seconds: float | None = None) -> Iterator[None]:
     """Run code that nobody has checked, such as a model's chat template, under limits.
 
     memory: bytes it may allocate in addition to what the process has. seconds: CPU time of this
     thread, `SECONDS` by default; a busy machine refuses nothing that an idle one lets pass. Raises
-    `Large` or `Slow`. Compiling a Jinja template can take as much as rendering it, so do both
-    inside. A nested use changes nothing: the outer limits hold.
+    `MemoryExceeded` or `TimeExceeded`. Compiling a Jinja template can take as much as rendering it,
+    so do both inside. A nested use changes nothing: the outer limits hold.
 
     Python runs signal handlers only in the main thread, which runs the steps of a worker. In other
     threads nothing is limited, and outside Linux memory isn't. Costs 20 to 30 µs.
@@ -75,12 +75,12 @@ def limited(*, memory: int = BYTES, seconds: float | None = None) -> Iterator[No
             with memory_limit(memory):
                 yield
         except MemoryError:
-            raise Large(f"takes more than {memory >> 20:,} MiB of memory") from None
+            raise MemoryExceeded(f"takes more than {memory >> 20:,} MiB of memory") from None
 
 
 @contextmanager
-def memory_limit(memory: int = BYTES) -> Iterator[None]:
-    """`MemoryError` in what allocates more than `memory` bytes; for large steps of `limited`."""
+def memory_limit(memory: int = MEMORY_BYTES) -> Iterator[None]:
+    """`MemoryError` in what allocates more than `memory` bytes; for parts of `apply_limits`."""
     if not _HAS_STATM or not _in_main_thread():
         yield
         return
@@ -97,7 +97,7 @@ def memory_limit(memory: int = BYTES) -> Iterator[None]:
 
 @contextmanager
 def time_limit(seconds: float | None = None) -> Iterator[None]:
-    """`Slow` in what takes more CPU time, see `limited`."""
+    """`TimeExceeded` in what takes more CPU time, see `apply_limits`."""
     if not hasattr(signal, "setitimer") or not _in_main_thread() or _running:
         yield
         return
@@ -117,19 +117,19 @@ def time_limit(seconds: float | None = None) -> Iterator[None]:
 
 def _start(seconds: float, can_end: bool) -> None:
     # The handler stays: to put the old one back takes longer than most renderings.
-    if signal.getsignal(signal.SIGVTALRM) is not _look:
-        signal.signal(signal.SIGVTALRM, _look)
+    if signal.getsignal(signal.SIGVTALRM) is not _check_time:
+        signal.signal(signal.SIGVTALRM, _check_time)
     _running.append((time.thread_time() + seconds, seconds))
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds, _SLICE)
     if can_end:
-        signal.setitimer(signal.ITIMER_PROF, seconds + GRACE)
+        signal.setitimer(signal.ITIMER_PROF, seconds + GRACE_SECONDS)
 
 
-def _look(signum: int, frame: object) -> None:
+def _check_time(signum: int, frame: object) -> None:
     # The timer counts all threads of the process; only this one's time matters. The code may catch
     # what is raised here, so it is raised again after a while.
     if _running and time.thread_time() >= _running[0][0]:
-        raise Slow(f"takes more than {_running[0][1]:g} s")
+        raise TimeExceeded(f"takes more than {_running[0][1]:g} s")
 
 
 def _in_main_thread() -> bool:
@@ -145,17 +145,17 @@ def _address_space() -> int:
         os.close(file)
 
 
-_REPEATED = "rewrite it without nested repetitions such as (a+)+"
+_REPETITION_FIX = "rewrite it without nested repetitions such as (a+)+"
 
 
 def search(pattern: re.Pattern[str], text: str, where: str) -> re.Match[str] | None:
     """The first match of a pattern. `BadRow` at the setting `where` if the search is slow."""
-    with patterns_of(f"{where}: the regular expression {pattern.pattern!r:.80}"):
+    with limit_patterns(f"{where}: the regular expression {pattern.pattern!r:.80}"):
         return pattern.search(text)
 
 
 @contextmanager
-def patterns_of(what: str) -> Iterator[None]:
+def limit_patterns(label: str) -> Iterator[None]:
     """`BadRow` if patterns that are searched for here take too long. what: names them.
 
     The package regex can stop a search by itself, but is no replacement: the package jsonschema
@@ -165,34 +165,36 @@ def patterns_of(what: str) -> Iterator[None]:
     try:
         with time_limit():
             yield
-    except Slow as error:
-        raise BadRow(f"{what} {error} for this row", _REPEATED) from None
+    except TimeExceeded as error:
+        raise BadRow(f"{label} {error} for this row", _REPETITION_FIX) from None
 
 
 BASIS, TIMES = 2**22, 8
 """Maximum output in characters: a basis, and an addition for each byte of the messages."""
-_FIX = "give the model another chat template: put a chat_template.jinja into a copy of its folder"
+_TEMPLATE_FIX = (
+    "give the model another chat template: put a chat_template.jinja into a copy of its folder"
+)
 
 
-def within_limits(work: Callable[[], Any]) -> Any:
-    """Call `work`, which compiles a model's chat template. Raises the same errors as `written`."""
+def compile_within_limits(work: Callable[[], Any]) -> Any:
+    """Call `work`, which compiles a chat template. Raises the same errors as `render_messages`."""
     try:
-        with limited():
+        with apply_limits():
             return work()
     except LimitExceeded as error:
-        raise DataError(f"the model's chat template {error}", fix=_FIX) from error
+        raise DataError(f"the model's chat template {error}", fix=_TEMPLATE_FIX) from error
 
 
-def written(render: Callable[[], Any], messages: Conversation) -> str:
+def render_messages(render: Callable[[], Any], messages: Conversation) -> str:
     """The text that `render` makes of messages with a model's own chat template.
 
     `DataError` if that takes too much time or memory, or if the text becomes longer than any
     tokenizer could process.
     """
-    text = str(within_limits(render))
+    text = str(compile_within_limits(render))
     if len(text) > BASIS and len(text) > BASIS + TIMES * len(msgspec.json.encode(messages)):
         raise DataError(
             f"the model's chat template writes {len(text):,} characters for a short conversation",
-            fix=_FIX,
+            fix=_TEMPLATE_FIX,
         )
     return text

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from finery import Job, Model, Preflight, Promise, Step, StepError, UsageError, setting, takes
-from finery.rows.similar import question
+from finery.rows.similar import question_text
 from finery.util.text import size
 from finery_encoder.network import INPUTS, ONNX, TOKENIZER, Answers, load
 
@@ -73,7 +73,7 @@ class Export(
     def run(self, job: Job) -> Model:
         """Write the graph, compare it with the model, and quantise it."""
         example = json.loads(self.model.meta["training_example"])["messages"]
-        texts = (question(example), *PROBES)
+        texts = (question_text(example), *PROBES)
         job.progress(0, 1, "writing the graph")
         _write(self.model.path, texts, job.out)
         expected = [*Answers(self.model.path).logits(texts)]

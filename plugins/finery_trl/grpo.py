@@ -20,7 +20,7 @@ from finery import (
     setting,
 )
 from finery.rows import Row
-from finery.rows.chat.turns import problems_of
+from finery.rows.chat.turns import turn_problems
 from finery_trl.on_policy import OnPolicy
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Grpo(OnPolicy, learns="rewards"):
             for number, row in enumerate(rows.value if rows else (), 1)
             if isinstance(row.get("messages"), list) or isinstance(row.get("prompt"), str | list)
         ]
-        self._check_rewards([row for row in turned if not problems_of(row)])
+        self._check_rewards([row for row in turned if not turn_problems(row)])
 
     def prove(self, job: Job, samples: int) -> list[Proof]:
         """A proof of the prompts, after rewarding the expected answers of rows."""

@@ -12,7 +12,7 @@ import json
 from finery import Dataset, Job, Metrics, Model, Step, Traceable, hookimpl, setting, takes
 from finery.rows.report import Report, Score
 from finery.rows.dropped import Drops
-from finery.rows.generated import Checked, Origin, Origins
+from finery.rows.generated import CheckResult, Origin, Origins
 from finery.rows import answer_text, row_id
 
 
@@ -37,7 +37,7 @@ class Generate(Step, seeded=False, sections=("generate",)):
                 made = Origin(
                     id=new["id"], use="s.generate", parents=new["parents"], model="big-teacher",
                     prompt=prompt, attempt=number, answer="Sure: yes" if number else None,
-                    checks=[Checked(check="regex", passed=not number)],
+                    checks=[CheckResult(check="regex", passed=not number)],
                     judge={"model": "judge", "score": 4, "reason": "good"},
                 )
                 if number:

@@ -15,7 +15,7 @@ from conftest import Project, Ran
 from serving import served
 
 from finery import StepError
-from finery.rows.similar import question
+from finery.rows.similar import question_text
 from finery_serve.check.answers import answer_fault, answers_of, completion_of
 from finery_serve.check.prompts import Asked
 from finery_serve.client import Client
@@ -290,7 +290,7 @@ def test_finery_chat_talks_to_the_bundle(project: Project) -> None:
     [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}],
 ])  # fmt: skip
 def test_the_server_reads_the_text_that_the_engine_reads(messages: list[dict[str, Any]]) -> None:
-    assert text_of(messages) == question(messages)
+    assert text_of(messages) == question_text(messages)
 
 
 def test_a_model_that_can_be_shipped_names_the_line_for_the_recipe(project: Project) -> None:

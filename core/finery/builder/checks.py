@@ -14,11 +14,11 @@ from finery.plugin.notes import About, Estimate, Note
 from finery.recipe.environments import pinned_environment
 from finery.recipe.graph import Graph, Node, place_of
 from finery.recipe.lock import Lock
-from finery.recipe.matrix.labels import without_variants
+from finery.recipe.matrix.labels import restore_step_names
 from finery.step.inspect import steps_inside
 from finery.step.interfaces import Preflight, interface
 from finery.step.step import Step
-from finery.util.installed import version_of, with_versions
+from finery.util.installed import use_versions, version_of
 from finery.util.text import counted
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _each_variant_once(graph: Graph, notes: Iterable[Note]) -> list[Note]:
         if node is not None and graph.is_one_of_its_variants(node):
             continue
         about = node.origin if node is not None else note.step
-        text, fix = (without_variants(part, origins) for part in (note.text, note.fix))
+        text, fix = (restore_step_names(part, origins) for part in (note.text, note.fix))
         groups.setdefault((note.name, about, text, fix), []).append(note)
     merged = []
     for (_, _, text, fix), group in groups.items():
@@ -317,7 +317,7 @@ def _missing_packages(graph: Graph) -> Iterator[Note]:
         for step in (node.step, *(step for _, step in steps_inside(node.step))):
             preflight = interface(step, Preflight)
             for package, source in (preflight.packages() if preflight else {}).items():
-                with with_versions(environment.versions if environment else None):
+                with use_versions(environment.versions if environment else None):
                     is_missing = version_of(package) is None
                 if is_missing:
                     steps.setdefault((source, name), []).append(node.name)

@@ -24,7 +24,7 @@ from finery.step.inspect import check_columns, files_of, give_files, nested_step
 from finery.step.job import Job
 from finery.step.look import UNKNOWN, Known, Look, Unknown
 from finery.step.step import Step
-from finery.store.layout import Lost
+from finery.store.layout import BlobsLost
 
 Knowledge = frozenset[str] | None
 """The digests of what is built of an input, and of all that it is made of; None: no look at all."""
@@ -83,7 +83,7 @@ class Examiner:
                     answers = {name: look.columns(name) for name in sorted(columns)}
                     check_columns(step, {name: of.value for name, of in answers.items() if of})
                     step.examine(look)
-                except Lost:
+                except BlobsLost:
                     raise
                 except FineryError as error:
                     errors.append(_placed(self._graph, node, error, path))

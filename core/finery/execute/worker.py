@@ -26,14 +26,14 @@ import msgspec
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import FineryError, StepError, disk_full
-from finery.execute.executor import AHEAD, Done, Failed, Noted, Task, Used
+from finery.execute.executor import PREPARE_AHEAD, Done, Failed, Noted, Task, Used
 from finery.execute.log import redirect_to
-from finery.execute.observed import has_read, is_clean, reads_of, watching
+from finery.execute.observed import collect_reads, has_read, is_clean, observe
 from finery.execute.scope import package_folders
 from finery.fields import Files
 from finery.inference.engine import Engine
 from finery.inference.records import UncachedRecords, identity_of
-from finery.inference.shared import SharedRecords, records_of, secrets_in
+from finery.inference.shared import SharedRecords, answer_secrets, open_records
 from finery.inference.types import Identity
 from finery.plugin.discovery import COMPILED, leave_out, read_from_source
 from finery.plugin.hookspecs import hookimpl
@@ -44,25 +44,25 @@ from finery.step.job import Job
 from finery.step.look import Promise, examine_opened, promises_of
 from finery.step.step import Step
 from finery.store.blobs import ingest
-from finery.store.links import open_artifact, unchanged
-from finery.util.installed import ONLY, STANDARD_LIBRARY
+from finery.store.links import guard_inputs, open_artifact
+from finery.util.installed import ENTRY_POINTS_VARIABLE, STANDARD_LIBRARY
 from finery.util.leftovers import earlier_seconds, scratch_lock
-from finery.util.paths import PINNED, shown
+from finery.util.paths import PINNED_FOLDER, shown
 from finery.util.text import duration, redacted_data, some_of
 
 _is_worker = False
 """Whether this process only runs steps, and may change its environment for their children."""
-_imported: Plugins | None = None
+_preloaded_plugins: Plugins | None = None
 """The plugins that this process has imported before it is copied."""
-_waits = False
+_is_waiting = False
 """Whether this process waits for its copy, which gets the same signals, and time to end."""
-COLLECT_AFTER = 50_000
+COLLECTION_THRESHOLD = 50_000
 """New objects between two garbage collections, as long as modules are imported."""
-Send = Callable[[Any], None]
+SendReport = Callable[[Any], None]
 """Takes a running step's reports, see `finery.execute.executor.Report`."""
 
 
-class Default:
+class DefaultRunner:
     """The innermost implementation of `finery_run_step`. is_called: whether it ran the step."""
 
     is_called = False
@@ -71,7 +71,7 @@ class Default:
     @hookimpl(trylast=True)
     def finery_run_step(step: Step, job: Job) -> Any:
         """Run the step in this process."""
-        Default.is_called = True
+        DefaultRunner.is_called = True
         umask = os.umask(0o022)  # a step that packs files may read their modes
         try:
             return step.run(job)
@@ -89,7 +89,7 @@ def main() -> None:
         with lock:
             connection.send_bytes(msgspec.msgpack.encode(event))
 
-    if AHEAD in sys.argv:
+    if PREPARE_AHEAD in sys.argv:
         with contextlib.suppress(EOFError):
             os.environ |= msgspec.msgpack.decode(connection.recv_bytes(), type=dict[str, str])
     with contextlib.suppress(EOFError, BrokenPipeError):
@@ -112,12 +112,12 @@ def _import_plugins(task: Task) -> bool:
     They may read these, so tasks with others have other processes. False if this process can't be
     copied: it has threads, or isn't on Linux.
     """
-    global _imported
-    hidden = task.env | secrets_in(task.answers)
+    global _preloaded_plugins
+    secrets = task.env | answer_secrets(task.answers)
     os.environ.update(task.env)
     with contextlib.suppress(OSError):
-        close_log = redirect_to(task.log, hidden)
-        _imported = _plugins(task)
+        close_log = redirect_to(task.log, secrets)
+        _preloaded_plugins = _plugins(task)
         sys.stdout.flush()
         sys.stderr.flush()
         close_log()
@@ -125,7 +125,7 @@ def _import_plugins(task: Task) -> bool:
     return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
 
 
-def _run_in_copies(connection: Connection, data: bytes, send: Send) -> NoReturn:
+def _run_in_copies(connection: Connection, data: bytes, send: SendReport) -> NoReturn:
     """Run tasks, each in a copy of this process, which has imported the plugins of such tasks.
 
     So nothing of a step survives it: what it imported, cached, patched or seeded. Raises `EOFError`
@@ -137,21 +137,21 @@ def _run_in_copies(connection: Connection, data: bytes, send: Send) -> NoReturn:
     each object that it uses. So this process does once what every copy needs, and doesn't decode
     tasks.
     """
-    global _waits
+    global _is_waiting
     this, has_ended = os.getpid(), mmap.mmap(-1, 1)  # shared with the copies
-    child, giving = _copy(send, has_ended)
+    child, giving = _fork_worker(send, has_ended)
     while True:
         try:
             giving.send_bytes(data)
         except BrokenPipeError:  # it was killed while it waited, and nothing is lost
             os.waitpid(child, 0)
-            child, giving = _copy(send, has_ended)
+            child, giving = _fork_worker(send, has_ended)
             continue
         giving.close()
-        _waits = True
-        spare = _copy(send, has_ended)
+        _is_waiting = True
+        spare = _fork_worker(send, has_ended)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        _waits = False
+        _is_waiting = False
         if not has_ended[0]:  # as if the step had run here
             if code < 0:
                 with contextlib.suppress(OSError):  # SIGKILL
@@ -162,31 +162,31 @@ def _run_in_copies(connection: Connection, data: bytes, send: Send) -> NoReturn:
         data = connection.recv_bytes()
 
 
-def _copy(send: Send, has_ended: mmap.mmap) -> tuple[int, Connection]:
+def _fork_worker(send: SendReport, has_ended: mmap.mmap) -> tuple[int, Connection]:
     """Make a copy of this process, which runs one task: its pid, and the pipe for the task.
 
     has_ended: its byte becomes 1 when the closing event is sent.
     """
-    taking, giving = Pipe(duplex=False)
-    this = os.getpid()
+    reader, writer = Pipe(duplex=False)
+    worker_pid = os.getpid()
     if child := os.fork():
-        taking.close()
-        return child, giving
-    global _waits
-    code, own, _waits = 1, os.getpid(), False
+        reader.close()
+        return child, writer
+    global _is_waiting
+    code, own_pid, _is_waiting = 1, os.getpid(), False
     try:
-        _die_with_parent(this)
-        giving.close()
-        task = msgspec.msgpack.decode(taking.recv_bytes(), type=Task)
-        taking.close()
+        _die_with_parent(worker_pid)
+        writer.close()
+        task = msgspec.msgpack.decode(reader.recv_bytes(), type=Task)
+        reader.close()
         closing = run_task(task, send)
         closing["ends"] = False
-        if os.getpid() == own:  # and not a process that the step has forked
+        if os.getpid() == own_pid:  # and not a process that the step has forked
             send(closing)
             has_ended[0] = 1
         code = 0
-    except Terminated as told:
-        code = int(str(told.code))
+    except Terminated as terminated:
+        code = int(str(terminated.code))
     except (EOFError, BrokenPipeError):  # the worker or the build has ended
         pass
     except BaseException:
@@ -202,10 +202,10 @@ def become_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # `parent` handles Ctrl-C and ends this process
     signal.signal(signal.SIGTERM, _end)
     _die_with_parent(parent)
-    own = {os.path.dirname(package[:-1]) for package in package_folders(is_own=True)}
+    own_folders = {os.path.dirname(package[:-1]) for package in package_folders(is_own=True)}
     for folder in filter(os.path.isdir, sys.path):  # code that users edit
         is_installed = folder.endswith(("site-packages", "dist-packages", "lib-dynload"))
-        if not (is_installed or folder in own or folder == STANDARD_LIBRARY):
+        if not (is_installed or folder in own_folders or folder == STANDARD_LIBRARY):
             read_from_source(Path(folder))
     _collect_rarely_while_importing()
 
@@ -216,7 +216,7 @@ class Terminated(SystemExit):
 
 def _end(signum: int, frame: object) -> None:
     """End as with `sys.exit`, so that `subprocess.run` and others end their children."""
-    if not _waits:
+    if not _is_waiting:
         raise Terminated(128 + signum)
 
 
@@ -227,49 +227,51 @@ def _collect_rarely_while_importing() -> None:
     collections take a fifth of that time. Afterwards, garbage may hold much memory of a GPU, so it
     is collected as often as ever.
     """
-    default, known = gc.get_threshold(), 0
+    default, module_count = gc.get_threshold(), 0
 
     def settle(phase: str, info: dict[str, int]) -> None:
-        nonlocal known
+        nonlocal module_count
         if phase == "start":
-            if known == len(sys.modules):
+            if module_count == len(sys.modules):
                 gc.callbacks.remove(settle)
                 gc.set_threshold(*default)
-            known = len(sys.modules)
+            module_count = len(sys.modules)
 
     gc.callbacks.append(settle)
-    gc.set_threshold(COLLECT_AFTER)
+    gc.set_threshold(COLLECTION_THRESHOLD)
 
 
-def run_task(task: Task, send: Send) -> Done | Failed:
+def run_task(task: Task, send: SendReport) -> Done | Failed:
     """Run a task in this process, with output to the task's log; its closing event.
 
     send: called with each report, in the thread that reports.
     """
     started, earlier = time.perf_counter(), earlier_seconds(Path(task.scratch))
-    hidden = task.env | secrets_in(task.answers)
+    secrets = task.env | answer_secrets(task.answers)
     if earlier >= 1:
         message = f"earlier attempts took {duration(earlier)}, which its time includes"
         send({"event": "log", "message": message})
     try:
-        close_log = redirect_to(task.log, hidden)
+        close_log = redirect_to(task.log, secrets)
     except OSError as error:
-        full = disk_full(error) or StepError(f"can't write its log {task.log}: {error.strerror}")
-        return Failed(event="failed", error=full.to_dict())
-    before = {name: os.environ.get(name) for name in task.env}
+        log_error = disk_full(error) or StepError(
+            f"can't write its log {task.log}: {error.strerror}"
+        )
+        return Failed(event="failed", error=log_error.to_dict())
+    saved_variables = {name: os.environ.get(name) for name in task.env}
     os.environ.update(task.env)
     try:
-        outputs = outputs_of(task, lambda report: send(redacted_data(report, hidden)))
-        reads, changing, rewritten = reads_of(task)
+        outputs = outputs_of(task, lambda report: send(redacted_data(report, secrets)))
+        reads, changing, rewritten = collect_reads(task)
     except Terminated:
         raise
     except BaseException as error:  # also SystemExit: anything that a step raises is an error
         expected = error if isinstance(error, FineryError) else _from_exception(error, task)
         expected.details += getattr(error, "__notes__", [])
-        failed = redacted_data(expected.to_dict(), hidden)
+        failed = redacted_data(expected.to_dict(), secrets)
         return Failed(event="failed", error=failed, ends=not is_clean())
     finally:
-        for name, value in before.items():
+        for name, value in saved_variables.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
@@ -279,19 +281,19 @@ def run_task(task: Task, send: Send) -> Done | Failed:
             sys.stderr.flush()
         close_log()
     seconds = earlier + time.perf_counter() - started
-    ended = Done(event="done", outputs=outputs, seconds=seconds, code=COMPILED, reads=reads)
-    ended["ends"] = not is_clean()
+    closing = Done(event="done", outputs=outputs, seconds=seconds, code=COMPILED, reads=reads)
+    closing["ends"] = not is_clean()
     if changing:
-        ended["changing"] = changing
+        closing["changing"] = changing
     if changing or rewritten:
-        why = changing or f"reads {some_of(rewritten, 3)}, and then changes it"
+        reason = changing or f"reads {some_of(rewritten, 3)}, and then changes it"
         fix = "let it write to job.scratch, or declare what it reads as a setting of type Files"
-        text = f"{why}: the next build runs the step again"
+        text = f"{reason}: the next build runs the step again"
         send(Noted(event="note", name="not-reusable", text=text, fix=fix))
-    return ended
+    return closing
 
 
-def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
+def outputs_of(task: Task, send: SendReport) -> dict[str, Manifest]:
     """Run a task's step and move its output into `objects/`; the manifests by name."""
     if task.environment is not None:
         from finery.execute.venv import is_running_in
@@ -302,15 +304,15 @@ def outputs_of(task: Task, send: Send) -> dict[str, Manifest]:
                 fix="build with --executor local",
             )
     plugins = _plugins(task)
-    with watching(task, plugins):
+    with observe(task, plugins):
         return _outputs_of(task, plugins, send)
 
 
-def _outputs_of(task: Task, plugins: Plugins, send: Send) -> dict[str, Manifest]:
+def _outputs_of(task: Task, plugins: Plugins, send: SendReport) -> dict[str, Manifest]:
     root = Path(task.store)
     step = _step(task, plugins, root)
     promises = promises_of(step)
-    records = records_of(Path(task.records or root / "finery.db"), task.answers)
+    records = open_records(Path(task.records or root / "finery.db"), task.answers)
     # Keys of records don't have what other engines read.
     has_own_engines = all(plugins.engines[name][1].is_own for name in task.engines)
     with scratch_lock(Path(task.scratch), inherited=_is_worker) as lock_scratch:
@@ -323,25 +325,25 @@ def _outputs_of(task: Task, plugins: Plugins, send: Send) -> dict[str, Manifest]
             find_engine=_finder(task, plugins),
             secrets=task.env,
             pinned=task.pinned,
-            kept=root / PINNED,
+            kept=root / PINNED_FOLDER,
             provenance=task.provenance,
             lock_scratch=lock_scratch,
         )
         try:
-            _check(_step(task, plugins, root, named=True), task.seed)  # it might change `step`
-            inputs = [each for named in task.inputs.values() for each in named]
-            with unchanged(root, inputs):
-                Default.is_called = False
+            _check(_step(task, plugins, root, keep_names=True), task.seed)  # it might change `step`
+            inputs = [pair for pairs in task.inputs.values() for pair in pairs]
+            with guard_inputs(root, inputs):
+                DefaultRunner.is_called = False
                 returned = plugins.hook.finery_run_step(step=step, job=job)
-                if not Default.is_called:
-                    raise _replaced(plugins)
+                if not DefaultRunner.is_called:
+                    raise _replaced_step_error(plugins)
         finally:  # failed steps cost money, too
             if isinstance(records, SharedRecords):
                 records.close()
             if job.usage.worth:
                 send(Used(event="used", dollars=job.usage.dollars, worth=job.usage.worth))
-    artifacts = _by_name(returned, promises, task.use)
-    _check_apart(artifacts)
+    artifacts = _outputs_by_name(returned, promises, task.use)
+    _check_separate_folders(artifacts)
     manifests: dict[int, Manifest] = {}  # an artifact with two names is moved once
     for artifact in artifacts.values():
         if id(artifact) not in manifests:
@@ -359,20 +361,20 @@ def _check(step: Step, seed: int | None) -> None:
 def _plugins(task: Task) -> Plugins:
     """The plugins of a task: finery's own, and those that are in its key."""
     if _is_worker:
-        os.environ[ONLY] = " ".join(task.entry_points)
+        os.environ[ENTRY_POINTS_VARIABLE] = " ".join(task.entry_points)
         if task.recipe:
             os.chdir(task.recipe)  # wherever the build was started
-    if _imported is not None:
-        return _imported
+    if _preloaded_plugins is not None:
+        return _preloaded_plugins
     leave_out(task.left_out)
-    with watching(task):
+    with observe(task):
         plugins = load_plugins(tuple(Path(path) for path in task.plugins), task.entry_points)
     if not plugins.manager.has_plugin("finery.default"):
-        plugins.manager.register(Default, name="finery.default")
+        plugins.manager.register(DefaultRunner, name="finery.default")
     return plugins
 
 
-def _replaced(plugins: Plugins) -> StepError:
+def _replaced_step_error(plugins: Plugins) -> StepError:
     """The error for a hook that isn't a wrapper, and returned a value in place of the step."""
     names = [
         f"'{plugin.name}' ({plugin.origin})"
@@ -386,32 +388,37 @@ def _replaced(plugins: Plugins) -> StepError:
     )
 
 
-def _check_apart(artifacts: Mapping[str, Artifact]) -> None:
+def _check_separate_folders(artifacts: Mapping[str, Artifact]) -> None:
     """Raise `StepError` if one output is inside the folder of another."""
-    for (name, one), (other, two) in combinations(artifacts.items(), 2):
-        a, b = one.path, two.path
-        if one is not two and not one.digest and (a.is_relative_to(b) or b.is_relative_to(a)):
+    for (name, first), (second_name, second) in combinations(artifacts.items(), 2):
+        a, b = first.path, second.path
+        if (
+            first is not second
+            and not first.digest
+            and (a.is_relative_to(b) or b.is_relative_to(a))
+        ):
             raise StepError(
-                f"one of the step's outputs '{name}' and '{other}' is inside the other's folder",
-                fix=f"write them to job.out / '{name}' and job.out / '{other}'",
+                f"one of the step's outputs '{name}' and '{second_name}' is inside the other's "
+                "folder",
+                fix=f"write them to job.out / '{name}' and job.out / '{second_name}'",
             )
 
 
-def _step(task: Task, plugins: Plugins, root: Path, *, named: bool = False) -> Step:
+def _step(task: Task, plugins: Plugins, root: Path, *, keep_names: bool = False) -> Step:
     """The step of a task. named: its inputs have their names even if it doesn't declare that."""
     cls = plugins.step_type(task.use)
     step = msgspec.convert(task.settings, cls, dec_hook=_placeholder)
-    inside = {"": step}
+    steps = {"": step}
     for path, (use, settings) in task.nested.items():
         keys = path.split(".")
         start = -2 if keys[-1].isdigit() else -1  # `reward.0` is in the field `reward`
-        owner = inside[".".join(keys[:start])]
+        owner = steps[".".join(keys[:start])]
         provided = nested_fields(type(owner))[keys[start]].given
-        inside[path] = _nested_step(plugins.step_type(use), settings, provided)
-        add_nested(owner, ".".join(keys[start:]), inside[path])
+        steps[path] = _nested_step(plugins.step_type(use), settings, provided)
+        add_nested(owner, ".".join(keys[start:]), steps[path])
     give_files(step, task.files)
     for path, slot in slots_of(step).items():
-        uses_name = named or slot.uses_name
+        uses_name = keep_names or slot.uses_name
         inputs = []
         for ref, manifest in task.inputs.get(path, []):
             artifact = open_artifact(root, manifest)
@@ -448,7 +455,9 @@ def _finder(task: Task, plugins: Plugins) -> Any:
     return find
 
 
-def _by_name(returned: Any, promises: Mapping[str, Promise], use: str) -> dict[str, Artifact]:
+def _outputs_by_name(
+    returned: Any, promises: Mapping[str, Promise], use: str
+) -> dict[str, Artifact]:
     """The return value of `run` by output; `StepError` if it doesn't match the declaration."""
     expected = {name: promise.kind for name, promise in promises.items()}
     if isinstance(returned, Artifact):
@@ -491,8 +500,8 @@ def _from_exception(error: BaseException, task: Task) -> FineryError:
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
-    if isinstance(error, OSError) and (full := disk_full(error)):
-        return full
+    if isinstance(error, OSError) and (space_error := disk_full(error)):
+        return space_error
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return StepError(
             f"out of memory: {str(error)[:200]}",
@@ -506,13 +515,13 @@ def _from_exception(error: BaseException, task: Task) -> FineryError:
             details=lines[-7:-1],
             fix="raise finery.StepError instead",
         )
-    what = f"step type '{task.use}' failed: {type(error).__name__}: {error}"
+    problem = f"step type '{task.use}' failed: {type(error).__name__}: {error}"
     is_missing = isinstance(error, NameError | KeyError | AttributeError | ImportError)
-    fix = _naming(str(error), task) if is_missing else ""
-    return StepError(what, fix=fix, details=lines[-7:-1])
+    fix = _missing_type_fix(str(error), task) if is_missing else ""
+    return StepError(problem, fix=fix, details=lines[-7:-1])
 
 
-def _naming(message: str, task: Task) -> str:
+def _missing_type_fix(message: str, task: Task) -> str:
     """What to do if an error is about a step type that this process doesn't define."""
     words = {*re.findall(r"[\w.]+", message)}
     for path, names in task.left_out.items():

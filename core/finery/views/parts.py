@@ -275,11 +275,11 @@ def record_of(row: "Row", longest: int = 300) -> Record:
 
     longest: characters of a column.
     """
-    from finery.rows.parts import is_conversation, turns_of
+    from finery.rows.parts import is_conversation, labelled_turns
 
     turns = [
         Field(role, text if is_conversation(row) else shortened(text, longest), ROLES.get(role, ""))
-        for role, text in turns_of(row)
+        for role, text in labelled_turns(row)
     ]
     return Record([Field("id", str(row["id"]), "soft"), *turns] if "id" in row else turns)
 

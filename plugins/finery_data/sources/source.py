@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
 from finery import Dataset, Job, Look, Step, setting
-from finery.rows.parts import OWN_COLUMNS
+from finery.rows.parts import STANDARD_COLUMNS
 from finery.rows.tables.records import Record
 from finery_data.sources.reading import Columns, Reading, Shape, Templates
 
@@ -57,7 +57,7 @@ class RowSource(Step, seeded=False, packages=("jinja2",)):
         if self.columns and self.columns.label and "label" in self.kept():
             raise ValueError("`columns` and `keep` both make a label: leave one out")
         for name in self.kept():
-            if name in OWN_COLUMNS:
+            if name in STANDARD_COLUMNS:
                 raise ValueError(
                     f"a kept column can't be named '{name}', which means something else in a row: "
                     f"give it another name, e.g. `keep: {{source_{name}: {name}}}`"

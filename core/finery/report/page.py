@@ -11,7 +11,7 @@ from finery.builder.runs import Run
 from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import FineryError
 from finery.recipe.graph import Graph
-from finery.recipe.yaml import without_secrets
+from finery.recipe.yaml import redact_secrets
 from finery.report.steps import Group, ReportedStep, counts, groups_of
 from finery.report.variants import Variants, names_shown, steps_shown
 from finery.report.variants import section_of as variants_section
@@ -251,7 +251,7 @@ def _origin(reported: Reported) -> Section:
         known = Facts(dict(sorted(packages.items())))
         parts.append(Section("Packages in the keys", [known], is_folded=True))
     if not reported.is_past:
-        recipe = Text(without_secrets(graph.recipe.text), is_code=True)
+        recipe = Text(redact_secrets(graph.recipe.text), is_code=True)
         parts.append(Section("The recipe", [recipe], is_folded=True))
     return Section("Cost, origin and how to repeat it", parts, rank=90)
 

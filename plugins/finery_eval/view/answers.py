@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from finery import Dataset, Graph, Metrics
 from finery.rows import Row, Turns, answer_text, split_turns
-from finery.rows.parts import id_of, prompt
-from finery.rows.similar import SimilarIndex, question
+from finery.rows.parts import prompt_text, row_id_of
+from finery.rows.similar import SimilarIndex, question_text
 from finery.util.text import visible
 from finery.views import Context, Field, Record, Records
 from finery_eval.calls import shown_call
@@ -155,7 +155,7 @@ def _prompts(step: str, context: Context) -> dict[str, str]:
     """Row id → its complete prompt, for rows in the store."""
     node = context.graph.nodes.get(step)
     refs = [source.ref for source in node.sources_of(Dataset)] if node else []
-    return {id_of(row): text for row in _built(refs, context) if (text := prompt(row))}
+    return {row_id_of(row): text for row in _built(refs, context) if (text := prompt_text(row))}
 
 
 # -- with their rows and the nearest training rows ------------------------------------------------
@@ -180,7 +180,9 @@ def wrong_records(
     judged = _built([source.ref for source in sources if source.field == "rows"], context)
     rows = {row["id"]: row for row in judged}
     trained = list(islice(_training_rows(context.graph, model, context), MOST_READ))
-    index = SimilarIndex([question(split_turns(row)[0]) for row in trained]) if trained else None
+    index = (
+        SimilarIndex([question_text(split_turns(row)[0]) for row in trained]) if trained else None
+    )
     for facts in metrics.predictions():
         if facts.get("model") != model or facts.get("correct") is not False:
             continue
@@ -195,13 +197,13 @@ def wrong_records(
             record["completion"] = answer_text(row)
         record["wrong"] = list(reasons(facts)) or list(_as_read(facts))
         if index is not None:
-            nearest = index.nearest(question(prompt), NEAREST)
+            nearest = index.nearest(question_text(prompt), NEAREST)
             near = [(trained[number], cosine) for number, cosine in nearest]
             record["nearest"] = [
                 {
                     "id": other["id"],
                     "similarity": round(cosine, 3),
-                    "prompt": question(split_turns(other)[0]),
+                    "prompt": question_text(split_turns(other)[0]),
                     "completion": answer_text(other) or compact(other.get("label") or ""),
                 }
                 for other, cosine in near
@@ -250,7 +252,7 @@ def _built(refs: Iterable[str], context: Context) -> Iterator[Row]:
 def record_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(label, text) of a record, for a terminal."""
     yield "row", place_of(record)
-    yield "prompt", visible(question(record["prompt"]))
+    yield "prompt", visible(question_text(record["prompt"]))
     if "expected" in record:
         yield "expected", compact(record["expected"])
     yield "answered", record["answered"]

@@ -291,7 +291,11 @@ CALL = """
 import importlib, json, sys
 from pathlib import Path
 import msgspec
-from finery import Dataset, FineryError, Model, Pinned, interface
+from finery import (
+    Dataset,
+    FineryError,
+    Model,
+)
 import finery_hub.client
 from finery.testing import TestJob
 
@@ -303,7 +307,7 @@ if call["base"]:
     step.base = Model(Path("base"), meta=call["base"])
 try:
     if call["pinned"] is None:
-        result = {"pin": interface(step, Pinned).pin()}
+        result = {"pin": step.pin_name(Path("kept"))}
     else:
         job = TestJob(pinned=call["pinned"], secrets=call["secrets"])
         made = step.sketch(job) if call["sketch"] else step.run(job)

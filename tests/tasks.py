@@ -7,7 +7,7 @@ import msgspec
 from conftest import LIGHT_STEPS, until
 
 from finery.execute.executor import Executor, Need, Task
-from finery.step.resources import Resources
+from finery.step.resources import Reservation
 from finery.store.database import Store
 
 
@@ -47,7 +47,11 @@ class Tasks:
 def need(isolated: bool, gpus: int = 0, **resources: int) -> Need:
     """What a step needs."""
     return Need(
-        step="s", use="steps.script", isolated=isolated, gpus=gpus, resources=Resources(**resources)
+        step="s",
+        use="steps.script",
+        isolated=isolated,
+        gpus=gpus,
+        resources=Reservation(**resources),
     )
 
 

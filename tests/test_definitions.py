@@ -13,6 +13,8 @@ from tools.definitions.refused import EXCEPTIONS, refused_on_import
 from tools.definitions.sources import TABLE, Node, Sources
 from tools.definitions.table import Refused, table
 
+from finery.step.inspect import OUTSIDE_KEYS
+
 HOME = Path(__file__).parents[1]
 
 
@@ -319,10 +321,10 @@ import random
 from finery import Step
 from finery_own import part
 class Told: ...
-class X(Step, forecast=Told):
+class X(Step, metrics=Told):
     def run(self): return f()
     def check(self): return g()
-    def key_packages(self): return (g(),)
+    def cache_key(self): return (g(),)
     def outputs(self): return h()
 def f(): return 1
 def g(): return 2
@@ -349,6 +351,20 @@ def test_a_method_outside_keys_counts_if_run_names_it(
     step = STEP_TYPE.replace("return f()", call)
     reach = reach_of(tmp_path, {"part.py": "def check(x): ...", "step.py": step})
     assert definitions(reach)["step.py"] - {"f", "prepare"} == {"X", "h", *"g" * counts}
+
+
+@pytest.mark.parametrize("method", sorted(name for name in OUTSIDE_KEYS if name.isidentifier()))
+def test_rewording_a_method_outside_keys_leaves_the_key(tmp_path: Path, method: str) -> None:
+    text = STEP_TYPE.replace("def check(", f"def {method}(")
+    reach = reach_of(tmp_path, {"part.py": "", "step.py": text})
+    assert definitions(reach)["step.py"] == {"X", "f", "h"}
+
+
+def test_what_a_job_has_is_no_method_of_the_step(tmp_path: Path) -> None:
+    step = STEP_TYPE.replace("def run(self): return f()", "def run(self, job): job.provenance")
+    step = step.replace("def check(self)", "def provenance(self)")
+    reach = reach_of(tmp_path, {"part.py": "", "step.py": step})
+    assert definitions(reach)["step.py"] == {"X", "h"}
 
 
 def test_for_code_of_others_methods_outside_keys_and_marked_functions_count(tmp_path: Path) -> None:

@@ -97,19 +97,17 @@ class Spec(msgspec.Struct, frozen=True):
 
     version: str = ""  # bump when behaviour changes in a way the code's digest can't see
     packages: tuple[str, ...] = ()  # distributions whose version is part of the key
+    installs: Mapping[str, str] = {}  # distributions that `run` imports → what to install
     isolated: bool = False  # runs in its own process, not in a warm worker
     alone: bool = False  # no other step of the build runs on the machine meanwhile
     seeded: bool = True  # False: the seed can't change the output and isn't in the key
+    schemas: bool = True  # False: no request to a model has a JSON Schema, see `Key`
+    gpus: int = 0  # how many it uses; of a type with a number that varies, any but 0
     engines: bool = False  # prompts its models: their engines are in the key
     sections: tuple[str, ...] = ()  # sections of a recipe that take it; default: by its output
     learns: str = ""  # for trainings: what they learn from, see `Learns`
     task: str = ""  # for evaluators: what they judge, see `Task`
     keeps_prompts: bool = False  # for generators: their rows have the prompts of the inputs
-    pinned: Any = ""  # an interface or its "module:Class", see `finery.step.interfaces`
-    preflight: Any = ""
-    traceable: Any = ""
-    forecast: Any = ""
-    provenance: Any = ""
     metrics: Any = ""  # how to show metrics live, or its "module:NAME", see `finery.views`
 
 
@@ -198,6 +196,14 @@ def nested_step(section: str, *, given: Mapping[str, str], help: str) -> Any:
     return FieldInfo(default=None, help=help, section=section, given=dict(given))
 
 
+REPLACED_KEYWORDS = {
+    "forecast": "`forecast`, which returns a `finery.Forecast`",
+    "preflight": "`examine`, `prove`, `sketch` and `resources`",
+    "pinned": "`floating_name` and `pin_name`",
+    "provenance": "`provenance`",
+    "traceable": "`trace_rows`",
+}
+"""Class keywords of early versions → the methods of the step type that replace them."""
 _STRUCT_KEYWORDS = frozenset({
     "array_like", "cache_hash", "dict", "eq", "frozen", "gc", "omit_defaults", "order", "rename",
     "repr_omit_defaults", "tag", "tag_field",
@@ -232,6 +238,11 @@ class _SettingsMeta(msgspec.StructMeta):
 def _check_keywords(name: str, keywords: Mapping[str, Any]) -> None:
     """Raise `TypeError` for a class keyword that is unknown to both finery and msgspec."""
     for keyword in keywords:
+        if keyword in REPLACED_KEYWORDS:
+            raise TypeError(
+                f"class {name} has the keyword '{keyword}', which no longer exists: move its "
+                f"methods into the class, as {REPLACED_KEYWORDS[keyword]}"
+            )
         if keyword not in _STRUCT_KEYWORDS:
             known = [*Spec.__struct_fields__]
             raise TypeError(
@@ -300,18 +311,16 @@ class Settings(msgspec.Struct, metaclass=_SettingsMeta):
             *,
             version: str = "",
             packages: tuple[str, ...] = (),
+            installs: Mapping[str, str] = {},
             isolated: bool = False,
             alone: bool = False,
             seeded: bool = True,
+            schemas: bool = True,
+            gpus: int = 0,
             engines: bool = False,
             sections: tuple[str, ...] = (),
             learns: Learns = "",
             task: Task = "",
             keeps_prompts: bool = False,
-            pinned: "str | type" = "",
-            preflight: "str | type" = "",
-            traceable: "str | type" = "",
-            forecast: "str | type" = "",
-            provenance: "str | type" = "",
             metrics: "str | Mapping[str, Any]" = "",
         ) -> None: ...

@@ -56,7 +56,7 @@ def notes_between(graph: Graph) -> Iterator[Note]:
     for node in graph.nodes.values():
         if node.evaluates:
             yield from _compared_seeds(graph, node)
-        if not node.step.uses_seed() and "seed" in graph.recipe.data[node.section][node.name]:
+        if not node.is_seeded and "seed" in graph.recipe.data[node.section][node.name]:
             generates = "series" in type(node.step).__struct_fields__
             yield Note(
                 name="unused-seed",
@@ -84,7 +84,7 @@ def _compared_seeds(graph: Graph, judge: Node) -> Iterator[Note]:
     for source in judge.sources_of(Model):
         for name in sorted(trained_under(graph, source.step)):
             node = graph.nodes[name]
-            if node.step.uses_seed():
+            if node.is_seeded:
                 seeds = configurations.setdefault(node.use, {})
                 seeds.setdefault(_signature(node, {}), set()).add(node.seed)
                 under.setdefault((node.use, node.seed), []).append(name)
@@ -111,7 +111,7 @@ def _equal_steps(graph: Graph) -> Iterator[Note]:
     first: dict[Signature, str] = {}
     equal: dict[str, str] = {}  # step → the earlier one
     for name, node in graph.nodes.items():
-        seed = node.seed if node.step.uses_seed() else None
+        seed = node.seed if node.is_seeded else None
         earlier = first.setdefault((_signature(node, equal), seed), name)
         if earlier != name:
             equal[name] = earlier
@@ -120,7 +120,7 @@ def _equal_steps(graph: Graph) -> Iterator[Note]:
         spec = type(node.step).__spec__
         if spec.engines and not node.evaluates:
             fix = "for different rows, give one of them another `series`"
-        elif node.step.uses_seed():
+        elif node.is_seeded:
             fix = "for a different result, give one of them a `seed`"
         else:
             continue  # for example, a file that is read twice

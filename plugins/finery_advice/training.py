@@ -14,14 +14,12 @@ from typing import Any, NamedTuple
 from finery import (
     Count,
     Dataset,
-    Forecast,
     Forecasts,
     Graph,
     Model,
     Node,
     Results,
     Source,
-    interface,
 )
 from finery.rows import Row
 from finery_data.checks.labels import MOST, misspelt
@@ -228,8 +226,8 @@ class Training:
         """Parameters of its base: as built, else as stated by its step or its name."""
         for name in set(self.graph.models_under(self.name)) - trained_under(self.graph, self.name):
             parameters = (self.results.meta(name) or {}).get("parameters")
-            forecast = None if parameters else self.graph.forecast(self.graph.nodes[name])
-            parameters = parameters if forecast is None else forecast.parameters()
+            node = self.graph.nodes[name]
+            parameters = parameters or self._forecasts.forecast(node).parameters()
             if parameters:
                 return float(parameters)
         return None
@@ -238,34 +236,34 @@ class Training:
         """(class, number of rows) of the rarest class, as an evaluator reads the rows."""
         artifacts = [self.results.artifact(s.step, s.output) for s in self._row_sources]
         datasets = [dataset for dataset in artifacts if isinstance(dataset, Dataset)]
-        forecast = interface(judge.step, Forecast)
-        if forecast is None or not datasets or len(datasets) < len(artifacts):
+        classes = self._forecasts.forecast(judge).classes
+        if classes is None or not datasets or len(datasets) < len(artifacts):
             return None
-        counts = forecast.classes(islice(chain.from_iterable(datasets), MOST_READ))
-        return min((counts or {}).items(), key=lambda pair: (pair[1], pair[0]), default=None)
+        counts = classes(islice(chain.from_iterable(datasets), MOST_READ))
+        return min(counts.items(), key=lambda pair: (pair[1], pair[0]), default=None)
 
     def misspelt_class(self, judge: Node) -> tuple[str, str, str] | None:
         """(class that looks misspelt, frequent class that it looks like, id of its first row).
 
         In the built rows of the training and of an evaluator, as the evaluator reads them.
         """
-        forecast = interface(judge.step, Forecast)
-        if forecast is None:
+        classes = self._forecasts.forecast(judge).classes
+        if classes is None:
             return None
         sources = [s for node in (self.node, judge) for s in node.sources_of(Dataset)]
         outputs = dict.fromkeys((s.step, s.output) for s in sources)
         artifacts = [self.results.artifact(*output) for output in outputs]
         datasets = [dataset for dataset in artifacts if isinstance(dataset, Dataset)]
         by_field: dict[str, Counter[str]] = {}
-        counts = forecast.classes(islice(chain.from_iterable(datasets), MOST_READ))
-        for name, count in (counts or {}).items():
+        counts = classes(islice(chain.from_iterable(datasets), MOST_READ))
+        for name, count in counts.items():
             field, _, label = name.rpartition(": ")
             by_field.setdefault(field, Counter())[label] = count
         for field, of_field in by_field.items():
             for wrong, right in misspelt(of_field).items() if len(of_field) <= MOST else ():
                 name = f"{field}: {wrong}" if field else wrong
                 rows = chain.from_iterable(datasets)
-                row = next(row for row in rows if name in (forecast.classes([row]) or ()))
+                row = next(row for row in rows if name in classes([row]))
                 return wrong, right, row["id"]
         return None
 
@@ -275,10 +273,10 @@ class Training:
         From the first rows. None of either if the prompt of all of them isn't the same, or lists
         none of their classes.
         """
-        forecast = interface(judge.step, Forecast)
+        count_classes = self._forecasts.forecast(judge).classes
         samples = [self._forecasts.sample(s, COUNTED) for s in self._row_sources]
         rows = list(chain.from_iterable(sample or () for sample in samples))
-        classes = [*((forecast.classes(rows) if forecast else None) or ())]
+        classes = [*count_classes(rows)] if count_classes is not None else []
         prompt, *others = {_system_prompt(row) for row in rows} or {""}
         items = {item.strip(_MARKS) for item in _ITEMS.split(prompt.rpartition(":")[2])} - {""}
         if others or len(items) < 2 or items.isdisjoint(classes):

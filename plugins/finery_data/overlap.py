@@ -3,8 +3,15 @@
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from finery import About, Graph, Node, Note, Source
-from finery.rows.near import NEAR_SIMILARITY
+from finery import (
+    About,
+    Forecasts,
+    Graph,
+    Node,
+    Note,
+    Source,
+)
+from finery.rows.near import NEAR
 
 NAME = "train-test-overlap"
 ABOUT = {
@@ -96,8 +103,8 @@ def are_apart(graph: Graph, rows: Source, test: Source) -> bool:
 
 def _is_clean(graph: Graph, rows: Output, held: Collection[Output]) -> bool:
     node = graph.nodes[rows[0]]
-    forecast = graph.forecast(node)
-    if forecast is not None and forecast.keeps_apart():
+    forecast = Forecasts(graph).forecast(node)
+    if forecast.keeps_apart:
         return any(step == node.name and output != rows[1] for step, output in held)
     compared = {(s.step, s.output) for s in node.sources if s.role == "compare"}
     if (
@@ -105,9 +112,9 @@ def _is_clean(graph: Graph, rows: Output, held: Collection[Output]) -> bool:
         and getattr(node.step, "threshold", NEAR_SIMILARITY) <= NEAR_SIMILARITY
     ):
         return True
-    passes = forecast.passes() if forecast is not None else ()
     return bool(node.row_sources) and all(
-        s.field in passes and _is_clean(graph, (s.step, s.output), held) for s in node.row_sources
+        s.field in forecast.passes and _is_clean(graph, (s.step, s.output), held)
+        for s in node.row_sources
     )
 
 
@@ -115,9 +122,9 @@ def _origins(graph: Graph, step: str, output: str) -> Iterator[Output]:
     """Some rows, and those that they come from unchanged."""
     yield step, output
     node = graph.nodes[step]
-    forecast = graph.forecast(node)
+    passes = Forecasts(graph).forecast(node).passes
     for source in node.row_sources:
-        if forecast is not None and source.field in forecast.passes():
+        if source.field in passes:
             yield from _origins(graph, source.step, source.output)
 
 
@@ -126,8 +133,7 @@ def _parted(graph: Graph, node: Node, way: _Way) -> Iterator[tuple[str, str]]:
     if way.generated:
         yield f"{way.generated} is generated from {node.name}.{way.output}", ""
         return
-    forecast = graph.forecast(node)
-    if forecast is None or not forecast.keeps_apart():
+    if not Forecasts(graph).forecast(node).keeps_apart:
         is_off = getattr(node.step, "decontaminate", None) is False
         yield f"{node.name} keeps them", f"decontaminate: true in {node.name}" if is_off else ""
 

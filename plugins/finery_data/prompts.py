@@ -12,6 +12,7 @@ from finery import (
     Artifact,
     Dataset,
     FineryError,
+    Forecasts,
     Graph,
     Job,
     Model,
@@ -114,8 +115,7 @@ def _systems(graph: Graph, results: Results, source: Source) -> set[bool]:
     if isinstance(rows, Dataset | list):
         prompts = (split_turns(row)[0] for row in islice(rows, ROWS))
         return {any(turn["role"] == "system" for turn in prompt) for prompt in prompts}
-    forecast = graph.forecast(node)
-    passes = forecast.passes() if forecast is not None else ()
+    passes = Forecasts(graph, results).forecast(node).passes
     parts = [_systems(graph, results, s) for s in node.row_sources if s.field in passes]
     return set[bool]().union(*parts) if all(parts) else set()
 

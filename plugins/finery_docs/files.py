@@ -1,12 +1,22 @@
 """`docs.files`: rows from documents, a chunk each."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
-from finery import DataError, Dataset, Files, Job, Preflight, Step, Traceable, UsageError, setting
+from finery import (
+    DataError,
+    Dataset,
+    Files,
+    Job,
+    Key,
+    Resources,
+    Step,
+    UsageError,
+    setting,
+)
 from finery.rows import Row, row_id
 from finery.rows.dropped import Drops
 from finery.rows.tables.records import COMPRESSED, data_suffix
@@ -37,28 +47,7 @@ READERS = {
 """How a file's name ends → what reads it."""
 
 
-class ChunkPlaces(Traceable["DocsFiles"]):
-    """Chunks by file and line, or page."""
-
-    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """File and line, or page, of each chunk with one of `ids`."""
-        reading = Reading(self.step, job)
-        with reading.drops:
-            for row in reading.rows():
-                if row["id"] in ids:
-                    page = f" (page {row['page']})" if "page" in row else f":{row['line']}"
-                    yield row["id"], f"{row['source']}{page}"
-
-
-class FilesPreflight(Preflight["DocsFiles"]):
-    """Looks at the names of the files."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What reads files of these kinds."""
-        return dict.fromkeys(self.step.key_packages(), "finery[docs]")
-
-
-class DocsFiles(Step, seeded=False, version="1", traceable=ChunkPlaces, preflight=FilesPreflight):
+class DocsFiles(Step, seeded=False, version="1"):
     """Rows from Markdown, text, HTML and PDF files: one per chunk, with its place.
 
     A row has `text`; `source`, the file; `heading`, the headings above the text, as `Guide >
@@ -92,9 +81,16 @@ class DocsFiles(Step, seeded=False, version="1", traceable=ChunkPlaces, prefligh
         "scanned): stop with an error, or skip them.",
     )
 
-    def key_packages(self) -> tuple[str, ...]:
+    def cache_key(self) -> Key:
         """What reads files of these kinds."""
-        suffixes = {data_suffix(path.name) for path in self.path.paths}
+        return Key(packages=self._readers())
+
+    def resources(self) -> Resources:
+        """The same."""
+        return Resources(packages=dict.fromkeys(self._readers(), "finery[docs]"))
+
+    def _readers(self) -> tuple[str, ...]:
+        suffixes = {suffix_of(path.name) for path in self.path.paths}
         return tuple(sorted({READERS[suffix] for suffix in suffixes & READERS.keys()}))
 
     def check(self) -> None:
@@ -120,6 +116,15 @@ class DocsFiles(Step, seeded=False, version="1", traceable=ChunkPlaces, prefligh
         )
         dataset.meta |= {"files": reading.used, **reading.drops.meta()}
         return dataset
+
+    def trace_rows(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """File and line, or page, of each chunk with one of `ids`."""
+        reading = Reading(self, job)
+        with reading.drops:
+            for row in reading.rows():
+                if row["id"] in ids:
+                    page = f" (page {row['page']})" if "page" in row else f":{row['line']}"
+                    yield row["id"], f"{row['source']}{page}"
 
 
 class Reading:

@@ -114,7 +114,7 @@ def _held_out(validation: Dataset, shape: Shape) -> list[Lesson]:
 
 def _loaded(step: "Classify", job: Job) -> tuple[Any, Any]:
     """(encoder in float32, tokenizer). Raises as `load_encoder`."""
-    if step.uses_seed():
+    if step.train != "head":
         torch.manual_seed(job.seed)  # of new layers
     encoder, tokenizer = load_encoder(step.model.path)
     if tokenizer.pad_token is None:

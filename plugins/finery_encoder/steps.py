@@ -1,9 +1,20 @@
 """`encoder.classify`: trains a classifier on an encoder."""
 
-from collections.abc import Mapping
-from typing import Literal
+from typing import (
+    Literal,
+)
 
-from finery import Dataset, Job, Model, Preflight, Promise, UsageError, setting, takes
+from finery import (
+    Dataset,
+    Job,
+    Key,
+    Model,
+    Promise,
+    Resources,
+    UsageError,
+    setting,
+    takes,
+)
 from finery_baseline.answers import FieldsStep, lessons_of
 from finery_encoder.head import fields_of
 from finery_trl.settings import Lora
@@ -16,20 +27,12 @@ TRAINER, SETFIT = ("accelerate",), ("accelerate", "setfit", "sentence-transforme
 FORMATS = ("embedder", "transformers")
 
 
-class ClassifyPreflight(Preflight["Classify"]):
-    """Lists the packages that the training needs."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What embeds, trains and fits."""
-        return dict.fromkeys(self.step.key_packages(), "finery[encoder]")
-
-
 class Classify(
     FieldsStep,
     sections=("train", "models"),
     isolated=True,
     packages=PACKAGES,
-    preflight=ClassifyPreflight,
+    gpus=1,
     metrics=METRICS,
 ):
     """Train a classifier on an encoder such as all-MiniLM-L6-v2, ModernBERT or DeBERTa.
@@ -134,18 +137,18 @@ class Classify(
         """The model, with its format and the step type that ships it."""
         return {"": Promise(Model, {"format": "encoder", "bundle": "serve.bundle"})}
 
-    def key_packages(self) -> tuple[str, ...]:
-        """Also those of the trainer."""
+    def cache_key(self) -> Key:
+        """Also the packages of the trainer. A logistic regression doesn't need the seed."""
+        return Key(packages=self._packages(), seeded=self.train != "head")
+
+    def resources(self) -> Resources:
+        """The same packages."""
+        installs = dict.fromkeys(self._packages(), "finery[encoder]")
+        return super().resources() | Resources(packages=installs)
+
+    def _packages(self) -> tuple[str, ...]:
         more = {"head": (), "setfit": SETFIT, "full": TRAINER}[self.train]
         return (*PACKAGES, *more, *(("peft",) if self.lora is not None else ()))
-
-    def uses_seed(self) -> bool:
-        """Unless only a logistic regression is fitted."""
-        return self.train != "head"
-
-    def gpu_count(self) -> int:
-        """One."""
-        return 1
 
     @property
     def epochs_or_default(self) -> int:

@@ -43,17 +43,6 @@ def finery_chooser() -> str:
 
 
 @hookimpl
-def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
-    """The differences that test rows can show, and the time of a first evaluation."""
-
-    if not any(graph.nodes[name].evaluates for name in steps):
-        return []
-    from finery_eval.planning import estimates
-
-    return estimates(graph, results, steps)
-
-
-@hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes on evaluators."""
     from finery_eval.planning import ABOUT
@@ -70,7 +59,6 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
     from finery_eval.planning import (
         notes_on_baselines,
         notes_on_classes,
-        notes_on_gates,
         notes_on_limits,
     )
 
@@ -78,7 +66,6 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
         *notes_on_limits(graph, results),
         *notes_on_baselines(graph),
         *notes_on_classes(graph, results),
-        *notes_on_gates(graph, results),
     ]
 
 

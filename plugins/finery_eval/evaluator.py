@@ -17,7 +17,12 @@ everything from a value to a p-value.
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import (
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any, Literal, cast
 
 import msgspec
@@ -26,11 +31,15 @@ from finery import (
     Artifact,
     Completion,
     Dataset,
+    Estimate,
     FineryError,
+    Inputs,
     Job,
+    Key,
     Look,
     Metrics,
     Model,
+    Note,
     PluginError,
     Promise,
     RequirementError,
@@ -61,7 +70,7 @@ EXPECTED = "expected_answers"
 """An entry of `extra` in a report: a sentence about the rows' own answers that fail, for gates."""
 
 
-class Gate(Step, isolated=True):
+class Gate(Step, isolated=True, schemas=False):
     """Hold scores of anything against `require`, a setting that subclasses declare."""
 
     def metric_names(self) -> list[str]:
@@ -78,10 +87,6 @@ class Gate(Step, isolated=True):
         A report has them among its `metrics`, for views.
         """
         return {}
-
-    def sends_schemas(self) -> bool:
-        """Whether models are held to a JSON Schema, or asked to judge by one."""
-        return False
 
     def measured(self) -> dict[str, list[str]]:
         """The judged models (or other things with scores) → their metrics, for `require`."""
@@ -224,6 +229,21 @@ class Judge(Gated):
         Raises `DataError` for rows that can't be judged.
         """
 
+    def estimate(self, inputs: Inputs) -> Estimate | None:
+        """The differences that the rows can show, and the time of a first evaluation."""
+        from finery_eval.estimate import estimate
+
+        max_tokens = self.max_tokens if isinstance(self, BatchEvaluator) else None
+        is_of_speed = type(self).__spec__.task == "speed"
+        return None if is_of_speed else estimate(inputs, len(self.models), max_tokens)
+
+    def advise(self, inputs: Inputs) -> Iterator[Note]:
+        """Notes on gates that luck passes."""
+        from finery_eval.luck import notes_on_gates
+
+        if self.require:
+            yield from notes_on_gates(self, inputs)
+
 
 def longest_answer(default: int) -> Any:
     """The setting `max_tokens` of an evaluator."""
@@ -271,9 +291,10 @@ class BatchEvaluator(Judge, engines=True):
         """
         return {}
 
-    def sends_schemas(self) -> bool:
-        """Whether a subclass has a `constraint`."""
-        return type(self).constraint is not BatchEvaluator.constraint
+    def cache_key(self) -> Key:
+        """Schemas, if a subclass has a `constraint`."""
+        is_overridden = type(self).constraint is not BatchEvaluator.constraint
+        return super().cache_key() | Key(schemas=is_overridden)
 
     def constraint(self) -> dict[str, Any] | None:
         """A JSON Schema that engines hold the answers to; None lets models answer freely."""

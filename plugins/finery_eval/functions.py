@@ -11,7 +11,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import OneFile, Settings, StepError, UsageError, setting
+from finery import (
+    Key,
+    OneFile,
+    Settings,
+    StepError,
+    UsageError,
+    setting,
+)
 from finery.rows import Row
 from finery.util.text import did_you_mean
 from finery_eval.calls import Call
@@ -57,7 +64,7 @@ class Execute(Settings):
     def check_file(self) -> None:
         """Raise `UsageError` for a file that isn't Python, or that has no such factory."""
         if self.file is None:
-            self.key_code()
+            self.cache_key()
             return
         name = self.file.names[0]
         try:
@@ -75,13 +82,13 @@ class Execute(Settings):
                 fix=did_you_mean(self.factory, names) or f"write one in {name}",
             )
 
-    def key_code(self) -> list[Any]:
-        """The file with the functions, or the factory and its module; and what runs them."""
+    def cache_key(self) -> Key:
+        """The code of the file with the functions, or of the factory's module; what runs them."""
         if self.file is not None:
-            return [*self.file.paths, HOST]
+            return Key(code=[*self.file.paths, HOST])
         module, _, name = self.factory.rpartition(":")
         try:
-            return [getattr(importlib.import_module(module), name), module, HOST]
+            return Key(code=[getattr(importlib.import_module(module), name), module, HOST])
         except (ImportError, AttributeError) as error:
             raise UsageError(
                 f"{self.factory} can't be imported: {error}",

@@ -4,10 +4,7 @@ Input: a recipe's graph and its results so far. Evaluators don't import this, so
 key.
 """
 
-import math
-import statistics
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -17,46 +14,30 @@ import msgspec
 from finery import (
     About,
     Artifact,
-    Count,
     Dataset,
-    Estimate,
-    Forecast,
     Forecasts,
     Graph,
-    Metrics,
     Model,
     Node,
     Note,
     Results,
     Source,
     Step,
-    UsageError,
-    cpu_count,
-    interface,
 )
-from finery.execute.gpus import visible_gpus
-from finery.rows import Row, answer_text, split_turns
+from finery.rows import Row, split_turns
 from finery.util.text import (
     counted,
     enough_tokens,
     estimated_tokens,
     in_line,
-    rough_duration,
     shortened,
     some_of,
 )
-from finery_eval.evaluator import BatchEvaluator, Judge
+from finery_eval.estimate import training_of
+from finery_eval.luck import LUCK
 from finery_eval.nested import JudgeEach
-from finery_eval.requirements import Requirement
-from finery_eval.stats import DISAGREEMENT, detectable_difference, wilson
 
-LUCKY_GATE = "lucky-gate"
 UNSEEN_CLASS = "unseen-class"
-WORSE = 0.1
-"""How much worse the model is that must not pass by luck."""
-CHANCE = 0.05
-MOST_ROWS = 2_000
-"""Number of rows from which on luck is worth no more than a few points."""
 NO_CHEAP_BASELINE = "no-cheap-baseline"
 CUT_OFF = "max-tokens"
 ABOUT = {
@@ -78,106 +59,11 @@ ABOUT = {
         why="The model has not learned the class, so it gets these rows wrong. Macro-F1 counts it "
         "like any other class, and is lower by up to its share of the classes.",
     ),
-    LUCKY_GATE: About(
-        when="`require:` compares a score with a number on so few rows that a model which is 10 "
-        "points worse passes with a probability of more than 5 %",
-        why="A score on a few rows is partly luck: a share from 20 rows is often 10 points too "
-        "high or too low. A gate that a bad model can pass by luck doesn't stop it. Judge more "
-        "rows, or require a test: `significantly better than` uses the interval.",
-    ),
+    **LUCK,
 }
 
 
-CORE, GPU = 7e9, 1e12
-"""Parameters × tokens that a CPU core and a GPU compute in a second, by rule of thumb."""
-LOADING = 5.0
-"""Seconds until a model answers."""
-CHARACTERS_A_TOKEN = 4
-MOST_READ = 500
 MOST_COUNTED = 20_000
-
-# -- what test rows can show, and how long that takes ----------------------------------------------
-
-
-def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
-    """An estimate for each evaluator among the steps whose rows are counted."""
-    nodes = [graph.nodes[name] for name in steps]
-    judges = [n for n in nodes if isinstance(n.step, Judge) and n.step.__spec__.task != "speed"]
-    counted = [(n, rows_of(graph, results, n)) for n in judges]
-    return [
-        _estimate(graph, results, n, rows) for n, rows in counted if rows is not None and rows.rows
-    ]
-
-
-def rows_of(graph: Graph, results: Results, node: Node) -> Count | None:
-    """The rows that an evaluator judges; None if they aren't known yet."""
-    forecasts = Forecasts(graph, results)
-    counts = [forecasts.count(s) for s in node.sources_of(Dataset) if s.field == "rows"]
-    return counts[0] if len(counts) == 1 else None
-
-
-def _estimate(graph: Graph, results: Results, node: Node, rows: Count) -> Estimate:
-    assert isinstance(node.step, Judge)
-    difference = detectable_difference(rows.rows)
-    if len(node.step.models) < 2:
-        low, high = wilson(rows.rows / 2, rows.rows)
-        text = f"{rows} give a score to within {50 * (high - low):.0f} points (95 % interval)"
-    elif difference >= 1:
-        text = f"{rows} can't tell any two models apart (at the 5 % level, with 80 % power)"
-    else:
-        text = (
-            f"{rows} can detect differences of {100 * difference:.0f} points (at the 5 % "
-            f"level, with 80 % power, if the models differ on {100 * DISAGREEMENT:.0f} % of the "
-            "rows)"
-        )
-    facts: dict[str, float] = {"rows": rows.rows, "detectable_difference": difference}
-    seconds = None if results.last(node.name) else seconds_of(graph, results, node, rows.rows)
-    if seconds is None:
-        return Estimate(step=node.name, lines=[text], facts=facts)
-    return Estimate(
-        step=node.name,
-        lines=[text, f"time: about {rough_duration(seconds)} (a rough guess before the first run)"],
-        facts={**facts, "seconds": round(seconds), "is_rough": True},
-    )
-
-
-def seconds_of(graph: Graph, results: Results, node: Node, rows: int) -> float | None:
-    """A guess of an evaluator's time; None if it asks no models or their sizes are unknown.
-
-    A trained model is expected to answer at the length of the expected answers if the rows are
-    built, others with `max_tokens`.
-    """
-    if not isinstance(node.step, BatchEvaluator):
-        return None
-    source = next(s for s in node.sources if s.field == "rows")
-    sample = list(Forecasts(graph, results).sample(source, MOST_READ) or ())
-    if not sample:
-        return None
-    prompt = statistics.fmean(len(msgspec.json.encode(row)) for row in sample) / CHARACTERS_A_TOKEN
-    most = learned = float(node.step.max_tokens)
-    if results.artifact(source.step, source.output) is not None:
-        answer = statistics.fmean(len(answer_text(row)) for row in sample) / CHARACTERS_A_TOKEN
-        learned = min(most, answer + 1)
-    speed = GPU if visible_gpus() else CORE * cpu_count()
-    seconds = 0.0
-    for model in (graph.nodes[s.step] for s in node.sources if s.field == "models"):
-        if getattr(type(model.step), "is_baseline", False):
-            continue
-        parameters = parameters_of(graph, model)
-        if parameters is None:
-            return None
-        answer = most if training_of(graph, model) is None else learned
-        seconds += LOADING + rows * (prompt + answer) * parameters / speed
-    return seconds
-
-
-def parameters_of(graph: Graph, node: Node) -> float | None:
-    """The number of a model's parameters, its own or those of its base; None if unknown."""
-    forecast = graph.forecast(node)
-    known = None if forecast is None else forecast.parameters()
-    bases = (parameters_of(graph, graph.nodes[source.step]) for source in node.base_models)
-    return known or next((size for size in bases if size), None)
-
 
 # -- trained classifiers without a cheap baseline --------------------------------------------------
 
@@ -230,15 +116,15 @@ def unseen_classes(
     for judge in (node for node in graph.nodes.values() if node.evaluates):
         models = (graph.nodes[source.step] for source in judge.sources_of(Model))
         training = next(filter(None, (training_of(graph, model) for model in models)), None)
-        forecast = interface(judge.step, Forecast)
-        if training is None or forecast is None:
+        classes = Forecasts(graph).forecast(judge).classes
+        if training is None or classes is None:
             continue
         learned_rows = [s for s in training.row_sources if s.role in ("train", "")]
         sides = learned_rows, judge.row_sources
         made = [[built(source) for source in side] for side in sides]
         rows = [[each for each in side if isinstance(each, Dataset)] for side in made]
         if made == rows and all(rows):
-            learned, expected = (forecast.classes(chain(*side)) or Counter[str]() for side in rows)
+            learned, expected = (classes(chain(*side)) for side in rows)
             if unseen := {name: n for name, n in expected.items() if name not in learned}:
                 names = some_of([*map(repr, unseen)])
                 count = counted(sum(unseen.values()), "row")
@@ -247,14 +133,6 @@ def unseen_classes(
                     f"{judge.name} expects {names} in {count}, but no row that "
                     f"{training.name} learned from has it",
                 )
-
-
-def training_of(graph: Graph, node: Node) -> Node | None:
-    """The training that a model comes from, itself or an earlier one; None if there is none."""
-    if node.trains:
-        return node
-    earlier = (training_of(graph, graph.nodes[source.step]) for source in node.base_models)
-    return next((training for training in earlier if training is not None), None)
 
 
 # -- answers that are cut off ----------------------------------------------------------------------
@@ -344,81 +222,3 @@ def _counter(graph: Graph, results: Results, node: Node) -> Callable[[str], int]
         tokenizer = Tokenizer.from_file(str(next(path for path in paths if path.is_file())))
         return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
     return None
-
-
-# -- gates that luck passes ------------------------------------------------------------------------
-
-
-def notes_on_gates(graph: Graph, results: Results) -> Iterator[Note]:
-    """A note for each gate of a recipe that luck passes."""
-    for node in graph.nodes.values():
-        if isinstance(node.step, Judge) and node.step.require:
-            yield from _of_gates(graph, results, node)
-
-
-def _of_gates(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
-    rows = rows_of(graph, results, node)
-    assert isinstance(node.step, Judge)
-    try:
-        gates = node.step.requirements()
-    except UsageError:
-        return  # an error of its own
-    if rows is None or not 0 < rows.rows < MOST_ROWS:
-        return
-    models = [model.name for model in node.step.models]
-    metrics = results.artifact(node.name)
-    report = metrics.report() if isinstance(metrics, Metrics) else None
-    for name, gate in zip(node.step.require, gates, strict=True):
-        if not isinstance(gate, Requirement) or gate.of or gate.op[0] != ">":
-            continue
-        model, metric = gate.subject
-        if model not in models:  # e.g. a judge, which isn't measured on these rows
-            continue
-        if metric in node.step.unbounded():  # no share, so no binomial distribution
-            continue
-        judged = Count(report.rows_of(model, metric)) if report else rows
-        if not judged.rows:
-            continue
-        chance, worse = chance_to_pass(gate.number, judged.rows)
-        score = report.score(model, metric) if report else None
-        ends = score.interval if score else None
-        if chance <= CHANCE or (ends and ends[0] >= gate.number):
-            continue
-        shares = " to ".join(f"{100 * end:.0f}" for end in ends or ())
-        seen = f". The interval of its score is {shares} %" if ends else ""
-        yield Note(
-            name=LUCKY_GATE,
-            text=f"{node.name} requires {name} {gate.text} on {judged}: a model that is right in "
-            f"{100 * worse:.0f} % of all cases passes with a probability of {100 * chance:.0f} %"
-            f"{seen}",
-            fix=f'judge {enough_rows(gate.number):,} rows or more, or write {name}: "significantly '
-            f'better than {gate.number:g}"',
-            step=node.name,
-            place=(*node.place, "require", name),
-        )
-
-
-def chance_to_pass(bound: float, n: int) -> tuple[float, float]:
-    """(probability, its accuracy) that a model which is `WORSE` than a bound reaches it on n rows.
-
-    The upper tail of the binomial distribution.
-    """
-    accuracy = max(0.0, bound - WORSE)
-    least = math.ceil(bound * n - 1e-9)
-    if accuracy <= 0:
-        return float(least <= 0), 0.0
-    logs = (
-        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        + k * math.log(accuracy) + (n - k) * math.log1p(-accuracy)
-        for k in range(least, n + 1)
-    )  # fmt: skip
-    return min(1.0, math.fsum(map(math.exp, logs))), accuracy
-
-
-def enough_rows(bound: float) -> int:
-    """The number of rows at which such a model rarely passes, rounded up to tens."""
-    return next(
-        (n for n in range(10, MOST_ROWS, 10)
-         if all(chance_to_pass(bound, more)[0] <= CHANCE for more in range(n, n + 10))),
-        MOST_ROWS,
-    )  # fmt: skip

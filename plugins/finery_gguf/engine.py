@@ -1,7 +1,7 @@
 """Answers prompts with a GGUF, through llama.cpp."""
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +14,7 @@ from finery import (
     Engine,
     EngineJob,
     FineryError,
+    Key,
     Model,
     Request,
     Sampling,
@@ -62,15 +63,11 @@ class GgufEngine(Engine):
         self._first_token: float | None = None  # of the last answer
 
     @classmethod
-    def key_facts(cls) -> Mapping[str, Any]:
-        """The server that answers, and how many rows it answers at once; empty without one."""
+    def cache_key(cls) -> Key:
+        """The server that answers, and how many rows it answers at once; where it might be."""
         server = backend.server()
-        return {"llama.cpp": f"{server}, {backend.rows_at_once()} slots"} if server else {}
-
-    @classmethod
-    def key_files(cls) -> list[str]:
-        """Where the user's llama-server is or might be."""
-        return build_files()
+        facts = {"llama.cpp": f"{server}, {backend.rows_at_once()} slots"} if server else {}
+        return super().cache_key() | Key(facts=facts, watched=build_files())
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """One request each. Those with the same tools and earlier turns follow one another.

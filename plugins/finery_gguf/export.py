@@ -14,8 +14,8 @@ from finery import (
     Artifact,
     Dataset,
     Job,
+    Key,
     Model,
-    Preflight,
     Promise,
     Step,
     StepError,
@@ -53,22 +53,13 @@ Quantization = Literal[
 """The names of outputs, and the spellings of llama.cpp and of GGUF file names."""
 
 
-class ExportPreflight(Preflight["Export"]):
-    """Says what converts, quantises and proves."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What reads the model, and llama.cpp."""
-        needed = ("torch", "transformers", "peft", "gguf", PACKAGE)
-        return dict.fromkeys(needed, "finery[gguf]")
-
-
 class Export(
     Step,
     isolated=True,
     seeded=False,
     sections=("export",),
     packages=("torch", "transformers", "peft", "tokenizers", PACKAGE),
-    preflight=ExportPreflight,
+    installs=dict.fromkeys(("torch", "transformers", "peft", "gguf", PACKAGE), "finery[gguf]"),
 ):
     """Export a model to GGUF, for llama.cpp and Ollama.
 
@@ -177,13 +168,9 @@ class Export(
             return {"": Promise(Model, {"format": ADAPTER})}
         return dict.fromkeys(["", *self.quantization], Model)
 
-    def key_facts(self) -> Mapping[str, Any]:
-        """The builds of the user's converter and llama-quantize; empty without them."""
-        return build_facts(*OWN)
-
-    def key_files(self) -> list[str]:
-        """Where these programs are or might be."""
-        return build_files(*OWN)
+    def cache_key(self) -> Key:
+        """Also the builds of the user's converter and llama-quantize, and where they might be."""
+        return super().cache_key() | Key(facts=build_facts(*OWN), watched=build_files(*OWN))
 
     def run(self, job: Job) -> dict[str, Model]:
         """Merge, convert to bf16, quantise the result, and verify each file."""

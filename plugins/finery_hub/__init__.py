@@ -5,8 +5,7 @@ the hub's own cache. Branches and tags are pinned to a commit in `recipe.lock`. 
 direction, models with their card go to a repository (`push/`).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from finery import About, hookimpl
 
@@ -39,12 +38,3 @@ def finery_notes() -> Mapping[str, About]:
     from finery_hub.push.shown import ABOUT
 
     return ABOUT
-
-
-@hookimpl
-def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on pushes that will find no token or publish a row."""
-    from finery_hub.push.shown import notes_on
-
-    is_push = any(node.use == "hub.push" for node in graph.nodes.values())
-    return [*notes_on(graph, results)] if is_push else []

@@ -16,10 +16,7 @@ from finery import (
     Dataset,
     FineryError,
     Job,
-    Pinned,
-    Preflight,
     StepError,
-    Traceable,
     setting,
 )
 from finery.rows.badrow import BadRow
@@ -261,44 +258,11 @@ def _named(value: Any, names: Sequence[str]) -> Any:
     return value
 
 
-class DatasetPin(Pinned["HubDataset"]):
-    """The commit of a data set's branch or tag."""
-
-    def floating(self) -> str | None:
-        """The branch or tag to pin; a commit needs no pin."""
-        if COMMIT.fullmatch(self.step.revision):
-            return None
-        return f"hub:datasets/{self.step.repo}@{self.step.revision}"
-
-    def pin(self) -> str:
-        """The commit that the branch or tag currently names."""
-        return resolve(self.step.repo, self.step.revision, "dataset")
-
-
-class DatasetPlaces(Traceable["HubDataset"]):
-    """Rows by commit, split, and file and line or row."""
-
-    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """Commit, split, file and line (or row) of each row with one of `ids`."""
-        step, split = self.step, self.step.pinned_split(job)
-        return step.placed(ids, job, step.records(split, job), split.place, take=step.take)
-
-
-class DatasetPreflight(Preflight["HubDataset"]):
-    """Lists the packages that the step needs."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What reads data sets of the hub."""
-        return dict.fromkeys(("datasets", "huggingface-hub"), "finery[hub]")
-
-
 class HubDataset(
     RowSource,
     packages=("datasets", "jinja2"),
+    installs=dict.fromkeys(("datasets", "huggingface-hub"), "finery[hub]"),
     version="1",
-    pinned=DatasetPin,
-    traceable=DatasetPlaces,
-    preflight=DatasetPreflight,
 ):
     """Rows of a data set on the Hugging Face hub, as the datasets library reads it.
 
@@ -341,3 +305,18 @@ class HubDataset(
         """The records of a split, from its files or over the network."""
         streaming = self.streaming if self.streaming is not None else self.take is not None
         return records_of(split, job, streaming=streaming)
+
+    def floating_name(self) -> str | None:
+        """The branch or tag to pin; a commit needs no pin."""
+        if COMMIT.fullmatch(self.revision):
+            return None
+        return f"hub:datasets/{self.repo}@{self.revision}"
+
+    def pin_name(self, folder: Path) -> str:
+        """The commit that the branch or tag currently names."""
+        return resolve(self.repo, self.revision, "dataset")
+
+    def trace_rows(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """Commit, split, file and line (or row) of each row with one of `ids`."""
+        split = self.pinned_split(job)
+        return self.placed(ids, job, self.records(split, job), split.place, take=self.take)

@@ -1,54 +1,28 @@
 """`hub.model`: a model from the Hugging Face hub, pinned to a commit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from finery import DataError, Forecast, Job, Model, Pinned, Preflight, setting
+from finery import (
+    DataError,
+    Forecast,
+    Inputs,
+    Job,
+    Model,
+    setting,
+)
 from finery_hub.client import COMMIT, download, names_at, resolve, token_of
 from finery_local.folder import HEAVY, LOADED, PICKLED, README, WEIGHT_FILES, Folder, FolderStep
 from finery_local.gguf_file import external_gguf
-
-
-class ModelPin(Pinned["HubModel"]):
-    """The commit of a model's branch or tag."""
-
-    def floating(self) -> str | None:
-        """The branch or tag to pin; a commit needs no pin."""
-        step = self.step
-        return None if COMMIT.fullmatch(step.revision) else f"hub:{step.repo}@{step.revision}"
-
-    def pin(self) -> str:
-        """The commit that the branch or tag currently names."""
-        return resolve(self.step.repo, self.step.revision)
-
-
-class ModelPreflight(Preflight["HubModel"]):
-    """Lists the packages that the step needs."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What talks to the hub."""
-        return {"huggingface-hub": "finery[hub]"}
-
-
-class ModelForecast(Forecast["HubModel"]):
-    """Where its `config.json` can be requested."""
-
-    def facts(self) -> Mapping[str, Any]:
-        """(repository, revision) on the hub, and the names of repository and file."""
-        step = self.step
-        name = "/".join(filter(None, [step.repo, step.file]))
-        return {"name": name, "hub": (step.repo, step.revision)}
 
 
 class HubModel(
     FolderStep,
     sections=("models",),
     seeded=False,
-    pinned=ModelPin,
-    preflight=ModelPreflight,
-    forecast=ModelForecast,
+    installs={"huggingface-hub": "finery[hub]"},
 ):
     """Take a model, or an adapter, from the Hugging Face hub.
 
@@ -154,6 +128,19 @@ class HubModel(
         commit, token = self._commit(job), token_of(job)
         root = download(self.repo, commit, job, wanted=wanted, unwanted=unwanted, token=token)
         return _snapshot(root, wanted, self.repo)
+
+    def floating_name(self) -> str | None:
+        """The branch or tag to pin; a commit needs no pin."""
+        return None if COMMIT.fullmatch(self.revision) else f"hub:{self.repo}@{self.revision}"
+
+    def pin_name(self, folder: Path) -> str:
+        """The commit that the branch or tag currently names."""
+        return resolve(self.repo, self.revision)
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """(repository, revision) on the hub, and the names of repository and file."""
+        name = "/".join(filter(None, [self.repo, self.file]))
+        return Forecast(facts={"name": name, "hub": (self.repo, self.revision)})
 
 
 def _log_other_template(folder: Folder, job: Job) -> None:

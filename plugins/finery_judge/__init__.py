@@ -4,8 +4,7 @@ Input: models, rows, a judge and a rubric. Output: metrics with intervals, and t
 unreadable verdicts, position bias, disagreement with human decisions.
 """
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from finery import hookimpl
@@ -26,13 +25,3 @@ def finery_notes() -> Mapping[str, Any]:
     from finery_judge.judging import ABOUT
 
     return ABOUT
-
-
-@hookimpl
-def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on judges that judge themselves."""
-    if not {"finery_judge.rubric", "finery_judge.arena"} & set(sys.modules):
-        return []  # the recipe has no such step
-    from finery_judge.judging import notes_on
-
-    return [*notes_on(graph)]

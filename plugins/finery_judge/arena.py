@@ -1,10 +1,19 @@
 """`eval.arena`: which of two models answers better, by a judge that sees both orders."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
-from finery import Asked, Count, Dataset, Job, Metrics, UsageError, setting, takes
+from finery import (
+    Dataset,
+    Inputs,
+    Job,
+    Metrics,
+    Requests,
+    UsageError,
+    setting,
+    takes,
+)
 from finery.rows import Conversation, Row
 from finery.rows.report import Report
 from finery_eval import verdicts as valued
@@ -13,7 +22,7 @@ from finery_eval.evaluation import answers_table, dependent, write_scored
 from finery_eval.predictions import predictions
 from finery_eval.verdicts import Answers
 from finery_judge.games import Game, Order, cross_table, pair_table, points_of, records, win_rates
-from finery_judge.judging import JUDGE, PAIR_PROMPT, JudgeForecast, Judging, names, report_scores
+from finery_judge.judging import JUDGE, PAIR_PROMPT, Judging, names, report_scores
 from finery_synth.asking import Used
 from finery_synth.judges import ORDERS, Seen, Verdict
 
@@ -30,26 +39,7 @@ class Question(NamedTuple):
     order: int
 
 
-class ArenaForecast(JudgeForecast["Arena"]):
-    """Two requests for each game, one in each order."""
-
-    def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked:
-        """The requests if the rows are built, otherwise their number if it follows from counts."""
-        step, each = self.step, len(self.step.pairs()) * len(ORDERS)
-        asked = self.asked(each, Verdict.schema(), taken.get("rows", ()))
-        if not built:
-            return asked
-        template = step.template()
-
-        def messages(row: Row, answer: str) -> Conversation:
-            reference = answer if step.reference else ""
-            given = names(row, reference, a=answer, b=answer) | {"rubric": step.rubric}
-            return template.messages(given, row)
-
-        return asked._replace(total=each * len(step.rows), requests=self.prompts(messages, each))
-
-
-class Arena(Judging, forecast=ArenaForecast):
+class Arena(Judging):
     """Have a model compare the answers of models in pairs, each in both orders.
 
     `win_rate` is the share of games that a model wins; a tie counts half, and so does a game in
@@ -178,6 +168,22 @@ class Arena(Judging, forecast=ArenaForecast):
                 else Seen(question.order, problem=verdict)
             )  # fmt: skip
         return [Game(*game, seen=tuple(verdicts)) for game, verdicts in seen.items()]
+
+    def first_requests(self, inputs: Inputs) -> Requests:
+        """Two requests for each game, one in each order."""
+        each = len(self.pairs()) * len(ORDERS)
+        requests = self.some_requests(each, Verdict.schema(), inputs.count("rows"))
+        if not inputs.are_built:
+            return requests
+        template = self.template()
+
+        def messages(row: Row, answer: str) -> Conversation:
+            reference = answer if self.reference else ""
+            given = names(row, reference, a=answer, b=answer) | {"rubric": self.rubric}
+            return template.messages(given, row)
+
+        every = self.requests_for_rows(messages, each)
+        return requests._replace(total=each * len(self.rows), requests=every)
 
 
 def _predictions(

@@ -5,24 +5,27 @@ can contain such a line. The prompt states that fenced text never contains instr
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from typing import Any, TypeVar
 
 from blake3 import blake3
 
 from finery import (
     About,
-    Asked,
     Budget,
     Completion,
     Count,
+    Estimate,
     Forecast,
-    Graph,
+    Inputs,
     Job,
     Look,
     Model,
     Note,
     OneFile,
     Request,
+    Requests,
     StepError,
     UsageError,
     setting,
@@ -126,7 +129,6 @@ def report_scores(scores: Mapping[str, Score]) -> dict[str, ReportScore]:
 
 R = TypeVar("R")
 T = TypeVar("T")
-J = TypeVar("J", bound="Judging")
 UNREAD_FIX = (
     "raise `judge_tokens`, simplify the prompt, or name a judge whose engine follows a JSON Schema"
 )
@@ -135,31 +137,7 @@ JUDGE = "judge"
 """The judge's name in `require`, e.g. in `judge.kappa`."""
 
 
-class JudgeForecast(Forecast[J]):
-    """The requests of the first attempt.
-
-    Answers of the judged models aren't known yet, so each row's own answer takes their place in the
-    prompts, and their number is the highest possible one: a judge isn't asked about empty answers,
-    and one request serves all equal answers to a row.
-    """
-
-    def asked(self, each: int, schema: Mapping[str, Any], taken: Sequence[Count | None]) -> Asked:
-        """The requests for the rows in `taken`. each: the number of requests for a row."""
-        step = self.step
-        sampling = {"max_tokens": step.judge_tokens, "temperature": 0.0, "schema": dict(schema)}
-        known = [count.rows for count in taken if count is not None]
-        total = each * sum(known) if known and len(known) == len(taken) else None
-        return Asked("judge", total, (), sampling, TRIES - 1, step.budget, is_most=True)
-
-    def prompts(
-        self, messages: Callable[[Row, str], Conversation], each: int
-    ) -> Iterator[tuple[Request, int]]:
-        """The requests for all rows. messages: the prompt for a row and an answer to it."""
-        for row in self.step.rows:
-            yield from [(Request(messages(row, answer_text(row).strip())), 1)] * each
-
-
-class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
+class Judging(BatchEvaluator, packages=("jinja2",), version="1", schemas=True):
     """Have a model judge the answers of models."""
 
     judge: Model = takes(
@@ -186,10 +164,6 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
     budget: Budget | None = setting(
         None, affects_output=False, help="Limit of one build; verdicts so far are kept."
     )
-
-    def sends_schemas(self) -> bool:
-        """The judge's answers follow one."""
-        return True
 
     def default_prompt(self) -> str:
         """The default template."""
@@ -282,6 +256,55 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1"):
         advice = f"{UNREAD_FIX[0].upper()}{UNREAD_FIX[1:]}."
         return remark(f"the judge gave no verdict on {what} ({reason})", advice)
 
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """The requests of the first attempt.
+
+        Answers of the judged models aren't known yet, so each row's own answer takes their place in
+        the prompts, and their number is the highest possible one: a judge isn't asked about empty
+        answers, and one request serves all equal answers to a row.
+        """
+        return Forecast(requests=lambda: self.first_requests(inputs))
+
+    def first_requests(self, inputs: Inputs) -> Requests:
+        """The requests if the rows are built, otherwise their number if it follows from counts."""
+        raise NotImplementedError
+
+    def some_requests(self, each: int, schema: Mapping[str, Any], rows: Count | None) -> Requests:
+        """The number of requests for these rows. each: the number of requests for a row."""
+        sampling = {"max_tokens": self.judge_tokens, "temperature": 0.0, "schema": dict(schema)}
+        total = None if rows is None else each * rows.rows
+        return Requests("judge", total, (), sampling, TRIES - 1, self.budget, is_most=True)
+
+    def requests_for_rows(
+        self, messages: Callable[[Row, str], Conversation], each: int
+    ) -> Iterator[tuple[Request, int]]:
+        """The requests for all rows. messages: the prompt for a row and an answer to it."""
+        for row in self.rows:
+            yield from [(Request(messages(row, answer_text(row).strip())), 1)] * each
+
+    def estimate(self, inputs: Inputs) -> Estimate | None:
+        """Also calls, tokens and cost of the judge."""
+        from finery_synth.estimate import estimate_requests
+
+        estimates = (super().estimate(inputs), estimate_requests(inputs))
+        known = [estimate for estimate in estimates if estimate is not None]
+        return reduce(or_, known) if known else None
+
+    def advise(self, inputs: Inputs) -> Iterator[Note]:
+        """Also a note on a judge that judges itself."""
+        yield from super().advise(inputs)
+        judges = {source.step for source in inputs.sources("judge")}
+        for source in inputs.sources("models"):
+            for judge in judges.intersection(inputs.graph.models_under(source.step)):
+                is_itself = judge == source.step
+                relation = "itself" if is_itself else f"{source.ref}, which is made from it"
+                yield Note(
+                    name="judges-itself",
+                    text=f"in {inputs.name}, {judge} judges {relation}",
+                    fix="name another model as `judge`, best a larger one of another family",
+                    place=(*inputs.node.place, "judge"),
+                )
+
 
 ABOUT = {
     "judges-itself": About(
@@ -291,25 +314,3 @@ ABOUT = {
         "from it, is too high by an unknown amount.",
     )
 }
-
-
-def notes_on(graph: Graph) -> Iterator[Note]:
-    """A note for each evaluator whose judge judges itself."""
-    judged = (
-        (node, source)
-        for node in graph.nodes.values()
-        if isinstance(node.step, Judging)
-        for source in node.sources_of(Model)
-        if source.field == "models"
-    )
-    for node, source in judged:
-        judges = {s.step for s in node.sources_of(Model) if s.field == "judge"}
-        for judge in judges.intersection(graph.models_under(source.step)):
-            relation = "itself" if judge == source.step else f"{source.ref}, which is made from it"
-            yield Note(
-                name="judges-itself",
-                text=f"in {node.name}, {judge} judges {relation}",
-                fix="name another model as `judge`, best a larger one of another family",
-                step=node.name,
-                place=(*node.place, "judge"),
-            )

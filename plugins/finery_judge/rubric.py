@@ -6,13 +6,13 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from finery import (
-    Asked,
-    Count,
     Dataset,
+    Inputs,
     Job,
     Metrics,
     OptionalFiles,
     Request,
+    Requests,
     UsageError,
     setting,
     takes,
@@ -24,8 +24,19 @@ from finery_eval.measure import Measure
 from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, effective, together
 from finery_judge import calibration
-from finery_judge.calibration import MEASURES, Agreement, Decided, agreement
-from finery_judge.judging import JUDGE, SCORE_PROMPT, JudgeForecast, Judging, names, report_scores
+from finery_judge.calibration import (
+    MEASURES,
+    Agreement,
+    Decided,
+    agreement,
+)
+from finery_judge.judging import (
+    JUDGE,
+    SCORE_PROMPT,
+    Judging,
+    names,
+    report_scores,
+)
 from finery_synth.asking import Used
 from finery_synth.judges import Score, transcript
 from finery_synth.prompts import Prompt
@@ -47,33 +58,7 @@ class Item(NamedTuple):
     reviewed: bool = False
 
 
-class RubricForecast(JudgeForecast["RubricJudge"]):
-    """A request for each answer, and for each answer that people reviewed."""
-
-    def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked:
-        """The requests if the rows are built, otherwise their number if it follows from counts."""
-        step, each = self.step, len(self.step.models)
-        asked = self.asked(each, Score.schema(step.scale), taken.get("rows", ()))
-        if not built:
-            reviewed = taken.get("reviewed", taken.get("rows", ())) if step.human else ()
-            if asked.total is None or None in reviewed:
-                return asked._replace(total=None)
-            return asked._replace(total=asked.total + sum(c.rows for c in reviewed if c))
-        template, given = step.template(), {"rubric": step.rubric, "scale": step.scale}
-
-        def messages(row: Row, answer: str) -> Conversation:
-            reference = answer if step.reference else ""
-            return template.messages(names(row, reference, answer=answer) | given, row)
-
-        people = calibration.decided(step.seen_by_people(), step.human) if step.human else []
-        theirs = ((Request(messages(d.row, answer_text(d.row).strip())), 1) for d in people)
-        return asked._replace(
-            total=each * len(step.rows) + len(people),
-            requests=chain(self.prompts(messages, each), theirs),
-        )
-
-
-class RubricJudge(Judging, forecast=RubricForecast):
+class RubricJudge(Judging):
     """Have a model score the answers of models by a rubric, and hold it against people.
 
     - `passed`: the share of answers with a score of at least `passing`. An answer without a
@@ -184,6 +169,29 @@ class RubricJudge(Judging, forecast=RubricForecast):
                 fix="remove reference: true, or review answers to the rows of `rows`",
             )
         return [(one, known.get(prompt, "")) for one, prompt in zip(people, prompts, strict=True)]
+
+    def first_requests(self, inputs: Inputs) -> Requests:
+        """A request for each answer, and for each answer that people reviewed."""
+        each = len(self.models)
+        requests = self.some_requests(each, Score.schema(self.scale), inputs.count("rows"))
+        if not inputs.are_built:
+            if requests.total is None or not self.human:
+                return requests
+            reviewed = inputs.count("reviewed" if inputs.sources("reviewed") else "rows")
+            total = requests.total + reviewed.rows if reviewed is not None else None
+            return requests._replace(total=total)
+        template, given = self.template(), {"rubric": self.rubric, "scale": self.scale}
+
+        def messages(row: Row, answer: str) -> Conversation:
+            reference = answer if self.reference else ""
+            return template.messages(names(row, reference, answer=answer) | given, row)
+
+        people = calibration.decided(self.seen_by_people(), self.human) if self.human else []
+        theirs = ((Request(messages(d.row, answer_text(d.row).strip())), 1) for d in people)
+        return requests._replace(
+            total=each * len(self.rows) + len(people),
+            requests=chain(self.requests_for_rows(messages, each), theirs),
+        )
 
 
 class _Scoring(NamedTuple):

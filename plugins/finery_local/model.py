@@ -1,35 +1,26 @@
 """`local.model`: a model on this machine's disk."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from finery import DataError, Files, Forecast, Job, Model, setting
+from finery import (
+    DataError,
+    Files,
+    Forecast,
+    Inputs,
+    Job,
+    Model,
+    setting,
+)
 from finery_local.files import read_object
 from finery_local.folder import PICKLED, Folder, FolderStep
 from finery_local.gguf_file import external_gguf
 
 
-class ModelForecast(Forecast["LocalModel"]):
-    """Its name, and its configuration from its files."""
-
-    def facts(self) -> Mapping[str, Any]:
-        """`name`, and `config` or `gguf`: the path of the file."""
-        facts: dict[str, Any] = {"name": str(self.step.path)}
-        for path in self.step.path.paths:
-            if path.suffix == ".gguf":
-                return {**facts, "gguf": path}
-            config = path / "config.json" if path.is_dir() else path
-            if config.name == "config.json" and config.is_file():
-                with suppress(DataError):  # the build reports a broken file
-                    facts["config"] = read_object(config)
-                return facts
-        return facts
-
-
-class LocalModel(FolderStep, sections=("models",), seeded=False, forecast=ModelForecast):
+class LocalModel(FolderStep, sections=("models",), seeded=False):
     """Take a model from a Hugging Face folder, an adapter folder or a GGUF file on this machine.
 
     The files stay in place. Their content is hashed, so an edited file makes another model.
@@ -80,6 +71,22 @@ class LocalModel(FolderStep, sections=("models",), seeded=False, forecast=ModelF
         if len(files) == 1 and Path(self.path.patterns[0]).name == files[0].name:
             raise _single_file(files[0], is_pickle=bool(folder.matching(PICKLED)))
         return folder
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """`name`, and `config` or `gguf`: the path of the file."""
+        return Forecast(facts=self._facts)
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"name": str(self.path)}
+        for path in self.path.paths:
+            if path.suffix == ".gguf":
+                return {**facts, "gguf": path}
+            config = path / "config.json" if path.is_dir() else path
+            if config.name == "config.json" and config.is_file():
+                with suppress(DataError):  # the build reports a broken file
+                    facts["config"] = read_object(config)
+                return facts
+        return facts
 
 
 def _files(path: Path) -> list[Path]:

@@ -7,7 +7,17 @@ from typing import Any, Literal
 import msgspec
 from blake3 import blake3
 
-from finery import DataError, FileOrName, Look, Model, Step, StepError, UsageError, setting
+from finery import (
+    DataError,
+    FileOrName,
+    Key,
+    Look,
+    Model,
+    Step,
+    StepError,
+    UsageError,
+    setting,
+)
 from finery.util.text import did_you_mean
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -79,10 +89,10 @@ class TemplateStep(Step):
                 f"{', '.join(t for t in templates if 'training' not in t)}",
             )
 
-    def key_packages(self) -> tuple[str, ...]:
-        """The package that a template named in the recipe comes from."""
+    def cache_key(self) -> Key:
+        """Also the package that a template named in the recipe comes from."""
         named = self.chat_template is not None and self.chat_template.name
-        return (*super().key_packages(), *(("trl",) if named else ()))
+        return super().cache_key() | Key(packages=("trl",) if named else ())
 
     def about(self) -> dict[str, Any]:
         """What `Model.meta` says about the settings; nothing about defaults."""

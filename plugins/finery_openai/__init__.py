@@ -7,9 +7,7 @@ prices don't affect the cache.
 Other plugins may import `faults`, `key` and `transport`, to send other requests to such servers.
 """
 
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from finery import hookimpl
 
@@ -24,13 +22,3 @@ def finery_steps() -> Mapping[str, str]:
 def finery_engines() -> Mapping[str, str]:
     """The engine for models of the format `api`."""
     return {"api": "finery_openai.engine:OpenaiEngine"}
-
-
-@hookimpl
-def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on API keys that aren't set."""
-    if "finery_openai.model" not in sys.modules:  # the recipe has no such step
-        return []
-    from finery_openai.model import unset_keys
-
-    return unset_keys(graph)

@@ -1,16 +1,27 @@
 """`openai.model`: a model behind an OpenAI-compatible API, and the note on its key."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import Forecast, Job, Model, Note, Preflight, Price, Promise, Step, UsageError, setting
+from finery import (
+    Forecast,
+    Inputs,
+    Job,
+    Model,
+    Note,
+    Price,
+    Promise,
+    Step,
+    UsageError,
+    setting,
+)
 from finery_openai.key import check_address
 
 if TYPE_CHECKING:
-    from finery import Graph
+    pass
 
 
 OPENAI = "https://api.openai.com/v1"
@@ -18,24 +29,11 @@ FIXED = frozenset({"model", "messages", "stream", "n", "tools"})
 """Body parameters that `extra` can't set, because finery relies on them."""
 
 
-class ModelPreflight(Preflight["OpenaiModel"]):
-    """Lists the packages that the engine needs."""
-
-    def packages(self) -> Mapping[str, str]:
-        """The client library."""
-        return {"openai": "finery[openai]"}
-
-
-class ModelForecast(Forecast["OpenaiModel"]):
-    """The price from the recipe."""
-
-    def runtime(self) -> Mapping[str, Any]:
-        """The model's future `runtime`."""
-        return self.step.runtime()
-
-
 class OpenaiModel(
-    Step, sections=("models",), seeded=False, preflight=ModelPreflight, forecast=ModelForecast
+    Step,
+    sections=("models",),
+    seeded=False,
+    installs={"openai": "finery[openai]"},
 ):
     """Use a model behind an OpenAI-compatible API: OpenAI, vLLM, Ollama, llama.cpp.
 
@@ -114,27 +112,22 @@ class OpenaiModel(
         settings = {name: msgspec.to_builtins(getattr(self, name)) for name in names}
         return {**settings, "env": [self.api_key] if self.api_key else []}
 
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """The price from the recipe."""
+        return Forecast(runtime=self.runtime())
+
+    def advise(self, inputs: Inputs) -> Iterator[Note]:
+        """A note if the variable with the API key isn't set here or is empty."""
+        key = self.api_key
+        if key and not os.environ.get(key, "").strip():
+            yield Note(
+                name="unset-variable",
+                text=f"{inputs.name} needs the key in the environment variable {key}, which "
+                + ("is empty here" if key in os.environ else "isn't set here"),
+                fix=f"export {key}=…, or set api_key: null if the server needs no key",
+            )
+
 
 def server(base_url: str) -> str:
     """A server's address as part of a model's identity: without a trailing slash."""
     return base_url.rstrip("/")
-
-
-def unset_keys(graph: "Graph") -> list[Note]:
-    """A note for each variable with an API key that isn't set here or is empty."""
-    keys = [
-        (node, node.step.api_key)
-        for node in graph.nodes.values()
-        if isinstance(node.step, OpenaiModel)
-    ]
-    unset = [(node, key) for node, key in keys if key and not os.environ.get(key, "").strip()]
-    return [
-        Note(
-            name="unset-variable",
-            text=f"{node.name} needs the key in the environment variable {key}, which "
-            + ("is empty here" if key in os.environ else "isn't set here"),
-            fix=f"export {key}=…, or set api_key: null if the server needs no key",
-            step=node.name,
-        )
-        for node, key in unset
-    ]

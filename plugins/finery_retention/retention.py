@@ -2,9 +2,19 @@
 
 import gc
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from finery import Completion, FileOrName, Job, Metrics, Model, UsageError, setting
+from finery import (
+    Completion,
+    FileOrName,
+    Job,
+    Key,
+    Metrics,
+    Model,
+    Resources,
+    UsageError,
+    setting,
+)
 from finery_eval.evaluator import Better, Gated
 from finery_retention.result import PROBABILITY, SOLVED, UNBOUNDED, Result
 from finery_retention.tasks import Item, TaskName, items_of
@@ -25,6 +35,7 @@ class Retention(
     engines=True,
     seeded=False,
     packages=PACKAGES,
+    gpus=1,
     version="1",
 ):
     """Measure whether models forgot general abilities in their training; name the base first.
@@ -94,17 +105,14 @@ class Retention(
     def _has_text(self) -> bool:
         return self.text is None or self.text.patterns[0] != NONE
 
-    def key_code(self) -> list[Any]:
-        """The built-in text, if it is scored."""
-        return [SHIPPED] if self.text is None else []
+    def cache_key(self) -> Key:
+        """For a text to score: the dtype of the models, and the text itself if it is ours."""
+        facts = {"dtype": auto_dtype()} if self._has_text() else {}
+        return super().cache_key() | Key(code=(SHIPPED,) if self.text is None else (), facts=facts)
 
-    def key_facts(self) -> Mapping[str, Any]:
-        """The dtype that the models are loaded in."""
-        return {"dtype": auto_dtype()} if self._has_text() else {}
-
-    def gpu_count(self) -> int:
-        """One where a text is scored, one model after the other."""
-        return 1 if self._has_text() else 0
+    def resources(self) -> Resources:
+        """A GPU where a text is scored, one model after the other."""
+        return Resources(gpus=1 if self._has_text() else 0)
 
     def run(self, job: Job) -> Metrics:
         """Ask the questions, score the text, compare the models with the first."""

@@ -5,8 +5,7 @@ Input: rows. `finery review` writes decisions to a file of JSON lines next to th
 `finery_review.decisions`, which reads decisions.
 """
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from finery import hookimpl
@@ -30,13 +29,3 @@ def finery_notes() -> Mapping[str, Any]:
     from finery_review.apply import ABOUT
 
     return ABOUT
-
-
-@hookimpl
-def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on reviews that haven't begun."""
-    if "finery_review.apply" not in sys.modules:  # the recipe has no such step
-        return []
-    from finery_review.apply import notes_on
-
-    return [*notes_on(graph)]

@@ -11,12 +11,12 @@ from finery import (
     Dataset,
     Files,
     Graph,
+    Inputs,
     Job,
     Node,
     Note,
     OptionalFiles,
     Step,
-    Traceable,
     UsageError,
     setting,
     shown,
@@ -42,20 +42,7 @@ LISTED = 5
 """Undecided rows that an error lists."""
 
 
-class DecisionPlaces(Traceable["Apply"]):
-    """Decisions by file and line."""
-
-    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """The line of the decision on each row with one of `ids`, and what it says."""
-        for path in self.step.reviews.paths:
-            for number, line in enumerate(path.read_bytes().splitlines(), 1):
-                for decision in parse(line + b"\n", shown(path), number - 1)[0]:
-                    if decision.id in ids:
-                        by = f" by {decision.by}" if decision.by else ""
-                        yield decision.id, f"{shown(path)}:{number} ({decision.do}{by})"
-
-
-class Apply(Step, seeded=False, version="1", traceable=DecisionPlaces):
+class Apply(Step, seeded=False, version="1"):
     """Apply the decisions made in `finery review`: drop rejected rows, apply edits.
 
     `finery review STEP`, where STEP is the step in `rows`, writes the decisions to `reviews`.
@@ -100,6 +87,29 @@ class Apply(Step, seeded=False, version="1", traceable=DecisionPlaces):
         job.log(drops.summary(len(dataset)))
         dataset.meta |= drops.meta()
         return dataset
+
+    def trace_rows(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """The line of the decision on each row with one of `ids`, and what it says."""
+        for path in self.reviews.paths:
+            for number, line in enumerate(path.read_bytes().splitlines(), 1):
+                for decision in parse(line + b"\n", shown(path), number - 1)[0]:
+                    if decision.id in ids:
+                        by = f" by {decision.by}" if decision.by else ""
+                        yield decision.id, f"{shown(path)}:{number} ({decision.do}{by})"
+
+    def advise(self, inputs: Inputs) -> Iterator[Note]:
+        """A note if there are no decisions."""
+        path = reviews_file(inputs.graph, inputs.node)
+        if path.exists():
+            return
+        others = [p.name for p in path.parent.glob("*.jsonl")] if path.parent.is_dir() else []
+        near = nearest(path.name, others)
+        yield Note(
+            name="no-decisions",
+            text=f"{self.reviews} doesn't exist yet: all rows of {self.rows.ref} are undecided",
+            fix=f"{f'did you mean {near}? Else: ' if near else ''}finery review {self.rows.ref}",
+            place=(*inputs.node.place, "reviews"),
+        )
 
 
 class _Review:
@@ -195,26 +205,6 @@ ABOUT = {
         "on as if nobody had reviewed them.",
     )
 }
-
-
-def notes_on(graph: Graph) -> Iterator[Note]:
-    """A note for each `review.apply` without decisions."""
-    for node in graph.nodes.values():
-        if not isinstance(node.step, Apply):
-            continue
-        path = reviews_file(graph, node)
-        if not path.exists():
-            others = [p.name for p in path.parent.glob("*.jsonl")] if path.parent.is_dir() else []
-            near = nearest(path.name, others)
-            yield Note(
-                name="no-decisions",
-                text=f"{node.step.reviews} doesn't exist yet: all rows of {node.step.rows.ref} are "
-                "undecided",
-                fix=f"{f'did you mean {near}? Else: ' if near else ''}finery review "
-                f"{node.step.rows.ref}",
-                step=node.name,
-                place=(*node.place, "reviews"),
-            )
 
 
 def reviews_file(graph: Graph, node: Node) -> Path:

@@ -23,7 +23,7 @@ from finery.execute.detached import (
     ON_NODES,
     TIME,
     DetachedExecutor,
-    Resources,
+    Reservation,
     supervise,
 )
 
@@ -159,7 +159,7 @@ class SlurmExecutor(DetachedExecutor):
     def _parameters(self, task: Task) -> dict[str, Any]:
         """The arguments of submitit for a task."""
         options, asks = self._options, task.resources
-        seconds = asks.time or Resources.read({"time": options.time}).time
+        seconds = asks.time or Reservation.read({"time": options.time}).time
         extra: dict[str, Any] = dict(options.extra)
         if task.gpus and options.gres:
             extra["gres"] = options.gres.format(gpus=math.ceil(task.gpus / task.nodes))

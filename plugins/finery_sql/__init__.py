@@ -4,8 +4,7 @@ Input: a query and an address or a SQLite file. Output: rows. What a query of a 
 pinned in `recipe.lock` and kept in the store, so that a build can be repeated.
 """
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from finery import hookimpl
@@ -23,13 +22,3 @@ def finery_notes() -> Mapping[str, Any]:
     from finery_sql.query import ABOUT
 
     return ABOUT
-
-
-@hookimpl
-def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on queries whose rows may come in any order."""
-    if "finery_sql.query" not in sys.modules:  # no step of the recipe is one
-        return []
-    from finery_sql.query import notes_on
-
-    return notes_on(graph)

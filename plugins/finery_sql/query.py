@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from blake3 import blake3
@@ -13,16 +14,14 @@ from finery import (
     DataError,
     Dataset,
     FineryError,
-    Graph,
+    Inputs,
     Job,
+    Key,
     Look,
-    Node,
     Note,
     OneFile,
-    Pinned,
-    Preflight,
+    Resources,
     StepError,
-    Traceable,
     UsageError,
     setting,
     shown,
@@ -64,40 +63,10 @@ def is_ordered(query: str) -> bool:
     return bool(_ORDER.search("".join(outside)))
 
 
-class QueryPin(Pinned["SqlQuery"]):
-    """A database isn't a file: what a query gives is pinned, and kept in the store."""
-
-    def floating(self) -> str | None:
-        """The database and the query; a SQLite file is hashed as any file is."""
-        step = self.step
-        if step.url is None:
-            return None
-        content = msgspec.json.encode([step.text(), step.params], order="deterministic")
-        return f"sql:{step.url}/{blake3(content).hexdigest()[:12]}"
-
-    def pin_into(self, folder: Path) -> str:
-        """Run the query and keep its rows: their number and digest."""
-        return pinned_as(keep(self.step.records(os.environ), folder))
-
-
-class QueryPlaces(Traceable["SqlQuery"]):
-    """Rows by database and number."""
-
-    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """Database and number of each row with one of `ids`, among those that the query gave."""
-        return self.step.placed(ids, job, self.step.pinned_records(job), self.step.place())
-
-
-class QueryPreflight(Preflight["SqlQuery"]):
-    """Lists the packages that the step needs."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What talks to databases."""
-        return {"sqlalchemy": "finery[sql]"}
-
-
 class SqlQuery(
-    RowSource, version="1", pinned=QueryPin, traceable=QueryPlaces, preflight=QueryPreflight
+    RowSource,
+    version="1",
+    installs={"sqlalchemy": "finery[sql]"},
 ):
     """Rows from a query to an SQL database, through SQLAlchemy.
 
@@ -155,14 +124,16 @@ class SqlQuery(
             check_journal(self.path.path, "path")
         super().examine(look)
 
-    def key_files(self) -> list[str]:
-        """Files in which SQLite keeps changes that aren't in its main file yet."""
+    def cache_key(self) -> Key:
+        """Also the files in which SQLite keeps changes that aren't in its main file yet."""
         files = [] if self.path is None else self.path.paths
-        return [str(journal_of(file).absolute()) for file in files]
+        journals = [str(journal_of(file).absolute()) for file in files]
+        return super().cache_key() | Key(watched=journals)
 
-    def variables(self) -> tuple[str, ...]:
+    def resources(self) -> Resources:
         """The variable with the database's URL."""
-        return (self.url,) if self.url and NAME.fullmatch(self.url) else ()
+        names = (self.url,) if self.url and NAME.fullmatch(self.url) else ()
+        return super().resources() | Resources(variables=names)
 
     def run(self, job: Job) -> Dataset:
         """Write the rows, as they were when the query was pinned."""
@@ -241,6 +212,41 @@ class SqlQuery(
         """The name of the database in errors."""
         return self.url or shown(self.path.path if self.path else Path())
 
+    def floating_name(self) -> str | None:
+        """The database and the query; a SQLite file is hashed as any file is."""
+        if self.url is None:
+            return None
+        content = msgspec.json.encode([self.text(), self.params], order="deterministic")
+        return f"sql:{self.url}/{blake3(content).hexdigest()[:12]}"
+
+    def pin_name(self, folder: Path) -> str:
+        """Run the query and keep its rows: their number and digest."""
+        return pinned_as(keep(self.records(os.environ), folder))
+
+    def trace_rows(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """Database and number of each row with one of `ids`, among those that the query gave."""
+        return self.placed(ids, job, self.pinned_records(job), self.place())
+
+    def advise(self, inputs: Inputs) -> Iterator[Note]:
+        """A note on a query that says nothing of the rows' order."""
+        if self.query is not None:
+            query, setting = self.query, "query"
+        else:
+            setting = "query_file"
+            try:
+                opened: Any = inputs.graph.with_files(inputs.node)
+                query = opened.query_file.path.read_text(encoding="utf-8")
+            except (FineryError, OSError, UnicodeDecodeError):
+                return  # reported elsewhere
+        if not is_ordered(query):
+            yield Note(
+                name="unordered-query",
+                text=f"the query of {inputs.name} has no ORDER BY, so its rows may come in any "
+                "order",
+                fix="order by a column with unique values, e.g. ORDER BY id",
+                place=(*inputs.node.place, setting),
+            )
+
 
 def _told(records: Iterator[Record], job: Job) -> Iterator[Record]:
     """The records; reports the job's progress."""
@@ -260,33 +266,3 @@ ABOUT = {
         "all steps after the query.",
     )
 }
-
-
-def notes_on(graph: Graph) -> list[Note]:
-    """A note for each query that says nothing of the rows' order."""
-    return [
-        Note(
-            name="unordered-query",
-            text=f"the query of {node.name} has no ORDER BY, so its rows may come in any order",
-            fix="order by a column with unique values, e.g. ORDER BY id",
-            step=node.name,
-            place=(*node.place, "query_file" if node.step.query is None else "query"),
-        )
-        for node in graph.nodes.values()
-        if isinstance(node.step, SqlQuery) and not is_ordered(_text(graph, node) or "order by")
-    ]
-
-
-def _text(graph: Graph, node: Node) -> str | None:
-    """The query; None if its file can't be read, which is reported elsewhere."""
-    step = node.step
-    assert isinstance(step, SqlQuery)
-    if step.query is not None or step.query_file is None:
-        return step.query
-    try:
-        opened = graph.with_files(node)
-        assert isinstance(opened, SqlQuery)
-        assert opened.query_file is not None
-        return opened.query_file.path.read_text(encoding="utf-8")
-    except (FineryError, OSError, UnicodeDecodeError):
-        return None

@@ -3,11 +3,11 @@
 The input is rows and a model. The output is rows, how each was generated, and what was rejected.
 `generator` is the contract of step types that have a model write rows, and `generation` the loop
 that runs them. Public for other plugins: `finery_synth.generator`; `.judges`, which reads verdicts
-of judges; `.prompts`, their templates; and `.asking`, which counts answers.
+of judges; `.prompts`, their templates; `.asking`, which counts answers; and `.estimate`, what
+requests cost.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from finery import hookimpl
 
@@ -29,13 +29,3 @@ def finery_steps() -> Mapping[str, str]:
 def finery_commands() -> Mapping[str, str]:
     """The command `finery synth`."""
     return {"synth": "finery_synth.command:command"}
-
-
-@hookimpl
-def finery_estimates(graph: Any, results: Any, steps: Sequence[str]) -> Sequence[Any]:
-    """Calls, tokens and cost of steps that have a model write rows or judge answers."""
-    if not any(type(graph.nodes[name].step).__spec__.engines for name in steps):
-        return []
-    from finery_synth.estimate import estimates
-
-    return estimates(graph, results, steps)

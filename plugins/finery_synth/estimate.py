@@ -1,6 +1,6 @@
 """Estimates for steps that have a model write rows or judge answers: calls, tokens, cost.
 
-They cover any step type with a forecast of its requests, see `finery.Forecast.asks`.
+They cover any step type with a forecast of its requests, see `finery.Forecast`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,27 +11,26 @@ from typing import Any, NamedTuple
 import msgspec
 
 from finery import (
-    Asked,
     Budget,
-    Count,
     Dataset,
     Estimate,
     FineryError,
-    Forecast,
     Forecasts,
     Graph,
+    Inputs,
     Model,
     Node,
     Price,
     Request,
+    Requests,
     Results,
     Source,
+    value_of,
 )
 from finery.rows.parts import is_conversation
-from finery_synth.generator import Generator
-from finery_synth.judges import SCORE_PROMPT, TRIES, score_messages
+from finery_synth.checks import Checks, Rubric
+from finery_synth.judges import SCORE_PROMPT, score_messages
 from finery_synth.prompts import Prompt
-from finery_synth.steps.judge import JudgeRows
 
 MOST_READ = 20_000
 """Maximum number of requests that are looked up in the cache."""
@@ -39,27 +38,6 @@ SAMPLED = 500
 """Number of prompts that are measured if the cache isn't used."""
 SAMPLED_SEEDS = 100
 """Number of seed rows that are measured in place of the rows to judge."""
-
-
-class AskingForecast(Forecast[Generator | JudgeRows]):
-    """The requests of the first attempt."""
-
-    def asks(self, taken: Mapping[str, Sequence[Count | None]], *, built: bool) -> Asked:
-        """The requests if the rows are built, otherwise their number if it follows from counts."""
-        step = self.step
-        retries = step.retries if isinstance(step, Generator) else TRIES - 1
-        asked = Asked("model", None, (), step.sampling(), retries, step.budget)
-        if built:
-            tasks = step.tasks(Prompt.of(step.prompt, step.default_prompt()))
-            return asked._replace(
-                total=step.requests(step.seed_count()),
-                requests=((task.request(0), task.wanted) for task in tasks),
-            )
-        counts = taken.get("rows", ())
-        known = [count.rows for count in counts if count is not None]
-        if len(known) < len(counts) or (isinstance(step, Generator) and step.needs_rows()):
-            return asked
-        return asked._replace(total=step.requests(sum(known)))
 
 
 class Load(NamedTuple):
@@ -138,23 +116,21 @@ class Load(NamedTuple):
         return f"cost: at most {'about ' if about else ''}{_dollars(most)}{more}, without retries"
 
 
-def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
-    """An estimate for each step that forecasts its requests."""
-    nodes = [graph.nodes[name] for name in steps]
-    every = (_estimate(graph, results, node) for node in nodes)
-    return [estimate for estimate in every if estimate is not None]
+def estimate_requests(inputs: Inputs) -> Estimate | None:
+    """Calls, tokens and cost of a step that forecasts its requests; None for another one."""
+    return _estimate(inputs.graph, inputs.results, inputs.node)
 
 
 def _estimate(graph: Graph, results: Results, node: Node) -> Estimate | None:
     try:
-        asked = Forecasts(graph, results).asked(node)
+        asked = Forecasts(graph, results).requests(node)
         if asked is None:
             return None
         load = _load(graph, results, node, asked)
         judge = _judge_load(graph, results, node, load)
     except FineryError as error:
         lines = [f"calls unknown: {error.what}"]
-        return Estimate(step=node.name, lines=lines, warning=error.what, fix=error.fix or "")
+        return Estimate(lines=lines, warning=error.what, fix=error.fix or "")
     lines = [
         _calls_line(node, asked, load),
         load.tokens_line(),
@@ -171,14 +147,13 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate | None:
             judge = judge._replace(answered=round(load.rows * (load.answered or 0) / load.total))
         loads.append(judge)
     return Estimate(
-        step=node.name,
         lines=[line for line in lines if line],
         facts=facts,
         **_warning(asked.budget, loads),
     )
 
 
-def _load(graph: Graph, results: Results, node: Node, asked: Asked) -> Load:
+def _load(graph: Graph, results: Results, node: Node, asked: Requests) -> Load:
     """What is known about the requests. Raises errors that would stop the step, e.g. a bad row."""
     total, source = asked.total, _source(node, asked.model)
     load = Load(total, asked.sampling["max_tokens"], _price(graph, results, source))
@@ -206,11 +181,11 @@ def _judge_load(graph: Graph, results: Results, node: Node, asked: Load) -> Load
     None without a judge. Tokens are those of earlier builds. Before the first build, prompts are
     assumed to be as long as those for seed rows.
     """
-    step = node.step
-    if not isinstance(step, Generator) or step.checks.judge is None:
+    rubric = _rubric(node.step)
+    if rubric is None:
         return None
     price = _price(graph, results, _source(node, "judge"))
-    load = Load(asked.rows, step.checks.judge.max_tokens, price)
+    load = Load(asked.rows, rubric.max_tokens, price)
     used = _earlier(results, node, "judged")
     if used is None:
         return load._replace(prompt=_mean(_judge_prompts(graph, results, node)))
@@ -220,8 +195,7 @@ def _judge_load(graph: Graph, results: Results, node: Node, asked: Load) -> Load
 
 def _judge_prompts(graph: Graph, results: Results, node: Node) -> Iterator[float]:
     """Lengths of prompts in tokens; none if seed rows can't be judged."""
-    step = graph.with_files(node)
-    rubric = step.checks.judge if isinstance(step, Generator) else None
+    rubric = _rubric(graph.with_files(node))
     assert rubric is not None
     template = Prompt.of(rubric.prompt, SCORE_PROMPT)
     artifacts = [results.artifact(s.step, s.output) for s in node.sources if s.field == "rows"]
@@ -233,6 +207,12 @@ def _judge_prompts(graph: Graph, results: Results, node: Node) -> Iterator[float
             if is_conversation(row):
                 messages = score_messages(template, row, rubric.rubric, rubric.scale)
                 yield Request(messages).estimated_tokens()
+
+
+def _rubric(step: Any) -> Rubric | None:
+    """How a generator has its rows judged; None for one without a judge, and for other steps."""
+    checks = getattr(step, "checks", None)
+    return checks.judge if isinstance(checks, Checks) else None
 
 
 def _earlier(results: Results, node: Node, what: str) -> dict[str, int] | None:
@@ -257,8 +237,7 @@ def _price(graph: Graph, results: Results, source: Source) -> Price | None:
     if isinstance(built, Model):
         runtime: Mapping[str, Any] = built.runtime
     else:
-        forecast = graph.forecast(node)
-        runtime = forecast.runtime() if forecast is not None else {}
+        runtime = value_of(Forecasts(graph, results).forecast(node).runtime)
     if "price" in runtime:
         price = runtime["price"]
         return None if price is None else msgspec.convert(price, Price)
@@ -275,7 +254,7 @@ def _mean(values: Iterable[float]) -> float | None:
 # -- words ---------------------------------------------------------------------------------------
 
 
-def _calls_line(node: Node, asked: Asked, load: Load) -> str:
+def _calls_line(node: Node, asked: Requests, load: Load) -> str:
     is_only = len({source.field for source in node.sources_of(Model)}) < 2
     calls = "calls" if is_only or asked.model == "model" else f"calls of the {asked.model}"
     if load.total is None:

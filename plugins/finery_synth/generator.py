@@ -38,12 +38,18 @@ from typing import Any, ClassVar, Literal
 from finery import (
     Budget,
     Completion,
+    Count,
     DataError,
     Dataset,
+    Estimate,
+    Forecast,
+    Inputs,
     Job,
+    Key,
     Look,
     Model,
     OneFile,
+    Requests,
     Step,
     UsageError,
     setting,
@@ -72,9 +78,9 @@ class Generator(
     engines=True,
     sections=("generate",),
     seeded=False,
+    schemas=False,
     packages=PACKAGES,
     version="1",
-    forecast="finery_synth.estimate:AskingForecast",
 ):
     """Rows that a model writes."""
 
@@ -147,10 +153,22 @@ class Generator(
         """Whether `requests` depends on the content of the rows."""
         return False
 
-    def sends_schemas(self) -> bool:
-        """Whether a subclass has an `answer_schema`, or a judge scores rows."""
+    def cache_key(self) -> Key:
+        """Also the functions that check rows, or the file with them.
+
+        Schemas, if a subclass has an `answer_schema`, or a judge scores rows.
+        """
         is_overridden = type(self).answer_schema is not Generator.answer_schema
-        return is_overridden or self.checks.judge is not None
+        schemas = Key(schemas=is_overridden or self.checks.judge is not None)
+        key, python = super().cache_key() | schemas, self.checks.python
+        if python is None:
+            return key
+        if python.file is not None:
+            return key | Key(code=python.file.paths)
+        from finery_synth.checks import functions_of
+
+        modules = [name.rpartition(":")[0] for name in python.functions]
+        return key | Key(code=[*functions_of(python).values(), *modules])
 
     def answer_schema(self) -> dict[str, Any] | None:
         """A JSON Schema for answers, used by engines that can constrain them."""
@@ -213,18 +231,6 @@ class Generator(
         if self.checks.judge is not None:
             Prompt.of(self.checks.judge.prompt, SCORE_PROMPT)
 
-    def key_code(self) -> list[Any]:
-        """The functions that check rows, or the file with them."""
-        python = self.checks.python
-        if python is None:
-            return []
-        if python.file is not None:
-            return [*python.file.paths]
-        from finery_synth.checks import functions_of
-
-        modules = [name.rpartition(":")[0] for name in python.functions]
-        return [*functions_of(python).values(), *modules]
-
     def run(self, job: Job) -> Dataset:
         """Send requests, check the answers, retry, and write the rows that pass."""
         from finery_synth.generation import Generation
@@ -257,3 +263,37 @@ class Generator(
             "seed": self.series * SERIES_SEEDS,
             "schema": self.answer_schema(),
         }
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """The requests of the first attempt."""
+        return Forecast(
+            requests=lambda: first_requests(
+                self, inputs, self.retries, needs_rows=self.needs_rows()
+            )
+        )
+
+    def estimate(self, inputs: Inputs) -> Estimate | None:
+        """Calls, tokens and cost."""
+        from finery_synth.estimate import estimate_requests
+
+        return estimate_requests(inputs)
+
+
+def first_requests(
+    step: Any, inputs: Inputs, retries: int, *, needs_rows: bool = False
+) -> Requests:
+    """The requests of the first attempt if the rows are built, else their number by the counts.
+
+    step: with the methods of `Generator`. needs_rows: whether their number depends on the rows.
+    """
+    requests = Requests("model", None, (), step.sampling(), retries, step.budget)
+    if inputs.are_built:
+        tasks = step.tasks(Prompt.of(step.prompt, step.default_prompt()))
+        return requests._replace(
+            total=step.requests(step.seed_count()),
+            requests=((task.request(0), task.wanted) for task in tasks),
+        )
+    seeds = inputs.count("rows") if inputs.sources("rows") else Count(0)
+    if seeds is None or needs_rows:
+        return requests
+    return requests._replace(total=step.requests(seeds.rows))

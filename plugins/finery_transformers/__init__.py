@@ -38,7 +38,7 @@ def finery_worker_environment() -> Mapping[str, str]:
 @hookimpl(wrapper=True)
 def finery_run_step(step: "Step", job: "Job") -> Generator[None, Any, Any]:
     """Record what a step that uses GPUs ran on, and log why it doesn't use one."""
-    if not step.gpu_count():
+    if not step.resources().gpus:
         return (yield)
     from finery_transformers.hardware import add_facts, forget, log_unused_gpu
 

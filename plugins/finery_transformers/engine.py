@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
-from finery import Completion, Engine, EngineJob, Model, Request, Sampling, StepError
+from finery import (
+    Completion,
+    Engine,
+    EngineJob,
+    Key,
+    Model,
+    Request,
+    Sampling,
+    StepError,
+)
 from finery_transformers.answering import constraint
 from finery_transformers.hardware import exhausted, log_unused_gpu
 from finery_transformers.precision import auto_dtype, usable_gpus
@@ -103,9 +112,9 @@ class TransformersEngine(Engine):
         self.constrains = constraint.is_installed()
 
     @classmethod
-    def key_facts(cls) -> dict[str, str]:
-        """The dtype of the weights."""
-        return {"dtype": auto_dtype()}
+    def cache_key(cls) -> Key:
+        """Also the dtype of the weights."""
+        return super().cache_key() | Key(facts={"dtype": auto_dtype()})
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """Requests of similar length, longest first. Those that begin alike follow one another.

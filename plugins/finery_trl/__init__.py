@@ -11,13 +11,13 @@ contains a `curve.json` (see `finery_trl.view.curves`), and `finery_trl.view.liv
 metrics of a running training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from finery import hookimpl
 
 if TYPE_CHECKING:
-    from finery import About, Estimate, Graph, Note, Results
+    from finery import About
 
 
 @hookimpl
@@ -45,30 +45,6 @@ def finery_notes() -> "Mapping[str, About]":
     from finery_trl.advice import KINDS
 
     return KINDS
-
-
-@hookimpl
-def finery_checks(graph: "Graph", results: "Results") -> "Sequence[Note]":
-    """Notes on the first rows of trainings."""
-
-    if not any(node.trains for node in graph.nodes.values()):
-        return []
-    from finery_trl.advice import notes_on
-
-    return [*notes_on(graph, results)]
-
-
-@hookimpl
-def finery_estimates(
-    graph: "Graph", results: "Results", steps: Sequence[str]
-) -> "Sequence[Estimate]":
-    """Memory and time of the trainings among these steps."""
-
-    if not any(graph.nodes[name].trains for name in steps):
-        return []
-    from finery_trl.estimate.forecast import estimates
-
-    return estimates(graph, results, steps)
 
 
 @hookimpl

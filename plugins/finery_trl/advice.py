@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from finery import About, Dataset, Forecasts, Graph, Node, Note, Results
+from finery import About, Dataset, Inputs, Note
 from finery.rows import Row
 from finery.util.text import counted
 from finery_trl.rows.remarks import Calls
@@ -27,27 +27,23 @@ KINDS = {
 }
 
 
-def notes_on(graph: Graph, results: Results) -> Iterator[Note]:
-    """All notes on the trainings of a recipe."""
-    for node in graph.nodes.values():
-        if isinstance(node.step, Training):
-            yield from _on_calls(results, node)
-            yield from _on_weights(graph, results, node)
+def notes_on(step: Training, inputs: Inputs) -> Iterator[Note]:
+    """All notes on a training."""
+    yield from _on_calls(step, inputs)
+    yield from _on_weights(step, inputs)
 
 
-def _on_calls(results: Results, node: Node) -> Iterator[Note]:
+def _on_calls(step: Training, inputs: Inputs) -> Iterator[Note]:
     """A note on calls in built rows; others may still be changed by steps."""
-    assert isinstance(node.step, Training)
-    for source in node.sources:
-        rows = results.artifact(source.step, source.output)
+    for source in inputs.node.sources:
+        rows = inputs.results.artifact(source.step, source.output)
         if source.role == "train" and isinstance(rows, Dataset):
-            for text in _broken_calls(rows, node.step.learn()):
+            for text in _broken_calls(rows, step.learn()):
                 yield Note(
                     name="broken-calls",
                     text=f"{source.ref}: {text}",
                     fix="correct the calls or the tools, or remove these rows",
-                    step=node.name,
-                    place=(*node.place, source.field),
+                    place=(*inputs.node.place, source.field),
                 )
 
 
@@ -64,22 +60,20 @@ def _broken_calls(rows: Dataset, learn: Learn | None) -> list[str]:
 _CALLS: dict[tuple[str, str], list[str]] = {}
 
 
-def _on_weights(graph: Graph, results: Results, node: Node) -> Iterator[Note]:
-    assert isinstance(node.step, Training)
-    learn = node.step.learn()
+def _on_weights(step: Training, inputs: Inputs) -> Iterator[Note]:
+    learn = step.learn()
     if learn is None or learn.loss == "marked":
         return
-    for source in node.sources:
-        rows = Forecasts(graph, results).sample(source, FIRST) if source.role == "train" else None
+    for source in inputs.node.sources:
+        rows = inputs.forecasts.sample(source, FIRST) if source.role == "train" else None
         count = _weights(rows or ())
         if count:
             yield Note(
                 name="unused-weights",
-                text=f"{node.name} ignores the `weight` of {counted(count, 'assistant turn')} in "
+                text=f"{inputs.name} ignores the `weight` of {counted(count, 'assistant turn')} in "
                 f"the first rows of {source.ref}",
                 fix="loss: marked",
-                step=node.name,
-                place=(*node.place, source.field),
+                place=(*inputs.node.place, source.field),
             )
 
 

@@ -108,7 +108,7 @@ def _check_best(step: Training) -> None:
                 where="watch.require",
                 fix="evaluate the trained model in a step of the section evaluate",
             )
-        if step.watch.gpu_count():  # for the files of models that it loads itself
+        if step.watch.resources().gpus:  # for the files of models that it loads itself
             raise UsageError(
                 "a watched evaluator asks the model in training; this one loads finished models",
                 where="watch",

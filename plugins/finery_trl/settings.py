@@ -9,9 +9,11 @@ import msgspec
 from finery import (
     Dataset,
     Job,
+    Key,
     Model,
     OneFile,
     Promise,
+    Resources,
     Settings,
     Step,
     nested_step,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from finery_trl.rows.tokens import Tokens
     from finery_trl.rows.turns import Learn
 
+INSTALLED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "gguf",
 )  # fmt: skip
@@ -109,15 +112,22 @@ class Launch(Settings):
     )
 
 
-class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), learns="answers"):
+class Training(
+    Step,
+    isolated=True,
+    gpus=1,
+    packages=PACKAGES,
+    installs=dict.fromkeys(INSTALLED, "finery[train]"),
+    sections=("train",),
+    learns="answers",
+):
     """Train a model on rows.
 
     Step types derive from `finery_trl.steps.TrlTraining`, which implements `run`. This
-    class is the interface that the training code knows. installs: the packages that every training
-    needs → what to install. estimated: whether this plugin's formulas estimate the memory and time
-    of the training. on_policy: whether the model writes the answers that it learns from. config:
-    TRL's configuration class. watches_start: whether `watch` also tests the model before the
-    training. batch_tokens: in memory at once by default.
+    class is the interface that the training code knows. estimated: whether this plugin's formulas
+    estimate the memory and time of the training. on_policy: whether the model writes the answers
+    that it learns from. config: TRL's configuration class. watches_start: whether `watch` also
+    tests the model before the training. batch_tokens: in memory at once by default.
     """
 
     estimated: ClassVar[bool] = True
@@ -125,9 +135,6 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     watches_start: ClassVar[bool] = False
     batch_tokens: ClassVar[int] = 8192
     config: ClassVar[str] = "trl.trainer.sft_config:SFTConfig"
-    installs: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("torch", "transformers", "trl", "peft", "accelerate", "datasets"), "finery[train]"
-    )
 
     model: Model = takes(
         role="base",
@@ -337,25 +344,42 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
         """Whether the training starts further processes besides the one that runs the step."""
         return self.processes > 1 or (self.launch is not None and self.launch.config is not None)
 
-    def key_facts(self) -> Mapping[str, Any]:
-        """The dtype, if this machine decides it."""
-        return {"dtype": auto_dtype()} if self.dtype == "auto" else {}
+    def cache_key(self) -> Key:
+        """Also the dtype, if this machine decides it, and the packages of settings.
 
-    def gpu_count(self) -> int:
-        """One for each process."""
-        return self.processes
-
-    def node_count(self) -> int:
-        """The number that is written, since `check` refuses `auto` with several nodes."""
-        return 1 if self.launch is None else self.launch.nodes
-
-    def depends_on_gpus(self) -> bool:
-        """Whether their number decides how many processes train.
-
-        Processes that share a batch draw different noise (dropout, NEFTune) and average a
-        comparison with a reference, or the load of experts, over other rows than one process.
+        The number of GPUs counts if it decides how many processes train. Processes that share a
+        batch draw different noise (dropout, NEFTune) and average a comparison with a reference, or
+        the load of experts, over other rows than one process.
         """
-        return self.launch is not None and self.launch.processes == "auto"
+        optional = {
+            "bitsandbytes": self.needs_bitsandbytes,
+            constraint.PACKAGE: self.watch is not None and self.watch.cache_key().schemas,
+        }
+        return super().cache_key() | Key(
+            packages=[package for package, is_used in optional.items() if is_used],
+            facts={"dtype": auto_dtype()} if self.dtype == "auto" else {},
+            gpus=self.launch is not None and self.launch.processes == "auto",
+        )
+
+    def resources(self) -> Resources:
+        """A GPU for each process, and what trains, quantises and reports the curves.
+
+        The number of machines is the written one, since `check` refuses `auto` with several nodes.
+        """
+        quantises = ["bitsandbytes"] if self.needs_bitsandbytes else []
+        return super().resources() | Resources(
+            gpus=self.processes,
+            nodes=self.nodes,
+            packages={
+                **dict.fromkeys(quantises, "finery[train]"),
+                **{name: name for name in self.report_to},
+            },
+        )
+
+    @property
+    def nodes(self) -> int:
+        """On how many machines it trains."""
+        return 1 if self.launch is None else self.launch.nodes
 
     @property
     def compares(self) -> bool:
@@ -375,14 +399,6 @@ class Training(Step, isolated=True, packages=PACKAGES, sections=("train",), lear
     def outputs(self) -> dict[str, Promise]:
         """The model, with its format: an adapter, or a complete model."""
         return {"": Promise(Model, {"format": "transformers" if self.lora is None else "adapter"})}
-
-    def key_packages(self) -> tuple[str, ...]:
-        """Also bitsandbytes, and what holds answers for `watch` to a schema, if it uses them."""
-        optional = {
-            "bitsandbytes": self.needs_bitsandbytes,
-            constraint.PACKAGE: self.watch is not None and self.watch.sends_schemas(),
-        }
-        return (*PACKAGES, *(package for package, is_used in optional.items() if is_used))
 
     @property
     def needs_bitsandbytes(self) -> bool:

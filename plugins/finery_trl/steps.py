@@ -6,16 +6,21 @@ derive from these.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import (
+    Iterable,
+)
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finery import (
     DataError,
     Dataset,
+    Estimate,
+    Inputs,
     Job,
+    Key,
     Look,
     Model,
-    Preflight,
+    Note,
     Proof,
     UsageError,
     setting,
@@ -35,21 +40,7 @@ if TYPE_CHECKING:
     from finery_trl.rows.turns import Learn
 
 
-class TrainingPreflight(Preflight["Training"]):
-    """Lists the packages of the training."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What trains, quantises and reports the curves."""
-        step = self.step
-        quantises = ["bitsandbytes"] if step.needs_bitsandbytes else []
-        return {
-            **step.installs,
-            **dict.fromkeys(quantises, "finery[train]"),
-            **{name: name for name in step.report_to},
-        }
-
-
-class TrlTraining(Training, preflight=TrainingPreflight, metrics=METRICS):
+class TrlTraining(Training, metrics=METRICS):
     """Base of all step types that train. They implement `read` and `trainer`, see `Training`."""
 
     def check(self) -> None:
@@ -68,8 +59,8 @@ class TrlTraining(Training, preflight=TrainingPreflight, metrics=METRICS):
 
         return run(self, job)
 
-    def key_code(self) -> list[Any]:
-        """The code that watches and that starts several processes, if the step uses it."""
+    def cache_key(self) -> Key:
+        """Also the code that watches and that starts several processes, if the step uses it."""
         code: list[Any] = []
         if self.watch is not None:
             from finery_trl.train.watch import watcher
@@ -79,13 +70,25 @@ class TrlTraining(Training, preflight=TrainingPreflight, metrics=METRICS):
             from finery_trl.train.launch import launch
 
             code.append(launch)
-        return code
+        return super().cache_key() | Key(code=code)
 
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
         """The model as loaded by `Prepared.of`; other libraries override this."""
         from finery_trl.model.loading import Prepared
 
         return Prepared.of(self, dtype, longest, job)
+
+    def estimate(self, inputs: Inputs) -> Estimate | None:
+        """Memory and time."""
+        from finery_trl.estimate.forecast import estimate
+
+        return estimate(self, inputs)
+
+    def advise(self, inputs: Inputs) -> Iterable[Note]:
+        """Notes on the first rows."""
+        from finery_trl.advice import notes_on
+
+        return notes_on(self, inputs)
 
 
 class Sft(TrlTraining):

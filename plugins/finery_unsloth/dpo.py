@@ -2,10 +2,15 @@
 
 from finery import UsageError
 from finery_trl import steps
-from finery_unsloth.fast import INSTEAD, PACKAGES, Fast
+from finery_unsloth.fast import (
+    INSTALLS,
+    INSTEAD,
+    PACKAGES,
+    Fast,
+)
 
 
-class Dpo(Fast, steps.Dpo, packages=PACKAGES):
+class Dpo(Fast, steps.Dpo, packages=PACKAGES, installs=INSTALLS):
     """Train a model to prefer the chosen answer to the rejected one, with Unsloth, on a GPU.
 
     It takes the settings of `trl.dpo`, and the two are interchangeable; see `unsloth.sft`. This

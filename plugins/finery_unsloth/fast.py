@@ -1,9 +1,13 @@
 """How trainings with Unsloth differ from TRL's, and what they have to refuse."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from finery import Job, Model, UsageError, outside_key
+from finery import (
+    Job,
+    Model,
+    UsageError,
+    outside_key,
+)
 from finery_trl.settings import PACKAGES as TRL
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ else:
 
 UNSLOTH = ("unsloth", "unsloth_zoo", "xformers", "triton")
 PACKAGES = (*TRL, *UNSLOTH)
+INSTALLS = {"unsloth": "finery[unsloth]"}
 INSTEAD = "use: trl.{}, which takes the same settings"
 EMBEDDINGS = ("embed_tokens", "lm_head")
 """Layers that Unsloth trains in full, even if they should get an adapter."""
@@ -33,7 +38,6 @@ class Fast(Mixed):
 
     __slots__ = ()
     estimated: ClassVar[bool] = False
-    installs: ClassVar[Mapping[str, str]] = {"unsloth": "finery[unsloth]"}
 
     @outside_key  # as of a step type, which a mixin is not
     def check(self) -> None:
@@ -71,10 +75,6 @@ class Fast(Mixed):
         from finery_unsloth.loading import prepare
 
         return prepare(self, dtype, longest, job)
-
-    def key_packages(self) -> tuple[str, ...]:
-        """TRL's packages and Unsloth's."""
-        return (*super().key_packages(), *UNSLOTH)
 
     def _method(self) -> str:
         return type(self).__name__.lower()

@@ -1,10 +1,14 @@
 """Supervised fine-tuning with Unsloth."""
 
 from finery_trl import steps
-from finery_unsloth.fast import PACKAGES, Fast
+from finery_unsloth.fast import (
+    INSTALLS,
+    PACKAGES,
+    Fast,
+)
 
 
-class Sft(Fast, steps.Sft, packages=PACKAGES):
+class Sft(Fast, steps.Sft, packages=PACKAGES, installs=INSTALLS):
     """Fine-tune a model on the answers of rows, with Unsloth: faster, in less memory, on a GPU.
 
     It takes the settings of `trl.sft`, and the two are interchangeable. Rows, their order, their

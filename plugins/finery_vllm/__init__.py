@@ -6,8 +6,7 @@ it needs other versions of transformers. Public for other plugins are `finery_vl
 `.installation`.
 """
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from finery import hookimpl
@@ -47,13 +46,3 @@ def finery_notes() -> Mapping[str, Any]:
     from finery_vllm.model import KINDS
 
     return KINDS
-
-
-@hookimpl
-def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """A note where vLLM is missing."""
-    if "finery_vllm.model" not in sys.modules:  # the recipe has no such step
-        return []
-    from finery_vllm.model import missing
-
-    return missing(graph)

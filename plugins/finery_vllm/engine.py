@@ -13,6 +13,7 @@ from finery import (
     Engine,
     EngineJob,
     FineryError,
+    Key,
     Model,
     Request,
     Sampling,
@@ -47,14 +48,10 @@ class VllmEngine(Engine):
         self._slots = int(model.runtime.get("concurrency", 64))
 
     @classmethod
-    def key_facts(cls) -> Mapping[str, Any]:
-        """The dtype, and the versions of vLLM and of what it computes with."""
-        return {"dtype": auto_dtype(), **(versions() or {"vllm": "none"})}
-
-    @classmethod
-    def key_files(cls) -> Sequence[str]:
-        """Where vLLM is or might be, and what it computes with."""
-        return build_files()
+    def cache_key(cls) -> Key:
+        """Also the dtype, the versions of vLLM and of what it computes with, and where they are."""
+        facts = {"dtype": auto_dtype(), **(versions() or {"vllm": "none"})}
+        return super().cache_key() | Key(facts=facts, watched=build_files())
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """One request each. Those that begin alike follow one another: vLLM reads that once."""

@@ -1,10 +1,10 @@
 """Writes the folders that vLLM reads: of a complete model, and of an adapter."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Model, Preflight, StepError
+from finery import Model, StepError
 from finery_transformers.formats import WEIGHTS
 from finery_vllm.server.command import read_json
 
@@ -12,16 +12,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+LOADING = dict.fromkeys(("torch", "transformers", "peft"), "finery[train]")
+"""What reads tokenizers and chat templates, and merges adapters. vLLM itself has its own."""
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 """An adapter's files. Not its tokenizer, since prompts are tokenized for the base."""
-
-
-class LoadingPreflight(Preflight[Any]):
-    """Lists what reads tokenizers and chat templates, and merges adapters."""
-
-    def packages(self) -> Mapping[str, str]:
-        """The packages of finery's own environment; vLLM has another one."""
-        return dict.fromkeys(("torch", "transformers", "peft"), "finery[train]")
 
 
 def check_format(model: Model) -> None:

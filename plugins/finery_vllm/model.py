@@ -1,16 +1,28 @@
 """`vllm.model`: a model that vLLM answers for, and a note where there is no vLLM."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from finery import About, Job, Model, Note, Promise, Step, StepError, setting, takes
+from finery import (
+    About,
+    Inputs,
+    Job,
+    Model,
+    Note,
+    Promise,
+    Step,
+    StepError,
+    setting,
+    takes,
+)
 from finery_transformers.formats import require_format
 from finery_vllm.bundle.adapters import check_adapter
-from finery_vllm.folder import ADAPTER, LoadingPreflight
+from finery_vllm.folder import ADAPTER, LOADING
 from finery_vllm.server.command import check_options, read_json
 from finery_vllm.server.installation import answers_with, installation
 
 if TYPE_CHECKING:
-    from finery import Graph
+    pass
 
 
 MISSING = "vllm-missing"
@@ -28,7 +40,7 @@ FIXED = (
 """Arguments that finery sets, or has a setting for."""
 
 
-class VllmModel(Step, sections=("models",), seeded=False, preflight=LoadingPreflight):
+class VllmModel(Step, sections=("models",), seeded=False, installs=LOADING):
     """Answer for a model with vLLM instead of transformers: on a GPU, many times as fast.
 
     The model is a Hugging Face folder, an adapter or a GGUF, and the prompts equal the trained ones
@@ -80,25 +92,15 @@ class VllmModel(Step, sections=("models",), seeded=False, preflight=LoadingPrefl
         runtime = {"concurrency": self.concurrency, "gpu_memory": self.gpu_memory}
         return Model(job.out, meta=meta, refs={"model": self.model}, runtime=runtime)
 
-
-def missing(graph: "Graph") -> list[Note]:
-    """A note for the first `vllm.model`, if there is no vLLM here, and no step has its own."""
-    in_environments = {up for n in graph.nodes.values() if n.environment for up in n.upstream()}
-    nodes = [
-        node for node in graph.nodes.values()
-        if isinstance(node.step, VllmModel) and node.name not in in_environments
-    ]  # fmt: skip
-    try:
-        installation()
-    except StepError as error:
-        return [
-            Note(
-                name=MISSING,
-                text=f"{node.name} needs vLLM: {error.what}",
-                fix=error.fix or "",
-                step=node.name,
-                place=node.place,
-            )
-            for node in nodes[:1]
-        ]
-    return []
+    def advise(self, inputs: Inputs) -> Iterator[Note]:
+        """A note on the first such step, if there is no vLLM here, and no step has its own."""
+        nodes = inputs.graph.nodes.values()
+        in_environments = {up for node in nodes if node.environment for up in node.upstream()}
+        names = (node.name for node in nodes if isinstance(node.step, VllmModel))
+        if inputs.name != next((name for name in names if name not in in_environments), None):
+            return
+        try:
+            installation()
+        except StepError as error:
+            text = f"{inputs.name} needs vLLM: {error.what}"
+            yield Note(name=MISSING, text=text, fix=error.fix or "")

@@ -3,9 +3,15 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
 
-from finery import Job, Model, Preflight, Promise, Step, StepError, takes
+from finery import (
+    Job,
+    Model,
+    Promise,
+    Step,
+    StepError,
+    takes,
+)
 from finery.util.text import size
 from finery_transformers.formats import require_format
 from finery_transformers.frozen.template import PROMPTS
@@ -25,21 +31,13 @@ INSTALL = (
 )
 
 
-class QuantizePreflight(Preflight["Quantize"]):
-    """Lists what rounds the weights."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What the step's environment must have."""
-        return {name: name for name in ("llmcompressor", "peft")}
-
-
 class Quantize(
     Step,
     isolated=True,
     seeded=False,
     sections=("models", "export"),
     packages=("llmcompressor", "compressed-tensors", "torch", "transformers", "peft"),
-    preflight=QuantizePreflight,
+    installs={name: name for name in ("llmcompressor", "peft")},
 ):
     """Round the linear layers of a model to FP8, for vLLM: half the memory, and faster on new GPUs.
 

@@ -195,14 +195,13 @@ assert not found, found
 
 
 PACKAGES = """\
-from finery import Preflight, Step, Dataset, Job, hookimpl
+from finery import Dataset, Job, Resources, Step, hookimpl
 
-class Needs(Preflight):
-    def packages(self):
-        return dict.fromkeys(("click", "no-such-package", "no-such-other"), "shop[cart]")
-
-class Shop(Step, preflight=Needs):
+class Shop(Step):
     "Sell."
+    def resources(self):
+        needed = ("click", "no-such-package", "no-such-other")
+        return Resources(packages=dict.fromkeys(needed, "shop[cart]"))
     def run(self, job: Job) -> Dataset: ...
 
 @hookimpl

@@ -16,20 +16,10 @@ from finery.cli.commands.check import command
 need("tokenizers")
 
 STEPS = """\
-from finery import Dataset, Job, Model, Pinned, Step, hookimpl, setting, takes
+from finery import Dataset, Job, Model, Step, hookimpl, setting, takes
 
 
-class Commit(Pinned):
-    '''A commit.'''
-
-    def floating(self):
-        return f"far:{self.step.repo}"
-
-    def pin(self):
-        return "1" * 40
-
-
-class Hub(Step, sections=("models",), seeded=False, pinned=Commit):
+class Hub(Step, sections=("models",), seeded=False):
     '''A model on another machine.'''
 
     repo: str = setting("org/small", help="Its name.")
@@ -41,6 +31,12 @@ class Hub(Step, sections=("models",), seeded=False, pinned=Commit):
 
     def run(self, job: Job) -> Model:
         raise AssertionError("nothing heavy is downloaded")
+
+    def floating_name(self):
+        return f"far:{self.repo}"
+
+    def pin_name(self, folder):
+        return "1" * 40
 
 
 class Slow(Step, isolated=True, seeded=False):

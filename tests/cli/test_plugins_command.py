@@ -64,7 +64,7 @@ from finery import About, Dataset, Job, Settings, Step, hookimpl, setting
 class Group(Settings):
     inside: int = setting(1)
 
-class Lame(Step, seeded=False, traceable="nowhere:Places", metrics="json:dumps"):
+class Lame(Step, seeded=False, metrics="json:dumps"):
     """A step."""
 
     rows: Dataset
@@ -110,7 +110,6 @@ def test_problems_of_a_plugin_are_found(project: MakeProject) -> None:
     for problem in (
         "its module: has no docstring",
         "step type 'faulty.lame': setting 'group.inside' has no help",
-        "step type 'faulty.lame': traceable='nowhere:Places' of faulty.py:Lame can't be loaded",
         "step type 'faulty.lame': metrics='json:dumps' of faulty.py:Lame isn't a mapping",
         "step type 'faulty.silent': faulty.py:Silent has no docstring",
         "step type 'other.lame': isn't named after its plugin",

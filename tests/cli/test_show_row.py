@@ -9,7 +9,7 @@ from conftest import MakeProject, Project
 STEPS = '''\
 import json
 
-from finery import Dataset, Job, Metrics, Model, Step, Traceable, hookimpl, setting, takes
+from finery import Dataset, Job, Metrics, Model, Step, hookimpl, setting, takes
 from finery.rows.report import Report, Score
 from finery.rows.dropped import Drops
 from finery.rows.generated import CheckResult, Origin, Origins
@@ -75,26 +75,22 @@ class Judge(Step, seeded=False):
         return Metrics.write(job.out, Report(rows=len(self.rows), scores=scores), lines)
 
 
-class Places(Traceable):
-    """Rows by key."""
-
-    def trace(self, ids, job):
-        if self.step.table == "gone":
-            from finery import StepError
-            raise StepError("no such table", fix="look")
-        for i in range(9):
-            found = row_id({"prompt": f"p{i}", "completion": "x"})
-            if found in ids:
-                yield found, f"{self.step.table}, key {i}"
-
-
-class Elsewhere(Step, seeded=False, traceable=Places):
+class Elsewhere(Step, seeded=False):
     """Rows from a table that only this step knows."""
 
     table: str = setting(help="Its name.")
 
     def run(self, job: Job) -> Dataset:
         return Dataset.write(job.out, ({"prompt": f"p{i}", "completion": "x"} for i in range(9)))
+
+    def trace_rows(self, ids, job):
+        if self.table == "gone":
+            from finery import StepError
+            raise StepError("no such table", fix="look")
+        for i in range(9):
+            found = row_id({"prompt": f"p{i}", "completion": "x"})
+            if found in ids:
+                yield found, f"{self.table}, key {i}"
 
 
 @hookimpl

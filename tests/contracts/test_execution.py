@@ -135,7 +135,7 @@ def _name(subject: Any) -> str:
 def _subjects(step: Step) -> Iterator[str]:
     """The names in the table of all code of a step."""
     for each in (step, *(inner for _, inner, _ in nested_steps(step))):
-        named = [code for code in each.key_code() if not isinstance(code, Path)]
+        named = [code for code in each.cache_key().code if not isinstance(code, Path)]
         yield from map(_name, [type(each), *named])
         kinds = [promise.kind for promise in promises_of(each).values()]
         yield from (_name(writes) for kind in kinds for writes in kind.written_by)

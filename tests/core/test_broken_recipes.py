@@ -281,6 +281,26 @@ PLUGINS = {
             f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
         ),
     ),
+    "method that finery called before": Broken(
+        OWN_TYPE,
+        "step type 'p.x': p.py:X has the method `gpu_count`, which finery doesn't call",
+        "return it from `resources`",
+        files=plugin(
+            "class X(Step):\n    'X.'\n    def gpu_count(self): return 1\n"
+            f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
+        ),
+    ),
+    "class keyword that is a method now": Broken(
+        PLUGIN,
+        "class X has the keyword 'traceable', which no longer exists: move its methods into the "
+        "class, as `trace_rows`",
+        "repair it",
+        "p.py:2",
+        plugin(
+            "class X(Step, traceable='p:Places'):\n    'X.'\n"
+            f"    def run(self, job: Job) -> Dataset: ...\n{PROVIDE}"
+        ),
+    ),
     "run with an unknown return type": Broken(
         OWN_TYPE,
         "name 'Datset' is not defined",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from finery import Artifact, Dataset, Graph, Results
+from finery import Artifact, Dataset, Forecast, Graph, Results
 from finery.builder.project import open_graph
 from finery.plugin.forecasts import Forecasts
 
@@ -11,38 +11,33 @@ PLUGIN = '''
 from finery import Count, Dataset, Files, Forecast, Job, Step, hookimpl, setting, takes
 
 
-class OrdersForecast(Forecast):
-    def rows(self, output, taken):
-        return Count(sum(len(path.read_text().split()) for path in self.step.path.paths))
-
-    def sample(self, limit):
-        words = (word for path in self.step.path.paths for word in path.read_text().split())
-        return ({"text": word} for word in words)
-
-
-class Orders(Step, forecast=OrdersForecast):
+class Orders(Step):
     """Orders from a file."""
 
     path: Files = setting(help="The file.")
+
+    def forecast(self, inputs):
+        words = [word for path in self.path.paths for word in path.read_text().split()]
+        return Forecast(
+            rows=Count(len(words)), sample=lambda: ({"text": word} for word in words)
+        )
 
     def run(self, job: Job) -> Dataset:
         """Never run here."""
         raise NotImplementedError
 
 
-class TwiceForecast(Forecast):
-    def rows(self, output, taken):
-        counts = taken["rows"]
-        return None if None in counts else Count(2 * sum(count.rows for count in counts))
-
-    def passes(self):
-        return ["rows"]
-
-
-class Twice(Step, forecast=TwiceForecast):
+class Twice(Step):
     """All rows, twice."""
 
     rows: list[Dataset] = takes(help="Rows.")
+
+    def forecast(self, inputs):
+        def twice():
+            count = inputs.count("rows")
+            return count and count._replace(rows=2 * count.rows)
+
+        return Forecast(rows=twice, passes=["rows"])
 
     def run(self, job: Job) -> Dataset:
         """Never run here."""
@@ -135,5 +130,5 @@ def test_a_missing_file_leaves_the_rows_unknown(tmp_path: Path) -> None:
     """`finery check` reports the file; a note on another step must not fail for it."""
     graph = shop(tmp_path)
     (tmp_path / "orders.txt").unlink()
-    assert graph.forecast(graph.nodes["orders"]) is None
+    assert Forecasts(graph).forecast(graph.nodes["orders"]) == Forecast()
     assert count(graph, "split") == "None"

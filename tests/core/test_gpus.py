@@ -326,13 +326,13 @@ def test_other_builds_wait_for_the_last_step_that_shares(
 
 STEPS = """
 
-class Train(Script):
+class Train(Script, gpus=1):
     "Uses GPUs."
 
     processes: int = setting(1, help="GPUs.")
 
-    def gpu_count(self) -> int:
-        return self.processes
+    def resources(self) -> Resources:
+        return Resources(gpus=self.processes)
 
 
 class Answers(Step, engines=True, seeded=False):
@@ -370,7 +370,9 @@ data:
 
 def steps(*devices: list[Gpu]) -> str:
     """`light_steps.py` with further step types, on a machine with these GPUs."""
-    text = LIGHT_STEPS.read_text().replace("from finery import", "from finery import Engine,")
+    text = LIGHT_STEPS.read_text().replace(
+        "from finery import", "from finery import Engine, Resources,"
+    )
     text = text.replace(
         '"steps.adapter": Adapter', '"steps.train": Train, "steps.answers": Answers'
     )

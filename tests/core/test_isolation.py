@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 from conftest import MakeProject, Project, until
 
-HEAD = "import os, sys\nfrom finery import Dataset, Job, Step, hookimpl, setting\n"
+HEAD = "import os, sys\nfrom finery import Dataset, Job, Key, Step, hookimpl, setting\n"
 STEP = """
 class {name}(Step, seeded=False):
     \"\"\"A step.\"\"\"
@@ -95,11 +95,12 @@ def test_a_plugin_that_acts_on_every_step_is_imported(project: MakeProject) -> N
     assert row["shop"] == "open"
 
 
-def test_what_key_code_names_is_imported(project: MakeProject) -> None:
+def test_code_that_a_key_names_is_imported(project: MakeProject) -> None:
     more = "def served():\n    return {}\n"
     code = "from finery import load_plugins\ntold['names'] = [*load_plugins().servers]"
     t = project({"a.py": module("a.run").replace("    def run", (
-        "    def key_code(self):\n        return ['shop_one']\n\n    def run"))})  # fmt: skip
+        "    def cache_key(self):\n        return Key(code=['shop_one'])\n\n"
+        "    def run"))})  # fmt: skip
     for name in ("one", "two"):
         hook = f"@hookimpl\ndef finery_servers():\n    return {{'{name}': 'shop_{name}:served'}}\n"
         install(t, name, HEAD + more + hook)

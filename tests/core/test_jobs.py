@@ -24,7 +24,7 @@ from finery.execute.routing import Router, check_executors
 from finery.inference.records import SqliteRecords
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
-from finery.step.resources import Resources
+from finery.step.resources import Reservation
 
 GIB = 2**30
 A_STEP = "  a: {use: steps.script, resources: {memory: 24GB, cpus: 8, time: 1h30m}}\n"
@@ -39,17 +39,19 @@ data:
 
 
 def test_resources_are_read_and_written() -> None:
-    read = Resources.read({
+    read = Reservation.read({
         "gpus": 2, "gpu_memory": "20GB", "memory": "1.5GB", "cpus": 1, "time": "1d2h30m"
     })  # fmt: skip
-    assert read == Resources(gpus=2, gpu_memory=20 * GIB, memory=3 * GIB // 2, cpus=1, time=95_400)
+    assert read == Reservation(
+        gpus=2, gpu_memory=20 * GIB, memory=3 * GIB // 2, cpus=1, time=95_400
+    )
     assert str(read) == "2 GPUs, 20GB on a GPU, 1.5GB of memory, 1 core, 26h30m"
-    assert str(Resources()) == ""
+    assert str(Reservation()) == ""
 
 
 @pytest.mark.parametrize("written", ["500MB", "1500MB", "1.7GB", "24GB", "1.25TB", "0.50MB"])
 def test_memory_is_shown_as_recipes_write_it(written: str) -> None:
-    assert str(Resources.read({"memory": written})) == f"{written} of memory"
+    assert str(Reservation.read({"memory": written})) == f"{written} of memory"
 
 
 def test_resources_change_no_key_and_are_in_the_plan(project: MakeProject) -> None:
@@ -63,13 +65,15 @@ def test_resources_change_no_key_and_are_in_the_plan(project: MakeProject) -> No
 
 GPU_STEP = """
 
-class Uses(Script):
+class Uses(Script, gpus=1):
     "Uses GPUs."
 
     processes: int = setting(1, help="GPUs.")
 
-    def gpu_count(self):
-        return self.processes
+    def resources(self):
+        from finery import Resources
+
+        return Resources(gpus=self.processes)
 
 
 @hookimpl
@@ -128,14 +132,14 @@ def test_isolated_steps_with_cores_run_at_once(
     try:
         threads = "rows.append({'prompt': os.environ['OMP_NUM_THREADS']})"
         first = task(threads, isolated=True)
-        first.resources = Resources(cpus=2)
+        first.resources = Reservation(cpus=2)
         executor.start(first)
         assert executor.has_room(need(True, cpus=2))
         assert not executor.has_room(need(True, cpus=3))
         assert not executor.has_room(need(True)), "which may use all cores"
         assert [text_of(e, task) for e in ends(executor, 1).values()] == ["2"]
         large = task("", isolated=True)
-        large.resources = Resources(memory=9 * GIB)
+        large.resources = Reservation(memory=9 * GIB)
         executor.start(large)
         (_, event), *_ = executor.poll(1)
         assert event.get("message") == (

@@ -1,5 +1,6 @@
 """Keys: everything that can change an output is in them, and nothing else."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -13,7 +14,9 @@ from finery import (
     FileOrName,
     Files,
     Job,
+    Key,
     Metrics,
+    PluginError,
     Settings,
     Step,
     nested_step,
@@ -31,6 +34,7 @@ from finery.builder.keys import (
     key_parts,
 )
 from finery.recipe.graph import Node, Source
+from finery.step.inspect import joint_key
 from finery.util.installed import package_version
 
 PLAIN = st.recursive(
@@ -100,8 +104,8 @@ class Unseeded(Probe, seeded=False):
 class Counting(Probe):
     """The number of GPUs changes the output."""
 
-    def depends_on_gpus(self) -> bool:
-        return True
+    def cache_key(self) -> Key:
+        return super().cache_key() | Key(gpus=True)
 
 
 class Newer(Probe, version="2"):
@@ -124,7 +128,7 @@ def outputs(kinds: dict[str, type[Artifact]]) -> Node:
     return made
 
 
-ENGINE = EngineKey("engine.Gguf", {"engine.py": "e1"}, ("blake3",))
+ENGINE = EngineKey("engine.Gguf", {"engine.py": "e1"}, Key(packages=("blake3",)))
 WRAPPER = Wrapper("meter.around", "meter", {"meter.py": "w1"})
 GIVEN: dict[str, Any] = {
     "code": {"probe/a.py": "c1"},
@@ -140,7 +144,8 @@ GIVEN: dict[str, Any] = {
 
 def key(made: Node | None = None, **given: Any) -> str:
     """The key of a node with `GIVEN`, but for what is given."""
-    return key_of(key_parts(made or node(), **{**GIVEN, **given}))
+    made = made or node()
+    return key_of(key_parts(made, **{"own": joint_key(made.step), **GIVEN, **given}))
 
 
 SWAPPED = {("rows", 0): "d2", ("rows", 1): "d1", ("judged", 0): "d3"}
@@ -167,7 +172,7 @@ CHANGES = {
     "pin": key(pinned="abc"),
     "engine's class": key(engines={"gguf": ENGINE._replace(name="engine.Other")}),
     "engine's code": key(engines={"gguf": ENGINE._replace(code={"engine.py": "e2"})}),
-    "engine's packages": key(engines={"gguf": ENGINE._replace(packages=())}),
+    "engine's packages": key(engines={"gguf": ENGINE._replace(own=Key())}),
     "engine's format": key(engines={"hf": ENGINE}),
     "class": key(node(Other)),
     "outputs": key(outputs({"": Metrics})),
@@ -203,6 +208,28 @@ def test_a_number_of_gpus_is_in_the_key_where_it_can_change_the_output() -> None
     assert len(set(keys)) == 3
 
 
+def test_joined_keys_keep_everything_and_refuse_two_values_of_a_fact() -> None:
+    one = Key(packages=["a"], facts={"dtype": "bf16"}, seeded=True)
+    other = Key(packages=["b"], code=[json], watched=["/x"], facts={"dtype": "bf16"}, gpus=True)
+    assert one | other == Key(
+        packages=("a", "b"), code=(json,), watched=("/x",), facts={"dtype": "bf16"},
+        seeded=True, gpus=True,
+    )  # fmt: skip
+    with pytest.raises(PluginError, match="'dtype' different values: 'bf16' and 'fp32'"):
+        one | Key(facts={"dtype": "fp32"})
+    with pytest.raises(PluginError, match="'dtype' different values"):
+        own = Key(facts={"dtype": "fp32"})
+        engine = ENGINE._replace(own=Key(facts={"dtype": "bf16"}))
+        key_parts(node(), **{**GIVEN, "own": own, "engines": {"gguf": engine}})
+
+
+def test_the_seed_counts_where_a_step_inside_uses_it() -> None:
+    inside, unseeded = Probe(rows=[], path=Files(["x"])), Unseeded(rows=[], path=Files(["x"]))
+    seeds = [1, 2]
+    assert len({key(node(Unseeded, seed=seed, inner=inside)) for seed in seeds}) == 2
+    assert len({key(node(Unseeded, seed=seed, inner=unseeded)) for seed in seeds}) == 1
+
+
 def test_an_unnamed_input_may_come_from_a_step_of_any_name() -> None:
     other = node()
     other.sources[0] = Source("rows", 0, "other.train", "other", "train")
@@ -210,7 +237,7 @@ def test_an_unnamed_input_may_come_from_a_step_of_any_name() -> None:
 
 
 def test_package_versions_are_parts() -> None:
-    parts = dict(key_parts(node(), **GIVEN))
+    parts = dict(key_parts(node(), own=joint_key(node().step), **GIVEN))
     assert parts["package msgspec"] == msgspec.__version__
     assert parts["package blake3"] == package_version("blake3")
     assert package_version("finery-no-such-package") == "not installed"
@@ -218,8 +245,9 @@ def test_package_versions_are_parts() -> None:
 
 def test_no_part_hides_another() -> None:
     again, other = WRAPPER._replace(name="meter.again"), WRAPPER._replace(code={"meter.py": "w2"})
+    made = node(names={"a": "b"})
     for wrappers in ([WRAPPER], [WRAPPER, again], [WRAPPER, other]):
-        parts = key_parts(node(names={"a": "b"}), **{**GIVEN, "wrappers": wrappers})
+        parts = key_parts(made, own=joint_key(made.step), **{**GIVEN, "wrappers": wrappers})
         names = [name for name, _ in parts]
         assert len(set(names)) == len(names)
         codes = {digest for wrapper in wrappers for digest in wrapper.code.values()}
@@ -283,6 +311,7 @@ def test_the_type_of_settings_is_in_the_key_where_there_are_several() -> None:
     schedules = [Linear(), Cosine(), Linear(steps=2), Cosine(steps=2)]
     keys = [key(node(Scheduled, schedule=schedule)) for schedule in schedules]
     assert len(set(keys)) == len(keys)
-    parts = dict(key_parts(node(Scheduled, schedule=Cosine()), **GIVEN))
+    made = node(Scheduled, schedule=Cosine())
+    parts = dict(key_parts(made, own=joint_key(made.step), **GIVEN))
     assert parts["setting schedule.type"] == "cosine"
     assert parts["setting schedule.steps"] == 1

@@ -4,7 +4,7 @@ from conftest import MakeProject, Project
 
 STEPS = '''
 import json
-from finery import Bundle, Dataset, Job, Provenance, Step, hookimpl, setting
+from finery import Bundle, Dataset, Job, Step, hookimpl, setting
 
 
 class Source(Step, seeded=False):
@@ -25,15 +25,7 @@ class Check(Step, seeded=False):
         return Dataset.write(job.out, [{"prompt": f"{len(self.rows)} rows"}])
 
 
-class Story(Provenance["Card"]):
-    """The names and sizes of all steps before."""
-
-    def facts(self, name, graph, results):
-        steps = {n: len(results.artifact(n)) for n in graph.nodes if n != name}
-        return {"steps": steps, "recipe": graph.recipe.shareable.count("hello")}
-
-
-class Card(Step, seeded=False, sections=("export",), provenance=Story):
+class Card(Step, seeded=False, sections=("export",)):
     """What it is told."""
 
     rows: Dataset
@@ -41,6 +33,10 @@ class Card(Step, seeded=False, sections=("export",), provenance=Story):
     def run(self, job: Job) -> Bundle:
         (job.out / "card.json").write_text(json.dumps(job.provenance))
         return Bundle(job.out, meta={"format": "card"})
+
+    def provenance(self, name, graph, results):
+        steps = {n: len(results.artifact(n)) for n in graph.nodes if n != name}
+        return {"steps": steps, "recipe": graph.recipe.shareable.count("hello")}
 
 
 @hookimpl
@@ -92,7 +88,7 @@ def test_explain_names_the_subject(project: MakeProject) -> None:
 
 def test_a_step_without_provenance_doesnt_wait_for_needs(project: MakeProject) -> None:
     """Its key depends on its inputs only, so a plan knows its state before they are built."""
-    built = project({**FILES, "steps.py": STEPS.replace(", provenance=Story", "")})
+    built = project({**FILES, "steps.py": STEPS.replace("def provenance(", "def unused(")})
     built.ran()
     built.edit("recipe.yaml", "count: 5", "count: 6")
     assert built.ran() == ["check", "other"]

@@ -325,7 +325,7 @@ def test_only_declared_schemas_are_sent_and_only_their_answers_depend_on_what_ho
     assert declared.cached.constrains
     undeclared.cached.generate(asked)
     assert not undeclared.cached.constrains
-    with pytest.raises(StepError, match="its `sends_schemas` returns False"):
+    with pytest.raises(StepError, match="its `cache_key` has no `schemas`"):
         undeclared.cached.generate(asked, schema={"type": "object"})
 
     sampling, schema = make_sampling(), make_sampling(schema={"type": "object"})

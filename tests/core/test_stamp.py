@@ -13,7 +13,11 @@ import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project
 from in_process import InProcess, build
 
-from finery import Graph, Step
+from finery import (
+    Graph,
+    Key,
+    Step,
+)
 from finery.builder import project as project_of
 from finery.builder import uptodate as stamp
 from finery.builder.project import open_graph
@@ -265,7 +269,7 @@ def test_a_program_that_appears_or_another_path_takes_the_long_road(
     stamped: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step says where it looks for programs that are facts in its key."""
-    monkeypatch.setattr(Step, "key_files", lambda step: [f"{tmp_path}/tool"])
+    monkeypatch.setattr(Step, "cache_key", lambda step: Key(watched=[f"{tmp_path}/tool"]))
     keep(stamped)
     assert done(stamped) == 3
     (tmp_path / "tool").write_text("")

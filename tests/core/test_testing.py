@@ -206,8 +206,8 @@ def test_a_fault_is_found(
 @pytest.mark.parametrize(("options", "test", "says"), [
     ({"imports": "import numpy"}, "test_loading_it_imports_nothing_heavy", "imports numpy"),
     ({"help": ""}, "test_it_is_described", "'group.inside' has no help"),
-    ({"keywords": ', traceable="nowhere:Places"'}, "test_it_is_described", "nowhere:Places"),
-    ({"keywords": ', traceable="json:JSONDecoder"'}, "test_it_is_described", "is not a Traceable"),
+    ({"keywords": ', metrics="nowhere:PLACES"'}, "test_it_is_described", "nowhere:PLACES"),
+    ({"keywords": ', metrics="json:JSONDecoder"'}, "test_it_is_described", "isn't a mapping"),
 ])  # fmt: skip
 def test_a_fault_of_the_class_is_found(
     contract: Callable[..., StepContract], options: dict[str, str], test: str, says: str

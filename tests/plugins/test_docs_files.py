@@ -17,7 +17,7 @@ from finery.rows.dropped import read_dropped
 from finery.testing import TestJob
 from finery_docs.chunks import Limits, chunks
 from finery_docs.document import Document
-from finery_docs.files import ChunkPlaces, DocsFiles
+from finery_docs.files import DocsFiles
 from finery_docs.html import read_html
 from finery_docs.plain import read_markdown, read_text
 
@@ -291,7 +291,7 @@ def test_places_of_rows_are_traced(tmp_path: Path) -> None:
     step = DocsFiles(path=files, chunk=100, shortest=1)
     rows = list(step.run(TestJob(tmp_path / "job")))
     ids = {rows[1]["id"], rows[-1]["id"]}
-    assert list(ChunkPlaces(step).trace(ids, TestJob(tmp_path / "trace"))) == [
+    assert list(step.trace_rows(ids, TestJob(tmp_path / "trace"))) == [
         (rows[1]["id"], "a.md:9"),
         (rows[-1]["id"], "b.pdf (page 1)"),
     ]

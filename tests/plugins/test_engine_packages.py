@@ -79,4 +79,4 @@ def test_so_it_does_in_trainings_that_watch_such_answers() -> None:
     for constrain in (True, False):
         watch = Json(models=[model], rows=rows, schema=schema, constrain=constrain)
         training = Sft(model=model, rows=[rows], watch=watch)
-        assert ("llguidance" in training.key_packages()) == constrain
+        assert ("llguidance" in training.cache_key().packages) == constrain

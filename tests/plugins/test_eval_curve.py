@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Project
+from finery_eval.view.learning import Learned, learned
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -23,7 +24,6 @@ from finery.views import Detail, Output
 from finery_eval.evaluator import Evaluator
 from finery_eval.steps.curve import Curve, growth, logistic
 from finery_eval.steps.exact import Exact
-from finery_eval.view.learning import Learned, learned
 from finery_eval.view.metrics import MetricsView
 
 pytestmark = pytest.mark.usefixtures("tables_answer")

@@ -7,11 +7,14 @@ import pytest
 from conftest import MakeProject
 
 from finery import Estimate, Model, Note
-from finery.builder.checks import notes_on
+from finery.builder.checks import (
+    estimates_of,
+    notes_on,
+)
 from finery.builder.project import open_graph
 from finery.plugin.history import Results
 from finery.rows import Row
-from finery_eval.planning import _answers, estimates
+from finery_eval.planning import _answers
 
 RECIPE = """\
 finery: 1
@@ -69,7 +72,7 @@ def test_a_first_evaluation_has_a_rough_time(tmp_path: Path) -> None:
         recipe = SIZED.replace("MODELS", models).replace("NAME", name)
         (tmp_path / "recipe.yaml").write_text(recipe)
         graph = open_graph(tmp_path / "recipe.yaml")
-        return estimates(graph, Results(), ["test"])[0]
+        return estimates_of(graph, Results(), ["test"])["test"]
 
     one, two = estimate("base, linear", "x-4B"), estimate("base, sft", "x-4B")
     assert one.lines[1].endswith("(a rough guess before the first run)")

@@ -34,8 +34,8 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_without_one_the_wheels_are_used_and_no_key_changes() -> None:
     assert [user_program(name) for name in (SERVER, QUANTIZE, CONVERTER)] == [None] * 3
-    assert Export(model=Model.placeholder("sft")).key_facts() == {}
-    assert GgufEngine.key_facts() == {}
+    assert Export(model=Model.placeholder("sft")).cache_key().facts == {}
+    assert GgufEngine.cache_key().facts == {}
 
 
 @pytest.mark.parametrize("named", [".", "build", "build/bin", "build/bin/llama-server"])
@@ -49,10 +49,10 @@ def test_a_folder_or_a_program_names_all(
         assert found is not None
         assert found.path == folder / "build" / "bin" / name
         assert found.build == "6123 (0ce8cd1)"
-    assert Export(model=Model.placeholder("sft")).key_facts() == {
+    assert Export(model=Model.placeholder("sft")).cache_key().facts == {
         "build of llama-quantize": "6123 (0ce8cd1)"
     }
-    assert GgufEngine.key_facts() == {"llama.cpp": "llama-server 6123 (0ce8cd1), 16 slots"}
+    assert GgufEngine.cache_key().facts == {"llama.cpp": "llama-server 6123 (0ce8cd1), 16 slots"}
 
 
 def test_the_path_comes_after_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,4 +149,4 @@ def test_the_users_server_answers_on_its_gpu(
     ]
     assert GgufEngine.uses_gpu()
     monkeypatch.setenv(backend.ENGINE, backend.LIBRARY)
-    assert GgufEngine.key_facts() == {}
+    assert GgufEngine.cache_key().facts == {}

@@ -139,10 +139,10 @@ def test_a_server_answers_as_the_library_does(tiny: Path, by_server: None) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(backend.ENGINE, backend.LIBRARY)
         expected = streamed(engine(tiny), TALKS)
-        assert GgufEngine.key_facts() == {}
+        assert GgufEngine.cache_key().facts == {}
     assert [a[0].prompt_tokens for a in expected] == [a[0].prompt_tokens for a in answers]  # type: ignore[index]
     assert sum(a == b for a, b in zip(answers, expected, strict=True)) >= len(TALKS) - 1
-    assert "3 slots" in GgufEngine.key_facts()["llama.cpp"]
+    assert "3 slots" in GgufEngine.cache_key().facts["llama.cpp"]
     assert any("answers; the last digits depend" in e.get("message", "") for e in made.job.events)  # type: ignore[attr-defined]
 
 

@@ -88,11 +88,10 @@ def first_words(made: dict[str, Any]) -> list[str]:
 
 @pytest.mark.quick
 def test_only_a_branch_or_tag_floats() -> None:
-    from finery.step.interfaces import floating_name
     from finery_hub.dataset import HubDataset
 
-    assert floating_name(HubDataset(repo="org/rows")) == "hub:datasets/org/rows@main"
-    assert floating_name(HubDataset(repo="org/rows", revision=FIRST)) is None
+    assert HubDataset(repo="org/rows").floating_name() == "hub:datasets/org/rows@main"
+    assert HubDataset(repo="org/rows", revision=FIRST).floating_name() is None
 
 
 def test_a_split_is_read_whole_and_only_its_files_are_fetched(call: Caller) -> None:

@@ -45,11 +45,10 @@ def call(hub: Hub, tmp_path: Path) -> Caller:
 
 @pytest.mark.quick
 def test_only_a_branch_or_tag_floats() -> None:
-    from finery.step.interfaces import floating_name
     from finery_hub.model import HubModel
 
-    assert floating_name(HubModel(repo="org/small")) == "hub:org/small@main"
-    assert floating_name(HubModel(repo="org/small", revision=FIRST)) is None
+    assert HubModel(repo="org/small").floating_name() == "hub:org/small@main"
+    assert HubModel(repo="org/small", revision=FIRST).floating_name() is None
 
 
 def test_a_pinned_model_stays_when_main_moves(call: Caller) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,15 @@ from generating import Here
 from hostile_server import Body, Server, said, serving
 from in_process import InProcess
 
-from finery.builder.checks import estimates_of, results_of
+from finery import Note
+from finery.builder.checks import (
+    estimates_of,
+    notes_on,
+    results_of,
+)
 from finery.builder.plan import Planner, make_plan
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
-from finery_judge.judging import notes_on
 
 pytest.importorskip("openai", reason="needs the package openai")
 
@@ -119,12 +124,16 @@ def test_verdicts_are_constrained_and_asked_for_once(made: Here, judge: Server) 
     assert len(judge.calls) == before
 
 
+def notes_of(recipe: Path) -> list[Note]:
+    return [n for n in notes_on(open_graph(recipe)) if n.name == "judges-itself"]
+
+
 def test_a_judge_that_is_judged_is_noted(made: Here) -> None:
     recipe = made.folder / "recipe.yaml"
-    assert [*notes_on(open_graph(recipe))] == []
+    assert notes_of(recipe) == []
     itself = recipe.with_name("itself.yaml")
     itself.write_text(recipe.read_text().replace("judge: critic\n", "judge: base\n"))
-    first, second = notes_on(open_graph(itself))
+    first, second = notes_of(itself)
     assert (first.name, first.step) == ("judges-itself", "judged")
     assert first.text == "in judged, base judges itself"
     assert second.text == "in judged, base judges prompted, which is made from it"

@@ -102,7 +102,8 @@ def test_a_name_that_trl_lacks(folder: Path) -> None:
 
 def test_only_a_named_template_depends_on_trl(folder: Path, other: FileOrName) -> None:
     def packages(given: FileOrName | None) -> tuple[str, ...]:
-        return LocalModel(path=Files([str(folder)]), chat_template=given).key_packages()
+        step = LocalModel(path=Files([str(folder)]), chat_template=given)
+        return (*step.cache_key().packages,)
 
     assert "trl" in packages(FileOrName(["qwen3"]))
     assert "trl" not in packages(other) + packages(None)

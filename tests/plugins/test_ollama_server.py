@@ -234,6 +234,8 @@ def test_a_check_of_a_bundle_depends_on_its_version(
     rows = dataset(tmp_path / "rows", ROWS)
     of_bundle = Check(models=[Model.placeholder("models")], rows=rows, bundle=bundle)
     of_model = Check(models=[Model.placeholder("models")], rows=rows)
-    assert of_bundle.key_facts()["version of ollama"] == "0.33.0"
-    assert "version of ollama" not in of_model.key_facts()
-    assert {*of_bundle.key_files()} - {*of_model.key_files()} >= {str(tmp_path / "bin" / "ollama")}
+    assert of_bundle.cache_key().facts["version of ollama"] == "0.33.0"
+    assert "version of ollama" not in of_model.cache_key().facts
+    assert {*of_bundle.cache_key().watched} - {*of_model.cache_key().watched} >= {
+        str(tmp_path / "bin" / "ollama")
+    }

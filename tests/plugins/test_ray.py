@@ -275,8 +275,10 @@ WIDE = """
 class Wide(Script, seeded=False):
     'Runs some Python on two nodes.'
 
-    def node_count(self):
-        return 2
+    def resources(self):
+        from finery import Resources
+
+        return Resources(nodes=2)
 
 """
 ON_NODES = """import subprocess

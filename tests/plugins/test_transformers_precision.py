@@ -120,9 +120,9 @@ def test_a_torch_for_cpus_is_named_only_where_there_is_a_gpu(machine: Any) -> No
 def test_the_dtype_is_in_the_key_where_the_machine_decides_it(machine: Any) -> None:
     machine(T4)
     model, rows = Model.placeholder("m"), list[Dataset]()
-    assert Sft(model=model, rows=rows).key_facts() == {"dtype": "fp16"}
-    assert Sft(model=model, rows=rows, dtype="bf16").key_facts() == {}
-    assert TransformersEngine.key_facts() == {"dtype": "fp16"}
+    assert Sft(model=model, rows=rows).cache_key().facts == {"dtype": "fp16"}
+    assert Sft(model=model, rows=rows, dtype="bf16").cache_key().facts == {}
+    assert TransformersEngine.cache_key().facts == {"dtype": "fp16"}
 
 
 RECIPE = """\
@@ -183,11 +183,8 @@ def test_the_manifest_names_the_gpu_without_changing_the_model(
     assert model.runtime["hardware"] == {"device": "cpu"}
 
 
-class OnGpu(Step, seeded=False):
+class OnGpu(Step, seeded=False, gpus=1):
     """A step that uses a GPU."""
-
-    def gpu_count(self) -> int:
-        return 1
 
     def run(self, job: Job) -> Model:
         return Model(job.out, meta={"format": "transformers"})

@@ -120,8 +120,8 @@ def test_auto_takes_all_gpus_that_divide_the_batch(
     step.check()
     assert step.processes == expected
     assert step.is_launched == (expected > 1)
-    assert step.gpu_count() == expected
-    assert step.depends_on_gpus()
+    assert step.resources().gpus == expected
+    assert step.cache_key().gpus
     note = processes_note(step)
     assert note is not None
     assert str(expected if visible > 1 else "") in note

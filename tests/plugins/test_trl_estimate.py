@@ -12,6 +12,7 @@ from conftest import MakeProject, Project
 from tiny_llama import tiny_llama
 
 from finery import Model
+from finery.builder.checks import estimates_of
 from finery.builder.project import open_graph
 from finery.execute.gpus import Gpu
 from finery.plugin.history import Past, Results
@@ -216,7 +217,7 @@ def test_a_plan_warns_where_the_stated_share_of_a_gpu_is_too_small(
 ) -> None:
     monkeypatch.setattr(facts, "usable_gpus", lambda: [L4])
     shared = RECIPE.replace("{use: trl.sft,", "{use: trl.sft, resources: {gpu_memory: 6GB},")
-    (found,) = forecast.estimates(graph(tmp_path, shared), Results(), ["sft"])
+    found = estimates_of(graph(tmp_path, shared), Results(), ["sft"])["sft"]
     assert "GiB, and resources gives it 6.0 GiB of a GPU" in str(found.warning)
     assert str(found.fix).startswith("gpu_memory: ")
 
@@ -227,7 +228,7 @@ def test_a_plan_says_why_the_gpu_is_not_used(
     unused = Unused("the L4 isn't used: its driver is too old", "update the driver")
     monkeypatch.setattr(facts, "usable_gpus", list)
     monkeypatch.setattr(facts, "unused_gpu", lambda: unused)
-    (found,) = forecast.estimates(graph(tmp_path), Results(), ["sft"])
+    found = estimates_of(graph(tmp_path), Results(), ["sft"])["sft"]
     assert (found.warning, found.fix) == unused
     assert found.facts["device"] == "cpu"
 
@@ -353,20 +354,20 @@ def test_rows_that_a_step_only_leaves_out_are_measured_in_their_file(
     """Else memory is told for rows as long as `max_length`."""
     between = f"  some: {{use: {use}, rows: rows}}\n  split: {{use: data.split, rows: some}}"
     made = graph(tmp_path, RECIPE.replace("  split: {use: data.split, rows: rows}", between))
-    (found,) = forecast.estimates(made, Results(), ["sft"])
+    found = estimates_of(made, Results(), ["sft"])["sft"]
     assert 250 < found.facts["longest_tokens"] < 350
 
 
 def test_memory_is_a_limit_where_no_row_can_be_read(tmp_path: Path) -> None:
     between = "  new: {use: data.map, rows: rows, system: x}\n  split: {use: data.split, rows: new}"
     made = graph(tmp_path, RECIPE.replace("  split: {use: data.split, rows: rows}", between))
-    (found,) = forecast.estimates(made, Results(), ["sft"])
+    found = estimates_of(made, Results(), ["sft"])["sft"]
     memory = found.lines[1]
     assert found.facts["is_at_most"]
     assert memory.startswith("memory: at most ")
     assert memory.endswith("; for rows of 1024 tokens, since none is built yet)")
     (tmp_path / "plain").mkdir()
-    (measured,) = forecast.estimates(graph(tmp_path / "plain", RECIPE), Results(), ["sft"])
+    measured = estimates_of(graph(tmp_path / "plain", RECIPE), Results(), ["sft"])["sft"]
     assert measured.lines[1].startswith("memory: about ")
 
 
@@ -407,7 +408,7 @@ def graph(folder: Path, recipe: str = RECIPE) -> Graph:
 
 
 def test_time_comes_from_trainings_of_the_same_kind(tmp_path: Path) -> None:
-    (found,) = forecast.estimates(graph(tmp_path), Remembered(), ["sft"])
+    found = estimates_of(graph(tmp_path), Remembered(), ["sft"])["sft"]
     # 35 of 50 rows, 100 tokens each as the last time, 3 epochs, 250 tokens a second.
     assert found.facts["tokens_per_second"] == 250
     assert found.facts["seconds"] == pytest.approx(2 + 35 * 100 * 3 / 250, abs=1)
@@ -427,9 +428,9 @@ def test_answers_of_the_model_take_as_long_as_in_earlier_builds(tmp_path: Path) 
     recipe = RECIPE.replace("trl.sft", "trl.grpo, epochs: 2")
     rewarded = recipe.replace("validation: split.validation", "reward: {use: eval.exact}")
     made = graph(tmp_path, rewarded)
-    (unknown,) = forecast.estimates(made, Results(), ["sft"])
+    unknown = estimates_of(made, Results(), ["sft"])["sft"]
     assert unknown.lines[0].startswith("memory and time unknown before the first build")
-    (found,) = forecast.estimates(made, Sampled(), ["sft"])
+    found = estimates_of(made, Sampled(), ["sft"])["sft"]
     assert found.facts["seconds"] == 10 * 2 * 9  # 35 rows, 8 answers each, 32 a step
 
 
@@ -438,7 +439,7 @@ def test_the_memory_of_a_distillation_includes_the_teacher(tmp_path: Path) -> No
     taught = recipe.replace("trl.sft", "trl.distill").replace(
         "validation: split.validation", "teacher: told, dtype: bf16"
     )
-    (found,) = forecast.estimates(graph(tmp_path, taught), Results(), ["sft"])
+    found = estimates_of(graph(tmp_path, taught), Results(), ["sft"])["sft"]
     weights = 2 * QWEN_4B.parameters()
     assert found.facts["memory_bytes"] > 2 * weights
     taught_memory = memory(SMOLLM2, LORA, LOAD, teacher=QWEN_4B)

@@ -328,5 +328,5 @@ def test_an_optimizer_with_states_in_8_bits_trains(
 ) -> None:
     pytest.importorskip("bitsandbytes")
     step = Sft(model=tiny, rows=[data], lora=None, optim="adamw_8bit", **SMALL)
-    assert "bitsandbytes" in step.key_packages()
+    assert "bitsandbytes" in step.cache_key().packages
     assert step.run(TestJob(tmp_path)).meta["steps"] == 2

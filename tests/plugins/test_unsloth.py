@@ -80,7 +80,7 @@ def test_settings_are_those_of_trl(ours: Any, trls: Any) -> None:
 
 
 def test_versions_of_unsloth_are_in_the_key() -> None:
-    with_4_bits = made(Sft, quantization="nf4").key_packages()
+    with_4_bits = made(Sft, quantization="nf4").cache_key().packages
     assert {"trl", "torch", "unsloth", "unsloth_zoo", "bitsandbytes"} <= set(with_4_bits)
 
 

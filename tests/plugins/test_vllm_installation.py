@@ -7,10 +7,10 @@ import pytest
 from vllm_models import environment
 
 from finery import StepError
+from finery.builder.checks import notes_on
 from finery.builder.project import open_graph
 from finery.util.installed import use_versions
 from finery_vllm.engine import VllmEngine
-from finery_vllm.model import missing
 from finery_vllm.server.installation import VARIABLE, installation, installed
 
 
@@ -59,19 +59,19 @@ def test_without_vllm_the_error_says_how_to_install_it(
         installation()
     assert f"export {VARIABLE}=" in str(error.value.fix)
     assert installed() is None
-    assert VllmEngine.key_facts()["vllm"] == "none"
+    assert VllmEngine.cache_key().facts["vllm"] == "none"
 
 
 def test_the_environment_of_a_step_has_its_own_vllm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locked = {"vllm": "0.33.0", "torch": "2.14.0", "vllm-nccl": "1"}
-    with use_versions(locked):
-        assert VllmEngine.key_facts().items() >= {"vllm": "0.33.0", "torch": "2.14.0"}.items()
+    with with_versions(locked):
+        assert VllmEngine.cache_key().facts.items() >= {"vllm": "0.33.0", "torch": "2.14.0"}.items()
         monkeypatch.setenv(VARIABLE, str(environment(tmp_path / "env")))
-        assert VllmEngine.key_facts()["vllm"] == "0.32.0"
-    with use_versions({"torch": "2.14.0"}):
-        assert VllmEngine.key_facts()["vllm"] == "0.32.0"
+        assert VllmEngine.cache_key().facts["vllm"] == "0.32.0"
+    with with_versions({"torch": "2.14.0"}):
+        assert VllmEngine.cache_key().facts["vllm"] == "0.32.0"
 
 
 @pytest.mark.parametrize("named", ["absent", "env"])
@@ -110,10 +110,10 @@ def test_a_recipe_that_needs_vllm_says_so_before_it_is_built(
     graph = open_graph(tmp_path / "recipe.yaml")
     there = environment(tmp_path / "env")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere" / "bin" / "python"))
-    (note,) = missing(graph)
+    (note,) = notes_on(graph)
     assert (note.name, note.step) == ("vllm-missing", "served")
     monkeypatch.setenv(VARIABLE, str(there))
-    assert missing(graph) == []
+    assert notes_on(graph) == []
     monkeypatch.delenv(VARIABLE)
     (tmp_path / "recipe.yaml").write_text(f"{RECIPE}{IN_ENVIRONMENT}", encoding="utf-8")
-    assert missing(open_graph(tmp_path / "recipe.yaml")) == []
+    assert notes_on(open_graph(tmp_path / "recipe.yaml")) == []

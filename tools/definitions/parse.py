@@ -258,7 +258,7 @@ class _Reader(ast.NodeVisitor):
         owned = [*parts]
         while len(owned) > 1 and owned[-1].startswith("__"):  # `step.check.__call__`
             owned.pop()
-        if owned[-1] in OUTSIDE_KEYS:
+        if owned[-1] in OUTSIDE_KEYS and not JOBS.intersection(owned[-2:-1]):  # `job.provenance`
             is_object = name is None or self._is_local(name)
             self.methods.append(owned[-1] if is_object else ".".join(owned))
         if name is None:

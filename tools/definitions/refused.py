@@ -14,12 +14,12 @@ EXCEPTIONS = {
     # -- imports of what a setting names ---------------------------------------------------------
     "importlib.import_module": {
         "finery.rows.tables.streams:load_extra": "names libraries",
-        "finery_eval.function_host:_factory": "names what `Execute.key_code` returns",
-        "finery_eval.functions:Execute.key_code": "returns what it imports to the key",
+        "finery_eval.function_host:_factory": "names what `Execute.cache_key` returns",
+        "finery_eval.functions:Execute.cache_key": "returns what it imports to the key",
         "finery_hub.client:_limited": "names the HTTP library of huggingface_hub",
         "finery_openai.transport:_httpx": "names the HTTP library of openai",
         "finery_serve.standalone_server:Server.__init__": "names a file in its own folder",
-        "finery_synth.checks:_module": "names what `Generator.key_code` returns",
+        "finery_synth.checks:_module": "names what `Generator.cache_key` names",
     },
     "runpy.run_path": {
         "finery_trl.train.functions:load_functions": "executes files that are settings",
@@ -28,7 +28,7 @@ EXCEPTIONS = {
     "finery.load_plugins": {
         "finery_retrieve.serve.running:Documents.__init__": "for engines, which are in the key",
         "finery_retrieve.serve.running:_behind_api": "for secrets",
-        "finery_serve.check.answers:ask_server": "for servers, which `Check.key_code` returns",
+        "finery_serve.check.answers:ask_server": "for servers, which `Check.cache_key` names",
         "finery_trl.train.launch:main": "for the step that is already in the key",
     },
     "pickle.load": {"finery_trl.train.launch:main": "reads what `launch` has written"},
@@ -36,7 +36,7 @@ EXCEPTIONS = {
     '"finery_trl.train.launch"': {
         "finery_trl.train.launch:_command": "is its own module, whose `main` counts",
     },
-    '"finery_eval.function_host"': {"finery_eval.functions:HOST": "is in `Execute.key_code`"},
+    '"finery_eval.function_host"': {"finery_eval.functions:HOST": "is in `Execute.cache_key`"},
     '"finery_trl.view"': {"finery_trl.view.page:section_of": "is the folder of a file"},
     # -- objects that aren't code of finery ------------------------------------------------------
     "builtins.vars": {

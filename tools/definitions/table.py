@@ -10,7 +10,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from finery import load_plugins
+from finery import Step, load_plugins
 from finery.artifact.kinds import Bundle, Dataset, Index, Metrics, Model
 from finery.util.references import OUTSIDE_KEY_MARK
 from tools.definitions.parse import IMPORT, Piece
@@ -21,7 +21,7 @@ from tools.definitions.sources import KIT, Node, Sources
 FORMAT = 1
 DIGITS = 16
 """Hex digits of the digest of a file's definitions. Half as many suffice for one definition."""
-NAMING = ("key_code", "statistics")
+NAMING = ("cache_key", "statistics")
 """Methods that name more code of a step."""
 
 
@@ -81,7 +81,8 @@ def _code(value: Any, sources: Sources) -> Iterator[Any]:
             for each in value.values():
                 yield from _code(each, sources)
         case FunctionType() | type() if value.__module__ in sources.modules:
-            yield value
+            if not (hasattr(value, OUTSIDE) or isinstance(value, type(Step))):
+                yield value
         case str() if value in sources.modules:
             yield value
 

@@ -2,23 +2,42 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import (
+    contextmanager,
+)
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from finery.errors import FineryError, PluginError, StepError, UsageError
 from finery.execute.gpus import named_gpus
+from finery.plugin.forecasts import (
+    Forecasts,
+    Inputs,
+)
 from finery.plugin.history import Results
-from finery.plugin.notes import About, Estimate, Note
+from finery.plugin.notes import About
 from finery.recipe.environments import pinned_environment
 from finery.recipe.graph import Graph, Node, place_of
 from finery.recipe.lock import Lock
 from finery.recipe.matrix.labels import restore_step_names
 from finery.step.inspect import steps_inside
-from finery.step.interfaces import Preflight, interface
-from finery.step.step import Step
-from finery.util.installed import use_versions, version_of
+from finery.step.notes import (
+    Estimate,
+    Note,
+)
+from finery.step.step import (
+    Step,
+    is_overridden,
+)
+from finery.util.installed import version_of, with_versions
 from finery.util.text import counted
 
 if TYPE_CHECKING:
@@ -40,8 +59,13 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     """
     known = {name: about for name, (about, _) in graph.plugins.notes.items()}
     whole = graph.whole or graph
-    answers = graph.plugins.hook.finery_checks(graph=whole, results=results or Results())
-    raw = [*obstacles(graph), *(note for notes in answers for note in notes)]
+    built = results or Results()
+    answers = graph.plugins.hook.finery_checks(graph=whole, results=built)
+    raw = [
+        *obstacles(graph),
+        *own_notes(whole, built),
+        *(note for notes in answers for note in notes),
+    ]
     raw += [*selected_on_test(whole), *different_rows(whole)]
     notes = [_completed(note, known, whole) for note in raw]
     heard = _each_variant_once(whole, audible(graph, notes))
@@ -122,14 +146,21 @@ def advice_on(
     return advice
 
 
-def verify(step: Step, store: "Store", result: "Result") -> None:
-    """Verify a result with the method of the step's class. Raises a `FineryError` if it fails."""
+@contextmanager
+def _reporting(step: Step, method: str) -> Iterator[None]:
+    """Turn what a method of a step type raises into a `FineryError` that names it."""
     try:
-        step.verify({name: store.artifact(m) for name, m in result.outputs.items()})
+        yield
     except FineryError:
         raise
     except Exception as error:  # a plugin's code can raise anything
-        raise StepError.in_method(error, step, "verify") from error
+        raise StepError.in_method(error, step, method) from error
+
+
+def verify(step: Step, store: "Store", result: "Result") -> None:
+    """Verify a result with the method of the step's class. Raises a `FineryError` if it fails."""
+    with _reporting(step, "verify"):
+        step.verify({name: store.artifact(m) for name, m in result.outputs.items()})
 
 
 def failed_gates(
@@ -165,19 +196,24 @@ def blocked_by(graph: Graph, failed: Collection[str]) -> dict[str, list[str]]:
 
 
 def estimates_of(graph: Graph, results: Results, steps: Sequence[str]) -> dict[str, Estimate]:
-    """The plugins' estimates for those steps, by step."""
-    answers = graph.plugins.hook.finery_estimates(graph=graph, results=results, steps=steps)
-    merged: dict[str, Estimate] = {}
-    for estimate in (e for estimates in answers for e in estimates):
-        other = merged.get(estimate.step)
-        merged[estimate.step] = estimate if other is None else _merged(other, estimate)
-    return merged
+    """The estimates for those steps that have one, by step."""
+    forecasts, estimates = Forecasts(graph, results), {}
+    for node in (graph.nodes[name] for name in steps):
+        with _reporting(node.step, "estimate"):
+            estimate = node.step.estimate(Inputs(forecasts, node))
+        if estimate is not None:
+            estimates[node.name] = estimate
+    return estimates
 
 
-def _merged(one: Estimate, other: Estimate) -> Estimate:
-    """The estimates of two plugins for a step as one, with the first warning."""
-    lines, facts = [*one.lines, *other.lines], {**one.facts, **other.facts}
-    return msgspec.structs.replace(one if one.warning else other, lines=lines, facts=facts)
+def own_notes(graph: Graph, results: Results) -> Iterator[Note]:
+    """The notes of each step on itself."""
+    forecasts = Forecasts(graph, results)
+    for node in graph.nodes.values():
+        if is_overridden(type(node.step), "advise"):
+            with _reporting(node.step, "advise"):
+                notes = [*node.step.advise(Inputs(forecasts, node))]
+            yield from (msgspec.structs.replace(n, step=n.step or node.name) for n in notes)
 
 
 def results_of(planner: "Planner", plans: Sequence["StepPlan"]) -> Results:
@@ -315,9 +351,8 @@ def _missing_packages(graph: Graph) -> Iterator[Note]:
             if environment is None:  # not resolved yet
                 continue
         for step in (node.step, *(step for _, step in steps_inside(node.step))):
-            preflight = interface(step, Preflight)
-            for package, source in (preflight.packages() if preflight else {}).items():
-                with use_versions(environment.versions if environment else None):
+            for package, source in step.resources().packages.items():
+                with with_versions(environment.versions if environment else None):
                     is_missing = version_of(package) is None
                 if is_missing:
                     steps.setdefault((source, name), []).append(node.name)

@@ -21,6 +21,7 @@ from finery.recipe.graph import Node, Source
 from finery.step.inspect import (
     give_files,
     inputs_of,
+    joint_key,
     nested_fields,
     part_at,
     steps_inside,
@@ -63,7 +64,7 @@ def task_of(
             setting: [(name, str(path)) for name, path in files]
             for setting, files in plan.files.items()
         },
-        seed=node.seed if node.step.uses_seed() else None,
+        seed=node.seed if node.is_seeded else None,
         pinned=plan.pinned,
         provenance=plan.provenance,
         env=_environment(graph.recipe, node, results, spec.engines),
@@ -86,15 +87,14 @@ def task_of(
 def _plugins(plan: StepPlan, uses: Iterable[str], plugins: Plugins) -> list[Plugin]:
     """The plugins in a step's key, besides finery's own: its process loads no others.
 
-    Those of its step types, of its engines and of what `key_code` names, and those that act on
-    every step: by a wrapper or in the environment of workers.
+    Those of its step types, of its engines and of what their `cache_key` names, and those that act
+    on every step: by a wrapper or in the environment of workers.
     """
-    steps = [plan.node.step, *(within for _, within in steps_inside(plan.node.step))]
     needed = [plugins.step_types[use][1].name for use in uses]
     needed += [plugins.engines[name][1].name for name in plan.engines]
     hooks = (plugins.hook.finery_run_step, plugins.hook.finery_worker_environment)
     acting = [each.plugin for hook in hooks for each in hook.get_hookimpls()]
-    code = [code for step in steps for code in step.key_code()]
+    code = joint_key(plan.node.step).code
     names = {str(getattr(c, "__module__", c)).partition(":")[0].partition(".")[0] for c in code}
     return [
         plugin for plugin in plugins.plugins
@@ -111,7 +111,7 @@ def need_of(plan: StepPlan) -> Need:
     return Need(
         key=plan.key, step=node.name, use=node.use, section=node.section, origin=node.origin,
         isolated=plan.isolated, alone=type(node.step).__spec__.alone, gpus=plan.gpus,
-        nodes=node.step.node_count(), resources=node.resources,
+        nodes=node.step.resources().nodes, resources=node.resources,
     )  # fmt: skip
 
 
@@ -227,7 +227,7 @@ def job_without_run(
     return Job(
         out=folder / "out",
         scratch=folder / "scratch",
-        seed=node.seed if node.step.uses_seed() else None,
+        seed=node.seed if node.is_seeded else None,
         report=report,
         records=SqliteRecords(store.database) if store else None,
         secrets=(secrets_for_all(os.environ) | variables) if store else None,

@@ -17,6 +17,7 @@ from finery.artifact.manifest import READ, Parts, encode
 from finery.builder.code.closure import Code, unique_label
 from finery.builder.code.steps import Wrapper
 from finery.fields import FileOrName, Files, Settings
+from finery.key import Key
 from finery.recipe.environments import Environment
 from finery.recipe.graph import Node
 from finery.recipe.yaml import redact_secrets
@@ -34,27 +35,31 @@ from finery.util.installed import package_version
 from finery.util.text import shortened, some_of, visible
 
 FORMAT_PART = "key format"
-FORMAT = 5
+FORMAT = 6
 """Stands for finery's own code except the kit, whose files are parts. Bump it when a change of that
 code changes outputs, or the meaning of parts."""
 
 
 class EngineKey(NamedTuple):
-    """The parts of an engine in keys: its class, digests of its code, its distributions.
+    """The parts of an engine in keys: its class, digests of its code, what it adds itself.
 
-    facts: of this machine, see `Engine.key_facts`. imported: distributions that its code imports.
+    imported: distributions that its code imports.
     """
 
     name: str
     code: Mapping[str, str]
-    packages: Sequence[str]
-    facts: Mapping[str, Any] = {}
+    own: Key
     imported: Sequence[str] = ()
+
+    def with_packages(self, packages: tuple[str, ...]) -> "EngineKey":
+        """The same with more distributions."""
+        return self._replace(own=self.own | Key(packages=packages))
 
 
 def key_parts(
     node: Node,
     *,
+    own: Key,
     code: Mapping[str, str],
     wrappers: Sequence[Wrapper],
     inputs: Mapping[tuple[str, int], str],
@@ -69,12 +74,12 @@ def key_parts(
 ) -> Parts:
     """All parts of a step's key, in order.
 
-    code: file → digest of the step's code. wrappers: the hooks around it, in the order of their
-    calls. inputs: (field, index) → digest of the artifact. files: setting → (name, digest) of each
-    outside file. provenance: see `finery.Provenance`. engines: by model format. gpus: how many the
-    step gets. environment: the step's own, whose Python and packages count instead of these.
-    imported: the distributions that the step's code imports. variables: of the environment, by
-    plugins of others.
+    own: what the step and those inside it add. code: file → digest of the step's code. wrappers:
+    the hooks around it, in the order of their calls. inputs: (field, index) → digest of the
+    artifact. files: setting → (name, digest) of each outside file. provenance: see
+    `Step.provenance`. engines: by model format. gpus: how many the step gets. environment: the
+    step's own, whose Python and packages count instead of these. imported: the distributions that
+    the step's code imports. variables: of the environment, by plugins of others.
     """
     step = node.step
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -116,25 +121,21 @@ def key_parts(
         parts.append(("pinned", pinned))
     for subject, facts in provenance.items():
         parts.append((f"provenance {subject}", blake3(encode(facts)).hexdigest()))
-    if step.uses_seed():
+    if own.seeded:
         parts.append(("seed", node.seed))
-    packages = [*step.key_packages(), *imported]
+    packages = [*own.packages, *imported]
     packages += [name for wrapper in wrappers for name in wrapper.packages]
     parts += [(f"variable {name}", _digested(name, value)) for name, value in variables.items()]
-    facts = dict(step.key_facts())
-    for field, within in steps_inside(step):
-        parts.append((f"version of {field}", type(within).__spec__.version))
-        packages += within.key_packages()
-        facts |= within.key_facts()
+    parts += [(f"version of {f}", type(s).__spec__.version) for f, s in steps_inside(step)]
     for model_format, engine in engines.items():
         parts.append((f"engine {model_format}", engine.name))
         label = f"(engine {model_format})"
         parts += [(f"code {file} {label}", digest) for file, digest in engine.code.items()]
-        packages += [*engine.packages, *engine.imported]
-        facts |= engine.facts
-    if gpus > 1 and step.depends_on_gpus():
-        facts["gpus"] = gpus
-    parts += [(f"machine {name}", value) for name, value in sorted(facts.items())]
+        packages += [*engine.own.packages, *engine.imported]
+        own |= engine.own
+    if gpus > 1 and own.gpus:
+        own |= Key(facts={"gpus": gpus})
+    parts += [(f"machine {name}", value) for name, value in sorted(own.facts.items())]
     parts += [(f"package {p}", package_version(p)) for p in dict.fromkeys(packages)]
     assert len(dict(parts)) == len(parts), "two parts of a key have the same name"
     return parts

@@ -43,9 +43,8 @@ from finery.recipe.environments import PIN_PREFIX, Environment, pin_text, pinned
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
-from finery.step.inspect import files_of, full_name, give_files, steps_inside
-from finery.step.interfaces import Pinned, Provenance, floating_name, interface
-from finery.step.step import Step
+from finery.step.inspect import files_of, full_name, give_files, joint_key
+from finery.step.step import Step, is_overridden
 from finery.store.database import Store
 from finery.util.installed import package_version, use_versions
 from finery.util.paths import PINNED_FOLDER, plain_path, project_folder, recipe_id
@@ -78,7 +77,7 @@ class StepPlan:
     files: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
     pinned: str | None = None
     environment: Environment | None = None  # the step's own, once recipe.lock has its packages
-    provenance: dict[str, Any] = field(default_factory=dict)  # see `finery.Provenance`
+    provenance: dict[str, Any] = field(default_factory=dict)  # see `Step.provenance`
     engines: dict[str, Identity] = field(
         default_factory=dict
     )  # model format → its engine in keys of records
@@ -119,7 +118,7 @@ class StepPlan:
     @property
     def own_gpus(self) -> int:
         """How many GPUs the step uses according to its step type; only they may affect its key."""
-        count = max(self.node.step.gpu_count(), int(self.engine_uses_gpu))
+        count = max(self.node.step.resources().gpus, int(self.engine_uses_gpu))
         return min(count, len(self.node.gpus) or count)
 
 
@@ -139,7 +138,7 @@ class Planner:
         if graph.code is None or not self.code.is_current(store):
             self.code = StepCode(graph.recipe, graph.plugins, store)
         self._unresolvable: dict[str, RecipeError] = {}  # environments
-        self.outside: set[str] = set()  # what `key_files` of steps and engines name
+        self.outside: set[str] = set()  # what the keys of steps and engines watch
         for node in graph.nodes.values():
             for each in (node, *node.candidates.values()):
                 # now, since this process has just imported that code
@@ -155,7 +154,7 @@ class Planner:
         inputs = {} if missing else self.inputs(node, results)
         plan = StepPlan(node, "pending", files=self.files(node))
         give_files(node.step, plan.files)  # a floating name may depend on their content
-        floating = floating_name(node.step)
+        floating = node.step.floating_name()
         plan.pinned = self.lock.get(floating) if floating is not None else None
         if node.environment:
             plan.environment = pinned_environment(self.graph.recipe, node.environment, self.lock)
@@ -228,7 +227,7 @@ class Planner:
     def _needed(self, node: Node) -> list[str]:
         """The steps whose results the step's key depends on, in the order of the graph."""
         chosen = [node.chosen_by] if node.chosen_by else []
-        if type(node.step).__spec__.provenance:
+        if is_overridden(type(node.step), "provenance"):
             before = [name for name in self.graph.select([node.name]).nodes if name != node.name]
             return [*chosen, *before]
         return [*chosen, *(source.step for source in node.sources)]
@@ -248,11 +247,10 @@ class Planner:
 
     def _provenance(self, node: Node, results: Mapping[str, Result | None]) -> dict[str, Any]:
         """How the step's inputs were made, if it declares that it needs this."""
-        asks = interface(node.step, Provenance)
-        if asks is None:
+        if not is_overridden(type(node.step), "provenance"):
             return {}
         graph = self.graph.select([node.name])
-        facts = asks.facts(node.name, graph, Results(self.store, results, self.latest))
+        facts = node.step.provenance(node.name, graph, Results(self.store, results, self.latest))
         return dict(json.loads(json.dumps(facts)))
 
     def inputs(
@@ -279,7 +277,7 @@ class Planner:
         if self.graph.whole is not None:
             for node in self.graph.nodes.values():
                 give_files(node.step, self.files(node))
-            floating = (floating_name(node.step) for node in self.graph.nodes.values())
+            floating = (node.step.floating_name() for node in self.graph.nodes.values())
             names = [name for name in floating if name is not None]
             names += [
                 f"{PIN_PREFIX}{n.environment}" for n in self.graph.nodes.values() if n.environment
@@ -288,10 +286,9 @@ class Planner:
 
     def pin(self, node: Node) -> None:
         """Resolve the step's floating name and record the result in the lock file."""
-        pinned = interface(node.step, Pinned)
-        name = pinned.floating() if pinned is not None else None
-        if pinned is not None and name is not None:
-            self.lock.set(name, pinned.pin_into(self.store.root / PINNED_FOLDER))
+        name = node.step.floating_name()
+        if name is not None:
+            self.lock.set(name, node.step.pin_name(self.store.root / PINNED))
 
     def resolve_environment(self, name: str) -> None:
         """Resolve the packages of an environment and record them in the lock file.
@@ -329,28 +326,24 @@ class Planner:
         results: Mapping[str, Result | None],
     ) -> Parts:
         node = plan.node
-        self.outside.update(node.step.key_files())
-        for _, within in steps_inside(node.step):
-            self.outside.update(within.key_files())
-        engines = {}
-        steps = (node.step, *(step for _, step in steps_inside(node.step)))
-        sends_schemas = any(step.sends_schemas() for step in steps)
+        own, engines = joint_key(node.step), {}
+        self.outside.update(own.watched)
         if type(node.step).__spec__.engines:
             known = self.graph.plugins.engines
             places = [(s.field, s.index) for s in node.sources if s.role != "tokenizer"]
             used = [inputs[place] for place in places if place in inputs]
             for model_format in sorted({f for m in used for f in _formats(m, known)}):
                 engine = self.graph.plugins.engine(model_format)
-                code, imported = self.code.engine_code(model_format)
-                self.outside.update(engine.key_files())
-                packages = (*engine.packages, *(engine.schema_packages if sends_schemas else ()))
-                key = EngineKey(full_name(engine), code, packages, engine.key_facts(), imported)
+                code, imported = self.code.of_engine(model_format)
+                free_key = EngineKey(full_name(engine), code, engine.cache_key(), imported)
+                key = free_key.with_packages(engine.schema_packages if own.schemas else ())
+                self.outside.update(key.own.watched)
                 engines[model_format] = key
                 plan.has_local_engine |= engine.local
                 plan.engine_uses_gpu |= engine.uses_gpu()
-                free = engine.version or _digest(key._replace(packages=engine.packages))
+                free = engine.version or _digest(free_key)
                 held = engine.version or _digest(key)
-                plan.engines[model_format] = Identity(free, held if sends_schemas else None)
+                plan.engines[model_format] = Identity(free, held if own.schemas else None)
         for error in wrong_distributions(self.graph.recipe, node, self.lock):
             raise error
         digests = {}
@@ -361,7 +354,8 @@ class Planner:
             )
         return key_parts(
             node,
-            code=self.code.step_code(node.step, self._written(node)),
+            own=own,
+            code=self.code.of_step(node.step, self._written(node)),
             wrappers=self.code.wrappers,
             inputs=digests,
             files=self.store.digest_files(plan.files),
@@ -434,9 +428,9 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
 
 def _digest(engine: EngineKey) -> str:
     """An engine in keys of records."""
-    packages = (*engine.packages, *engine.imported)
+    packages = (*engine.own.packages, *engine.imported)
     versions = {package: package_version(package) for package in packages}
-    facts = [dict(engine.facts)] if engine.facts else []
+    facts = [dict(engine.own.facts)] if engine.own.facts else []
     return blake3(encode([engine.name, dict(engine.code), versions, *facts])).hexdigest()
 
 

@@ -35,9 +35,9 @@ from finery.config import Config
 from finery.errors import FineryError
 from finery.execute.executor import Done, Executor, Task, TaskEvent
 from finery.plugin.history import Results
-from finery.plugin.notes import Note
 from finery.recipe.graph import Graph, Node, place_of
 from finery.step.inspect import SECTIONS
+from finery.step.notes import Note
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.store.layout import BlobsLost

@@ -438,8 +438,8 @@ def _python_facts(path: Iterable[str]) -> list[Any]:
     return [version, folders, format_of_keys, os.path.realpath(sys.prefix), home]
 
 
-def _machine_facts() -> list[Any]:
-    """What the facts of the machine in keys depend on (see `Step.key_facts`), if that is cheap."""
+def _machine() -> list[Any]:
+    """What the facts of the machine in keys depend on (see `finery.Key`), if that is cheap."""
     drivers = [*map(os.path.exists, DRIVER_FILES)]
     own_variables = sorted(pair for pair in os.environ.items() if pair[0].startswith(OWN_PREFIX))
     # A checksum, since a value may be a secret.

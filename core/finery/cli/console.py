@@ -18,8 +18,8 @@ from finery.util.paths import linked, shown
 from finery.util.text import counted, visible
 
 if TYPE_CHECKING:
-    from finery.plugin.notes import Note
     from finery.recipe.graph import Graph
+    from finery.step.notes import Note
 
 
 _recipe = ""

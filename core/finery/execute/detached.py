@@ -24,7 +24,7 @@ from finery.inference.records import SqliteRecords
 from finery.step.resources import NODE as NODE
 from finery.step.resources import ON_NODES as ON_NODES
 from finery.step.resources import TIME as TIME
-from finery.step.resources import Resources as Resources
+from finery.step.resources import Reservation as Reservation
 from finery.store.connection import Database
 
 FIRST_SILENCE, LONGEST_SILENCE = 2.0, 30.0

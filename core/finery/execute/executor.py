@@ -74,7 +74,7 @@ from finery.artifact.manifest import Manifest
 from finery.inference.types import Identity
 from finery.plugin.discovery import Compiled
 from finery.recipe.environments import Environment
-from finery.step.resources import Resources
+from finery.step.resources import Reservation
 
 PREPARE_AHEAD = "ahead"
 """Argument of a worker that starts before its first task is known. It receives the environment
@@ -100,7 +100,7 @@ class Need(msgspec.Struct, kw_only=True):
     origin: str = ""
     gpus: int = 0
     nodes: int = 1
-    resources: Resources = Resources()
+    resources: Reservation = Reservation()
 
 
 class Expects(msgspec.Struct, kw_only=True, frozen=True):

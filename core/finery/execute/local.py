@@ -18,7 +18,7 @@ from finery.execute.environment import inherited_variables, worker_environment
 from finery.execute.executor import PREPARE_AHEAD, Died, Failed, Logged, Need, Task, TaskEvent
 from finery.execute.gpu import VISIBLE, Gpu
 from finery.execute.gpus import cpu_count, memory_bytes, visible_gpus
-from finery.step.resources import Resources
+from finery.step.resources import Reservation
 
 if TYPE_CHECKING:  # imported with the first worker, since a build with nothing to do has none
     import subprocess
@@ -335,7 +335,7 @@ def fits_machine(need: Need, busy: Sequence[Need]) -> bool:
 def _exceeded_resources(need: Need) -> str:
     """What this machine has of what the step asks too much of; empty if there is enough."""
     cpus, memory = cpu_count(), memory_bytes() or need.resources.memory
-    has = Resources(
+    has = Reservation(
         cpus=cpus if need.resources.cpus > cpus else 0,
         memory=memory if need.resources.memory > memory else 0,
     )

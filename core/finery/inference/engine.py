@@ -1,12 +1,13 @@
 """Engines answer prompts with a model, whatever the model's format."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from finery.artifact.kinds import Model
 from finery.errors import DataError, FineryError
 from finery.inference.types import Answer, Batch, Completion, Request, Sampling
+from finery.key import Key
 
 if TYPE_CHECKING:
     from finery.inference.budget import Price, Usage
@@ -45,7 +46,7 @@ class Engine:
     packages: distributions with versions that can change an answer. They are part of the key of
         every step that uses the engine and, with the engine's code, of every record.
     schema_packages: distributions that only hold answers to `Sampling.schema`. They are part of
-        the keys of steps that may send one, see `Step.sends_schemas`, and of such records.
+        the keys of steps that may send one, see `Key.schemas`, and of such records.
     version: replaces code and packages in the keys of records. For engines that only transport
         requests and answers, so that paid answers outlive a change of the engine's code.
     batched: whether requests are answered together, see `batches`. Estimates then can't know which
@@ -78,21 +79,13 @@ class Engine:
         self.price = Price(input=0.0, output=0.0)
 
     @classmethod
-    def key_facts(cls) -> Mapping[str, Any]:
-        """Facts of this machine that can change an answer, e.g. the dtype that it computes in.
+    def cache_key(cls) -> Key:
+        """What is in the keys of steps and records, by default its `packages`.
 
-        They are part of the keys of steps and records. Called for each plan, so it must be light.
+        Join more with `|`, e.g. `super().cache_key() | Key(facts={"dtype": "bf16"})`. Called for
+        each plan, so it must be light.
         """
-        return {}
-
-    @classmethod
-    def key_files(cls) -> Sequence[str]:
-        """Absolute paths of files and folders outside finery's environment that decide `key_facts`.
-
-        They need not exist: a path where a program may be installed is one, too. If they, the PATH
-        and all `FINERY_` variables are unchanged, finery takes the facts to be unchanged.
-        """
-        return ()
+        return Key(packages=cls.packages)
 
     @classmethod
     def uses_gpu(cls) -> bool:

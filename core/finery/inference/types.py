@@ -106,7 +106,7 @@ class Identity(NamedTuple):
             return self.free
         if self.held is None:
             raise StepError(
-                "the step holds answers to a JSON Schema, but its `sends_schemas` returns False",
+                "the step holds answers to a JSON Schema, but its `cache_key` has no `schemas`",
                 fix="return True there: the packages that do it must be in the key",
             )
         return self.held

@@ -2,7 +2,7 @@
 
 A row's id is a hash of its content, and a row that is made from others lists them in `parents`. So
 the story follows from the artifacts of a build: back from the row, then forward from its origin.
-The places where a source read a row come from the step (`finery.Traceable`). Artifacts don't hold
+The places where a source read a row come from the step (`Step.trace_rows`). Artifacts don't hold
 them, because a blank line above a row must not cause a rebuild.
 """
 
@@ -31,7 +31,7 @@ from finery.lineage.scan import (
 from finery.recipe.graph import Graph, Node
 from finery.rows import Row, snippet
 from finery.rows.difference import first_difference
-from finery.step.interfaces import Traceable, interface
+from finery.step.step import is_overridden
 from finery.store.database import Store
 
 MAX_CANDIDATES = 8
@@ -260,8 +260,8 @@ class _StoryBuilder:
     def _fill_places(self, built: _BuiltStep, rows: Mapping[str, StoryRow]) -> list[str]:
         """Fill in the places that a step knows. Returns notes about what it can't find."""
         name, step = built.node.name, built.node.step
-        own_rows = [t for t in rows.values() if t.relation in ("asked", "ancestor") and t.at(name)]
-        if not own_rows or not type(step).__spec__.traceable:
+        told = [t for t in rows.values() if t.relation in ("asked", "ancestor") and t.at(name)]
+        if not told or not is_overridden(type(step), "trace_rows"):
             return []
         if built.plan.gone:
             return [f"{name} can't find where rows were read: {built.plan.gone}"]
@@ -294,11 +294,9 @@ class _StoryBuilder:
         with tempfile.TemporaryDirectory(prefix="finery-trace-") as folder:
             job = job_without_run(built.node, Path(folder), self.store, pinned=built.plan.pinned)
             source = not built.node.row_sources
-            traceable = interface(step, Traceable)
-            assert traceable is not None
-            for row_id, place in traceable.trace(set(events), job):
-                own_events = events.get(row_id)
-                if own_events is None:  # it wasn't asked for
+            for row_id, place in step.trace_rows(set(events), job):
+                its = events.get(row_id)
+                if its is None:  # it wasn't asked for
                     continue
                 # A source reads equal rows in the order in which they are in its output.
                 for event in [own_events[-max(expected[row_id], 1)]] if source else own_events:

@@ -75,7 +75,7 @@ def load_source(path: Path, name: str) -> ModuleType:
     """Run a Python file as the module `name`. It can import neighbouring modules.
 
     The folder comes last in `sys.path`. The key of a step follows such imports for the files that
-    `Step.key_code` returns. Raises what the file raises.
+    `Step.cache_key` names. Raises what the file raises.
     """
     read_from_source(path.parent)
     if str(path.parent) not in sys.path:

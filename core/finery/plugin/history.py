@@ -77,7 +77,7 @@ class Results:
         """How many of the requests that a step sends to a model are in the record cache.
 
         For engines that answer requests one by one. None if the step's engines aren't known yet.
-        sampling: see `Asked`.
+        sampling: see `finery.Requests`.
         """
         from finery.inference.records import SqliteRecords, identity_of, make_sampling, record_key
 

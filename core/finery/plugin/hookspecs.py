@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from finery.execute.executor import Executor
     from finery.inference.engine import Engine
     from finery.plugin.history import Results
-    from finery.plugin.notes import About, Estimate, Note
+    from finery.plugin.notes import About
     from finery.recipe.graph import Graph
     from finery.recipe.matrix.sample import Sampler
     from finery.step.job import Job
+    from finery.step.notes import Note
     from finery.step.step import Step
     from finery.views.view import View
 
@@ -71,13 +72,6 @@ def finery_notes() -> "Mapping[str, About]":  # type: ignore[empty-body]
 @hookspec
 def finery_checks(graph: "Graph", results: "Results") -> "Sequence[Note]":  # type: ignore[empty-body]
     """Return notes on a recipe; `results` has the built outputs."""
-
-
-@hookspec
-def finery_estimates(  # type: ignore[empty-body]
-    graph: "Graph", results: "Results", steps: Sequence[str]
-) -> "Sequence[Estimate]":
-    """Return estimates of what those of `steps`, which a build would run, need."""
 
 
 @hookspec

@@ -1,6 +1,4 @@
-"""Reports of plugins about a recipe before it is built: notes, and estimates for steps."""
-
-from typing import Any
+"""The kinds of notes that plugins declare, and those of finery itself."""
 
 import msgspec
 
@@ -10,38 +8,6 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
 
     when: str
     why: str
-
-
-class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """Advice on a recipe.
-
-    name: the kind of note, declared in the plugin's `finery_notes`. Recipes silence it by this
-        name.
-    text: the note, in one line. fix: what to write.
-    step: the step that it is about, if any. place: its place in the recipe, e.g.
-        `("train", "sft", "epochs")`; default: the step.
-    reason: why it matters; default: the `why` of its kind.
-    """
-
-    name: str
-    text: str
-    fix: str = ""
-    step: str = ""
-    place: tuple[str | int, ...] = ()
-    reason: str = ""
-
-
-class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """The requirements of a step: `lines` for people, and the same numbers in `facts`.
-
-    warning: why it can't run here, e.g. because memory is too small. fix: what to change.
-    """
-
-    step: str
-    lines: list[str]
-    facts: dict[str, Any] = {}
-    warning: str = ""
-    fix: str = ""
 
 
 OWN_NOTES = {

@@ -19,7 +19,6 @@ from finery.preflight.report import Proof
 from finery.recipe.graph import Graph, Node, Source, place_of
 from finery.recipe.lock import Lock
 from finery.step.inspect import Input, slots_of
-from finery.step.interfaces import Pinned, interface
 from finery.step.job import Job, Report
 from finery.step.look import examine_opened
 from finery.step.step import Step
@@ -221,12 +220,11 @@ class _Proving:
         )
 
     def _pinned(self, node: Node) -> str | None:
-        pinned = interface(node.step, Pinned)
-        floating = pinned.floating() if pinned is not None else None
-        if pinned is None or floating is None:
+        floating = node.step.floating_name()
+        if floating is None:
             return None
         if self.lock.get(floating) is None:
-            self.lock.set(floating, pinned.pin_into(self.store.root / PINNED_FOLDER))
+            self.lock.set(floating, node.step.pin_name(self.store.root / PINNED))
         return self.lock.get(floating)
 
     # -- the proofs ------------------------------------------------------------------------------

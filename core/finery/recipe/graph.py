@@ -23,13 +23,17 @@ from finery.step.inspect import (
     SECTIONS,
     files_of,
     give_files,
+    joint_key,
     part_at,
     slots_of,
     steps_inside,
 )
-from finery.step.interfaces import Forecast, floating_name, interface
-from finery.step.look import promises_of
-from finery.step.resources import Resources
+from finery.step.look import (
+    promises_of,
+)
+from finery.step.resources import (
+    Reservation,
+)
 from finery.step.step import Step
 from finery.util.paths import shown
 from finery.util.text import a_or_an, counted, did_you_mean
@@ -65,11 +69,16 @@ class Node:
     needs: list[str] = field(default_factory=list)
     gpus: list[int | str] = field(default_factory=list)  # those that it may use; empty: any
     environment: str = ""  # the name of that which it runs in; empty: finery's own
-    resources: Resources = field(default_factory=Resources)
+    resources: Reservation = field(default_factory=Reservation)
     origin: str = ""  # its name in the file, which all variants of a step share
     variant: str = ""  # which variant of a matrix it is, e.g. `r=8`
     chosen_by: str = ""  # the step that chooses one of the candidates, on which this one depends
     candidates: "dict[str, Node]" = field(default_factory=dict)  # by variant
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether the seed can change the output; only then is it in the key."""
+        return joint_key(self.step).seeded
 
     @property
     def place(self) -> tuple[str, str]:
@@ -225,23 +234,9 @@ class Graph:
         give_files(step, files)
         return step
 
-    def forecast(self, node: Node) -> "Forecast[Any] | None":
-        """The forecast of a step, with its outside files found.
-
-        None if the step type declares none, or if files are missing, which `finery check` and the
-        step's key report.
-        """
-        if not type(node.step).__spec__.forecast:
-            return None
-        try:
-            step = self.with_files(node)
-        except FineryError:
-            return None
-        return interface(step, Forecast)
-
     def pin_of(self, node: Node) -> str | None:
         """What recipe.lock pins a step's floating name to; None if it has no name or no pin."""
-        name = floating_name(node.step)
+        name = node.step.floating_name()
         return Lock(self.recipe.path).get(name) if name else None
 
     def select(self, names: Sequence[str]) -> "Graph":
@@ -367,10 +362,10 @@ def _fill_placeholders(node: Node, nodes: dict[str, Node]) -> None:
 
 def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
     """The errors that the step type itself finds in its settings, and in those of inner steps."""
-    step, gpu_count = node.step, node.resources.gpus
-    if gpu_count:
-        used, listed_gpus = step.gpu_count() or gpu_count, len(node.gpus) or gpu_count
-        if used != gpu_count or listed_gpus < gpu_count:
+    step, asked = node.step, node.resources.gpus
+    if asked:
+        uses, listed = step.resources().gpus or asked, len(node.gpus) or asked
+        if uses != asked or listed < asked:
             yield recipe.error(
                 f"resources asks for {counted(gpu_count, 'GPU')}, but "
                 + (f"the step uses {used}" if used != gpu_count else f"gpus lists {listed_gpus}"),
@@ -464,11 +459,11 @@ def _make_node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> N
         step=step,
         outputs={name: promise.kind for name, promise in promises_of(step).items()},
         seed=written.get("seed", derived_seed(recipe.data.get("seed", 0), use)),
-        env=list(dict.fromkeys([*written.get("env", []), *step.variables()])),
+        env=list(dict.fromkeys([*written.get("env", []), *step.resources().variables])),
         needs=[needs] if isinstance(needs, str) else needs,
         gpus=written.get("gpus", []),
         environment=environment_of(recipe, section, name),
-        resources=Resources.read(written.get("resources", {})),
+        resources=Reservation.read(written.get("resources", {})),
         origin=name,
     )
 

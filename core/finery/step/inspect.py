@@ -14,7 +14,8 @@ import msgspec
 from finery.artifact.kinds import Artifact, Bundle, Dataset, Index, Metrics, Model
 from finery.errors import DataError, PluginError
 from finery.fields import FieldInfo, Files, Settings
-from finery.rows.parts import STANDARD_COLUMNS, TEXT_NAMES
+from finery.key import Key
+from finery.rows.parts import OWN_COLUMNS, TEXTS
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -34,18 +35,22 @@ RESERVED = frozenset({"use", "needs", "seed", "env", "gpus", "environment", "res
 """Keys that all steps accept, or all that can use a GPU. Fields can't have these names."""
 
 OUTSIDE_KEYS = frozenset({
-    "check", "choices", "doubts", "examine", "prove", "sketch", "verify",
-    "depends_on_gpus", "key_code", "key_facts", "key_files", "key_packages", "node_count",
-    "sends_schemas", "uses_seed",
-    "(forecast)", "(metrics)", "(pinned)", "(preflight)", "(provenance)", "(traceable)",
+    "advise", "cache_key", "check", "choices", "doubts", "estimate", "examine", "floating_name",
+    "forecast", "pin_name", "prove", "provenance", "resources", "sketch", "trace_rows", "verify",
+    "(metrics)",
 })  # fmt: skip
 """Methods and (class keywords) of a step type whose code isn't in keys.
 
-A method counts nevertheless if code in the key names it. The first methods only refuse: they raise
-an error or return nothing that a step reads, and finery calls them for cached steps, too. What the
-others return is in the key itself, and so is what the interfaces named by `pinned` and `provenance`
-return. The other interfaces can't change an output.
+A method counts nevertheless if code in the key names it. Most only refuse: they raise an error or
+return nothing that a step reads. What `cache_key`, `pin_name` and `provenance` return is in the key
+itself. The interfaces that class keywords name can't change an output.
 """
+REPLACED_METHODS = {
+    **dict.fromkeys(("key_code", "key_facts", "key_files", "key_packages"), "cache_key"),
+    **dict.fromkeys(("depends_on_gpus", "sends_schemas", "uses_seed"), "cache_key"),
+    **dict.fromkeys(("gpu_count", "node_count"), "resources"),
+}
+"""Methods that finery called in early versions → the one that replaces them."""
 
 
 @lru_cache(maxsize=1024)
@@ -192,6 +197,14 @@ def steps_inside(step: "Step", prefix: str = "") -> "Iterator[tuple[str, Step]]"
     for path, within, _ in nested_steps(step):
         yield f"{prefix}{path}", within
         yield from steps_inside(within, f"{prefix}{path}.")
+
+
+def joint_key(step: "Step") -> Key:
+    """The `cache_key` of a step, joined with those of the steps inside it."""
+    key = step.cache_key()
+    for _, within in steps_inside(step):
+        key |= within.cache_key()
+    return key
 
 
 class Slot(NamedTuple):

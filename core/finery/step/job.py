@@ -30,8 +30,8 @@ class Job:
     scratch: a folder kept between attempts at the same key (checkpoints); removed on success.
     records: the per-record cache, shared by all steps of the project.
     pinned: what the step's floating name is pinned to in recipe.lock, e.g. a commit.
-    kept: the folder that steps of the project filled when they pinned names, see `finery.Pinned`.
-    provenance: how the inputs were made, see `finery.Provenance`; empty for most steps.
+    kept: the folder that steps of the project filled when they pinned names, see `Step.pin_name`.
+    provenance: how the inputs were made, see `Step.provenance`; empty for most steps.
     usage: the requests and tokens of all engines of this step so far.
     """
 

@@ -1,7 +1,7 @@
-"""What a step asks of the machine that runs it: `resources:` in a recipe. Never part of a key."""
+"""What a step needs of the machine that runs it, by its type and by the recipe. Never in a key."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -50,8 +50,37 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-class Resources(msgspec.Struct, frozen=True):
-    """memory, gpu_memory: bytes. time: seconds. 0 means that the step doesn't say."""
+class Resources(msgspec.Struct, frozen=True, kw_only=True):
+    """What a step needs, according to its type. `|` joins two of them.
+
+    gpus: how many it uses if the machine has them. Other steps can't use them meanwhile. A step
+        with a local engine uses at least one.
+    nodes: how many machines it can use at once, where an executor gives it several.
+    variables: environment variables that settings name; it gets them as if listed in `env:`.
+    packages: distributions that `run` imports → what to install, `{"torch": "finery[train]"}`.
+        Only those that it can't do without, given its settings.
+    """
+
+    gpus: int = 0
+    nodes: int = 1
+    variables: Sequence[str] = ()
+    packages: Mapping[str, str] = {}
+
+    def __or__(self, other: "Resources") -> "Resources":
+        """Both: the larger numbers, and everything that one of them needs."""
+        return Resources(
+            gpus=max(self.gpus, other.gpus),
+            nodes=max(self.nodes, other.nodes),
+            variables=(*self.variables, *other.variables),
+            packages={**other.packages, **self.packages},
+        )
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """`resources:` of a step in a recipe.
+
+    memory, gpu_memory: bytes. time: seconds. 0 means that the recipe doesn't say.
+    """
 
     gpus: int = 0
     memory: int = 0
@@ -60,8 +89,8 @@ class Resources(msgspec.Struct, frozen=True):
     gpu_memory: int = 0
 
     @classmethod
-    def read(cls, written: Mapping[str, Any]) -> "Resources":
-        """Those of a step, as a recipe that fits the schema writes them."""
+    def read(cls, written: Mapping[str, Any]) -> "Reservation":
+        """That of a step, as a recipe that fits the schema writes it."""
         memory, on_gpu = (
             round(float(text[:-2]) * _UNITS[text[-2:]])
             for text in (written.get("memory", "0MB"), written.get("gpu_memory", "0MB"))

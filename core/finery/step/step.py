@@ -1,20 +1,46 @@
 """The base class of step types, and the contract for authors, checked when a type is loaded."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
 from finery.fields import Learns, Role, Settings, Spec, Task
-from finery.step.inspect import RESERVED, SECTIONS, declared_outputs, full_name, inputs_of
-from finery.step.look import Look, Promise
+from finery.key import (
+    Key,
+)
+from finery.step.forecast import (
+    Forecast,
+)
+from finery.step.inspect import (
+    REPLACED_METHODS,
+    RESERVED,
+    SECTIONS,
+    declared_outputs,
+    full_name,
+    inputs_of,
+)
+from finery.step.look import (
+    Look,
+    Promise,
+)
+from finery.step.notes import (
+    Estimate,
+    Note,
+)
+from finery.step.resources import (
+    Resources,
+)
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
+    from finery.plugin.forecasts import Inputs
+    from finery.plugin.history import Results
     from finery.preflight.report import Proof
+    from finery.recipe.graph import Graph
     from finery.step.job import Job
 
 
@@ -65,65 +91,48 @@ class Step(Settings):
         error whose `where` names a setting, e.g. `columns.user`, is shown there in the recipe.
         """
 
-    def key_packages(self) -> tuple[str, ...]:
-        """Distributions with a version in the key; override it if they depend on settings."""
-        return type(self).__spec__.packages
+    def cache_key(self) -> Key:
+        """What the key needs to know beside settings, inputs and the code of this class.
 
-    def sends_schemas(self) -> bool:
-        """Whether its models may have to answer by a JSON Schema; only then are the packages that
-        hold answers to one (`Engine.schema_packages`) in the key.
-
-        Override it if no request has a `schema`, or if that depends on settings. False makes a
-        request with one fail.
+        By default, what the class keywords say. Override it if that depends on settings, and join
+        it with `|`: `super().cache_key() | Key(packages=("peft",))`. Called for each plan, with
+        outside files found, so it must be light.
         """
-        return True
+        spec = type(self).__spec__
+        return Key(packages=(*spec.packages,), seeded=spec.seeded, schemas=spec.schemas)
 
-    def key_code(self) -> "list[Any]":
-        """More code for the key: functions, classes, names of modules, and files as `Path`.
+    def resources(self) -> Resources:
+        """What the step needs of the machine, by default what the class keywords say.
 
-        Files that aren't Python, such as texts that the plugin ships, count by their bytes.
-        Override it if settings select code. Their imports count as for a step type. Called in the
-        main process, after outside files have been found.
+        Override it if that depends on settings, and join it with `|`. It must be light. Only
+        `packages` may depend on outside files: what the others say is also needed before these are
+        found.
         """
-        return []
+        spec = type(self).__spec__
+        return Resources(gpus=spec.gpus, packages=spec.installs)
 
-    def key_facts(self) -> Mapping[str, Any]:
-        """Facts of this machine that can change the output, e.g. the dtype that it computes in.
+    def forecast(self, inputs: "Inputs") -> Forecast:
+        """What is known of the outputs before the step runs, for notes, estimates and checks.
 
-        They are part of the key. Called for each plan, so it must be light.
+        It must be quick and must not use the network. Called in the main process, with outside
+        files found. For a built step, the artifact counts instead.
         """
-        return {}
+        return Forecast()
 
-    def key_files(self) -> Sequence[str]:
-        """Absolute paths of files and folders outside finery's environment that decide `key_facts`.
+    def estimate(self, inputs: "Inputs") -> Estimate | None:
+        """What a build of the step will take, for `finery plan`; None if nothing is known.
 
-        They need not exist: a path where a program may be installed is one, too. If they, the PATH
-        and all `FINERY_` variables are unchanged, finery takes the facts to be unchanged.
+        Called in the main process. Must not use the network.
+        """
+        return None
+
+    def advise(self, inputs: "Inputs") -> Iterable[Note]:
+        """Notes on the step, of kinds that its plugin declares in `finery_notes`.
+
+        Called in the main process, whether the step is built or not; must not use the network. A
+        note whose `step` is empty is about this step.
         """
         return ()
-
-    def uses_seed(self) -> bool:
-        """Whether the seed can change the output; only then is it in the key."""
-        return type(self).__spec__.seeded
-
-    def gpu_count(self) -> int:
-        """How many GPUs the step uses if the machine has them. Other steps can't use them
-        meanwhile.
-
-        A step with a local engine uses at least one.
-        """
-        return 0
-
-    def node_count(self) -> int:
-        """How many machines the step can use at once, where an executor gives it several."""
-        return 1
-
-    def depends_on_gpus(self) -> bool:
-        """Whether the output depends on how many GPUs the step gets, if these are more than one.
-
-        The number is then part of the key.
-        """
-        return False
 
     def choices(self) -> Mapping[str, Sequence[str]]:
         """The keys that settings which are mappings may have, where inputs decide them.
@@ -131,10 +140,6 @@ class Step(Settings):
         For editors: `{"require": ["sft.accuracy", …]}`. Inputs are placeholders.
         """
         return {}
-
-    def variables(self) -> tuple[str, ...]:
-        """Environment variables that settings name; the step gets them as if listed in `env:`."""
-        return ()
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         """Check the finished outputs; raise `RequirementError` to fail the build.
@@ -170,6 +175,53 @@ class Step(Settings):
         """
         return ()
 
+    # -- for few step types: see `finery.advanced` -------------------------------------------------
+
+    def floating_name(self) -> str | None:
+        """An outside name whose meaning can change, e.g. a branch on a hub; None if there is none.
+
+        It is resolved once, and `recipe.lock` keeps the result. The pin is part of the key and
+        reaches the step as `job.pinned`. Must not use the network. Called in the main process, with
+        outside files found.
+        """
+        return None
+
+    def pin_name(self, folder: Path) -> str:
+        """The current meaning of the floating name, as something that never changes: a commit.
+
+        Content that won't last can be kept in `folder`. A running step gets that folder as
+        `job.kept`, which all steps of the project share. It can be empty, e.g. on another machine,
+        so a step can't rely on it.
+        """
+        raise NotImplementedError
+
+    def trace_rows(self, ids: Collection[str], job: "Job") -> Iterator[tuple[str, str]]:
+        """(id, place) of the step's rows with one of `ids`, including dropped rows.
+
+        For steps that read rows from outside, and `finery show --row`. Called in the main process,
+        with files opened as for `run`. Read what `run` reads, in the same way, as a stream. A place
+        is what an error would name: `data/tickets.jsonl:17`, a table and its key, an address.
+        """
+        raise NotImplementedError
+
+    def provenance(self, name: str, graph: "Graph", results: "Results") -> Mapping[str, Any]:
+        """How the inputs were made, for a step whose output says so, e.g. a model card.
+
+        JSON values, by subject; `finery explain` names a subject that changed. They are part of the
+        key, and reach the step as `job.provenance`. A step type with this method is planned only
+        when all steps that it waits for are built, directly or through others.
+
+        name: of the step. graph: the step and all that it waits for. results: their outputs. Called
+        in the main process whenever the step is planned, so it must be light and must not use the
+        network.
+        """
+        return {}
+
+
+def is_overridden(cls: type[Step], method: str) -> bool:
+    """Whether a step type has its own form of an optional method."""
+    return getattr(cls, method) is not getattr(Step, method)
+
 
 def check_contract(cls: Any, name: str) -> None:
     """Raise `PluginError` when a step type breaks the contract for authors."""
@@ -192,6 +244,12 @@ def check_contract(cls: Any, name: str) -> None:
     if cls.outputs is Step.outputs:
         declared_outputs(cls)
     inputs = inputs_of(cls)
+    for method, name_now in REPLACED_METHODS.items():
+        if hasattr(cls, method):
+            raise PluginError(
+                f"step type '{name}': {where} has the method `{method}`, which finery doesn't call",
+                fix=f"return it from `{name_now}`, see docs/howto/plugins.md",
+            )
     for field in cls.__struct_fields__:
         if field in RESERVED:
             raise PluginError(
@@ -210,9 +268,11 @@ def check_contract(cls: Any, name: str) -> None:
 def _wrong_keywords(cls: type[Step]) -> Iterator[str]:
     """The mistakes in class keywords and roles, each as part of a sentence."""
     spec = cls.__spec__
-    for keyword in ("isolated", "alone", "seeded", "engines", "keeps_prompts"):
+    for keyword in ("isolated", "alone", "seeded", "schemas", "engines", "keeps_prompts"):
         if not isinstance(getattr(spec, keyword), bool):
             yield f"{keyword}={getattr(spec, keyword)!r} must be True or False"
+    if not isinstance(spec.gpus, int):
+        yield f"gpus={spec.gpus!r} must be a number"
     for keyword in ("packages", "sections"):
         if not isinstance(getattr(spec, keyword), tuple | list):
             yield f"{keyword}={getattr(spec, keyword)!r} must be a tuple of names"

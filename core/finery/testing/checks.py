@@ -13,7 +13,6 @@ from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins, resolve
 from finery.plugin.notes import About
 from finery.step.inspect import field_hints, full_name
-from finery.step.interfaces import INTERFACES, interface_class
 from finery.step.step import Step
 from finery.testing.imports import HEAVY_FIX, problems_of_loading
 from finery.views.view import View, metrics_of
@@ -127,11 +126,6 @@ def problems_of_step(cls: type[Step], subject: str) -> Iterator[Problem]:
     """Faults of a step type's class, beyond those that prevent loading it."""
     for path in _without_help(cls):
         yield Problem(subject, f"setting '{path}' has no help", 'setting(…, help="…")')
-    for kind in INTERFACES:
-        try:
-            interface_class(cls, kind)
-        except FineryError as error:
-            yield Problem(subject, error.what, error.fix or "")
     try:
         metrics_of(cls)
     except FineryError as error:

@@ -29,7 +29,7 @@ class TestJob(Job):
     folder: where it works. By default a new folder that lasts as long as this process, so that the
     step's output outlives the job. secrets: environment variables for the step, name → value.
     records: the per-record cache, by default a new one. pinned: what the step's floating name is
-    pinned to. provenance: see `finery.Provenance`. engines: model format → engine, for engines of
+    pinned to. provenance: see `Step.provenance`. engines: model format → engine, for engines of
     plugins that aren't installed.
     """
 

@@ -9,8 +9,8 @@ from finery.errors import DataError
 STORE_VARIABLE = "FINERY_STORE"
 """The environment variable with the path of the store."""
 
-PINNED_FOLDER = "pinned"
-"""The folder of the store with data that steps store for their pins, see `finery.Pinned`."""
+PINNED = "pinned"
+"""The folder of the store with data that steps store for their pins, see `Step.pin_name`."""
 
 
 LONGEST_NAME, LONGEST_PATH = 255, 1024

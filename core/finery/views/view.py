@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from finery.errors import FineryError, PluginError
-from finery.step.interfaces import declared
+from finery.errors import (
+    FineryError,
+    PluginError,
+)
+from finery.step.inspect import full_name
 from finery.step.step import Step
 from finery.util.paths import shown
+from finery.util.references import load_reference
 from finery.util.text import in_line, shortened, visible
 from finery.views.display import print_changed_facts, print_facts, print_files
 from finery.views.parts import (
@@ -410,9 +414,17 @@ def metrics_of(step_type: type[Step]) -> Mapping[str, LiveMetric]:
     Raises `PluginError` if the declaration can't be loaded.
     """
     fix = 'name a mapping as "module:NAME": {"loss": LiveMetric(…)}'
-    what, styles = declared(step_type, "metrics", fix)
-    if styles is None:
+    reference = step_type.__spec__.metrics
+    if not reference:
         return {}
+    what = f"metrics={reference!r} of {full_name(step_type)}"
+    try:
+        styles = load_reference(reference)
+    except FineryError:
+        raise
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise PluginError(f"{what} can't be loaded: {problem}", fix=fix) from error
     values = styles.values() if isinstance(styles, Mapping) else [None]
     if not all(isinstance(value, LiveMetric) for value in values):
         raise PluginError(f"{what} isn't a mapping of names to LiveMetric", fix=fix)

@@ -3,16 +3,23 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from finery import Dataset, Job, Step, setting, takes
+from finery import (
+    Dataset,
+    Forecast,
+    Inputs,
+    Job,
+    Step,
+    setting,
+    takes,
+)
 from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.near import NEAR_SIMILARITY, NearIndex, common_pieces, row_entry
 from finery.rows.parts import read_numbered, row_id_of
 from finery_data.duplicates import crowd_note
-from finery_data.forecast import SomeRows
 
 
-class Dedup(Step, seeded=False, packages=("rensa",), version="1", forecast=SomeRows):
+class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
     """Keep the first of several copies or near copies.
 
     A row is dropped if it equals an earlier row that was kept, ignoring case, punctuation and
@@ -64,3 +71,7 @@ class Dedup(Step, seeded=False, packages=("rensa",), version="1", forecast=SomeR
                 drops.add(row, "near-duplicate", detail)
         if index.crowded:
             job.log(crowd_note(index.crowded))
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """Rows that are kept stay as they are."""
+        return Forecast(passes=("rows",))

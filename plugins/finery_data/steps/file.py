@@ -1,7 +1,7 @@
 """`data.file`: rows from files of any common format, and what is known of them before it runs."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import chain, islice
@@ -13,10 +13,10 @@ from finery import (
     Dataset,
     Files,
     Forecast,
+    Inputs,
     Job,
     Look,
-    Preflight,
-    Traceable,
+    Resources,
     UsageError,
     setting,
     shown,
@@ -51,80 +51,9 @@ MOST_COUNTED = 256 * 1024 * 1024
 """Larger files, in bytes, aren't counted before they are built: a plan is to be quick."""
 
 
-class FilePlaces(Traceable["File"]):
-    """Rows by file and line."""
-
-    def trace(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """File and line of each row with one of `ids`, skipped ones too."""
-        paths = self.step.path.paths
-        records = read_records(self.step, job)
-        return self.step.placed(ids, job, records, shown(paths[0]), take=self.step.take)
-
-
-class FileForecast(Forecast["File"]):
-    """Counts the lines of plain JSON lines; any other file takes reading."""
-
-    def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
-        """The number of lines: about that many rows, since some may be skipped."""
-        paths = self.step.path.paths
-        if any(path.suffix != ".jsonl" or path.stat().st_size > MOST_COUNTED for path in paths):
-            return None
-        lines = sum(_count_lines(path, path.stat().st_mtime_ns) for path in paths)
-        return Count(min(lines, self.step.take or lines), exact=False)
-
-    def sample(self, limit: int) -> Iterable[Row] | None:
-        """The first rows as the step makes them, and further records as the file has them.
-
-        None for files that can only be read whole, or with a package.
-        """
-        paths = self.step.path.paths
-        if not all(_is_quick(path) and path.suffix in SAMPLED for path in paths):
-            return None
-        records = chain.from_iterable(_records(path, self.step.encodings()) for path in paths)
-        return islice(chain(self._made(islice(records, MADE)), records), limit)
-
-    def _made(self, records: Iterable[Row]) -> Iterator[Row]:
-        """Rows of records, without ids. A record that no row can be made of stays as it is."""
-        step, templates = self.step, Templates(self.step.columns) if self.step.columns else None
-        for record in records:
-            name = step.format or "".join(detect(record, step.prompts_only))  # unless several fit
-            build = FORMATS.get(name) if templates is None else templates.build
-            try:
-                row = build(record, step.prompts_only) if build else record
-            except BadRow:
-                row = record
-            own = {new: record[old] for new, old in step.kept().items() if old in record}
-            own |= {} if templates or "label" in row else label(record)
-            yield row | own | ({} if templates else tools(record))
-
-    def columns(self) -> Collection[str] | None:
-        """Those of every row, and those that `keep` names; None if a kept label may have fields."""
-        names = self.step.kept()
-        if "label" in names:
-            return None
-        columns = self.step.columns
-        label = () if columns is not None and columns.label is None else ("label",)
-        return {*STANDARD_COLUMNS, *label, *names}
-
-
-class FilePreflight(Preflight["File"]):
-    """Lists the packages that the step needs."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What reads Parquet and zstd."""
-        names = [path.name.lower() for path in self.step.path.paths]
-        parquet = any(data_suffix(name) == ".parquet" for name in names)
-        zstd = any(name.endswith(".zst") for name in names)
-        needed = [*(["pyarrow"] if parquet else []), *(["zstandard"] if zstd else [])]
-        return dict.fromkeys(needed, "finery[data]")
-
-
 class File(
     RowSource,
     version="1",
-    traceable=FilePlaces,
-    forecast=FileForecast,
-    preflight=FilePreflight,
 ):
     """Rows from JSON lines, JSON, CSV, TSV or Parquet files, plain or as .gz or .zst.
 
@@ -171,6 +100,64 @@ class File(
         """Write the rows; `meta` has the format, and counts of skipped and duplicate rows."""
         records = read_records(self, job)
         return self.written(job, records, shown(self.path.paths[0]), take=self.take)
+
+    def resources(self) -> Resources:
+        """What reads Parquet and zstd."""
+        names = [path.name.lower() for path in self.path.paths]
+        parquet = any(suffix_of(name) == ".parquet" for name in names)
+        zstd = any(name.endswith(".zst") for name in names)
+        needed = [*(["pyarrow"] if parquet else []), *(["zstandard"] if zstd else [])]
+        return Resources(packages=dict.fromkeys(needed, "finery[data]"))
+
+    def trace_rows(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """File and line of each row with one of `ids`, skipped ones too."""
+        records = read_records(self, job)
+        return self.placed(ids, job, records, shown(self.path.paths[0]), take=self.take)
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """The lines of plain JSON lines are counted; any other file takes reading."""
+        return Forecast(rows=self._count, sample=self._sample, columns=self._columns)
+
+    def _count(self) -> Count | None:
+        """The number of lines: about that many rows, since some may be skipped."""
+        paths = self.path.paths
+        if any(path.suffix != ".jsonl" or path.stat().st_size > MOST_COUNTED for path in paths):
+            return None
+        lines = sum(_count_lines(path, path.stat().st_mtime_ns) for path in paths)
+        return Count(min(lines, self.take or lines), exact=False)
+
+    def _sample(self) -> Iterable[Row] | None:
+        """The first rows as the step makes them, and further records as the file has them.
+
+        None for files that can only be read whole, or with a package.
+        """
+        paths = self.path.paths
+        if not all(_is_quick(path) and path.suffix in SAMPLED for path in paths):
+            return None
+        records = chain.from_iterable(_records(path, self.encodings()) for path in paths)
+        return chain(self._made(islice(records, MADE)), records)
+
+    def _made(self, records: Iterable[Row]) -> Iterator[Row]:
+        """Rows of records, without ids. A record that no row can be made of stays as it is."""
+        templates = Templates(self.columns) if self.columns else None
+        for record in records:
+            name = self.format or "".join(detect(record, self.prompts_only))  # unless several fit
+            build = FORMATS.get(name) if templates is None else templates.build
+            try:
+                row = build(record, self.prompts_only) if build else record
+            except BadRow:
+                row = record
+            own = {new: record[old] for new, old in self.kept().items() if old in record}
+            own |= {} if templates or "label" in row else label(record)
+            yield row | own | ({} if templates else tools(record))
+
+    def _columns(self) -> Collection[str] | None:
+        """Those of every row, and those that `keep` names; None if a kept label may have fields."""
+        names, columns = self.kept(), self.columns
+        if "label" in names:
+            return None
+        label = () if columns is not None and columns.label is None else ("label",)
+        return {*OWN_COLUMNS, *label, *names}
 
 
 def read_records(step: File, job: Job) -> Iterator[Record]:

@@ -5,7 +5,17 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
+from finery import (
+    DataError,
+    Dataset,
+    Forecast,
+    Inputs,
+    Job,
+    Step,
+    UsageError,
+    setting,
+    takes,
+)
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops
@@ -19,15 +29,14 @@ from finery.rows.parts import (
     text_by_name,
 )
 from finery.rows.templates.limits import search
-from finery.rows.templates.sandbox import compile_expression, evaluate
-from finery_data.forecast import SomeRows
+from finery.rows.templates.sandbox import evaluate, expression
 
 Texts = dict[str, str]
 Condition = Callable[[Row, Texts], tuple[str, str] | None]
 """(row, its texts) → (reason, detail) for dropping it; None to keep it."""
 
 
-class Filter(Step, seeded=False, packages=("jinja2",), version="1", forecast=SomeRows):
+class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
     """Keep the rows that meet all conditions.
 
     Conditions name texts of a row: `system`, `user` (the last user turn), `assistant` (the answer),
@@ -103,6 +112,10 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1", forecast=Som
         conditions += [_length(name, n, math.inf) for name, n in self.min_characters.items()]
         conditions += [_length(name, 0, n) for name, n in self.max_characters.items()]
         return conditions
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """Rows that are kept stay as they are."""
+        return Forecast(passes=("rows",))
 
 
 def _expression(source: str) -> Condition:

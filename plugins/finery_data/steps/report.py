@@ -4,7 +4,17 @@ import json
 from collections import Counter
 from typing import Any
 
-from finery import Bundle, Dataset, Job, Model, Step, UsageError, setting, takes
+from finery import (
+    Bundle,
+    Dataset,
+    Job,
+    Key,
+    Model,
+    Step,
+    UsageError,
+    setting,
+    takes,
+)
 from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, Facts, Report, measure
 from finery_data.report.page import by_output, render
 from finery_data.report.rowfacts import Lengths
@@ -50,10 +60,10 @@ class DataReport(
                 fix="rows: [split.train]",
             )
 
-    def key_packages(self) -> tuple[str, ...]:
-        """Packages that find copies and languages, and for the tokenizer if a model is named."""
-        own = super().key_packages()
-        return (*own, "tokenizers", "transformers") if self.tokenizer is not None else own
+    def cache_key(self) -> Key:
+        """Also the packages of the tokenizer, if a model is named."""
+        tokenizing = ("tokenizers", "transformers") if self.tokenizer is not None else ()
+        return super().cache_key() | Key(packages=tokenizing)
 
     def run(self, job: Job) -> Bundle:
         """Write both files."""

@@ -5,26 +5,29 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
+from finery import (
+    DataError,
+    Dataset,
+    Forecast,
+    Inputs,
+    Job,
+    Step,
+    UsageError,
+    setting,
+    takes,
+)
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import apportion, row_draws, sample_counts
 from finery.rows.dropped import Drops
-from finery.rows.parts import (
-    missing_text_error,
-    read_numbered,
-    row_label,
-    template_variables,
-    text_by_name,
-)
-from finery.rows.templates.sandbox import compile_template, render
-from finery_data.forecast import SomeRows
+from finery.rows.parts import named, no_text, read, scope, text_named
+from finery.rows.templates.sandbox import compiled, render
 
 CLASSES_KEPT = 200
 NOT_SAMPLED = "not-sampled"
 
 
-class Sample(Step, version="1", forecast=SomeRows):
+class Sample(Step, version="1"):
     """Take some of the rows at random, and balance classes.
 
     Which rows are taken depends only on each row and the seed, so added rows change little. Rows
@@ -132,6 +135,10 @@ class Sample(Step, version="1", forecast=SomeRows):
             counts[classes.names[classes.of[row]]] += taken
         many = len(counts) > CLASSES_KEPT
         return {"by": self.by, "classes": len(counts) if many else dict(sorted(counts.items()))}
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """Rows that are kept stay as they are."""
+        return Forecast(passes=("rows",))
 
 
 class _Classes:

@@ -14,13 +14,24 @@ dropped from train. That moves no other row.
 import math
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
 from blake3 import blake3
 
-from finery import Artifact, Count, DataError, Dataset, Forecast, Job, Step, setting, takes
+from finery import (
+    Artifact,
+    Count,
+    DataError,
+    Dataset,
+    Forecast,
+    Inputs,
+    Job,
+    Step,
+    setting,
+    takes,
+)
 from finery.rows import Row, answer_text, row_id
 from finery.rows.dropped import Drops
 from finery.rows.near import NEAR_SIMILARITY, TemplateFinder, normalise_or_keep, prompt_entry
@@ -48,27 +59,7 @@ class Splits:
     test: Dataset
 
 
-class SplitForecast(Forecast["Split"]):
-    """Counts by the shares of the parts."""
-
-    def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
-        """The output's share of all rows; None while one of the inputs isn't counted."""
-        counts = taken.get("rows", ())
-        known = [count.rows for count in counts if count is not None]
-        if not counts or len(known) < len(counts):
-            return None
-        return Count(round(sum(known) * self.step.shares()[output]), exact=False)
-
-    def passes(self) -> Collection[str]:
-        """Rows stay as they are."""
-        return ("rows",)
-
-    def keeps_apart(self) -> bool:
-        """Whether near copies across the parts are dropped."""
-        return self.step.decontaminate
-
-
-class Split(Step, packages=("rensa",), version="2", forecast=SplitForecast):
+class Split(Step, packages=("rensa",), version="2"):
     """Split rows into train, validation and test.
 
     Without `stratify`, added rows never move old ones, and sizes vary at random around the shares.
@@ -187,6 +178,19 @@ class Split(Step, packages=("rensa",), version="2", forecast=SplitForecast):
             job.log(f"{name}: {drops.summary(len(dataset))}: nearly the same as {held} rows")
         drops.refuse_nothing_left(len(dataset), "add rows that differ, or set decontaminate: false")
         return dataset
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """The parts by their shares. Rows stay as they are."""
+
+        def parts() -> dict[str, Count | None]:
+            count = inputs.count("rows")
+            shares = self.shares().items()
+            return {
+                name: Count(round(count.rows * share), exact=False) if count else None
+                for name, share in shares
+            }
+
+        return Forecast(rows=parts, passes=("rows",), keeps_apart=self.decontaminate)
 
 
 def _near_copies(survey: "_Survey", chosen: bytes, job: Job) -> dict[int, Leak]:

@@ -8,7 +8,20 @@ from typing import IO, Any, Literal
 
 import msgspec
 
-from finery import DataError, Dataset, Job, Look, OneFile, Step, UsageError, setting, takes
+from finery import (
+    DataError,
+    Dataset,
+    Forecast,
+    Inputs,
+    Job,
+    Key,
+    Look,
+    OneFile,
+    Step,
+    UsageError,
+    setting,
+    takes,
+)
 from finery.rows import Row, Turns
 from finery.rows.badrow import BadRow
 from finery.rows.chat.turns import turn_problems
@@ -29,7 +42,6 @@ from finery.util.text import did_you_mean
 from finery_data.checks import personal
 from finery_data.checks.labels import Labels
 from finery_data.checks.language import Languages, check_codes
-from finery_data.forecast import SomeRows
 
 Action = Literal["error", "drop", "report"]
 Finding = tuple[str, str]
@@ -59,7 +71,6 @@ class Validate(
     seeded=False,
     packages=("jsonschema", "py3langid", "rensa"),
     version="1",
-    forecast=SomeRows,
 ):
     """Check rows; stop, drop or report those that fail.
 
@@ -145,10 +156,10 @@ class Validate(
         check_lengths(self.min_characters, self.max_characters)
         check_codes(self.languages)
 
-    def key_packages(self) -> tuple[str, ...]:
+    def cache_key(self) -> Key:
         """The libraries that these settings use."""
         used = {"rensa": True, "jsonschema": self.schema, "py3langid": self.languages}
-        return tuple(name for name, needed in used.items() if needed)
+        return Key(packages=tuple(name for name, needed in used.items() if needed))
 
     def examine(self, look: Look) -> None:
         """Raise `DataError` for a schema that is none."""
@@ -186,6 +197,10 @@ class Validate(
                 continue
             written.add(number, row, findings)
             yield row
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """Rows that are kept stay as they are."""
+        return Forecast(passes=("rows",))
 
 
 class _Checks:

@@ -11,6 +11,7 @@ from finery import (
     Completion,
     DataError,
     Forecast,
+    Inputs,
     Job,
     Look,
     Metrics,
@@ -42,24 +43,7 @@ COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Shares of the answers, those with the highest probability, whose accuracy is shown."""
 
 
-class ClassesForecast(Forecast["Classification"]):
-    """The classes that rows expect."""
-
-    def classes(self, rows: Iterable[Row]) -> Counter[str]:
-        """Rows of each class, with fields of each `field: class`; rows without one don't count."""
-        reader = self.step.reader()
-        counts: Counter[str] = Counter()
-        for row in rows:
-            try:
-                values = reader.expected(row).values
-            except Unreadable:
-                continue
-            classes = zip(reader.columns, values, strict=True)
-            counts.update(f"{name}: {value}" if reader.fields else value for name, value in classes)
-        return counts
-
-
-class Classification(BatchEvaluator, task="classification", forecast=ClassesForecast):
+class Classification(BatchEvaluator, task="classification"):
     """Judge models by the class in their answer: accuracy, macro-F1, per-class scores, confusion.
 
     The expected class of a row is its `label`, or else the text of its completion. With `fields`,
@@ -171,7 +155,7 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read the expected classes, and with them which classes are allowed."""
         reader, expected = self.expectations(rows)
-        self.advise(job, rows, reader)
+        self.log_advice(job, rows, reader)
         return partial(self.judged, reader, expected)
 
     def run(self, job: Job) -> Metrics:
@@ -207,7 +191,7 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
         refuse_contradictions(reader, rows, expected)
         return reader, expected
 
-    def advise(self, job: Job, rows: Sequence[Row], reader: Reader) -> None:
+    def log_advice(self, job: Job, rows: Sequence[Row], reader: Reader) -> None:
         """Log a suggestion where another setting looks better."""
         if self.fields or any(row.get("label") is not None for row in rows):
             return
@@ -246,6 +230,23 @@ class Classification(BatchEvaluator, task="classification", forecast=ClassesFore
             extra[ABSTAIN] = self.abstain_below
         headline = ["accuracy", "macro_f1", *self.fields, "valid", *self._selective]
         return self.verdicts(answers, judged, tables, headline=headline, report=Report(extra=extra))
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """Which classes rows expect."""
+        return Forecast(classes=self._classes)
+
+    def _classes(self, rows: Iterable[Row]) -> Counter[str]:
+        """Rows of each class, with fields of each `field: class`; rows without one don't count."""
+        reader = self.reader()
+        counts: Counter[str] = Counter()
+        for row in rows:
+            try:
+                values = reader.expected(row).values
+            except Unreadable:
+                continue
+            classes = zip(reader.columns, values, strict=True)
+            counts.update(f"{name}: {value}" if reader.fields else value for name, value in classes)
+        return counts
 
 
 def check_fields(fields: Sequence[str], metrics: Sequence[str]) -> None:

@@ -4,7 +4,13 @@ import gc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import Dataset, Job, Metrics, takes
+from finery import (
+    Dataset,
+    Job,
+    Key,
+    Metrics,
+    takes,
+)
 from finery.rows import Row, Turns, is_preference
 from finery_eval.asking import refuse, some
 from finery_eval.evaluation import write
@@ -20,7 +26,7 @@ METRICS = ("accuracy", "a_token", MARGIN)
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "gguf")
 
 
-class Preference(Judge, packages=PACKAGES, seeded=False):
+class Preference(Judge, packages=PACKAGES, seeded=False, gpus=1):
     """Judge models by preferences: how often they find the chosen answer more likely.
 
     `accuracy` compares the log-probabilities of the whole answers, end of turn included, as DPO
@@ -44,13 +50,9 @@ class Preference(Judge, packages=PACKAGES, seeded=False):
         """The margin, in nats."""
         return {MARGIN: "higher"}
 
-    def key_facts(self) -> Mapping[str, Any]:
-        """The dtype that the models are loaded in."""
-        return {"dtype": auto_dtype()}
-
-    def gpu_count(self) -> int:
-        """One, for the models, which are scored one after the other."""
-        return 1
+    def cache_key(self) -> Key:
+        """Also the dtype that the models are loaded in."""
+        return super().cache_key() | Key(facts={"dtype": auto_dtype()})
 
     def run(self, job: Job) -> Metrics:
         """Score both answers of each row with each model."""

@@ -14,9 +14,9 @@ from finery import (
     Dataset,
     Engine,
     Job,
+    Key,
     Metrics,
     Model,
-    Provenance,
     RefusedError,
     Request,
     Sampling,
@@ -94,22 +94,7 @@ class Machine(Settings):
     per_hour: float = setting(gt=0, help="Dollars an hour.")
 
 
-class Prices(Provenance["Speed"]):
-    """The prices of the models, which aren't part of their identity."""
-
-    def facts(self, name: str, graph: "Graph", results: "Results") -> Mapping[str, Any]:
-        """The price of each model that has one."""
-        prices = {}
-        for source in graph.nodes[name].sources_of(Model):
-            model = results.artifact(source.step, source.output)
-            while model is not None and "price" not in model.runtime:
-                model = model.refs.get("model")
-            if model is not None:
-                prices[source.ref] = model.runtime["price"]
-        return {"prices": prices} if prices else {}
-
-
-class Speed(Judge, engines=True, seeded=False, alone=True, task="speed", provenance=Prices):
+class Speed(Judge, engines=True, seeded=False, alone=True, task="speed"):
     """Measure how long models take to answer the same prompts, and what the answers cost.
 
     Requests are sent one after the other, as those of a single user, and never answered from the
@@ -147,9 +132,9 @@ class Speed(Judge, engines=True, seeded=False, alone=True, task="speed", provena
         """All of them: seconds, tokens and dollars."""
         return {metric: "higher" if metric == RATE else "lower" for metric in METRICS}
 
-    def key_facts(self) -> Mapping[str, Any]:
-        """The machine, since another one is faster or slower."""
-        return machine()
+    def cache_key(self) -> Key:
+        """Also the machine, since another one is faster or slower."""
+        return super().cache_key() | Key(facts=machine())
 
     def prepare(self, job: Job) -> list[Row]:
         """The rows with the prompts."""
@@ -225,6 +210,17 @@ class Speed(Judge, engines=True, seeded=False, alone=True, task="speed", provena
             RATE: (tokens, timing.seconds) if tokens else None,
             PRICE: dollars,
         })  # fmt: skip
+
+    def provenance(self, name: str, graph: "Graph", results: "Results") -> Mapping[str, Any]:
+        """The price of each model that has one."""
+        prices = {}
+        for source in graph.nodes[name].sources_of(Model):
+            model = results.artifact(source.step, source.output)
+            while model is not None and "price" not in model.runtime:
+                model = model.refs.get("model")
+            if model is not None:
+                prices[source.ref] = model.runtime["price"]
+        return {"prices": prices} if prices else {}
 
 
 class _Timing(NamedTuple):

@@ -7,7 +7,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import DataError, Job, Look, OneFile, Preflight, UsageError, setting
+from finery import (
+    DataError,
+    Job,
+    Key,
+    Look,
+    OneFile,
+    Resources,
+    UsageError,
+    setting,
+)
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import (
@@ -59,17 +68,7 @@ class Reading(msgspec.Struct, frozen=True):
     problem: Problem | None
 
 
-class JsonPreflight(Preflight["Json"]):
-    """Says what holds answers to the schema."""
-
-    def packages(self) -> Mapping[str, str]:
-        """llguidance, for models that transformers answers for."""
-        formats = {model.meta.get("format") for model in self.step.models}
-        needed = self.step.constrain and formats & {"transformers", "adapter"}
-        return {"llguidance": "finery[schema]"} if needed else {}
-
-
-class Json(BatchEvaluator, packages=("jsonschema",), task="extraction", preflight=JsonPreflight):
+class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     r"""Judge JSON answers: the complete object, each field, and validity under a JSON Schema.
 
     A row's completion is the expected object. An answer must consist of JSON only, optionally in a
@@ -169,9 +168,16 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction", prefligh
         """The schema, or None if the recipe gives none."""
         return None if self.schema is None else AnswerSchema(self.schema.path)
 
-    def sends_schemas(self) -> bool:
-        """Only with `constrain`."""
-        return self.constrain
+    def cache_key(self) -> Key:
+        """Schemas only with `constrain`."""
+        return msgspec.structs.replace(super().cache_key(), schemas=self.constrain)
+
+    def resources(self) -> Resources:
+        """llguidance, for models that transformers answers for."""
+        formats = {model.meta.get("format") for model in self.models}
+        is_needed = self.constrain and formats & {"transformers", "adapter"}
+        installs = {"llguidance": "finery[schema]"} if is_needed else {}
+        return super().resources() | Resources(packages=installs)
 
     def constraint(self) -> dict[str, Any] | None:
         """The schema, with `constrain`."""

@@ -3,9 +3,21 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any, TypeVar
+from typing import (
+    Any,
+    TypeVar,
+)
 
-from finery import CachedEngine, Completion, Job, Look, Metrics, UsageError, setting
+from finery import (
+    CachedEngine,
+    Completion,
+    Job,
+    Key,
+    Look,
+    Metrics,
+    UsageError,
+    setting,
+)
 from finery.rows import Row, split_turns
 from finery.rows.answers.reading import extract_answer
 from finery_eval import asking
@@ -170,9 +182,10 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         if arguments is not None:
             arguments.check(self.free, self.unordered)
 
-    def key_code(self) -> list[Any]:
-        """The functions that execute calls."""
-        return self.execute.key_code() if self.execute is not None else []
+    def cache_key(self) -> Key:
+        """Also the functions that execute calls."""
+        key = super().cache_key()
+        return key | self.execute.cache_key() if self.execute is not None else key
 
     def run(self, job: Job) -> Metrics:
         """Get the answers, execute their calls if the recipe says so, judge them."""

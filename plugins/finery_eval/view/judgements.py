@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 from finery import Graph, Metrics, Model, Node, Step
 from finery.rows.report import Difference, Report
 from finery.views import Output
+from finery_eval.estimate import training_of
 from finery_eval.evaluator import BatchEvaluator
-from finery_eval.planning import training_of
 from finery_eval.predictions import Facts, by_model, difference_between, paired
 from finery_eval.steps.select import CHOSEN
 from finery_eval.steps.speed import TIMED

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import Dataset, Graph, Metrics, Model, Node, Results, Source
+from finery import (
+    Dataset,
+    Forecasts,
+    Graph,
+    Metrics,
+    Model,
+    Node,
+    Results,
+    Source,
+)
 from finery.rows.report import Report, Score
 from finery_data.overlap import overlaps
 from finery_hub.card import facts as f
@@ -288,5 +297,4 @@ def _compares(graph: Graph, step: str, held: Sequence[Place]) -> bool:
     node = graph.nodes[step]
     if any(_place(s) in held for s in node.sources if s.role == "compare"):
         return True
-    forecast = graph.forecast(node)
-    return forecast is not None and forecast.keeps_apart() and step in [s for s, _ in held]
+    return Forecasts(graph).forecast(node).keeps_apart and step in [s for s, _ in held]

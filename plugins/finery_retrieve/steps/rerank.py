@@ -1,12 +1,23 @@
 """`retrieve.rerank`: an index whose best chunks a reranker puts in order."""
 
-from finery import Index, Job, Model, Promise, Step, UsageError, setting, takes
-from finery_retrieve.embed.steps import LocalPreflight
+from finery import (
+    Index,
+    Job,
+    Model,
+    Promise,
+    Step,
+    UsageError,
+    setting,
+    takes,
+)
+from finery_retrieve.embed.steps import (
+    LOCAL,
+)
 from finery_retrieve.formats import COUNTS_TOKENS, RERANKER
 from finery_retrieve.index.chunks import FORMAT
 
 
-class RetrieveRerank(Step, sections=("data",), seeded=False, preflight=LocalPreflight):
+class RetrieveRerank(Step, sections=("data",), seeded=False, installs=LOCAL):
     """Retrieve more chunks than needed, and put them in the order of a reranker.
 
     The result is an index like any other: models answer from it, and eval.retrieval compares it

@@ -1,6 +1,6 @@
 """`embed.train` and `rerank.train`: fine-tune what retrieves, with sentence-transformers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Literal
 
@@ -10,8 +10,8 @@ from finery import (
     Index,
     Job,
     Model,
-    Preflight,
     Promise,
+    Resources,
     Step,
     UsageError,
     setting,
@@ -26,17 +26,9 @@ PACKAGES = (
     "torch", "transformers", "sentence-transformers", "accelerate", "datasets", "tokenizers",
     "bm25s", "PyStemmer",
 )  # fmt: skip
+INSTALLED = ("sentence-transformers", "torch", "transformers", "accelerate", "datasets")
 INHERITED = ("license", "architecture")
 """Facts about a model that also hold for models trained from it."""
-
-
-class TrainingPreflight(Preflight["RetrieverTraining"]):
-    """Lists the packages that train."""
-
-    def packages(self) -> Mapping[str, str]:
-        """What trains, and what searches the index."""
-        names = ("sentence-transformers", "torch", "transformers", "accelerate", "datasets")
-        return dict.fromkeys((*names, *(("bm25s",) if self.step.index else ())), "finery[embed]")
 
 
 class RetrieverTraining(
@@ -45,7 +37,8 @@ class RetrieverTraining(
     engines=True,
     packages=PACKAGES,
     sections=("train",),
-    preflight=TrainingPreflight,
+    gpus=1,
+    installs=dict.fromkeys(INSTALLED, "finery[embed]"),
     metrics=METRICS,
 ):
     """Base of both trainings: what they take, and how long they train."""
@@ -97,10 +90,6 @@ class RetrieverTraining(
                 fix="name a step of retrieve.embedder, retrieve.wheel or embed.train",
             )
 
-    def gpu_count(self) -> int:
-        """One."""
-        return 1
-
     def examples(self, job: Job) -> tuple[list[Example], list[Example] | None]:
         """The examples to learn, and those to validate on."""
         learned = read_examples(job, self.rows, self.index, self.negatives, "rows")
@@ -115,6 +104,11 @@ class RetrieverTraining(
         """For the `meta` of the trained model."""
         inherited = {name: self.model.meta[name] for name in INHERITED if name in self.model.meta}
         return {**inherited, "rows": len(learned), "negatives": len(learned[0].negatives)}
+
+    def resources(self) -> Resources:
+        """Also what searches the index."""
+        lexical = {"bm25s": "finery[embed]"} if self.index else {}
+        return super().resources() | Resources(packages=lexical)
 
 
 class EmbedTrain(RetrieverTraining):

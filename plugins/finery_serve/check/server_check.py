@@ -8,7 +8,14 @@ allowed.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-from finery import Artifact, Completion, Job, Metrics, RequirementError
+from finery import (
+    Artifact,
+    Completion,
+    Job,
+    Key,
+    Metrics,
+    RequirementError,
+)
 from finery.rows import Row
 from finery.rows.report import Table
 from finery_eval.evaluator import Judge
@@ -36,13 +43,9 @@ class ServerCheck(Judge):
     FAILED: ClassVar[str] = "the server doesn't answer as the model was trained"
     """The error for faults that aren't allowed."""
 
-    def key_facts(self) -> dict[str, str]:
-        """The build of the user's llama-server, if any."""
-        return build_facts(SERVER)
-
-    def key_files(self) -> list[str]:
-        """Where it is or might be."""
-        return build_files(SERVER)
+    def cache_key(self) -> Key:
+        """Also the build of the user's llama-server, if any, and where it might be."""
+        return super().cache_key() | Key(facts=build_facts(SERVER), watched=build_files(SERVER))
 
     def verify(self, outputs: Mapping[str, Artifact]) -> None:
         """Fail for faults that aren't allowed, and for what `require` isn't met."""

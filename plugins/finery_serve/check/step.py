@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import compress
-from typing import Any
 
 import msgspec
 
@@ -10,6 +9,7 @@ from finery import (
     Bundle,
     Completion,
     Job,
+    Key,
     Metrics,
     Model,
     Step,
@@ -140,36 +140,25 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         """The evaluator. Raises `UsageError` for a step that isn't one."""
         return Nested.of(self, "judge")
 
-    def key_code(self) -> list[Any]:
-        """The code of the servers: that for GGUFs, or for bundles of all formats."""
+    def cache_key(self) -> Key:
+        """Also the code of the servers: that for GGUFs, or for bundles of all formats.
+
+        A bundle may not be built yet, so it isn't known whether Ollama or vLLM serves it: the
+        versions of both count.
+        """
         servers = load_plugins().servers
         made = {GGUF, *(str(model.meta.get("format")) for model in self.models)}
         formats = sorted(servers if self.bundle is not None else made & servers.keys())
         references = [servers[name][0] for name in formats]
-        return [ref.partition(":")[0] if isinstance(ref, str) else ref for ref in references]
-
-    def key_facts(self) -> dict[str, str]:
-        """The build of the user's llama-server, if any; for a bundle, those of Ollama and vLLM.
-
-        The bundle may not be built yet, so it isn't known which of them serves it: both count.
-        """
-        facts = super().key_facts()
+        code = [ref.partition(":")[0] if isinstance(ref, str) else ref for ref in references]
+        key = super().cache_key() | Key(code=code)
         if self.bundle is None:
-            return facts
+            return key
         from finery_ollama.server import program as ollama
         from finery_vllm.server import installation as vllm
 
-        return facts | ollama.build_facts() | vllm.build_facts()
-
-    def key_files(self) -> list[str]:
-        """Where they are or might be."""
-        files = super().key_files()
-        if self.bundle is None:
-            return files
-        from finery_ollama.server import program as ollama
-        from finery_vllm.server import installation as vllm
-
-        return files + ollama.build_files() + vllm.build_files()
+        key |= Key(facts=ollama.build_facts(), watched=ollama.build_files())
+        return key | Key(facts=vllm.build_facts(), watched=vllm.build_files())
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""

@@ -3,7 +3,14 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from finery import Completion, UsageError, setting
+import msgspec
+
+from finery import (
+    Completion,
+    Key,
+    UsageError,
+    setting,
+)
 from finery.rows import TURN_COLUMNS, Conversation, Message, Row, split_turns
 from finery.rows.answers.jsonvalues import strip_fence
 from finery.rows.generated import DEFAULT_TEMPLATE
@@ -73,10 +80,12 @@ class Answer(Generator, keeps_prompts=True):
         text = strip_fence(answer.text) if is_code else answer.text
         return [answered(task.seeds[0], answer, text)]
 
-    def sends_schemas(self) -> bool:
-        """Only with a schema in `checks`, or with a judge."""
+    def cache_key(self) -> Key:
+        """Schemas only with one in `checks`, or with a judge."""
         checks = self.checks
-        return any(each is not None for each in (checks.json_schema, checks.schema, checks.judge))
+        schemas = (checks.json_schema, checks.schema, checks.judge)
+        is_needed = any(each is not None for each in schemas)
+        return msgspec.structs.replace(super().cache_key(), schemas=is_needed)
 
     def answer_schema(self) -> dict[str, Any] | None:
         """The schema that answers must follow."""

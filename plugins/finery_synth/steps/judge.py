@@ -8,6 +8,9 @@ from finery import (
     Budget,
     DataError,
     Dataset,
+    Estimate,
+    Forecast,
+    Inputs,
     Job,
     Look,
     Model,
@@ -22,10 +25,12 @@ from finery.rows.dropped import Drops
 from finery.rows.generated import CheckResult, Origin, Origins, author_name
 from finery.rows.parts import STANDARD_COLUMNS, answer_or_none, replace_content, row_label
 from finery_synth.asking import Spool, Task, Used
+from finery_synth.generator import first_requests
 from finery_synth.judges import (
     ORDERS,
     PAIR_PROMPT,
     SCORE_PROMPT,
+    TRIES,
     Positions,
     Score,
     Seen,
@@ -53,7 +58,6 @@ class JudgeRows(
     packages=("jinja2",),
     version="1",
     keeps_prompts=True,
-    forecast="finery_synth.estimate:AskingForecast",
 ):
     """Judge rows with a model and a rubric.
 
@@ -223,6 +227,16 @@ class JudgeRows(
     def rubrics(self) -> dict[str, str]:
         """Name → rubric."""
         return self.rubric if isinstance(self.rubric, dict) else {ONLY: self.rubric}
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """The requests of the first attempt."""
+        return Forecast(requests=lambda: first_requests(self, inputs, TRIES - 1))
+
+    def estimate(self, inputs: Inputs) -> Estimate | None:
+        """Calls, tokens and cost."""
+        from finery_synth.estimate import estimate_requests
+
+        return estimate_requests(inputs)
 
 
 class _Run:

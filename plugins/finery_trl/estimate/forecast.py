@@ -2,13 +2,24 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import Dataset, Estimate, Forecasts, Graph, Model, Node, Past, Results
+from finery import (
+    Dataset,
+    Estimate,
+    Forecasts,
+    Graph,
+    Inputs,
+    Model,
+    Node,
+    Past,
+    Results,
+    value_of,
+)
 from finery.rows import Row, split_turns
 from finery.util.text import rough_duration
 from finery_trl.estimate import architecture as facts
@@ -58,15 +69,11 @@ class Lengths(NamedTuple):
     is_limit: bool = False
 
 
-def estimates(graph: Graph, results: Results, steps: Sequence[str]) -> list[Estimate]:
-    """An estimate for each training among the steps that these formulas apply to."""
-    nodes = [graph.nodes[name] for name in steps]
-    trainings = [n for n in nodes if isinstance(n.step, Training) and n.step.estimated]
-    sampling = [n for n in nodes if isinstance(n.step, Training) and n.step.on_policy]
-    return [
-        *(_estimate(graph, results, node) for node in trainings),
-        *(_estimate_of_sampling(graph, results, node) for node in sampling),
-    ]
+def estimate(step: Training, inputs: Inputs) -> Estimate | None:
+    """The estimate for a training, if these formulas apply to it."""
+    if step.on_policy:
+        return _estimate_of_sampling(inputs.graph, inputs.results, inputs.node)
+    return _estimate(inputs.graph, inputs.results, inputs.node) if step.estimated else None
 
 
 def _estimate_of_sampling(graph: Graph, results: Results, node: Node) -> Estimate:
@@ -96,7 +103,7 @@ def _estimate_of_sampling(graph: Graph, results: Results, node: Node) -> Estimat
         text = f"time: about {rough_duration(seconds)} ({steps_text})"
         found = {"seconds": round(seconds)}
     if memory is None:
-        return Estimate(step=node.name, lines=[text], facts=found)
+        return Estimate(lines=[text], facts=found)
     lines, facts = [*memory.lines, text], {**memory.facts, **found}
     return msgspec.structs.replace(memory, lines=lines, facts=facts)
 
@@ -108,7 +115,7 @@ def _memory_with_teacher(
     step: Any = node.step
     if type(step).__spec__.learns != "teacher":
         return None
-    here = facts.machine(step.gpu_count(), node.gpus, node.resources.gpu_memory)
+    here = facts.machine(step.processes, node.gpus, node.resources.gpu_memory)
     try:
         model, teacher = (architecture(graph, results, node, f).model for f in ("model", "teacher"))
     except Unknown:
@@ -117,7 +124,6 @@ def _memory_with_teacher(
     lengths = lengths._replace(longest=min(step.max_length, lengths.longest + room), answer=room)
     used = memory_of(step, model, lengths, here, teacher)
     return Estimate(
-        step=node.name,
         lines=[_memory_line(used, here, lengths)],
         facts={"memory_bytes": round(used.total), "available_bytes": round(here.free)},
         **_warning(step, used, here, lengths),
@@ -127,12 +133,12 @@ def _memory_with_teacher(
 def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     step = node.step
     assert isinstance(step, Training)
-    here = facts.machine(step.gpu_count(), node.gpus, node.resources.gpu_memory)
+    here = facts.machine(step.processes, node.gpus, node.resources.gpu_memory)
     try:
         model, guessed = architecture(graph, results, node)
     except Unknown as unknown:
         text = f"memory and time unknown: {unknown}"
-        return Estimate(step=node.name, lines=[text], facts={"unknown": str(unknown)})
+        return Estimate(lines=[text], facts={"unknown": str(unknown)})
     lengths = lengths_of(graph, results, node, step.max_length)
     if type(step).__spec__.learns == "text":  # packed into blocks, with loss everywhere
         lengths = Lengths(lengths.rows, lengths.total, step.max_length, step.max_length)
@@ -145,7 +151,6 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     trained = model.parameters() if adapter is None else adapter.parameters(model)
     about = f" (by the name of its base: {guessed})" if guessed else ""
     return Estimate(
-        step=node.name,
         lines=[
             f"trains {_count(trained)} of {_count(model.parameters())} parameters{about}",
             _memory_line(used, here, lengths),
@@ -187,8 +192,8 @@ def architecture(graph: Graph, results: Results, node: Node, field: str = "") ->
     if isinstance(artifact, Model):
         return Sizes(facts.of_artifact(artifact))
     under = graph.nodes[source.step]
-    forecast = graph.forecast(under)
-    known = forecast.facts() if forecast is not None else {}
+    forecast = Forecasts(graph, results).forecast(under)
+    known = value_of(forecast.facts)
     reason = f"{under.name} isn't built yet"
     try:
         model = _facts(graph, under, known)
@@ -200,7 +205,7 @@ def architecture(graph: Graph, results: Results, node: Node, field: str = "") ->
         return Sizes(model)
     if under.sources_of(Model):
         return architecture(graph, results, under)
-    parameters = forecast.parameters() if forecast is not None else None
+    parameters = forecast.parameters()
     if parameters:
         return Sizes(of_size(parameters), reason)
     raise Unknown(reason)

@@ -52,7 +52,7 @@ def launch(train: Train, step: "Training", job: Job) -> "Outcome":
 
     Checkpoints are in `job.scratch` afterwards. Raises the error of the first process that fails.
     """
-    nodes = step.node_count() if job.on_nodes else 1
+    nodes = step.nodes if job.on_nodes else 1
     count = step.processes // nodes
     if nodes > 1:
         job.log(f"training in {step.processes} processes on {nodes} nodes")

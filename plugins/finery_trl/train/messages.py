@@ -116,17 +116,14 @@ ZERO_2 = "zero_stage: 2, or FSDP with fsdp_version: 2 and fsdp_state_dict_type: 
 def check_processes(step: "Training", job: Job) -> None:
     """Raise `StepError` if there are fewer GPUs than processes. CPUs are shared."""
     gpus = count_gpus()
-    count = step.processes // (step.node_count() if job.on_nodes else 1)
+    count = step.processes // (step.nodes if job.on_nodes else 1)
     if gpus and count > gpus:
         fix = (
             "processes: auto takes all visible GPUs; gpus of the step and CUDA_VISIBLE_DEVICES "
             "decide which are"
         )
-        if count > step.processes // step.node_count():
-            fix = (
-                "build with the executor slurm or ray, which give the step "
-                f"{step.node_count()} machines"
-            )
+        if count > step.processes // step.nodes:
+            fix = f"build with the executor slurm or ray, which give the step {step.nodes} machines"
         raise StepError(
             f"{count} processes need {count} GPUs, but this machine shows {gpus}",
             where=PROCESSES,

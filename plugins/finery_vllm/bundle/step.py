@@ -29,7 +29,7 @@ from finery_vllm.bundle.adapters import (
 from finery_vllm.bundle.files import Texts, write_files
 from finery_vllm.folder import (
     ADAPTER,
-    LoadingPreflight,
+    LOADING,
     linked,
     names_of,
     root_of,
@@ -64,7 +64,7 @@ class VllmBundle(
     seeded=False,
     sections=("export",),
     packages=("torch", "transformers", "peft", "tokenizers"),
-    preflight=LoadingPreflight,
+    installs=LOADING,
 ):
     """Write a folder that vLLM serves: several adapters on one base, chosen in each request.
 

@@ -230,10 +230,10 @@ CASES = [
     Attack("a property of the step", in_file(step("answer = self.word") | WORDS, "    def run",
            f"    @property\n    def word(self): return {READ}\n\n    def run"),
            put("words.txt", "new")),
-    Attack("what key_code returns", in_file(step("answer = __import__('he' + 'lper').X")
-           | {"helper.py": "X = 1\n"}, "    def run", "    def key_code(self):\n        return "
-           "['helper']\n\n    def run"), edit("1", "2", "helper.py"),
-           same=True),
+    Attack("code that cache_key names", in_file(step("answer = __import__('he' + 'lper').X")
+           | {"helper.py": "X = 1\n"}, "    def run", "    def cache_key(self):\n"
+           "        from finery import Key\n        return Key(code=['helper'])\n\n    def run"),
+           edit("1", "2", "helper.py"), same=True),
     Attack("a text that two steps read, one cached", step(f"answer = {READ}, self.tag") | WORDS
            | more("a: {use: a.answer}", "b: {use: a.answer, tag: 1}"),
            edit("tag: 1", "tag: 2", "recipe.yaml"),

@@ -12,8 +12,8 @@ from finery.util.text import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from finery.plugin.notes import Note
     from finery.recipe.graph import Graph
+    from finery.step.notes import Note
 
 
 @click.command("check")

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from finery.builder.plan import Planner, StepPlan
     from finery.errors import FineryError
     from finery.execute.routing import EarlierJob
-    from finery.plugin.notes import Estimate, Note
     from finery.recipe.graph import Graph
+    from finery.step.notes import Estimate, Note
 
 COLOURS = {"cached": "green", "run": "yellow", "pending": "blue", "blocked": "red"}
 MOST_ESTIMATES = 3

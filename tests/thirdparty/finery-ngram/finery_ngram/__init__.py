@@ -1,8 +1,8 @@
 """N-gram language models: a trainer, their engine, their views, and advice on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from finery import About, Estimate, Graph, Note, Results, hookimpl
+from finery import About, hookimpl
 
 
 @hookimpl
@@ -32,19 +32,3 @@ def finery_notes() -> Mapping[str, About]:
             why="Most of its contexts are seen once, so it repeats rows and knows little else.",
         )
     }
-
-
-@hookimpl
-def finery_checks(graph: Graph, results: Results) -> Sequence[Note]:
-    """Notes on the trainings of this plugin."""
-    from finery_ngram.advice import notes
-
-    return list(notes(graph, results))
-
-
-@hookimpl
-def finery_estimates(graph: Graph, results: Results, steps: Sequence[str]) -> Sequence[Estimate]:
-    """What the trainings of this plugin will take."""
-    from finery_ngram.advice import estimates
-
-    return list(estimates(graph, results, steps))

@@ -1,9 +1,14 @@
 """What can be said of a training before it runs."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from finery import Dataset, Forecast, Piece, Proof, Sample, Tally
+from finery import (
+    Dataset,
+    Piece,
+    Proof,
+    Sample,
+    Tally,
+)
 from finery_ngram.steps import Example, Train
 
 
@@ -31,11 +36,3 @@ def _proof(step: Train, name: str, datasets: Sequence[Dataset], samples: int) ->
 def _sample(row: Example) -> Sample:
     prompt, answer = " ".join(row.prompt), " ".join(row.answer)
     return Sample(row.row, [Piece(f"{prompt} ", loss=False), Piece(answer, loss=True)])
-
-
-class TrainForecast(Forecast[Train]):
-    """What the model will be."""
-
-    def facts(self) -> Mapping[str, Any]:
-        """How people call it."""
-        return {"name": f"{self.step.order}-gram"}

@@ -3,11 +3,28 @@
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import (
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import DataError, Dataset, Job, Model, Proof, Step, setting, takes
+from finery import (
+    DataError,
+    Dataset,
+    Estimate,
+    Forecast,
+    Inputs,
+    Job,
+    Model,
+    Note,
+    Proof,
+    Step,
+    setting,
+    takes,
+)
 from finery.rows import Row, split_turns
 from finery_ngram.model import END, FILE, Counts, prompt_words, words_of
 
@@ -25,7 +42,6 @@ class Example(NamedTuple):
 class Train(
     Step,
     learns="answers",
-    forecast="finery_ngram.preflight:TrainForecast",
     metrics="finery_ngram.view:METRICS",
 ):
     """Count which words follow which: a language model that trains in no time."""
@@ -93,6 +109,22 @@ class Train(
                 fix="raise max_length" if rows else "look at what the input names",
             )
         return fitting
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """How people call it."""
+        return Forecast(facts={"name": f"{self.order}-gram"})
+
+    def estimate(self, inputs: Inputs) -> Estimate | None:
+        """How long it will take."""
+        from finery_ngram.advice import estimate
+
+        return estimate(self, inputs)
+
+    def advise(self, inputs: Inputs) -> Iterable[Note]:
+        """A note on a high order."""
+        from finery_ngram.advice import notes
+
+        return notes(self, inputs)
 
 
 class _Course:

@@ -11,7 +11,7 @@ from finery import (
     Note,
     Source,
 )
-from finery.rows.near import NEAR
+from finery.rows.near import NEAR_SIMILARITY
 
 NAME = "train-test-overlap"
 ABOUT = {

@@ -90,7 +90,7 @@ class DocsFiles(Step, seeded=False, version="1"):
         return Resources(packages=dict.fromkeys(self._readers(), "finery[docs]"))
 
     def _readers(self) -> tuple[str, ...]:
-        suffixes = {suffix_of(path.name) for path in self.path.paths}
+        suffixes = {data_suffix(path.name) for path in self.path.paths}
         return tuple(sorted({READERS[suffix] for suffix in suffixes & READERS.keys()}))
 
     def check(self) -> None:

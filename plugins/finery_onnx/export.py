@@ -15,7 +15,7 @@ from finery import (
     setting,
     takes,
 )
-from finery.rows.similar import question
+from finery.rows.similar import question_text
 from finery.util.text import size
 from finery_encoder.network import INPUTS, ONNX, TOKENIZER, Answers, load
 

@@ -217,9 +217,9 @@ def test_joined_keys_keep_everything_and_refuse_two_values_of_a_fact() -> None:
     )  # fmt: skip
     with pytest.raises(PluginError, match="'dtype' different values: 'bf16' and 'fp32'"):
         one | Key(facts={"dtype": "fp32"})
+    own = Key(facts={"dtype": "fp32"})
+    engine = ENGINE._replace(own=Key(facts={"dtype": "bf16"}))
     with pytest.raises(PluginError, match="'dtype' different values"):
-        own = Key(facts={"dtype": "fp32"})
-        engine = ENGINE._replace(own=Key(facts={"dtype": "bf16"}))
         key_parts(node(), **{**GIVEN, "own": own, "engines": {"gguf": engine}})
 
 

@@ -66,11 +66,11 @@ def test_the_environment_of_a_step_has_its_own_vllm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locked = {"vllm": "0.33.0", "torch": "2.14.0", "vllm-nccl": "1"}
-    with with_versions(locked):
+    with use_versions(locked):
         assert VllmEngine.cache_key().facts.items() >= {"vllm": "0.33.0", "torch": "2.14.0"}.items()
         monkeypatch.setenv(VARIABLE, str(environment(tmp_path / "env")))
         assert VllmEngine.cache_key().facts["vllm"] == "0.32.0"
-    with with_versions({"torch": "2.14.0"}):
+    with use_versions({"torch": "2.14.0"}):
         assert VllmEngine.cache_key().facts["vllm"] == "0.32.0"
 
 

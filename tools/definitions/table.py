@@ -81,7 +81,7 @@ def _code(value: Any, sources: Sources) -> Iterator[Any]:
             for each in value.values():
                 yield from _code(each, sources)
         case FunctionType() | type() if value.__module__ in sources.modules:
-            if not (hasattr(value, OUTSIDE) or isinstance(value, type(Step))):
+            if not (hasattr(value, OUTSIDE_KEY_MARK) or isinstance(value, type(Step))):
                 yield value
         case str() if value in sources.modules:
             yield value

@@ -37,7 +37,7 @@ from finery.step.step import (
     Step,
     is_overridden,
 )
-from finery.util.installed import version_of, with_versions
+from finery.util.installed import use_versions, version_of
 from finery.util.text import counted
 
 if TYPE_CHECKING:
@@ -352,7 +352,7 @@ def _missing_packages(graph: Graph) -> Iterator[Note]:
                 continue
         for step in (node.step, *(step for _, step in steps_inside(node.step))):
             for package, source in step.resources().packages.items():
-                with with_versions(environment.versions if environment else None):
+                with use_versions(environment.versions if environment else None):
                     is_missing = version_of(package) is None
                 if is_missing:
                     steps.setdefault((source, name), []).append(node.name)

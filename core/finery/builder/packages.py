@@ -30,7 +30,7 @@ def wrong_distributions(recipe: Recipe, node: Node, lock: Lock) -> Iterator[Fine
         absent = [
             (path, type(step), name) for path, step in (("", node.step), *steps_inside(node.step))
             for name in step.cache_key().packages
-            if version_of(name) is None and not is_own(type(step).__module__)
+            if version_of(name) is None and not is_finery_module(type(step).__module__)
         ]  # fmt: skip
     installed = read_installed() if absent else Installed({}, {}, {})
     extras = {name for name, _, _ in installed.requires.get("finery", ())}

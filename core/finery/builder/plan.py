@@ -288,7 +288,7 @@ class Planner:
         """Resolve the step's floating name and record the result in the lock file."""
         name = node.step.floating_name()
         if name is not None:
-            self.lock.set(name, node.step.pin_name(self.store.root / PINNED))
+            self.lock.set(name, node.step.pin_name(self.store.root / PINNED_FOLDER))
 
     def resolve_environment(self, name: str) -> None:
         """Resolve the packages of an environment and record them in the lock file.
@@ -334,7 +334,7 @@ class Planner:
             used = [inputs[place] for place in places if place in inputs]
             for model_format in sorted({f for m in used for f in _formats(m, known)}):
                 engine = self.graph.plugins.engine(model_format)
-                code, imported = self.code.of_engine(model_format)
+                code, imported = self.code.engine_code(model_format)
                 free_key = EngineKey(full_name(engine), code, engine.cache_key(), imported)
                 key = free_key.with_packages(engine.schema_packages if own.schemas else ())
                 self.outside.update(key.own.watched)
@@ -355,7 +355,7 @@ class Planner:
         return key_parts(
             node,
             own=own,
-            code=self.code.of_step(node.step, self._written(node)),
+            code=self.code.step_code(node.step, self._written(node)),
             wrappers=self.code.wrappers,
             inputs=digests,
             files=self.store.digest_files(plan.files),

@@ -438,7 +438,7 @@ def _python_facts(path: Iterable[str]) -> list[Any]:
     return [version, folders, format_of_keys, os.path.realpath(sys.prefix), home]
 
 
-def _machine() -> list[Any]:
+def _machine_facts() -> list[Any]:
     """What the facts of the machine in keys depend on (see `finery.Key`), if that is cheap."""
     drivers = [*map(os.path.exists, DRIVER_FILES)]
     own_variables = sorted(pair for pair in os.environ.items() if pair[0].startswith(OWN_PREFIX))

@@ -260,8 +260,8 @@ class _StoryBuilder:
     def _fill_places(self, built: _BuiltStep, rows: Mapping[str, StoryRow]) -> list[str]:
         """Fill in the places that a step knows. Returns notes about what it can't find."""
         name, step = built.node.name, built.node.step
-        told = [t for t in rows.values() if t.relation in ("asked", "ancestor") and t.at(name)]
-        if not told or not is_overridden(type(step), "trace_rows"):
+        own_rows = [t for t in rows.values() if t.relation in ("asked", "ancestor") and t.at(name)]
+        if not own_rows or not is_overridden(type(step), "trace_rows"):
             return []
         if built.plan.gone:
             return [f"{name} can't find where rows were read: {built.plan.gone}"]
@@ -295,8 +295,8 @@ class _StoryBuilder:
             job = job_without_run(built.node, Path(folder), self.store, pinned=built.plan.pinned)
             source = not built.node.row_sources
             for row_id, place in step.trace_rows(set(events), job):
-                its = events.get(row_id)
-                if its is None:  # it wasn't asked for
+                own_events = events.get(row_id)
+                if own_events is None:  # it wasn't asked for
                     continue
                 # A source reads equal rows in the order in which they are in its output.
                 for event in [own_events[-max(expected[row_id], 1)]] if source else own_events:

@@ -224,7 +224,7 @@ class _Proving:
         if floating is None:
             return None
         if self.lock.get(floating) is None:
-            self.lock.set(floating, node.step.pin_name(self.store.root / PINNED))
+            self.lock.set(floating, node.step.pin_name(self.store.root / PINNED_FOLDER))
         return self.lock.get(floating)
 
     # -- the proofs ------------------------------------------------------------------------------

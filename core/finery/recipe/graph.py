@@ -362,10 +362,10 @@ def _fill_placeholders(node: Node, nodes: dict[str, Node]) -> None:
 
 def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
     """The errors that the step type itself finds in its settings, and in those of inner steps."""
-    step, asked = node.step, node.resources.gpus
-    if asked:
-        uses, listed = step.resources().gpus or asked, len(node.gpus) or asked
-        if uses != asked or listed < asked:
+    step, gpu_count = node.step, node.resources.gpus
+    if gpu_count:
+        used, listed_gpus = step.resources().gpus or gpu_count, len(node.gpus) or gpu_count
+        if used != gpu_count or listed_gpus < gpu_count:
             yield recipe.error(
                 f"resources asks for {counted(gpu_count, 'GPU')}, but "
                 + (f"the step uses {used}" if used != gpu_count else f"gpus lists {listed_gpus}"),

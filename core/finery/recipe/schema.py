@@ -285,7 +285,11 @@ def _encoded_schema(cls: type[Step]) -> bytes:
     for group in defs.values():  # msgspec before 0.23 leaves a docstring's indentation
         if "description" in group:
             group["description"] = cleandoc(group["description"])
-    properties: dict[str, Any] = {"use": {"type": "string"}, **own["properties"], **_STEP_KEYS}
+    properties: dict[str, Any] = {
+        "use": {"type": "string"},
+        **type_schema["properties"],
+        **_STEP_KEYS,
+    }
     if not (cls.__spec__.engines or cls.__spec__.gpus):  # it can't use one
         del properties["gpus"]
     for name, accepts in inputs_of(cls).items():

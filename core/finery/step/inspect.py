@@ -15,7 +15,7 @@ from finery.artifact.kinds import Artifact, Bundle, Dataset, Index, Metrics, Mod
 from finery.errors import DataError, PluginError
 from finery.fields import FieldInfo, Files, Settings
 from finery.key import Key
-from finery.rows.parts import OWN_COLUMNS, TEXTS
+from finery.rows.parts import STANDARD_COLUMNS, TEXT_NAMES
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:

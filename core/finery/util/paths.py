@@ -9,7 +9,7 @@ from finery.errors import DataError
 STORE_VARIABLE = "FINERY_STORE"
 """The environment variable with the path of the store."""
 
-PINNED = "pinned"
+PINNED_FOLDER = "pinned"
 """The folder of the store with data that steps store for their pins, see `Step.pin_name`."""
 
 

@@ -104,7 +104,7 @@ class File(
     def resources(self) -> Resources:
         """What reads Parquet and zstd."""
         names = [path.name.lower() for path in self.path.paths]
-        parquet = any(suffix_of(name) == ".parquet" for name in names)
+        parquet = any(data_suffix(name) == ".parquet" for name in names)
         zstd = any(name.endswith(".zst") for name in names)
         needed = [*(["pyarrow"] if parquet else []), *(["zstandard"] if zstd else [])]
         return Resources(packages=dict.fromkeys(needed, "finery[data]"))
@@ -157,7 +157,7 @@ class File(
         if "label" in names:
             return None
         label = () if columns is not None and columns.label is None else ("label",)
-        return {*OWN_COLUMNS, *label, *names}
+        return {*STANDARD_COLUMNS, *label, *names}
 
 
 def read_records(step: File, job: Job) -> Iterator[Record]:

@@ -29,7 +29,7 @@ from finery.rows.parts import (
     text_by_name,
 )
 from finery.rows.templates.limits import search
-from finery.rows.templates.sandbox import evaluate, expression
+from finery.rows.templates.sandbox import compile_expression, evaluate
 
 Texts = dict[str, str]
 Condition = Callable[[Row, Texts], tuple[str, str] | None]

@@ -20,8 +20,14 @@ from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import apportion, row_draws, sample_counts
 from finery.rows.dropped import Drops
-from finery.rows.parts import named, no_text, read, scope, text_named
-from finery.rows.templates.sandbox import compiled, render
+from finery.rows.parts import (
+    missing_text_error,
+    read_numbered,
+    row_label,
+    template_variables,
+    text_by_name,
+)
+from finery.rows.templates.sandbox import compile_template, render
 
 CLASSES_KEPT = 200
 NOT_SAMPLED = "not-sampled"

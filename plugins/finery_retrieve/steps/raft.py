@@ -281,4 +281,4 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
 
 def _chance(row: Row, seed: int, number: int) -> float:
     """A reproducible number in [0, 1) for a row, a seed and the number of the draw."""
-    return draw_of(row, 2 * seed + number) / DRAWS
+    return row_draw(row, 2 * seed + number) / DRAWS

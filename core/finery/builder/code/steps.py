@@ -186,10 +186,10 @@ class StepCode:
         self, step: Step, settings: Mapping[str, Any], engines: Iterable[str]
     ) -> Iterator[tuple[Subject, ...]]:
         """All subjects of a step: its own code, its engines, and the hooks around it."""
-        yield self._own(step, written)
+        yield self._step_subjects(step, settings)
         yield from map(self._engine, engines)
-        yield from self._around
-        yield self._everywhere
+        yield from self._wrapper_subjects
+        yield self._always_subjects
 
     def _step_subjects(self, step: Step, settings: Mapping[str, Any]) -> tuple[Subject, ...]:
         use = settings["use"]
@@ -200,13 +200,13 @@ class StepCode:
             self._plain_subjects[use] = subjects
         return subjects
 
-    def _subjects(self, step: Step, written: Mapping[str, Any]) -> Iterator[Subject]:
-        yield self._type(written["use"])
+    def _subjects(self, step: Step, settings: Mapping[str, Any]) -> Iterator[Subject]:
+        yield self._type(settings["use"])
         yield from ((named, None) for named in step.cache_key().code)
         kinds = {name: promise.kind for name, promise in promises_of(step).items()}
         yield from _artifact_files(type(step), kinds)
         for path, within, _ in nested_steps(step):
-            yield from self._subjects(within, part_at(written, path))
+            yield from self._subjects(within, part_at(settings, path))
 
     def _type(self, use: str) -> Subject:
         cls = self._plugins.step_type(use)
@@ -215,7 +215,7 @@ class StepCode:
     def _engine(self, model_format: str) -> tuple[Subject, ...]:
         cls = self._plugins.engine(model_format)
         more = ((code, None) for code in cls.cache_key().code)
-        return (cls, _naming(*self._plugins.engines[model_format])), *more
+        return (cls, _naming_module(*self._plugins.engines[model_format])), *more
 
     def _hooks(self) -> Iterator[tuple[str, str, Subject]]:
         """(`plugin.function`, plugin, function) around every step, in the order of their calls."""
@@ -284,8 +284,8 @@ def _artifact_files(cls: type[Step], outputs: Mapping[str, type[Artifact]]) -> I
 
 def _is_plain(cls: type[Step]) -> bool:
     """Whether all steps of a type have the same code."""
-    own = cls.cache_key is Step.cache_key and cls.outputs is Step.outputs
-    return own and not nested_fields(cls)
+    is_default = cls.cache_key is Step.cache_key and cls.outputs is Step.outputs
+    return is_default and not nested_fields(cls)
 
 
 def _naming_module(reference: Any, plugin: Plugin) -> ModuleType:

@@ -17,7 +17,6 @@ from serving import served
 from finery import StepError
 from finery.rows.similar import question_text
 from finery_serve.check.answers import answer_fault, answers_of, completion_of
-from finery_serve.check.prompts import Asked
 from finery_serve.client import Client
 from finery_serve.opening import open_built
 from finery_serve.servers import Serving
@@ -338,13 +337,14 @@ class Limited(Client):
 
 def test_answers_survive_an_interruption(project: Project, tmp_path: Path) -> None:
     bundle = open_built("ship", project.folder / "recipe.yaml", []).artifact
-    asked = [Asked(text, [{"role": "user", "content": text}], None) for text in TEXTS]
+    bodies = {text: {"messages": [{"role": "user", "content": text}]} for text in TEXTS}
     file = tmp_path / "served.jsonl"
     with serve_bundle(bundle, Serving(name="tickets")) as running:
         client = Limited(running.address)
 
         def ask(**settings: Any) -> list[str]:
-            answers = answers_of(client, asked, settings, 1, lambda done: None, file)
+            requests = [(name, body | settings) for name, body in bodies.items()]
+            answers = answers_of(client, requests, 1, lambda done: None, file)
             return [completion_of(answer).text for answer in answers]
 
         with pytest.raises(StepError, match="has no answer"):

@@ -17,7 +17,6 @@ from finery_retrieve.evaluate.contexts import Asked
 from finery_retrieve.serve.running import serve_bundle
 from finery_retrieve.serve.settings import gguf_file
 from finery_serve.check.answers import answers_of, completion_of
-from finery_serve.check.prompts import Asked as Prompted
 from finery_serve.client import Client
 from finery_serve.servers import Fault, Prompt, Serving
 
@@ -61,13 +60,10 @@ def ask_app(
             )
         job.log(f"{running.build}, answers as {running.names[0]}")
         questions = [prompt.question for prompt in asked]
+        settings = {"model": running.names[0], **settings}
         answers = answers_of(
             Client(running.address, key),
-            [
-                Prompted(f"row {question.row['id']}", question.prompt, None)
-                for question in questions
-            ],
-            {"model": running.names[0], **settings},
+            [(f"row {q.row['id']}", {"messages": q.prompt, **settings}) for q in questions],
             slots,
             lambda done: job.progress(done, len(asked), "the app's answers"),
         )

@@ -33,14 +33,14 @@ HALF = "\ufffd"
 
 
 def answers_of(
-    client: Client, asked: Sequence[Asked], settings: dict[str, Any], slots: int,
+    client: Client, requests: Sequence[tuple[str, Mapping[str, Any]]], slots: int,
     progress: Callable[[int], None], file: Path | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The server's answers as JSON, `slots` at once.
 
-    settings: further parts of each request, e.g. `model`. file: keeps each answer as a JSON line.
-    Requests that have one in it aren't sent again, so it must belong to this server alone. Raises
-    `StepError` naming the row that has no answer.
+    requests: each with its name. file: keeps each answer as a JSON line. Requests that have one in
+    it aren't sent again, so it must belong to this server alone. Raises `StepError` naming the
+    request that has no answer.
     """
     kept = dict[str, dict[str, Any]]()
     for line in file.read_bytes().splitlines() if file and file.exists() else ():
@@ -49,15 +49,15 @@ def answers_of(
             kept[digest] = answer
     writing = Lock()
 
-    def post(prompt: Asked) -> dict[str, Any]:
-        body = request(prompt.messages, prompt.tools) | settings
+    def post(named: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
+        name, body = named
         digest = blake3(msgspec.json.encode(body)).hexdigest()
         if digest in kept:
             return kept[digest]
         try:
             answer: dict[str, Any] = client.post("/v1/chat/completions", body)
         except FineryError as error:
-            raise StepError(f"{prompt.name} has no answer: {error.what}", fix=error.fix) from error
+            raise StepError(f"{name} has no answer: {error.what}", fix=error.fix) from error
         if file is not None:
             with writing, file.open("ab") as lines:
                 lines.write(b"\n" + msgspec.json.encode((digest, answer)))
@@ -65,7 +65,7 @@ def answers_of(
 
     answers = []
     with ThreadPoolExecutor(slots) as pool:
-        for number, answer in enumerate(pool.map(post, asked)):
+        for number, answer in enumerate(pool.map(post, requests)):
             answers.append(answer)
             progress(number)
     return answers
@@ -320,10 +320,10 @@ def _of_model(
         faults += running.faults()
         if fault := running.adapter_fault(served_as, _probes(trained, asking.rows)):
             faults.append(fault)
+    settings = {"model": served_as, **asking.settings}
     answers = answers_of(
         client,
-        asking.rows,
-        {"model": served_as, **asking.settings},
+        [(row.name, request(row.messages, row.tools) | settings) for row in asking.rows],
         asking.slots,
         lambda done: job.progress(done, len(asking.rows), f"{model.name}: served answers"),
         # The job keeps its folder for this very server: what it consists of is in the step's key.

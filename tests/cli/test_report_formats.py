@@ -37,7 +37,7 @@ def test_markdown_has_verdict_scores_requirements_and_changes(project: Project) 
         "| sft | test | 90.0 % | 74.4 – 96.5 |",
         r"| ✗ | test | sft.accuracy \>= base.accuracy + 0.95 | sft.accuracy is 0.9 (95 % CI",
         "### What changed since HEAD",
-        "setting share  0.5 → 0.9",
+        "| sft | setting share | 0.5 → 0.9 |",
         "| sft | accuracy | 50.0 % | 90.0 % | +40.0 | +19.7 to +56.7 |",
         "| bad | t.explode | failed |",
     ):

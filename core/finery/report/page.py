@@ -208,14 +208,17 @@ def steps_section(reported: Reported) -> Section:
 
 
 def _steps_table(groups: Sequence[Group]) -> Table:
+    has_details = any(group.detail for group in groups)
     rows: list[list[Cell]] = []
     for group in groups:
         outputs = _outputs_of(group)
         total = Quantity(sum(m.size() for m in outputs), "bytes") if outputs else ""
+        details = [group.detail] if has_details else []
         state = Text(group.state, TONES.get(group.state, ""))
         needs = ", ".join(group.upstream)
-        rows.append([group.title, group.use, state, group.detail, group.time, total, needs])
-    return Table(["step", "type", "state", "", "time", "size", Column("needs", 3)], rows)
+        rows.append([group.title, group.use, state, *details, group.time, total, needs])
+    why = ["why"] if has_details else []
+    return Table(["step", "type", "state", *why, "time", "size", Column("needs", 3)], rows)
 
 
 TONES: Mapping[str, TextTone] = {"failed": "bad", "blocked": "bad", "built": "good"}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 import numpy
 import pytest
-from rich.console import Console
+from showing import printed
 from tables import model, rows
 
 from finery import Completion, Metrics, PluginError, RequirementError, StepError
@@ -20,7 +20,7 @@ from finery_eval.measure import Measure, Statistic
 from finery_eval.stats import mean_macro_f1, wilson
 from finery_eval.verdicts import Verdict
 from finery_eval.view.difference import difference_of
-from finery_eval.view.tables import print_scores
+from finery_eval.view.tables import scores
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 EXPECTED = {"a": "yes", "b": "no", "c": "yes", "d": "no"}
@@ -108,9 +108,7 @@ def test_messages_say_how_many_rows_a_metric_applies_to(tmp_path: Path) -> None:
             step.verify({"": metrics})
         assert "2 rows" in str(raised.value.details)
         assert "4 rows" not in str(raised.value.details)
-    console = Console(record=True, width=100)
-    print_scores(console, {"": metrics.report()})
-    assert "short_no: applies to 2 of 4 rows" in console.export_text()
+    assert "short_no: applies to 2 of 4 rows" in printed(scores({"": metrics.report()}))
 
 
 class Returned(Evaluator):

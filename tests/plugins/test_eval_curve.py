@@ -1,6 +1,5 @@
 """`eval.curve`: more rows, more epochs, or a larger model?"""
 
-import io
 import json
 import math
 import random
@@ -10,21 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Project
-from finery_eval.view.learning import Learned, learned
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
+from showing import shown as shown_output
 from tables import model, rows
 
 from finery import Completion, DataError, Metrics, Model, UsageError
 from finery.artifact.manifest import manifest
 from finery.rows import Row
 from finery.testing import run_step
-from finery.views import Detail, Output
+from finery.views import Output, Plot
 from finery_eval.evaluator import Evaluator
 from finery_eval.steps.curve import Curve, growth, logistic
 from finery_eval.steps.exact import Exact
-from finery_eval.view.metrics import MetricsView
+from finery_eval.view.tables import curve_plot
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 PROMPTS = [f"q{i}" for i in range(120)]
@@ -127,27 +125,30 @@ def test_the_most_likely_curve_is_reached(points: list[tuple[int, int]]) -> None
     assert sum(gap * each for gap, each in zip(left, x, strict=True)) == pytest.approx(0, abs=1e-3)
 
 
-def shown(folder: Path) -> tuple[str, Learned]:
-    """What `finery show` prints of a curve, and what its plots draw."""
+def shown(folder: Path) -> tuple[str, Plot]:
+    """What `finery show` prints of a curve, and its plot."""
     table = rows(folder, **dict.fromkeys(PROMPTS, "yes"))
     models = [trained("a", 100, 40), trained("b", 200, 52), trained("c", 400, 64)]
     step = Curve(models=models, rows=table, each=Exact(models=[], rows=table))
     metrics: Metrics = run_step(step, folder / "out")
-    output, out = Output("curve", metrics, manifest("Metrics", metrics.meta, {})), io.StringIO()
-    MetricsView().print(Console(file=out, width=80), output, Detail())
-    of = learned(metrics.report())
-    assert of is not None
-    return out.getvalue(), of
+    output = Output("curve", metrics, manifest("Metrics", metrics.meta, {}))
+    plot = curve_plot(metrics.report())
+    assert plot is not None
+    return shown_output(output, 80), plot
 
 
 def test_the_curve_is_plotted_with_its_line_and_interval(tmp_path: Path) -> None:
-    text, of = shown(tmp_path)
+    text, plot = shown(tmp_path)
     plotted = text[text.index("┤") : text.index("x: training rows")]
     assert plotted.count("●") == 3 + 1  # the trainings, and the legend
-    assert "⠒ 95 % CI of the curve   ⠒ fitted curve   ● accuracy in %" in plotted
+    assert "⠒ fitted curve, with its 95 % CI   ● accuracy, with 95 % CI" in plotted
     assert "800" in plotted  # twice the rows
-    assert [score[0] for score in of.scores] == [100, 200, 400]
-    assert [score[1] for score in of.scores] == pytest.approx([100 / 3, 130 / 3, 160 / 3])
+    fitted, scores = plot.series
+    assert [rows for rows, _ in scores.points] == [100, 200, 400]
+    assert [value for _, value in scores.points] == pytest.approx([1 / 3, 1.3 / 3, 1.6 / 3])
+    assert all(low < value < high for (_, value), (_, low, high) in
+               zip(scores.points, scores.band, strict=True))  # fmt: skip
+    assert [len(fitted.points), fitted.points[-1][0]] == [len(fitted.band), 800]
 
 
 class Polite(Evaluator):
@@ -212,5 +213,5 @@ def test_a_recipe_draws_the_curve_of_baselines(tmp_path: Path) -> None:
     assert "x: training rows" in out
     assert t.run("show", "curve", "--html", "page.html").code == 0
     page = (tmp_path / "page.html").read_text("utf-8")
-    assert page.index("What twice the rows would add") < page.index("tables: comparisons")
-    assert 'aria-label="accuracy by training rows, with the fitted curve"' in page
+    assert page.index("What twice the rows would add") < page.index("More tables")
+    assert 'aria-label="accuracy by training rows"' in page

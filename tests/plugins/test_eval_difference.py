@@ -1,22 +1,23 @@
 """Two evaluations by the same step: scores, tests and flips on the rows that both judged."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tables
-from rich.console import Console
+from showing import compared
 from sklearn.metrics import f1_score
 
 from finery import Metrics
+from finery.artifact.manifest import manifest
 from finery.testing import TestJob, dataset
+from finery.views import Output
 from finery_eval.predictions import by_model, difference_between, paired
 from finery_eval.stats import same_in_all
 from finery_eval.steps.classification import Classification
 from finery_eval.steps.exact import Exact
-from finery_eval.view.difference import difference_of, print_difference
+from finery_eval.view.difference import difference_of
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 CLASSES = ("card", "cash", "loan")
@@ -32,6 +33,10 @@ def judged(folder: Path, asked: range, wrong: int, **settings: Any) -> Metrics:
     metrics = step.run(TestJob(folder / "job"))
     assert isinstance(metrics, Metrics)
     return metrics
+
+
+def output(metrics: Metrics) -> Output:
+    return Output("test", metrics, manifest("Metrics", metrics.meta, {}))
 
 
 def f1(asked: range, wrong: int) -> float:
@@ -50,9 +55,8 @@ def test_macro_f1_is_compared_by_the_stored_resamples(tmp_path: Path) -> None:
     low, high = facts["test"]["interval"]
     assert low < facts["test"]["difference"] < high
     assert facts["test"]["test"] == "paired bootstrap"
-    out = io.StringIO()
-    print_difference(Console(file=out, width=120), difference_of(before, after), 0)
-    line = next(text for text in out.getvalue().splitlines() if "macro_f1" in text)
+    text = compared(output(before), output(after))
+    line = next(line for line in text.splitlines() if "macro_f1" in line)
     assert f"{100 * low:+.1f} to {100 * high:+.1f}" in line
 
 
@@ -82,11 +86,9 @@ def test_macro_f1_of_other_rows_is_not_compared(tmp_path: Path) -> None:
     metrics = data["models"]["m"]["metrics"]
     assert metrics["accuracy"]["test"]["difference"] > 0
     assert metrics["macro_f1"]["test"] is None
-    out = io.StringIO()
-    print_difference(Console(file=out, width=120), data, 0)
     assert (
         "macro_f1 can't be compared: it isn't a mean over rows, and the rows aren't the same"
-    ) in out.getvalue()
+    ) in compared(output(before), output(after))
 
 
 def test_a_stored_evaluation_without_resamples_is_not_compared(tmp_path: Path) -> None:

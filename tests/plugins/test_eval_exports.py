@@ -1,12 +1,11 @@
 """Exported files in an evaluation: compared with what they were exported from."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tables
-from rich.console import Console
+from showing import shown
 
 from finery import Metrics, Model
 from finery.artifact.manifest import manifest
@@ -47,19 +46,13 @@ def judged(folder: Path, *models: Model, use: Any = Exact, **settings: Any) -> O
     return Output("exported", metrics, manifest("Metrics", metrics.meta, {}))
 
 
-def shown(output: Output) -> str:
-    out = io.StringIO()
-    MetricsView().print(Console(file=out, width=120), output, Detail(rows=0))
-    return out.getvalue()
-
-
 def test_each_file_is_compared_with_the_model_it_was_exported_from(tmp_path: Path) -> None:
     models = [model("base", 2), trained(), exported("q8_0", 37), exported("q4_k_m", 20)]
     output = judged(tmp_path, *models)
-    text = shown(output)
+    text = shown(output, rows=0)
     [q8, q4] = [line.split() for line in text.splitlines() if " MiB " in line]
-    assert q8[:8] == ["gguf.q8_0", "95.0", "MiB", "82", "92.5", "%", "-2.5", "(sft)"]
-    assert q4[:8] == ["gguf.q4_k_m", "95.0", "MiB", "82", "50.0", "%", "-45.0", "(sft)"]
+    assert q8[:8] == ["gguf.q8_0", "95.0", "MiB", "82", "92.5", "%", "sft", "-2.5"]
+    assert q4[:8] == ["gguf.q4_k_m", "95.0", "MiB", "82", "50.0", "%", "sft", "-45.0"]
     assert "gguf.q4_k_m is significantly worse than sft: -45.0 points (95 % CI -" in text
     [remark] = MetricsView().remarks(output)
     assert remark.severity == "warning"

@@ -18,11 +18,12 @@ from finery import DataError, Metrics, Model, Price, UsageError
 from finery.rows.report import Difference, Pair, Report, Score
 from finery.testing import TestJob, dataset, run_step, table_model
 from finery.util.text import quantity
+from finery.views import Quantity
+from finery.views.parts import as_text
 from finery_eval.measure import measure_of
 from finery_eval.steps import speed
 from finery_eval.steps.select import Select
 from finery_eval.steps.speed import FIRST, P50, P95, PRICE, RATE, TIMED, Machine, Speed
-from finery_eval.view.tables import cell_text
 from finery_openai.model import OpenaiModel
 from finery_openai.wire import joined
 
@@ -202,7 +203,7 @@ def test_a_build_compares_a_small_model_with_the_api(project: MakeProject) -> No
     (-0.0121, "-12.1 ms", "-$0.0121"), (1.5, "1.5 s", "$1.5"), (0.0, "0 ms", "$0"),
 ])  # fmt: skip
 def test_quantities_have_units_and_three_digits(value: float, seconds: str, dollars: str) -> None:
-    assert quantity(value, "seconds") == cell_text(value, "seconds") == seconds
+    assert quantity(value, "seconds") == as_text(Quantity(value, "seconds")) == seconds
     assert quantity(value, "dollars") == dollars
 
 

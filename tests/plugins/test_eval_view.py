@@ -1,26 +1,23 @@
 """What evaluations look like: scores side by side, and why an answer is wrong, in few words."""
 
-import io
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tables
-from rich.console import Console
+from showing import lines, shown
 
 from finery import Metrics, UsageError
 from finery.artifact.manifest import manifest
 from finery.rows.report import Report, Score, Table
 from finery.testing import TestJob, run_step
-from finery.views import Detail, Output
-from finery_eval.steps.classification import Classification, Matrix
+from finery.views import Matrix, Output
+from finery_eval.steps.classification import CONFUSION, Classification
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
-from finery_eval.view.confusion import print_confusion
-from finery_eval.view.metrics import MetricsView
-from finery_eval.view.tables import comparable, print_scores, print_table
+from finery_eval.view.tables import comparable, matrices, scores, table
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 
@@ -56,17 +53,6 @@ def report(rows: int, *metrics: str, models: tuple[str, ...] = ("base",)) -> Rep
     return Report(rows=rows, scores=dict.fromkeys(models, scores))
 
 
-def printed(width: int, *things: Any, reports: Any = None) -> list[str]:
-    """The lines of a terminal of that width."""
-    out = io.StringIO()
-    console = Console(file=out, width=width)
-    if reports:
-        print_scores(console, reports)
-    for thing in things:
-        console.print(thing)
-    return [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
-
-
 def test_the_same_metrics_on_as_many_rows_share_a_table() -> None:
     reports = {"test": report(8, "accuracy"), "exported": report(8, "accuracy")}
     assert comparable(reports) == [reports]
@@ -75,12 +61,12 @@ def test_the_same_metrics_on_as_many_rows_share_a_table() -> None:
 def test_models_are_rows_and_where_there_is_no_room_columns() -> None:
     metrics = ("accuracy", "macro_f1", "category", "priority", "sentiment", "valid")
     reports = {"test": report(8, *metrics, models=("base", "sft"))}
-    wide = printed(120, reports=reports)
+    wide = lines(scores(reports), 120)
     assert wide[1].split() == [
         "model", "evaluation", "accuracy", "95", "%", "CI", *metrics[1:]
     ]  # fmt: skip
     assert wide[3].split()[:6] == ["base", "test", "50.0", "%", "25.0", "–"]
-    narrow = printed(60, reports=reports)
+    narrow = lines(scores(reports), 60)
     assert narrow[1].split() == ["base", "sft"]
     assert [line.split()[0] for line in narrow[3:]] == [
         "evaluation",
@@ -92,26 +78,12 @@ def test_models_are_rows_and_where_there_is_no_room_columns() -> None:
     assert not any("…" in line for line in narrow)
 
 
-def confused(width: int, field: str, data: Any, predictions: Any = ()) -> list[str]:
-    """The lines that a terminal of that width shows of a confusion matrix of model `m`."""
-    out = io.StringIO()
-    print_confusion(Console(file=out, width=width), "m", field, data, predictions)
-    return [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
-
-
-def matrix(labels: int) -> Any:
+def matrix(labels: int) -> Matrix:
     """A matrix of long labels, in which the first class is taken for the last three times."""
     names = [f"a_rather_long_class_{n}" for n in range(labels)]
     counts = [[4 * (i == j) for j in range(labels)] for i in range(labels)]
     counts[0][-1], counts[1][0] = 3, 1
     return Matrix(names, counts)
-
-
-def tabled(width: int, data: Table) -> list[str]:
-    """The lines of a table in a terminal of that width."""
-    out = io.StringIO()
-    print_table(Console(file=out, width=width), data)
-    return [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
 
 
 COMPARED = Table(
@@ -123,21 +95,21 @@ COMPARED = Table(
     units={"accuracy (points)": "difference", "95 % CI low": "difference",
               "95 % CI high": "difference", "p (McNemar, exact)": "p", "p (Holm)": "p"},
 )  # fmt: skip
-CELLS = {"+25.3", "+16.9 to +33.1", "59", "12", "< 0.001", "-10.0", "-20.0 to +5.0", "1000",
-         "1012", "0.200", "0.400"}  # fmt: skip
+CELLS = {"+25.3", "+16.9 to +33.1", "59", "12", "< 0.001", "-10.0", "-20.0 to +5.0", "1,000",
+         "1,012", "0.200", "0.400"}  # fmt: skip
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 88, 100, 120, 160])
 def test_numbers_of_wide_tables_never_wrap(width: int) -> None:
-    lines = tabled(width, COMPARED)
-    assert max(map(len, lines)) <= width
-    words = {cell for line in lines for cell in re.split(r"\s{2,}", line.strip())}
+    found = lines([table(COMPARED)], width)
+    assert max(map(len, found)) <= width
+    words = {cell for line in found for cell in re.split(r"\s{2,}", line.strip())}
     assert words >= CELLS
-    heads = " ".join(" ".join(lines).split())
+    heads = " ".join(" ".join(found).split())
     if width >= 120:
         assert "only this right" in heads
     if width >= 88:  # one table, whose heads may wrap
-        assert sum("─" in line for line in lines) == 1
+        assert sum("─" in line for line in found) == 1
 
 
 def evaluated(folder: Path, labels: int) -> Output:
@@ -154,13 +126,6 @@ def evaluated(folder: Path, labels: int) -> Output:
     return Output("test", metrics, manifest("Metrics", {"rows": labels}, {}))
 
 
-def shown(output: Output, **detail: Any) -> str:
-    """What `finery show` prints of an evaluation."""
-    out = io.StringIO()
-    MetricsView().print(Console(file=out, width=100), output, Detail(**detail))
-    return out.getvalue()
-
-
 def test_wrong_answers_of_the_best_model_come_first_with_their_prompts(tmp_path: Path) -> None:
     output = evaluated(tmp_path, 3)
     text = shown(output)
@@ -175,13 +140,12 @@ def test_wrong_answers_of_the_best_model_come_first_with_their_prompts(tmp_path:
 
 def test_labels_and_cells_are_text_and_no_markup() -> None:
     evil = "[red]a[/red]\x1b[2J"
-    shown = "[red]a[/red]␛[2J"
-    confusion = Matrix([evil, "b"], [[1, 0], [2, 3]])
-    lines = confused(120, evil, confusion)
-    assert f"m: {shown}" in lines[0]
-    assert lines[1].split() == [shown, "b"]
-    table = Table("t", [evil, "n"], [[evil, 0.5]])
-    assert [line.split()[0] for line in tabled(120, table)[1::2]] == [shown, shown]
+    visible = "[red]a[/red]␛[2J"
+    found = lines([Matrix([evil, "b"], [[1, 0], [2, 3]], f"m: {evil}")])
+    assert f"m: {visible}" in found[0]
+    assert found[1].split() == [visible, "b"]
+    found = lines([table(Table("t", [evil, "n"], [[evil, 0.5]]))])
+    assert [line.split()[0] for line in found[1::2]] == [visible, visible]
 
 
 def test_verdicts_on_a_baseline_are_a_table(tmp_path: Path) -> None:
@@ -197,14 +161,15 @@ def test_verdicts_on_a_baseline_are_a_table(tmp_path: Path) -> None:
 
 
 def test_many_confused_classes_are_a_list_without_broken_words() -> None:
-    data = matrix(12)
-    data.labels[0] = "two\nlines"
-    predictions = [
+    made = matrix(12)
+    labels = ["two\nlines", *made.labels[1:]]
+    extra = {CONFUSION: {"m": {"label": {"labels": labels, "matrix": made.counts}}}}
+    answers = [
         {"expected": "two\nlines", "prediction": "a_rather_long_class_11", "prompt": 30 * "word "}
     ]
     for width in (60, 1000):
-        lines = confused(width, "label", data, predictions)
-        assert max(map(len, lines)) <= min(width, 160)
-        text = " ".join(" ".join(lines).split())
+        found = lines(matrices(Report(extra=extra), {"m": answers}, ""), width)
+        assert max(map(len, found)) <= min(width, 160)
+        text = " ".join(" ".join(found).split())
         assert "3 two lines answered as a_rather_long_class_11" in text
         assert "word word" in text

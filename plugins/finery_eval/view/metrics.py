@@ -22,6 +22,7 @@ from finery.views import (
     Table,
     Text,
     View,
+    plot_of,
 )
 from finery_eval.planning import unseen_classes
 from finery_eval.steps.classification import confusion_of
@@ -188,6 +189,7 @@ def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -
     yield from (Text(f"{text}.", "strong") for text in own_words(report))
     if (plot := curve_plot(report)) is not None:
         yield plot
+    yield from map(plot_of, report.plots)
     yield from exports(report, metrics.runtime)
     if is_terminal:
         learns = any(node.trains for node in context.graph.nodes.values())

@@ -69,7 +69,7 @@ def test_words_for_users_are_not_in_any_digest(checkout: Path) -> None:
         (split, "check the steps that `rows` names", "look at the steps that `rows` names"),
         (split, "rows: {', '.join(parts)}", "rows in {', '.join(parts)}"),
         (split, "(self, job: Job) -> Splits:", '(self, job: "Job") -> "Splits":'),
-        ("finery_data/view/dataset.py", "def print_drops(", "def print_all_drops("),
+        ("finery_data/view/dataset.py", "def drop_parts(", "def all_drop_parts("),
         (notes, "def few_rows(t: Training)", "def fewer_rows(t: Training)"),
         ("finery_trl/preflight.py", "learned after every document", "learned after documents"),
     ]
@@ -90,8 +90,8 @@ def test_a_line_of_the_kit_changes_the_steps_that_reach_it(checkout: Path) -> No
 
 def test_a_template_changes_the_step_that_fills_it_in(checkout: Path) -> None:
     path, label = (
-        "plugins/finery_data/report/report.html.jinja",
-        "finery_data/report/report.html.jinja",
+        "core/finery/views/templates/section.html.jinja",
+        "finery/views/templates/section.html.jinja",
     )
     text = (checkout / path).read_text(encoding="utf-8")
     first = text.splitlines()[0]

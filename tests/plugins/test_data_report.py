@@ -17,11 +17,11 @@ from finery import Bundle, Dataset, Model, UsageError
 from finery.rows import Row, with_id
 from finery.rows.dropped import Drops
 from finery.testing import TestJob, dataset
-from finery.views import render_page
+from finery.views import render_sections
 from finery_data.duplicates import overlap_of
 from finery_data.report.facts import Counting, Report, measure
-from finery_data.report.page import render
-from finery_data.report.plots import bars_of, bins_of
+from finery_data.report.page import report_sections
+from finery_data.report.plots import bins_of, counts_table
 from finery_data.report.rowfacts import Classes, Lengths
 from finery_data.steps.report import DataReport
 from finery_data.steps.validate import Validate
@@ -41,6 +41,10 @@ def row(prompt: str, answer: str = "a", **more: Any) -> Row:
 def described(folder: Path, near_rows: int = 1_000, **data: list[Row]) -> Report:
     named = {name: dataset(folder / name, rows) for name, rows in data.items()}
     return measure(named, folder, counting=Counting(), near_rows=near_rows, samples=3)
+
+
+def page_of(report: Report, title: str = "t") -> str:
+    return render_sections(title, report_sections(report))
 
 
 # what is counted
@@ -90,8 +94,9 @@ def test_a_part_too_small_to_repeat_its_classes_has_them(tmp_path: Path) -> None
     assert [f.classes.get("answer") for f in report.facts] == [
         Counter(names), {"billing": 2, "shipping": 1, "technical": 1}, None, None
     ]  # fmt: skip
-    bars = bars_of([f.classes.get("answer", Counter()) for f in report.facts])
-    assert [bar.number for bar in bars.shown] == ["7 · 2 · – · –", "6 · 1 · – · –", "5 · 1 · – · –"]
+    counts = [f.classes.get("answer", Counter()) for f in report.facts]
+    rows = counts_table("class", [f.name for f in report.facts], counts).rows
+    assert [row[1:] for row in rows] == [[7, 2, None, None], [6, 1, None, None], [5, 1, None, None]]
 
 
 PROMPT = "my parcel was due on monday and it still has not come, where is it now?"
@@ -118,7 +123,7 @@ def test_a_report_calls_no_rows_clean_that_it_did_not_compare(
     pair = overlap_of(*sides, most, tmp_path, lambda what, done, total: None)
     found = pages.finding([pair])
     assert (found.answer, found.tone) == (answer, tone)
-    html = render_page(pages.TEMPLATE, datasets=[], drops=[], contaminations=[pair])
+    html = render_sections("t", [pages.overlap_section([pair])])
     assert ("compared:" in html) == ("compared:" in answer)
 
 
@@ -140,7 +145,7 @@ def test_rows_that_contradict_earlier_ones_are_counted_as_data_validate_does(
             len(rows) - len({str(r.get("label", "")) + str(r["messages"][1]) for r in rows}),
         )
         assert copies.conflicts == found["label-conflict"] == 3
-        assert "3 rows contradict others" in render("t", report)
+        assert "3 rows contradict others" in page_of(report)
 
 
 def test_drops_and_findings_are_told_with_examples(tmp_path: Path) -> None:
@@ -153,7 +158,7 @@ def test_drops_and_findings_are_told_with_examples(tmp_path: Path) -> None:
     (facts,) = report.facts
     assert facts.dropped["too-long"].count == 5
     assert len(facts.dropped["too-long"].examples) == 3
-    page = render("t", report)
+    page = page_of(report)
     assert "too-long, 5, the first 3" in page
     assert "gone 2" in page
     assert "gone 3" not in page
@@ -211,7 +216,7 @@ def hostile_rows() -> list[Row]:
 
 def show(browser: Browser, folder: Path, report: Report, title: str = "t") -> Path:
     page = folder / "page.html"
-    page.write_text(render(title, report), encoding="utf-8")
+    page.write_text(page_of(report, title), encoding="utf-8")
     browser.open(page)
     return page
 
@@ -223,7 +228,7 @@ def test_hostile_rows_are_text(tmp_path: Path, browser: Browser) -> None:
     assert browser.run("return document.querySelectorAll('script, img, b b').length") == 0
     assert browser.errors() == []
     assert browser.requests() == [page.resolve().as_uri()]
-    texts = "return [...document.querySelectorAll('.turn.user div')].map(e => e.textContent)"
+    texts = "return [...document.querySelectorAll('.turn.user .text')].map(e => e.textContent)"
     assert any(text.startswith(HOSTILE) for text in browser.run(texts))
     assert any("␛[31m" in text for text in browser.run(texts))
     assert len(page.read_bytes()) < 150_000, "long texts are cut"

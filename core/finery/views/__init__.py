@@ -19,6 +19,7 @@ from finery.views.display import (
 from finery.views.html import PageSection, render_page, render_sections, templates_digest
 from finery.views.parts import (
     Axis,
+    Cell,
     Change,
     Column,
     Facts,
@@ -38,6 +39,7 @@ from finery.views.parts import (
     Text,
     Tile,
     Tiles,
+    as_text,
     counts_in_words,
     plot_of,
     record_of,
@@ -55,6 +57,7 @@ from finery.views.view import (
 
 __all__ = [
     "Axis",
+    "Cell",
     "Change",
     "Column",
     "Context",
@@ -85,6 +88,7 @@ __all__ = [
     "Tile",
     "Tiles",
     "View",
+    "as_text",
     "changed_facts",
     "counts_in_words",
     "plot",

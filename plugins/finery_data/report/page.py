@@ -1,26 +1,30 @@
-"""A report as one HTML page that loads no other files and runs no scripts.
-
-This module computes the content of the page; `report.html.jinja` has the markup, and escapes it.
-"""
+"""A report on data sets as sections of a page."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
 
 from finery import Dataset
 from finery.rows import Row, snippet
-from finery.rows.parts import labelled_turns
 from finery.util.text import counted, percent, some_of
-from finery.views import render_page
+from finery.views import (
+    Cell,
+    Field,
+    Part,
+    Record,
+    Records,
+    Section,
+    Table,
+    Text,
+    Tile,
+    Tiles,
+    record_of,
+)
 from finery_data.duplicates import Overlap
 from finery_data.report.facts import SPOKEN, Facts, Listed, Report
-from finery_data.report.plots import Bars, Histogram, bars_of, cut_to, histogram_of
+from finery_data.report.plots import counts_table, cut_to, histogram_of
 from finery_data.report.rowfacts import Lengths
 
-PAGE = "finery_data.report/report.html.jinja"
-MANY = 12
-"""Number of classes from which on a list has two columns in a separate section."""
 LONGEST_TEXT = 3_000
 """Characters of a turn that are shown."""
 LONGEST_LABEL = 60
@@ -29,8 +33,6 @@ LONGEST_MISSING = 40
 """Characters of a class that a data set has no row of."""
 MOST_MISSING = 8
 """Classes that are named where a data set has no row of them."""
-ROLES = ("system", "user", "assistant", "tool", "chosen", "rejected")
-"""Roles that have a colour."""
 _SHAPES = (
     ("rejected", "preferences"),
     ("messages", "conversations"),
@@ -38,8 +40,6 @@ _SHAPES = (
     ("prompt", "prompts"),
     ("text", "documents"),
 )
-TableRow = tuple[str, list[str]]
-"""(title, a cell for each column)."""
 
 
 def by_output(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
@@ -51,56 +51,51 @@ def by_output(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
     return {parts[name][2]: dataset for name, dataset in datasets.items()}
 
 
-def render(title: str, report: Report) -> str:
-    """The page. title: the recipe's and the step's name."""
+def report_sections(report: Report) -> Iterator[Section]:
+    """The sections, from the most important numbers to sample rows."""
     facts = report.facts
-    total = sum(facts.rows for facts in report.facts)
-    several = f" in {len(report.facts)} data sets" if len(report.facts) > 1 else ""
-    glance = [(name, [measure(f) for f in facts]) for name, measure in _measures(report)]
-    return render_page(
-        PAGE,
-        title=title,
-        subtitle=f"{counted(total, 'row')}{several}",
-        names=[f.name for f in facts],
-        keys=[f.name for f in facts] if len(facts) > 1 else [],
-        tiles=_tiles(report),
-        glance=[(name, cells) for name, cells in glance if set(cells) != {"–"}],  # – means none
-        unit=f"in tokens of {report.tokenizer}, without its chat template"
+    names = [f.name for f in facts]
+    total = sum(f.rows for f in facts)
+    several = f" in {len(facts)} data sets" if len(facts) > 1 else ""
+    glance = [[name, *(measure(f) for f in facts)] for name, measure in _measures(report)]
+    rows = [row for row in glance if any(cell is not None for cell in row[1:])]
+    tiles = Tiles(_tiles(report))
+    subtitle = Text(f"{counted(total, 'row')}{several}", "soft")
+    yield Section("At a glance", [subtitle, tiles, Table(["", *names], rows)])
+    unit = (
+        f"in tokens of {report.tokenizer}, without its chat template"
         if report.unit == "tokens"
-        else "in characters: no model's tokenizer was named",
-        lengths=_lengths(report),
-        classes=_classes(facts),
-        copies=_copies(report),
-        losses=list(_losses(facts)),
-        kinds=list(_kinds(facts)),
-        samples=[(f.name, _samples(f)) for f in facts],
-        roles=ROLES,
-        many=MANY,
+        else "in characters: no model's tokenizer was named"
     )
+    yield Section("Lengths", [Text(unit, "soft"), *_lengths(report)])
+    if classes := list(_classes(facts)):
+        yield Section("Classes", classes)
+    yield Section("Copies", _copies(report))
+    yield from _losses(facts)
+    if kinds := list(_kinds(facts)):
+        yield Section("What rows are made of", kinds)
+    note = Text("drawn by chance, and the longest of all", "soft")
+    yield Section("Rows", [note, *(_samples(f, is_named=len(facts) > 1) for f in facts)])
 
 
 # -- numbers -------------------------------------------------------------------------------------
 
 
-Tile = tuple[str, str, str]
-"""(name, value, note)."""
-
-
 def _tiles(report: Report) -> list[Tile]:
     if len(report.facts) > 1:
         rows = max(1, sum(f.rows for f in report.facts))
-        return [(f.name, f"{f.rows:,}", f"rows, {percent(f.rows / rows)}") for f in report.facts]
+        return [Tile(f.name, f.rows, f"rows, {percent(f.rows / rows)}") for f in report.facts]
     (facts,) = report.facts
-    tiles = [("rows", f"{facts.rows:,}", _shape(facts))]
+    tiles = [Tile("rows", facts.rows, _shape(facts))]
     for part, lengths in facts.lengths.items():
         if len(lengths):
             note = f"{report.unit}, at most {lengths.at(1):,}"
-            tiles.append((f"median {part}", f"{lengths.at(0.5):,}", note))
+            tiles.append(Tile(f"median {part}", lengths.at(0.5), note))
     for name, counts in list(facts.classes.items())[:2]:
-        tiles.append((f"classes of {name}", f"{len(counts):,}", _balance(counts)))
+        tiles.append(Tile(f"classes of {name}", len(counts), _balance(counts)))
     gone = sum(one.count for one in facts.dropped.values())
     if gone:
-        tiles.append(("dropped", f"{gone:,}", f"of {facts.rows + gone:,} rows"))
+        tiles.append(Tile("dropped", gone, f"of {facts.rows + gone:,} rows"))
     return tiles
 
 
@@ -110,8 +105,8 @@ def _shape(facts: Facts) -> str:
     return next(shapes, "other rows")
 
 
-def _measures(report: Report) -> Iterator[tuple[str, Callable[[Facts], str]]]:
-    yield "rows", lambda f: f"{f.rows:,}"
+def _measures(report: Report) -> Iterator[tuple[str, Callable[[Facts], Cell]]]:
+    yield "rows", lambda f: f.rows
     yield "kind", _shape
     for part in _parts(report.facts):
         yield f"median {part}, {report.unit}", partial(_at, part=part, share=0.5)
@@ -119,93 +114,80 @@ def _measures(report: Report) -> Iterator[tuple[str, Callable[[Facts], str]]]:
     for name in _class_names(report.facts):
         yield f"classes of {name}", partial(_classes_of, name=name)
     yield "rows with a system prompt", lambda f: _part(f.systems, f.rows)
-    yield "different system prompts", lambda f: _many(len(f.system_prompts))
+    yield "different system prompts", lambda f: _count(len(f.system_prompts))
     yield "rows with tools", lambda f: _part(f.tools, f.rows)
     yield "made from other rows", lambda f: _part(f.parents, f.rows)
     yield "copies of earlier rows", lambda f: _part(f.copies.exact, f.rows)
     yield "near copies", lambda f: _part(f.copies.near, f.copies.searched)
     yield "conflicting labels", lambda f: _part(f.copies.conflicts, f.copies.searched)
     yield "garbled text, such as Ã¶ for ö", lambda f: _part(f.garbled, f.rows)
-    yield "dropped", lambda f: _many(sum(one.count for one in f.dropped.values()))
-    yield "found fault with", lambda f: _many(sum(one.count for one in f.found.values()))
+    yield "dropped", lambda f: _count(sum(one.count for one in f.dropped.values()))
+    yield "found fault with", lambda f: _count(sum(one.count for one in f.found.values()))
 
 
-def _classes_of(facts: Facts, name: str) -> str:
-    return _many(len(facts.classes.get(name, ())))
+def _classes_of(facts: Facts, name: str) -> Cell:
+    return _count(len(facts.classes.get(name, ())))
 
 
-def _at(facts: Facts, part: str, share: float) -> str:
+def _at(facts: Facts, part: str, share: float) -> Cell:
     lengths = facts.lengths.get(part)
-    return f"{lengths.at(share):,}" if lengths else "–"
+    return lengths.at(share) if lengths else None
 
 
-def _many(count: int) -> str:
-    return f"{count:,}" if count else "–"
+def _count(count: int) -> Cell:
+    return count or None
 
 
-def _part(count: int, whole: int) -> str:
-    return f"{count:,} ({percent(count / whole)})" if count else "–"
+def _part(count: int, whole: int) -> Cell:
+    return f"{count:,} ({percent(count / whole)})" if count else None
 
 
 def _parts(facts: Sequence[Facts]) -> list[str]:
     return list(dict.fromkeys(part for f in facts for part in f.lengths if len(f.lengths[part])))
 
 
-def _lengths(report: Report) -> list[tuple[str, Histogram | None, list[TableRow]]]:
-    """(part, plot, quantiles) of each part; no plot where all lengths are the same."""
-    plots = []
+def _lengths(report: Report) -> Iterator[Section]:
+    """A plot and quantiles of each part; no plot where all lengths are the same."""
     for part in _parts(report.facts):
         # The colour is the data set's, whatever others lack the part.
         every = [(f.name, f.lengths[part]) if part in f.lengths else None for f in report.facts]
         named = dict(one for one in every if one is not None)
         differ = min(v.at(0) for v in named.values()) < max(v.at(1) for v in named.values())
-        plot = histogram_of(every, report.unit, part) if differ else None
-        plots.append((part, plot, [(name, _quantiles(v)) for name, v in named.items()]))
-    return plots
+        heads = ["", "shortest", "5 %", "median", "95 %", "longest", "all"]
+        table = Table(heads, [[name, *_quantiles(v)] for name, v in named.items()])
+        yield Section(part, [histogram_of(every, report.unit), table] if differ else [table])
 
 
-def _quantiles(lengths: Lengths) -> list[str]:
-    return [*(f"{lengths.at(s):,}" for s in (0, 0.05, 0.5, 0.95, 1)), f"{lengths.total():,}"]
+def _quantiles(lengths: Lengths) -> list[int]:
+    return [*map(lengths.at, (0, 0.05, 0.5, 0.95, 1)), lengths.total()]
 
 
 # -- classes and other counts --------------------------------------------------------------------
-
-
-class Counted(NamedTuple):
-    """A count by value: its name, remarks as (warning, text), and a bar for each value."""
-
-    name: str
-    bars: Bars
-    remarks: list[tuple[str, str]] = []
-    note: str = ""
 
 
 def _class_names(facts: Sequence[Facts]) -> list[str]:
     return list(dict.fromkeys(name for f in facts for name in f.classes))
 
 
-def _classes(facts: Sequence[Facts]) -> list[Counted]:
-    classes = []
+def _classes(facts: Sequence[Facts]) -> Iterator[Section]:
     for name in _class_names(facts):
         counts = [f.classes.get(name, Counter()) for f in facts]
-        classes.append(Counted(name, bars_of(counts), list(_class_remarks(facts, counts))))
-    return classes
+        table = counts_table("class", [f.name for f in facts], counts)
+        yield Section(name, [*_class_remarks(facts, counts), table])
 
 
-def _class_remarks(
-    facts: Sequence[Facts], counts: Sequence[Counter[str]]
-) -> Iterator[tuple[str, str]]:
+def _class_remarks(facts: Sequence[Facts], counts: Sequence[Counter[str]]) -> Iterator[Text]:
     """The balance of the classes, and those that one data set has and another lacks."""
     every = set().union(*counts)
     for one, classes in zip(facts, counts, strict=True):
         if not classes:
             continue
         of = f"{one.name}: " if len(facts) > 1 else ""
-        yield "", f"{of}{len(classes):,} classes, {_balance(classes)}"
+        yield Text(f"{of}{len(classes):,} classes, {_balance(classes)}")
         missing = sorted(every - set(classes))
         if missing:
             names = [cut_to(name, LONGEST_MISSING) for name in missing]
-            yield f"{of}no row of", some_of(names, MOST_MISSING)
+            yield Text(f"{of}no row of {some_of(names, MOST_MISSING)}", "warning")
 
 
 def _balance(counts: Counter[str]) -> str:
@@ -215,7 +197,7 @@ def _balance(counts: Counter[str]) -> str:
     return f"{most:,} to {least:,} rows" if most != least else f"{most:,} rows each"
 
 
-def _kinds(facts: Sequence[Facts]) -> Iterator[Counted]:
+def _kinds(facts: Sequence[Facts]) -> Iterator[Section]:
     """Turns, roles, languages, sources, each only if there are several."""
     kinds = [
         ("Languages", f"guessed of {SPOKEN:,} prompts at most", [f.languages for f in facts]),
@@ -232,64 +214,54 @@ def _kinds(facts: Sequence[Facts]) -> Iterator[Counted]:
         ]
     for name, note, counts in kinds:
         if any(counts):
-            yield Counted(name, bars_of(counts), note=note)
+            yield Section(name, [counts_table("", [f.name for f in facts], counts)], note=note)
 
 
 # -- copies, drops, findings ---------------------------------------------------------------------
 
 
-class Finding(NamedTuple):
-    """A paragraph: whose, a warning, the rest, examples; soft: of less weight."""
-
-    text: str
-    of: str = ""
-    warning: str = ""
-    examples: list[str] = []
-    soft: bool = False
-
-
-def _copies(report: Report) -> list[Finding]:
+def _copies(report: Report) -> Iterator[Part]:
     """Repetitions within a data set and between two; one line for all that have none."""
     several = len(report.facts) > 1
-    findings, clean = [], []
+    clean = []
     for facts in report.facts:
         copies = facts.copies
-        name = facts.name if several else ""
+        name = f"{facts.name}: " if several else ""
         if copies.exact or copies.near:
-            text = f"{_repeat(copies.exact)}, {copies.near or 'none'} nearly"
-            findings.append(Finding(text, name, examples=copies.examples))
+            yield Text(f"{name}{_repeat(copies.exact)}, {copies.near or 'none'} nearly")
+            yield _listing(copies.examples)
         else:
             clean.append(facts.name)
         if count := copies.conflicts:
-            warning = (
-                f"{counted(count, 'row')} {'contradicts' if count == 1 else 'contradict'} others"
-            )
+            verb = "contradicts" if count == 1 else "contradict"
             text = "another label for the same prompt, or nearly the same"
-            findings.append(Finding(text, name, warning, copies.conflict_examples))
-    findings += [_overlap(overlap) for overlap in report.overlaps if overlap.counts]
+            yield Text(f"{name}{counted(count, 'row')} {verb} others: {text}", "warning")
+            yield _listing(copies.conflict_examples)
+    for overlap in report.overlaps:
+        yield from _overlap(overlap) if overlap.counts else ()
     if clean:
         of = f" of {', '.join(clean)}" if several else ""
-        text = f"No row{of} repeats the prompt and answer of an earlier one, not even nearly."
-        findings.append(Finding(text))
+        yield Text(f"No row{of} repeats the prompt and answer of an earlier one, not even nearly.")
     apart = [f"{o.one} and {o.other}" for o in report.overlaps if not o.counts]
     if apart:
-        text = f"No prompt is shared, not even nearly, by {', '.join(apart)}."
-        findings.append(Finding(text))
+        yield Text(f"No prompt is shared, not even nearly, by {', '.join(apart)}.")
     cut = [f.copies.searched for f in report.facts if f.copies.searched < f.rows]
     if cut:
-        text = (
-            f"Near copies were looked for in the first {counted(max(cut), 'row')} of each data set."
-        )
-        findings.append(Finding(text, soft=True))
-    return findings
+        rows = counted(max(cut), "row")
+        yield Text(f"Near copies were looked for in the first {rows} of each data set.", "soft")
 
 
-def _overlap(overlap: Overlap) -> Finding:
+def _listing(lines: Sequence[str]) -> Table:
+    return Table([""], [[line] for line in lines])
+
+
+def _overlap(overlap: Overlap) -> Iterator[Part]:
     total = overlap.counts.total()
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in overlap.counts.most_common())
-    give = "gives" if total == 1 else "give"
-    warning = f"{counted(total, 'row')} of {overlap.one} {give} rows of {overlap.other} away"
-    return Finding(reasons, warning=warning, examples=overlap.examples)
+    verb = "gives" if total == 1 else "give"
+    what = f"{counted(total, 'row')} of {overlap.one} {verb} rows of {overlap.other} away"
+    yield Text(f"{what}: {reasons}", "warning")
+    yield _listing(overlap.examples)
 
 
 def _repeat(count: int) -> str:
@@ -298,8 +270,8 @@ def _repeat(count: int) -> str:
     return f"{counted(count, 'row')} {'repeats' if count == 1 else 'repeat'} an earlier one"
 
 
-def _losses(facts: Sequence[Facts]) -> Iterator[tuple[str, Bars, list[tuple[str, Any]]]]:
-    """(title, bars, (summary, examples) by reason) of dropped rows, and of findings."""
+def _losses(facts: Sequence[Facts]) -> Iterator[Section]:
+    """Dropped rows and findings by reason, with examples."""
     for title, lists in (
         ("Dropped rows", [f.dropped for f in facts]),
         ("Findings", [f.found for f in facts]),
@@ -307,15 +279,21 @@ def _losses(facts: Sequence[Facts]) -> Iterator[tuple[str, Bars, list[tuple[str,
         if not any(lists):
             continue
         counts = [Counter({reason: one.count for reason, one in of.items()}) for of in lists]
+        names = [f.name for f in facts]
         reasons = [
-            (
+            Section(
                 _summary(f.name if len(facts) > 1 else "", reason, one),
-                [(detail, snippet(row, 200) if row else "") for detail, row in one.examples],
+                [Table(["", ""], [
+                    (detail, Text(snippet(row, 200) if row else "", "soft"))
+                    for detail, row in one.examples
+                ])],
+                is_folded=True,
             )
             for f, of in zip(facts, lists, strict=True)
             for reason, one in of.items()
-        ]
-        yield title, bars_of(counts, of_all=False), reasons
+        ]  # fmt: skip
+        note = Text("by the step that made the data set", "soft")
+        yield Section(title, [note, counts_table("", names, counts, has_shares=False), *reasons])
 
 
 def _summary(of: str, reason: str, one: Listed) -> str:
@@ -327,16 +305,18 @@ def _summary(of: str, reason: str, one: Listed) -> str:
 # -- rows ----------------------------------------------------------------------------------------
 
 
-def _samples(facts: Facts) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """(id, notes, turns) of the sampled rows and of the longest."""
+def _samples(facts: Facts, *, is_named: bool) -> Records:
+    """The sampled rows and the longest."""
     longest = facts.longest
     rows = [_sample(row, "the longest" if row == longest else "") for row in facts.samples]
     if longest is not None and longest not in facts.samples:
         rows.append(_sample(longest, "the longest"))
-    return rows
+    return Records(rows, len(rows), facts.name if is_named else "")
 
 
-def _sample(row: Row, note: str) -> tuple[str, str, list[tuple[str, str]]]:
+def _sample(row: Row, note: str) -> Record:
     label = f"label: {cut_to(str(row['label']), LONGEST_LABEL)}" if "label" in row else ""
-    turns = [(role, cut_to(text, LONGEST_TEXT)) for role, text in labelled_turns(row)]
-    return str(row.get("id", "")), " · ".join(part for part in (label, note) if part), turns
+    head = " · ".join(part for part in (str(row.get("id", "")), label, note) if part)
+    turns = [field for field in record_of(row, LONGEST_TEXT).fields if field.label != "id"]
+    cut = [field._replace(text=cut_to(field.text, LONGEST_TEXT)) for field in turns]
+    return Record([Field("id", head, "soft"), *cut])

@@ -4,19 +4,10 @@ import json
 from collections import Counter
 from typing import Any
 
-from finery import (
-    Bundle,
-    Dataset,
-    Job,
-    Key,
-    Model,
-    Step,
-    UsageError,
-    setting,
-    takes,
-)
+from finery import Bundle, Dataset, Job, Model, Step, UsageError, setting, takes
+from finery.views import render_sections
 from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, Facts, Report, measure
-from finery_data.report.page import by_output, render
+from finery_data.report.page import by_output, report_sections
 from finery_data.report.rowfacts import Lengths
 
 MOST_SOURCES = 1_000
@@ -76,7 +67,8 @@ class DataReport(
             samples=self.samples,
             progress=lambda what, done, total: job.progress(done, total, what),
         )
-        (job.out / PAGE).write_text(render(self.title, report), encoding="utf-8")
+        page = render_sections(self.title, report_sections(report))
+        (job.out / PAGE).write_text(page, encoding="utf-8")
         text = json.dumps(as_data(report), indent=2, ensure_ascii=False)
         (job.out / DATA).write_text(text + "\n", encoding="utf-8")
         job.log(f"{sum(len(rows) for rows in self.rows):,} rows described in {PAGE}")

@@ -1,29 +1,33 @@
 """Shows what a step dropped, and the problems that it found in rows that it kept."""
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import Any
 
 from finery import Dataset, Manifest
 from finery.rows import Row, snippet
-from finery.rows.dropped import read_dropped, read_findings
-from finery.util.text import counted, visible
+from finery.rows.dropped import dropped, findings
+from finery.util.text import counted, in_line, shortened
 from finery.views import (
+    Context,
     Detail,
+    Facts,
+    Field,
+    Hint,
     Output,
-    Page,
-    PageContext,
-    PageSection,
+    Part,
+    Record,
+    Records,
+    Section,
+    Table,
+    Text,
     View,
+    as_text,
     counts_in_words,
-    print_facts,
-    print_row,
+    record_of,
 )
 from finery_data.report.rowfacts import lengths_and_classes
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 SHOWN = 3
 """Rows of each reason that are shown unless all are."""
@@ -40,33 +44,28 @@ def drops_data(dataset: Dataset, *, every: bool) -> dict[str, Any]:
     }
 
 
-def print_drops(console: "Console", dataset: Dataset, *, every: bool) -> None:
-    """Print the dropped rows and the findings, if any.
+def drop_parts(dataset: Dataset, *, every: bool) -> Iterator[Part]:
+    """The dropped rows and the findings, if any.
 
     every: all of them in their order; otherwise the first few by reason.
     """
     for name, lines, key in _lists(dataset):
-        counts = dataset.meta.get(name) or {}
-        what = "dropped" if name == "dropped" else "found"
+        counts: Mapping[str, int] = dataset.meta.get(name) or {}
+        kind = "dropped" if name == "dropped" else "found"
         if every:
-            for line in lines:
-                _print_line(console, line, f"{what}: {line[key]}")
+            records = (_record(line, f"{kind}: {line[key]}") for line in lines)
+            total = sum(counts.values())
+            yield Records(records, total, kind, shown=total)
             continue
         by_reason = defaultdict[str, list[dict[str, Any]]](list)
         for line in _first(lines, key, every=False):
             by_reason[line[key]].append(line)
         for reason, first in by_reason.items():
-            _print_reason(console, f"{what}: {reason}", first, counts.get(reason, len(first)))
-
-
-def _print_reason(console: "Console", title: str, first: list[dict[str, Any]], count: int) -> None:
-    from rich.text import Text
-
-    console.print(Text.assemble("\n", (visible(title), "yellow"), (f" {count:,}", "dim")))
-    for line in first:
-        _print_line(console, line)
-    if count > len(first):
-        console.print(f"  … and {count - len(first):,} more (--dropped)", style="dim")
+            count = counts.get(reason, len(first))
+            parts: list[Part] = [Table(["", ""], [row for line in first for row in _rows(line)])]
+            if count > len(first):
+                parts.append(Hint(f"  … and {count - len(first):,} more (--dropped)"))
+            yield Section(f"{kind}: {reason}", parts, note=f"{count:,}")
 
 
 def _lists(dataset: Dataset) -> Iterator[tuple[str, Iterable[dict[str, Any]], str]]:
@@ -83,21 +82,25 @@ def _first(lines: Iterable[dict[str, Any]], key: str, *, every: bool) -> Iterato
             yield line
 
 
-def _print_line(console: "Console", line: dict[str, Any], title: str = "") -> None:
-    from rich.text import Text
-
+def _rows(line: Mapping[str, Any]) -> Iterator[tuple[Text | str, Text | str]]:
+    """A line about a row as rows of a table: its id with the detail, then texts of it."""
     number = f"row {line['row']} " if isinstance(line.get("row"), int) else ""
-    head = (f"{visible(title)}  ", "yellow") if title else "  "
-    detail = visible(f"  {line['detail']}")
-    console.print(Text.assemble(head, (f"{number}{line['id']}", "dim"), detail))
+    yield Text(f"{number}{line['id']}", "soft"), line["detail"]
+    yield from (("", Text(text, "soft")) for text in _texts(line))
+
+
+def _record(line: Mapping[str, Any], title: str) -> Record:
+    (name, detail), *texts = _rows(line)
+    head = Field("", f"{title}  {as_text(name)}  {detail}")
+    return Record([head, *(Field("", as_text(text), "soft") for _, text in texts)])
+
+
+def _texts(line: Mapping[str, Any]) -> Iterator[str]:
+    """The beginning of the row, and of the answer that was made for it."""
     if isinstance(line.get("row"), dict):
-        console.print(
-            Text(visible(f"    {snippet(line['row'], SNIPPET)}"), style="dim"), no_wrap=True
-        )
-    answer = (line.get("made") or {}).get("answer")
-    if answer:
-        text = " ".join(answer.split())[:SNIPPET]
-        console.print(Text(visible(f"    answer: {text}"), style="dim"), no_wrap=True)
+        yield snippet(line["row"], SNIPPET)
+    if answer := (line.get("made") or {}).get("answer"):
+        yield f"answer: {shortened(in_line(answer), SNIPPET)}"
 
 
 COUNTED = 100_000
@@ -108,6 +111,7 @@ class DatasetView(View):
     """The view of data sets."""
 
     side_by_side = True
+    page_suffix = "-report"
 
     def brief(self, manifest: Manifest) -> str:
         """The number of rows."""
@@ -116,34 +120,38 @@ class DatasetView(View):
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
         """The first rows, and what was dropped or found fault with."""
         dataset = _dataset_of(output)
-        rows = list(itertools.islice(dataset, detail.rows))
+        rows = list(islice(dataset, detail.rows))
         return {"rows": rows, **drops_data(dataset, every=detail.dropped)}
 
     def facts(self, output: Output) -> Mapping[str, Any]:
         """`meta`, and lengths and classes of the rows in a line each."""
         return {**output.manifest.meta, **row_facts(_dataset_of(output))}
 
-    def print(self, console: "Console", output: Output, detail: Detail) -> None:
-        """Print facts, the first rows, and what was dropped or found fault with."""
+    def describe(self, outputs: Sequence[Output], context: Context) -> Iterator[Section]:
+        """Facts, the first rows, and what was dropped or found fault with.
+
+        On a page, a report on all of them, which is too slow and too long for a terminal. Of a
+        build, a table and the training rows that copy test rows.
+        """
+        from finery_data.view.page import report_on, rows_section
+
+        if context.scope == "build":
+            yield rows_section(outputs, context)
+        elif context.scope == "output" and context.medium == "page":
+            yield from report_on({o.title: _dataset_of(o) for o in outputs}, context)
+        elif context.scope == "output":
+            yield from (Section(o.title, self._parts(o, context.detail)) for o in outputs)
+
+    def _parts(self, output: Output, detail: Detail) -> Iterator[Part]:
         dataset = _dataset_of(output)
-        print_facts(console, self.facts(output))
-        for row in itertools.islice(dataset, detail.rows):
-            console.print()
-            self.print_row(console, row)
-        left = len(dataset) - detail.rows
-        if left > 0:
-            console.print(f"\n… and {left:,} more (--rows N)", style="dim")
-        print_drops(console, dataset, every=detail.dropped)
+        yield Facts(self.facts(output))
+        rows = map(self.record, islice(dataset, detail.rows))
+        yield Records(rows, len(dataset), shown=detail.rows, more="--rows N")
+        yield from drop_parts(dataset, every=detail.dropped)
 
-    def print_row(self, console: "Console", row: Row) -> None:
-        """Print one of the first rows."""
-        print_row(console, row)
-
-    def section(self, outputs: Sequence[Output], context: PageContext) -> PageSection:
-        """Counts, lengths, classes and drops, and training rows that copy test rows."""
-        from finery_data.view.page import section_of
-
-        return section_of(outputs, context)
+    def record(self, row: Row) -> Record:
+        """What is shown of one of the first rows."""
+        return record_of(row)
 
     def difference(self, before: Output, after: Output) -> dict[str, Any]:
         """The rows that were added, removed and changed."""
@@ -151,20 +159,12 @@ class DatasetView(View):
 
         return difference_of(_dataset_of(before), _dataset_of(after))
 
-    def print_difference(
-        self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
-    ) -> None:
-        """Print how many rows differ, and the first of each kind."""
-        from finery_data.view.difference import print_difference
+    def compare(self, before: Output, after: Output, context: Context) -> Iterator[Section]:
+        """How many rows differ, and the first of each kind."""
+        from finery_data.view.difference import difference_parts
 
-        print_difference(console, data, most)
-
-    def page(self, outputs: Sequence[Output], context: PageContext) -> Page:
-        """A report on the data sets, side by side."""
-        from finery_data.view.page import report_on
-
-        datasets = {output.title: _dataset_of(output) for output in outputs}
-        return Page(report_on(datasets, context), "-report")
+        data = self.difference(before, after)
+        yield Section(after.title, difference_parts(data, context.detail.rows))
 
 
 def _dataset_of(output: Output) -> Dataset:
@@ -174,7 +174,7 @@ def _dataset_of(output: Output) -> Dataset:
 
 def row_facts(dataset: Dataset) -> dict[str, str]:
     """Lengths and classes of the rows, in a line each."""
-    lengths, classes = lengths_and_classes(itertools.islice(dataset, COUNTED))
+    lengths, classes = lengths_and_classes(islice(dataset, COUNTED))
     first = f", of the first {COUNTED:,} rows" if len(dataset) > COUNTED else ""
     facts = {
         part: f"{of.at(0):,} to {of.at(1):,} characters, median {of.at(0.5):,}{first}"

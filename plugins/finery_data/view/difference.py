@@ -2,20 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from finery import Dataset
-from finery.rows import Row, row_id, snippet, split_turns
-from finery.rows.parts import canonical_json, labelled_turns
-from finery.util.text import counted, visible
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from finery.rows import Row, row_id, split_turns
+from finery.rows.parts import canonical, turns_of
+from finery.util.text import counted
+from finery.views import Change, Field, Part, Record, Text
 
 EXAMPLES = 100
 """Rows of each kind whose content is kept for display."""
-SNIPPET = 68
-"""Characters of a row in a line of the terminal."""
 
 
 class Known(NamedTuple):
@@ -117,18 +113,15 @@ def _rows(dataset: Dataset, chosen: Sequence[Known], wanted: set[str]) -> list[R
     return [by_content[known.content] for known in chosen]
 
 
-def print_difference(console: "Console", data: Mapping[str, Any], most: int) -> None:
-    """Print how many rows differ, and the first `most` of each kind."""
-    from rich.text import Text
-
+def difference_parts(data: Mapping[str, Any], most: int) -> Iterator[Part]:
+    """How many rows differ, and the first `most` of each kind. data: of `difference_of`."""
     before, after = data["rows"]
     counts = f"{before:,} → {after:,} rows" if before != after else counted(after, "row")
-    console.print(Text(f"  {counts}: {', '.join(_words(data))}"))
-    for kind, mark, style in (("removed", "−", "red"), ("added", "+", "green")):
-        for row in data["examples"][kind][:most]:
-            console.print(_line(mark, style, row), no_wrap=True)
-    for old, new in data["examples"]["changed"][:most]:
-        _print_changed(console, old, new)
+    yield Text(f"{counts}: {', '.join(_words(data))}")
+    examples = data["examples"]
+    yield from (Change(_record(row), None) for row in examples["removed"][:most])
+    yield from (Change(None, _record(row)) for row in examples["added"][:most])
+    yield from (Change(_record(old), _record(new)) for old, new in examples["changed"][:most])
 
 
 def _words(data: Mapping[str, Any]) -> Iterator[str]:
@@ -141,36 +134,11 @@ def _words(data: Mapping[str, Any]) -> Iterator[str]:
         yield "the same rows"
 
 
-def _print_changed(console: "Console", old: Row, new: Row) -> None:
-    """Print the beginning of a changed row, and each of its parts that differs."""
-    from rich.text import Text
-
-    console.print(_line("~", "yellow", new), no_wrap=True)
-    before, after = dict(_parts(old)), dict(_parts(new))
-    for name in dict.fromkeys([*before, *after]):
-        if before.get(name) == after.get(name):
-            continue
-        for mark, style, parts in (("−", "red", before), ("+", "green", after)):
-            if name in parts:
-                line = (
-                    (f"      {mark} ", style),
-                    (f"{name}  ", "cyan"),
-                    visible(" ".join(parts[name].split())),
-                )
-                console.print(Text.assemble(*line, overflow="ellipsis"), no_wrap=True)
-
-
-def _parts(row: Row) -> Iterator[tuple[str, str]]:
-    """(name, text) of each turn and of each other column."""
-    for number, (role, text) in enumerate(labelled_turns(row)):
-        yield f"{role} {number}" if role in ("user", "assistant") and number > 1 else role, text
-    for name in ("label", "tools"):
-        if name in row:
-            yield name, canonical_json(row[name])
-
-
-def _line(mark: str, style: str, row: Row) -> Any:
-    from rich.text import Text
-
-    head = (f"  {mark} ", style), (f"{row.get('id', '')}  ", "dim")
-    return Text.assemble(*head, visible(snippet(row, SNIPPET)), overflow="ellipsis")
+def _record(row: Row) -> Record:
+    """A row as its turns, each with another label, and other columns that may differ."""
+    fields = [Field("id", str(row.get("id", "")), "soft")]
+    for number, (role, text) in enumerate(turns_of(row)):
+        is_numbered = role in ("user", "assistant") and number > 1
+        fields.append(Field(f"{role} {number}" if is_numbered else role, text))
+    fields += [Field(name, canonical(row[name])) for name in ("label", "tools") if name in row]
+    return Record(fields)

@@ -1,4 +1,4 @@
-"""The pages on rows: the report of `finery show --html`, and the section of a build's report."""
+"""What pages and reports show of rows: a report on data sets, and the section of a build."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,11 +7,20 @@ from pathlib import Path
 
 from finery import Dataset, FineryError, Model, UsageError
 from finery.util.text import did_you_mean
-from finery.views import Finding, Output, PageContext, PageSection, counts_in_words, render_page
+from finery.views import (
+    Context,
+    Finding,
+    Output,
+    Part,
+    Section,
+    Table,
+    Text,
+    counts_in_words,
+)
 from finery_data.duplicates import Overlap, overlap_of
 from finery_data.overlap import are_apart
 from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, measure
-from finery_data.report.page import by_output, render
+from finery_data.report.page import by_output, report_sections
 from finery_data.report.rowfacts import lengths_and_classes
 
 MOST = 5_000
@@ -19,7 +28,7 @@ MOST = 5_000
 QUESTION = "Are test rows among the training rows?"
 
 
-def contaminations(context: PageContext) -> Iterator[Overlap]:
+def contaminations(context: Context) -> Iterator[Overlap]:
     """Each pair of training rows and test rows that are built."""
     nodes = context.graph.nodes.values()
     learned = {
@@ -64,36 +73,50 @@ def _limits(pair: Overlap) -> str:
     return f" (compared: {pair.compared})" if pair.compared else ""
 
 
-TEMPLATE = "finery_data.view/section.html.jinja"
 COUNTED = 20_000
 """Rows of a data set that are read for its lengths and classes."""
 
 
-def section_of(outputs: Sequence[Output], context: PageContext) -> PageSection:
+def rows_section(outputs: Sequence[Output], context: Context) -> Section:
     """The section about all data sets of a build."""
-    found = list(contaminations(context))
-    html = render_page(
-        TEMPLATE,
-        datasets=[_dataset(output) for output in outputs],
-        drops=[
-            (output.title, name, counts)
-            for output in outputs
-            for name in ("dropped", "findings")
-            if (counts := output.manifest.meta.get(name))
-        ],
-        contaminations=found,
-    )
-    return PageSection("Rows", html, rank=20, findings=[finding(found)])
+    return Section("Rows", _parts(outputs, context), rank=20)
 
 
-def _dataset(output: Output) -> tuple[str, str, list[tuple[str, str]], list[tuple[str, str]]]:
-    """(name, rows, median and longest of each part in characters, classes)."""
-    dataset = output.artifact
-    assert isinstance(dataset, Dataset)
-    lengths, classes = lengths_and_classes(islice(dataset, COUNTED))
-    spans = [(part, f"{of.at(0.5):,} / {of.at(1):,}") for part, of in lengths.items()]
-    named = [(name, counts_in_words(of)) for name, of in classes.items()]
-    return output.title, f"{len(dataset):,}", spans, named
+def _parts(outputs: Sequence[Output], context: Context) -> Iterator[Part]:
+    datasets, named = [], []
+    for title, dataset, *_ in outputs:
+        assert isinstance(dataset, Dataset)
+        lengths, classes = lengths_and_classes(islice(dataset, COUNTED))
+        spans = (f"{part} {of.at(0.5):,} / {of.at(1):,}" for part, of in lengths.items())
+        datasets.append((title, len(dataset), "; ".join(spans)))
+        named += [f"{title}, {name}: {counts_in_words(of)}" for name, of in classes.items()]
+    yield Table(["data set", "rows", "characters, median / longest"], datasets)
+    if named:
+        yield Section("Classes", map(Text, named), is_folded=True)
+    drops = [
+        f"{output.title}, {name}: {', '.join(f'{reason} {n:,}' for reason, n in counts.items())}"
+        for output in outputs
+        for name in ("dropped", "findings")
+        if (counts := output.manifest.meta.get(name))
+    ]
+    none = [Text("No step dropped a row or reported one.", "soft")]
+    yield Section("Dropped rows and findings", [*map(Text, drops)] or none)
+    overlaps = list(contaminations(context))
+    yield overlap_section(overlaps)
+    yield finding(overlaps)
+
+
+def overlap_section(overlaps: Sequence[Overlap]) -> Section:
+    """How many rows of each pair copy prompts of the other."""
+    lines = [
+        f"{pair.one} against {pair.other}: "
+        + (", ".join(f"{n} {reason}" for reason, n in pair.counts.items()) or "no copies or near "
+           "copies of prompts")
+        + _limits(pair)
+        for pair in overlaps
+    ]  # fmt: skip
+    none = [Text("Not measured: no training rows or no test rows are built.", "soft")]
+    return Section("Training rows against test rows", [*map(Text, lines)] or none)
 
 
 NONE = "none"
@@ -102,8 +125,8 @@ TOKENIZERS = ("transformers", "gguf", "adapter")
 """Formats of models that have a tokenizer."""
 
 
-def report_on(datasets: Mapping[str, Dataset], context: PageContext) -> str:
-    """The page as HTML. datasets: name in the recipe → output, all of one step.
+def report_on(datasets: Mapping[str, Dataset], context: Context) -> Iterator[Section]:
+    """The page. datasets: name in the recipe → output, all of one step.
 
     Lengths are in tokens of the model that `--tokenizer` names. The default is the model that is
     trained on the rows, if it is built and has a usable tokenizer.
@@ -121,8 +144,8 @@ def report_on(datasets: Mapping[str, Dataset], context: PageContext) -> str:
 
 
 def _report(
-    datasets: Mapping[str, Dataset], context: PageContext, model: tuple[str, Model] | None
-) -> str:
+    datasets: Mapping[str, Dataset], context: Context, model: tuple[str, Model] | None
+) -> Iterator[Section]:
     if model is not None:  # importing transformers and reading the tokenizer takes seconds
         context.progress(f"loading the tokenizer of {model[0]}", 0, 0)
     counting = Counting() if model is None else _counting(*model)
@@ -135,7 +158,7 @@ def _report(
             samples=SAMPLES,
             progress=context.progress,
         )
-    return render(context.title, report)
+    return report_sections(report)
 
 
 def _counting(name: str, model: Model) -> Counting:
@@ -155,7 +178,7 @@ def _counting(name: str, model: Model) -> Counting:
         ) from error
 
 
-def _named_model(context: PageContext, name: str) -> tuple[str, Model] | None:
+def _named_model(context: Context, name: str) -> tuple[str, Model] | None:
     """The model that `--tokenizer` names."""
     if name == NONE:
         return None
@@ -177,7 +200,7 @@ def _named_model(context: PageContext, name: str) -> tuple[str, Model] | None:
     return name, model
 
 
-def _trained_model(context: PageContext, step: str) -> tuple[str, Model] | None:
+def _trained_model(context: Context, step: str) -> tuple[str, Model] | None:
     """The model that is trained on a step's rows, or on what is made of them, if it is built."""
     after = {step}
     for node in context.graph.nodes.values():

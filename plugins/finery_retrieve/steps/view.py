@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -22,7 +22,6 @@ from finery.views import (
     Section,
     View,
     counts_in_words,
-    print_labelled,
     record_of,
 )
 from finery_data.view.dataset import DatasetView
@@ -31,9 +30,6 @@ from finery_retrieve.index.chunks import Chunks
 from finery_retrieve.index.words import FOLDER, VOCABULARY
 from finery_retrieve.steps.index import in_words
 from finery_trl.view.model import CurveView
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 WORDS = 12
 """Most frequent words that are shown."""
@@ -89,16 +85,16 @@ class IndexView(View):
 class RetrievedView(DatasetView):
     """Shows rows with what was retrieved for each."""
 
-    def print_row(self, console: "Console", row: Row) -> None:
-        """Print the turns, whether the prompt has the answer, and the chunks in it."""
-        super().print_row(console, row)
+    def record(self, row: Row) -> Record:
+        """The turns, whether the prompt has the answer, and the chunks in it."""
+        fields = list(record_of(row).fields)
         if row.get("context"):
-            print_labelled(console, "context", str(row["context"]), "cyan")
+            fields.append(Field("context", str(row["context"]), "soft"))
         hits = [
             f"[{label}] {hit['source']} {hit['heading']} (score {hit['score']:.4g})"
             for label, hit in enumerate(row.get("retrieved") or (), start=1)
         ]
-        print_labelled(console, "retrieved", "\n".join(hits) or "nothing", "cyan")
+        return Record([*fields, Field("retrieved", "\n".join(hits) or "nothing", "soft")])
 
 
 class RetrievingView(View):

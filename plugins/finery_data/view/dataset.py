@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -53,7 +54,7 @@ def drop_parts(dataset: Dataset, *, every: bool) -> Iterator[Part]:
         counts: Mapping[str, int] = dataset.meta.get(name) or {}
         kind = "dropped" if name == "dropped" else "found"
         if every:
-            records = (_record(line, f"{kind}: {line[key]}") for line in lines)
+            records = map(partial(_record, kind=kind, key=key), lines)
             total = sum(counts.values())
             yield Records(records, total, kind, shown=total)
             continue
@@ -89,9 +90,9 @@ def _rows(line: Mapping[str, Any]) -> Iterator[tuple[Text | str, Text | str]]:
     yield from (("", Text(text, "soft")) for text in _texts(line))
 
 
-def _record(line: Mapping[str, Any], title: str) -> Record:
+def _record(line: Mapping[str, Any], kind: str, key: str) -> Record:
     (name, detail), *texts = _rows(line)
-    head = Field("", f"{title}  {as_text(name)}  {detail}")
+    head = Field(kind, f"{line[key]}  {as_text(name)}  {detail}", "warning")
     return Record([head, *(Field("", as_text(text), "soft") for _, text in texts)])
 
 

@@ -221,7 +221,11 @@ class Judge(Gated):
     def examine(self, look: Look) -> None:
         """Raise `DataError` for rows that can't be judged."""
         if look.open("rows"):
-            self.prepare(look.job)
+            try:
+                self.prepare(look.job)
+            except FineryError as error:
+                error.where = error.where or "rows"
+                raise
 
     def prepare(self, job: Job) -> Any:
         """Read what `run` needs before any model is asked.

@@ -11,6 +11,7 @@ from tiny_llama import CHATML, tiny_tokenizer
 from finery import DataError, Dataset, FineryError, Job, Model, StepError
 from finery.preflight.report import Proof
 from finery.rows import Row, with_id
+from finery.step.look import examine_opened
 from finery.testing import TestJob, dataset
 from finery_eval.evaluator import Evaluator
 from finery_eval.steps.classification import Classification
@@ -141,12 +142,10 @@ def test_watched_rows_are_proven_too(use: type[Evaluator], model: Model, tmp_pat
     good, bad = row("hi", "late"), row("where is my card", "")
     rows = rows_of(tmp_path / "a", good)
     watch = use(models=[Model.placeholder("model")], rows=rows_of(tmp_path / "b", good, bad))
-    error = refused(model, rows, watch=watch)
-    assert "expected answer" in error.what
-    assert bad["id"] in error.details[0]
-    assert error.where == "watch.rows"
-    with pytest.raises(DataError, match="expected answer"):
-        Sft(model=model, rows=[rows], watch=watch).run(TestJob(tmp_path / "job"))
+    with pytest.raises(DataError, match="expected answer") as caught:
+        examine_opened(Sft(model=model, rows=[rows], watch=watch), seed=0)
+    assert bad["id"] in caught.value.details[0]
+    assert caught.value.where == "watch.rows"
 
 
 @pytest.mark.parametrize("empty", ["", "  \n"])

@@ -280,14 +280,14 @@ class Build:
         else:
             if plan.result is not None:
                 plan.reason, plan.accepted = "forced", []
-            if plan.node.trains:
-                self._check_later_steps(name)
+            if plan.node.is_heavy:
+                self._examine_later_steps(name)
             self._queues.add(plan)
 
-    def _check_later_steps(self, training: str) -> None:
-        """Fail the steps after a training that can't use inputs of which more is known now."""
+    def _examine_later_steps(self, heavy: str) -> None:
+        """Fail the steps after one that takes long if they can't use what is built by now."""
         results = Results(self.store, self.outcome.results)
-        for name in [n for n in self._order.downstream(training) if n not in self.outcome.errors]:
+        for name in [n for n in self._order.downstream(heavy) if n not in self.outcome.errors]:
             node = self.graph.nodes[name]
             for error in self._examiner.examine(node, results)[:1]:
                 self._fail(node, error)

@@ -146,7 +146,7 @@ class _Proving:
         if self._built(name):
             return True
         node = self.graph.nodes[name]
-        return not _is_heavy(node) and all(map(self._is_light, node.upstream()))
+        return not node.is_heavy and all(map(self._is_light, node.upstream()))
 
     def _awaited(self, name: str) -> list[str]:
         """The steps that must be built before step `name`."""
@@ -154,7 +154,7 @@ class _Proving:
             return []
         node = self.graph.nodes[name]
         before = [n for b in node.upstream() for n in self._awaited(b)]
-        return [name] if _is_heavy(node) or not before else list(dict.fromkeys(before))
+        return [name] if node.is_heavy or not before else list(dict.fromkeys(before))
 
     # -- artifacts -------------------------------------------------------------------------------
 
@@ -266,12 +266,6 @@ class _Proving:
     def _place(self, node: Node, error: FineryError) -> None:
         """Set an error's place in the recipe, if it has no other place."""
         error.where = place_of(self.graph.recipe, node, error.where)
-
-
-def _is_heavy(node: Node) -> bool:
-    """Whether a step takes long: it trains, prompts a model or needs its own process."""
-    spec = type(node.step).__spec__
-    return node.trains or spec.isolated or spec.engines
 
 
 def _can_sketch(node: Node) -> bool:

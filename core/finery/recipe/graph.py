@@ -91,6 +91,12 @@ class Node:
         return bool(type(self.step).__spec__.learns)
 
     @property
+    def is_heavy(self) -> bool:
+        """Whether the step takes long: it trains, prompts a model or needs its own process."""
+        spec = type(self.step).__spec__
+        return self.trains or spec.isolated or spec.engines
+
+    @property
     def evaluates(self) -> bool:
         """Whether the step evaluates models: it outputs `Metrics`."""
         return any(issubclass(kind, Metrics) for kind in self.outputs.values())

@@ -85,10 +85,11 @@ class Step(Settings):
 
         Raise only what no later knowledge can cure: `look` answers with what is known of the inputs
         now, and this is called again when it knows more of one that was asked about. Calls come
-        after `check`, with outside files found: in `finery check`, before a build, before a
-        training that comes earlier, and before `run`. They must be quick, however large the files
-        are, and must not use the network; only what `look.open` returns may be read as a whole. An
-        error whose `where` names a setting, e.g. `columns.user`, is shown there in the recipe.
+        after `check`, with outside files found: in `finery check`, before a build, before a step
+        that comes earlier and takes long, and before `run`. They must be quick, however large the
+        files are, and must not use the network; only what `look.open` returns may be read as a
+        whole. An error whose `where` names a setting, e.g. `columns.user`, is shown there in the
+        recipe.
         """
 
     def cache_key(self) -> Key:

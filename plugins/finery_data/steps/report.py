@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from finery import Bundle, Dataset, Job, Model, Step, UsageError, setting, takes
+from finery import Bundle, Dataset, Job, Key, Model, Step, UsageError, setting, takes
 from finery.views import render_sections
 from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, Facts, Report, measure
 from finery_data.report.page import by_output, report_sections

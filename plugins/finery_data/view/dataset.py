@@ -8,7 +8,7 @@ from typing import Any
 
 from finery import Dataset, Manifest
 from finery.rows import Row, snippet
-from finery.rows.dropped import dropped, findings
+from finery.rows.dropped import read_dropped, read_findings
 from finery.util.text import counted, in_line, shortened
 from finery.views import (
     Context,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from finery import Dataset
 from finery.rows import Row, row_id, split_turns
-from finery.rows.parts import canonical, turns_of
+from finery.rows.parts import canonical_json, labelled_turns
 from finery.util.text import counted
 from finery.views import Change, Field, Part, Record, Text
 
@@ -137,8 +137,8 @@ def _words(data: Mapping[str, Any]) -> Iterator[str]:
 def _record(row: Row) -> Record:
     """A row as its turns, each with another label, and other columns that may differ."""
     fields = [Field("id", str(row.get("id", "")), "soft")]
-    for number, (role, text) in enumerate(turns_of(row)):
+    for number, (role, text) in enumerate(labelled_turns(row)):
         is_numbered = role in ("user", "assistant") and number > 1
         fields.append(Field(f"{role} {number}" if is_numbered else role, text))
-    fields += [Field(name, canonical(row[name])) for name in ("label", "tools") if name in row]
+    fields += [Field(name, canonical_json(row[name])) for name in ("label", "tools") if name in row]
     return Record(fields)

@@ -1,8 +1,6 @@
 """`trl.grpo`: reinforcement learning from rewards that can be verified."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -156,20 +154,19 @@ class Grpo(OnPolicy, learns="rewards"):
             for number, row in enumerate(rows.value if rows else (), 1)
             if isinstance(row.get("messages"), list) or isinstance(row.get("prompt"), str | list)
         ]
-        self._check_rewards([row for row in turned if not turn_problems(row)])
+        self._check_rewards([row for row in turned if not turn_problems(row)], look.job)
 
     def prove(self, job: Job, samples: int) -> list[Proof]:
         """A proof of the prompts, after rewarding the expected answers of rows."""
-        notes = self._check_rewards([row for dataset in self.rows for row in dataset])
+        notes = self._check_rewards([row for dataset in self.rows for row in dataset], job)
         proof, *others = super().prove(job, samples)
         return [msgspec.structs.replace(proof, notes=[*proof.notes, *notes]), *others]
 
     @outside_key
-    def _check_rewards(self, rows: Sequence[Row]) -> list[str]:
+    def _check_rewards(self, rows: Sequence[Row], job: Job) -> list[str]:
         from finery_trl.train.rewards import CHECKED, Rewards, check_rewards, spread
 
-        with TemporaryDirectory() as folder:
-            return check_rewards(Rewards(self, Path(folder)), spread(rows, CHECKED))
+        return check_rewards(Rewards(self, job.scratch / "checked"), spread(rows, CHECKED))
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
         """TRL's GRPOTrainer or RLOOTrainer."""

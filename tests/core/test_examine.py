@@ -152,3 +152,12 @@ def test_a_promise_that_run_breaks_is_an_error(made: Project) -> None:
     code, error, _ = said(made, "build", "--step", "again")
     assert code == 1
     assert "promises format: 'light' of its output, but the output's `meta` has 'dark'" in error
+
+
+def test_folders_of_the_project_arent_read_when_a_look_ends(made: Project) -> None:
+    for name in ("out", "scratch"):
+        made.write({f"{name}/note": "1"})
+    assert said(made, "build")[0] == 0
+    for name in ("out", "scratch"):
+        made.write({f"{name}/another": "2"})
+    assert said(made, "build")[::2] == (0, [])

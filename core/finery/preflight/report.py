@@ -1,6 +1,6 @@
 """What a training will learn, as plain data.
 
-`finery.Preflight` creates it, `finery check --deep` shows it, and a build logs it in one line.
+`Step.prove` creates it, `finery check --deep` shows it, and a build logs it in one line.
 
 Nothing here depends on a tokenizer: a sample row consists of pieces of text with or without loss.
 """

@@ -4,10 +4,12 @@
 is known at that moment: nothing, what earlier steps promise and forecast, or what they have built.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -138,6 +140,27 @@ def promises_of(step: "Step") -> dict[str, Promise]:
     }
 
 
+@contextmanager
+def temporary_job(seed: int | None) -> Iterator[Job]:
+    """A job in a temporary folder.
+
+    The folder is removed by full paths. `shutil.rmtree` opens folders by their names alone, which
+    what observes a step's reads takes for folders of the project.
+    """
+    folder = Path(mkdtemp(prefix="finery-check-"))
+    try:
+        (folder / "out").mkdir()
+        yield Job(out=folder / "out", scratch=folder / "scratch", seed=seed)
+    finally:
+        for place, folders, files in os.walk(folder, topdown=False):
+            for name in files:
+                os.unlink(f"{place}/{name}")
+            for name in folders:
+                remove = os.unlink if os.path.islink(f"{place}/{name}") else os.rmdir
+                remove(f"{place}/{name}")
+        folder.rmdir()
+
+
 def examine_opened(step: "Step", seed: int | None, *, only_inside: bool = False) -> None:
     """Examine a step whose inputs are opened, before its `run`.
 
@@ -145,9 +168,7 @@ def examine_opened(step: "Step", seed: int | None, *, only_inside: bool = False)
     first. An error of a step inside it names that step's setting. only_inside: not the step itself.
     """
     for path, within in [*([] if only_inside else [("", step)]), *steps_inside(step)]:
-        with TemporaryDirectory(prefix="finery-check-") as folder:
-            (Path(folder) / "out").mkdir()
-            job = Job(out=Path(folder) / "out", scratch=Path(folder) / "scratch", seed=seed)
+        with temporary_job(seed) as job:
             try:
                 within.examine(BuiltLook(within, job, opens=bool(path)))
             except FineryError as error:

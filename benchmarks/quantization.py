@@ -160,7 +160,7 @@ def measured(folder: Path, given: Any) -> dict[str, Judged]:
     from finery_gguf.importance import calibration, importance_of
     from finery_gguf.llama import Gguf
     from finery_gguf.pace import Pace
-    from finery_gguf.quantise import WEIGHED, quantise
+    from finery_gguf.quantise import TYPES_USING_IMATRIX, quantise
     from finery_transformers.frozen.template import FrozenTemplate
 
     adapter, source, train, test = build(folder)
@@ -177,7 +177,7 @@ def measured(folder: Path, given: Any) -> dict[str, Judged]:
     test = list(islice(test, given.rows))
     results: dict[str, Judged] = {}
     for name in given.files:
-        for importance in (None, matrix) if name in WEIGHED else (None,):
+        for importance in (None, matrix) if name in TYPES_USING_IMATRIX else (None,):
             title = name if importance is None else f"{name} imatrix"
             path = folder / f"{title.replace(' ', '-')}.gguf"
             quantise(source, path, name, threads=cores(), flags={}, importance=importance)

@@ -59,7 +59,7 @@ def main() -> None:
         return
     print(" ".join(f"{name}: {value};" for name, value in machine().items()), end="\n\n")
     with tempfile.TemporaryDirectory() as folder:
-        asked = given.asked or (1_000 if given.what == "speed" else 100)
+        asked = given.with_question or (1_000 if given.what == "speed" else 100)
         if given.recipe:
             _take(Path(folder), given.recipe / "recipe.yaml", given.questions, asked)
         else:

@@ -11,12 +11,12 @@ class Critic(Engine):
     """Judges with the function `judge`; `asked` has the prompts."""
 
     judge: Judge = staticmethod(lambda text: "")
-    asked: list[str] = []
+    with_question: list[str] = []
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Judge each prompt."""
         texts = [str(request.messages[-1]["content"]) for request in requests]
-        type(self).asked += texts
+        type(self).with_question += texts
         return [
             Completion(
                 text=type(self).judge(text), finish_reason="stop", prompt_tokens=1,

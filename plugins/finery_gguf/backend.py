@@ -54,7 +54,7 @@ def rows_at_once() -> int:
 
 
 _BACKENDS = ("cuda", "hip", "metal", "sycl", "vulkan")
-_SECONDS = 60.0
+_LIST_SECONDS = 60.0
 
 
 @outside_key
@@ -75,15 +75,15 @@ def can_use_gpu() -> bool:
 
 def server_gpus() -> list[str]:
     """The devices that the user's llama-server offloads to, as it lists them."""
-    own = user_program(SERVER)
-    return [] if own is None else _listed(own.path)
+    program = user_program(SERVER)
+    return [] if program is None else _device_lines(program.path)
 
 
 @cache
-def _listed(program: Path) -> list[str]:
+def _device_lines(program: Path) -> list[str]:
     """The lines of `llama-server --list-devices` after its heading, without their space."""
     try:
-        ran = run_program([program, "--list-devices"], _SECONDS)
+        ran = run_program([program, "--list-devices"], _LIST_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return []
     _, _, listed = ran.stdout.partition("Available devices:\n")
@@ -100,11 +100,11 @@ def log_device(
     Also says if it is built for none although there is one. answering: the server; None: the
     library, whose GPUs `gpus` finds.
     """
-    found = gpus() if answering is None else server_gpus()
+    devices = gpus() if answering is None else server_gpus()
     if answering is not None:
         log(f"{answering} answers; the last digits depend on the rows at the same time")
-    if found:
-        log(f"llama.cpp: all layers on {', '.join(found)}")
+    if devices:
+        log(f"llama.cpp: all layers on {', '.join(devices)}")
     elif visible_gpus():
         log("llama.cpp: on the CPU, since the installed build has no support for this GPU")
-    return found
+    return devices

@@ -60,7 +60,7 @@ class ChatTemplate:
         plain = [_plain(message) for message in messages]
         names = {"tools": list(tools) if tools else None}
         try:
-            return self._written(plain, {**names, "add_generation_prompt": add_generation_prompt})
+            return self._render(plain, {**names, "add_generation_prompt": add_generation_prompt})
         except TypeError as error:
             raise TemplateError(f"TypeError: {error}") from error
 
@@ -79,12 +79,12 @@ class ChatTemplate:
         """
         assert not tokenize
         filled = [{k: v for k, v in message.items() if v is not None} for message in messages]
-        return self._written(filled, names)
+        return self._render(filled, names)
 
-    def _written(self, messages: Conversation, names: Mapping[str, Any]) -> str:
-        known = {"documents": None, "tools": None, **self._names, **names, "messages": messages}
+    def _render(self, messages: Conversation, names: Mapping[str, Any]) -> str:
+        variables = {"documents": None, "tools": None, **self._names, **names, "messages": messages}
         try:
-            return render_messages(lambda: self._compiled.render(known), messages)
+            return render_messages(lambda: self._compiled.render(variables), messages)
         except (TemplateError, FineryError, TypeError):
             raise
         except Exception as error:

@@ -22,43 +22,43 @@ def main() -> None:
     for name in ("temp", "repeat-penalty"):
         parser.add_argument(f"--{name}", type=float)
     parser.add_argument("--jinja", action="store_true")
-    given = parser.parse_args()
+    options = parser.parse_args()
 
     parameters = xllamacpp.CommonParams()
-    parameters.model.path = given.model
-    parameters.hostnames = [given.host]
-    parameters.port = given.port
-    parameters.n_parallel = given.parallel
-    parameters.n_ctx = given.ctx_size
+    parameters.model.path = options.model
+    parameters.hostnames = [options.host]
+    parameters.port = options.port
+    parameters.n_parallel = options.parallel
+    parameters.n_ctx = options.ctx_size
     parameters.kv_unified = False
-    parameters.use_jinja = given.jinja
+    parameters.use_jinja = options.jinja
     parameters.ui = False
     parameters.fit_params = False  # it may give rows less room than they need
     for cores in (parameters.cpuparams, parameters.cpuparams_batch):
-        cores.n_threads = given.threads
-    if given.flash_attn == "off":
+        cores.n_threads = options.threads
+    if options.flash_attn == "off":
         parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    if given.device == "none":
+    if options.device == "none":
         parameters.n_gpu_layers = 0
-    if given.lora:
+    if options.lora:
         adapter = xllamacpp.CommonAdapterLoraInfo()
-        adapter.path, adapter.scale = given.lora, 1.0
+        adapter.path, adapter.scale = options.lora, 1.0
         parameters.lora_adapters = [adapter]
-    if given.alias:
-        parameters.model_alias = {given.alias}
-    if given.chat_template_file:
-        parameters.chat_template = Path(given.chat_template_file).read_text(encoding="utf-8")
+    if options.alias:
+        parameters.model_alias = {options.alias}
+    if options.chat_template_file:
+        parameters.chat_template = Path(options.chat_template_file).read_text(encoding="utf-8")
     if key := os.environ.get("LLAMA_API_KEY"):
         parameters.api_keys = [key]
     if origins := os.environ.get("LLAMA_ARG_CORS_ORIGINS"):
         parameters.cors_origins, parameters.cors_origins_explicit = origins, True
     # The bits mark values that the file's metadata can't override.
     sampling, config = parameters.sampling, xllamacpp.common_params_sampling_config
-    if given.temp is not None:
-        sampling.temp = given.temp
+    if options.temp is not None:
+        sampling.temp = options.temp
         sampling.user_sampling_config |= config.COMMON_PARAMS_SAMPLING_CONFIG_TEMP.value
-    if given.repeat_penalty is not None:
-        sampling.penalty_repeat = given.repeat_penalty
+    if options.repeat_penalty is not None:
+        sampling.penalty_repeat = options.repeat_penalty
         sampling.user_sampling_config |= config.COMMON_PARAMS_SAMPLING_CONFIG_PENALTY_REPEAT.value
     try:
         server = xllamacpp.Server(parameters)

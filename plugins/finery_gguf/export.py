@@ -31,7 +31,13 @@ from finery_gguf.convert import add_vocabulary, complete, convert
 from finery_gguf.llama import ADAPTER, PACKAGE, Gguf
 from finery_gguf.pace import Pace
 from finery_gguf.programs import QUANTIZE, build_facts, build_files, user_program
-from finery_gguf.quantise import NEEDY, WEIGHED, quantise, quantise_with, tokens_per_second
+from finery_gguf.quantise import (
+    TYPES_NEEDING_IMATRIX,
+    TYPES_USING_IMATRIX,
+    quantise,
+    quantise_with,
+    tokens_per_second,
+)
 from finery_transformers.formats import require_format
 
 if TYPE_CHECKING:
@@ -123,19 +129,19 @@ class Export(
         require_format(self.model, "gguf.export", "model")
         if self.adapter or self.base is not None:
             self._check_adapter()
-        needy = [name for name in self.quantization if name in NEEDY]
+        needy = [name for name in self.quantization if name in TYPES_NEEDING_IMATRIX]
         if needy and not self.imatrix:
             raise UsageError(
                 f"{needy[0]} needs an importance matrix, which is computed from training rows",
                 where="quantization",
                 fix="imatrix: split.train, or whichever rows the model was trained on",
             )
-        if self.imatrix and not set(WEIGHED) & set(self.quantization):
+        if self.imatrix and not set(TYPES_USING_IMATRIX) & set(self.quantization):
             raise UsageError(
                 "`imatrix` changes no file: an importance matrix isn't for "
                 f"{', '.join(self.quantization)}",
                 where="imatrix",
-                fix=f"remove it, or add one of {', '.join(WEIGHED)} to `quantization`",
+                fix=f"remove it, or add one of {', '.join(TYPES_USING_IMATRIX)} to `quantization`",
             )
 
     @outside_key
@@ -189,7 +195,7 @@ class Export(
             job.progress(done, len(self.quantization), f"quantising to {name}")
             target = job.out / name / f"model-{name}.gguf"
             target.parent.mkdir()
-            matrix = importance if name in WEIGHED else None
+            matrix = importance if name in TYPES_USING_IMATRIX else None
             warnings = _quantised(source, target, name, flags, matrix)
             _log_fallbacks(name, warnings, job, weighed=matrix is not None)
             gguf = Gguf(target, vocab_only=True)
@@ -229,7 +235,7 @@ def _exported_adapter(step: Export, frozen: "FrozenTemplate", job: Job) -> Model
         **({"general.license": license} if (license := _license(step.model)) else {}),
     }
     gguf, alike = write_adapter(step.model, base, frozen, names, job, chain(*step.rows))
-    compared = prove(gguf, frozen, chain(*step.rows), given=frozen.source)
+    compared = prove(gguf, frozen, chain(*step.rows), replacement=frozen.source)
     job.log(f"{compared} conversations give the tokens that the model was trained on")
     assert gguf.adapter is not None
     meta = _meta(step.model, gguf, "f16", frozen) | {

@@ -50,14 +50,14 @@ class Importance(NamedTuple):
 
     def write(self, file: Path) -> None:
         """Write it as `imatrix.dat`, the form that llama-quantize of every version reads."""
-        parts = [struct.pack("<i", len(self.columns))]
+        chunks = [struct.pack("<i", len(self.columns))]
         for name, values in sorted(self.columns.items()):
             text = name.encode()
-            parts += [struct.pack("<i", len(text)), text, struct.pack("<ii", 1, len(values))]
-            parts.append(values.astype("<f4").tobytes())
+            chunks += [struct.pack("<i", len(text)), text, struct.pack("<ii", 1, len(values))]
+            chunks.append(values.astype("<f4").tobytes())
         source = _PROGRAM.encode()
-        parts.append(struct.pack("<ii", self.rows, len(source)) + source)
-        file.write_bytes(b"".join(parts))
+        chunks.append(struct.pack("<ii", self.rows, len(source)) + source)
+        file.write_bytes(b"".join(chunks))
 
 
 def importance_of(
@@ -161,26 +161,26 @@ class _Context:
         c = library().c
         c.llama_memory_clear(c.llama_get_memory(self._pointer), True)
         for start in range(0, len(tokens), CHUNK):
-            part = tokens[start : start + CHUNK]
+            chunk = tokens[start : start + CHUNK]
             batch = self._batch
-            for i, token in enumerate(part):
+            for i, token in enumerate(chunk):
                 batch.token[i], batch.pos[i] = token, start + i
                 batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
                 batch.logits[i] = True  # else the last layer would see no other tokens
-            batch.n_tokens = len(part)
+            batch.n_tokens = len(chunk)
             sums.skipped = int(start == 0)
             threads = self._pace.for_token()
             c.llama_set_n_threads(self._pointer, threads, threads)
             began = time.perf_counter()
             status = c.llama_decode(self._pointer, batch)
-            self._pace.took(threads, (time.perf_counter() - began) / len(part))
+            self._pace.took(threads, (time.perf_counter() - began) / len(chunk))
             if self._watcher.failure is not None:
                 raise self._watcher.failure
             if status != 0:
                 raise StepError(f"llama.cpp failed to evaluate a row (status {status})")
 
 
-LONGEST = 8192
+MAX_TOKENS = 8192
 """Tokens of a row that are evaluated at most; more would take more memory than they are worth."""
 
 
@@ -205,11 +205,11 @@ def calibration(
     Raises `DataError` if there are no rows, and for rows without an answer or that the chat
     template refuses.
     """
-    given = 0
+    rows_given = 0
 
     def counted() -> Iterable[Row]:
-        nonlocal given
-        for given, row in enumerate(rows, 1):  # noqa: B007  (it is read below)
+        nonlocal rows_given
+        for rows_given, row in enumerate(rows, 1):  # noqa: B007  (it is read below)
             yield row
 
     # Each row has at least one token, so these are enough.
@@ -219,17 +219,17 @@ def calibration(
             "`imatrix` has no rows", where="imatrix", fix="check the step that makes them"
         )
     ends = end_of_turn(frozen.tokenizer, frozen.arguments)
-    longest = min(context or LONGEST, LONGEST)
+    longest = min(context or MAX_TOKENS, MAX_TOKENS)
     texts: list[list[int]] = []
-    cut, left = 0, tokens
+    cut, tokens_left = 0, tokens
     for row in chosen:
         text = _text(row, frozen, ends)
         cut += len(text) > longest
         texts.append(text[:longest])
-        left -= len(texts[-1])
-        if left <= 0:
+        tokens_left -= len(texts[-1])
+        if tokens_left <= 0:
             break
-    return Calibration(texts, given, cut)
+    return Calibration(texts, rows_given, cut)
 
 
 def _text(row: Row, frozen: "FrozenTemplate", ends: set[int]) -> list[int]:
@@ -242,7 +242,7 @@ def _text(row: Row, frozen: "FrozenTemplate", ends: set[int]) -> list[int]:
             fix="name the rows that the model was trained on, e.g. imatrix: split.train",
         )
     try:
-        _, whole = row_tokens(
+        _, text_with_answer = row_tokens(
             frozen.tokenizer, prompt, completion, ends,
             tools=row.get("tools"), arguments=frozen.arguments,
         )  # fmt: skip
@@ -253,4 +253,4 @@ def _text(row: Row, frozen: "FrozenTemplate", ends: set[int]) -> list[int]:
             f"row {row['id']} of `imatrix`: {error.what}",
             where="imatrix", details=error.details, fix=error.fix,
         ) from error  # fmt: skip
-    return whole
+    return text_with_answer

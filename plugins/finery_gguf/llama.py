@@ -162,7 +162,7 @@ class Gguf:
     def n_context(self) -> int:
         """The context that it was trained with, in tokens."""
         architecture = self.metadata("general.architecture")
-        return self._whole(f"{architecture}.context_length") or 0
+        return self._whole_number(f"{architecture}.context_length") or 0
 
     @property
     def cache_bytes(self) -> int:
@@ -175,7 +175,8 @@ class Gguf:
         width = c.llama_model_n_embd(self.pointer) // max(c.llama_model_n_head(self.pointer), 1)
         architecture = self.metadata("general.architecture")
         widths = [
-            self._whole(f"{architecture}.attention.{of}_length") or width for of in ("key", "value")
+            self._whole_number(f"{architecture}.attention.{part_name}_length") or width
+            for part_name in ("key", "value")
         ]
         return int(c.llama_model_n_layer(self.pointer) * heads * sum(widths) * 2)
 
@@ -194,12 +195,12 @@ class Gguf:
         names = {"unknown": "unk", "seperator": "sep", "padding": "pad"}
         texts = {}
         for kind in self.SPECIAL:
-            token = self._whole(f"tokenizer.ggml.{kind}_token_id")
+            token = self._whole_number(f"tokenizer.ggml.{kind}_token_id")
             if token is not None:
                 texts[f"{names.get(kind, kind)}_token"] = self.token_text(token)
         return texts
 
-    def _whole(self, key: str) -> int | None:
+    def _whole_number(self, key: str) -> int | None:
         """A whole number of the file's metadata; None if it is missing."""
         text = self.metadata(key)
         if text is None or re.fullmatch(r"-?\d{1,19}", text):
@@ -291,7 +292,7 @@ def _not_loaded(path: Path, heard: Sequence[str]) -> StepError:
     )  # fmt: skip
 
 
-def open_context(model: Gguf, options: Any, what: str, fix: str) -> Any:
+def open_context(model: Gguf, options: Any, purpose: str, fix: str) -> Any:
     """A context of llama.cpp, which is freed with its last reference, before its model.
 
     options: `llama_context_params`. what, fix: for the `StepError` if memory is too small for it.
@@ -299,7 +300,7 @@ def open_context(model: Gguf, options: Any, what: str, fix: str) -> Any:
     ffi, c = library().ffi, library().c
     pointer = c.llama_init_from_model(model.pointer, options)
     if pointer == ffi.NULL:
-        raise StepError(f"not enough memory for {what}", where=str(model.path), fix=fix)
+        raise StepError(f"not enough memory for {purpose}", where=str(model.path), fix=fix)
     # The closure keeps the model alive until its context is gone.
     pointer = ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
     model.adapt(pointer)
@@ -439,13 +440,13 @@ class Context:
 
     def _evaluate(self, row: int, tokens: Sequence[int]) -> None:
         """Evaluate tokens after those of a row."""
-        last = len(tokens) - 1
+        last_index = len(tokens) - 1
         for start in range(0, len(tokens), CHUNK):
-            part = [
-                (row, token, start + i == last)
+            batch_tokens = [
+                (row, token, start + i == last_index)
                 for i, token in enumerate(tokens[start : start + CHUNK])
             ]
-            self._decode(part, self._pace.for_prompt())
+            self._decode(batch_tokens, self._pace.for_prompt())
 
     def _decode(self, items: Sequence[tuple[int, int, bool]], threads: int) -> None:
         """Evaluate (row, token, whether to sample after it) in one call."""

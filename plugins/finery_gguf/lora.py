@@ -21,23 +21,25 @@ from finery_transformers.frozen.proof import samples_of
 if TYPE_CHECKING:
     from finery_transformers.frozen.template import FrozenTemplate
 
-FILE = "adapter.gguf"
-MERGE = "remove `adapter: true`: the export then merges the adapter into a complete GGUF"
+ADAPTER_FILE = "adapter.gguf"
+MERGE_FIX = "remove `adapter: true`: the export then merges the adapter into a complete GGUF"
 PROMPTS = 16
 """Prompts whose next token is compared."""
-LONGEST = 512
+MAX_PROMPT_TOKENS = 512
 """Tokens of such a prompt; of a longer one, the last are compared."""
-ALIKE = 0.9
+MIN_CORRELATION = 0.9
 """The smallest correlation of what an adapter changes in logits, in the training and in llama.cpp.
 A random model has more than 0.999 if the training's side is computed in fp32, and 0.99 in bf16."""
 
 
 def refuse(reason: str) -> StepError:
     """The error for an adapter that llama.cpp can't apply."""
-    return StepError(f"llama.cpp can't apply this adapter: {reason}", where="adapter", fix=MERGE)
+    return StepError(
+        f"llama.cpp can't apply this adapter: {reason}", where="adapter", fix=MERGE_FIX
+    )
 
 
-def base_gguf(adapter: Model, given: Model | None) -> Model:
+def base_gguf(adapter: Model, base_setting: Model | None) -> Model:
     """The GGUF that an adapter changes: the given one, else the model that it was trained on.
 
     `StepError` if that isn't a GGUF, or if the given one is of another model.
@@ -45,16 +47,18 @@ def base_gguf(adapter: Model, given: Model | None) -> Model:
     from finery_transformers.loading import base_of
 
     under = base_of(adapter)
-    base = given or under
+    base = base_setting or under
     if base.format != "gguf":
         raise StepError(
             f"the adapter was trained on a model of the format '{under.format}', so its base must "
             "be exported, too",
             where="base",
-            fix="base: a step with gguf.export of that model" if given is None else MERGE,
+            fix="base: a step with gguf.export of that model"
+            if base_setting is None
+            else MERGE_FIX,
         )
     source = base.meta.get("exported_from")
-    if given is not None and source and under.digest and source != under.digest:
+    if base_setting is not None and source and under.digest and source != under.digest:
         raise StepError(
             "`base` was exported from another model than the adapter was trained on",
             where="base",
@@ -81,28 +85,28 @@ def write_adapter(
     plain = tuned.get_base_model()
     plain.config.architectures = [type(plain).__name__]
     vars(plain.config).pop("quantization_config", None)  # of the file, not of the loaded model
-    target = job.out / FILE
+    target = job.out / ADAPTER_FILE
     convert_adapter(factors, plain.config, target, alpha=alpha, names=names, job=job)
     (job.out / TEMPLATE_FILE).write_text(frozen.source, encoding="utf-8")
     file = base.file(str(base.meta["file"]))
     gguf = Gguf(file, adapter=target)
     samples = islice(chain(samples_of(rows), frozen.samples()), PROMPTS)
-    prompts = [ids[-LONGEST:] for s in samples if (ids := frozen.trained_tokens(s))]
-    alike, same = _compared(tuned, gguf, Gguf(file), prompts)
-    if alike < ALIKE:
+    prompts = [ids[-MAX_PROMPT_TOKENS:] for s in samples if (ids := frozen.trained_tokens(s))]
+    correlation, same = _compare_logits(tuned, gguf, Gguf(file), prompts)
+    if correlation < MIN_CORRELATION:
         raise refuse(
-            f"what it changes in the logits correlates by only {alike:.2f} with the training"
+            f"what it changes in the logits correlates by only {correlation:.2f} with the training"
         )
-    whole = file.stat().st_size
+    base_size = file.stat().st_size
     job.log(
-        f"the adapter changes logits as in the training: correlation {alike:.4f}, the same first "
-        f"token after {percent(same)} of {len(prompts)} prompts"
+        f"the adapter changes logits as in the training: correlation {correlation:.4f}, the same "
+        f"first token after {percent(same)} of {len(prompts)} prompts"
     )
     job.log(
-        f"{FILE}: {size(target.stat().st_size)} beside {size(whole)} of its base, which all "
-        "adapters of that base share"
+        f"{ADAPTER_FILE}: {size(target.stat().st_size)} beside {size(base_size)} of its base, "
+        "which all adapters of that base share"
     )
-    return gguf, alike
+    return gguf, correlation
 
 
 def _factors(tuned: Any, model: Model) -> tuple[dict[str, Any], float]:
@@ -125,15 +129,15 @@ def _factors(tuned: Any, model: Model) -> tuple[dict[str, Any], float]:
     for name, layer in layers:
         if "default" not in layer.lora_A:
             raise refuse(f"it changes {name}, which isn't a linear layer")
-        first, second = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-        strength = layer.scaling["default"] * first.shape[0]
+        lora_a, second = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        strength = layer.scaling["default"] * lora_a.shape[0]
         alpha = alpha or strength
-        factors[f"{name}.a"] = first.detach().float().contiguous()
+        factors[f"{name}.a"] = lora_a.detach().float().contiguous()
         factors[f"{name}.b"] = (second.detach().float() * (strength / alpha)).contiguous()
     return factors, alpha
 
 
-def _compared(
+def _compare_logits(
     tuned: Any, gguf: Gguf, plain: Gguf, prompts: Sequence[Sequence[int]]
 ) -> tuple[float, float]:
     """(correlation of the changes in logits, share of prompts with the same most likely token).
@@ -143,24 +147,28 @@ def _compared(
     """
     import torch
 
-    context, without = (Context(g, LONGEST, 1, Pace(cpu_count())) for g in (gguf, plain))
+    context, without = (Context(g, MAX_PROMPT_TOKENS, 1, Pace(cpu_count())) for g in (gguf, plain))
     products = torch.zeros(3, dtype=torch.float64)
     same = 0
     for ids in prompts:
         logits = []
-        for one in (context, without):
-            one.read(0, ids, 0)
-            logits.append(torch.from_numpy(one.logits(-1).copy()))
+        for session in (context, without):
+            session.read(0, ids, 0)
+            logits.append(torch.from_numpy(session.logits(-1).copy()))
         with torch.no_grad():
             tensor = torch.tensor([list(ids)], device=tuned.device)
             trained = tuned(input_ids=tensor, use_cache=False).logits[0, -1].float().cpu()
             with tuned.disable_adapter():
-                before = tuned(input_ids=tensor, use_cache=False).logits[0, -1].float().cpu()
+                base_logits = tuned(input_ids=tensor, use_cache=False).logits[0, -1].float().cpu()
         length = min(len(trained), len(logits[0]))  # one of them may pad the vocabulary
-        ours, theirs = (logits[0] - logits[1])[:length], (trained - before)[:length]
+        ours, theirs = (logits[0] - logits[1])[:length], (trained - base_logits)[:length]
         ours, theirs = (change.double() for change in (ours, theirs))
         products += torch.stack([ours @ theirs, ours @ ours, theirs @ theirs])
         same += int(trained[:length].argmax() == logits[0][:length].argmax())
-    both, one, other = products.tolist()
-    alike = both / (one * other) ** 0.5 if one and other else float(one == other)
-    return alike, same / max(len(prompts), 1)
+    both, session, other_norm = products.tolist()
+    correlation = (
+        both / (session * other_norm) ** 0.5
+        if session and other_norm
+        else float(session == other_norm)
+    )
+    return correlation, same / max(len(prompts), 1)

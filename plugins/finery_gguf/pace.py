@@ -39,8 +39,8 @@ class Pace:
     def for_token(self) -> int:
         """The number of threads for the next token; report its time to `took`."""
         if not self._trials and self._clock() >= self._compare_at and len(self._choices) > 1:
-            others = [n for n in self._choices if n != self._best]
-            self._trials = [n for n in [self._best, *others] for _ in range(TRIES)]
+            alternatives = [n for n in self._choices if n != self._best]
+            self._trials = [n for n in [self._best, *alternatives] for _ in range(TRIES)]
             self._took = {}
         return self._trials[0] if self._trials else self._best
 

@@ -58,7 +58,7 @@ def user_program(name: str) -> Program | None:
     if named == WHEELS:
         return None
     if named:
-        path = _in_folder(_folder(named), name)
+        path = _find_in_folder(_folder(named), name)
         return None if path is None else Program(path, _build_in(path.parent, path))
     on_path = shutil.which(name)
     if on_path is None:
@@ -74,8 +74,8 @@ def server_build() -> str:
 
     `StepError` if neither is installed.
     """
-    if own := user_program(SERVER):
-        return f"{SERVER} {own.build}"
+    if program := user_program(SERVER):
+        return f"{SERVER} {program.build}"
     try:
         return f"{SERVER_WHEEL} {version(SERVER_WHEEL)}"
     except PackageNotFoundError:
@@ -90,7 +90,11 @@ def server_build() -> str:
 def build_facts(*names: str) -> dict[str, str]:
     """For keys: the builds of those of the user's programs that exist; empty without any."""
     programs = {name: user_program(name) for name in names}
-    return {f"build of {name}": own.build for name, own in programs.items() if own is not None}
+    return {
+        f"build of {name}": program.build
+        for name, program in programs.items()
+        if program is not None
+    }
 
 
 @outside_key
@@ -99,9 +103,11 @@ def build_files(*names: str) -> list[str]:
     named = os.environ.get(VARIABLE, "")
     if named == WHEELS:
         return []
-    searched = [_folder(named) / part for part in _FOLDERS] if named else os.get_exec_path()
-    wanted = dict.fromkeys((*names, *_PRINTERS))
-    paths = [os.path.abspath(os.path.join(folder, n)) for folder in searched for n in wanted]
+    searched = (
+        [_folder(named) / subfolder for subfolder in _FOLDERS] if named else os.get_exec_path()
+    )
+    program_names = dict.fromkeys((*names, *_PRINTERS))
+    paths = [os.path.abspath(os.path.join(folder, n)) for folder in searched for n in program_names]
     return paths + [str(path) for path in _libraries(p for p in map(Path, paths) if p.is_file())]
 
 
@@ -116,7 +122,7 @@ def _folder(named: str) -> Path:
             fix=f"set it to the folder of your llama.cpp, or to its {SERVER}; "
             f"{VARIABLE}={WHEELS} uses the installed wheels",
         )
-    if not any(_in_folder(path, name) for name in (SERVER, QUANTIZE, IMATRIX, CONVERTER)):
+    if not any(_find_in_folder(path, name) for name in (SERVER, QUANTIZE, IMATRIX, CONVERTER)):
         raise UsageError(
             f"{VARIABLE} names the folder {named!r}, but there is no {SERVER} in it, in bin or in "
             "build/bin",
@@ -126,9 +132,13 @@ def _folder(named: str) -> Path:
     return path
 
 
-def _in_folder(folder: Path, name: str) -> Path | None:
+def _find_in_folder(folder: Path, name: str) -> Path | None:
     upwards = name == CONVERTER
-    places = (folder / part / name for part in _FOLDERS if upwards or not part.startswith(".."))
+    places = (
+        folder / subfolder / name
+        for subfolder in _FOLDERS
+        if upwards or not subfolder.startswith("..")
+    )
     return next((path.resolve() for path in places if path.is_file()), None)
 
 
@@ -150,14 +160,14 @@ def _build_in(folder: Path, program: Path) -> str:
 def _libraries(programs: Iterable[Path]) -> list[Path]:
     """The shared libraries of llama.cpp that are installed with programs."""
     folders = {path.resolve().parent for path in programs}
-    found = (
+    paths = (
         path.resolve()
         for folder in folders
         for name in _LIBRARIES
         for path in (*folder.glob(name), *folder.parent.glob(f"lib*/{name}"))
         if path.is_file()
     )
-    return sorted({*found})
+    return sorted({*paths})
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -199,8 +209,8 @@ def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 def _converter_digest(script: Path) -> str:
     """A digest of a converter and of the neighbouring packages that it imports."""
-    parts = [script, *script.parent.glob("conversion/*.py"), *script.parent.glob("gguf-py/**/*.py")]
+    files = [script, *script.parent.glob("conversion/*.py"), *script.parent.glob("gguf-py/**/*.py")]
     digest = blake3()
-    for path in sorted(parts):
+    for path in sorted(files):
         digest.update(path.read_bytes())
     return f"digest {digest.hexdigest()[:16]}"

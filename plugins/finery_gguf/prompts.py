@@ -33,13 +33,13 @@ def model_template(gguf: Gguf, model: Model) -> ChatTemplate:
 
 
 def chat_template(
-    gguf: Gguf, arguments: Mapping[str, Any], given: str | None = None
+    gguf: Gguf, arguments: Mapping[str, Any], replacement: str | None = None
 ) -> ChatTemplate:
     """The GGUF's own chat template, or the one given. `StepError` if it is missing or isn't Jinja.
 
     arguments: passed to the template in every call.
     """
-    source = gguf.chat_template if given is None else given
+    source = gguf.chat_template if replacement is None else replacement
     if source is None:
         raise StepError(
             "the GGUF has no chat template", where=str(gguf.path),
@@ -70,8 +70,8 @@ def tokenize(
     head = gguf.encode_prompt(_head(template, messages, tools, text))
     shared = 0
     # The last token never belongs to the shared part, since its logits are needed.
-    for own, other in zip(tokens[:-1], head, strict=False):
-        if own != other:
+    for token, head_token in zip(tokens[:-1], head, strict=False):
+        if token != head_token:
             break
         shared += 1
     return Prompt(text, tokens, shared)
@@ -113,5 +113,5 @@ def _head(template: ChatTemplate, messages: Conversation, tools: Tools | None, t
 def whose(messages: Conversation) -> str:
     """The row of a conversation, for errors: an engine doesn't know its id."""
     content = str(messages[-1].get("content", "")) if messages else ""
-    shown = content if len(content) <= 80 else f"{content[:77]}…"
-    return f"the row whose last turn is: {shown!r}"
+    content_start = content if len(content) <= 80 else f"{content[:77]}…"
+    return f"the row whose last turn is: {content_start!r}"

@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
     from finery_transformers.frozen.template import FrozenTemplate
 
-_AROUND = 6  # tokens shown on either side of a difference
+_CONTEXT_TOKENS = 6  # tokens shown on either side of a difference
 _LABELS = ("trained:", "GGUF:")
 _PROBE = "\u2402"
 
 
 def prove(
-    gguf: Gguf, frozen: "FrozenTemplate", rows: Iterable[Row] = (), *, given: str | None = None
+    gguf: Gguf,
+    frozen: "FrozenTemplate",
+    rows: Iterable[Row] = (),
+    *,
+    replacement: str | None = None,
 ) -> int:
     """Compare the GGUF's chat template and tokenizer with those of the training.
 
@@ -34,12 +38,12 @@ def prove(
     conversations. Raises `StepError` with the first difference.
     """
     tokenizer = frozen.tokenizer
-    if (given or gguf.chat_template) != frozen.source:
+    if (replacement or gguf.chat_template) != frozen.source:
         raise StepError(
             "the GGUF's chat template is not the one the model was trained with",
             details=text_difference(_LABELS, frozen.source, gguf.chat_template or ""),
         )
-    template = chat_template(gguf, {}, given)
+    template = chat_template(gguf, {}, replacement)
     compared = 0
     for sample in frozen.samples(rows):
         expected, actual = frozen.trained_tokens(sample), None
@@ -68,21 +72,21 @@ def _token_difference(
     at = first_difference(expected, actual)
     return [
         f"the first difference is token {at} of {len(expected)} (trained) and {len(actual)} (GGUF)",
-        f"{_LABELS[0]} {_shown(gguf, expected, at)}",
-        f"{_LABELS[1]}    {_shown(gguf, actual, at)}",
+        f"{_LABELS[0]} {_tokens_around(gguf, expected, at)}",
+        f"{_LABELS[1]}    {_tokens_around(gguf, actual, at)}",
     ]
 
 
-def _shown(gguf: Gguf, tokens: list[int], at: int) -> str:
+def _tokens_around(gguf: Gguf, tokens: list[int], at: int) -> str:
     """The tokens around the marked position `at`."""
-    start, end = max(at - _AROUND, 0), at + _AROUND + 1
-    parts = []
+    start, end = max(at - _CONTEXT_TOKENS, 0), at + _CONTEXT_TOKENS + 1
+    pieces = []
     for position, token in enumerate(tokens[start:end], start):
         text = f"{token}:{gguf.token_text(token)!r}"
-        parts.append(f">>>{text}<<<" if position == at else text)
+        pieces.append(f">>>{text}<<<" if position == at else text)
     if at >= len(tokens):
-        parts.append(">>>end<<<")
-    return " ".join(parts)
+        pieces.append(">>>end<<<")
+    return " ".join(pieces)
 
 
 def _check_end(gguf: Gguf, template: ChatTemplate, tokenizer: "PreTrainedTokenizerBase") -> None:

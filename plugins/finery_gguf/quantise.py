@@ -20,9 +20,9 @@ FILE_TYPES = {
     "f16": 1, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18, "iq4_xs": 30, "bf16": 32,
 }  # fmt: skip
 """Quantisation → `llama_ftype` of llama.h."""
-WEIGHED = ("q4_k_m", "q5_k_m", "iq4_xs")
+TYPES_USING_IMATRIX = ("q4_k_m", "q5_k_m", "iq4_xs")
 """Those that an importance matrix is for. More bits round so finely that it changes nothing."""
-NEEDY = ("iq4_xs",)
+TYPES_NEEDING_IMATRIX = ("iq4_xs",)
 """Those of them that need one."""
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from finery import StepError, outside_key
 from finery_gguf.llama import Gguf
-from finery_gguf.slots import Raw, Row, cut, seed_of
+from finery_gguf.slots import Raw, Row, cut_at_stop, seed_of
 
 if TYPE_CHECKING:
     from finery_gguf.server import Server
@@ -32,9 +32,9 @@ class RemoteSlots:
     special: whether answers include the text of control tokens.
     """
 
-    def __init__(self, gguf: Gguf, most: int, build: str, *, special: bool) -> None:
+    def __init__(self, gguf: Gguf, max_rows: int, build: str, *, special: bool) -> None:
         self._gguf = gguf
-        self.most = most
+        self.most = max_rows
         self._special = special
         self._build = build
         self._size = 0
@@ -87,7 +87,7 @@ class RemoteSlots:
         """Restart the server with `size` tokens for each row. No row may be in progress."""
         self._running.close()
         self._server = self._running.enter_context(
-            _started(self._gguf, slots=self.most, context=size)
+            _start_server(self._gguf, slots=self.most, context=size)
         )
         self._size = size
 
@@ -111,7 +111,7 @@ class RemoteSlots:
         while tokens and self._gguf.ends_generation(tokens[-1]):
             tokens = tokens[:-1]
         text = self._gguf.decode(tokens, special=self._special)
-        stopped = cut(text, row.sampling.stop)
+        stopped = cut_at_stop(text, row.sampling.stop)
         is_finished = stopped is not None or answer["stop_type"] != "limit"
         first_token = answer["began"] + answer["timings"]["prompt_ms"] / 1000
         return Raw(
@@ -130,7 +130,7 @@ class RemoteSlots:
 
 
 @outside_key
-def _started(gguf: Gguf, *, slots: int, context: int) -> "AbstractContextManager[Server]":
+def _start_server(gguf: Gguf, *, slots: int, context: int) -> "AbstractContextManager[Server]":
     """A server. Its build is a fact in the key."""
     from finery_gguf.server import start
 

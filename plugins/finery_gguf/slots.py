@@ -54,7 +54,7 @@ def seed_of(row: Row) -> int:
     return int.from_bytes(digest, "little")
 
 
-def cut(text: str, stop: Sequence[str]) -> str | None:
+def cut_at_stop(text: str, stop: Sequence[str]) -> str | None:
     """The text before the first stop string; None if it contains none."""
     positions = [at for string in stop if (at := text.find(string)) >= 0]
     return text[: min(positions)] if positions else None
@@ -78,9 +78,9 @@ class Slots:
     """
 
     def __init__(
-        self, gguf: Gguf, most: int, multiple: int, pace: "Pace", *, special: bool
+        self, gguf: Gguf, max_rows: int, multiple: int, pace: "Pace", *, special: bool
     ) -> None:
-        self.most = min(most, ROWS)
+        self.most = min(max_rows, ROWS)
         self._gguf = gguf
         self._multiple = multiple
         self._pace = pace
@@ -105,7 +105,7 @@ class Slots:
         place = next(p for p in range(context.rows) if p not in active)
         context.read(place, row.tokens, row.prefix)
         active[place] = _Answering(number, row, self._gguf, special=self._special)
-        return self._sampled(row.size, [place], first=-1)
+        return self._sample(row.size, [place], first_output=-1)
 
     def step(self) -> list[tuple[int, Raw]]:
         """Add one token to every row. Returns (number, answer) of the rows that end with it."""
@@ -115,7 +115,7 @@ class Slots:
                 self._close_ranks(size)
                 places = range(len(active))
                 self._contexts[size].advance([active[place].tokens[-1] for place in places])
-                ended += self._sampled(size, list(places), first=0)
+                ended += self._sample(size, list(places), first_output=0)
         return ended
 
     def _close_ranks(self, size: int) -> None:
@@ -123,18 +123,18 @@ class Slots:
         active = self._active[size]
         for place in range(len(active)):
             if place not in active:
-                last = max(active)
-                self._contexts[size].move(last, place)
-                active[place] = active.pop(last)
+                last_place = max(active)
+                self._contexts[size].move(last_place, place)
+                active[place] = active.pop(last_place)
 
     def clear(self) -> None:
         """Drop the rows that are being answered."""
         self._active.clear()
 
-    def _sampled(self, size: int, places: list[int], *, first: int) -> list[tuple[int, Raw]]:
+    def _sample(self, size: int, places: list[int], *, first_output: int) -> list[tuple[int, Raw]]:
         """Sample a token for the rows at `places`; their outputs begin with number `first`."""
         active, ended = self._active[size], []
-        for output, place in enumerate(places, first):
+        for output, place in enumerate(places, first_output):
             row = active[place]
             allowed = row.constraint.allowed(row.tokens) if row.constraint else None
             raw = row.take(self._contexts[size].sample(output, row.sampler, allowed))
@@ -153,7 +153,11 @@ class Slots:
 
     def _context(self, size: int) -> Context:
         if size not in self._contexts:
-            idle = [other for other in self._contexts if not self._active.get(other)]
+            idle = [
+                size_of_context
+                for size_of_context in self._contexts
+                if not self._active.get(size_of_context)
+            ]
             while idle and self._bytes([*self._contexts, size]) > 2 * MEMORY:
                 del self._contexts[idle.pop()]
             rows = self._rows(size)
@@ -190,7 +194,7 @@ class _Answering:
             return self._raw(self._text(), len(self.tokens) + 1, True)
         self.tokens.append(token)
         if self._sampling.stop:
-            text = cut(self._text(), self._sampling.stop)
+            text = cut_at_stop(self._text(), self._sampling.stop)
             if text is not None:
                 return self._raw(text, len(self.tokens), True)
         if len(self.tokens) < self._sampling.max_tokens:

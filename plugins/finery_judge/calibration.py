@@ -104,18 +104,18 @@ def lowest_kappa(accepted: int, rejected: int) -> float:
     kappa statistic", Statistics in Medicine 11 (1992) 1511-1519.
     """
     n = accepted + rejected
-    share, other = accepted / n, rejected / n
+    share, rejected_share = accepted / n, rejected / n
 
     def chi_squared(differing: float) -> float:
         """Of a table in which judge and people differ on this share of answers."""
         half = differing / 2
-        return n * (half**2 / (share - half) + differing + half**2 / (other - half))
+        return n * (half**2 / (share - half) + differing + half**2 / (rejected_share - half))
 
-    low, high = 0.0, 2 * min(share, other)  # chi-squared grows without limit up to there
+    low, high = 0.0, 2 * min(share, rejected_share)  # chi-squared grows without limit up to there
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if chi_squared(middle) < stats.Z95**2 else (low, middle)
-    return 1 - low / (2 * share * other)
+    return 1 - low / (2 * share * rejected_share)
 
 
 def _share(hits: Sequence[bool]) -> Score | None:
@@ -124,7 +124,7 @@ def _share(hits: Sequence[bool]) -> Score | None:
     return sum(hits) / len(hits), stats.wilson(sum(hits), len(hits))
 
 
-def corrected(passed: float, rows: float, judge: Agreement) -> Score | None:
+def correct_share(passed: float, rows: float, judge: Agreement) -> Score | None:
     """The share of good answers, corrected for the judge's errors, with its 95 % interval.
 
     passed: answers that the judge accepted, of `rows`. Effective numbers may be fractions. None if
@@ -164,7 +164,7 @@ def _inside(share: float) -> float:
     return min(1.0, max(0.0, share))
 
 
-def in_words(value: float) -> str:
+def kappa_word(value: float) -> str:
     """Landis and Koch's word for a kappa, e.g. `moderate`."""
     if value < 0:
         return "worse than chance"
@@ -185,7 +185,7 @@ class Decided(NamedTuple):
     is_good: bool
 
 
-def decided(rows: Dataset, reviews: OptionalFiles) -> list[Decided]:
+def decided_rows(rows: Dataset, reviews: OptionalFiles) -> list[Decided]:
     """The reviewed rows that people accepted, rejected or edited, in the order of the rows.
 
     An edited row counts as bad, since its answer had to be changed. Raises `DataError` for a broken
@@ -212,7 +212,8 @@ def corrected_scores(
         return {}
     counts = {name: (n, rows, (effective or rows) / rows) for name, (n, rows) in passed.items()}
     scores = {
-        name: corrected(part * n, part * rows, judge) for name, (n, rows, part) in counts.items()
+        name: correct_share(good_share * n, good_share * rows, judge)
+        for name, (n, rows, good_share) in counts.items()
     }
     return {name: score for name, score in scores.items() if score is not None}
 
@@ -260,13 +261,14 @@ def remarks(judge: Agreement | None, unread: int) -> Iterator[Remark]:
     )
     if value < SUBSTANTIAL:
         yield remark(
-            f"the judge doesn't agree enough with people to be trusted: {in_words(value)} "
+            f"the judge doesn't agree enough with people to be trusted: {kappa_word(value)} "
             f"agreement, {about}",
             "Make the rubric more precise, show it a `reference`, or name a stronger judge.",
         )
     elif low < SUBSTANTIAL:
         yield remark(
-            f"the judge agrees with people ({in_words(value)}), but few decisions show it: {about}",
+            f"the judge agrees with people ({kappa_word(value)}), but few decisions show it: "
+            f"{about}",
             "Review more answers.",
             warning=False,
         )
@@ -274,5 +276,5 @@ def remarks(judge: Agreement | None, unread: int) -> Iterator[Remark]:
 
 def log_line(judge: Agreement) -> str:
     """A line for the log: the judge's agreement with people."""
-    parts = [f"{name} {value:z.2f}" for name, (value, _) in judge.scores().items()]
-    return f"the judge against people on {counted(judge.rows, 'answer')}: {', '.join(parts)}"
+    measures = [f"{name} {value:z.2f}" for name, (value, _) in judge.scores().items()]
+    return f"the judge against people on {counted(judge.rows, 'answer')}: {', '.join(measures)}"

@@ -39,7 +39,7 @@ class Game(NamedTuple):
         if not self.seen:
             return "tie"
         better = outcome(self.seen).better
-        if better == "undecided" and {seen.side for seen in self.seen} == {"tie"}:
+        if better == "undecided" and {verdict.side for verdict in self.seen} == {"tie"}:
             return "tie"
         results: dict[str, Result] = {"chosen": "win", "rejected": "loss", "no-score": "no verdict"}
         return results.get(better, "undecided")
@@ -83,7 +83,7 @@ class Record(NamedTuple):
         if self.groups is None:
             values = list(gains.values())
             return stats.mcnemar_exact(values.count(1), values.count(-1))
-        units = by_group(gains, self.groups)
+        units = rows_by_group(gains, self.groups)
         return stats.sign_flip_exact([sum(gains[row] for row in unit) for unit in units])
 
     def count(self, result: Result) -> int:
@@ -91,11 +91,11 @@ class Record(NamedTuple):
         return list(self.results.values()).count(result)
 
 
-def by_group(rows: Iterable[int], groups: Groups) -> list[list[int]]:
+def rows_by_group(rows: Iterable[int], groups: Groups) -> list[list[int]]:
     """Some rows by their group; those of each group that has any."""
-    wanted = set(rows)
-    parts = ([row for row in group if row in wanted] for group in groups or ())
-    return [part for part in parts if part]
+    row_set = set(rows)
+    groups_of_rows = ([row for row in group if row in row_set] for group in groups or ())
+    return [members for members in groups_of_rows if members]
 
 
 def mean_points(points: Mapping[int, float], groups: Groups) -> Score:
@@ -107,10 +107,10 @@ def mean_points(points: Mapping[int, float], groups: Groups) -> Score:
     if groups is None:
         total = sum(points.values())
         return total / len(points), stats.wilson(total, len(points))
-    return _bounded(list(points.values()), among(groups, list(points)) or [])
+    return _bounded_mean(list(points.values()), among(groups, list(points)) or [])
 
 
-def _bounded(values: Sequence[float], groups: Groups) -> Score:
+def _bounded_mean(values: Sequence[float], groups: Groups) -> Score:
     """A mean from 0 to 1 with its interval, see `Measure`."""
     score = Measure({"": values}, groups).score("")
     assert score is not None  # all values count
@@ -123,7 +123,10 @@ def records(games: Sequence[Game], groups: Groups = None) -> list[Record]:
     results: dict[tuple[str, str], dict[int, Result]] = {}
     for game in games:
         results.setdefault((game.one, game.other), {})[game.row] = game.result
-    return [Record(one, other, of, groups) for (one, other), of in results.items()]
+    return [
+        Record(model, opponent, results_by_row, groups)
+        for (model, opponent), results_by_row in results.items()
+    ]
 
 
 def win_rates(games: Sequence[Game], models: Sequence[str], groups: Groups) -> dict[str, Score]:
@@ -133,7 +136,11 @@ def win_rates(games: Sequence[Game], models: Sequence[str], groups: Groups) -> d
     the rows that belong together.
     """
     points = {model: points_of(games, model) for model in models}
-    return {model: mean_points(of, groups) for model, of in points.items() if of}
+    return {
+        model: mean_points(results_by_row, groups)
+        for model, results_by_row in points.items()
+        if results_by_row
+    }
 
 
 def points_of(games: Sequence[Game], model: str) -> dict[int, float]:
@@ -143,7 +150,7 @@ def points_of(games: Sequence[Game], model: str) -> dict[int, float]:
         points = game.points(model) if model in (game.one, game.other) else None
         if points is not None:
             rows.setdefault(game.row, []).append(points)
-    return {row: sum(of) / len(of) for row, of in rows.items()}
+    return {row: sum(row_points) / len(row_points) for row, row_points in rows.items()}
 
 
 class Counts(NamedTuple):
@@ -193,8 +200,11 @@ class Order(NamedTuple):
             if game.seen and game.result != "no verdict":
                 by_row.setdefault(game.row, []).append(game)
         alone = groups if groups is not None else [[row] for row in by_row]
-        units = [[g for row in of for g in by_row[row]] for of in by_group(by_row, alone)]
-        every = [game for of in by_row.values() for game in of]
+        units = [
+            [g for row in rows_of_unit for g in by_row[row]]
+            for rows_of_unit in rows_by_group(by_row, alone)
+        ]
+        every = [game for rows_of_unit in by_row.values() for game in rows_of_unit]
         return cls(Counts.of(every), [Counts.of(unit) for unit in units])
 
     @property
@@ -225,16 +235,16 @@ class Order(NamedTuple):
         for n, unit in zip(hits, self.units, strict=True):
             groups.append(range(len(values), len(values) + unit.games))
             values += [True] * n + [False] * (unit.games - n)
-        return _bounded(values, None if self._are_single else groups)
+        return _bounded_mean(values, None if self._are_single else groups)
 
     def remarks(self) -> Iterator[Remark]:
         """Remarks on the judge that people must know."""
-        games, consistent, first, second, _ = self.counts
-        if first != second and self.p_value < stats.LEVEL:
+        games, consistent, chose_first, second, _ = self.counts
+        if chose_first != second and self.p_value < stats.LEVEL:
             name, n, opposite, m = (
-                ("first", first, "second", second)
-                if first > second
-                else ("second", second, "first", first)
+                ("first", chose_first, "second", second)
+                if chose_first > second
+                else ("second", second, "first", chose_first)
             )
             p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
             yield remark(
@@ -278,6 +288,6 @@ def cross_table(played: Sequence[Record], models: Sequence[str]) -> list[Table]:
         if record.rate is not None:
             rates[record.one, record.other] = record.rate[0]
             rates[record.other, record.one] = 1 - record.rate[0]
-    rows = [[one, *(rates.get((one, other)) for other in models)] for one in models]
+    rows = [[model, *(rates.get((model, opponent)) for opponent in models)] for model in models]
     units = dict.fromkeys(models, "share")
     return [table("Win rate of row against column", ["", *models], rows, units=units)]

@@ -20,15 +20,15 @@ from finery_openai import faults, wire
 from finery_openai.faults import Fault
 from finery_openai.limits import Bucket, Hold, backoff
 
-TROUBLE = 50
+TROUBLE_LIMIT = 50
 """Consecutive refused requests after which finery gives up."""
-HEAVY_TROUBLE = TROUBLE // 5
+HEAVY_TROUBLE_LIMIT = TROUBLE_LIMIT // 5
 """How many refused requests a request counts for if it failed after all its retries."""
 MOST_DENIALS = 3
 """Denied requests before the first answer, after which finery gives up."""
 MOST_LOGGED = 10
 """Different reasons for retries that are logged."""
-WITHOUT = {
+DROPPED_FIELD_MESSAGES = {
     "response_format": "the server can't constrain answers to a JSON Schema; sending none",
     "max_tokens": "the server expects max_completion_tokens, not max_tokens; using that name",
     "seed": "the server doesn't accept a seed; sending none",
@@ -156,7 +156,7 @@ class Client:
         sent = wire.body(request, sampling, self.meta.get("extra", {}), without=self.without)
         sent |= {} if tokens is None else wire.STREAMING
         try:
-            content = await self._sent(request, sent, tokens)
+            content = await self._send(request, sent, tokens)
             answer = wire.completion(content, request, self._job.redact)
         except APIStatusError as error:
             message = faults.message(error, self._job.redact)
@@ -173,20 +173,22 @@ class Client:
                     ) from None
                 if parameter not in self.without:
                     self.without |= {parameter}
-                    self._job.log(f"{self.meta['name']}: {WITHOUT[parameter]}")
+                    self._job.log(f"{self.meta['name']}: {DROPPED_FIELD_MESSAGES[parameter]}")
                 return await self._once(request, sampling, tokens)
             raise faults.from_status(error, message, self.meta, self._variable) from None
         except (TimeoutError, APITimeoutError, APIConnectionError) as error:
             raise self._disconnected(error) from None
         except wire.Unreadable as error:
-            raise self._again(f"sent a response that isn't a chat completion ({error})") from None
+            raise self._retryable_fault(
+                f"sent a response that isn't a chat completion ({error})"
+            ) from None
         except FineryError as error:
             raise Fault(error) from None
         taken = request.estimated_tokens() + sampling.max_tokens
         self._tokens.settle(answer.prompt_tokens + answer.completion_tokens - taken)
         return answer
 
-    async def _sent(
+    async def _send(
         self, request: Request, sent: dict[str, Any], tokens: list[float] | None
     ) -> bytes:
         """The body of the response. Raises `TimeoutError` if it isn't complete in time."""
@@ -200,10 +202,14 @@ class Client:
             return content
         from finery_openai.transport import ARRIVALS
 
-        whole, first = wire.joined(content)
+        completion_json, first_token_bytes = wire.join_events(content)
         arrivals = response.http_response.extensions[ARRIVALS]
-        tokens += [time for time, size in arrivals if first is not None and size >= first][:1]
-        return whole
+        tokens += [
+            time
+            for time, size in arrivals
+            if first_token_bytes is not None and size >= first_token_bytes
+        ][:1]
+        return completion_json
 
     def _disconnected(self, error: Exception) -> Fault:
         """The fault of a request without a response."""
@@ -216,13 +222,13 @@ class Client:
         if is_unreachable(cause) and not has_answered(server):
             return Fault(faults.unreachable(server, error, self._job.redact), ends=True)
         if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-            return self._again(f"didn't answer within {self._timeout:g} s")
+            return self._retryable_fault(f"didn't answer within {self._timeout:g} s")
         reason = self._job.redact(faults.cause(error))
         fix = "check that the server is running and that base_url is correct"
-        return self._again(f"broke off or can't be reached ({reason})", fix)
+        return self._retryable_fault(f"broke off or can't be reached ({reason})", fix)
 
-    def _again(self, what: str, fix: str | None = None) -> Fault:
-        return Fault(StepError(f"{self.meta['server']} {what}", fix=fix), again=True)
+    def _retryable_fault(self, problem: str, fix: str | None = None) -> Fault:
+        return Fault(StepError(f"{self.meta['server']} {problem}", fix=fix), again=True)
 
     async def _given_up(self, fault: Fault, request: Request) -> FineryError:
         """The error to raise for a request that isn't answered."""
@@ -241,7 +247,7 @@ class Client:
             assert self.ended is not None
             return self.ended
         if self.ended is not None:
-            return faults.of_row(fault.error, request)
+            return faults.with_prompt(fault.error, request)
         return self._row_failed(fault, request)
 
     def _end(self, error: FineryError) -> None:
@@ -253,12 +259,12 @@ class Client:
     def _row_failed(self, fault: Fault, request: Request) -> FineryError:
         if fault.again and self._retries:
             fault.error.what += f" ({self._retries + 1} times)"
-        error = faults.of_row(fault.error, request)
+        error = faults.with_prompt(fault.error, request)
         if isinstance(error, RefusedError):  # counts as an answer
             self._was_answered()
             return error
-        self._trouble += HEAVY_TROUBLE if fault.again else 1
-        if self._trouble < TROUBLE:
+        self._trouble += HEAVY_TROUBLE_LIMIT if fault.again else 1
+        if self._trouble < TROUBLE_LIMIT:
             return error
         ended = StepError(
             f"too many requests failed in a row; the last error: {error.what}",

@@ -57,20 +57,20 @@ class OpenaiEngine(Engine):
     def timed(self, request: Request, sampling: Sampling) -> tuple[Completion, float | None]:
         """The answer, and when its first token came; None if the server doesn't stream."""
         tokens = list[float]()
-        asked = self._open().ask(request, sampling, tokens)
-        answer = asyncio.run_coroutine_threadsafe(asked, _loop()).result()
+        pending = self._open().ask(request, sampling, tokens)
+        answer = asyncio.run_coroutine_threadsafe(pending, _loop()).result()
         return answer, next(iter(tokens), None)
 
     def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """Yield answers as they arrive. Raises an error that ends all requests after the others."""
         landed: SimpleQueue[tuple[int, Answer | Exception]] = SimpleQueue()
         flying: dict[int, Future[None]] = {}
-        source, more = enumerate(batches), True
+        source, has_more = enumerate(batches), True
 
         async def ask(client: Client, number: int, request: Request) -> None:
-            own = sampling.of_attempt(request.attempt)
+            request_sampling = sampling.of_attempt(request.attempt)
             try:
-                landed.put((number, [await client.ask(request, own)]))
+                landed.put((number, [await client.ask(request, request_sampling)]))
             except asyncio.CancelledError:
                 if client.ended is not None:  # else nobody is waiting
                     landed.put((number, client.ended))
@@ -79,9 +79,9 @@ class OpenaiEngine(Engine):
 
         try:
             while True:
-                while more and len(flying) < self._room and self._ended is None:
+                while has_more and len(flying) < self._room and self._end_error is None:
                     number, batch = next(source, (-1, None))
-                    more = batch is not None
+                    has_more = batch is not None
                     if batch is not None:
                         asking = ask(self._open(), number, batch[0])
                         flying[number] = asyncio.run_coroutine_threadsafe(asking, _loop())
@@ -91,14 +91,14 @@ class OpenaiEngine(Engine):
                 del flying[number]
                 if isinstance(answer, Exception) and not isinstance(answer, FineryError):
                     raise answer
-                if answer is not self._ended:
+                if answer is not self._end_error:
                     self.constrains = self._open().constrains
                     yield number, answer
         finally:
             for future in flying.values():
                 future.cancel()
-        if self._ended is not None:
-            raise self._ended
+        if self._end_error is not None:
+            raise self._end_error
 
     @property
     def _room(self) -> int:
@@ -107,7 +107,7 @@ class OpenaiEngine(Engine):
         return concurrency + concurrency // 4 + 1
 
     @property
-    def _ended(self) -> FineryError | None:
+    def _end_error(self) -> FineryError | None:
         return self._client.ended if self._client is not None else None
 
     def _open(self) -> Client:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from finery import FineryError, Request, StepError, UsageError
 from finery_openai.limits import retry_after
-from finery_openai.wire import refused
+from finery_openai.wire import refusal_error
 
 if TYPE_CHECKING:
     from openai import APIStatusError
 
-PASSING = frozenset({408, 409, 425, 429})
+TRANSIENT_STATUSES = frozenset({408, 409, 425, 429})
 """Statuses below 500 after which a retry may succeed."""
-LONGEST_HOLD = 600.0
+MAX_WAIT_SECONDS = 600.0
 """Longest wait in seconds that a server can demand. After a longer one the step ends."""
 _UNKNOWN_SEED = re.compile(r"\bseed\b.*\b(un|not )|\b(un|not |extra ).*\bseed\b")
 SCHEMA_WORDS = ("response_format", "json_schema", "schema", "grammar", "guided")
@@ -59,7 +59,7 @@ def from_status(
     status = error.status_code
     server, name = meta["server"], meta["name"]
     if error.code in ("content_filter", "content_policy_violation"):
-        return Fault(refused("the provider's content filter rejected the prompt", message))
+        return Fault(refusal_error("the provider's content filter rejected the prompt", message))
     refusal = StepError(f"{server} rejected the request ({status}: {message})")
     if status in (401, 403):
         fix = f"check the key in {key}" if key else "name the variable with the key: api_key: NAME"
@@ -68,28 +68,28 @@ def from_status(
     names_it = status == 400 and re.search(f"['\"`]{re.escape(name)}['\"`]", message)
     is_missing = status == 404 or error.code == "model_not_found"
     if is_missing or names_it:
-        what = f"{server} has no model '{name}', or is not an API ({status}: {message})"
+        problem = f"{server} has no model '{name}', or is not an API ({status}: {message})"
         fix = "check `model` and `base_url`, which usually ends in /v1"
-        unknown = UsageError(what, fix=fix)
+        unknown = UsageError(problem, fix=fix)
         if is_missing:
             return Fault(unknown, ends=True, unknown_model=True)
         return Fault(refusal, denial=unknown, unknown_model=True)
     if status == 402 or error.code == "insufficient_quota":
-        what = f"the account at {server} is out of credit ({status}: {message})"
+        problem = f"the account at {server} is out of credit ({status}: {message})"
         fix = "add credit and build again: answers so far are kept"
-        return Fault(StepError(what, fix=fix), ends=True)
-    if status in PASSING or status >= 500:
-        return _passing(error, f"{server} answered {status}: {message}")
+        return Fault(StepError(problem, fix=fix), ends=True)
+    if status in TRANSIENT_STATUSES or status >= 500:
+        return _transient_fault(error, f"{server} answered {status}: {message}")
     return Fault(refusal)
 
 
-def _passing(error: "APIStatusError", what: str) -> Fault:
+def _transient_fault(error: "APIStatusError", problem: str) -> Fault:
     wait = retry_after(error.response.headers)
-    if wait is not None and wait > LONGEST_HOLD:
+    if wait is not None and wait > MAX_WAIT_SECONDS:
         fix = "build again later: answers so far are kept"
-        what = f"{what}; it demands a wait of {wait:,.0f} s"
-        return Fault(StepError(what, fix=fix), ends=True)
-    return Fault(StepError(what), again=True, wait=wait)
+        problem = f"{problem}; it demands a wait of {wait:,.0f} s"
+        return Fault(StepError(problem, fix=fix), ends=True)
+    return Fault(StepError(problem), again=True, wait=wait)
 
 
 def message(error: "APIStatusError", redact: Callable[[str], str]) -> str:
@@ -119,20 +119,24 @@ def unreachable(server: str, error: Exception, redact: Callable[[str], str]) -> 
 
 def cause(error: Exception) -> str:
     """Why a connection failed."""
-    texts = [str(one) for one in _causes(error) if isinstance(one, OSError) and str(one)]
+    texts = [
+        str(error_in_chain)
+        for error_in_chain in _causes(error)
+        if isinstance(error_in_chain, OSError) and str(error_in_chain)
+    ]
     inner = error.__cause__ or error
     return texts[-1] if texts else str(inner) or type(inner).__name__
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The error and its causes, the root cause last."""
-    seen: list[BaseException] = [error]
-    for one in seen:
-        yield one
-        if isinstance(one, BaseExceptionGroup):
-            seen += one.exceptions
-        if (inner := one.__cause__ or one.__context__) is not None and inner not in seen:
-            seen.append(inner)
+    chain: list[BaseException] = [error]
+    for current in chain:
+        yield current
+        if isinstance(current, BaseExceptionGroup):
+            chain += current.exceptions
+        if (inner := current.__cause__ or current.__context__) is not None and inner not in chain:
+            chain.append(inner)
 
 
 def unknown_parameter(error: "APIStatusError", message: str, sent: dict[str, Any]) -> str | None:
@@ -148,8 +152,8 @@ def unknown_parameter(error: "APIStatusError", message: str, sent: dict[str, Any
     return "seed" if "seed" in sent and unknown else None
 
 
-def of_row(error: FineryError, request: Request) -> FineryError:
+def with_prompt(error: FineryError, request: Request) -> FineryError:
     """The error with the prompt of the request that it is about."""
-    last = str(request.messages[-1].get("content")) if request.messages else ""
-    error.details.append(f"prompt: {' '.join(last[:400].split())[:100]}")
+    last_message = str(request.messages[-1].get("content")) if request.messages else ""
+    error.details.append(f"prompt: {' '.join(last_message[:400].split())[:100]}")
     return error

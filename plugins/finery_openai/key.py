@@ -30,8 +30,8 @@ def check_address(base_url: str) -> None:
 
     The rest could be a secret, and addresses are in keys and logs.
     """
-    parts = urlsplit(base_url)
-    if "@" in parts.netloc or parts.query or parts.fragment:
+    url = urlsplit(base_url)
+    if "@" in url.netloc or url.query or url.fragment:
         raise UsageError(
             "the address must consist of a server and a path",
             where="base_url",

@@ -56,8 +56,8 @@ class Hold:
 
     async def passed(self) -> None:
         """Wait until requests may be sent."""
-        while (left := self._until - time.monotonic()) > 0:
-            await asyncio.sleep(left)
+        while (seconds_left := self._until - time.monotonic()) > 0:
+            await asyncio.sleep(seconds_left)
 
 
 def backoff(tries: int) -> float:

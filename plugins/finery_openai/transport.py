@@ -51,7 +51,7 @@ class CautiousClient(DefaultAsyncHttpxClient):
             try:
                 following = response.next_request
                 if following is None or following.method != request.method:
-                    return await _whole(response)
+                    return await _read_body(response)
             finally:
                 await response.aclose()
             if not _is_same_server(request.url, following.url):
@@ -80,7 +80,7 @@ def is_unreachable(error: BaseException | None) -> bool:
     return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError))
 
 
-async def _whole(response: Any) -> Any:
+async def _read_body(response: Any) -> Any:
     """The response with its uncompressed body."""
     headers = [
         (name, value)
@@ -99,7 +99,9 @@ async def _whole(response: Any) -> Any:
 async def _body(response: Any) -> bytes:
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in _COMPRESSED | {"identity", ""}:
-        raise _unusable(response, f"an answer in an unknown encoding: {encoding[:30]}", again=True)
+        raise _unusable_response(
+            response, f"an answer in an unknown encoding: {encoding[:30]}", again=True
+        )
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if encoding in _COMPRESSED else None
     body, arrivals = bytearray(), list[tuple[float, int]]()
     response.extensions[ARRIVALS] = arrivals
@@ -109,24 +111,24 @@ async def _body(response: Any) -> bytes:
             body += unpacker.decompress(chunk, room) if unpacker else chunk[:room]
             arrivals.append((time.perf_counter(), len(body)))
             if len(body) > MOST_BYTES:
-                raise _unusable(response, f"an answer of more than {MOST_BYTES >> 20} MiB")
+                raise _unusable_response(response, f"an answer of more than {MOST_BYTES >> 20} MiB")
     except zlib.error as error:
-        raise _unusable(response, f"a damaged answer ({error})", again=True) from None
+        raise _unusable_response(response, f"a damaged answer ({error})", again=True) from None
     return bytes(body)
 
 
-def _unusable(response: Any, what: str, *, again: bool = False) -> Fault:
-    what = f"{_origin(response.request.url)} sent {what}"
+def _unusable_response(response: Any, problem: str, *, again: bool = False) -> Fault:
+    problem = f"{_origin(response.request.url)} sent {problem}"
     fix = "check that base_url names an API that is compatible with OpenAI's"
-    return Fault(StepError(what, fix=fix), again=again)
+    return Fault(StepError(problem, fix=fix), again=again)
 
 
-def _is_same_server(url: Any, other: Any) -> bool:
+def _is_same_server(url: Any, target: Any) -> bool:
     """Whether two URLs have the same origin, or the second adds TLS to the first."""
-    if _origin(url) == _origin(other):
+    if _origin(url) == _origin(target):
         return True
-    with_tls = (url.scheme, other.scheme) == ("http", "https")
-    return with_tls and url.host == other.host and url.port == other.port is None
+    with_tls = (url.scheme, target.scheme) == ("http", "https")
+    return with_tls and url.host == target.host and url.port == target.port is None
 
 
 def _origin(url: Any) -> str:

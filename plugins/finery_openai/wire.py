@@ -169,26 +169,29 @@ def _completion(answer: _Answer, request: Request, redact: Callable[[str], str])
     choice = answer.choices[0]
     if choice.error or choice.finish_reason == "error":
         raise Unreadable(_error(choice.error, redact))
-    parts = choice.message.content if isinstance(choice.message.content, list) else []
+    content_parts = choice.message.content if isinstance(choice.message.content, list) else []
     text, refusal = (
         redact(_text(choice.message.content)),
-        redact(choice.message.refusal or "".join(part.refusal or "" for part in parts)),
+        redact(
+            choice.message.refusal
+            or "".join(content_part.refusal or "" for content_part in content_parts)
+        ),
     )
     if refusal:
-        raise refused("the model refused to answer", refusal)
+        raise refusal_error("the model refused to answer", refusal)
     if choice.finish_reason == "content_filter":
-        raise refused("the provider's content filter withheld the answer", text)
+        raise refusal_error("the provider's content filter withheld the answer", text)
     calls = [
-        _checked(_mapped(call, redact), number)
+        _check_call(_map_texts(call, redact), number)
         for number, call in enumerate(choice.message.tool_calls or ())
     ]
-    thought = _without_thinking(text, redact(_reasoning(choice.message)))
+    thought = _split_thinking(text, redact(_reasoning(choice.message)))
     if (error := _call_error(calls)) is not None:
         thought = thought._replace(
             text="\n".join(filter(None, [thought.text, *map(_written, calls)]))
         )
         calls = []
-    counted = _counted(thought, choice.finish_reason, calls, answer.usage or _Used(), request)
+    counted = _token_counts(thought, choice.finish_reason, calls, answer.usage or _Used(), request)
     return msgspec.structs.replace(counted, call_error=error)
 
 
@@ -198,7 +201,7 @@ def _reasoning(message: _Said) -> str:
     return next((field for field in fields if field and isinstance(field, str)), "")
 
 
-def _without_thinking(text: str, reasoning: str) -> Thought:
+def _split_thinking(text: str, reasoning: str) -> Thought:
     """The text, and the thinking. Servers without a reasoning parser return both in one text."""
     if reasoning:
         return Thought(reasoning, text)
@@ -222,7 +225,7 @@ def _written(call: dict[str, Any]) -> str:
     return f"{call['function']['name']}({call['function']['arguments']})"
 
 
-def joined(content: bytes) -> tuple[bytes, int | None]:
+def join_events(content: bytes) -> tuple[bytes, int | None]:
     """(the chat completion that a stream of events adds up to, bytes up to its first token).
 
     Any other content stays as it is, without a first token: a server may not stream.
@@ -231,27 +234,32 @@ def joined(content: bytes) -> tuple[bytes, int | None]:
         return content, None
     message: dict[str, Any] = {}
     calls: dict[int, dict[str, str]] = {}
-    whole: dict[str, Any] = {"choices": []}
-    first = finish = None
+    completion: dict[str, Any] = {"choices": []}
+    first_token_bytes = finish = None
     try:
         for end, event in _events(content):
             if event.get("error"):
                 return msgspec.json.encode({"error": event["error"]}), None
-            whole |= {"usage": event["usage"]} if event.get("usage") else {}
+            completion |= {"usage": event["usage"]} if event.get("usage") else {}
             for choice in (event.get("choices") or ())[:1]:
                 finish = choice.get("finish_reason") or finish
                 delta = choice.get("delta") or {}
                 texts = {name: delta[name] for name in _STREAMED if delta.get(name)}
                 _add(message, texts)
-                for part in delta.get("tool_calls") or ():
-                    _add(calls.setdefault(part.get("index", 0), {}), part.get("function") or {})
-                first = first or (end if texts or delta.get("tool_calls") else None)
+                for call_delta in delta.get("tool_calls") or ():
+                    _add(
+                        calls.setdefault(call_delta.get("index", 0), {}),
+                        call_delta.get("function") or {},
+                    )
+                first_token_bytes = first_token_bytes or (
+                    end if texts or delta.get("tool_calls") else None
+                )
                 called = [{"function": call} for call in calls.values()] or None
                 answer = {**message, "tool_calls": called}
-                whole["choices"] = [{"message": answer, "finish_reason": finish}]
+                completion["choices"] = [{"message": answer, "finish_reason": finish}]
     except (msgspec.DecodeError, AttributeError, TypeError) as error:
         raise Unreadable(f"an event of its stream can't be read: {error}") from None
-    return msgspec.json.encode(whole), first
+    return msgspec.json.encode(completion), first_token_bytes
 
 
 def _events(content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -264,49 +272,49 @@ def _events(content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
             yield end, msgspec.json.decode(data)
 
 
-def _add(texts: dict[str, Any], parts: dict[str, Any]) -> None:
+def _add(texts: dict[str, Any], deltas: dict[str, Any]) -> None:
     """Append the next part of each text."""
-    for name, part in parts.items():
-        texts[name] = texts.get(name, "") + (part or "")
+    for name, delta in deltas.items():
+        texts[name] = texts.get(name, "") + (delta or "")
 
 
 def _error(error: Any, redact: Callable[[str], str]) -> str:
     return shortened(redact(f"an error: {error}"), 300)
 
 
-def _checked(call: dict[str, Any], number: int) -> dict[str, Any]:
+def _check_call(call: dict[str, Any], number: int) -> dict[str, Any]:
     """The tool call, validated, with an id and with its arguments as JSON text."""
     msgspec.convert(call, _Call)
     return _call({**call, "id": call.get("id") or f"call_{number}"}, number)
 
 
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
     """Plain data with `change` applied to all text in it."""
     if isinstance(value, dict):
-        return {change(k): _mapped(v, change) for k, v in value.items()}
+        return {change(k): _map_texts(v, change) for k, v in value.items()}
     if isinstance(value, list):
-        return [_mapped(v, change) for v in value]
+        return [_map_texts(v, change) for v in value]
     return change(value) if isinstance(value, str) else value
 
 
-def refused(what: str, text: str) -> RefusedError:
+def refusal_error(problem: str, text: str) -> RefusedError:
     """The error for a row that isn't answered; `text` is what the model said instead."""
-    error = RefusedError(what, details=[text[:200]] if text else [])
+    error = RefusedError(problem, details=[text[:200]] if text else [])
     error.text = text
     return error
 
 
-def _counted(
+def _token_counts(
     thought: Thought, reason: str | None, calls: list[dict[str, Any]], used: _Used, request: Request
 ) -> Completion:
     finish = _FINISH.get(reason or "", "tool_calls" if calls else "stop")
     written = len(thought.text) + len(thought.reasoning or "")
-    asked, counted = used.prompt_tokens, used.completion_tokens
+    prompt_tokens, counted = used.prompt_tokens, used.completion_tokens
     return Completion(
         text=thought.text,
         reasoning=thought.reasoning,
         finish_reason=finish if calls or finish != "tool_calls" else "stop",
-        prompt_tokens=request.estimated_tokens() if asked is None else asked,
+        prompt_tokens=request.estimated_tokens() if prompt_tokens is None else prompt_tokens,
         completion_tokens=-(-written // CHARACTERS_A_TOKEN) if counted is None else counted,
         tool_calls=calls or None,
     )
@@ -316,7 +324,11 @@ def _text(content: str | list[_Part] | None) -> str:
     """Content as text. Parts that aren't text, e.g. a model's thoughts, are left out."""
     if not isinstance(content, list):
         return content or ""
-    texts = [part.text for part in content if part.type in ("text", "output_text")]
+    texts = [
+        content_part.text
+        for content_part in content
+        if content_part.type in ("text", "output_text")
+    ]
     if None in texts:
         raise Unreadable("a text part has no text")
     return "".join(text for text in texts if text is not None)

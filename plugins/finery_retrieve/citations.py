@@ -10,11 +10,14 @@ from typing import NamedTuple
 
 from finery_retrieve.expected import occurs
 
-LEAST = 8
+MIN_LETTERS = 8
 """Minimum letters and digits of a quote: a shorter one is in almost any text."""
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
-_PART = r"\d{1,3}(?:\s*[-–]\s*\d{1,3})?"
-_NUMBERS = rf"(?P<open>\(\s*)?\[\s*(?P<numbers>{_PART}(?:\s*[,;]\s*{_PART})*)\s*\](?(open)\s*\))"
+_NUMBER_RANGE = r"\d{1,3}(?:\s*[-–]\s*\d{1,3})?"
+_NUMBERS = (
+    rf"(?P<open>\(\s*)?\[\s*(?P<numbers>{_NUMBER_RANGE}(?:\s*[,;]\s*{_NUMBER_RANGE})*)"
+    r"\s*\](?(open)\s*\))"
+)
 """Four digits are a year. The page of a bundle reads citations in the same way."""
 _QUOTES = {
     "straight": '"(?P<straight>[^"]+)"',
@@ -27,10 +30,10 @@ _QUOTES = {
 _CITATION = re.compile(rf"(?:(?:{'|'.join(_QUOTES.values())})\s*[.,;:!?]?\s*)?{_NUMBERS}")
 _NUMBER = re.compile(_NUMBERS)
 _UNQUOTABLE = re.compile(r'["“”]|\[[\d\s,;–-]*\]')
-MOST = 20
+MAX_RANGE = 20
 """Maximum length of a range such as `[1-3]`."""
 _MARKS = ".,;:!?"
-_AROUND = " \t\r\n…"
+_SURROUNDING = " \t\r\n…"
 
 
 class Citation(NamedTuple):
@@ -47,7 +50,7 @@ class Quote(NamedTuple):
     numbers: list[int]
 
 
-class Checked(NamedTuple):
+class CheckedCitations(NamedTuple):
     """The citations of an answer, compared with the chunks of its prompt.
 
     cited: the numbers, each once, in the order of the answer. unknown: those of no chunk.
@@ -64,8 +67,8 @@ class Checked(NamedTuple):
         """The faults, one line each; empty if there are none."""
         numbers = [f"[{number}] is the number of no document" for number in self.unknown]
         return numbers + [
-            f'not in {" or ".join(f"[{n}]" for n in of.numbers)} word for word: "{of.text}"'
-            for of in self.altered
+            f'not in {" or ".join(f"[{n}]" for n in quote.numbers)} word for word: "{quote.text}"'
+            for quote in self.altered
         ]
 
 
@@ -75,34 +78,42 @@ def citations(answer: str) -> list[Citation]:
     `[1, 3]` and `[1] [3]` cite two chunks, and a quote before them belongs to both; `[1-3]` cites
     three. A quote precedes the numbers, with at most a punctuation mark between them; numbers may
     be in parentheses. The quotation marks of other languages count like straight ones. Texts in
-    quotation marks that are shorter than `LEAST`, e.g. the name of a button, aren't quotes.
+    quotation marks that are shorter than `MIN_LETTERS`, e.g. the name of a button, aren't quotes.
     """
-    return [Citation(number, quote) for numbers, quote in _together(answer) for number in numbers]
+    return [
+        Citation(number, quote) for numbers, quote in _cited_groups(answer) for number in numbers
+    ]
 
 
-def check_citations(answer: str, chunks: Sequence[str]) -> Checked:
+def check_citations(answer: str, chunks: Sequence[str]) -> CheckedCitations:
     """The citations of an answer, compared with the chunks of its prompt, in prompt order."""
-    together = list(_together(answer))
-    cited = list(dict.fromkeys(number for numbers, _ in together for number in numbers))
+    groups = list(_cited_groups(answer))
+    cited = list(dict.fromkeys(number for numbers, _ in groups for number in numbers))
     unknown = [number for number in cited if not 1 <= number <= len(chunks)]
-    quotes = [Quote(of, list(dict.fromkeys(numbers))) for numbers, of in together if of is not None]
+    quotes = [
+        Quote(quote_text, list(dict.fromkeys(numbers)))
+        for numbers, quote_text in groups
+        if quote_text is not None
+    ]
     altered = [quote for quote in quotes if _is_altered(quote, chunks)]
-    return Checked(cited, unknown, len(quotes), altered)
+    return CheckedCitations(cited, unknown, len(quotes), altered)
 
 
-def without_citations(answer: str) -> str:
+def strip_citations(answer: str) -> str:
     """The answer in one line, without numbers and without the quotes that belong to them.
 
     If nothing else would be left, e.g. of an answer that is only a quote, quotes are kept.
     """
     matches = _CITATION.finditer(_without_code(answer))
-    text = _cut(answer, [_span(match, answer) for match in matches])
-    return text if any(map(str.isalnum, text)) else without_numbers(answer)
+    text = _without_spans(answer, [_span(match, answer) for match in matches])
+    return text if any(map(str.isalnum, text)) else strip_numbers(answer)
 
 
-def without_numbers(answer: str) -> str:
+def strip_numbers(answer: str) -> str:
     """The answer in one line, without the numbers of citations; quotes stay."""
-    return _cut(answer, [match.span() for match in _NUMBER.finditer(_without_code(answer))])
+    return _without_spans(
+        answer, [match.span() for match in _NUMBER.finditer(_without_code(answer))]
+    )
 
 
 def is_verbatim(quote: str, text: str) -> bool:
@@ -111,24 +122,24 @@ def is_verbatim(quote: str, text: str) -> bool:
     `200 euros a year` isn't in `1200 euros a year`: a quote neither begins nor ends inside a word
     or a number.
 
-    False for a quote of less than `LEAST` letters and digits, unless the text has no more.
+    False for a quote of less than `MIN_LETTERS` letters and digits, unless the text has no more.
     Ellipses at both ends of the quote are ignored.
     """
-    words = " ".join(quote.strip(_AROUND).removeprefix("...").removesuffix("...").split())
-    if letters(words) < min(LEAST, letters(text)) or not words:
+    words = " ".join(quote.strip(_SURROUNDING).removeprefix("...").removesuffix("...").split())
+    if letters(words) < min(MIN_LETTERS, letters(text)) or not words:
         return False
     return occurs(words, " ".join(text.split()))
 
 
-def quotable(quote: str) -> str | None:
+def quotable_part(quote: str) -> str | None:
     """A quote that can be put between straight quotation marks, in one line.
 
     If it contains such marks, or numbers like those of citations, the longest part without them;
     None if that is too short to count.
     """
-    parts = [" ".join(part.split()).lstrip(" ,;:.") for part in _UNQUOTABLE.split(quote)]
-    longest = max(parts, key=len)
-    return longest if letters(longest) >= LEAST else None
+    pieces = [" ".join(piece.split()).lstrip(" ,;:.") for piece in _UNQUOTABLE.split(quote)]
+    longest = max(pieces, key=len)
+    return longest if letters(longest) >= MIN_LETTERS else None
 
 
 def letters(text: str) -> int:
@@ -136,21 +147,21 @@ def letters(text: str) -> int:
     return sum(map(str.isalnum, text))
 
 
-def _together(answer: str) -> Iterator[tuple[list[int], str | None]]:
+def _cited_groups(answer: str) -> Iterator[tuple[list[int], str | None]]:
     """The numbers that are cited together, and the quote before them."""
     numbers, quote, end = list[int](), None, 0
     for match in _CITATION.finditer(_without_code(answer)):
-        own = list(_numbers(match["numbers"]))
+        match_numbers = list(_numbers(match["numbers"]))
         if (
             numbers
             and not any(match[name] is not None for name in _QUOTES)
             and not answer[end : match.start()].strip()
         ):
-            numbers += own
+            numbers += match_numbers
         else:
             if numbers:
                 yield numbers, quote
-            numbers, quote = own, _quote_of(match, answer)
+            numbers, quote = match_numbers, _quote_of(match, answer)
         end = match.end()
     if numbers:
         yield numbers, quote
@@ -164,19 +175,19 @@ def _is_altered(quote: Quote, chunks: Sequence[str]) -> bool:
 
 def _numbers(text: str) -> Iterator[int]:
     """The numbers between brackets, with those inside of ranges."""
-    for part in re.split("[,;]", text):
-        first, *last = map(int, re.findall(r"\d+", part))
-        if last and first < last[0] <= first + MOST:
-            yield from range(first, last[0] + 1)
+    for item in re.split("[,;]", text):
+        start, *end = map(int, re.findall(r"\d+", item))
+        if end and start < end[0] <= start + MAX_RANGE:
+            yield from range(start, end[0] + 1)
         else:
-            yield from (first, *last)
+            yield from (start, *end)
 
 
 def _quote_of(match: re.Match[str], answer: str) -> str | None:
     """The quote of a citation as the answer has it: the match lacks the code in it."""
     start, end = max(map(match.span, _QUOTES))  # of those that don't match it is (-1, -1)
     quote = answer[start:end].strip() if start >= 0 else ""
-    return quote if letters(quote) >= LEAST else None
+    return quote if letters(quote) >= MIN_LETTERS else None
 
 
 def _without_code(answer: str) -> str:
@@ -191,18 +202,18 @@ def _span(match: re.Match[str], answer: str) -> tuple[int, int]:
     return match.span()
 
 
-def _cut(answer: str, spans: Sequence[tuple[int, int]]) -> str:
+def _without_spans(answer: str, spans: Sequence[tuple[int, int]]) -> str:
     """The answer in one line, without these parts."""
-    text, last = "", 0
+    text, position = "", 0
     for start, end in spans:
-        text = _appended(text, answer[last:start])
-        last = end
-    return " ".join(_appended(text, answer[last:]).split())
+        text = _join_texts(text, answer[position:start])
+        position = end
+    return " ".join(_join_texts(text, answer[position:]).split())
 
 
-def _appended(text: str, rest: str) -> str:
+def _join_texts(text: str, addition: str) -> str:
     """Both texts with a space between; punctuation goes to the text, once."""
-    text, mark = text.rstrip(), rest.lstrip()[:1]
+    text, mark = text.rstrip(), addition.lstrip()[:1]
     if not text or not mark or mark not in _MARKS:
-        return f"{text} {rest}"
-    return text + rest.lstrip()[1 if text[-1] in _MARKS else 0 :]
+        return f"{text} {addition}"
+    return text + addition.lstrip()[1 if text[-1] in _MARKS else 0 :]

@@ -19,63 +19,68 @@ _GROUP_BEFORE, _GROUP_AFTER = re.compile(r"(?<!\d)\d{1,3} \Z"), re.compile(r" \d
 _UNIT = re.compile(r"/[^\W\d]")
 _NAME = re.compile(r"\+\+|#|\+(?!\w)")
 _FIRST_DIGITS, _LAST_DIGITS = re.compile(r"\d*"), re.compile(r"\d*\Z")
-LOOKED_AT = 8
+CONTEXT_CHARACTERS = 8
 """Characters before a place that can make it the middle of a number."""
 
 
-def occurs(part: str, text: str, *, exactly: bool = False) -> bool:
+def occurs(needle: str, text: str, *, exactly: bool = False) -> bool:
     """Whether a text contains another one that neither begins nor ends inside a word or a number.
 
     exactly: also not as a part of a value or a name: `5` isn't in `-5`, `1/2`, `12:30` or `1 000`
     (with a space), nor `50 MB` in `50 MB/s`, nor `C` in `C++`.
     """
-    start = text.find(part) if part else -1
+    start = text.find(needle) if needle else -1
     while start >= 0:
-        before, after = (
-            text[max(0, start - LOOKED_AT) : start],
-            text[start + len(part) :][:LOOKED_AT],
+        text_before, text_after = (
+            text[max(0, start - CONTEXT_CHARACTERS) : start],
+            text[start + len(needle) :][:CONTEXT_CHARACTERS],
         )
-        if not _is_cut(before, part, after) and not (exactly and _is_less(before, part, after)):
+        if not _is_cut(text_before, needle, text_after) and not (
+            exactly and _changes_meaning(text_before, needle, text_after)
+        ):
             return True
-        start = text.find(part, start + 1)
+        start = text.find(needle, start + 1)
     return False
 
 
-def _is_cut(before: str, part: str, after: str) -> bool:
+def _is_cut(text_before: str, needle: str, text_after: str) -> bool:
     """Whether either end of a part is inside a word or a number."""
     return (
-        _joins(before[-1:], part[0])
-        or _joins(part[-1], after[:1])
-        or (part[0].isdecimal() and re.search(r"\d[.,]\Z", before) is not None)
-        or (part[-1].isdecimal() and re.match(r"[.,]\d", after) is not None)
+        _joins(text_before[-1:], needle[0])
+        or _joins(needle[-1], text_after[:1])
+        or (needle[0].isdecimal() and re.search(r"\d[.,]\Z", text_before) is not None)
+        or (needle[-1].isdecimal() and re.match(r"[.,]\d", text_after) is not None)
     )
 
 
-def _is_less(before: str, part: str, after: str) -> bool:
+def _changes_meaning(text_before: str, needle: str, text_after: str) -> bool:
     """Whether the characters around a part make it a different value or name."""
-    first, last = _FIRST_DIGITS.match(part), _LAST_DIGITS.search(part)
-    leading, trailing = len(first[0]) if first else 0, len(last[0]) if last else 0
+    first_digits, last_digits = _FIRST_DIGITS.match(needle), _LAST_DIGITS.search(needle)
+    leading, trailing = (
+        len(first_digits[0]) if first_digits else 0,
+        len(last_digits[0]) if last_digits else 0,
+    )
     if leading and (
-        _BEFORE_NUMBER.search(before)
-        or (leading <= 3 and _FRACTION_BEFORE.search(before))  # 2024 in 5/2024 is a year
-        or (leading == 3 and _GROUP_BEFORE.search(before))
+        _BEFORE_NUMBER.search(text_before)
+        or (leading <= 3 and _FRACTION_BEFORE.search(text_before))  # 2024 in 5/2024 is a year
+        or (leading == 3 and _GROUP_BEFORE.search(text_before))
     ):
         return True
     if trailing and (
-        _AFTER_NUMBER.match(after)
-        or (trailing <= 3 and (_FRACTION_AFTER.match(after) or _GROUP_AFTER.match(after)))
+        _AFTER_NUMBER.match(text_after)
+        or (trailing <= 3 and (_FRACTION_AFTER.match(text_after) or _GROUP_AFTER.match(text_after)))
     ):
         return True
-    if re.match(r"[-−–±]\d", part) and before[-1:].isalnum():
+    if re.match(r"[-−–±]\d", needle) and text_before[-1:].isalnum():
         return True  # -5 in 3-5
-    if any(map(str.isdecimal, part)) and part[-1].isalpha() and _UNIT.match(after):
+    if any(map(str.isdecimal, needle)) and needle[-1].isalpha() and _UNIT.match(text_after):
         return True
-    return part[-1].isalpha() and _NAME.match(after) is not None
+    return needle[-1].isalpha() and _NAME.match(text_after) is not None
 
 
-def _joins(first: str, second: str) -> bool:
+def _joins(left: str, right: str) -> bool:
     """Whether two neighbouring characters belong to one word."""
-    return _is_word(first) and _is_word(second) and not (is_unspaced(first) or is_unspaced(second))
+    return _is_word(left) and _is_word(right) and not (is_unspaced(left) or is_unspaced(right))
 
 
 def _is_word(character: str) -> bool:
@@ -98,10 +103,10 @@ def contains(text: str, expected: Expected) -> bool:
     line = one_line(text)
     return all(
         any(
-            occurs(one_line(one), line, exactly=True)
-            for one in ([each] if isinstance(each, str) else each)
+            occurs(one_line(alternative), line, exactly=True)
+            for alternative in ([expectation] if isinstance(expectation, str) else expectation)
         )
-        for each in expected
+        for expectation in expected
     )
 
 

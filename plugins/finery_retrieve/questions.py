@@ -13,9 +13,9 @@ from finery import Index
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.badrow import BadRow, kind_of
 from finery.util.text import shortened
-from finery_retrieve.citations import LEAST, is_verbatim, letters, without_numbers
+from finery_retrieve.citations import MIN_LETTERS, is_verbatim, letters, strip_numbers
 from finery_retrieve.expected import Expected, contains, one_line
-from finery_retrieve.index.chunks import Chunk, Chunks, plain
+from finery_retrieve.index.chunks import Chunk, Chunks, escape_control_tokens
 from finery_retrieve.index.context import question_of
 from finery_retrieve.index.retriever import Hit, Retriever
 
@@ -60,7 +60,7 @@ class Question(NamedTuple):
 
     def lacks_expected(self) -> bool:
         """Whether the row's own answer lacks texts that it expects."""
-        answer = without_numbers(self.answer)
+        answer = strip_numbers(self.answer)
         return bool(self.answer and self.expected) and not contains(answer, self.expected)
 
     def is_proved_by(self, hit: Hit) -> bool:
@@ -68,7 +68,7 @@ class Question(NamedTuple):
         return (
             bool(self.quote)
             and is_source(self.source, hit.source)
-            and is_verbatim(plain(self.quote), plain(hit.text))
+            and is_verbatim(escape_control_tokens(self.quote), escape_control_tokens(hit.text))
         )
 
     def gains(self, hits: Sequence[Hit], right: Sequence[Hit]) -> list[bool]:
@@ -122,8 +122,8 @@ def right_chunks(
     hand or one made from other chunks of the same documents, has the first chunk with its quote.
     """
     right = [_by_id(question, retriever) for question in questions]
-    wanted = [i for i, hits in enumerate(right) if not hits and questions[i].quote]
-    for i, hit in _by_quote(questions, wanted, Chunks(index.path), retriever):
+    unresolved = [i for i, hits in enumerate(right) if not hits and questions[i].quote]
+    for i, hit in _by_quote(questions, unresolved, Chunks(index.path), retriever):
         right[i] = [hit]
     return right
 
@@ -157,7 +157,9 @@ def _expected(row: Row) -> Expected:
 
 def _is_expected(value: Any) -> bool:
     if isinstance(value, list):
-        return bool(value) and all(isinstance(each, str) and each.strip() for each in value)
+        return bool(value) and all(
+            isinstance(alternative, str) and alternative.strip() for alternative in value
+        )
     return isinstance(value, str) and bool(value.strip())
 
 
@@ -167,10 +169,10 @@ def _by_id(question: Question, retriever: Retriever) -> list[Hit]:
 
 
 def _by_quote(
-    questions: Sequence[Question], wanted: Iterable[int], chunks: Chunks, retriever: Retriever
+    questions: Sequence[Question], unresolved: Iterable[int], chunks: Chunks, retriever: Retriever
 ) -> Iterator[tuple[int, Hit]]:
     """(number of the question, the first chunk with its quote)."""
-    waiting = list(wanted)
+    waiting = list(unresolved)
     if not waiting:
         return
     words = {i: max(re.findall(r"\w+", questions[i].quote), key=len, default="") for i in waiting}
@@ -189,18 +191,18 @@ def _by_quote(
         waiting = [i for i in waiting if i not in hits]
 
 
-def is_source(wanted: str, source: str) -> bool:
+def is_source(path_end: str, source: str) -> bool:
     """Whether a chunk is from the document that a row names, by its path or by the end of it."""
-    return not wanted or source == wanted or source.endswith(f"/{wanted}")
+    return not path_end or source == path_end or source.endswith(f"/{path_end}")
 
 
-LONGEST = 70
+MAX_SHOWN_QUESTION = 70
 """Characters of a question that a message repeats."""
-KEEP = "keep: [quote, source, expected, answerable]"
+KEEP_SETTING = "keep: [quote, source, expected, answerable]"
 _STRAIGHT = str.maketrans("‘’“”–—", "''\"\"--")
 
 
-class _Near(NamedTuple):
+class _NearQuote(NamedTuple):
     """A chunk that nearly has a quote: word for word, apart from case, or apart from marks too."""
 
     source: str
@@ -209,19 +211,19 @@ class _Near(NamedTuple):
     is_own: bool
 
 
-def no_chunks(
+def missing_chunk_errors(
     questions: Sequence[Question], right: Sequence[Sequence[Hit]], index: Index
 ) -> dict[int, BadRow]:
     """Number of an answerable question without a right chunk → why it has none."""
     numbers = [
         number
-        for number, (question, of) in enumerate(zip(questions, right, strict=True))
-        if question.is_answerable and not of
+        for number, (question, hits) in enumerate(zip(questions, right, strict=True))
+        if question.is_answerable and not hits
     ]
-    return reasons(questions, numbers, index)
+    return missing_chunk_reasons(questions, numbers, index)
 
 
-def reasons(
+def missing_chunk_reasons(
     questions: Sequence[Question], numbers: Sequence[int], index: Index
 ) -> dict[int, BadRow]:
     """Number of a question → why it has no right chunk. numbers: of those that have none."""
@@ -230,32 +232,32 @@ def reasons(
     return {
         number: _quote(questions[number], near.get(number))
         if questions[number].quote
-        else _unnamed(questions[number])
+        else _unnamed_chunk_error(questions[number])
         for number in numbers
     }
 
 
-def _unnamed(question: Question) -> BadRow:
-    about = _about(question)
+def _unnamed_chunk_error(question: Question) -> BadRow:
+    question_line = _question_line(question)
     if question.chunks:
         return BadRow(
             f"the index has none of the chunks that the row was made from, and the row has no "
-            f"quote: {about}",
+            f"quote: {question_line}",
             "index the same chunks that the questions were made from",
         )
     return BadRow(
-        f"the row doesn't name the chunk with its answer: {about}",
+        f"the row doesn't name the chunk with its answer: {question_line}",
         "give it `quote`, a sentence of the document, or `chunk`, the id of a chunk; or "
         "`answerable: false` if the documents don't contain the answer. If the file has these "
-        f"columns, keep them in data.file: {KEEP}, without those that the file lacks",
+        f"columns, keep them in data.file: {KEEP_SETTING}, without those that the file lacks",
     )
 
 
-def _quote(question: Question, near: _Near | None) -> BadRow:
-    quote, about = question.quote, _about(question)
-    if letters(quote) < LEAST:
+def _quote(question: Question, near: _NearQuote | None) -> BadRow:
+    quote, about = question.quote, _question_line(question)
+    if letters(quote) < MIN_LETTERS:
         return BadRow(
-            f'the quote "{quote}" is too short, it needs at least {LEAST} letters or digits: '
+            f'the quote "{quote}" is too short, it needs at least {MIN_LETTERS} letters or digits: '
             f"{about}",
             "quote more of the sentence, word for word",
         )
@@ -280,24 +282,26 @@ def _quote(question: Question, near: _Near | None) -> BadRow:
     )
 
 
-def _nearest(questions: Mapping[int, Question], chunks: Iterable[Chunk]) -> dict[int, _Near]:
+def _nearest(questions: Mapping[int, Question], chunks: Iterable[Chunk]) -> dict[int, _NearQuote]:
     """Number of a question → the first of the chunks that are most similar to its quote."""
-    folded = {number: _folded(question.quote) for number, question in questions.items()}
-    nearest: dict[int, _Near] = {}
+    folded = {number: _fold_quotes(question.quote) for number, question in questions.items()}
+    nearest: dict[int, _NearQuote] = {}
     for chunk in chunks:
-        text = _folded(chunk.text)
+        text = _fold_quotes(chunk.text)
         for number, quote in folded.items():
             if quote and quote in text:
-                near = _compared(questions[number], chunk)
-                before = nearest.get(number)
-                if before is None or _rank(near) > _rank(before):
+                near = _compare_quote(questions[number], chunk)
+                best = nearest.get(number)
+                if best is None or _rank(near) > _rank(best):
                     nearest[number] = near
     return nearest
 
 
-def _compared(question: Question, chunk: Chunk) -> _Near:
-    quote, text = (_spaced(of.translate(_STRAIGHT)) for of in (question.quote, chunk.text))
-    return _Near(
+def _compare_quote(question: Question, chunk: Chunk) -> _NearQuote:
+    quote, text = (
+        _collapse_spaces(raw_text.translate(_STRAIGHT)) for raw_text in (question.quote, chunk.text)
+    )
+    return _NearQuote(
         source=chunk.source,
         is_verbatim=is_verbatim(question.quote, chunk.text),
         is_same_case=quote in text,
@@ -305,18 +309,18 @@ def _compared(question: Question, chunk: Chunk) -> _Near:
     )
 
 
-def _rank(near: _Near) -> tuple[bool, bool, bool]:
+def _rank(near: _NearQuote) -> tuple[bool, bool, bool]:
     return near.is_own, near.is_verbatim, near.is_same_case
 
 
-def _about(question: Question) -> str:
+def _question_line(question: Question) -> str:
     """The question as one line."""
-    return shortened(_spaced(question.text), LONGEST)
+    return shortened(_collapse_spaces(question.text), MAX_SHOWN_QUESTION)
 
 
-def _folded(text: str) -> str:
+def _fold_quotes(text: str) -> str:
     return one_line(text.translate(_STRAIGHT))
 
 
-def _spaced(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     return " ".join(text.split())

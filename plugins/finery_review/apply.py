@@ -30,7 +30,7 @@ from finery_review.decisions import (
     Decision,
     Earlier,
     Standing,
-    applied,
+    apply_decision,
     on_rows_gone,
     parents_of,
     parse,
@@ -158,7 +158,7 @@ class _Review:
 
     def _applied(self, number: int, row: Row, decision: Decision) -> Row | None:
         try:
-            return applied(row, decision)
+            return apply_decision(row, decision)
         except DataError as error:
             raise DataError(
                 f"its decision ({decision.do}) doesn't fit: {error.what}",

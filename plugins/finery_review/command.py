@@ -68,11 +68,11 @@ def command(
 
         facts = opened.facts()
         words = ("accepted", "rejected", "edited", "swapped")
-        parts = ", ".join(f"{facts[word]} {word}" for word in words if facts[word])
-        here = f" ({facts['here']} now)" if facts["here"] else ""
+        status_counts = ", ".join(f"{facts[word]} {word}" for word in words if facts[word])
+        here_note = f" ({facts['here']} now)" if facts["here"] else ""
         click.echo(
-            f"{facts['decided']} of {facts['rows']} rows decided{here}"
-            f"{f': {parts}' if parts else ''}; {facts['undecided']} undecided"
+            f"{facts['decided']} of {facts['rows']} rows decided{here_note}"
+            f"{f': {status_counts}' if status_counts else ''}; {facts['undecided']} undecided"
         )
         for notice in opened.log.notices:
             click.secho(notice, fg="yellow")

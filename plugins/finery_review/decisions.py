@@ -13,12 +13,12 @@ from finery.rows.chat.turns import turn_problems
 from finery.rows.parts import prompt_text, replace_content
 
 Action = Literal["accept", "reject", "edit", "swap", "note", "undo"]
-OPEN = frozenset({"note", "undo"})
+UNDECIDING_ACTIONS = frozenset({"note", "undo"})
 """Actions that leave a row undecided: a comment, and undoing a decision."""
-TIME = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)?$"
+TIME_PATTERN = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)?$"
 _MARK = codecs.BOM_UTF8
-_START = b'{"id":"'
-_MERGE = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
+_LINE_START = b'{"id":"'
+_MERGE_MARKERS = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -34,7 +34,7 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     set: dict[str, Any] | None = None
     reason: str = ""
     by: str = ""
-    at: Annotated[str, msgspec.Meta(pattern=TIME)] = ""
+    at: Annotated[str, msgspec.Meta(pattern=TIME_PATTERN)] = ""
     prompt: str = ""
     parents: list[str] = []
 
@@ -49,7 +49,7 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     @property
     def decides(self) -> bool:
         """Whether the row is decided."""
-        return self.do not in OPEN
+        return self.do not in UNDECIDING_ACTIONS
 
 
 def as_line(decision: Decision) -> bytes:
@@ -62,30 +62,30 @@ def token_of(decision: Decision | None) -> str:
     return blake3(as_line(decision)).hexdigest()[:16] if decision else ""
 
 
-def parse(content: bytes, name: str, before: int = 0) -> tuple[list[Decision], bytes]:
+def parse(content: bytes, name: str, lines_before: int = 0) -> tuple[list[Decision], bytes]:
     """The decisions in a file's content, and the rest of an incomplete last line.
 
     A writer that dies while writing leaves a last line without its end. That decision was never
     acknowledged. name: of the file, for messages; before: its lines before the content. Raises
     `DataError` for any other broken line.
     """
-    start = content.removeprefix(_MARK) if not before else content
-    *lines, last = start.split(b"\n")
-    numbered = enumerate(lines, before + 1)
+    start = content.removeprefix(_MARK) if not lines_before else content
+    *lines, last_line = start.split(b"\n")
+    numbered = enumerate(lines, lines_before + 1)
     decisions = [_decision(line, f"{name}:{number}") for number, line in numbered if line.strip()]
-    if _is_torn(last):
-        return decisions, last
-    if last.strip():
-        decisions.append(_decision(last, f"{name}:{before + len(lines) + 1}"))
+    if _is_torn(last_line):
+        return decisions, last_line
+    if last_line.strip():
+        decisions.append(_decision(last_line, f"{name}:{lines_before + len(lines) + 1}"))
     return decisions, b""
 
 
-def _is_torn(last: bytes) -> bool:
+def _is_torn(last_line: bytes) -> bool:
     """Whether a last line is the beginning of one that `as_line` makes, not one edited by hand."""
-    if not (last.startswith(_START) or (last and _START.startswith(last))):
+    if not (last_line.startswith(_LINE_START) or (last_line and _LINE_START.startswith(last_line))):
         return False
     try:
-        msgspec.json.decode(last)
+        msgspec.json.decode(last_line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return True
     return False
@@ -104,7 +104,7 @@ def _decision(line: bytes, where: str) -> Decision:
             f"isn't UTF-8: {error.reason}", where=where, fix="save the file as UTF-8"
         ) from None
     except (msgspec.MsgspecError, RecursionError) as error:
-        if line.startswith(_MERGE):
+        if line.startswith(_MERGE_MARKERS):
             raise DataError(
                 "a git merge wasn't finished here",
                 where=where,
@@ -130,9 +130,9 @@ class Standing:
 
     def add(self, decision: Decision) -> None:
         """Take the next line of the file into account."""
-        before = self.time_of(decision.id)
-        if not decision.at or decision.at >= before:
-            self._by_row[decision.id] = (decision.at or before, decision)
+        previous_time = self.time_of(decision.id)
+        if not decision.at or decision.at >= previous_time:
+            self._by_row[decision.id] = (decision.at or previous_time, decision)
 
     def of(self, row: str) -> Decision | None:
         """The current decision or note for a row; None if there is none."""
@@ -180,9 +180,9 @@ class Earlier:
         ids = tuple(parents)
         if not self.count:
             return None
-        own = [self._by_id[i] for i in ids if i in self._by_id]
+        own_decisions = [self._by_id[i] for i in ids if i in self._by_id]
         like = [self._by_prompt.get(prompt), self._by_parents.get(ids)]
-        return next((d for d in [*own, *like] if d is not None), None)
+        return next((d for d in [*own_decisions, *like] if d is not None), None)
 
 
 def on_rows_gone(count: int) -> str:
@@ -192,7 +192,7 @@ def on_rows_gone(count: int) -> str:
     return f"{count:,} decisions are on rows that no longer exist"
 
 
-def applied(row: Row, decision: Decision) -> Row | None:
+def apply_decision(row: Row, decision: Decision) -> Row | None:
     """The row after a decision; None if it is rejected.
 
     A changed row has a new id and the old one as its parent. Raises `DataError` if the decision
@@ -211,10 +211,14 @@ def applied(row: Row, decision: Decision) -> Row | None:
         edited = replace_content(
             row, {name: value for name, value in values.items() if value is not None}
         )
-        before = turn_problems(row)
+        problems_before = turn_problems(row)
         if isinstance(edited.get("messages"), str):
             raise DataError("'messages' is text, not a list of turns", fix="edit the row again")
-        broken = [what for check, what in turn_problems(edited) if (check, what) not in before]
+        broken = [
+            problem
+            for check, problem in turn_problems(edited)
+            if (check, problem) not in problems_before
+        ]
         if broken:
             raise DataError("; ".join(broken), fix="edit the row again")
         return edited

@@ -56,23 +56,23 @@ class DecisionLog:
 
     def refresh(self) -> None:
         """Read what was appended since the last reading, or all of a replaced file."""
-        with suppress(FileNotFoundError), self._open(os.O_RDONLY, fcntl.LOCK_SH) as file:
+        with suppress(FileNotFoundError), self._open_locked(os.O_RDONLY, fcntl.LOCK_SH) as file:
             self._read(file)
             return
         if self._file is not None:
             self._start_anew()
 
-    def append(self, decision: Decision, seen: str) -> Decision:
+    def append(self, decision: Decision, seen_token: str) -> Decision:
         """Write a decision to disk with the present time.
 
         seen: the token of the decision that the window shows for the row. Raises `Conflict` if
         there is now another decision.
         """
         self._make_folder()
-        with self._open(os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as file:
+        with self._open_locked(os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as file:
             self._read(file)
             now = self.standing.of(decision.id)
-            if token_of(now) != seen:
+            if token_of(now) != seen_token:
                 raise Conflict(now)
             at = max(
                 time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -80,10 +80,10 @@ class DecisionLog:
             )
             dated = replace(decision, at=at)
             # Complete or remove a last line without an end.
-            rest = os.pread(file, os.fstat(file).st_size - self._size, self._size)
-            if rest:
+            torn_bytes = os.pread(file, os.fstat(file).st_size - self._size, self._size)
+            if torn_bytes:
                 os.ftruncate(file, self._size)
-                self.notices.append(torn(self.path, rest) + " It was removed.")
+                self.notices.append(torn_line_notice(self.path, torn_bytes) + " It was removed.")
             if self._tail[-1:] not in (b"", b"\n"):
                 self._write(file, self._size, b"\n")
                 self._read(file)
@@ -93,10 +93,10 @@ class DecisionLog:
         return dated
 
     @contextmanager
-    def _open(self, flags: int, lock: int) -> Iterator[int]:
+    def _open_locked(self, flags: int, lock: int) -> Iterator[int]:
         """The locked file, which still has its name after locking."""
         while True:
-            file = self._opened(flags)
+            file = self._open(flags)
             try:
                 try:
                     fcntl.flock(file, lock)
@@ -111,7 +111,7 @@ class DecisionLog:
             finally:
                 os.close(file)
 
-    def _opened(self, flags: int) -> int:
+    def _open(self, flags: int) -> int:
         if self.path.is_dir():
             raise DataError(
                 "expected a file of decisions, but this is a folder",
@@ -136,14 +136,16 @@ class DecisionLog:
         if self._file is not None and not self._goes_on(file, state):
             self._start_anew()
         self._file = (state.st_dev, state.st_ino)
-        new = os.pread(file, max(0, state.st_size - self._size), self._size)
-        while len(new) < state.st_size - self._size:  # a read returns at most 2 GiB
-            new += os.pread(file, state.st_size - self._size - len(new), self._size + len(new))
-        decisions, rest = parse(new, shown(self.path), self._lines)
+        appended = os.pread(file, max(0, state.st_size - self._size), self._size)
+        while len(appended) < state.st_size - self._size:  # a read returns at most 2 GiB
+            appended += os.pread(
+                file, state.st_size - self._size - len(appended), self._size + len(appended)
+            )
+        decisions, torn_bytes = parse(appended, shown(self.path), self._lines)
         for decision in decisions:
             self.standing.add(decision)
             self.rows.append(decision.id)
-        read = new[: len(new) - len(rest)]
+        read = appended[: len(appended) - len(torn_bytes)]
         self._size += len(read)
         self._lines += read.count(b"\n")
         self._tail = (self._tail + read)[-200:]
@@ -159,10 +161,10 @@ class DecisionLog:
 
     def _write(self, file: int, start: int, line: bytes) -> None:
         """Append a line and sync it to disk, or leave the file as it was."""
-        left = line
+        unwritten = line
         try:
-            while left:
-                left = left[os.write(file, left) :]
+            while unwritten:
+                unwritten = unwritten[os.write(file, unwritten) :]
             os.fsync(file)
         except OSError as error:
             with suppress(OSError):
@@ -198,10 +200,10 @@ def read(path: Path) -> tuple[list[Decision], bytes]:
         raise DataError(f"can't read {shown(path)}: {error.strerror}") from error
 
 
-def torn(path: Path, rest: bytes) -> str:
+def torn_line_notice(path: Path, torn_bytes: bytes) -> str:
     """A sentence about an incomplete last line."""
     return (
-        f"The last line of {shown(path)} ({len(rest):,} bytes) is incomplete: its writer "
+        f"The last line of {shown(path)} ({len(torn_bytes):,} bytes) is incomplete: its writer "
         "died before that decision was acknowledged."
     )
 

@@ -25,7 +25,7 @@ from finery.cli.console import print_json
 from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery.util.text import in_line, shortened
 from finery_serve.guide import curl, is_long, request_to, tool_names, write_request
-from finery_serve.processes import LOOPBACK, Address, listens, raised_at_signals
+from finery_serve.processes import LOOPBACK, Address, listens, raise_at_signals
 from finery_serve.servers import Running, Serving, names_of
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from finery_serve.opening import Opened
 
 PORT = 8080
-KEY = "SERVE_KEY"
+KEY_VARIABLE = "SERVE_KEY"
 """The environment variable with the key for a server that other machines reach."""
-OWN_SERVER = ("host", "port", "slots", "context")
+SERVER_OPTIONS = ("host", "port", "slots", "context")
 """Options of a server that finery starts."""
-SHOWN = 60
+SHOWN_CHARACTERS = 60
 """Characters of a system message."""
 CHECKED_EVERY = 0.5
 """Seconds between two looks at whether the server still runs."""
@@ -92,7 +92,7 @@ def command(
 
     if yes and not ollama:
         raise UsageError("--yes only belongs to --ollama", where="--yes", fix="leave it out")
-    for name in OWN_SERVER if ollama else ():
+    for name in SERVER_OPTIONS if ollama else ():
         if called.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise UsageError(
                 "with --ollama, Ollama's own server answers",
@@ -133,16 +133,16 @@ def serve_until_stopped(
         Address(host, port).free()  # before a model is loaded for it
     with _until_stopped(), tempfile.TemporaryDirectory(prefix="finery-serve-") as folder:
         # A bundle is served under the name that its own command has.
-        own = artifact.meta.get("name") if isinstance(artifact, Bundle) else None
+        bundle_name = artifact.meta.get("name") if isinstance(artifact, Bundle) else None
         serving = Serving(
-            name=str(own or name), host=host, port=port or None, key=key, slots=slots,
+            name=str(bundle_name or name), host=host, port=port or None, key=key, slots=slots,
             context=context, log=Path(folder) / "server.log",
         )  # fmt: skip
         click.echo(f"loading {name} …", err=True)
         with serve(artifact, serving) as running:
             facts = client_facts(artifact)
-            called = names_of(running, serving)[-1]
-            request = request_to(artifact, called, getattr(running, "example", ""))
+            model_name = names_of(running, serving)[-1]
+            request = request_to(artifact, model_name, getattr(running, "example", ""))
             file = write_request(Path(folder), request)
             if as_json:
                 print_json(
@@ -152,7 +152,7 @@ def serve_until_stopped(
                         "api": f"{running.address}/v1",
                         "key": serving.key,
                         "page": getattr(running, "page", None),
-                        "model": called,
+                        "model": model_name,
                         "models": names_of(running, serving),
                         "server": running.build,
                         "pid": running.pid,
@@ -171,11 +171,11 @@ def serve_until_stopped(
 
 def _key() -> str:
     """The user's own key, or a new one."""
-    key = os.environ.get(KEY, "").strip() or secrets.token_urlsafe(32)
+    key = os.environ.get(KEY_VARIABLE, "").strip() or secrets.token_urlsafe(32)
     if not key.isascii() or not key.isprintable():
         raise UsageError(
-            f"the variable {KEY} must consist of printable ASCII characters",
-            fix=f"set another key, or unset {KEY} to have one made",
+            f"the variable {KEY_VARIABLE} must consist of printable ASCII characters",
+            fix=f"set another key, or unset {KEY_VARIABLE} to have one made",
         )
     return key
 
@@ -195,7 +195,7 @@ def introduction(
 
     key, address = serving.key or "none", f"{running.address}/v1"
     page: str | None = getattr(running, "page", None)
-    system = shortened(in_line(str(facts.get("system", ""))), SHOWN)
+    system = shortened(in_line(str(facts.get("system", ""))), SHOWN_CHARACTERS)
     tools = "differ among the training rows: send those that fit the question"
     if not facts.get("tools_differ"):
         names = tool_names(shared_tools(facts))
@@ -237,7 +237,7 @@ def introduction(
 def _until_stopped() -> Iterator[None]:
     """End the `with` at Ctrl-C, SIGTERM and SIGHUP, without an error."""
     try:
-        with raised_at_signals(KeyboardInterrupt()):
+        with raise_at_signals(KeyboardInterrupt()):
             yield
     except KeyboardInterrupt:
         with suppress(OSError):  # the terminal may be closed

@@ -25,7 +25,7 @@ CONTEXT = 8192
 RUN = "run.sh"
 """The file of a bundle with the command."""
 
-_NAMES = {
+_OPTION_NAMES = {
     "--model": "model", "-m": "model", "--lora": "adapter",
     "--ctx-size": "context", "-c": "context",
     "--parallel": "slots", "-np": "slots",
@@ -34,11 +34,13 @@ _NAMES = {
     "--chat-template-file": "template_file",
     "--alias": "name", "-a": "name",
 }  # fmt: skip
-_BESIDE = frozenset({"--host", "--port", "--api-key", "--threads", "-t", "--n-gpu-layers", "-ngl"})
+_IGNORED_WITH_VALUE = frozenset(
+    {"--host", "--port", "--api-key", "--threads", "-t", "--n-gpu-layers", "-ngl"}
+)
 """Options with a value that change no prompt and no answer."""
-_ALONE = frozenset({"--jinja", "--no-webui", "--no-ui"})
+_IGNORED_FLAGS = frozenset({"--jinja", "--no-webui", "--no-ui"})
 """Options without a value that change nothing here."""
-_COMMAND = re.compile(r"^\s*exec\s+(.+)$", re.MULTILINE)
+_EXEC_LINE = re.compile(r"^\s*exec\s+(.+)$", re.MULTILINE)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +63,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     unread: tuple[str, ...] = ()
 
 
-def written(options: Options, template_file: str | None) -> list[str]:
+def server_arguments(options: Options, template_file: str | None) -> list[str]:
     """The arguments of llama-server, without those of where it listens."""
     arguments = ["--model", options.model, "--alias", options.name, "--jinja"]
     arguments += ["--lora", options.adapter] if options.adapter is not None else []
@@ -82,7 +84,7 @@ def read_run(script: Path) -> Options:
     What the script doesn't say is left to the server.
     """
     text = re.sub(r"\\\n", " ", script.read_text(encoding="utf-8"))
-    command = _COMMAND.search(text)
+    command = _EXEC_LINE.search(text)
     try:
         words = shlex.split(command[1]) if command else []
     except ValueError:
@@ -101,30 +103,30 @@ def read_arguments(arguments: Sequence[str], file: Path) -> Options:
 
     Files that they name are relative to its folder. `DataError` if they can't be read.
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     unread: list[str] = []
-    rest = iter(arguments)
-    for word in rest:
-        if word in _NAMES:
-            found[_NAMES[word]] = next(rest, "")
-        elif word in _BESIDE:
-            next(rest, "")
-        elif word not in _ALONE and word != "$@":
+    words = iter(arguments)
+    for word in words:
+        if word in _OPTION_NAMES:
+            values[_OPTION_NAMES[word]] = next(words, "")
+        elif word in _IGNORED_WITH_VALUE:
+            next(words, "")
+        elif word not in _IGNORED_FLAGS and word != "$@":
             unread.append(word)
     try:
-        slots = int(found.get("slots", 1))
+        slots = int(values.get("slots", 1))
         template: Any = None
-        if "template_file" in found:
-            template = (file.parent / found["template_file"]).read_text(encoding="utf-8")
+        if "template_file" in values:
+            template = (file.parent / values["template_file"]).read_text(encoding="utf-8")
         return Options(
-            model=found["model"],
-            adapter=found.get("adapter"),
-            name=found.get("name", ""),
-            context=int(found["context"]) // slots,
+            model=values["model"],
+            adapter=values.get("adapter"),
+            name=values.get("name", ""),
+            context=int(values["context"]) // slots,
             slots=slots,
             template=template,
-            temperature=_number(found, "temperature"),
-            repeat_penalty=_number(found, "repeat_penalty"),
+            temperature=_number(values, "temperature"),
+            repeat_penalty=_number(values, "repeat_penalty"),
             unread=tuple(unread),
         )
     except (KeyError, ValueError, OSError) as error:
@@ -134,8 +136,8 @@ def read_arguments(arguments: Sequence[str], file: Path) -> Options:
         ) from error  # fmt: skip
 
 
-def _number(found: dict[str, str], name: str) -> float | None:
-    return float(found[name]) if name in found else None
+def _number(values: dict[str, str], name: str) -> float | None:
+    return float(values[name]) if name in values else None
 
 
 def served_template(gguf: Gguf, model: Model) -> str | None:
@@ -165,10 +167,10 @@ def options_for(
     )
 
 
-SAMPLING = "general.sampling."
+SAMPLING_PREFIX = "general.sampling."
 """Prefixes of a GGUF's metadata from which servers take defaults for requests."""
-SAMPLED = ("temp", "top_k", "top_p", "min_p", "penalty_repeat")
-NEUTRAL = {
+SAMPLING_FIELDS = ("temp", "top_k", "top_p", "min_p", "penalty_repeat")
+NEUTRAL_SAMPLING = {
     "temperature": 0.0, "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
     "dry_multiplier": 0.0, "mirostat": 0.0,
 }  # fmt: skip
@@ -205,8 +207,8 @@ class LlamaServer:
 
     def faults(self) -> list[Fault]:
         """Whether it samples, or `run.sh` has options that finery doesn't know."""
-        found = llama_sampling_faults(self._client.get("/props"), self._metadata)
-        return [*found, *option_faults(self._unread)]
+        sampling = llama_sampling_faults(self._client.get("/props"), self._metadata)
+        return [*sampling, *option_faults(self._unread)]
 
     def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
         """None: a GGUF is one complete model."""
@@ -221,10 +223,13 @@ def serve_gguf(model: Artifact, serving: Serving) -> Iterator[LlamaServer]:
     """
     assert isinstance(model, Model)
     gguf = Gguf.of(model, vocab_only=True)
-    values = {f"{SAMPLING}{name}": gguf.metadata(f"{SAMPLING}{name}") for name in SAMPLED}
+    values = {
+        f"{SAMPLING_PREFIX}{name}": gguf.metadata(f"{SAMPLING_PREFIX}{name}")
+        for name in SAMPLING_FIELDS
+    }
     metadata = {name: value for name, value in values.items() if value is not None}
     options = options_for(gguf, model)
-    with served(gguf.path, options, serving, gguf.adapter) as running:
+    with start_server(gguf.path, options, serving, gguf.adapter) as running:
         yield LlamaServer(running, serving.key, metadata, ())
 
 
@@ -233,11 +238,11 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[LlamaServer]:
     """Serve a bundle as its `run.sh` does. Raises as `serve_gguf`, and `DataError` for its text."""
     options = read_run(bundle.file(RUN))
     adapter = None if options.adapter is None else bundle.file(options.adapter)
-    with served(bundle.file(options.model), options, serving, adapter) as running:
+    with start_server(bundle.file(options.model), options, serving, adapter) as running:
         yield LlamaServer(running, serving.key, {}, options.unread)
 
 
-def served(
+def start_server(
     file: Path, options: Options, serving: Serving, adapter: Path | None = None
 ) -> AbstractContextManager[Running]:
     """llama.cpp's server with a GGUF, and an adapter. Raises as `serve_gguf`."""
@@ -267,9 +272,9 @@ def llama_sampling_faults(props: Mapping[str, Any], metadata: Mapping[str, str])
     values = {**defaults, "temperature": max(0.0, float(defaults["temperature"]))}
     in_gguf = [f"{name} = {value} in the GGUF" for name, value in metadata.items()]
     fix = "start it with --temp 0 --repeat-penalty 1, as `finery serve` and llama.bundle do"
-    if faults := sampling_faults("the server", values, NEUTRAL, in_gguf, fix):
+    if faults := sampling_faults("the server", values, NEUTRAL_SAMPLING, in_gguf, fix):
         return faults
-    drawn = metadata.get(f"{SAMPLING}temp")
+    drawn = metadata.get(f"{SAMPLING_PREFIX}temp")
     if drawn is None or float(drawn) <= 0:
         return []
     return [Fault(

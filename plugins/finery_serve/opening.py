@@ -62,13 +62,13 @@ def open_built(step: str, recipe: Path, overrides: Sequence[str]) -> Opened:
         text = f"{step} is not up to date: this is the last build (see `finery plan`)"
         click.secho(text, fg="yellow", err=True)
     title = step
-    others = [o for o in result.outputs if o]
-    if not output and others:
-        same = [o for o in others if result.outputs[o].digest == manifest.digest]
-        title = f"{name}.{(same or others)[0]}"
-        if len(others) > 1:
-            rest = ", ".join(f"{name}.{o}" for o in others if f"{name}.{o}" != title)
-            click.echo(f"{name} is {title}; there is also {rest}", err=True)
+    outputs_named = [o for o in result.outputs if o]
+    if not output and outputs_named:
+        equal_outputs = [o for o in outputs_named if result.outputs[o].digest == manifest.digest]
+        title = f"{name}.{(equal_outputs or outputs_named)[0]}"
+        if len(outputs_named) > 1:
+            other_titles = ", ".join(f"{name}.{o}" for o in outputs_named if f"{name}.{o}" != title)
+            click.echo(f"{name} is {title}; there is also {other_titles}", err=True)
     return Opened(title, project.store.artifact(manifest), graph)
 
 

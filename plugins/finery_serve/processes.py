@@ -33,15 +33,15 @@ PRIVATE_HEADERS = {
     "X-Frame-Options": "DENY",
 }
 """Headers of every answer of a server with a page: no cache, no frames, no other sites."""
-BACKLOG = 128
+SOCKET_BACKLOG = 128
 """Connections that wait to be accepted."""
 GRACE_SECONDS = 20.0
 """For a server to end its own processes."""
 SHOWN_LINES = 8
 """Lines of a server's log that an error shows."""
-SHOWN = 250
+SHOWN_CHARACTERS = 250
 """Characters of each end of a long one."""
-_WATCH = 'trap "" HUP INT TERM; read -r line || kill -TERM "$1"'
+_WATCH_SCRIPT = 'trap "" HUP INT TERM; read -r line || kill -TERM "$1"'
 
 
 class Address(NamedTuple):
@@ -73,7 +73,7 @@ class Address(NamedTuple):
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
-            bound.listen(BACKLOG)
+            bound.listen(SOCKET_BACKLOG)
         except OSError as error:
             bound.close()
             if error.errno == errno.EADDRNOTAVAIL:
@@ -144,7 +144,7 @@ class ServerProgram(NamedTuple):
                     fix="install it for this machine",
                 ) from error  # fmt: skip
         try:
-            with ended_with_us(process):
+            with end_with_this_process(process):
                 deadline = time.monotonic() + self.seconds
                 while (answered := answer()) is None and process.poll() is None:
                     if time.monotonic() > deadline:
@@ -174,7 +174,12 @@ class ServerProgram(NamedTuple):
         lines = [line.rstrip() for line in log.read_text("utf-8", "replace").splitlines()]
         lines = [line for line in lines if line]
         lines = ([line for line in lines if self.errors.search(line)] or lines)[-SHOWN_LINES:]
-        return [f"{x[:SHOWN]} … {x[-SHOWN:]}" if len(x) > 2 * SHOWN else x for x in lines]
+        return [
+            f"{x[:SHOWN_CHARACTERS]} … {x[-SHOWN_CHARACTERS:]}"
+            if len(x) > 2 * SHOWN_CHARACTERS
+            else x
+            for x in lines
+        ]
 
 
 def run_program(
@@ -213,14 +218,14 @@ def log_file(log: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def ended_with_us(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+def end_with_this_process(process: "subprocess.Popen[bytes]") -> Iterator[None]:
     """End the process when this one ends, in whatever way.
 
     A shell waits for a pipe to close, which the system does when this process is gone. The shell
     has a separate session, because a build kills a worker together with its process group.
     """
     with subprocess.Popen(
-        ["/bin/sh", "-c", _WATCH, "finery-watch", str(process.pid)],
+        ["/bin/sh", "-c", _WATCH_SCRIPT, "finery-watch", str(process.pid)],
         stdin=subprocess.PIPE, start_new_session=True,
     ) as watch:  # fmt: skip
         try:
@@ -233,7 +238,7 @@ def ended_with_us(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 @contextmanager
-def raised_at_signals(error: BaseException) -> Iterator[None]:
+def raise_at_signals(error: BaseException) -> Iterator[None]:
     """Raise an exception at SIGTERM, and at SIGHUP, which a terminal sends when it is closed.
 
     By default, Python ends at once, and the folders of servers stay. Only the first signal counts:
@@ -249,11 +254,11 @@ def raised_at_signals(error: BaseException) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
         raise error
 
-    before = {number: signal.signal(number, end) for number in numbers}
+    previous_handlers = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
 
@@ -268,7 +273,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
     waiting = [process.pid]
     while waiting:
         for child in parents.get(waiting.pop(), []):
-            below[child] = _began(child)
+            below[child] = _start_time(child)
             waiting.append(child)
     if process.poll() is None:
         process.terminate()
@@ -278,12 +283,12 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
             process.kill()
             process.wait()
     for pid, began in below.items():
-        if _began(pid) == began:  # otherwise another process now has this number
+        if _start_time(pid) == began:  # otherwise another process now has this number
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
 
 
-def _began(pid: int) -> str:
+def _start_time(pid: int) -> str:
     fields = _stat(pid)
     return fields[19] if len(fields) > 19 else ""
 

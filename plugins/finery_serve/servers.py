@@ -66,8 +66,8 @@ class ServingJob:
         """An API key in an environment variable. `UsageError` without it."""
         key = os.environ.get(name)
         if not key:
-            what = f"the environment variable {name} with an API key is missing"
-            raise UsageError(what, fix="set it")
+            problem = f"the environment variable {name} with an API key is missing"
+            raise UsageError(problem, fix="set it")
         self._secrets[name] = key
         return key
 

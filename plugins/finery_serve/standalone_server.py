@@ -22,7 +22,7 @@ from typing import Any
 
 FOLDER = Path(__file__).absolute().parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-LARGEST = 16 * 2**20
+MAX_BODY_BYTES = 16 * 2**20
 """Bytes of a request."""
 
 
@@ -34,17 +34,17 @@ class RefusedError(Exception):
         self.status = status
 
 
-def text_of(messages: list[dict[str, Any]]) -> str:
+def prompt_text(messages: list[dict[str, Any]]) -> str:
     """The text that the model reads: all turns but the system prompt, one below the other."""
     texts = []
     for turn in [turn for turn in messages if turn.get("role") != "system"] or messages:
         content, calls = turn.get("content") or "", turn.get("tool_calls")
-        text = content if isinstance(content, str) else compact(content)
-        texts.append(text + (compact(calls) if calls else ""))
+        text = content if isinstance(content, str) else json_text(content)
+        texts.append(text + (json_text(calls) if calls else ""))
     return "\n".join(texts)
 
 
-def compact(value: Any) -> str:
+def json_text(value: Any) -> str:
     """A value as JSON."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
@@ -79,13 +79,13 @@ class Server(ThreadingHTTPServer):
         with self._lock:
             if hasattr(self._answers, "answered"):
                 ((answer, probability),) = self._answers.answered([text])
-                more: dict[str, Any] = {"probability": round(probability, 6)}
+                extra: dict[str, Any] = {"probability": round(probability, 6)}
                 if self._abstain_below is not None:
-                    more["abstained"] = probability < self._abstain_below
+                    extra["abstained"] = probability < self._abstain_below
             else:
-                (answer,), more = self._answers([text]), {}
+                (answer,), extra = self._answers([text]), {}
         message = {"role": "assistant", "content": answer}
-        return {"index": 0, "message": message, "finish_reason": "stop", **more}
+        return {"index": 0, "message": message, "finish_reason": "stop", **extra}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -134,9 +134,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
-        if not re.fullmatch("[0-9]{1,9}", length) or int(length) > LARGEST:
+        if not re.fullmatch("[0-9]{1,9}", length) or int(length) > MAX_BODY_BYTES:
             self.close_connection = True  # what follows isn't read
-            raise RefusedError(413, f"Content-Length must be at most {LARGEST}")
+            raise RefusedError(413, f"Content-Length must be at most {MAX_BODY_BYTES}")
         return self.rfile.read(int(length))
 
     def _is_allowed(self) -> bool:
@@ -156,28 +156,28 @@ class Handler(BaseHTTPRequestHandler):
         if not turns or not all(isinstance(turn, dict) for turn in turns):
             raise RefusedError(400, "`messages` must be a list of messages, and not empty")
         try:
-            text = text_of(turns)
+            text = prompt_text(turns)
             text.encode()
         except (UnicodeEncodeError, RecursionError):
-            what = "a text holds half of a surrogate pair, or a content is nested too deeply"
-            raise RefusedError(400, what) from None
+            problem = "a text holds half of a surrogate pair, or a content is nested too deeply"
+            raise RefusedError(400, problem) from None
         try:
             choice = self.server.choice(text)
         except Exception as error:
             traceback.print_exc()
             raise RefusedError(500, f"the model can't answer: {error}") from None
-        about = {
+        header = {
             "id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()),
             "model": self.server.model_name,
         }  # fmt: skip
         if request.get("stream"):
-            part = {("delta" if key == "message" else key): choice[key] for key in choice}
-            event = {**about, "object": "chat.completion.chunk", "choices": [part]}
-            self._write(f"data: {compact(event)}\n\ndata: [DONE]\n\n", "text/event-stream")
+            choice_part = {("delta" if key == "message" else key): choice[key] for key in choice}
+            event = {**header, "object": "chat.completion.chunk", "choices": [choice_part]}
+            self._write(f"data: {json_text(event)}\n\ndata: [DONE]\n\n", "text/event-stream")
             return
         tokens = len(text.split()), len(choice["message"]["content"].split())
         self._send({
-            **about,
+            **header,
             "object": "chat.completion",
             "choices": [choice],
             "usage": {
@@ -191,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send({"error": about}, error.status)
 
     def _send(self, value: Any, status: int = 200) -> None:
-        self._write(compact(value), "application/json", status)
+        self._write(json_text(value), "application/json", status)
 
     def _write(self, text: str, media: str, status: int = 200) -> None:
         content = text.encode()

@@ -34,8 +34,8 @@ _TABLE = re.compile(r'(?:no such table: |relation ")([^"\n]+)')
 _COLUMN = re.compile(r"no such column: (?:\w+\.)?(\w+)")
 _NEAR = re.compile(r'near "([^"]+)"')
 _READ_ONLY = ("read-only transaction", "readonly database", "READ ONLY transaction")
-_LOGIN = ("password authentication failed", "Access denied", "no password supplied")
-_AWAY = (
+_LOGIN_MESSAGES = ("password authentication failed", "Access denied", "no password supplied")
+_CONNECTION_MESSAGES = (
     "Connection refused", "could not translate host name", "failed to resolve", "Name or service",
     "timeout", "timed out", "No such file or directory", "Can't connect", "server closed",
 )  # fmt: skip
@@ -99,7 +99,7 @@ class Database:
     def records(self, query: str, params: Mapping[str, Any]) -> Iterator[Record]:
         """The records of a query, in order, as a stream."""
         number = 0
-        with self._explained(query), self._reading() as connection:
+        with self._explain_errors(query), self._reading() as connection:
             result = connection.execute(library().text(query), dict(params))
             names = self._names(result)
             for values in result:
@@ -137,7 +137,7 @@ class Database:
         return names
 
     @contextmanager
-    def _explained(self, query: str) -> Iterator[None]:
+    def _explain_errors(self, query: str) -> Iterator[None]:
         """Turn what SQLAlchemy raises into an error with a fix."""
         from sqlalchemy import exc
 
@@ -147,8 +147,8 @@ class Database:
             explanation = self._explain(error, query)
             raise explanation from None  # the original message may contain the URL
         except exc.SQLAlchemyError as error:
-            what = self._safe(str(error).splitlines()[0])
-            raise DataError(what, where=self._query_file or self._place) from None
+            problem = self._safe(str(error).splitlines()[0])
+            raise DataError(problem, where=self._query_file or self._place) from None
 
     def _safe(self, text: str) -> str:
         """The text with `***` in place of the URL and its password."""
@@ -160,19 +160,19 @@ class Database:
         """The error to show for an error from the driver."""
         driver, place = error.orig, self._place
         text = self._safe(str(driver).strip())
-        what = text.splitlines()[0] if text else type(driver).__name__
+        problem = text.splitlines()[0] if text else type(driver).__name__
         # SQLSTATE is empty if the connection itself failed.
         state = str(getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None) or "")
-        if any(mark in text for mark in _LOGIN):
+        if any(mark in text for mark in _LOGIN_MESSAGES):
             return StepError(
                 "the database rejected the user name or the password",
                 where=place,
                 fix=f"check the URL in {place}",
-                details=[what],
+                details=[problem],
             )
         if "does not exist" in text and 'database "' in text and state in ("", "3D000"):
-            return StepError(what, where=place, fix=f"check the URL in {place}")
-        if state == "" and any(mark in text for mark in _AWAY):
+            return StepError(problem, where=place, fix=f"check the URL in {place}")
+        if state == "" and any(mark in text for mark in _CONNECTION_MESSAGES):
             return StepError(
                 "the database can't be reached",
                 where=place,
@@ -184,13 +184,13 @@ class Database:
                 "the query would change the database, but finery only reads it",
                 where=self._query_file or place,
                 fix="write a SELECT",
-                details=[what],
+                details=[problem],
             )
         where = f"{self._query_file or f'{place}: query'}{_line(text, query)}"
         if "statement at a time" in text or "multiple commands" in text:
-            what, fix = "the query contains several statements", "write a single SELECT"
-            return DataError(what, where=where, fix=fix)
-        return DataError(what, where=where, fix=self._fix(driver, text, query))
+            problem, fix = "the query contains several statements", "write a single SELECT"
+            return DataError(problem, where=where, fix=fix)
+        return DataError(problem, where=where, fix=self._fix(driver, text, query))
 
     def _fix(self, driver: Any, text: str, query: str) -> str | None:
         """The fix for a query that the database rejects. text: the driver's message."""

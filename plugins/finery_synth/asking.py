@@ -22,7 +22,7 @@ from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.rows.generated import Origin
 from finery.rows.parts import row_id_of
 
-REASON = "tool-call"
+TOOL_CALL_REASON = "tool-call"
 _DASHES = re.compile(r"\s*-{3,}\s*")
 """A line such as those that prompts put around a text."""
 QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'"}
@@ -57,7 +57,7 @@ def usable(
     if answer.finish_reason == "length" and not cut:
         raise Rejected("cut-off", "the answer was truncated at max_tokens")
     if answer.call_error is not None:
-        raise Rejected(REASON, answer.call_error)
+        raise Rejected(TOOL_CALL_REASON, answer.call_error)
     check_calls(answer.tool_calls or [], tools)
     return answer
 
@@ -76,9 +76,9 @@ def json_in(text: str) -> Any:
     """The JSON value of a text, or between its outermost brackets; None if there is none."""
     spans = [(text.find(opens), text.rfind(closes)) for opens, closes in ("{}", "[]")]
     inner = [text[start : end + 1] for start, end in sorted(spans) if 0 <= start < end]
-    for part in (text, *inner):
+    for candidate in (text, *inner):
         with contextlib.suppress(NotJson):
-            return parse(part)
+            return parse(candidate)
     return None
 
 
@@ -107,14 +107,20 @@ def check_calls(calls: list[dict[str, Any]], tools: list[dict[str, Any]] | None)
     `parameters`. `DataError` if `parameters` isn't a JSON Schema.
     """
     functions = [tool.get("function", tool) for tool in tools or ()]
-    known = {str(f.get("name")): f.get("parameters") or {} for f in functions}
+    parameters_by_name = {str(f.get("name")): f.get("parameters") or {} for f in functions}
     for call in calls:
         name, arguments = _name_and_arguments(call)
-        if name not in known:
-            offered = f"the tools are {', '.join(known)}" if known else "there are no tools"
-            raise Rejected(REASON, f"the answer calls the tool {name!r:.80}, but {offered}")
+        if name not in parameters_by_name:
+            offered = (
+                f"the tools are {', '.join(parameters_by_name)}"
+                if parameters_by_name
+                else "there are no tools"
+            )
+            raise Rejected(
+                TOOL_CALL_REASON, f"the answer calls the tool {name!r:.80}, but {offered}"
+            )
         try:
-            problem = _schema(msgspec.json.encode(known[name])).problem(arguments)
+            problem = _schema(msgspec.json.encode(parameters_by_name[name])).problem(arguments)
         except DataError as error:
             raise DataError(
                 f"the parameters of the tool '{name}' aren't a JSON Schema: {error.what}",
@@ -122,22 +128,22 @@ def check_calls(calls: list[dict[str, Any]], tools: list[dict[str, Any]] | None)
                 fix="correct the column `tools` of the rows",
             ) from None
         if problem is not None:
-            raise Rejected(REASON, f"the arguments of {name} don't fit: {problem.text}")
+            raise Rejected(TOOL_CALL_REASON, f"the arguments of {name} don't fit: {problem.text}")
 
 
 def _name_and_arguments(call: Any) -> tuple[str, dict[str, Any]]:
     """(name, arguments) of a call. Arguments are a JSON object, or its text."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise Rejected(REASON, "a tool call has no function name")
+        raise Rejected(TOOL_CALL_REASON, "a tool call has no function name")
     name, arguments = function["name"], function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
             arguments = parse(arguments)
         except NotJson as error:
-            raise Rejected(REASON, f"the arguments of {name} are {error}") from None
+            raise Rejected(TOOL_CALL_REASON, f"the arguments of {name} are {error}") from None
     if not isinstance(arguments, dict):
-        raise Rejected(REASON, f"the arguments of {name} aren't a JSON object")
+        raise Rejected(TOOL_CALL_REASON, f"the arguments of {name} aren't a JSON object")
     return name, arguments
 
 
@@ -204,9 +210,9 @@ class Candidate(msgspec.Struct):
 def with_parents(row: Row, seeds: Sequence[Row]) -> Row:
     """The row with its id, and with the ids of its seeds as parents."""
     content = {k: v for k, v in row.items() if k not in ("id", "parents")}
-    own, parents = row_id(content), [row_id_of(seed) for seed in seeds]
-    others = [parent for parent in parents if parent != own]
-    return {"id": own, **content, **({"parents": others} if others else {})}
+    own_id, parents = row_id(content), [row_id_of(seed) for seed in seeds]
+    other_parents = [parent for parent in parents if parent != own_id]
+    return {"id": own_id, **content, **({"parents": other_parents} if other_parents else {})}
 
 
 class Used(msgspec.Struct):

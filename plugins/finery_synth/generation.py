@@ -58,16 +58,16 @@ class Generation:
             pass  # an invalid seed is an error before any request
         todo: set[int] | None = None
         for attempt in range(self.step.retries + 1):
-            candidates = self._asked(attempt, todo)
+            candidates = self._ask(attempt, todo)
             if not self.step.SELECTS:
-                candidates = self._scored(candidates)
+                candidates = self._score(candidates)
             self._failed.close()
             self._failed = Spool(self.job.scratch, Candidate)
             for number, candidate in candidates:
                 self._settle(number, candidate)
             candidates.close()
-            asked = range(len(self._wanted)) if todo is None else todo
-            todo = {number for number in asked if self._missing(number)}
+            numbers = range(len(self._wanted)) if todo is None else todo
+            todo = {number for number in numbers if self._missing(number)}
             if not todo:
                 break
         return self._written()
@@ -77,7 +77,7 @@ class Generation:
 
     # -- an attempt -------------------------------------------------------------------------------
 
-    def _asked(self, attempt: int, todo: set[int] | None) -> Spool[Candidate]:
+    def _ask(self, attempt: int, todo: set[int] | None) -> Spool[Candidate]:
         """The checked rows in the answers to the tasks in `todo` (None: all), by task."""
         candidates = Spool(self.job.scratch, Candidate)
         again = f" again ({attempt} of {self.step.retries})" if attempt else ""
@@ -120,14 +120,14 @@ class Generation:
             reason, detail = "too-few", f"the answer contains {len(rows)} of {task.wanted} rows"
         except Rejected as error:
             reason, detail = error.reason, error.detail
-        made = partial(
+        make_origin = partial(
             Origin, use=self.step.USE, model=self._teacher, prompt=task.messages,
             template=self._prompt.origin, variant=task.variant, attempt=attempt, more=task.facts,
         )  # fmt: skip
         raw = getattr(answer, "text", "") or None
         for row in rows:
             text = None if raw in row_texts(row).values() else raw
-            origin = made(id=row["id"], parents=row.get("parents", []), answer=text)
+            origin = make_origin(id=row["id"], parents=row.get("parents", []), answer=text)
             candidate = Candidate(row, origin, seeds)
             if self.step.COPIES:
                 self._refuse_copy(candidate, repeats(row, task.seeds))
@@ -135,7 +135,7 @@ class Generation:
                 self._take(candidate, checked)
             yield candidate
         for _ in range(missing - len(rows)):
-            origin = made(id=row_id_of(task.seeds[0]), answer=raw)
+            origin = make_origin(id=row_id_of(task.seeds[0]), answer=raw)
             yield Candidate(task.seeds[0], origin, seeds, reason, detail)
 
     def _read(self, task: Task, answer: Completion) -> list[Row]:
@@ -176,8 +176,10 @@ class Generation:
             return
         if not candidate.reason and self.step.COPIES == "siblings":
             each = self.step.variants()
-            first = number - number % each
-            siblings = chain.from_iterable(map(self._accepted.of, range(first, first + each)))
+            first_number = number - number % each
+            siblings = chain.from_iterable(
+                map(self._accepted.of, range(first_number, first_number + each))
+            )
             self._refuse_copy(candidate, repeats(candidate.row, (c.row for c in siblings)))
         if not candidate.reason and self._neighbours is not None:
             self._take(candidate, self._neighbours.checked(candidate.row, candidate.seeds))
@@ -193,7 +195,7 @@ class Generation:
 
     # -- the judge --------------------------------------------------------------------------------
 
-    def _scored(self, candidates: Spool[Candidate]) -> Spool[Candidate]:
+    def _score(self, candidates: Spool[Candidate]) -> Spool[Candidate]:
         """The same candidates, with scores for those that passed all other checks."""
         engine, rubric = self._judge, self.step.checks.judge
         if engine is None or rubric is None:
@@ -256,11 +258,11 @@ class Generation:
 
     def _rows(self, drops: Drops, origins: Origins) -> Iterator[Row]:
         """The rows to write; the others go to `drops`."""
-        accepted, missing = self._accepted, self._lost()
+        accepted, missing = self._accepted, self._missing_rows()
         if self.step.SELECTS:
             for number, candidate in self._failed:
                 accepted.add(number, candidate)
-            accepted, missing = self._scored(accepted), iter(())
+            accepted, missing = self._score(accepted), iter(())
         for candidate in chain(self.step.finished(self.job, accepted), missing):
             if candidate.reason:
                 drops.add(candidate.row, candidate.reason, candidate.detail, candidate.origin)
@@ -268,7 +270,7 @@ class Generation:
                 origins.add(candidate.origin)
                 yield candidate.row
 
-    def _lost(self) -> Iterator[Candidate]:
+    def _missing_rows(self) -> Iterator[Candidate]:
         """A rejected row for each one that is still missing."""
         attempts = self.step.retries + 1
         after = f" (after {attempts} attempts)" if attempts > 1 else ""

@@ -208,16 +208,16 @@ class Outcome(NamedTuple):
     detail: str
 
 
-def outcome(seen: Iterable[Seen]) -> Outcome:
+def outcome(verdicts: Iterable[Seen]) -> Outcome:
     """A side is better only if both orders agree."""
-    both = sorted(seen, key=lambda one: one.order)
-    problems = [one.problem for one in both if one.problem]
+    both = sorted(verdicts, key=lambda verdict: verdict.order)
+    problems = [verdict.problem for verdict in both if verdict.problem]
     if problems:
         return Outcome("no-score", problems[0])
-    sides = {one.side for one in both}
+    sides = {verdict.side for verdict in both}
     if len(sides) == 1 and sides != {"tie"}:
         return Outcome(both[0].side, both[0].reason)
-    positions = {one.position for one in both}
+    positions = {verdict.position for verdict in both}
     if len(positions) == 1:
         (position,) = positions
         verdict = "calls a tie" if position == "tie" else f"picks the {position} answer"
@@ -232,9 +232,9 @@ class Positions:
         self._positions: Counter[str] = Counter()
         self._twice: Counter[str] = Counter()
 
-    def add(self, seen: Iterable[Seen]) -> None:
+    def add(self, verdicts: Iterable[Seen]) -> None:
         """Count a pair that was judged in both orders."""
-        both = [one.position for one in seen]
+        both = [verdict.position for verdict in verdicts]
         self._positions.update(both)
         if len(set(both)) == 1:
             self._twice.update(both[:1])
@@ -246,13 +246,13 @@ class Positions:
         second. It is 1 if the judge always picks the first, and 0 if it only looks at the answers,
         since pairs are shown in both orders.
         """
-        first, second = self._positions["first"], self._positions["second"]
-        sided = first + second
+        chose_first, second = self._positions["first"], self._positions["second"]
+        sided = chose_first + second
         return {
             **{name: self._positions[name] for name in ("first", "second", "tie")},
             "first_twice": self._twice["first"],
             "second_twice": self._twice["second"],
-            "bias": round((first - second) / sided, 3) if sided else 0.0,
+            "bias": round((chose_first - second) / sided, 3) if sided else 0.0,
         }
 
 

@@ -29,7 +29,7 @@ _SYNTAX = (
     "close each {{ … }}, and each {% for … %} and {% if … %} with its {% endfor %} or {% endif %}"
 )
 _ROLES = ("system", "user", "assistant")
-_ALONE = re.compile(r"^[ \t]*\{#-?[ \t]*(\w+)[ \t]*-?#\}[ \t]*$", re.MULTILINE)
+_LONE_WORD = re.compile(r"^[ \t]*\{#-?[ \t]*(\w+)[ \t]*-?#\}[ \t]*$", re.MULTILINE)
 _TURN = re.compile(r"^[ \t]*\{#-?[ \t]*(system|user|assistant)[ \t]*-?#\}[ \t]*$", re.MULTILINE)
 
 
@@ -69,24 +69,26 @@ class Prompt:
     def messages(self, names: dict[str, Any], row: Row) -> Conversation:
         """The rendered turns; `DataError` with the row if rendering fails."""
         try:
-            before, *rest = render(self._template, "the template", names).split(self._mark)
+            text_before, *turn_texts = render(self._template, "the template", names).split(
+                self._mark
+            )
         except BadRow as error:
             where = f"{self._where}, row {row_id_of(row)}"
             raise DataError(error.what, where=where, fix=error.fix) from error
-        if before.strip():
-            raise self._wrong("the template has text before its first turn")
-        turns = (part.partition("\n") for part in rest)
+        if text_before.strip():
+            raise self._template_error("the template has text before its first turn")
+        turns = (turn_text.partition("\n") for turn_text in turn_texts)
         messages: Conversation = [
             {"role": role.strip(), "content": content.strip()}
             for role, _, content in turns
             if role.strip() != "system" or content.strip()
         ]
         if not messages or messages[-1]["role"] != "user":
-            raise self._wrong("the template doesn't end with a user turn")
+            raise self._template_error("the template doesn't end with a user turn")
         return messages
 
-    def _wrong(self, what: str) -> UsageError:
-        return UsageError(what, where=self._where, fix="put {# user #} on a line above it")
+    def _template_error(self, problem: str) -> UsageError:
+        return UsageError(problem, where=self._where, fix="put {# user #} on a line above it")
 
 
 def _refuse_misspelt(source: str, where: str) -> None:
@@ -94,13 +96,13 @@ def _refuse_misspelt(source: str, where: str) -> None:
 
     As a comment, it would leave its turn in the one before it.
     """
-    for line in _ALONE.finditer(source):
+    for line in _LONE_WORD.finditer(source):
         word = line[1]
-        meant = get_close_matches(word.casefold(), _ROLES, 1)
-        if meant and word not in _ROLES:
+        matches = get_close_matches(word.casefold(), _ROLES, 1)
+        if matches and word not in _ROLES:
             number = source.count("\n", 0, line.start()) + 1
             raise UsageError(
                 f"line {number} of the template is {{# {word} #}}, which isn't a role",
                 where=where,
-                fix=f"write {{# {meant[0]} #}}; a comment must have more words",
+                fix=f"write {{# {matches[0]} #}}; a comment must have more words",
             )

@@ -26,17 +26,24 @@ from finery.rows.parts import join_turns, prompt_text, row_id_of
 from finery.util.text import percent
 from finery_synth.checks import Similarity
 
-SAMPLE = 300
+SAMPLE_ROWS = 300
 """Number of rows whose variety is measured: those with the lowest digests of their ids."""
-NEAR = 0.8
+NEAR_SIMILARITY = 0.8
 """Minimum similarity of near copies."""
 _WORD = re.compile(r"\w+")
 
 
-def repeats(row: Row, others: Iterable[Row]) -> CheckResult:
+def repeats(row: Row, other_rows: Iterable[Row]) -> CheckResult:
     """Whether another row has the same prompt, except for case, punctuation and whitespace."""
     text = normalise_or_keep(prompt_text(row))
-    same = next((other for other in others if normalise_or_keep(prompt_text(other)) == text), None)
+    same = next(
+        (
+            other_row
+            for other_row in other_rows
+            if normalise_or_keep(prompt_text(other_row)) == text
+        ),
+        None,
+    )
     detail = "" if same is None else f"has the same prompt as the row {row_id_of(same)}"
     return CheckResult(check="copy", passed=same is None, detail=detail)
 
@@ -73,11 +80,11 @@ class Neighbours:
         entry = self._entry(row)
         match = self._index.find(entry)
         if match is None:
-            own = [self._similarity(entry, self._entry(seed)) for seed in seeds]
-            value = round(max(own), 3) if own else None
+            seed_similarities = [self._similarity(entry, self._entry(seed)) for seed in seeds]
+            value = round(max(seed_similarities), 3) if seed_similarities else None
             return CheckResult(check="similarity", passed=True, value=value)
-        of = "the seed" if match.number < self._seeds else "the generated row"
-        name = f"{of} {self._ids[match.number]}"
+        source = "the seed" if match.number < self._seeds else "the generated row"
+        name = f"{source} {self._ids[match.number]}"
         detail = (
             f"repeats {name}" if match.exact else f"is {match.similarity:.2f} similar to {name}"
         )
@@ -116,13 +123,16 @@ def spread(rows: Iterable[Row], seeds: Iterable[Row]) -> dict[str, Any]:
     similarity: mean Jaccard similarity of all pairs, over pieces of five letters. near_copies:
     share of rows with a similarity of at least 0.8 to another row; near_seeds: to a seed.
     """
-    own, start = _sample(rows), _sample(seeds)
+    row_sample, start = _sample(rows), _sample(seeds)
     seeds_pieces = _pieces(start)
-    near = [any(_jaccard(text, seed) >= NEAR for seed in seeds_pieces) for text in _pieces(own)]
+    near = [
+        any(_jaccard(text, seed) >= NEAR_SIMILARITY for seed in seeds_pieces)
+        for text in _pieces(row_sample)
+    ]
     return {
-        "rows": len(own),
-        **_variety(own),
-        "near_seeds": _rounded(near),
+        "rows": len(row_sample),
+        **_variety(row_sample),
+        "near_seeds": _round_values(near),
         "seeds": {"rows": len(start), **_variety(start)},
     }
 
@@ -144,7 +154,7 @@ def _sample(rows: Iterable[Row]) -> list[str]:
         (blake3(row_id_of(row).encode()).digest(8), row_id_of(row), prompt_text(row))
         for row in rows
     )
-    return [text for _, _, text in heapq.nsmallest(SAMPLE, ranked)]
+    return [text for _, _, text in heapq.nsmallest(SAMPLE_ROWS, ranked)]
 
 
 def _variety(texts: list[str]) -> dict[str, Any]:
@@ -155,13 +165,13 @@ def _variety(texts: list[str]) -> dict[str, Any]:
     near, similar = [False] * len(texts), list[float]()
     for i, j in combinations(range(len(texts)), 2):
         similar.append(_jaccard(every[i], every[j]))
-        if similar[-1] >= NEAR:
+        if similar[-1] >= NEAR_SIMILARITY:
             near[i] = near[j] = True
     return {
         "distinct_1": round(len(set(ones)) / max(len(ones), 1), 3),
         "distinct_2": round(len(set(pairs)) / max(len(pairs), 1), 3),
-        "similarity": _rounded(similar),
-        "near_copies": _rounded(near),
+        "similarity": _round_values(similar),
+        "near_copies": _round_values(near),
     }
 
 
@@ -174,10 +184,10 @@ def _pieces(texts: list[str]) -> list[set[str]]:
     ]
 
 
-def _jaccard(one: set[str], other: set[str]) -> float:
+def _jaccard(first: set[str], second: set[str]) -> float:
     """Jaccard similarity, also of texts that differ in a number, unlike `data.dedup`."""
-    return len(one & other) / len(one | other)
+    return len(first & second) / len(first | second)
 
 
-def _rounded(values: list[float] | list[bool]) -> float:
+def _round_values(values: list[float] | list[bool]) -> float:
     return round(fmean(values), 4) if values else 0.0

@@ -17,12 +17,12 @@ class Prompts:
     most: tokens of prompt and answer together; default: the model's context.
     """
 
-    def __init__(self, model: Model, most: int | None) -> None:
+    def __init__(self, model: Model, max_context: int | None) -> None:
         self._tokenizer = load_tokenizer(model)
         self.ends = ends_of(model, self._tokenizer)
         self._answers = TokenReader(self._tokenizer, template_arguments(model))
         self._model = model
-        self._most = most
+        self._most = max_context
 
     def tokens(self, request: Request, max_tokens: int) -> list[int]:
         """The prompt. `DataError` if the template refuses it, or it leaves no room to answer."""
@@ -66,5 +66,7 @@ class Prompts:
         file = root_of(self._model).file("config.json")
         config = read_json(file) if file.is_file() else {}
         text = config.get("text_config") or config
-        known = [n for n in (self._most, text.get("max_position_embeddings")) if isinstance(n, int)]
-        return min(known, default=None)
+        limits = [
+            n for n in (self._most, text.get("max_position_embeddings")) if isinstance(n, int)
+        ]
+        return min(limits, default=None)

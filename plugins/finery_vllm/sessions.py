@@ -14,10 +14,10 @@ from finery import EngineJob, Model, Request, StepError, outside_key
 from finery.execute.gpus import visible_gpus
 from finery_serve.client import Refused
 from finery_transformers.precision import auto_dtype
-from finery_vllm.bundle.adapters import MERGE, check_adapter
+from finery_vllm.bundle.adapters import MERGE_FIX, check_adapter
 from finery_vllm.folder import ADAPTER, check_format, linked, whole
 from finery_vllm.server.command import (
-    STRICT,
+    STRICT_OPTIONS,
     flag,
     largest_rank,
     read_json,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-TOGETHER = 4
+MAX_SERVERS = 4
 """Adapters on one server, all of them on the device."""
 PROBES = ("Hello.", "Name one.", "Where is my card? It hasn't arrived yet.", "1 + 1 =")
 """Prompts for which an adapter must answer unlike its base."""
@@ -46,8 +46,8 @@ class Running:
     memory: the share of the GPU's memory that it takes. folders: of models that it reads.
     """
 
-    def __init__(self, what: bytes, rank: int, memory: float) -> None:
-        self.what, self.rank, self.memory = what, rank, memory
+    def __init__(self, identity: bytes, rank: int, memory: float) -> None:
+        self.what, self.rank, self.memory = identity, rank, memory
         self.open = ExitStack()
         self.folders = Path(
             self.open.enter_context(tempfile.TemporaryDirectory(prefix="finery-vllm-"))
@@ -59,7 +59,7 @@ class Running:
 
     def has_room_for(self, adapter: Model) -> bool:
         """Whether it has the adapter, or a slot for it that isn't the last one."""
-        return _known_as(adapter) in self.adapters or len(self.adapters) < TOGETHER
+        return _known_as(adapter) in self.adapters or len(self.adapters) < MAX_SERVERS
 
     def close(self) -> None:
         """End the server, and remove its folders."""
@@ -106,14 +106,14 @@ def session(model: Model, under: Model, prompts: "Prompts", job: EngineJob) -> S
     beside = under.format == "adapter" and not model.meta.get("merge")
     config = read_json(under.file(ADAPTER[0])) if beside else {}
     rank = smallest_limit(largest_rank(config)) if beside else 0
-    what = _identity(model, under.refs["base"] if beside else under)
+    identity = _identity(model, under.refs["base"] if beside else under)
     for running in _running:
         fits = running.rank >= rank > 0 or running.rank == rank == 0
-        if running.what == what and fits and (rank == 0 or running.has_room_for(under)):
+        if running.what == identity and fits and (rank == 0 or running.has_room_for(under)):
             break
     else:
-        running = _started(model, under, what, rank, job)
-    name = _with_adapter(running, under, prompts, job) if beside else BASE
+        running = _start_session(model, under, identity, rank, job)
+    name = _adapter_on_server(running, under, prompts, job) if beside else BASE
     return Session(running, name)
 
 
@@ -123,15 +123,17 @@ def _known_as(adapter: Model) -> str:
 
 def _identity(model: Model, served: Any) -> bytes:
     """The facts that decide the weights and settings of a server."""
-    own = served.digest or [str(served.path), served.meta]
+    content = served.digest or [str(served.path), served.meta]
     settings = {k: v for k, v in model.meta.items() if k not in ("format", "merge")}
-    return msgspec.json.encode([own, settings, model.runtime], order="deterministic")
+    return msgspec.json.encode([content, settings, model.runtime], order="deterministic")
 
 
-def _started(model: Model, under: Model, what: bytes, rank: int, job: EngineJob) -> Running:
+def _start_session(
+    model: Model, under: Model, identity: bytes, rank: int, job: EngineJob
+) -> Running:
     memory = float(model.runtime.get("gpu_memory", 0.9))
     _make_room(memory)
-    running = Running(what, rank, memory)
+    running = Running(identity, rank, memory)
     try:
         job.progress(0, 1, "preparing the model for vLLM")
         served = under.refs["base"] if rank else under
@@ -139,7 +141,7 @@ def _started(model: Model, under: Model, what: bytes, rank: int, job: EngineJob)
         folder = whole(served, running.folders / "model")
         job.progress(0, 1, "starting vLLM")
         running.server = running.open.enter_context(
-            _serving(
+            _start_server(
                 folder,
                 slots=int(model.runtime.get("concurrency", 64)),
                 context=model.meta.get("context"),
@@ -156,17 +158,17 @@ def _started(model: Model, under: Model, what: bytes, rank: int, job: EngineJob)
 
 
 @outside_key
-def _serving(folder: Path, **given: Any) -> "AbstractContextManager[Server]":
+def _start_server(folder: Path, **options: Any) -> "AbstractContextManager[Server]":
     """A server. Its version, and the arguments that can change an answer, are in keys."""
     from finery_vllm.server.start import new_key, start
 
-    return start(folder, alias=BASE, api_key=new_key(), **given)
+    return start(folder, alias=BASE, api_key=new_key(), **options)
 
 
 def _make_room(memory: float) -> None:
     """End servers that no request uses, the oldest first, until there is memory for another."""
     for running in list(_running):
-        if sum(other.memory for other in _running) + memory <= 1:
+        if sum(running.memory for running in _running) + memory <= 1:
             return
         if not running.busy:
             _running.remove(running)
@@ -175,7 +177,7 @@ def _make_room(memory: float) -> None:
 
 def _options(model: Model, rank: int) -> list[str]:
     dtype = DTYPES[auto_dtype()]
-    options = ["--dtype", dtype, *STRICT]
+    options = ["--dtype", dtype, *STRICT_OPTIONS]
     if visible_gpus():
         options += ["--gpu-memory-utilization", str(model.runtime.get("gpu_memory", 0.9))]
     if rank:
@@ -184,14 +186,14 @@ def _options(model: Model, rank: int) -> list[str]:
             "--max-lora-rank",
             str(rank),
             "--max-loras",
-            str(slots_for(TOGETHER)),
+            str(slots_for(MAX_SERVERS)),
         ]
     for name, value in model.meta.get("options", {}).items():
         options += flag(name, value)
     return options
 
 
-def _with_adapter(running: Running, adapter: Model, prompts: "Prompts", job: EngineJob) -> str:
+def _adapter_on_server(running: Running, adapter: Model, prompts: "Prompts", job: EngineJob) -> str:
     """The name of an adapter on a server, loaded and proved when it is first used."""
     identity = _known_as(adapter)
     if identity in running.adapters:
@@ -207,8 +209,8 @@ def _with_adapter(running: Running, adapter: Model, prompts: "Prompts", job: Eng
         raise StepError(
             f"vLLM refuses the adapter: {error.words}", fix="merge it into its base: `merge: true`"
         ) from error
-    asked = [Request([{"role": "user", "content": text}]) for text in PROBES]
-    tokens = [prompts.tokens(request, 8) for request in asked]
+    requests = [Request([{"role": "user", "content": text}]) for text in PROBES]
+    tokens = [prompts.tokens(request, 8) for request in requests]
     difference = prove(
         lambda body: running.server.request("/v1/completions", body),
         tokens,
@@ -220,13 +222,13 @@ def _with_adapter(running: Running, adapter: Model, prompts: "Prompts", job: Eng
     return name
 
 
-TOKENS = 4
-LIKELIEST = 5
-LEAST = 1e-4
+PROBE_TOKENS = 4
+TOP_TOKENS = 5
+MIN_DIFFERENCE = 1e-4
 """The smallest difference of log-probabilities that counts."""
-NOISE = 4.0
+NOISE_FACTOR = 4.0
 """Minimum ratio of the adapter's effect to the base's own variation between two calls."""
-UNLIKE = 10.0
+UNLIKE_FACTOR = 10.0
 """Stands for the difference where the likeliest tokens have none in common."""
 
 Ask = Callable[[dict[str, Any]], Any]
@@ -241,10 +243,12 @@ def prove(ask: Ask, prompts: Sequence[list[int]], *, base: str, adapter: str) ->
     """
     difference = noise = 0.0
     for prompt in prompts:
-        own = _likelihoods(ask, base, prompt)
-        noise = max(noise, _difference(own, _likelihoods(ask, base, prompt)))
-        difference = max(difference, _difference(own, _likelihoods(ask, adapter, prompt)))
-        if difference > max(LEAST, NOISE * noise):
+        base_likelihoods = _likelihoods(ask, base, prompt)
+        noise = max(noise, _difference(base_likelihoods, _likelihoods(ask, base, prompt)))
+        difference = max(
+            difference, _difference(base_likelihoods, _likelihoods(ask, adapter, prompt))
+        )
+        if difference > max(MIN_DIFFERENCE, NOISE_FACTOR * noise):
             return difference
     raise StepError(
         f"vLLM answers with the adapter '{adapter}' as it does without it",
@@ -252,28 +256,29 @@ def prove(ask: Ask, prompts: Sequence[list[int]], *, base: str, adapter: str) ->
             f"over {len(prompts)} prompts, no token's log-probability differs by more than "
             f"{difference:.1e}; between two calls of the base it differs by {noise:.1e}"
         ],
-        fix=f"the adapter's layers don't fit this model in vLLM, or it learned nothing; {MERGE}",
+        fix=f"the adapter's layers don't fit this model in vLLM, or it learned nothing; "
+        f"{MERGE_FIX}",
     )
 
 
 def _likelihoods(ask: Ask, name: str, prompt: list[int]) -> list[dict[str, float]]:
     """The likeliest tokens at each place of a greedy answer, with their log-probabilities."""
     answer = ask({
-        "model": name, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.0,
-        "logprobs": LIKELIEST, "ignore_eos": True, "return_tokens_as_token_ids": True,
+        "model": name, "prompt": prompt, "max_tokens": PROBE_TOKENS, "temperature": 0.0,
+        "logprobs": TOP_TOKENS, "ignore_eos": True, "return_tokens_as_token_ids": True,
         "add_special_tokens": False,
     })  # fmt: skip
     tokens: list[dict[str, float]] = answer["choices"][0]["logprobs"]["top_logprobs"]
     return tokens
 
 
-def _difference(one: list[dict[str, float]], other: list[dict[str, float]]) -> float:
+def _difference(first: list[dict[str, float]], second: list[dict[str, float]]) -> float:
     """The largest difference, up to the place after which the answers have different tokens."""
     largest = 0.0
-    for mine, theirs in zip(one, other, strict=False):
+    for mine, theirs in zip(first, second, strict=False):
         shared = mine.keys() & theirs.keys()
         if not shared:
-            return UNLIKE
+            return UNLIKE_FACTOR
         largest = max(largest, *(abs(mine[token] - theirs[token]) for token in shared))
         if max(mine, key=mine.__getitem__) != max(theirs, key=theirs.__getitem__):
             break

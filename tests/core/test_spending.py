@@ -26,14 +26,14 @@ class Stream:
         self.used, self.own = Usage(), Usage()
         self.spending = Spending(Budget(**limits), self.used, self.own, PRICE, max_tokens)
         self.flying: list[int] = []
-        self.asked = 0
+        self.with_question = 0
 
     def ask(self, at_once: int) -> int:
         """Ask while there is room; how many then fly."""
         while len(self.flying) < at_once and self.spending.affords([REQUEST]):
-            self.spending.begin(self.asked, [REQUEST])
-            self.flying.append(self.asked)
-            self.asked += 1
+            self.spending.begin(self.with_question, [REQUEST])
+            self.flying.append(self.with_question)
+            self.with_question += 1
         return len(self.flying)
 
     def answered(self, which: int, answer: Completion) -> None:

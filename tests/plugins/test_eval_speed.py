@@ -25,7 +25,7 @@ from finery_eval.steps import speed
 from finery_eval.steps.select import Select
 from finery_eval.steps.speed import FIRST, P50, P95, PRICE, RATE, TIMED, Machine, Speed
 from finery_openai.model import OpenaiModel
-from finery_openai.wire import joined
+from finery_openai.wire import join_events
 
 DELAY, TOKENS = 0.05, (10, 5)
 STREAM = (
@@ -111,12 +111,14 @@ def test_a_stream_adds_up_to_a_completion() -> None:
         '{"arguments": ": 1}"}}]}, "finish_reason": "tool_calls"}]}',
     ]
     lines = [f"data: {part}\n\n".encode() for part in parts]
-    whole, first = joined(b"".join(lines))
+    whole, first = join_events(b"".join(lines))
     assert first == len(lines[0]) - 1  # its line, without the empty one that ends the event
     assert b'"arguments":"{\\"a\\": 1}"' in whole
     assert b'"reasoning_content":"Hm."' in whole
-    assert joined(b'{"choices": []}') == (b'{"choices": []}', None)
-    assert joined(b'data: {"error": {"message": "no"}}\n\n')[0] == b'{"error":{"message":"no"}}'
+    assert join_events(b'{"choices": []}') == (b'{"choices": []}', None)
+    assert (
+        join_events(b'data: {"error": {"message": "no"}}\n\n')[0] == b'{"error":{"message":"no"}}'
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 20, 50])

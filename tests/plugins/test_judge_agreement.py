@@ -8,7 +8,7 @@ from scipy.stats import chi2, chisquare
 from finery_judge.calibration import (
     Agreement,
     agreement,
-    corrected,
+    correct_share,
     kappa,
     lowest_kappa,
     remarks,
@@ -61,7 +61,7 @@ def known(sensitivity: float, specificity: float, n: int) -> Agreement:
 
 def test_the_corrected_share_has_its_published_value() -> None:
     """23 of 150 cows test positive; sensitivity 96 %, specificity 89 %: 5.1 % (R package epiR)."""
-    found = corrected(23, 150, known(0.96, 0.89, 100))
+    found = correct_share(23, 150, known(0.96, 0.89, 100))
     assert found is not None
     value, (low, high) = found
     assert value == pytest.approx(0.051, abs=5e-4)
@@ -69,12 +69,12 @@ def test_the_corrected_share_has_its_published_value() -> None:
 
 
 def test_a_judge_that_is_no_better_than_chance_corrects_nothing() -> None:
-    assert corrected(5, 10, known(0.5, 0.5, 20)) is None
-    assert corrected(5, 10, agreement(pairs(9, 0, 0, 0))) is None
+    assert correct_share(5, 10, known(0.5, 0.5, 20)) is None
+    assert correct_share(5, 10, agreement(pairs(9, 0, 0, 0))) is None
 
 
 def test_a_perfect_judge_changes_nothing() -> None:
-    found = corrected(60, 100, known(1.0, 1.0, 500))
+    found = correct_share(60, 100, known(1.0, 1.0, 500))
     assert found is not None
     assert found[0] == pytest.approx(0.6)
 
@@ -98,7 +98,7 @@ def test_the_corrected_interval_covers_the_true_share(
             2 * reviewed, (0.0, (0.0, 0.0)), None, (of_good / reviewed, (0.0, 1.0)),
             (of_bad / reviewed, (0.0, 1.0)), reviewed, reviewed,
         )  # fmt: skip
-        found = corrected(count(rows, passing), rows, judge)
+        found = correct_share(count(rows, passing), rows, judge)
         assert found is not None
         covered += found[1][0] <= good <= found[1][1]
     assert 0.93 <= covered / draws <= 0.98

@@ -80,8 +80,10 @@ def test_verdicts_are_cached_for_each_answer(setup: Setup) -> None:
     first, second = critic(by_word), critic(by_word)
     one = setup.run(first)
     two = setup.run(second, "again", passing=2)
-    assert len(first.asked) == 12 + 8  # where both models answer alike, the judge is asked once
-    assert second.asked == []
+    assert (
+        len(first.with_question) == 12 + 8
+    )  # where both models answer alike, the judge is asked once
+    assert second.with_question == []
     assert (
         one.report().data()["scores"]["sft"]["passed"]
         < two.report().data()["scores"]["sft"]["passed"]

@@ -12,7 +12,7 @@ from finery.testing import run_step
 from finery_openai.model import OpenaiModel
 from finery_retrieve.serve.running import serve_model
 from finery_serve.chat.screen import Plain
-from finery_serve.chat.streams import NO_SOURCES, ServerTalker
+from finery_serve.chat.streams import NO_SOURCES_LINE, ServerTalker
 from finery_serve.command import introduction
 from finery_serve.guide import request_for
 from finery_serve.servers import Serving
@@ -43,7 +43,7 @@ class Streaming:
 
 @pytest.mark.parametrize(
     ("sources", "line"),
-    [([{"label": 1, "source": "a.md"}], "[1] a.md"), ([], NO_SOURCES.strip())],
+    [([{"label": 1, "source": "a.md"}], "[1] a.md"), ([], NO_SOURCES_LINE.strip())],
 )
 def test_a_pipe_lists_sources_or_says_that_there_are_none(
     sources: list[Any], line: str, capsys: pytest.CaptureFixture[str]

@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery_retrieve.citations import (
-    LEAST,
+    MIN_LETTERS,
     Citation,
     Quote,
     check_citations,
     citations,
     is_verbatim,
-    quotable,
-    without_citations,
-    without_numbers,
+    quotable_part,
+    strip_citations,
+    strip_numbers,
 )
 
 CHUNKS = ["Files are read every night.", "Files up to 50 MB\nare read. Others are skipped."]
@@ -83,11 +83,11 @@ def test_numbers_must_be_those_of_chunks() -> None:
     ('It is 50 MB. "Files up to 50 MB are read". ([1, 2])', "It is 50 MB."),
 ])  # fmt: skip
 def test_citations_are_cut(answer: str, left: str) -> None:
-    assert without_citations(answer) == left
+    assert strip_citations(answer) == left
 
 
 def test_quotes_stay_where_only_numbers_are_cut() -> None:
-    assert without_numbers(ANSWER) == 'The limit is 50 MB. "Files up to 50 MB are read"'
+    assert strip_numbers(ANSWER) == 'The limit is 50 MB. "Files up to 50 MB are read"'
 
 
 @given(words, st.data())
@@ -104,10 +104,10 @@ def test_any_part_of_a_text_is_verbatim_whatever_its_whitespace(
 @given(st.text(max_size=60), st.integers(1, 3))
 def test_what_is_quotable_is_read_back_and_is_in_the_text(text: str, number: int) -> None:
     """Also of texts with quotation marks of their own."""
-    quote = quotable(text)
+    quote = quotable_part(text)
     if quote is None:
         return
-    assert sum(map(str.isalnum, quote)) >= LEAST
+    assert sum(map(str.isalnum, quote)) >= MIN_LETTERS
     assert is_verbatim(quote, text) or quote.strip("….") != quote
     if "```" not in quote:  # begins a block of code, whose numbers cite nothing
         assert citations(f'So it is. "{quote}" [{number}]') == [Citation(number, quote)]

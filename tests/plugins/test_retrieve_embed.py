@@ -16,7 +16,7 @@ from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.embed.layout import layout_of
 from finery_retrieve.embed.steps import RetrieveApi, RetrieveEmbedder, RetrieveWheel
-from finery_retrieve.index.retriever import FILE, Retriever
+from finery_retrieve.index.retriever import EMBEDDINGS_FILE, Retriever
 from finery_retrieve.steps.index import RetrieveIndex
 
 
@@ -126,7 +126,7 @@ def test_long_chunks_are_cut_and_counted(tmp_path: Path) -> None:
     index = step.run(job)
     assert index.meta["cut"] == 1
     assert any("1 chunk longer than the embedding model reads" in str(e) for e in job.events)
-    assert (vectors(model, "my card " * 5)[0] == np.load(index.path / FILE)[0]).all()
+    assert (vectors(model, "my card " * 5)[0] == np.load(index.path / EMBEDDINGS_FILE)[0]).all()
 
 
 @pytest.mark.parametrize(

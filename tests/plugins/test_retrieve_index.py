@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from finery import DataError, Index
 from finery.rows.dropped import DROPPED
 from finery.testing import TestJob, dataset, run_step
-from finery_retrieve.index.retriever import Retriever, best, fused
+from finery_retrieve.index.retriever import Retriever, fuse_rankings, top_scores
 from finery_retrieve.index.words import (
     FOLDER,
     LANGUAGES,
@@ -151,11 +151,11 @@ def test_every_language_works(language: str) -> None:
 def test_the_best_are_sorted_and_ties_keep_their_order(scores: list[float], count: int) -> None:
     ranked = sorted(enumerate(scores), key=lambda item: (-item[1], item[0]))
     expected = [item for item in ranked if item[1] > 0][:count]
-    assert best(np.array(scores, dtype=np.float32), count, least=0.0) == expected
+    assert top_scores(np.array(scores, dtype=np.float32), count, threshold=0.0) == expected
 
 
 def test_fusion_adds_reciprocal_ranks() -> None:
-    assert fused([[(4, 9.0), (7, 8.0)], [(7, 0.9), (2, 0.8)]], 3) == [
+    assert fuse_rankings([[(4, 9.0), (7, 8.0)], [(7, 0.9), (2, 0.8)]], 3) == [
         (7, 1 / 62 + 1 / 61),
         (4, 1 / 61),
         (2, 1 / 62),

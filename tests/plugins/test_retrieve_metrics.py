@@ -16,7 +16,7 @@ from finery.rows.report import Pair, Score
 from finery_eval import stats
 from finery_eval.measure import Measure, pairs_of, scores_of
 from finery_retrieve.evaluate.retrieval import ndcg, recall, reciprocal_rank
-from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.tables import measure_over_documents
 from finery_retrieve.evaluate.verdicts import abstains, has_expected, token_f1
 
 rankings = st.lists(st.booleans(), min_size=2, max_size=20)
@@ -139,7 +139,7 @@ def measured(
 ) -> Measure:
     """A metric. clusters: the questions about each document."""
     about = {i: str(number) for number, of in enumerate(clusters) for i in of}
-    return over_documents(values, [about[i] for i in range(len(about))])
+    return measure_over_documents(values, [about[i] for i in range(len(about))])
 
 
 values = st.lists(st.booleans(), min_size=2, max_size=30)
@@ -167,8 +167,8 @@ def test_differences_of_independent_questions_are_newcombes(hits: list[bool]) ->
 def test_questions_of_a_document_count_together() -> None:
     """Forty questions about four documents have a wider interval than forty documents."""
     hits = [i < 20 for i in range(40)]
-    apart = over_documents({"a": hits}, [str(i) for i in range(40)]).score("a")
-    together = over_documents({"a": hits}, [str(i // 10) for i in range(40)]).score("a")
+    apart = measure_over_documents({"a": hits}, [str(i) for i in range(40)]).score("a")
+    together = measure_over_documents({"a": hits}, [str(i // 10) for i in range(40)]).score("a")
     assert apart is not None
     assert together is not None
     assert apart.value == together.value == 0.5

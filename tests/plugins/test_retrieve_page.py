@@ -10,7 +10,7 @@ from reviewing import Window, window
 from selenium.webdriver.common.keys import Keys
 
 from finery import Bundle
-from finery_retrieve.index.chunks import plain
+from finery_retrieve.index.chunks import escape_control_tokens
 
 pytestmark = [needs_llama_server, pytest.mark.slow]
 pytest.importorskip("bm25s")
@@ -101,7 +101,7 @@ def test_hostile_text_stays_text(page: Window) -> None:
     ask(page, "tags")
     assert page.text("details .label") == f"[1] {HOSTILE['source']}"
     assert page.text("details .where").startswith(str(HOSTILE["heading"]))
-    assert page.text("blockquote") == plain(str(HOSTILE["text"]))
+    assert page.text("blockquote") == escape_control_tokens(str(HOSTILE["text"]))
     assert "<b>x</b>" in page.text(".answer")
     assert page.all("#answers b, #answers img, #answers script") == []
     assert page.driver.title == "guide"

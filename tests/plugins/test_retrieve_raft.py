@@ -16,7 +16,7 @@ from finery.rows.dropped import read_dropped
 from finery.testing import TestJob, dataset, run_step
 from finery_data.steps.file import File
 from finery_retrieve.citations import check_citations, is_verbatim
-from finery_retrieve.index.chunks import plain
+from finery_retrieve.index.chunks import escape_control_tokens
 from finery_retrieve.index.context import UNKNOWN, Lookup
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.index.words import Bm25
@@ -193,7 +193,7 @@ def test_whatever_documents_hold_each_row_keeps_its_promises(
         (row,) = step.run(TestJob(folder / "job"))
     except DataError:  # the only row is dropped
         return
-    shown = [plain(rows[int(hit["id"][1:])]["text"]) for hit in row["retrieved"]]
+    shown = [escape_control_tokens(rows[int(hit["id"][1:])]["text"]) for hit in row["retrieved"]]
     assert check_citations(answer_text(row), shown).faults == []
     if row["context"] == "with":
         cited = check_citations(answer_text(row), shown).cited

@@ -3,7 +3,7 @@
 from typing import Any
 
 from finery.rows import Row, with_id
-from finery_retrieve.evaluate.contexts import Asked
+from finery_retrieve.evaluate.contexts import QuestionInContext
 from finery_retrieve.evaluate.verdicts import verdict_on
 from finery_retrieve.index.retriever import Hit
 from finery_retrieve.questions import Question, question_in
@@ -22,7 +22,7 @@ def hit(text: str, id: str = "other", source: str = "a.md") -> Hit:
 
 
 def cites(question: Question, number: int, *hits: Hit) -> float | bool | None:
-    prompt = Asked(
+    prompt = QuestionInContext(
         0, question, "retrieved", list(hits), question.prompt, expects_answer=True,
         has_answer=any(map(question.is_answered_by, hits)),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from serving import RECIPE, served, tiny_project
 import finery
 from finery import Bundle, Model, Request, Sampling, StepError, load_plugins
 from finery.testing import TestJob
-from finery_serve.chat.streams import listed
+from finery_serve.chat.streams import source_line
 from finery_serve.client import Client
 
 pytestmark = [needs_llama_server, pytest.mark.slow]
@@ -139,8 +139,8 @@ def test_the_same_answer_as_the_engine_gives(built: Project, tmp_path: Path) -> 
 
 def test_sources_in_a_chat() -> None:
     source = {"label": 1, "source": "a.md", "heading": "Limits", "place": {"line": 12}}
-    assert listed(source) == "\n[1] a.md, Limits, line 12"
-    assert listed({"label": 2, "source": "b.pdf", "heading": ""}) == "\n[2] b.pdf"
+    assert source_line(source) == "\n[1] a.md, Limits, line 12"
+    assert source_line({"label": 2, "source": "b.pdf", "heading": ""}) == "\n[2] b.pdf"
 
 
 def test_a_bundle_that_was_exported_runs(built: Project, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from loopback import JsonServer, in_thread
 
 from finery import UsageError
 from finery.rows import Conversation
-from finery_retrieve.serve.app import LARGEST, Source, application
+from finery_retrieve.serve.app import MAX_BODY_BYTES, Source, make_app
 from finery_retrieve.serve.running import serve_bundle
 from finery_retrieve.serve.settings import read_settings
 from finery_retrieve.serve.upstream import Refused, Upstream
@@ -63,7 +63,7 @@ def app_of(upstream: Upstream) -> Iterator[Running]:
     """An app in a thread."""
     bound = Address().listening()
     app = Running(bound.getsockname()[1], [prompted])
-    asgi = application("guide", lambda m: app.prompt[0](m), upstream, "127.0.0.1", app.port, None)
+    asgi = make_app("guide", lambda m: app.prompt[0](m), upstream, "127.0.0.1", app.port, None)
     server = uvicorn.Server(uvicorn.Config(asgi, log_level="warning", http="h11", lifespan="on"))
     thread = threading.Thread(target=server.run, args=[[bound]])
     thread.start()
@@ -131,7 +131,7 @@ def test_a_body_of_a_get_request_is_no_second_request(app: Running) -> None:
     ("lines", "expected"),
     [
         (["Content-Length: " + "9" * 5000], 400),
-        ([f"Content-Length: {LARGEST + 1}"], 413),
+        ([f"Content-Length: {MAX_BODY_BYTES + 1}"], 413),
         (["Content-Length: 2", "Content-Length: 40"], 400),
         (["Host: 127.0.0.1:1"], 400),
     ],
@@ -145,7 +145,7 @@ def test_a_request_that_cannot_be_read_is_refused(
 def test_a_body_without_a_length_is_counted(app: Running, model: ModelServer) -> None:
     line = "Transfer-Encoding: chunked"
     start = "POST /v1/chat/completions HTTP/1.1", host(app), "Content-Type: application/json", line
-    body = b"%x\r\n" % (LARGEST + 1) + b" " * (LARGEST + 1) + b"\r\n0\r\n\r\n"
+    body = b"%x\r\n" % (MAX_BODY_BYTES + 1) + b" " * (MAX_BODY_BYTES + 1) + b"\r\n0\r\n\r\n"
     assert status(raw(app, *start, body=body)) == 413
     asked = json.dumps(QUESTION).encode()
     assert status(raw(app, *start, body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(asked), asked))) == 200

@@ -15,7 +15,7 @@ from finery import Index, Model
 from finery.builder.project import open_graph
 from finery.errors import RecipeError
 from finery.testing import TestJob, dataset
-from finery_retrieve.index.chunks import Chunk, Chunks, plain
+from finery_retrieve.index.chunks import Chunk, Chunks, escape_control_tokens
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Hit
 from finery_retrieve.steps.index import RetrieveIndex, TokenCounts
@@ -40,7 +40,7 @@ def test_tokens_are_those_of_the_text_in_a_prompt(tmp_path: Path, counter: Model
     job = TestJob(tmp_path / "job")
     index = RetrieveIndex(rows=[dataset(tmp_path / "rows", rows)], tokenizer=counter).run(job)
     tokenizer = tiny_tokenizer()
-    expected = [len(tokenizer(plain(text))["input_ids"]) for text in TEXTS]
+    expected = [len(tokenizer(escape_control_tokens(text))["input_ids"]) for text in TEXTS]
     assert [chunk.tokens for chunk in Chunks(index.path)] == expected
     assert expected[1] > len(tokenizer(TEXTS[1])["input_ids"])
     assert index.meta["tokens"] == {

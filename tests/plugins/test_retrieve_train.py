@@ -17,7 +17,7 @@ from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.embed.reranker import Reranker
 from finery_retrieve.embed.steps import RetrieveEmbedder
-from finery_retrieve.index.retriever import FILE, Retriever
+from finery_retrieve.index.retriever import EMBEDDINGS_FILE, Retriever
 from finery_retrieve.steps.index import RetrieveIndex
 from finery_retrieve.steps.rerank import RetrieveRerank
 from finery_retrieve.train.examples import read_examples
@@ -305,9 +305,9 @@ def test_an_index_can_keep_the_first_numbers_of_embeddings(tmp_path: Path) -> No
         assert isinstance(made, Index)
         return made
 
-    short, whole = index("short", dimensions=4), np.load(index("whole").path / FILE)
+    short, whole = index("short", dimensions=4), np.load(index("whole").path / EMBEDDINGS_FILE)
     first = whole[:, :4] / np.linalg.norm(whole[:, :4], axis=1, keepdims=True)
-    np.testing.assert_allclose(np.load(short.path / FILE), first, rtol=1e-6)
+    np.testing.assert_allclose(np.load(short.path / EMBEDDINGS_FILE), first, rtol=1e-6)
     assert (short.meta["dimensions"], short.meta["whole_dimensions"]) == (4, 16)
     hits = Retriever.open(short, TestJob()).search(["my card"], 3)[0]
     assert len(hits) == 3

@@ -16,7 +16,7 @@ from finery_review.decisions import (
     Decision,
     Earlier,
     Standing,
-    applied,
+    apply_decision,
     as_line,
     parse,
     prompt_hash,
@@ -169,9 +169,9 @@ def test_a_second_window_hears_and_does_not_overwrite(tmp_path: Path) -> None:
     one, two = DecisionLog(tmp_path / "x"), DecisionLog(tmp_path / "x")
     first = decide(one, "a", by="one")
     with pytest.raises(Conflict) as caught:
-        two.append(made("a", "reject"), seen="")
+        two.append(made("a", "reject"), seen_token="")
     assert caught.value.now == first
-    two.append(made("a", "reject"), seen=token_of(first))
+    two.append(made("a", "reject"), seen_token=token_of(first))
     one.refresh()
     assert [d.do for d in one.standing] == ["reject"]
     assert one.rows == ["a", "a"]
@@ -228,7 +228,7 @@ def test_any_interleaving_of_two_writers_loses_nothing(
 def _append_many(path: Path, who: int, count: int) -> None:
     log = DecisionLog(path)
     for number in range(count):
-        log.append(made(f"{who}-{number}", reason="x" * 5000), seen="")
+        log.append(made(f"{who}-{number}", reason="x" * 5000), seen_token="")
 
 
 def test_processes_at_once_lose_nothing_and_tear_nothing(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def chat(user: str, answer: str, **more: Any) -> Row:
 
 def test_an_edited_row_has_the_old_one_as_its_parent() -> None:
     row = chat("q", "a", label="x", source="here")
-    new = applied(
+    new = apply_decision(
         row, made(row["id"], "edit", set={"label": None, "messages": chat("q", "b")["messages"]})
     )
     assert new is not None

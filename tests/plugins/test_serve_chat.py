@@ -19,7 +19,7 @@ from tiny_gguf import CHATML
 
 from finery import Completion, Sampling
 from finery.rows import Conversation
-from finery_serve.chat.screen import Plain, without_echo
+from finery_serve.chat.screen import Plain, disable_echo
 from finery_serve.chat.streams import ServerTalker, Write
 from finery_serve.chat.talk import Session
 
@@ -134,7 +134,7 @@ def test_what_is_typed_during_an_answer_is_not_shown_in_it(monkeypatch: pytest.M
     outside, terminal = pty.openpty()
     with os.fdopen(outside, "r+b", buffering=0) as keys, os.fdopen(terminal) as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        with suppress(KeyboardInterrupt), without_echo():
+        with suppress(KeyboardInterrupt), disable_echo():
             keys.write(b"typed early\n")
             assert stdin.readline() == "typed early\n"
             raise KeyboardInterrupt

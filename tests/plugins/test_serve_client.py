@@ -117,7 +117,7 @@ def test_half_an_answer_is_not_part_of_the_conversation(
     """The error is on a line of its own, and the talk goes on."""
     monkeypatch.chdir(tmp_path)
     lines = iter(["Why?", "/save", "/quit"])
-    monkeypatch.setattr(screen, "without_echo", nullcontext)
+    monkeypatch.setattr(screen, "disable_echo", nullcontext)
     monkeypatch.setattr("prompt_toolkit.PromptSession.prompt", lambda *_: next(lines))
     with ending(CHUNKED + chunk(WRITTEN)) as (client, is_read):
         talker = ServerTalker(client, "m")

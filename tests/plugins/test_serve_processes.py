@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from finery import StepError
-from finery_serve.processes import ServerProgram, raised_at_signals
+from finery_serve.processes import ServerProgram, raise_at_signals
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]
 
@@ -30,14 +30,14 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_an_exception(number: signal.Signals) -> None:
-    with pytest.raises(Ended), raised_at_signals(Ended()):
+    with pytest.raises(Ended), raise_at_signals(Ended()):
         signal.raise_signal(number)
     assert [signal.getsignal(one) for one in SIGNALS] == [signal.SIG_DFL] * 2
 
 
 def test_a_second_signal_does_not_interrupt_the_cleaning_up() -> None:
     ended = []
-    with suppress(Ended), raised_at_signals(Ended()):
+    with suppress(Ended), raise_at_signals(Ended()):
         try:
             signal.raise_signal(signal.SIGHUP)
         finally:
@@ -49,7 +49,7 @@ def test_a_second_signal_does_not_interrupt_the_cleaning_up() -> None:
 
 def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with raised_at_signals(Ended()):
+    with raise_at_signals(Ended()):
         signal.raise_signal(signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 

@@ -6,7 +6,7 @@ import pytest
 
 from finery import Artifact, Model, load_plugins
 from finery.builder.project import open_graph
-from finery_serve.chat.streams import EngineTalker, is_served, talker
+from finery_serve.chat.streams import EngineTalker, can_be_served, talker
 from finery_serve.opening import Opened
 
 
@@ -27,7 +27,7 @@ BY_VLLM = model("vllm", model=model("adapter"))
     (BY_VLLM, False),
 ])  # fmt: skip
 def test_what_is_served(artifact: Artifact, expected: bool) -> None:
-    assert is_served(artifact, load_plugins().server) is expected
+    assert can_be_served(artifact, load_plugins().server) is expected
 
 
 @pytest.mark.parametrize("artifact", [

@@ -15,7 +15,7 @@ from vllm_models import tiny_adapter, tiny_base
 from finery import Bundle, Model, OneFile, StepError, UsageError
 from finery.testing import TestJob
 from finery_vllm.bundle.step import VllmBundle
-from finery_vllm.server.command import SERVE
+from finery_vllm.server.command import SERVER_MODULE
 
 SCHEMA = {"type": "object", "properties": {"label": {"type": "string"}}, "required": ["label"]}
 
@@ -225,7 +225,7 @@ def test_the_command_runs_with_the_arguments(base: Model, tmp_path: Path) -> Non
     )  # fmt: skip
     arguments = json.loads((out / "serve.json").read_text())["arguments"]
     assert ran.stdout.splitlines() == [
-        "-m", SERVE, *arguments, "--host", "127.0.0.1", "--port", "8000", "--extra",
+        "-m", SERVER_MODULE, *arguments, "--host", "127.0.0.1", "--port", "8000", "--extra",
     ]  # fmt: skip
     assert arguments[-3:] == ["--seed", "3", "--enforce-eager"]
     assert "{% " not in ran.stdout

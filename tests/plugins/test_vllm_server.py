@@ -19,7 +19,7 @@ from finery import DataError, Model, Request, StepError, cpu_count
 from finery.testing import TestJob
 from finery_serve.command import introduction
 from finery_serve.guide import request_for
-from finery_serve.processes import ended_with_us, stop
+from finery_serve.processes import end_with_this_process, stop
 from finery_serve.servers import Serving, names_of
 from finery_transformers.chat import prompt_tokens
 from finery_transformers.loading import load_tokenizer
@@ -193,7 +193,7 @@ class TestServer:
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
-    from finery_vllm.server.command import served as what
+    from finery_vllm.server.command import serving_facts as what
 
     with pytest.raises(DataError, match=r"neither a Hugging Face folder nor one of vllm\.bundle"):
         what(tmp_path, alias=None, adapters={}, slots=None, context=None)
@@ -224,9 +224,9 @@ def test_a_server_ends_with_a_killed_process(kill: Callable[[int, int], None]) -
     """Also with its process group, in which a build kills a step and its children."""
     script = (
         "import subprocess, sys, time\n"
-        "from finery_serve.processes import ended_with_us\n"
+        "from finery_serve.processes import end_with_this_process\n"
         f"p = subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)\n"
-        "with ended_with_us(p):\n"
+        "with end_with_this_process(p):\n"
         "    print(p.pid, flush=True); time.sleep(600)\n"
     )
     owner = subprocess.Popen(
@@ -257,7 +257,7 @@ def _gone(pid: int) -> bool:
 
 def test_a_watch_does_not_end_a_server_that_is_done() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
-        with ended_with_us(process):
+        with end_with_this_process(process):
             pass
         time.sleep(0.3)
         assert process.poll() is None

@@ -12,11 +12,11 @@ from finery import EngineJob, Job, Model, StepError
 from finery_retrieve.embed.engines import SIDES, Embedder, Embedding, Interrupted, Side
 
 FLOAT_BYTES = 4
-AGAIN_SECONDS = 0.1
+RECHECK_SECONDS = 0.1
 """How often to look for embeddings that another process computes."""
 
 
-class OtherLength(Exception):
+class UnexpectedLength(Exception):
     """The model gives vectors of another length than expected. dimensions: theirs."""
 
     def __init__(self, dimensions: int) -> None:
@@ -53,49 +53,51 @@ class CachedEmbedder:
         """The embedding of each text. New ones are stored before this returns.
 
         dimensions: the required length of vectors; None: any, but all the same. Cached ones of
-        another length are computed again. If the model gives another length, raises `OtherLength`
-        and stores nothing.
+        another length are computed again. If the model gives another length, raises
+        `UnexpectedLength` and stores nothing.
         """
         keys = [
             blake3(msgspec.json.encode(["embedding", self._identities[side], side, text])).digest()
             for text in texts
         ]
-        known = self._known(keys, dimensions)
-        lengths = {embedding.dimensions for embedding in known.values()}
+        embeddings = self._cached_embeddings(keys, dimensions)
+        lengths = {embedding.dimensions for embedding in embeddings.values()}
         if len(lengths) > 1:  # only the model can say which of them are outdated
-            known, lengths = {}, set()
+            embeddings, lengths = {}, set()
         if dimensions is None and lengths:
             (dimensions,) = lengths
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        before = self.computed
-        compute = self._computed if self._records is None else self._shared
-        known |= compute(new, side, dimensions)
-        self.cached += len(texts) - (self.computed - before)
-        return [known[key] for key in keys]
+        missing = {
+            key: text for key, text in zip(keys, texts, strict=True) if key not in embeddings
+        }
+        computed_before = self.computed
+        compute = self._compute if self._records is None else self._compute_shared
+        embeddings |= compute(missing, side, dimensions)
+        self.cached += len(texts) - (self.computed - computed_before)
+        return [embeddings[key] for key in keys]
 
-    def _computed(
-        self, new: Mapping[bytes, str], side: Side, dimensions: int | None
+    def _compute(
+        self, texts: Mapping[bytes, str], side: Side, dimensions: int | None
     ) -> dict[bytes, Embedding]:
         """Compute embeddings, and store them if they have the right length."""
-        if not new:
+        if not texts:
             return {}
-        keys = [*new]
+        keys = [*texts]
         try:
-            embeddings = dict(zip(keys, self._engine.embed([*new.values()], side), strict=True))
+            embeddings = dict(zip(keys, self._engine.embed([*texts.values()], side), strict=True))
         except Interrupted as error:
-            finished = {keys[number]: one for number, one in error.embeddings.items()}
+            finished = {keys[number]: embedding for number, embedding in error.embeddings.items()}
             if _lengths(finished) <= {dimensions} or (dimensions is None and _is_even(finished)):
                 self._store(finished)
             raise error.reason from None
         if not _is_even(embeddings):
             raise StepError(
                 "the embedding model gives vectors of different lengths: "
-                f"{', '.join(map(str, sorted({one.dimensions for one in embeddings.values()})))}",
+                f"{', '.join(map(str, sorted({e.dimensions for e in embeddings.values()})))}",
                 fix="check which model the server runs; nothing of this answer was stored",
             )
         length = embeddings[keys[0]].dimensions
         if dimensions is not None and length != dimensions:
-            raise OtherLength(length)
+            raise UnexpectedLength(length)
         self._store(embeddings)
         return embeddings
 
@@ -103,46 +105,55 @@ class CachedEmbedder:
         self.computed += len(embeddings)
         if self._records is not None and embeddings:
             self._records.put(
-                {key: (bytes([one.was_cut]) + one.vector) for key, one in embeddings.items()}
+                {
+                    key: (bytes([embedding.was_cut]) + embedding.vector)
+                    for key, embedding in embeddings.items()
+                }
             )
 
-    def _shared(
-        self, new: Mapping[bytes, str], side: Side, dimensions: int | None
+    def _compute_shared(
+        self, texts: Mapping[bytes, str], side: Side, dimensions: int | None
     ) -> dict[bytes, Embedding]:
         """Compute and store embeddings, and wait for those that another process computes."""
         assert self._records is not None
-        outdated = self._records.get([*new])
+        outdated = self._records.get([*texts])
         embeddings = dict[bytes, Embedding]()
-        while waiting := [key for key in new if key not in embeddings]:
-            ours = [key for key in waiting if self._records.claim(key)]
+        while waiting := [key for key in texts if key not in embeddings]:
+            claimed = [key for key in waiting if self._records.claim(key)]
             try:  # another process may have stored some meanwhile
                 stored = self._records.get(waiting)
                 fresh = [key for key in waiting if stored.get(key) != outdated.get(key)]
-                embeddings |= self._known(fresh, dimensions)
+                embeddings |= self._cached_embeddings(fresh, dimensions)
                 if dimensions is None and embeddings:
                     dimensions = next(iter(embeddings.values())).dimensions
-                mine = {key: new[key] for key in ours if key not in embeddings}
-                embeddings |= self._computed(mine, side, dimensions)
+                claimed_texts = {key: texts[key] for key in claimed if key not in embeddings}
+                embeddings |= self._compute(claimed_texts, side, dimensions)
             finally:
-                for key in ours:
+                for key in claimed:
                     self._records.release(key)
-            if not ours:
-                time.sleep(AGAIN_SECONDS)
+            if not claimed:
+                time.sleep(RECHECK_SECONDS)
         return embeddings
 
-    def _known(self, keys: Sequence[bytes], dimensions: int | None) -> dict[bytes, Embedding]:
+    def _cached_embeddings(
+        self, keys: Sequence[bytes], dimensions: int | None
+    ) -> dict[bytes, Embedding]:
         """The cached embeddings of this length; None: of any."""
         if self._records is None:
             return {}
         records = self._records.get(list(dict.fromkeys(keys)))
-        known = {
+        embeddings = {
             key: Embedding(record[1:], bool(record[0]))
             for key, record in records.items()
             if len(record) > 1 and len(record) % FLOAT_BYTES == 1  # a damaged one is missing
         }
         if dimensions is None:
-            return known
-        return {key: one for key, one in known.items() if one.dimensions == dimensions}
+            return embeddings
+        return {
+            key: embedding
+            for key, embedding in embeddings.items()
+            if embedding.dimensions == dimensions
+        }
 
 
 def _lengths(embeddings: Mapping[bytes, Embedding]) -> set[int | None]:
@@ -162,7 +173,7 @@ def _identity(model: Model, engine: Embedder, side: Side) -> str:
     # Not the model's digest, which has all prefixes.
     files = model.manifest.files.items() if model.manifest else ()
     facts = [
-        _of_side(model.meta, side),
+        _facts_for_side(model.meta, side),
         sorted((name, digest) for name, (digest, _) in files),
         sorted((role, ref.digest) for role, ref in model.refs.items()),
         engine.version,
@@ -171,11 +182,11 @@ def _identity(model: Model, engine: Embedder, side: Side) -> str:
     return blake3(msgspec.json.encode(facts, order="deterministic")).hexdigest()
 
 
-def _of_side(meta: Mapping[str, Any], side: Side) -> dict[str, Any]:
+def _facts_for_side(meta: Mapping[str, Any], side: Side) -> dict[str, Any]:
     """Facts about a model without the prefixes of other sides."""
-    others = {f"{other}_prefix" for other in SIDES if other != side}
+    other_prefixes = {f"{other_side}_prefix" for other_side in SIDES if other_side != side}
     return {
-        name: _of_side(value, side) if name == "embedding" else value
+        name: _facts_for_side(value, side) if name == "embedding" else value
         for name, value in meta.items()
-        if name not in others
+        if name not in other_prefixes
     }

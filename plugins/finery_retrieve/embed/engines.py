@@ -81,7 +81,7 @@ class Embedder(Engine):
         )
 
 
-def packed(values: Sequence[float]) -> bytes:
+def pack_vector(values: Sequence[float]) -> bytes:
     """A vector scaled to length 1, as bytes. `ValueError` if that isn't possible."""
     import numpy as np
 
@@ -129,7 +129,7 @@ class LocalEmbedder(Embedder):
         ).last_hidden_state[0]
         states = states.float()
         pooled = states[0] if layout.pooling == "cls" else states.mean(dim=0)
-        return Embedding(packed(pooled.tolist()), was_cut)
+        return Embedding(pack_vector(pooled.tolist()), was_cut)
 
     @cached_property
     def _loaded(self) -> "_Loaded":
@@ -157,7 +157,7 @@ class _Loaded(NamedTuple):
     longest: int
 
 
-SHOWN = 60
+SHOWN_CHARACTERS = 60
 """Characters of a text that an error shows."""
 
 
@@ -166,13 +166,13 @@ class _Item(msgspec.Struct):
     embedding: list[float]
 
 
-class _Used(msgspec.Struct):
+class _Usage(msgspec.Struct):
     prompt_tokens: int = 0
 
 
 class _Answer(msgspec.Struct):
     data: list[_Item]
-    usage: _Used = msgspec.field(default_factory=_Used)
+    usage: _Usage = msgspec.field(default_factory=_Usage)
 
 
 class RemoteEmbedder(Embedder):
@@ -196,9 +196,9 @@ class RemoteEmbedder(Embedder):
         """
         prefix = self.model.meta[f"{side}_prefix"]
         inputs = [prefix + text for text in texts]
-        return asyncio.run(self._all(inputs))
+        return asyncio.run(self._embed_all(inputs))
 
-    async def _all(self, texts: list[str]) -> list[Embedding]:
+    async def _embed_all(self, texts: list[str]) -> list[Embedding]:
         from openai import AsyncOpenAI
 
         from finery_openai.transport import CautiousClient
@@ -211,19 +211,21 @@ class RemoteEmbedder(Embedder):
             http_client=CautiousClient(float(runtime.get("timeout", 60.0))),
             max_retries=int(runtime.get("retries", 6)),
         ) as client:
-            parts = [texts[at : at + self._size] for at in range(0, len(texts), self._size)]
-            tasks = [self._some(client, slots, part) for part in parts]
+            batches = [
+                texts[start : start + self._size] for start in range(0, len(texts), self._size)
+            ]
+            tasks = [self._request_batch(client, slots, batch) for batch in batches]
             answers = await asyncio.gather(*tasks, return_exceptions=True)
         embeddings = dict[int, Embedding]()
-        for part, answer in enumerate(answers):
+        for batch, answer in enumerate(answers):
             if not isinstance(answer, BaseException):
-                embeddings |= enumerate(answer, part * self._size)
+                embeddings |= enumerate(answer, batch * self._size)
         errors = [answer for answer in answers if isinstance(answer, BaseException)]
         if errors:
             raise Interrupted(embeddings, errors[0])
         return [*embeddings.values()]
 
-    async def _some(
+    async def _request_batch(
         self, client: Any, slots: asyncio.Semaphore, texts: list[str]
     ) -> list[Embedding]:
         """One request."""
@@ -235,13 +237,15 @@ class RemoteEmbedder(Embedder):
                     model=meta["name"], input=texts, encoding_format="float", **size
                 )
             except Exception as error:
-                raise self._explained(error) from None
+                raise self._error_for(error) from None
         try:
             answer = msgspec.json.decode(response.content, type=_Answer)
         except msgspec.DecodeError as error:
-            raise self._unusable(f"an answer that isn't a list of embeddings ({error})") from None
+            raise self._unusable_answer(
+                f"an answer that isn't a list of embeddings ({error})"
+            ) from None
         if sorted(item.index for item in answer.data) != [*range(len(texts))]:
-            raise self._unusable(f"{len(answer.data)} embeddings for {len(texts)} texts")
+            raise self._unusable_answer(f"{len(answer.data)} embeddings for {len(texts)} texts")
         self.job.usage.add(
             Completion(
                 text="",
@@ -256,19 +260,21 @@ class RemoteEmbedder(Embedder):
 
     def _embedding(self, item: _Item, text: str) -> Embedding:
         try:
-            return Embedding(packed(item.embedding), was_cut=False)
+            return Embedding(pack_vector(item.embedding), was_cut=False)
         except ValueError as error:
-            shown = self.job.redact(text[:SHOWN])
-            raise self._unusable(f"an unusable embedding of '{shown}': {error}") from None
+            text_start = self.job.redact(text[:SHOWN_CHARACTERS])
+            raise self._unusable_answer(
+                f"an unusable embedding of '{text_start}': {error}"
+            ) from None
 
-    def _unusable(self, what: str) -> StepError:
+    def _unusable_answer(self, problem: str) -> StepError:
         return StepError(
-            f"{self.model.meta['server']} sent {what}",
+            f"{self.model.meta['server']} sent {problem}",
             fix="check that base_url names an API with /embeddings, and that model is an embedding "
             "model",
         )
 
-    def _explained(self, error: Exception) -> Exception:
+    def _error_for(self, error: Exception) -> Exception:
         """The error to raise for an error of the openai library."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 

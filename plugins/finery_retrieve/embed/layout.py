@@ -7,14 +7,14 @@ import msgspec
 
 from finery import DataError
 
-MODULES = "modules.json"
-PROMPTS, LENGTH = "config_sentence_transformers.json", "sentence_bert_config.json"
-DESCRIPTIONS = (MODULES, PROMPTS, LENGTH, "*/config.json")
+MODULES_FILE = "modules.json"
+PROMPTS_FILE, LENGTH_FILE = "config_sentence_transformers.json", "sentence_bert_config.json"
+DESCRIPTIONS = (MODULES_FILE, PROMPTS_FILE, LENGTH_FILE, "*/config.json")
 """Patterns of the files that only such folders have."""
-KNOWN = ("Transformer", "Pooling", "Normalize")
+KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-QUESTION = ("query",)
-DOCUMENT = ("document", "passage", "corpus")
+QUESTION_PROMPTS = ("query",)
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 class _Module(msgspec.Struct):
@@ -64,37 +64,40 @@ def layout_of(root: Path, question_prefix: str | None, document_prefix: str | No
 
     Raises `DataError` for modules and poolings that finery doesn't compute.
     """
-    modules = _read(root / MODULES, list[_Module])
+    modules = _read(root / MODULES_FILE, list[_Module])
     names = [module.type.rpartition(".")[2] for module in modules]
-    if tuple(names) not in (KNOWN, KNOWN[:2]):
+    if tuple(names) not in (KNOWN_MODULES, KNOWN_MODULES[:2]):
         raise DataError(
             f"the model consists of {', '.join(names) or 'nothing'}; finery computes models of "
-            f"{', '.join(KNOWN[:2])} and optionally {KNOWN[2]}",
-            where=str(root / MODULES),
+            f"{', '.join(KNOWN_MODULES[:2])} and optionally {KNOWN_MODULES[2]}",
+            where=str(root / MODULES_FILE),
             fix="use another model, or serve this one and name the server in retrieve.api",
         )
     if modules[0].path:
         raise DataError(
             f"the transformer is in the folder '{modules[0].path}', as old versions of "
             "sentence-transformers wrote it",
-            where=str(root / MODULES),
+            where=str(root / MODULES_FILE),
             fix=f"move the files of '{modules[0].path}' one folder up, and set its path in "
-            f'{MODULES} to ""; loading the model with a new version and saving it does the same',
+            f'{MODULES_FILE} to ""; loading the model with a new version and saving it does '
+            "the same",
         )
-    length = _read(root / LENGTH, _Length) if (root / LENGTH).is_file() else _Length()
-    prompts = _read(root / PROMPTS, _Prompts) if (root / PROMPTS).is_file() else _Prompts()
-    cosines = (None, "cosine", *(("dot", "euclidean") if KNOWN[2] in names else ()))
+    length = _read(root / LENGTH_FILE, _Length) if (root / LENGTH_FILE).is_file() else _Length()
+    prompts = (
+        _read(root / PROMPTS_FILE, _Prompts) if (root / PROMPTS_FILE).is_file() else _Prompts()
+    )
+    cosines = (None, "cosine", *(("dot", "euclidean") if KNOWN_MODULES[2] in names else ()))
     if prompts.similarity_fn_name not in cosines:  # others rank otherwise than the cosine
         raise DataError(
             f"the model's embeddings are compared by '{prompts.similarity_fn_name}', and finery "
             "compares them by cosine",
-            where=str(root / PROMPTS),
+            where=str(root / PROMPTS_FILE),
             fix="use a model for cosine similarity",
         )
     if question_prefix is None:
-        question_prefix = _own(prompts, root, "question_prefix", *QUESTION)
+        question_prefix = _folder_prefix(prompts, root, "question_prefix", *QUESTION_PROMPTS)
     if document_prefix is None:
-        document_prefix = _own(prompts, root, "document_prefix", *DOCUMENT)
+        document_prefix = _folder_prefix(prompts, root, "document_prefix", *DOCUMENT_PROMPTS)
     return Layout(
         pooling=_pooling(root / (modules[1].path or "1_Pooling") / "config.json"),
         longest=length.max_seq_length,
@@ -104,14 +107,14 @@ def layout_of(root: Path, question_prefix: str | None, document_prefix: str | No
     )
 
 
-def _own(prompts: _Prompts, root: Path, setting: str, *names: str) -> str:
+def _folder_prefix(prompts: _Prompts, root: Path, setting: str, *names: str) -> str:
     """The folder's own prefix, as `encode_query` and `encode_document` choose it."""
     try:
         return prompts.first(*names)
     except KeyError as error:
         raise DataError(
             f"the default prompt {error} is not among the prompts",
-            where=str(root / PROMPTS),
+            where=str(root / PROMPTS_FILE),
             fix=f"set {setting} in the recipe, or correct the file",
         ) from None
 

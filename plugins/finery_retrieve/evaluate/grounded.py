@@ -27,18 +27,18 @@ from finery_retrieve.evaluate.contexts import (
     CONTEXTS,
     Context,
     Library,
-    checked_chunks,
     prompts_of,
-    read_answered,
+    read_questions_with_answers,
+    right_chunks_or_raise,
 )
-from finery_retrieve.evaluate.judged import CONTEXT, check_judge, judging
+from finery_retrieve.evaluate.judged import CONTEXT, check_judge, make_judge
 from finery_retrieve.evaluate.outcome import (
     HEADLINE,
     Outcome,
     metric_names,
     overlap_remarks,
 )
-from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.tables import measure_over_documents
 from finery_retrieve.formats import require_answering, require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown
 from finery_retrieve.index.retriever import Retriever
@@ -148,13 +148,13 @@ class Grounded(
         self._template()
         if look.open("rows") and look.open("index"):
             retriever = Retriever.open(self.index, look.job)
-            checked_chunks(read_answered(self.rows), self.index, retriever)
+            right_chunks_or_raise(read_questions_with_answers(self.rows), self.index, retriever)
 
     def run(self, job: Job) -> Metrics:
         """Get the answers with each context, judge them, write the metrics."""
-        library = Library.of(job, self.index, read_answered(self.rows), self.k)
+        library = Library.of(job, self.index, read_questions_with_answers(self.rows), self.k)
         asked = prompts_of(job, library, self._template(), self.contexts)
-        judge = judging(job, self._judge(), asked, len(library.questions))
+        judge = make_judge(job, self._judge(), asked, len(library.questions))
         prompts = [prompt.messages for prompt in asked]
         answers = ask_each(
             self, job, self.models,
@@ -165,7 +165,7 @@ class Grounded(
         )
         verdicts, names, measures = judge(answers), list(answers), outcome.measures()
         judged = {
-            metric: over_documents(values, outcome.documents)
+            metric: measure_over_documents(values, outcome.documents)
             for metric, values in verdicts.values.items()
         }
         measures |= judged

@@ -16,34 +16,37 @@ from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.tables import remark, table
 from finery_eval.verdicts import Answers
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.contexts import Asked, Context, Library
-from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.contexts import Context, Library, QuestionInContext
+from finery_retrieve.evaluate.tables import measure_over_documents
 from finery_retrieve.evaluate.verdicts import Verdict, verdict_on
-from finery_retrieve.index.retriever import listed
+from finery_retrieve.index.retriever import retrieved_column
 
-OF_CONTEXT: Mapping[Context, Sequence[str]] = {
+METRICS_OF_CONTEXT: Mapping[Context, Sequence[str]] = {
     "none": ("answer",),
     "oracle": ("answer", "cited", "quoted", "answered"),
     "retrieved": ("answer", "cited", "quoted", "answered", "abstained"),
     "distractors": ("abstained",),
 }
 """Context → its metrics."""
-ORDER = (
+METRIC_ORDER = (
     "retrieved.answer", "oracle.answer", "none.answer", "distractors.abstained", "retrieved.cited",
     "retrieved.quoted", "retrieved.answered", "retrieved.abstained", "oracle.cited",
     "oracle.quoted", "oracle.answered",
 )  # fmt: skip
 """All metrics, the headline first."""
-HEADLINE = ORDER[:6]
-OTHERS = ("cited", "quoted", "answered", "abstained")
+HEADLINE = METRIC_ORDER[:6]
+OTHER_METRICS = ("cited", "quoted", "answered", "abstained")
 """The metrics of a context besides `answer`, in the order of the table."""
-BETWEEN: Sequence[tuple[Context, Context]] = (("none", "retrieved"), ("retrieved", "oracle"))
+COMPARED_CONTEXTS: Sequence[tuple[Context, Context]] = (
+    ("none", "retrieved"),
+    ("retrieved", "oracle"),
+)
 """Contexts that each model's answers are compared between: the first, and what is better."""
 
 
 def metric_names(contexts: Sequence[Context]) -> list[str]:
     """The metrics of some contexts, the headline first."""
-    return [name for name in ORDER if name.partition(".")[0] in contexts]
+    return [name for name in METRIC_ORDER if name.partition(".")[0] in contexts]
 
 
 class Outcome(NamedTuple):
@@ -51,7 +54,7 @@ class Outcome(NamedTuple):
     answers, verdicts: model → one for each prompt. unknown: the expected answer if the documents
     don't contain it."""
 
-    asked: Sequence[Asked]
+    with_question: Sequence[QuestionInContext]
     contexts: Sequence[Context]
     documents: Sequence[str]
     answers: Answers
@@ -60,8 +63,8 @@ class Outcome(NamedTuple):
 
     @classmethod
     def judge(
-        cls, job: Job, library: Library, asked: Sequence[Asked], contexts: Sequence[Context],
-        answers: Answers, unknown: str, passing: float,
+        cls, job: Job, library: Library, asked: Sequence[QuestionInContext],
+        contexts: Sequence[Context], answers: Answers, unknown: str, passing: float,
     ) -> "Outcome":  # fmt: skip
         """The outcome of answers. unknown, passing: see `verdict_on`."""
         documents = [library.document(number) for number in range(len(library.questions))]
@@ -87,7 +90,7 @@ class Outcome(NamedTuple):
             context, _, name = metric.partition(".")
             values = {model: self._values(model, context, name) for model in self.answers}
             if any(value is not None for column in values.values() for value in column):
-                measures[metric] = over_documents(values, self.documents)
+                measures[metric] = measure_over_documents(values, self.documents)
         return measures
 
     def tables(self) -> list[Table]:
@@ -97,9 +100,9 @@ class Outcome(NamedTuple):
             for name in self.answers
             for context in self.contexts
         ]
-        columns = ["model", "context", "answer", tables.CI, *OTHERS]
-        units: Any = dict.fromkeys(["answer", *OTHERS], "share")
-        return [table("By context", columns, rows, units=units), *self._between()]
+        columns = ["model", "context", "answer", tables.INTERVAL_COLUMN, *OTHER_METRICS]
+        units: Any = dict.fromkeys(["answer", *OTHER_METRICS], "share")
+        return [table("By context", columns, rows, units=units), *self._context_tables()]
 
     def write(
         self, job: Job, names: Sequence[str], measures: Mapping[str, Measure], report: Report
@@ -112,28 +115,28 @@ class Outcome(NamedTuple):
 
     def predictions(self) -> Iterator[dict[str, Any]]:
         """A line for each prompt and model."""
-        for number, asked in enumerate(self.asked):
+        for number, prompt in enumerate(self.with_question):
             for name, answers in self.answers.items():
                 answer = answers[number]
                 verdict = self.verdicts[name][number]
-                question = asked.question
+                question = prompt.question
                 expected: Any = self.unknown
-                if asked.expects_answer:
+                if prompt.expects_answer:
                     expected = list(question.expected) or question.answer
                 line: dict[str, Any] = {
                     "id": question.row["id"],
                     "model": name,
-                    "context": asked.context,
+                    "context": prompt.context,
                     "prompt": question.text[:PROMPT_SHOWN],
                     "answer": answer.text,
                     "expected": expected,
                     "correct": verdict.is_correct,
                     "score": verdict.values["answer"],
                     "cited": verdict.citations.cited,
-                    "retrieved": listed(asked.hits),
+                    "retrieved": retrieved_column(prompt.hits),
                     "values": {
-                        f"{asked.context}.{metric}": verdict.values[metric]
-                        for metric in OF_CONTEXT[asked.context]
+                        f"{prompt.context}.{metric}": verdict.values[metric]
+                        for metric in METRICS_OF_CONTEXT[prompt.context]
                     },
                 }
                 if answer.reasoning:
@@ -141,41 +144,45 @@ class Outcome(NamedTuple):
                 if verdict.faults:
                     line["error"] = "; ".join(verdict.faults)
                 line["finish_reason"] = answer.finish_reason
-                yield {**line, "group": self.documents[asked.number]}
+                yield {**line, "group": self.documents[prompt.number]}
 
     def _values(self, model: str, context: str, metric: str) -> list[Value]:
         """A metric of each question with a context."""
         values: list[Value] = [None] * self.questions
-        for asked, verdict in zip(self.asked, self.verdicts[model], strict=True):
-            if asked.context == context:
-                values[asked.number] = verdict.values[metric]
+        for prompt, verdict in zip(self.with_question, self.verdicts[model], strict=True):
+            if prompt.context == context:
+                values[prompt.number] = verdict.values[metric]
         return values
 
     def _summary(self, model: str, context: Context) -> list[Any]:
-        """The answer's score, its interval, and `OTHERS`; None if a metric doesn't apply."""
-        values = [{model: self._values(model, context, name)} for name in ("answer", *OTHERS)]
-        scores = [over_documents(column, self.documents).score(model) for column in values]
-        interval = tables.of_share(scores[0].interval or ()) if scores[0] else None
+        """The answer's score, its interval, and `OTHER_METRICS`; None if a metric doesn't apply."""
+        values = [
+            {model: self._values(model, context, name)} for name in ("answer", *OTHER_METRICS)
+        ]
+        scores = [measure_over_documents(column, self.documents).score(model) for column in values]
+        interval = tables.share_interval(scores[0].interval or ()) if scores[0] else None
         share, *shares = [score.value if score else None for score in scores]
         return [share, interval, *shares]
 
-    def _between(self) -> list[Table]:
+    def _context_tables(self) -> list[Table]:
         """The answers of each model, compared between contexts on the same questions."""
-        compared = []
-        shown = [pair for pair in BETWEEN if set(pair) <= set(self.contexts)]
+        differences = []
+        context_pairs = [pair for pair in COMPARED_CONTEXTS if set(pair) <= set(self.contexts)]
         for model in self.answers:
-            for first, second in shown:
-                values = [self._values(model, context, "answer") for context in (first, second)]
-                measure = over_documents(
-                    dict(zip((first, second), values, strict=True)), self.documents
+            for context_a, context_b in context_pairs:
+                values = [
+                    self._values(model, context, "answer") for context in (context_a, context_b)
+                ]
+                measure = measure_over_documents(
+                    dict(zip((context_a, context_b), values, strict=True)), self.documents
                 )
-                difference = measure.difference(first, second)
+                difference = measure.difference(context_a, context_b)
                 if difference is not None:
-                    compared.append((model, f"{second} − {first}", difference))
-        if not compared:
+                    differences.append((model, f"{context_b} − {context_a}", difference))
+        if not differences:
             return []
         columns = ["model", "answer"]
-        return [tables.differences_table("Contexts compared", columns, compared)]
+        return [tables.differences_table("Contexts compared", columns, differences)]
 
 
 def citation_table(outcome: Outcome) -> list[Table]:
@@ -183,19 +190,19 @@ def citation_table(outcome: Outcome) -> list[Table]:
     rows = []
     for model, verdicts in outcome.verdicts.items():
         for context in outcome.contexts:
-            checked = [
+            citations = [
                 verdict.citations
-                for asked, verdict in zip(outcome.asked, verdicts, strict=True)
-                if asked.context == context
+                for prompt, verdict in zip(outcome.with_question, verdicts, strict=True)
+                if prompt.context == context
             ]
             counts = [
-                sum(bool(answer.cited) for answer in checked),
-                sum(len(answer.unknown) for answer in checked),
-                sum(answer.quotes for answer in checked),
-                sum(len(answer.altered) for answer in checked),
+                sum(bool(answer.cited) for answer in citations),
+                sum(len(answer.unknown) for answer in citations),
+                sum(answer.quotes for answer in citations),
+                sum(len(answer.altered) for answer in citations),
             ]
             if counts[0]:
-                rows.append([model, context, len(checked), *counts])
+                rows.append([model, context, len(citations), *counts])
     columns = ["model", "context", "answers", "citing", "unknown [n]", "quotes", "altered"]
     return [table("Citations", columns, rows)] if rows else []
 
@@ -203,14 +210,16 @@ def citation_table(outcome: Outcome) -> list[Table]:
 def overlap_remarks(outcome: Outcome) -> list[Remark]:
     """A remark where answers are judged by the words that they share with the expected one."""
     by_words = {
-        asked.number
-        for asked in outcome.asked
-        if asked.question.is_answerable and not asked.question.expected
+        prompt.number
+        for prompt in outcome.with_question
+        if prompt.question.is_answerable and not prompt.question.expected
     }
     if not by_words:
         return []
-    what = f"{len(by_words):,} of {counted(outcome.questions, 'question')}"
-    text = f"the answers to {what} are judged by the words that they share with the row's answer"
+    questions = f"{len(by_words):,} of {counted(outcome.questions, 'question')}"
+    text = (
+        f"the answers to {questions} are judged by the words that they share with the row's answer"
+    )
     advice = (
         "A wrong number or name lowers such a score only a little. Give rows `expected`: the texts "
         "that a right answer contains."

@@ -19,9 +19,9 @@ from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.tables import table
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.contexts import read_questions, refuse_rows
-from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.tables import measure_over_documents
 from finery_retrieve.index.retriever import Hit, Retriever
-from finery_retrieve.questions import Question, reasons, right_chunks
+from finery_retrieve.questions import Question, missing_chunk_reasons, right_chunks
 
 
 def recall(gains: Sequence[bool], right: int, k: int) -> float:
@@ -146,7 +146,7 @@ def _refuse_unlocated(
     """Raise `DataError` for questions whose right chunks aren't known in all indices."""
     every = list(zip(questions, *right.values(), strict=True))
     without = [number for number, (_, *of) in enumerate(every) if not any(of)]
-    why = reasons(questions, without, first)
+    why = missing_chunk_reasons(questions, without, first)
     refuse_rows(
         "some questions have their chunk in no index",
         [(questions[number].row, why[number]) for number in without],
@@ -306,7 +306,7 @@ class Retrieval(
         tables.log_clusters(job, documents)
         names = list(rankings.by_index)
         metrics = self._useful_first(job)
-        measures = {m: over_documents(rankings.values(m), documents) for m in metrics}
+        measures = {m: measure_over_documents(rankings.values(m), documents) for m in metrics}
         pairs = pairs_of(names, measures)
         shown = [
             tables.intervals_table("Metrics", names, measures),

@@ -13,9 +13,9 @@ from finery_eval import stats
 from finery_eval.measure import Measure, Value, scores_of
 from finery_eval.tables import table
 
-CI = "95 % CI"
+INTERVAL_COLUMN = "95 % CI"
 """A column of intervals in words: two columns wouldn't fit in a terminal of 80."""
-FEW = 10
+FEW_DOCUMENTS = 10
 """Documents below which intervals are rough."""
 
 
@@ -27,9 +27,9 @@ def log_clusters(job: Job, documents: Sequence[str]) -> None:
     n = len(set(documents))
     if n == len(documents):
         return
-    what = f"{counted(len(documents), 'question')} about {counted(n, 'document')}"
-    job.log(f"{what}: those about one document count together in intervals and tests")
-    if n < FEW:
+    clusters = f"{counted(len(documents), 'question')} about {counted(n, 'document')}"
+    job.log(f"{clusters}: those about one document count together in intervals and tests")
+    if n < FEW_DOCUMENTS:
         job.log(f"intervals are rough with so few documents: {n}")
 
 
@@ -37,15 +37,22 @@ def intervals_table(title: str, names: Sequence[str], measures: Mapping[str, Mea
     """Every metric of every model or index, with its interval."""
     scores = scores_of(names, measures)
     rows = [
-        [metric, name, scores[name][metric].value, of_share(scores[name][metric].interval or ())]
-        for metric in dict.fromkeys(metric for of in scores.values() for metric in of)
+        [
+            metric,
+            name,
+            scores[name][metric].value,
+            share_interval(scores[name][metric].interval or ()),
+        ]
+        for metric in dict.fromkeys(
+            metric for metrics_of_name in scores.values() for metric in metrics_of_name
+        )
         for name in names
         if metric in scores[name]
     ]
-    return table(title, ["metric", "of", "score", CI], rows, units={"score": "share"})
+    return table(title, ["metric", "of", "score", INTERVAL_COLUMN], rows, units={"score": "share"})
 
 
-def of_share(interval: Sequence[float]) -> str:
+def share_interval(interval: Sequence[float]) -> str:
     """The interval of a share in percent: `51.0 to 100.0`."""
     return " to ".join(f"{100 * end:.1f}" for end in interval)
 
@@ -57,14 +64,14 @@ def pairs_tables(pairs: Sequence[Pair], metrics: Sequence[str]) -> list[Table]:
     """
     if not pairs:
         return []
-    first = pairs[0].baseline
-    compared = [
+    baseline = pairs[0].baseline
+    differences = [
         (metric, pair.model, pair.metrics[metric])
         for metric in metrics
         for pair in pairs
-        if pair.baseline == first and metric in pair.metrics
+        if pair.baseline == baseline and metric in pair.metrics
     ]
-    return [differences_table(f"Compared with {first}", ["metric", "of"], compared)]
+    return [differences_table(f"Compared with {baseline}", ["metric", "of"], differences)]
 
 
 def differences_table(
@@ -73,23 +80,30 @@ def differences_table(
     """Differences with intervals and adjusted p-values. columns: of the two texts of each."""
     adjusted = stats.holm([d.p_value for _, _, d in compared])
     rows = [
-        [one, other, d.value, range_in_points(d.interval), p]
-        for (one, other, d), p in zip(compared, adjusted, strict=True)
+        [first_text, second_text, d.value, range_in_points(d.interval), p]
+        for (first_text, second_text, d), p in zip(compared, adjusted, strict=True)
     ]
-    names = [*columns, "points", CI, "p (Holm)"]
+    names = [*columns, "points", INTERVAL_COLUMN, "p (Holm)"]
     return table(title, names, rows, units={"points": "difference", "p (Holm)": "p"})
 
 
-def over_documents(values: Mapping[str, Sequence[Value]], documents: Sequence[str]) -> Measure:
+def measure_over_documents(
+    values: Mapping[str, Sequence[Value]], documents: Sequence[str]
+) -> Measure:
     """A metric. values: name of a model or index → its value of each question, from 0 to 1.
 
     documents: that of each question. They are drawn; if each question is about a document of its
     own, questions are independent.
     """
-    about: dict[str, list[int]] = {}
+    questions_by_document: dict[str, list[int]] = {}
     for number, document in enumerate(documents):
-        about.setdefault(document, []).append(number)
-    if len(about) == len(documents):
+        questions_by_document.setdefault(document, []).append(number)
+    if len(questions_by_document) == len(documents):
         return Measure(values)
-    counts = [any(of[i] is not None for of in values.values()) for i in range(len(documents))]
-    return Measure(values, [of for of in about.values() if any(counts[i] for i in of)])
+    counts = [
+        any(numbers[i] is not None for numbers in values.values()) for i in range(len(documents))
+    ]
+    return Measure(
+        values,
+        [numbers for numbers in questions_by_document.values() if any(counts[i] for i in numbers)],
+    )

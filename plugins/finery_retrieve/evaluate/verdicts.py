@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from finery_retrieve.citations import (
-    LEAST,
-    Checked,
+    MIN_LETTERS,
+    CheckedCitations,
     check_citations,
     citations,
-    without_citations,
-    without_numbers,
+    strip_citations,
+    strip_numbers,
 )
-from finery_retrieve.evaluate.contexts import Asked
+from finery_retrieve.evaluate.contexts import QuestionInContext
 from finery_retrieve.expected import Expected, contains, occurs, one_line
-from finery_retrieve.index.chunks import plain
+from finery_retrieve.index.chunks import escape_control_tokens
 
 _ENDS = " .!。…"
 _ARTICLES = {"a", "an", "the"}
@@ -37,16 +37,18 @@ def token_f1(answer: str, reference: str) -> float:
     EMNLP 2016, and its script. Characters of Chinese and Japanese count as words, as in P. Lewis et
     al., "MLQA: Evaluating Cross-lingual Extractive Question Answering", ACL 2020.
     """
-    first, second = (Counter(_tokens(without_citations(text))) for text in (answer, reference))
-    shared = (first & second).total()
-    if not first or not second:
-        return float(first == second)
-    return 2 * shared / (first.total() + second.total())
+    answer_words, reference_words = (
+        Counter(_tokens(strip_citations(text))) for text in (answer, reference)
+    )
+    shared = (answer_words & reference_words).total()
+    if not answer_words or not reference_words:
+        return float(answer_words == reference_words)
+    return 2 * shared / (answer_words.total() + reference_words.total())
 
 
 def has_expected(answer: str, expected: Expected) -> bool:
     """Whether an answer, without the numbers of its citations, contains all expected texts."""
-    return contains(without_numbers(answer), expected)
+    return contains(strip_numbers(answer), expected)
 
 
 def abstains(answer: str, unknown: str) -> bool:
@@ -54,10 +56,10 @@ def abstains(answer: str, unknown: str) -> bool:
     nothing.
 
     Case, whitespace, the kind of apostrophe and the last punctuation mark don't count. An `unknown`
-    of fewer than `LEAST` letters, e.g. `No`, must be the complete answer.
+    of fewer than `MIN_LETTERS` letters, e.g. `No`, must be the complete answer.
     """
     sentence, line = one_line(unknown).strip(_ENDS), one_line(answer)
-    if sum(map(str.isalnum, sentence)) < LEAST:
+    if sum(map(str.isalnum, sentence)) < MIN_LETTERS:
         return bool(sentence) and line.strip(_ENDS) == sentence
     return occurs(sentence, line) and not citations(answer)
 
@@ -82,48 +84,50 @@ class Verdict(NamedTuple):
 
     values: Mapping[str, float | bool | None]
     is_correct: bool
-    citations: Checked
+    citations: CheckedCitations
     faults: list[str]
 
 
-def verdict_on(asked: Asked, answer: str, unknown: str, passing: float) -> Verdict:
+def verdict_on(prompt: QuestionInContext, answer: str, unknown: str, passing: float) -> Verdict:
     """The verdict on an answer. passing: the score from which it counts as correct."""
     has_abstained = abstains(answer, unknown)
-    checked = check_citations(answer, [plain(hit.text) for hit in asked.hits])
+    citations = check_citations(answer, [escape_control_tokens(hit.text) for hit in prompt.hits])
     score = None
-    if asked.expects_answer:
-        score = 0.0 if has_abstained else _score(asked, answer)
+    if prompt.expects_answer:
+        score = 0.0 if has_abstained else _score(prompt, answer)
     is_correct = has_abstained if score is None else score >= passing
     cited = quoted = answered = None
-    if asked.expects_answer and asked.has_answer:
-        right = {n for n, hit in enumerate(asked.hits, 1) if asked.question.is_answered_by(hit)}
-        cited = not checked.unknown and bool(right & set(checked.cited))
-        quoted = checked.quotes > 0 and not checked.unknown and not checked.altered
+    if prompt.expects_answer and prompt.has_answer:
+        right = {n for n, hit in enumerate(prompt.hits, 1) if prompt.question.is_answered_by(hit)}
+        cited = not citations.unknown and bool(right & set(citations.cited))
+        quoted = citations.quotes > 0 and not citations.unknown and not citations.altered
         answered = not has_abstained
-    abstained = None if asked.expects_answer else has_abstained
+    abstained = None if prompt.expects_answer else has_abstained
     values = {
         "answer": score, "cited": cited, "quoted": quoted, "answered": answered,
         "abstained": abstained,
     }  # fmt: skip
-    faults = [*_faults(asked, score, passing, has_abstained=has_abstained), *checked.faults]
-    return Verdict(values, is_correct, checked, faults)
+    faults = [*_faults(prompt, score, passing, has_abstained=has_abstained), *citations.faults]
+    return Verdict(values, is_correct, citations, faults)
 
 
-def _score(asked: Asked, answer: str) -> float:
-    question = asked.question
+def _score(prompt: QuestionInContext, answer: str) -> float:
+    question = prompt.question
     if question.expected:
         return float(has_expected(answer, question.expected))
     return token_f1(answer, question.answer)
 
 
-def _faults(asked: Asked, score: float | None, passing: float, *, has_abstained: bool) -> list[str]:
+def _faults(
+    prompt: QuestionInContext, score: float | None, passing: float, *, has_abstained: bool
+) -> list[str]:
     if score is None:
         return [] if has_abstained else ["answers, but the documents don't contain the answer"]
     if has_abstained:
-        where = "is in the context" if asked.has_answer else "isn't in the context"
+        where = "is in the context" if prompt.has_answer else "isn't in the context"
         return [f"doesn't answer; the answer {where}"]
     if score >= passing:
         return []
-    if asked.question.expected:
+    if prompt.question.expected:
         return ["lacks an expected text"]
     return [f"shares few words with the expected answer: F1 {score:.2f}"]

@@ -21,8 +21,8 @@ from finery.rows import Row
 
 FORMAT = "retrieve"
 """`meta["format"]` of an index that `Retriever` can search."""
-CHUNKS, OFFSETS = "chunks.jsonl", "offsets.npy"
-PLACES = ("line", "page")
+CHUNKS_FILE, OFFSETS_FILE = "chunks.jsonl", "offsets.npy"
+PLACE_FIELDS = ("line", "page")
 
 
 class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -42,13 +42,13 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def searched(self) -> str:
         """The text that finds it: its own, below its headings if it lacks the last of them."""
-        last = self.heading.rpartition(" > ")[2]
-        return self.text if last in self.text else f"{self.heading}\n{self.text}"
+        last_heading = self.heading.rpartition(" > ")[2]
+        return self.text if last_heading in self.text else f"{self.heading}\n{self.text}"
 
     @classmethod
     def of(cls, row: Row, text: str) -> "Chunk":
         """The chunk of a row, as `docs.files` makes them; other rows need have only a text."""
-        place = {name: row[name] for name in PLACES if type(row.get(name)) is int}  # no bool
+        place = {name: row[name] for name in PLACE_FIELDS if type(row.get(name)) is int}  # no bool
         source, heading = (str(row.get(name) or "") for name in ("source", "heading"))
         return cls(str(row["id"]), text, source, heading, place)
 
@@ -61,7 +61,7 @@ class ChunkWriter:
         self._offsets = [0]
 
     def __enter__(self) -> Self:
-        self._out = (self._folder / CHUNKS).open("wb")
+        self._out = (self._folder / CHUNKS_FILE).open("wb")
         return self
 
     def __exit__(
@@ -74,7 +74,7 @@ class ChunkWriter:
         if error is None:
             import numpy as np
 
-            np.save(self._folder / OFFSETS, np.asarray(self._offsets, dtype=np.int64))
+            np.save(self._folder / OFFSETS_FILE, np.asarray(self._offsets, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -101,7 +101,7 @@ class Chunks:
         return msgspec.json.decode(os.pread(lines.fileno(), stop - start, start), type=Chunk)
 
     def __iter__(self) -> Iterator[Chunk]:
-        with (self._folder / CHUNKS).open("rb") as lines:
+        with (self._folder / CHUNKS_FILE).open("rb") as lines:
             for line in lines:
                 yield msgspec.json.decode(line, type=Chunk)
 
@@ -117,11 +117,11 @@ class Chunks:
     def _offsets(self) -> Any:
         import numpy as np
 
-        return np.load(self._folder / OFFSETS, mmap_mode="r")
+        return np.load(self._folder / OFFSETS_FILE, mmap_mode="r")
 
     @cached_property
     def _lines(self) -> BinaryIO:
-        return (self._folder / CHUNKS).open("rb")
+        return (self._folder / CHUNKS_FILE).open("rb")
 
 
 _NAMES = (
@@ -147,11 +147,11 @@ CONTROL = re.compile(
 )
 
 
-def plain(text: str) -> str:
+def escape_control_tokens(text: str) -> str:
     """The text with a space after the first character of each control token."""
     return CONTROL.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text)
 
 
 def has_control_tokens(text: str) -> bool:
-    """Whether `plain` changes the text."""
+    """Whether `escape_control_tokens` changes the text."""
     return ("<" in text or "[" in text) and CONTROL.search(text) is not None

@@ -20,7 +20,7 @@ from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.engine import in_front
 from finery_retrieve.formats import require_counts
-from finery_retrieve.index.chunks import plain
+from finery_retrieve.index.chunks import escape_control_tokens
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_synth.prompts import Prompt
 
@@ -132,9 +132,9 @@ class ContextPrompt:
             {
                 "label": label,
                 "id": hit.id,
-                "text": plain(hit.text),
-                "source": plain(hit.source),
-                "heading": plain(hit.heading),
+                "text": escape_control_tokens(hit.text),
+                "source": escape_control_tokens(hit.source),
+                "heading": escape_control_tokens(hit.heading),
                 **hit.place,
             }
             for label, hit in enumerate(self.fitting(hits), start=1)

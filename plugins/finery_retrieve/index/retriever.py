@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from finery import DataError, EngineJob, Index, Job, Model, StepError
-from finery_retrieve.embed.cached import CachedEmbedder, OtherLength
+from finery_retrieve.embed.cached import CachedEmbedder, UnexpectedLength
 from finery_retrieve.embed.engines import Embedding
 from finery_retrieve.embed.reranker import Reranker
 from finery_retrieve.index.chunks import FORMAT, Chunk, Chunks
@@ -17,12 +17,12 @@ from finery_retrieve.index.words import FOLDER, Lexical
 if TYPE_CHECKING:
     import numpy as np
 
-FILE = "embeddings.npy"
+EMBEDDINGS_FILE = "embeddings.npy"
 """float32, shape (chunks, dimensions), each of length 1."""
 DIGITS = 6
 
 
-class Embedded(NamedTuple):
+class EmbeddingSummary(NamedTuple):
     """The result of embedding the chunks.
 
     dimensions: of the array. whole: of the model's embeddings. cut: number of chunks that were
@@ -36,7 +36,7 @@ class Embedded(NamedTuple):
 
 def write_embeddings(
     folder: Path, embedder: CachedEmbedder, job: Job, size: int | None = None
-) -> Embedded:
+) -> EmbeddingSummary:
     """Embed the chunks in `folder`, in their order, and write the array next to them.
 
     size: how many of the first numbers of each embedding to keep; None: all.
@@ -46,12 +46,12 @@ def write_embeddings(
     """
     try:
         return _written(folder, embedder, job, None, size)
-    except OtherLength as error:
+    except UnexpectedLength as error:
         length = error.dimensions
         job.log(f"the embedding model now gives vectors of length {length}: embedding all chunks")
     try:
         return _written(folder, embedder, job, length, size)
-    except OtherLength as error:
+    except UnexpectedLength as error:
         raise StepError(
             "the embedding model gives vectors of different lengths: "
             f"{length}, then {error.dimensions}",
@@ -61,7 +61,7 @@ def write_embeddings(
 
 def _written(
     folder: Path, embedder: CachedEmbedder, job: Job, dimensions: int | None, size: int | None
-) -> Embedded:
+) -> EmbeddingSummary:
     from numpy.lib.format import open_memmap
 
     chunks = Chunks(folder)
@@ -75,13 +75,13 @@ def _written(
         vectors = _vectors(embeddings, size)
         if array is None:
             shape = (len(chunks), vectors.shape[1])
-            array = open_memmap(folder / FILE, mode="w+", dtype="<f4", shape=shape)
+            array = open_memmap(folder / EMBEDDINGS_FILE, mode="w+", dtype="<f4", shape=shape)
         array[done : done + len(batch)] = vectors
         done += len(batch)
         cut += sum(embedding.was_cut for embedding in embeddings)
         job.progress(done, len(chunks), f"embedding: {embedder.computed:,} new")
     array.flush()
-    return Embedded(int(array.shape[1]), dimensions or 0, cut)
+    return EmbeddingSummary(int(array.shape[1]), dimensions or 0, cut)
 
 
 class Vectors:
@@ -90,23 +90,27 @@ class Vectors:
     whole: length of the model's embeddings, of which the index may have only the first numbers.
     """
 
-    def __init__(self, folder: Path, embedder: CachedEmbedder, whole: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, embedder: CachedEmbedder, full_size: int | None = None
+    ) -> None:
         import numpy as np
 
-        self._array = np.load(folder / FILE, mmap_mode="r")
+        self._array = np.load(folder / EMBEDDINGS_FILE, mmap_mode="r")
         self._size = int(self._array.shape[1])
-        self._whole = self._size if whole is None else whole
+        self._full_size = self._size if full_size is None else full_size
         self._embedder = embedder
 
     def embed(self, questions: Sequence[str]) -> "np.ndarray":
         """The embeddings of questions, shape (questions, dimensions)."""
-        size, dimensions = self._embedder.batch, self._whole
-        parts = [questions[at : at + size] for at in range(0, len(questions), size)]
+        size, dimensions = self._embedder.batch, self._full_size
+        batches = [questions[start : start + size] for start in range(0, len(questions), size)]
         try:
             embeddings = [
-                one for part in parts for one in self._embedder.embed(part, "question", dimensions)
+                embedding
+                for batch in batches
+                for embedding in self._embedder.embed(batch, "question", dimensions)
             ]
-        except OtherLength as error:
+        except UnexpectedLength as error:
             raise StepError(
                 f"the embeddings in the index have the length {dimensions}, those of the questions "
                 f"{error.dimensions}: the server runs another model now",
@@ -131,13 +135,13 @@ def _vectors(embeddings: Sequence[Embedding], size: int | None) -> "np.ndarray":
     """The first `size` numbers of each vector, again of length 1, as an array."""
     import numpy as np
 
-    joined = b"".join(embedding.vector for embedding in embeddings)
-    vectors = np.frombuffer(joined, dtype="<f4").reshape(len(embeddings), -1)
+    buffer = b"".join(embedding.vector for embedding in embeddings)
+    vectors = np.frombuffer(buffer, dtype="<f4").reshape(len(embeddings), -1)
     if size is None or size >= vectors.shape[1]:
         return vectors
-    first = vectors[:, :size].astype(np.float64)
-    lengths = np.linalg.norm(first, axis=1, keepdims=True)
-    scaled: np.ndarray = (first / np.maximum(lengths, 1e-12)).astype("<f4")
+    truncated = vectors[:, :size].astype(np.float64)
+    lengths = np.linalg.norm(truncated, axis=1, keepdims=True)
+    scaled: np.ndarray = (truncated / np.maximum(lengths, 1e-12)).astype("<f4")
     return scaled
 
 
@@ -159,7 +163,7 @@ class Hit(msgspec.Struct, frozen=True):
     tokens: int | None = None
 
 
-def listed(hits: Iterable[Hit]) -> list[dict[str, Any]]:
+def retrieved_column(hits: Iterable[Hit]) -> list[dict[str, Any]]:
     """The column `retrieved`: the chunks in a prompt, in its order."""
     return [
         {"id": hit.id, "source": hit.source, "heading": hit.heading, "score": hit.score}
@@ -167,15 +171,15 @@ def listed(hits: Iterable[Hit]) -> list[dict[str, Any]]:
     ]
 
 
-POOL = 1_000
+CANDIDATE_POOL = 1_000
 """Best chunks of each ranking that are fused, as in Cormack et al."""
-FUSION = 60
+FUSION_CONSTANT = 60
 """The constant of reciprocal rank fusion."""
 Ranking = list[tuple[int, float]]
 """(number of the chunk, score), best first."""
 
 
-def best(scores: "np.ndarray", count: int, least: float = -1e30) -> Ranking:
+def top_scores(scores: "np.ndarray", count: int, threshold: float = -1e30) -> Ranking:
     """At most `count` numbers with a score above `least`, the best first; of equal ones the first.
 
     scores: shape (chunks,).
@@ -184,19 +188,19 @@ def best(scores: "np.ndarray", count: int, least: float = -1e30) -> Ranking:
 
     if count < len(scores):
         bound = np.partition(scores, len(scores) - count)[len(scores) - count]
-        numbers = np.flatnonzero((scores >= bound) & (scores > least))
+        numbers = np.flatnonzero((scores >= bound) & (scores > threshold))
     else:
-        numbers = np.flatnonzero(scores > least)
+        numbers = np.flatnonzero(scores > threshold)
     order = np.argsort(-scores[numbers], kind="stable")[:count]
     return [(int(number), float(scores[number])) for number in numbers[order]]
 
 
-def fused(rankings: Sequence[Ranking], count: int) -> Ranking:
+def fuse_rankings(rankings: Sequence[Ranking], count: int) -> Ranking:
     """Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009): Σ 1 / (60 + rank)."""
     scores: dict[int, float] = {}
     for ranking in rankings:
         for rank, (number, _) in enumerate(ranking, start=1):
-            scores[number] = scores.get(number, 0.0) + 1 / (FUSION + rank)
+            scores[number] = scores.get(number, 0.0) + 1 / (FUSION_CONSTANT + rank)
     ordered = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
     return ordered[:count]
 
@@ -212,8 +216,8 @@ class Retriever:
         if method != "dense":
             self._lexical = Lexical(index.path / FOLDER, index.meta["bm25"]["language"])
         if isinstance(embedder, Model):
-            whole = index.meta.get("whole_dimensions")
-            self._vectors = Vectors(index.path, CachedEmbedder(embedder, job), whole)
+            full_size = index.meta.get("whole_dimensions")
+            self._vectors = Vectors(index.path, CachedEmbedder(embedder, job), full_size)
         self._reranker: Reranker | None = None
         self._candidates = 0
         if isinstance(reranker := index.refs.get("reranker"), Model):
@@ -239,35 +243,41 @@ class Retriever:
         BM25 finds only chunks that share a word with the question, so there can be fewer or none.
         What is found for a question doesn't depend on the other questions, nor its order on `k`.
         """
-        vectors = [None] * len(questions) if self._vectors is None else self._embedded(questions)
+        vectors = (
+            [None] * len(questions) if self._vectors is None else self._embed_questions(questions)
+        )
         depth = max(k, self._candidates)
         rankings = [
-            self._reranked(asked, self._ranking(asked, vector, depth))[:k]
-            for asked, vector in zip(questions, vectors, strict=True)
+            self._rerank(question, self._ranking(question, vector, depth))[:k]
+            for question, vector in zip(questions, vectors, strict=True)
         ]
-        return [[_hit(self._chunks[number], score) for number, score in of] for of in rankings]
+        return [
+            [_hit(self._chunks[number], score) for number, score in ranking] for ranking in rankings
+        ]
 
     def chunk(self, id: str) -> Hit | None:
         """The chunk with this id; None if the index has none such."""
         number = self._chunks.number(id)
         return None if number is None else _hit(self._chunks[number], 0.0)
 
-    def _embedded(self, questions: Sequence[str]) -> "list[np.ndarray | None]":
+    def _embed_questions(self, questions: Sequence[str]) -> "list[np.ndarray | None]":
         """The embedding of each question; None for one without text, for which nothing is found."""
         assert self._vectors is not None
-        asked = [question for question in questions if question.strip()]
-        embedded = iter(self._vectors.embed(asked)) if asked else iter(())
+        nonempty = [question for question in questions if question.strip()]
+        embedded = iter(self._vectors.embed(nonempty)) if nonempty else iter(())
         return [next(embedded) if question.strip() else None for question in questions]
 
     def _ranking(self, question: str, vector: "np.ndarray | None", k: int) -> Ranking:
         if self._lexical is None:
-            return self._by_meaning(vector, k)
+            return self._dense_ranking(vector, k)
         if self._vectors is None:
-            return self._by_words(question, k)
-        pool = max(k, POOL)
-        return fused([self._by_words(question, pool), self._by_meaning(vector, pool)], k)
+            return self._lexical_ranking(question, k)
+        pool = max(k, CANDIDATE_POOL)
+        return fuse_rankings(
+            [self._lexical_ranking(question, pool), self._dense_ranking(vector, pool)], k
+        )
 
-    def _reranked(self, question: str, ranking: Ranking) -> Ranking:
+    def _rerank(self, question: str, ranking: Ranking) -> Ranking:
         """The candidates in the order of the reranker, if there is one, before the other chunks."""
         if self._reranker is None:
             return ranking
@@ -276,14 +286,14 @@ class Retriever:
         scored = zip(numbers, self._reranker.scores(question, texts), strict=True)
         return [*sorted(scored, key=lambda item: -item[1]), *ranking[self._candidates :]]
 
-    def _by_words(self, question: str, k: int) -> Ranking:
+    def _lexical_ranking(self, question: str, k: int) -> Ranking:
         assert self._lexical is not None
-        scores, least = self._lexical.scores(question)
-        return best(scores, k, least=least)
+        scores, threshold = self._lexical.scores(question)
+        return top_scores(scores, k, threshold=threshold)
 
-    def _by_meaning(self, vector: "np.ndarray | None", k: int) -> Ranking:
+    def _dense_ranking(self, vector: "np.ndarray | None", k: int) -> Ranking:
         assert self._vectors is not None
-        return [] if vector is None else best(self._vectors.scores(vector), k)
+        return [] if vector is None else top_scores(self._vectors.scores(vector), k)
 
 
 def _hit(chunk: Chunk, score: float) -> Hit:

@@ -28,19 +28,19 @@ from finery.rows import Conversation
 from finery_retrieve.serve.upstream import Refused, Upstream
 from finery_serve.processes import LOOPBACK, PRIVATE_HEADERS
 
-LARGEST = 4 * 2**20
+MAX_BODY_BYTES = 4 * 2**20
 """Bytes of a request that is read."""
 THREADS = 500
 """Answers that are waited for at once."""
 COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/models"
 PATHS = f"/, /health, {MODELS} and {COMPLETIONS}"
 Source = dict[str, Any]
-Prompted = Callable[[Conversation], tuple[Conversation, list[Source]]]
+PromptFunction = Callable[[Conversation], tuple[Conversation, list[Source]]]
 """Makes the messages for the model, and their sources in the order of their labels."""
 
 
-def application(
-    name: str, prompted: Prompted, upstream: Upstream, host: str, port: int, key: str | None
+def make_app(
+    name: str, prompted: PromptFunction, upstream: Upstream, host: str, port: int, key: str | None
 ) -> "Guard":
     """The app. name: of the model in the API, and the title of the page."""
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
@@ -57,12 +57,12 @@ def application(
         return JSONResponse({"object": "list", "data": [model]})
 
     async def complete(request: Request) -> Response:
-        asked = await _body(request)
+        body = await _read_body(request)
 
         def answer() -> Response:
-            messages, sources = _prompt(prompted, asked)
-            response = upstream.open(messages, asked)
-            if asked.get("stream"):
+            messages, sources = _prompt(prompted, body)
+            response = upstream.open(messages, body)
+            if body.get("stream"):
                 events = _stream(upstream, response, name, sources)
                 return StreamingResponse(events, media_type="text/event-stream")
             return JSONResponse({**upstream.read(response), "model": name, "sources": sources})
@@ -115,11 +115,11 @@ class Guard:
         await app(scope, receive, with_headers)
 
     def _check(self, path: str, headers: Headers) -> None:
-        host = _spelled(headers.get("host", ""))
+        host = _normalise_host(headers.get("host", ""))
         if self._refused_host is not None and host not in self._hosts:
             raise Refused(403, self._refused_host)
         origin = headers.get("origin")
-        if origin is not None and _spelled(origin.partition("://")[2]) != host:
+        if origin is not None and _normalise_host(origin.partition("://")[2]) != host:
             raise Refused(403, "the request comes from another web page")
         sent = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if (
@@ -130,22 +130,22 @@ class Guard:
             raise Refused(401, "invalid API key: send the one that the server printed")
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def _read_body(request: Request) -> dict[str, Any]:
     """The JSON object of a request. `Refused` for anything else."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise Refused(415, "a request must be JSON: Content-Type: application/json")
     text = bytearray()
     length = request.headers.get("content-length", "0")  # h11 has checked that it is a number
     try:
-        if int(length) <= LARGEST:
-            async for part in request.stream():
-                text += part
-                if len(text) > LARGEST:
+        if int(length) <= MAX_BODY_BYTES:
+            async for chunk in request.stream():
+                text += chunk
+                if len(text) > MAX_BODY_BYTES:
                     break
     except ClientDisconnect:
         raise Refused(400, "the request broke off") from None
-    if int(length) > LARGEST or len(text) > LARGEST:
-        raise Refused(413, f"a request may have {LARGEST:,} bytes")
+    if int(length) > MAX_BODY_BYTES or len(text) > MAX_BODY_BYTES:
+        raise Refused(413, f"a request may have {MAX_BODY_BYTES:,} bytes")
     try:
         body = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
@@ -155,9 +155,9 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
-def _prompt(prompted: Prompted, asked: Mapping[str, Any]) -> tuple[Conversation, list[Source]]:
+def _prompt(prompted: PromptFunction, body: Mapping[str, Any]) -> tuple[Conversation, list[Source]]:
     """The messages for the model, and its sources with their labels."""
-    messages = asked.get("messages")
+    messages = body.get("messages")
     try:
         check_messages(messages)
         prompt, sources = prompted(messages or [])
@@ -181,7 +181,7 @@ async def _stream(
         async for event in iterate_in_threadpool(upstream.events(response)):
             yield _event(event if "error" in event else {**event, **same})
     except Refused as error:
-        yield _event(_in_words(error))
+        yield _event(_error_body(error))
     finally:  # also if the client goes away
         response.close()
     yield b"data: [DONE]\n\n"
@@ -206,19 +206,22 @@ def check_messages(messages: Any) -> None:
             or (
                 isinstance(content, list)
                 and all(
-                    isinstance(part, dict)
-                    and (part.get("type") != "text" or isinstance(part.get("text"), str))
-                    for part in content
+                    isinstance(content_part, dict)
+                    and (
+                        content_part.get("type") != "text"
+                        or isinstance(content_part.get("text"), str)
+                    )
+                    for content_part in content
                 )
             )
         ):
-            what = f"the content of messages[{number}] must be text or a list of parts"
-            raise Refused(400, what)
+            problem = f"the content of messages[{number}] must be text or a list of parts"
+            raise Refused(400, problem)
     if not any(message["role"] == "user" for message in messages):
         raise Refused(400, "'messages' has no user turn, so there is no question")
 
 
-def _spelled(host: str) -> str:
+def _normalise_host(host: str) -> str:
     """A Host in one spelling: names have no case."""
     return host.lower().removesuffix(":80")
 
@@ -231,15 +234,15 @@ async def _refusal(_: Request, error: Exception) -> Response:
 async def _no_such_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     methods = (error.headers or {}).get("Allow", "")
-    what = f"{request.url.path} takes {methods}" if methods else f"there is only {PATHS}"
-    return _error(Refused(error.status_code, what), error.headers)
+    problem = f"{request.url.path} takes {methods}" if methods else f"there is only {PATHS}"
+    return _error(Refused(error.status_code, problem), error.headers)
 
 
 def _error(error: Refused, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse(_in_words(error), error.status, headers)
+    return JSONResponse(_error_body(error), error.status, headers)
 
 
-def _in_words(error: Refused) -> dict[str, Any]:
+def _error_body(error: Refused) -> dict[str, Any]:
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     return {"error": {"message": str(error), "type": kind, "code": error.status}}
 
@@ -248,9 +251,9 @@ def _policy(page: str) -> str:
     """A Content-Security-Policy that allows the page's own script and style alone, by digest."""
 
     def digests(tag: str) -> str:
-        parts = findall(f"<{tag}>(.*?)</{tag}>", page, DOTALL)
+        contents = findall(f"<{tag}>(.*?)</{tag}>", page, DOTALL)
         return " ".join(
-            f"'sha256-{b64encode(sha256(p.encode()).digest()).decode()}'" for p in parts
+            f"'sha256-{b64encode(sha256(p.encode()).digest()).decode()}'" for p in contents
         )
 
     return (

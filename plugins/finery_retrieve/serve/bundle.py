@@ -10,8 +10,8 @@ import msgspec
 from finery import Artifact, Bundle, Index, Job, Model, Step, setting, takes
 from finery_gguf.llama import PACKAGE
 from finery_retrieve.formats import require_retrieving
-from finery_retrieve.index.chunks import CHUNKS, OFFSETS
-from finery_retrieve.index.retriever import FILE
+from finery_retrieve.index.chunks import CHUNKS_FILE, OFFSETS_FILE
+from finery_retrieve.index.retriever import EMBEDDINGS_FILE
 from finery_retrieve.index.words import FOLDER
 from finery_retrieve.serve.settings import (
     CHAT_TEMPLATE,
@@ -117,7 +117,7 @@ class RetrieveBundle(
 
 def _data_files(index: Index) -> dict[str, Path]:
     """Name in the bundle → file of the index that a search reads, or of its embedding model."""
-    searched = (CHUNKS, OFFSETS, FOLDER, FILE)
+    searched = (CHUNKS_FILE, OFFSETS_FILE, FOLDER, EMBEDDINGS_FILE)
     files = {f"{INDEX}/{n}": p for n, p in _files(index).items() if n.split("/")[0] in searched}
     embedder = embedder_of(index)
     if embedder is not None and embedder.format == "embedder":

@@ -9,14 +9,19 @@ from finery_eval.evaluator import longest_answer
 from finery_eval.measure import pairs_of
 from finery_gguf.llama import PACKAGE
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.contexts import Library, checked_chunks, prompts_of, read_answered
+from finery_retrieve.evaluate.contexts import (
+    Library,
+    prompts_of,
+    read_questions_with_answers,
+    right_chunks_or_raise,
+)
 from finery_retrieve.evaluate.judged import CONTEXT
 from finery_retrieve.evaluate.outcome import Outcome, metric_names
-from finery_retrieve.evaluate.tables import over_documents
+from finery_retrieve.evaluate.tables import measure_over_documents
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Retriever
-from finery_retrieve.serve.differences import Compared, Kind, ask_app, compared
+from finery_retrieve.serve.differences import AppComparison, Kind, ask_app, compare_app
 from finery_retrieve.serve.settings import parts_of
 from finery_serve.check.server_check import (
     EVALUATED,
@@ -110,7 +115,9 @@ class RetrieveCheck(
         """Raise `DataError` for rows that can't be judged."""
         if look.open("rows") and look.open("models"):
             index = parts_of(self.models[0]).documents
-            checked_chunks(read_answered(self.rows), index, Retriever.open(index, look.job))
+            right_chunks_or_raise(
+                read_questions_with_answers(self.rows), index, Retriever.open(index, look.job)
+            )
 
     def run(self, job: Job) -> Metrics:
         """Start the app, compare sources, prompts and answers, write the metrics."""
@@ -121,7 +128,7 @@ class RetrieveCheck(
                 "the model is behind an API, whose server doesn't show its prompts",
                 fix="remove this step: the app retrieves and prompts by the model's own code",
             )
-        library = Library.of(job, index, read_answered(self.rows), model.meta["k"])
+        library = Library.of(job, index, read_questions_with_answers(self.rows), model.meta["k"])
         template = ContextPrompt.stored(model.meta["prompt"])
         asked = prompts_of(job, library, template, [CONTEXT])
         limits, engine = Limits(self.max_tokens), job.engine(under)
@@ -131,7 +138,7 @@ class RetrieveCheck(
         settings = {"max_tokens": self.max_tokens, "temperature": 0}
         app = ask_app(self.bundle, asked, settings, self.slots, job)
         answers[model.name] = [served.answer for served in app.served]
-        same = compared(asked, app.served, under)
+        same = compare_app(asked, app.served, under)
         faults = {model.name: [*same.faults, *app.faults]}
         sources, prompts_alike = sum(same.sources), sum(same.prompts)
         job.log(
@@ -147,7 +154,7 @@ class RetrieveCheck(
         self,
         job: Job,
         outcome: Outcome,
-        same: Compared,
+        same: AppComparison,
         faults: Mapping[str, Sequence[Fault]],
         servers: Mapping[str, str],
     ) -> Metrics:
@@ -164,10 +171,10 @@ class RetrieveCheck(
         # They compare the app with the build, so finery's engine has none of them.
         nothing = [None] * outcome.questions
         measures |= {
-            metric: over_documents({name: values, evaluated: nothing}, outcome.documents)
+            metric: measure_over_documents({name: values, evaluated: nothing}, outcome.documents)
             for metric, values in own.items()
         }
-        rows = [prompt.question.row for prompt in outcome.asked]
+        rows = [prompt.question.row for prompt in outcome.with_question]
         report = Report(
             headline=[metric for metric in (f"{CONTEXT}.answer", *OWN) if metric in measures],
             pairs=pairs,

@@ -21,7 +21,7 @@ from finery import (
     load_plugins,
 )
 from finery.rows import Conversation
-from finery_retrieve.index.chunks import Chunks, plain
+from finery_retrieve.index.chunks import Chunks, escape_control_tokens
 from finery_retrieve.index.context import Lookup
 from finery_retrieve.serve.settings import (
     MAX_TOKENS,
@@ -35,17 +35,17 @@ from finery_retrieve.serve.settings import (
     read_settings,
     remote,
 )
-from finery_retrieve.serve.upstream import Refused, Upstream, address_in
-from finery_serve.llama import LlamaServer, Options, served
+from finery_retrieve.serve.upstream import Refused, Upstream, address_from_variable
+from finery_serve.llama import LlamaServer, Options, start_server
 from finery_serve.processes import Address, listens
 from finery_serve.servers import Serving, ServingJob
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from finery_retrieve.serve.app import Prompted, Source
+    from finery_retrieve.serve.app import PromptFunction, Source
 
-TOPIC = 5
+TOPIC_WORDS = 5
 """Words of a chunk without a heading that an example asks about."""
 CHECKED_EVERY = 0.5
 """Seconds between two looks at whether the model's server still runs."""
@@ -57,7 +57,7 @@ EXTRAS = {"openai": "openai", "torch": "train", "transformers": "train"}
 """Package → the extra that has it, unless it is `retrieve`."""
 
 
-class Answering(NamedTuple):
+class RunningApp(NamedTuple):
     """A running app.
 
     page: the URL of its page, with the key if it needs one. names: of its model in the API.
@@ -72,12 +72,12 @@ class Answering(NamedTuple):
     page: str
     names: tuple[str, ...]
     example: str
-    prompted: "Prompted"
+    prompted: "PromptFunction"
     llama: LlamaServer | None
     checked_by: str = "retrieve.check"
 
 
-def serve_bundle(bundle: Artifact, serving: Serving) -> AbstractContextManager[Answering]:
+def serve_bundle(bundle: Artifact, serving: Serving) -> AbstractContextManager[RunningApp]:
     """Serve a bundle as its `run.sh` does.
 
     Raises `StepError` if the model's server can't start, and `UsageError` for a port in use, an API
@@ -87,7 +87,7 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> AbstractContextManager[A
     documents = Documents(bundled_model(bundle.path, settings))
     model = settings.model
     if isinstance(model, Remote):
-        return _behind_api(documents, model, settings.name, serving)
+        return _serve_with_api(documents, model, settings.name, serving)
     if os.environ.get("BASE_URL"):
         raise UsageError(
             "BASE_URL is set, but the GGUF of the bundle answers", fix="unset BASE_URL"
@@ -97,10 +97,10 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> AbstractContextManager[A
         name=settings.name, context=model.context, slots=model.slots, template=template
     )
     file = bundle.file(model.file)
-    return _with_llama(documents, file, options, model.parameters, serving)
+    return _serve_with_llama(documents, file, options, model.parameters, serving)
 
 
-def serve_model(model: Artifact, serving: Serving) -> AbstractContextManager[Answering]:
+def serve_model(model: Artifact, serving: Serving) -> AbstractContextManager[RunningApp]:
     """Serve a model of `retrieve.model`.
 
     Raises as `serve_bundle`, and `StepError` if only finery can run the model in it.
@@ -109,9 +109,9 @@ def serve_model(model: Artifact, serving: Serving) -> AbstractContextManager[Ans
     under = parts_of(model).model
     documents = Documents(model)
     if under.format == "api":
-        return _behind_api(documents, remote(under, MAX_TOKENS), serving.name, serving)
+        return _serve_with_api(documents, remote(under, MAX_TOKENS), serving.name, serving)
     options = gguf_options(under, serving.name)
-    return _with_llama(documents, gguf_file(under), options, parameters(MAX_TOKENS), serving)
+    return _serve_with_llama(documents, gguf_file(under), options, parameters(MAX_TOKENS), serving)
 
 
 class Documents:
@@ -129,7 +129,9 @@ class Documents:
             if embedder is not None and embedder.format == "embedder-api":
                 import openai  # noqa: F401  # now, not at the first question
 
-                embedder.meta["server"] = address_in(EMBEDDINGS) or embedder.meta["server"]
+                embedder.meta["server"] = (
+                    address_from_variable(EMBEDDINGS) or embedder.meta["server"]
+                )
                 embedder.runtime |= {"batch": 1, "retries": RETRIES}
             self._job = ServingJob(load_plugins())
             self._lookup = Lookup.of(model, self._job)
@@ -148,87 +150,89 @@ class Documents:
         try:
             (hits,) = self._lookup.search([messages])
         except FineryError as error:
-            what = self._job.redact(error.what)
-            raise Refused(502, f"the question can't be embedded: {what}") from error
+            problem = self._job.redact(error.what)
+            raise Refused(502, f"the question can't be embedded: {problem}") from error
         prompted = self._lookup.prompted(messages, hits)
         sources: list[Source] = []
         for hit in prompted.hits:
             facts = {k: v for k, v in msgspec.to_builtins(hit).items() if v is not None}
-            text = plain(hit.text)
+            text = escape_control_tokens(hit.text)
             sources.append(facts if text == hit.text else {**facts, "prompted": text})
         return prompted.messages, sources
 
     def example(self) -> str:
         """A question about the first chunk, so that it is found."""
         chunk = Chunks(self._index.path)[0]
-        topic = chunk.heading or " ".join(chunk.text.split()[:TOPIC])
+        topic = chunk.heading or " ".join(chunk.text.split()[:TOPIC_WORDS])
         return f"What do the documents say about {topic}?"
 
 
 @contextmanager
-def _with_llama(
+def _serve_with_llama(
     documents: Documents,
     file: Path,
     options: Options,
     parameters: dict[str, object],
     serving: Serving,
-) -> Iterator[Answering]:
+) -> Iterator[RunningApp]:
     """The app, and llama.cpp's server that only the app can use."""
     key = secrets.token_urlsafe(32)
     private = Serving(
         name=options.name, slots=serving.slots, context=serving.context, key=key, log=serving.log
     )
-    with served(file, options, private) as llama:
+    with start_server(file, options, private) as llama:
         upstream = Upstream(f"{llama.address}/v1", options.name, key, parameters)
         server = LlamaServer(llama, key, {}, ())
-        with _served(documents, options.name, upstream, serving, llama.build, server) as answering:
+        with _serve_app(
+            documents, options.name, upstream, serving, llama.build, server
+        ) as answering:
             yield answering
 
 
-def _behind_api(
+def _serve_with_api(
     documents: Documents, model: Remote, name: str, serving: Serving
-) -> AbstractContextManager[Answering]:
+) -> AbstractContextManager[RunningApp]:
     """The app, and a model's server elsewhere. `BASE_URL` replaces its address."""
     key = ServingJob(load_plugins()).secret(model.api_key) if model.api_key else None
-    address = address_in("BASE_URL") or model.base_url.rstrip("/")
+    address = address_from_variable("BASE_URL") or model.base_url.rstrip("/")
     upstream = Upstream(address, model.name, key, model.parameters, model.extra)
-    return _served(documents, name, upstream, serving, f"{model.name} at {address}", None)
+    return _serve_app(documents, name, upstream, serving, f"{model.name} at {address}", None)
 
 
 @contextmanager
-def _served(
+def _serve_app(
     documents: Documents,
     name: str,
     upstream: Upstream,
     serving: Serving,
     build: str,
     llama: LlamaServer | None,
-) -> Iterator[Answering]:
+) -> Iterator[RunningApp]:
     """The app, in a thread. It ends if llama.cpp's server does."""
     try:
         import uvicorn
 
-        from finery_retrieve.serve.app import application
+        from finery_retrieve.serve.app import make_app
     except ImportError as error:
         raise UsageError(
             f"the app needs the package {error.name}, which isn't installed",
             fix="pip install 'finery[retrieve]'",
         ) from error
-    bound = Address(serving.host, serving.port or 0).listening()
-    port = bound.getsockname()[1]
-    app = application(name, documents.prompted, upstream, serving.host, port, serving.key)
+    socket = Address(serving.host, serving.port or 0).listening()
+    port = socket.getsockname()[1]
+    app = make_app(name, documents.prompted, upstream, serving.host, port, serving.key)
     server = uvicorn.Server(uvicorn.Config(
         app, http="h11", ws="none", lifespan="on", log_level="warning", access_log=False,
         server_header=False, timeout_graceful_shutdown=1,
     ))  # fmt: skip
-    running = threading.Thread(target=server.run, args=[[bound]], daemon=True)
+    running = threading.Thread(target=server.run, args=[[socket]], daemon=True)
     running.start()
     if llama is not None:
-        threading.Thread(target=_end_without, args=[server, llama], daemon=True).start()
+        threading.Thread(target=_end_with_server, args=[server, llama], daemon=True).start()
     address = Address(serving.host, port).url
     page = f"{address}/#key={quote(serving.key)}" if serving.key else f"{address}/"
     try:
-        yield Answering(
+        yield RunningApp(
             address, llama.pid if llama else os.getpid(), f"{build}, with sources", page, (name,),
             documents.example(), documents.prompted, llama,
         )  # fmt: skip
@@ -237,7 +241,7 @@ def _served(
         running.join(5)
 
 
-def _end_without(server: "uvicorn.Server", llama: LlamaServer) -> None:
+def _end_with_server(server: "uvicorn.Server", llama: LlamaServer) -> None:
     """End the app when llama.cpp's server stops listening."""
     while not server.should_exit:
         if not listens(llama.address):

@@ -17,7 +17,7 @@ RERANKER = "reranker"
 CHAT_TEMPLATE = "chat_template.jinja"
 MAX_TOKENS = 512
 """Tokens of an answer, if neither a request nor the recipe says."""
-DESCRIBING = (
+EMBEDDER_FACTS = (
     "format", "embedding", "name", "server", "dimensions", "question_prefix", "document_prefix",
     "longest",
 )  # fmt: skip
@@ -25,7 +25,7 @@ DESCRIBING = (
 _EXPORT = (
     "export that with gguf.export, and name a retrieve.model over the export with the same settings"
 )
-_WAYS_OUT = {
+_FORMAT_FIXES = {
     "prompted": "name a retrieve.model over the model itself, whose `prompt` has the system prompt"
 }
 """Format of the model that answers → what to do."""
@@ -82,14 +82,14 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     reranker: dict[str, Any] | None = None
 
 
-class Parts(NamedTuple):
+class RetrievalParts(NamedTuple):
     """The parts of a model that retrieves: the index of documents, and the model that answers."""
 
     documents: Index
     model: Model
 
 
-def parts_of(model: Model) -> Parts:
+def parts_of(model: Model) -> RetrievalParts:
     """The parts of a model of `retrieve.model`.
 
     `StepError` for any other, and for one whose model only finery can run.
@@ -105,9 +105,9 @@ def parts_of(model: Model) -> Parts:
     if under.format not in ("gguf", "api"):
         raise StepError(
             f"retrieve.model has a model of the format '{under.format}', which only finery can run",
-            fix=_WAYS_OUT.get(under.format, _EXPORT) + ", or talk to it with `finery chat`",
+            fix=_FORMAT_FIXES.get(under.format, _EXPORT) + ", or talk to it with `finery chat`",
         )
-    return Parts(index, under)
+    return RetrievalParts(index, under)
 
 
 def embedder_of(index: Index) -> Model | None:
@@ -163,16 +163,16 @@ def settings_of(model: Model, name: str, reached: Local | Remote) -> Settings:
         finery=version("finery"),
         name=name,
         k=model.meta["k"],
-        index=msgspec.convert(_some(index.meta, IndexFacts.__struct_fields__), IndexFacts),
+        index=msgspec.convert(_without_none(index.meta, IndexFacts.__struct_fields__), IndexFacts),
         prompt=PromptFacts(prompt["unknown"], prompt["limit"]),
         model=reached,
-        embedder=None if embedder is None else _some(embedder.meta, DESCRIBING),
-        embedder_runtime={} if embedder is None else _some(embedder.runtime, ("api_key",)),
-        reranker=None if reranker is None else _some(reranker.meta, DESCRIBING),
+        embedder=None if embedder is None else _without_none(embedder.meta, EMBEDDER_FACTS),
+        embedder_runtime={} if embedder is None else _without_none(embedder.runtime, ("api_key",)),
+        reranker=None if reranker is None else _without_none(reranker.meta, EMBEDDER_FACTS),
     )
 
 
-def _some(facts: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _without_none(facts: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: facts[name] for name in names if name in facts}
 
 

@@ -15,13 +15,13 @@ from finery.util.text import redacted_data
 from finery_serve.client import open_url, words_in, words_of
 from finery_serve.processes import LOOPBACK
 
-SECONDS = 600.0
+REQUEST_SECONDS = 600.0
 """For the model's server to send the next part of an answer."""
-REQUIRED = ("model", "messages", "stream")
+REQUIRED_FIELDS = ("model", "messages", "stream")
 """Parameters of a request that the app sets itself."""
-LIMITS = ("max_tokens", "max_completion_tokens")
+LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 """Names of the longest answer: the usual one, and that of OpenAI's newer models."""
-PASSED_ON = (400, 413, 422, 429)
+FORWARDED_STATUSES = (400, 413, 422, 429)
 """Status codes of the model's server that clients of the app get, too."""
 
 
@@ -49,32 +49,40 @@ class Upstream:
     extra: Mapping[str, Any] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
 
-    def body(self, messages: Conversation, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def body(self, messages: Conversation, request: Mapping[str, Any]) -> dict[str, Any]:
         """The request to the model's server. A null in the user's request is ignored."""
-        own = {n: value for n, value in asked.items() if n not in REQUIRED and value is not None}
+        user_fields = {
+            n: value
+            for n, value in request.items()
+            if n not in REQUIRED_FIELDS and value is not None
+        }
         body = dict(self.parameters)
-        for more in (own, self.extra):
-            if any(more.get(name) is not None for name in LIMITS):  # servers refuse both at once
-                body = {name: value for name, value in body.items() if name not in LIMITS}
-            body |= more
+        for overrides in (user_fields, self.extra):
+            if any(
+                overrides.get(name) is not None for name in LIMIT_FIELDS
+            ):  # servers refuse both at once
+                body = {name: value for name, value in body.items() if name not in LIMIT_FIELDS}
+            body |= overrides
         body = {self.renamed.get(n, n): value for n, value in body.items() if value is not None}
-        stream = bool(asked.get("stream"))
+        stream = bool(request.get("stream"))
         return {**body, "model": self.model, "messages": messages, "stream": stream}
 
-    def open(self, messages: Conversation, asked: Mapping[str, Any]) -> Any:
+    def open(self, messages: Conversation, request: Mapping[str, Any]) -> Any:
         """The HTTP response to a request for a completion. `Refused` if there is none."""
-        body = self.body(messages, asked)
+        body = self.body(messages, request)
         url = f"{self.base_url}/chat/completions"
         is_local = urlsplit(url).hostname in LOOPBACK  # a proxy can't reach it
         try:
-            return open_url(url, body, self.key, SECONDS, is_local=is_local)
+            return open_url(url, body, self.key, REQUEST_SECONDS, is_local=is_local)
         except urllib.error.HTTPError as error:
             reason = words_of(error, self.key)
-            old, new = LIMITS
-            if error.code == 400 and old in body and new in reason:  # as finery_openai does
-                self.renamed[old] = new
-                return self.open(messages, asked)
-            status = error.code if error.code in PASSED_ON else 502
+            old_name, new_name = LIMIT_FIELDS
+            if (
+                error.code == 400 and old_name in body and new_name in reason
+            ):  # as finery_openai does
+                self.renamed[old_name] = new_name
+                return self.open(messages, request)
+            status = error.code if error.code in FORWARDED_STATUSES else 502
             raise Refused(status, f"the model's server refuses the request: {reason}") from error
         except (OSError, HTTPException) as error:
             raise Refused(502, f"the model's server doesn't answer: {error}") from error
@@ -119,13 +127,13 @@ class Upstream:
         return value
 
 
-def address_in(variable: str) -> str | None:
+def address_from_variable(variable: str) -> str | None:
     """The address of a server in an environment variable; None if it isn't set. `UsageError`."""
     address = os.environ.get(variable)
     if not address:
         return None
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
+    url = urlsplit(address)
+    if url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc:
         raise UsageError(
             f"{variable} isn't the address of a server",
             fix="write it with http:// or https://, and no password: http://127.0.0.1:8081/v1",

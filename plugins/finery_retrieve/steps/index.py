@@ -28,7 +28,13 @@ from finery.rows.parts import read_numbered, row_label
 from finery.util.text import counted
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.formats import COUNTS_TOKENS, require_embedder, require_tokenizer
-from finery_retrieve.index.chunks import FORMAT, Chunk, ChunkWriter, has_control_tokens, plain
+from finery_retrieve.index.chunks import (
+    FORMAT,
+    Chunk,
+    ChunkWriter,
+    escape_control_tokens,
+    has_control_tokens,
+)
 from finery_retrieve.index.retriever import write_embeddings
 from finery_retrieve.index.words import FOLDER, Bm25, LexicalWriter
 
@@ -72,7 +78,7 @@ class TokenCounts:
 
     def _count(self, chunks: list[Chunk]) -> list[int]:
         encoded = self._tokenizer(
-            [plain(chunk.text) for chunk in chunks],
+            [escape_control_tokens(chunk.text) for chunk in chunks],
             add_special_tokens=False,
             return_attention_mask=False,
             return_token_type_ids=False,

@@ -30,7 +30,7 @@ from finery_retrieve.index.context import (
     check_limit,
     check_question,
 )
-from finery_retrieve.index.retriever import Retriever, listed
+from finery_retrieve.index.retriever import Retriever, retrieved_column
 
 
 class RetrieveModel(ContextStep, sections=("models",), seeded=False):
@@ -134,7 +134,7 @@ class RetrieveRows(
                 emptied += prompted.left_out > 0 and not prompted.hits
                 turns = Turns.of(row)._replace(prompt=prompted.messages)
                 yield replace_content(
-                    row, {**with_turns(row, turns), "retrieved": listed(prompted.hits)}
+                    row, {**with_turns(row, turns), "retrieved": retrieved_column(prompted.hits)}
                 )
 
         dataset = Dataset.write(job.out, rows())

@@ -24,16 +24,16 @@ from finery_retrieve.citations import (
     check_citations,
     citations,
     is_verbatim,
-    quotable,
-    without_citations,
+    quotable_part,
+    strip_citations,
 )
-from finery_retrieve.index.chunks import plain
+from finery_retrieve.index.chunks import escape_control_tokens
 from finery_retrieve.index.context import ContextPrompt, ContextStep
-from finery_retrieve.index.retriever import Hit, Retriever, listed
+from finery_retrieve.index.retriever import Hit, Retriever, retrieved_column
 from finery_retrieve.questions import (
     MARGIN,
     Question,
-    no_chunks,
+    missing_chunk_errors,
     question_in,
     right_chunks,
 )
@@ -49,10 +49,10 @@ def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], 
     answer already has are replaced, since they number other chunks. Raises `Rejected` where the
     quote isn't in a right chunk word for word.
     """
-    answer = without_citations(question.answer) if citations(question.answer) else question.answer
+    answer = strip_citations(question.answer) if citations(question.answer) else question.answer
     if cite == "none":
         return answer
-    texts = [plain(hit.text) for hit in hits]
+    texts = [escape_control_tokens(hit.text) for hit in hits]
     ids = {hit.id for hit in right}
     numbers = [number for number, hit in enumerate(hits, 1) if hit.id in ids]
     quote = quotable_in(question) if cite == "quotes" else None
@@ -74,7 +74,7 @@ def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], 
 
 def quotable_in(question: Question) -> str | None:
     """The question's quote as an answer can have it; None if it has none that is usable."""
-    return quotable(plain(question.quote)) if question.quote else None
+    return quotable_part(escape_control_tokens(question.quote)) if question.quote else None
 
 
 def _number_of(quote: str, numbers: Sequence[int], texts: Sequence[str]) -> int:
@@ -193,7 +193,7 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
         questions = list(self._questions(job, drops))
         retriever = Retriever.open(self.index, job)
         right = right_chunks(questions, self.index, retriever)
-        reasons = no_chunks(questions, right, self.index)
+        reasons = missing_chunk_errors(questions, right, self.index)
         depth = self.k + MARGIN
         retrieved = retriever.search([question.text for question in questions], depth)
         triples = zip(questions, right, retrieved, strict=True)
@@ -248,7 +248,10 @@ class Raft(ContextStep, sections=("generate",), engines=True, version="1"):
         else:
             answer = self.unknown
         turns = template.around(question.prompt, hits)
-        new: dict[str, Any] = {"retrieved": listed(hits), "context": "with" if right else "missing"}
+        new: dict[str, Any] = {
+            "retrieved": retrieved_column(hits),
+            "context": "with" if right else "missing",
+        }
         if drawn.right:
             new["chunk"] = drawn.right[0].id
         own = {name: of for name, of in question.row.items() if name not in TURN_COLUMNS}

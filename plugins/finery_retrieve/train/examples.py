@@ -11,13 +11,13 @@ from finery import DataError, Dataset, Index, Job
 from finery.rows import Turns, answer_text
 from finery.rows.parts import read_numbered, row_label
 from finery.util.text import counted
-from finery_retrieve.evaluate.contexts import checked_chunks, read_questions
+from finery_retrieve.evaluate.contexts import read_questions, right_chunks_or_raise
 from finery_retrieve.index.chunks import Chunks
 from finery_retrieve.index.context import question_of
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_retrieve.questions import Question, distractors
 
-FEW = 100
+FEW_ROWS = 100
 """Examples below which a training hardly changes what is retrieved."""
 
 
@@ -30,7 +30,7 @@ class Example(NamedTuple):
 
 
 def read_examples(
-    job: Job, datasets: Sequence[Dataset], index: Index | None, negatives: int, what: str
+    job: Job, datasets: Sequence[Dataset], index: Index | None, negatives: int, setting: str
 ) -> list[Example]:
     """The examples of rows. what: the name of the setting with the rows.
 
@@ -39,59 +39,68 @@ def read_examples(
     that are neither.
     """
     if index is None:
-        examples = [*_pairs(job, datasets, what)]
+        examples = [*_pair_examples(job, datasets, setting)]
     else:
         questions = [q for dataset in datasets for q in read_questions(dataset)]
         answerable = [question for question in questions if question.is_answerable]
-        if left := len(questions) - len(answerable):
-            job.log(f"{what}: left out {counted(left, 'row')} with answerable: false")
-        examples = [*_mined(job, answerable, index, negatives)]
+        if left_out := len(questions) - len(answerable):
+            job.log(f"{setting}: left out {counted(left_out, 'row')} with answerable: false")
+        examples = [*_mine_examples(job, answerable, index, negatives)]
     if not examples:
         raise DataError(
-            f"`{what}` has no question with an answer", fix="give it rows with questions"
+            f"`{setting}` has no question with an answer", fix="give it rows with questions"
         )
     passages = len({example.passage for example in examples})
     job.log(
-        f"{what}: {counted(len(examples), 'question')} about {counted(passages, 'passage')}, each "
-        f"with {counted(len(examples[0].negatives), 'negative')}"
+        f"{setting}: {counted(len(examples), 'question')} about {counted(passages, 'passage')}, "
+        f"each with {counted(len(examples[0].negatives), 'negative')}"
     )
     return examples
 
 
-def _mined(job: Job, questions: Sequence[Question], index: Index, count: int) -> Iterator[Example]:
+def _mine_examples(
+    job: Job, questions: Sequence[Question], index: Index, count: int
+) -> Iterator[Example]:
     """Each question with each of its right chunks, and the best chunks that don't answer it.
 
     Where the index retrieves too few, those of the other questions follow.
     """
     retriever, chunks = Retriever.open(index, job), Chunks(index.path)
-    right = checked_chunks(questions, index, retriever)
-    others = [*distractors(questions, retriever, count)] if count else [[] for _ in questions]
-    pool = {hit.id: hit for hits in others for hit in hits}
+    right = right_chunks_or_raise(questions, index, retriever)
+    distractors_by_question = (
+        [*distractors(questions, retriever, count)] if count else [[] for _ in questions]
+    )
+    pool = {hit.id: hit for hits in distractors_by_question for hit in hits}
 
     def text(hit: Hit) -> str:
         number = chunks.number(hit.id)
         assert number is not None  # the index returned it
         return chunks[number].searched
 
-    for question, of, hits in zip(questions, right, others, strict=True):
+    for question, right_hits, hits in zip(questions, right, distractors_by_question, strict=True):
         ids = {hit.id for hit in hits}
-        more = (h for h in pool.values() if h.id not in ids and not question.may_be_answered_by(h))
-        negatives = [*hits, *(hit for hit, _ in zip(more, range(count - len(hits)), strict=False))]
+        pool_negatives = (
+            h for h in pool.values() if h.id not in ids and not question.may_be_answered_by(h)
+        )
+        negatives = [
+            *hits,
+            *(hit for hit, _ in zip(pool_negatives, range(count - len(hits)), strict=False)),
+        ]
         if len(negatives) < count:
             raise DataError(
                 f"the index has only {counted(len(negatives), 'chunk')} that can be negatives of "
                 f"the question '{question.text}'",
                 fix=f"set negatives: {len(negatives)}, or index more documents",
             )
-        for hit in of:
+        for hit in right_hits:
             yield Example(question.text, text(hit), [text(negative) for negative in negatives])
 
 
-def _pairs(job: Job, datasets: Sequence[Dataset], what: str) -> Iterator[Example]:
+def _pair_examples(job: Job, datasets: Sequence[Dataset], setting: str) -> Iterator[Example]:
     """The last user turn of each row with its answer, and the rejected answer as a negative."""
     size: int | None = None
     for number, row in read_numbered(job, datasets):
-        turns, where = Turns.of(row), f"{what}, {row_label(number, row)}"
+        turns, where = Turns.of(row), f"{setting}, {row_label(number, row)}"
         if not any(turn["role"] == "user" for turn in turns.prompt):
             raise DataError(
                 "the row has no question: without `index`, a row is a question whose answer is the "

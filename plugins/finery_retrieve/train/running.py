@@ -68,8 +68,8 @@ def arguments(step: Any, job: Job, *, size: int, accumulated: int) -> dict[str, 
 def train(trainer: Trainer, job: Job) -> resuming.Ended:
     """Train, and write the best weights and the curve."""
     ended = resuming.train(trainer, job)
-    others = shutil.ignore_patterns(*resuming.STATE)
-    shutil.copytree(ended.checkpoint, job.out, ignore=others, dirs_exist_ok=True)
+    ignored = shutil.ignore_patterns(*resuming.STATE)
+    shutil.copytree(ended.checkpoint, job.out, ignore=ignored, dirs_exist_ok=True)
     ended.write_curve(job.out)
     return ended
 

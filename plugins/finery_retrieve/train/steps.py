@@ -19,7 +19,7 @@ from finery import (
 )
 from finery_retrieve.embed.layout import layout_of
 from finery_retrieve.formats import EMBEDDER, RERANKER
-from finery_retrieve.train.examples import FEW, Example, read_examples
+from finery_retrieve.train.examples import FEW_ROWS, Example, read_examples
 from finery_trl.view.live import METRICS
 
 PACKAGES = (
@@ -93,8 +93,8 @@ class RetrieverTraining(
     def examples(self, job: Job) -> tuple[list[Example], list[Example] | None]:
         """The examples to learn, and those to validate on."""
         learned = read_examples(job, self.rows, self.index, self.negatives, "rows")
-        if len(learned) < FEW:
-            job.log(f"rows: only {len(learned)}; with fewer than {FEW}, expect little")
+        if len(learned) < FEW_ROWS:
+            job.log(f"rows: only {len(learned)}; with fewer than {FEW_ROWS}, expect little")
         if self.validation is None:
             return learned, None
         rows = [self.validation]

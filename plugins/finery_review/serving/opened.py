@@ -40,11 +40,11 @@ class Opened:
         statuses: dict[str, Any] = {status: counts.get(status, 0) for status in STATUSES}
         decided = sum(statuses.values())
         rows, stale = len(self.session.rows), counts.get("stale", 0)
-        here = sum(status in STATUSES for status in self.session.decided.values())
+        decided_here = sum(status in STATUSES for status in self.session.decided.values())
         gone = self.session.stale_elsewhere()
         return {
-            "rows": rows, "decided": decided, "here": here, **statuses, "undecided": rows - decided,
-            "stale": stale, "gone": gone, "file": str(self.log.path),
+            "rows": rows, "decided": decided, "here": decided_here, **statuses,
+            "undecided": rows - decided, "stale": stale, "gone": gone, "file": str(self.log.path),
         }  # fmt: skip
 
     def step_to_add(self) -> str:
@@ -88,11 +88,11 @@ def _rows_of(graph: Graph, step: str) -> str:
 def _no_rows(name: str, output: str, outputs: dict[str, Manifest]) -> UsageError:
     sets = [n for n, manifest in outputs.items() if n and manifest.kind == Dataset.kind]
     if sets:
-        what = (
+        problem = (
             f"'{name}' has no rows called '{output}'" if output else f"'{name}' has several outputs"
         )
         fix = did_you_mean(output, sets) if output else None
-        return UsageError(what, fix=fix or f"name one: {name}.{sets[0]}")
+        return UsageError(problem, fix=fix or f"name one: {name}.{sets[0]}")
     kinds = ", ".join(sorted({manifest.kind for manifest in outputs.values()}))
     return UsageError(
         f"'{name}' makes no rows (it makes: {kinds})",
@@ -125,15 +125,15 @@ def _appliers(graph: Graph, ref: str) -> Iterator[Node]:
 
 def _folders_before(project: Project, name: str) -> Iterator[Path]:
     """The folders of data sets that a step's rows came from, the nearest first."""
-    seen, names = {name}, list(project.graph.nodes[name].upstream())
+    visited, names = {name}, list(project.graph.nodes[name].upstream())
     while names:
-        before = names.pop(0)
-        if before in seen:
+        upstream = names.pop(0)
+        if upstream in visited:
             continue
-        seen.add(before)
-        names += project.graph.nodes[before].upstream()
+        visited.add(upstream)
+        names += project.graph.nodes[upstream].upstream()
         try:
-            result, _ = project.result(before)
+            result, _ = project.result(upstream)
         except UsageError:
             continue  # not built any more
         for manifest in result.outputs.values():

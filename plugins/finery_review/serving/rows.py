@@ -125,7 +125,7 @@ class Search:
 def holds(row: Row, text: str) -> bool:
     """Whether the visible parts of a row contain a text, which is casefolded."""
     values = (value for name, value in row.items() if name not in NOT_TEXT)
-    return any(text in part.casefold() for value in values for part in _within(value))
+    return any(text in string.casefold() for value in values for string in _within(value))
 
 
 def _within(value: Any) -> Iterator[str]:
@@ -184,10 +184,10 @@ class About:
         For a row that was only judged there, also how it was generated before.
         """
         lines: dict[str, list[dict[str, Any]]] = {"generated": [], "findings": []}
-        waiting, seen = list(ids), set[str]()
+        waiting, visited = list(ids), set[str]()
         while waiting:
             row = waiting.pop(0)
-            seen.add(row)
+            visited.add(row)
             for name, line in self._of(row):
                 kind = lines["generated" if name == GENERATED else "findings"]
                 if line not in kind:
@@ -195,7 +195,7 @@ class About:
             if any(lines.values()) and not _is_only_judged(lines["generated"]):
                 break
             parents = [p for line in lines["generated"] for p in line.get("parents", ())]
-            waiting += [parent for parent in parents if parent not in seen]
+            waiting += [parent for parent in parents if parent not in visited]
         return lines
 
     def _of(self, row: str) -> Iterator[tuple[str, dict[str, Any]]]:

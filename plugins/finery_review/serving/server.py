@@ -56,7 +56,7 @@ class Guard:
         headers = Headers(scope=scope)
         tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
         opening = scope["path"] == "/" and scope["method"] == "GET" and self._is_token(tokens[0])
-        refused = self._refused(scope, headers, opening)
+        refused = self._refusal(scope, headers, opening)
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -72,7 +72,7 @@ class Guard:
         app = PlainTextResponse(refused, status_code=403) if refused else self._app
         await app(scope, receive, guarded)
 
-    def _refused(self, scope: Scope, headers: Headers, opening: bool) -> str:
+    def _refusal(self, scope: Scope, headers: Headers, opening: bool) -> str:
         """Why a request is refused; empty if it isn't."""
         if headers.getlist("host") not in [[host] for host in self._hosts]:
             return "refused: the Host must be 127.0.0.1 or localhost with the port"
@@ -100,8 +100,8 @@ class Guard:
         parser would drop all cookies after an odd one.
         """
         for line in headers.getlist("cookie"):
-            for part in line.split(";"):
-                name, _, value = part.strip().partition("=")
+            for cookie in line.split(";"):
+                name, _, value = cookie.strip().partition("=")
                 if name == self._cookie:
                     yield value
 

@@ -11,11 +11,11 @@ from finery import DataError, UsageError
 from finery.rows import TURN_COLUMNS, Row
 from finery.rows.parts import prompt_text as prompt_of
 from finery.rows.parts import row_texts
-from finery_review.decisions import Action, Decision, Earlier, applied, token_of
+from finery_review.decisions import Action, Decision, Earlier, apply_decision, token_of
 from finery_review.log import DecisionLog
 from finery_review.serving.rows import About, RowFile, Scores, Search, failed_of, holds, score_of
 
-SNIPPET = 160
+SNIPPET_CHARACTERS = 160
 """Characters of a prompt or an answer in the table."""
 MOST_SUMMARIES = 200
 """Most rows of the table in one answer."""
@@ -118,8 +118,8 @@ class Session:
             self._refresh()
             if generation != self.log.generation or lines > len(self.log.rows):
                 return {"again": True, **self._news()}
-            new = dict.fromkeys(self.log.rows[lines:])
-            numbers = [number for row in new for number in self.rows.numbers(row)]
+            changed_rows = dict.fromkeys(self.log.rows[lines:])
+            numbers = [number for row in changed_rows for number in self.rows.numbers(row)]
             return {"rows": [self._state(number) for number in numbers], **self._news()}
 
     def decide(self, wish: Wish) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class Session:
                 raise UsageError(
                     "the comment is empty", fix="write something, or decide on the row"
                 )
-            applied(row, decision)
+            apply_decision(row, decision)
             self.log.append(decision, wish.seen)
             self._refresh()
             self.decided[wish.row] = self._status[wish.row]
@@ -187,11 +187,11 @@ class Session:
             self._status = [self._status_of(number) for number in range(len(self.rows))]
             self._counts = Counter(self._status)
             return
-        new = dict.fromkeys(self.log.rows[lines:])
+        changed_rows = dict.fromkeys(self.log.rows[lines:])
         self._known = generation, len(self.log.rows)
-        if any(not self.rows.numbers(row) for row in new):  # another window has other rows
+        if any(not self.rows.numbers(row) for row in changed_rows):  # another window has other rows
             self._find_earlier()
-        for row in new:
+        for row in changed_rows:
             for number in self.rows.numbers(row):
                 self._counts[self._status[number]] -= 1
                 self._status[number] = self._status_of(number)
@@ -236,13 +236,13 @@ class Session:
     def _summary(self, number: int) -> dict[str, Any]:
         self._check_number(number)
         state = self._state(number)
-        row, parts = _decided(self.rows[number], state.get("becomes")), dict[str, str]()
+        row, texts = _apply_columns(self.rows[number], state.get("becomes")), dict[str, str]()
         try:
-            parts = row_texts(row)
+            texts = row_texts(row)
             prompt = prompt_of(row)
         except (AttributeError, KeyError, TypeError):  # invalid turns
             prompt = str(row)
-        answer = parts.get("assistant", "")
+        answer = texts.get("assistant", "")
         lines = [row, *self._told(number)["generated"]]
         label = row.get("label")
         return {
@@ -286,13 +286,13 @@ class Session:
 def _becomes(row: Row, decision: Decision) -> Row | None:
     """The editable parts of the row after the decision; None if it doesn't fit."""
     try:
-        decided = applied(row, decision)
+        decided = apply_decision(row, decision)
     except DataError:
         return None
     return {k: v for k, v in (decided or {}).items() if k in EDITABLE}
 
 
-def _decided(row: Row, becomes: Row | None) -> Row:
+def _apply_columns(row: Row, becomes: Row | None) -> Row:
     """The row with the columns that an edit or a swap gives it."""
     if becomes is None:
         return row
@@ -300,4 +300,4 @@ def _decided(row: Row, becomes: Row | None) -> Row:
 
 
 def _snippet(text: str) -> str:
-    return " ".join(text[: SNIPPET * 2].split())[:SNIPPET]
+    return " ".join(text[: SNIPPET_CHARACTERS * 2].split())[:SNIPPET_CHARACTERS]

@@ -21,7 +21,7 @@ from finery_serve.guide import (
     write_texts,
     yaml_text,
 )
-from finery_serve.llama import CONTEXT, RUN, SLOTS, Options, options_for, written
+from finery_serve.llama import CONTEXT, RUN, SLOTS, Options, options_for, server_arguments
 from finery_transformers.formats import require_format
 from finery_transformers.frozen.template import client_facts
 
@@ -47,7 +47,7 @@ class Facts(NamedTuple):
 
 def run_script(facts: Facts) -> str:
     """`run.sh`: the command of llama-server. A key is demanded beyond this machine."""
-    arguments = shlex.join(written(facts.options, facts.template))
+    arguments = shlex.join(server_arguments(facts.options, facts.template))
     return f"""\
 #!/bin/sh
 # Serves {facts.options.name} with llama.cpp. SERVE_HOST and SERVE_PORT say where, LLAMA_SERVER
@@ -104,7 +104,7 @@ def _arguments(facts: Facts, folder: str) -> list[str]:
         model=f"{folder}/{options.model}",
         adapter=options.adapter and f"{folder}/{options.adapter}",
     )
-    return written(inside, f"{folder}/{facts.template}" if facts.template else None)
+    return server_arguments(inside, f"{folder}/{facts.template}" if facts.template else None)
 
 
 def _word(argument: str) -> str:

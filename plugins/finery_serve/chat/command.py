@@ -55,31 +55,33 @@ def command(
     from finery_serve.chat.talk import Session
     from finery_serve.guide import tool_names
     from finery_serve.opening import open_built
-    from finery_serve.processes import raised_at_signals
+    from finery_serve.processes import raise_at_signals
     from finery_serve.servers import STANDALONE
     from finery_transformers.frozen.template import TOOLS_DIFFER, client_facts
 
-    opened = [open_built(name, recipe, overrides) for name in (step, beside) if name]
-    if len({one.name for one in opened}) < len(opened):
+    built = [open_built(name, recipe, overrides) for name in (step, beside) if name]
+    if len({model.name for model in built}) < len(built):
         raise UsageError("--beside names the same model", where="--beside", fix="name another step")
-    with raised_at_signals(SystemExit(ENDED)), ExitStack() as stack:
+    with raise_at_signals(SystemExit(ENDED)), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="finery-chat-")))
         models = {}
-        for one in opened:
-            click.echo(f"loading {one.name} …", err=True)
-            models[one.name] = stack.enter_context(talker(one, folder))
-            if tools := tool_names(models[one.name].tools):
+        for model in built:
+            click.echo(f"loading {model.name} …", err=True)
+            models[model.name] = stack.enter_context(talker(model, folder))
+            if tools := tool_names(models[model.name].tools):
                 click.echo(f"tools, as in the training: {tools}", err=True)
-            elif client_facts(one.artifact).get("tools_differ"):
+            elif client_facts(model.artifact).get("tools_differ"):
                 click.echo(f"{TOOLS_DIFFER}: this chat sends none", err=True)
-        systems = (client_facts(one.artifact).get("system") for one in opened)
-        usual = next(filter(None, systems), "")
+        systems = (client_facts(model.artifact).get("system") for model in built)
+        default_system = next(filter(None, systems), "")
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
         classifiers = [  # which would read earlier questions and answers as a part of the next one
-            one.name for one in opened if one.format == STANDALONE or BASELINE in one.artifact.meta
+            model.name
+            for model in built
+            if model.format == STANDALONE or BASELINE in model.artifact.meta
         ]
         screen = screen_for(len(models))
-        session = Session(models, sampling, screen, system, usual, classifiers)
+        session = Session(models, sampling, screen, system, default_system, classifiers)
         if isinstance(sys.stdin, TextIOWrapper):
             sys.stdin.reconfigure(errors="surrogateescape")
         code = 0

@@ -17,7 +17,7 @@ from finery_serve.chat.streams import Write
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-WIDE = 100
+WIDE_COLUMNS = 100
 """Minimum width at which two answers fit side by side, in columns."""
 PROMPT = "> "
 COMMANDS = ["/save", "/system", "/clear", "/help", "/quit"]
@@ -52,13 +52,13 @@ class Plain:
         for index, name in enumerate(models):
             dim: list[str] = []  # thinking, and then the sources of an answer
 
-            def keep(part: str, is_dim: bool, dim: list[str] = dim) -> None:
+            def keep(piece: str, is_dim: bool, dim: list[str] = dim) -> None:
                 if is_dim:
-                    dim.append(part)
+                    dim.append(piece)
 
             completion = answer(index, keep)
             head = f"{name}: " if len(models) > 1 else ""
-            click.echo(f"{head}{completion.text}{cut(completion)}")
+            click.echo(f"{head}{completion.text}{cut_remark(completion)}")
             sources = "".join(dim).removeprefix(completion.reasoning or "").strip("\n")
             if sources:
                 click.echo(visible(sources))
@@ -105,30 +105,30 @@ class Terminal(Plain):
                 click.secho(name, bold=True)
             page = Page(shutil.get_terminal_size().columns)
             try:
-                with without_echo():
+                with disable_echo():
                     completion = answer(index, page.write)
             except FineryError:
                 page.end()  # the error follows on a separate line
                 raise
-            page.write(cut(completion), True)
+            page.write(cut_remark(completion), True)
             page.end()
             click.echo()
 
 
 @contextmanager
-def without_echo() -> Iterator[None]:
+def disable_echo() -> Iterator[None]:
     """Keep what the user types meanwhile out of an answer. The next prompt shows and takes it."""
     import termios
 
     terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    silent = [*before]
+    saved = termios.tcgetattr(terminal)
+    silent = [*saved]
     silent[3] &= ~termios.ECHO
     termios.tcsetattr(terminal, termios.TCSANOW, silent)
     try:
         yield
     finally:
-        termios.tcsetattr(terminal, termios.TCSANOW, before)
+        termios.tcsetattr(terminal, termios.TCSANOW, saved)
 
 
 class Page:
@@ -143,12 +143,12 @@ class Page:
         self._word = ""
         self._thinking = False
 
-    def write(self, part: str, thinking: bool) -> None:
+    def write(self, text: str, thinking: bool) -> None:
         """Write the words that are complete. thinking: dim."""
         if thinking != self._thinking:
             self._put(self._word)
             self._word, self._thinking = "", thinking
-        *words, self._word = re.split(r"(?<=\s)(?=\S)", self._word + visible(part))
+        *words, self._word = re.split(r"(?<=\s)(?=\S)", self._word + visible(text))
         for word in words:
             self._put(word)
         if self._word[-1:].isspace():
@@ -178,7 +178,7 @@ class Columns(Terminal):
 
     def answers(self, models: list[str], answer: Answer) -> None:
         """Show the answers side by side as they are written, one model after the other."""
-        if shutil.get_terminal_size().columns < WIDE:
+        if shutil.get_terminal_size().columns < WIDE_COLUMNS:
             super().answers(models, answer)
             return
         from rich.console import Console
@@ -186,20 +186,20 @@ class Columns(Terminal):
 
         console, texts = Console(highlight=False), [""] * len(models)
         screen = Live(console=console, transient=True, refresh_per_second=12)
-        with without_echo(), screen as live:
+        with disable_echo(), screen as live:
             for index in range(len(models)):
 
-                def write(part: str, thinking: bool, at: int = index) -> None:
-                    texts[at] += visible(part)
-                    live.update(tail(console, beside(models, texts)))
+                def write(text: str, thinking: bool, column: int = index) -> None:
+                    texts[column] += visible(text)
+                    live.update(last_lines(console, in_columns(models, texts)))
 
                 completion = answer(index, write)
-                texts[index] += cut(completion)
-        console.print(beside(models, texts))
+                texts[index] += cut_remark(completion)
+        console.print(in_columns(models, texts))
         console.print()
 
 
-def beside(models: list[str], texts: list[str]) -> "RenderableType":
+def in_columns(models: list[str], texts: list[str]) -> "RenderableType":
     """Texts in columns of equal width, below the models' names."""
     from rich.table import Table
     from rich.text import Text
@@ -212,14 +212,14 @@ def beside(models: list[str], texts: list[str]) -> "RenderableType":
     return table
 
 
-def tail(console: "Console", shown: "RenderableType") -> "RenderableType":
+def last_lines(console: "Console", renderable: "RenderableType") -> "RenderableType":
     """The last lines that have room on a screen: it can't redraw what has scrolled away."""
     from rich.segment import Segment, Segments
 
-    lines = console.render_lines(shown, pad=False)[-max(console.height - 2, 1) :]
+    lines = console.render_lines(renderable, pad=False)[-max(console.height - 2, 1) :]
     return Segments(segment for line in lines for segment in (*line, Segment.line()))
 
 
-def cut(completion: Completion) -> str:
+def cut_remark(completion: Completion) -> str:
     """A remark on an answer that reached its limit; empty otherwise."""
     return " … (cut at --max-tokens)" if completion.finish_reason == "length" else ""

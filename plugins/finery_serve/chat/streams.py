@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Tools = list[dict[str, Any]] | None
 Write = Callable[[str, bool], None]
 """Takes the next part of an answer, and whether it is thinking."""
-NO_SOURCES = "\n(no documents were found)"
+NO_SOURCES_LINE = "\n(no documents were found)"
 """The line below an answer for which a server of documents found nothing."""
 IN_PROCESS = ("transformers", "adapter")
 """Formats that transformers answers with here, sooner than a server would have started."""
@@ -55,7 +55,7 @@ def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
     tools = shared_tools(facts)
     if format_ in IN_PROCESS and isinstance(model, Model):
         yield TransformersTalker(model, tools)
-    elif is_served(model, opened.graph.plugins.server):
+    elif can_be_served(model, opened.graph.plugins.server):
         serving = Serving(name=opened.name, slots=1, log=folder / f"{opened.name}.log")
         with server_for(opened)(model, serving) as running:
             names = names_of(running, serving)
@@ -72,15 +72,15 @@ def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
         )
 
 
-def is_served(artifact: Artifact, server: Callable[[str], Callable[..., Any] | None]) -> bool:
+def can_be_served(artifact: Artifact, server: Callable[[str], Callable[..., Any] | None]) -> bool:
     """Whether a server can answer with a model, and with the models that it is built on.
 
     server: the function that serves a format; None if there is none.
     """
     models = [ref for ref in artifact.refs.values() if isinstance(ref, Model)]
-    for one in (artifact, *models):
-        serve = server(str(one.meta.get("format", "")))
-        if serve is None or not is_servable(one, serve):
+    for candidate in (artifact, *models):
+        serve = server(str(candidate.meta.get("format", "")))
+        if serve is None or not is_servable(candidate, serve):
             return False
     return True
 
@@ -107,7 +107,7 @@ class ServerTalker:
         text, thinking, reason, tokens = "", "", "stop", 0
         calls: dict[int, dict[str, Any]] = {}
         sources: list[dict[str, Any]] | None = None
-        sure = ""  # of a classifier
+        probability_line = ""  # of a classifier
         for event in self._client.stream("/v1/chat/completions", body):
             sources = event.get("sources", sources)
             for choice in event.get("choices", ()):
@@ -116,23 +116,27 @@ class ServerTalker:
                 reason = choice.get("finish_reason") or reason
                 if "probability" in choice:
                     abstains = "abstains: " if choice.get("abstained") else ""
-                    sure = f"\n({abstains}probability {likely(choice['probability'])})"
-                if part := delta.get("reasoning_content") or delta.get("reasoning"):
-                    thinking += part
-                    write(part, True)
-                if part := delta.get("content"):
-                    text += part
-                    write(part, False)
-                for part in delta.get("tool_calls") or ():
-                    new = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-                    call = calls.setdefault(part["index"], new)
-                    call["id"] += part.get("id") or ""
-                    for key, value in part["function"].items():
+                    probability_line = f"\n({abstains}probability {likely(choice['probability'])})"
+                if piece := delta.get("reasoning_content") or delta.get("reasoning"):
+                    thinking += piece
+                    write(piece, True)
+                if piece := delta.get("content"):
+                    text += piece
+                    write(piece, False)
+                for piece in delta.get("tool_calls") or ():
+                    empty_call = {
+                        "id": "",
+                        "type": "function",
+                        "function": {"name": "", "arguments": ""},
+                    }
+                    call = calls.setdefault(piece["index"], empty_call)
+                    call["id"] += piece.get("id") or ""
+                    for key, value in piece["function"].items():
                         call["function"][key] += value or ""
-        if sure:
-            write(sure, True)
+        if probability_line:
+            write(probability_line, True)
         if sources is not None:
-            for line in map(listed, sources) if sources else [NO_SOURCES]:
+            for line in map(source_line, sources) if sources else [NO_SOURCES_LINE]:
                 write(line, True)
         return Completion(
             text=text, reasoning=thinking or None, finish_reason=reason, prompt_tokens=0,
@@ -140,7 +144,7 @@ class ServerTalker:
         )  # fmt: skip
 
 
-def listed(source: dict[str, Any]) -> str:
+def source_line(source: dict[str, Any]) -> str:
     """A line about a source of an answer, as servers of documents list them."""
     places = [f"{name} {number}" for name, number in source.get("place", {}).items()]
     where = [source.get("heading"), *places]
@@ -182,8 +186,8 @@ class TransformersTalker:
         self._tokenizer = load_tokenizer(model)
         self._model: Any = load_model(model)
         to_device(self._model)
-        own = getattr(self._model.generation_config, "eos_token_id", None)
-        own_ends = own if isinstance(own, list) else [own]
+        model_ends = getattr(self._model.generation_config, "eos_token_id", None)
+        own_ends = model_ends if isinstance(model_ends, list) else [model_ends]
         ends = end_of_turn(self._tokenizer, self._arguments)
         self._ends = sorted(ends | {end for end in own_ends if isinstance(end, int)})
         self._reader: TokenReader = TokenReader(self._tokenizer, self._arguments)
@@ -194,22 +198,31 @@ class TransformersTalker:
 
         prompt = prompt_text(self._tokenizer, messages, tools=self.tools, arguments=self._arguments)
         ids = tokens_of(self._tokenizer, prompt)
-        room = getattr(self._model.config, "max_position_embeddings", None)
-        if room is not None and len(ids) >= room:
+        context_length = getattr(self._model.config, "max_position_embeddings", None)
+        if context_length is not None and len(ids) >= context_length:
             raise DataError(
-                f"the conversation has {len(ids)} tokens, but the model's context only {room}",
+                f"the conversation has {len(ids)} tokens, but the model's context only "
+                f"{context_length}",
                 fix="begin a new one: /clear",
             )
-        answer = _Written(self._ends, self._reader, write)
-        most = sampling.max_tokens if room is None else min(sampling.max_tokens, room - len(ids))
+        answer = _TokenWriter(self._ends, self._reader, write)
+        max_new_tokens = (
+            sampling.max_tokens
+            if context_length is None
+            else min(sampling.max_tokens, context_length - len(ids))
+        )
         import torch
         from transformers import GenerationConfig
 
         config: Any = GenerationConfig
-        drawn = sampling.temperature > 0
-        settings = {"do_sample": drawn, "max_new_tokens": most, "eos_token_id": self._ends}
+        is_sampled = sampling.temperature > 0
+        settings = {
+            "do_sample": is_sampled,
+            "max_new_tokens": max_new_tokens,
+            "eos_token_id": self._ends,
+        }
         settings |= {"pad_token_id": self._ends[0]}
-        settings |= {"temperature": sampling.temperature, "top_k": 0} if drawn else {}
+        settings |= {"temperature": sampling.temperature, "top_k": 0} if is_sampled else {}
         self._model.generation_config = config(eos_token_id=self._ends, pad_token_id=self._ends[0])
         inputs = torch.tensor([ids], device=self._model.device)
         with torch.no_grad():
@@ -217,18 +230,18 @@ class TransformersTalker:
                 input_ids=inputs, attention_mask=torch.ones_like(inputs),
                 generation_config=config(**settings), streamer=answer,
             )  # fmt: skip
-        parts = self._reader.parts(
+        answer_parts = self._reader.parts(
             answer.text, answer.tokens, prompt=prompt[-500:], tools=self.tools
         )
         return Completion(
-            **parts._asdict(),
-            finish_reason=parts.finish_reason(answer.is_finished),
+            **answer_parts._asdict(),
+            finish_reason=answer_parts.finish_reason(answer.is_finished),
             prompt_tokens=len(ids),
             completion_tokens=len(answer.tokens),
         )
 
 
-class _Written:
+class _TokenWriter:
     """A streamer of transformers: writes an answer's text as its tokens come.
 
     https://huggingface.co/docs/transformers/internal/generation_utils#transformers.TextStreamer

@@ -17,7 +17,7 @@ from finery_serve.chat.streams import Talker, Tools, Write
 if TYPE_CHECKING:
     from finery_serve.chat.screen import Plain
 
-FILE = "conversations.jsonl"
+CONVERSATIONS_FILE = "conversations.jsonl"
 HELP = """\
 /save [FILE]    append the conversation to a file of rows, by default
                 conversations.jsonl; with --beside, that of the first model,
@@ -72,9 +72,9 @@ class Session:
             if text in ("/quit", "/exit"):
                 break
             try:
-                word, _, rest = text.partition(" ")
+                word, _, argument = text.partition(" ")
                 if word in self._commands:
-                    self._commands[word](rest.strip())
+                    self._commands[word](argument.strip())
                 elif word.startswith("/") and word[1:].isalpha():
                     self._screen.say(f"there is no command {word}; /help lists them")
                 elif text:
@@ -98,7 +98,7 @@ class Session:
                 talk.clear()
 
         def answer(index: int, write: Write) -> Completion:
-            messages = self._talks[index].asked(question)
+            messages = self._talks[index].with_question(question)
             completion = talkers[index].answer(messages, self._sampling, write)
             answers.append(completion)
             calls = "\n".join(map(shown_call, completion.tool_calls or ()))
@@ -121,23 +121,29 @@ class Session:
         name, _, file = text.partition(" ")
         if name not in names:
             name, file = names[0], text
-        saved = self._talks[names.index(name)].save(Path(file.strip() or FILE).expanduser())
-        others = [f"/save {other} saves the other" for other in names if other != name]
-        self._screen.say("\n".join([f"{saved}, with {name}", *others] if others else [saved]))
+        saved = self._talks[names.index(name)].save(
+            Path(file.strip() or CONVERSATIONS_FILE).expanduser()
+        )
+        other_commands = [
+            f"/save {other_name} saves the other" for other_name in names if other_name != name
+        ]
+        self._screen.say(
+            "\n".join([f"{saved}, with {name}", *other_commands] if other_commands else [saved])
+        )
 
     def _set_system(self, text: str) -> None:
         for talk in self._talks:
             talk.system = text or self._usual
             talk.clear()
         usual = "the system message of the training" if self._usual else "no system message"
-        what = "this system message" if text else usual
-        self._screen.say(f"a new conversation, with {what}")
+        description = "this system message" if text else usual
+        self._screen.say(f"a new conversation, with {description}")
 
     def _clear(self, _: str) -> None:
         for talk in self._talks:
             talk.clear()
-        kept = " and the same system message" if self._talks[0].system else ""
-        self._screen.say(f"a new conversation{kept}")
+        suffix = " and the same system message" if self._talks[0].system else ""
+        self._screen.say(f"a new conversation{suffix}")
 
 
 class Talk:
@@ -158,7 +164,7 @@ class Talk:
         """The number of answered questions."""
         return len(self._turns) // 2
 
-    def asked(self, question: str) -> Conversation:
+    def with_question(self, question: str) -> Conversation:
         """The messages with a further question, which isn't kept yet."""
         return [*self.messages, {"role": "user", "content": question}]
 
@@ -182,7 +188,7 @@ class Talk:
         if file.suffix != ".jsonl":
             raise UsageError(
                 f"{file.name} isn't a file of JSON lines",
-                fix=f"name one that ends in .jsonl, e.g. /save {FILE}",
+                fix=f"name one that ends in .jsonl, e.g. /save {CONVERSATIONS_FILE}",
             )
         tools = {"tools": self._tools} if self._tools else {}
         line = json.dumps({**tools, "messages": self.messages}, ensure_ascii=False)

@@ -24,7 +24,7 @@ NAMED = 5
 """Prompts that a fault names."""
 
 
-class Asked(NamedTuple):
+class ComparedPrompt(NamedTuple):
     """A prompt to compare. name: of the case or row, for people.
 
     system: a message that the server adds to the conversation, and that its prompt must have. sent:
@@ -40,11 +40,11 @@ class Asked(NamedTuple):
     @property
     def whole(self) -> Conversation:
         """The conversation with what the server adds."""
-        added = [{"role": "system", "content": self.system}] if self.system else []
-        return [*added, *self.messages]
+        system_turns = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system_turns, *self.messages]
 
 
-class Trained(NamedTuple):
+class TrainedPrompts(NamedTuple):
     """How the training made prompts.
 
     source: of the chat template. end: a token that ends answers. system: the message that begins
@@ -59,36 +59,45 @@ class Trained(NamedTuple):
     tools: Tools = None
 
 
-def of_training(model: Model, *, system: bool) -> Trained:
+def prompts_of_training(model: Model, *, system: bool) -> TrainedPrompts:
     """The prompts of a model as its training made them, on the day of the training.
 
     system: whether conversations without a system message begin with that of the training.
     """
     frozen = frozen_template(model, system=system)
-    tokenizer, arguments, usual = frozen.tokenizer, frozen.arguments, frozen.system or ""
+    tokenizer, arguments, default_system = frozen.tokenizer, frozen.arguments, frozen.system or ""
 
-    def render(messages: Conversation, tools: Tools, more: Mapping[str, Any]) -> str:
-        whole = with_system(messages, usual)
-        return prompt_text(tokenizer, whole, tools=tools, arguments={**arguments, **more})
+    def render(messages: Conversation, tools: Tools, extra_arguments: Mapping[str, Any]) -> str:
+        full_conversation = with_system(messages, default_system)
+        return prompt_text(
+            tokenizer, full_conversation, tools=tools, arguments={**arguments, **extra_arguments}
+        )
 
     source, end = source_of(tokenizer), str(tokenizer.eos_token)
-    return Trained(source, end, render, lambda text: tokens_of(tokenizer, text), usual)
+    return TrainedPrompts(
+        source, end, render, lambda text: tokens_of(tokenizer, text), default_system
+    )
 
 
-def of_engine(gguf: Gguf, model: Model) -> Trained:
+def prompts_of_engine(gguf: Gguf, model: Model) -> TrainedPrompts:
     """The prompts of a GGUF as finery's own engine makes them."""
     template = model_template(gguf, model)
 
-    def render(messages: Conversation, tools: Tools, more: Mapping[str, Any]) -> str:
-        return tokenize(gguf, template.with_arguments(**more), messages, tools).text
+    def render(messages: Conversation, tools: Tools, extra_arguments: Mapping[str, Any]) -> str:
+        return tokenize(gguf, template.with_arguments(**extra_arguments), messages, tools).text
 
     end = gguf.special_tokens().get("eos_token", "</s>")
-    return Trained(template.source, end, render, gguf.encode_prompt, system_of_training(model))
+    return TrainedPrompts(
+        template.source, end, render, gguf.encode_prompt, system_of_training(model)
+    )
 
 
-def cases(
-    trained: Trained, rows: Iterable[Asked], client: Mapping[str, Any], system: str = ""
-) -> Iterator[Asked]:
+def prompt_cases(
+    trained: TrainedPrompts,
+    rows: Iterable[ComparedPrompt],
+    client: Mapping[str, Any],
+    system: str = "",
+) -> Iterator[ComparedPrompt]:
     """Edge cases, those with the rows' tools included, and then the rows themselves.
 
     A row with the system message or the tools of the training is also asked without that message,
@@ -98,82 +107,82 @@ def cases(
     without one. The edge cases expect it. A row doesn't: without a system message, it was trained
     without one.
     """
-    asked = list(rows)
-    tools = next((row.tools for row in asked if row.tools), None)
+    row_prompts = list(rows)
+    tools = next((row.tools for row in row_prompts if row.tools), None)
     for name, messages in conversations(trained.end).items():
         added = "" if messages[0]["role"] == "system" else system
-        yield Asked(name, messages, None, added)
+        yield ComparedPrompt(name, messages, None, added)
         if tools:
-            yield Asked(f"{name}, with tools", messages, tools, added)
-    yield from asked
-    usual = [{"role": "system", "content": trained.system}] if trained.system else []
+            yield ComparedPrompt(f"{name}, with tools", messages, tools, added)
+    yield from row_prompts
+    system_turns = [{"role": "system", "content": trained.system}] if trained.system else []
     settings = {name: client[name] for name in ("tools", "tool_choice") if name in client}
-    for row in asked:
+    for row in row_prompts:
         has_tools = bool(trained.tools) and row.tools == trained.tools
-        if (usual or has_tools) and row.messages[: len(usual)] == usual:
-            bare = row.messages[len(usual) :]
-            sent = {**request(bare, None), **settings} if has_tools else None
+        if (system_turns or has_tools) and row.messages[: len(system_turns)] == system_turns:
+            question_turns = row.messages[len(system_turns) :]
+            sent = {**request(question_turns, None), **settings} if has_tools else None
             name = f"{row.name} as a bare question"
-            yield row._replace(name=name, messages=bare, sent=sent)
+            yield row._replace(name=name, messages=question_turns, sent=sent)
 
 
-class Difference(NamedTuple):
+class PromptDifference(NamedTuple):
     """A prompt that the server makes otherwise. None: it is refused.
 
     refusal: the server's words, if it refuses the conversation.
     """
 
-    asked: Asked
+    with_question: ComparedPrompt
     trained: str | None
     served: Prompt | None
     refusal: str = ""
 
 
-def compare(
+def compare_prompts(
     running: Checkable,
     name: str,
-    trained: Trained,
-    asked: Sequence[Asked],
+    trained: TrainedPrompts,
+    prompts: Sequence[ComparedPrompt],
     progress: Callable[[int], None],
-) -> tuple[int, list[Difference]]:
+) -> tuple[int, list[PromptDifference]]:
     """(how many prompts were compared, those that differ).
 
     name: of the model on the server. What both refuse isn't counted.
     """
     compared, differences = 0, []
-    for number, one in enumerate(asked):
+    for number, prompt in enumerate(prompts):
         progress(number)
         expected = actual = None
         refusal = ""
         with suppress(DataError):
-            expected = trained.render(one.whole, one.tools, {})
+            expected = trained.render(prompt.whole, prompt.tools, {})
         try:
-            sent = one.sent or request(one.messages, one.tools)
-            actual = running.prompt({**sent, "model": name})
+            body = prompt.sent or request(prompt.messages, prompt.tools)
+            actual = running.prompt({**body, "model": name})
         except FineryError as error:
             refusal = error.what
         if expected is None and actual is None:
             continue
         compared += 1
         if expected is None or actual is None or trained.tokens(expected) != actual.tokens:
-            differences.append(Difference(one, expected, actual, refusal))
+            differences.append(PromptDifference(prompt, expected, actual, refusal))
     return compared, differences
 
 
 def request(messages: Conversation, tools: Tools) -> dict[str, Any]:
     """The body that a client sends, with arguments of calls as JSON text."""
-    body: dict[str, Any] = {"messages": [_wired(message) for message in messages]}
+    body: dict[str, Any] = {"messages": [_wire_message(message) for message in messages]}
     return body | ({"tools": tools} if tools else {})
 
 
-def _wired(message: Mapping[str, Any]) -> dict[str, Any]:
+def _wire_message(message: Mapping[str, Any]) -> dict[str, Any]:
     filled = {name: value for name, value in message.items() if value is not None}
     if calls := filled.get("tool_calls"):
-        filled["tool_calls"] = [_wired_call(i, call) for i, call in enumerate(calls)]
+        filled["tool_calls"] = [_wire_call(i, call) for i, call in enumerate(calls)]
     return filled
 
 
-def _wired_call(index: int, call: Mapping[str, Any]) -> dict[str, Any]:
+def _wire_call(index: int, call: Mapping[str, Any]) -> dict[str, Any]:
     function = dict(call.get("function", {}))
     arguments = function.get("arguments", {})
     if not isinstance(arguments, str):
@@ -182,10 +191,10 @@ def _wired_call(index: int, call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prompt_faults(
-    trained: Trained,
-    own: str | None,
+    trained: TrainedPrompts,
+    server_template: str | None,
     compared: int,
-    differences: Sequence[Difference],
+    differences: Sequence[PromptDifference],
     renderer: str | None = None,
 ) -> list[Fault]:
     """Why prompts differ, with an example.
@@ -194,7 +203,7 @@ def prompt_faults(
     """
     if not differences:
         return []
-    flipped = [(d, switch) for d in differences if (switch := _switch(trained, d))]
+    flipped = [(d, switch) for d in differences if (switch := _thinking_switch(trained, d))]
     if flipped:
         (difference, (name, value)), *_ = flipped
         return [Fault(
@@ -205,38 +214,45 @@ def prompt_faults(
             "export the model again, which fixes the template's arguments; or give the model "
             f"chat_template_kwargs: {{{name}: {str(not value).lower()}}}",
         )]  # fmt: skip
-    what = f"{len(differences)} of {compared} prompts differ from the trained ones"
+    finding = f"{len(differences)} of {compared} prompts differ from the trained ones"
     kind: Kind = "prompts"
     fix = "see the difference; a server of another version may render templates otherwise"
     if renderer is not None:
         kind, fix = "template", "use a server that writes them with the chat template: llama.bundle"
-        what = (
+        finding = (
             f"the server writes prompts with its own renderer '{renderer}', not with the chat "
-            f"template: {what}"
+            f"template: {finding}"
         )
-    elif own is not None and not own.strip().endswith(trained.source.strip()):
+    elif server_template is not None and not server_template.strip().endswith(
+        trained.source.strip()
+    ):
         kind, fix = "template", "export the model again"
-        what = f"the server uses another chat template than the training: {what}"
-    names = [difference.asked.name for difference in differences[:NAMED]]
+        finding = f"the server uses another chat template than the training: {finding}"
+    names = [difference.with_question.name for difference in differences[:NAMED]]
     details = [f"for example: {'; '.join(names)}", *_example(differences[0])]
-    return [Fault(kind, what, details, fix)]
+    return [Fault(kind, finding, details, fix)]
 
 
-def _switch(trained: Trained, difference: Difference) -> tuple[str, bool] | None:
+def _thinking_switch(
+    trained: TrainedPrompts, difference: PromptDifference
+) -> tuple[str, bool] | None:
     """The switch of thinking, and its value, that makes the server's prompt; None: it isn't it."""
-    asked = difference.asked
+    prompt = difference.with_question
     for name in SWITCHES:
         for value in (True, False):
             with suppress(DataError):
-                text = trained.render(asked.whole, asked.tools, {name: value})
+                text = trained.render(prompt.whole, prompt.tools, {name: value})
                 if difference.served and trained.tokens(text) == difference.served.tokens:
                     return name, value
     return None
 
 
-def _example(difference: Difference) -> list[str]:
+def _example(difference: PromptDifference) -> list[str]:
     if difference.trained is None or difference.served is None:
         who = "the trained template" if difference.trained is None else "the server"
-        return [f"only {who} refuses {difference.asked.name}", *filter(None, [difference.refusal])]
+        return [
+            f"only {who} refuses {difference.with_question.name}",
+            *filter(None, [difference.refusal]),
+        ]
     lines = text_difference(("trained:", "served:"), difference.trained, difference.served.text)
-    return [f"in {difference.asked.name}:", *lines]
+    return [f"in {difference.with_question.name}:", *lines]

@@ -21,7 +21,7 @@ from finery.rows.report import Table
 from finery_eval.evaluator import Judge
 from finery_eval.tables import table
 from finery_gguf.programs import SERVER, build_facts, build_files
-from finery_serve.check.answers import texts_of
+from finery_serve.check.answers import answer_contents
 from finery_serve.servers import Fault
 
 EVALUATED = "{} in finery"
@@ -84,7 +84,7 @@ def fault_tables(job: Job, faults: Mapping[str, Sequence[Fault]]) -> list[Table]
 
 def same_answers(engine: Sequence[Completion], served: Sequence[Completion]) -> list[bool]:
     """Whether the server gives the engine's answer to each row."""
-    return [a == b for a, b in zip(texts_of(engine), texts_of(served), strict=True)]
+    return [a == b for a, b in zip(answer_contents(engine), answer_contents(served), strict=True)]
 
 
 def lost_answers(name: str, right: Mapping[str, Sequence[bool]]) -> list[bool]:

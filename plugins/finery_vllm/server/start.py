@@ -19,19 +19,19 @@ from finery_serve.processes import (
     log_file,
 )
 from finery_transformers.precision import auto_dtype
-from finery_vllm.server.command import SERVE, cpu_options, served
+from finery_vllm.server.command import SERVER_MODULE, cpu_options, serving_facts
 from finery_vllm.server.installation import installation
 
 __all__ = ["Refused", "Server", "new_key", "start"]
 
 START_SECONDS = 900.0
 """Until a server must answer. Large models load for minutes, and a GPU compiles graphs."""
-NEVER = {
+FIXED_VARIABLES = {
     "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CONFIGURE_LOGGING": "1",
     "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false",
 }  # fmt: skip
 """Variables of the server: it reports nothing to anybody."""
-_OWN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+_PYTHON_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
 """Variables of this Python that another one must not get."""
 _ERROR = re.compile("Error|ERROR")
 
@@ -103,22 +103,26 @@ def start(
     `StepError` if there is no vLLM, or it ends before it answers, and `UsageError` for a port that
     is in use.
     """
-    found = installation()
-    what = served(folder, alias=alias, adapters=adapters or {}, slots=slots, context=context)
+    vllm = installation()
+    facts = serving_facts(
+        folder, alias=alias, adapters=adapters or {}, slots=slots, context=context
+    )
     at = Address(host, port or 0).free()
-    variables = {name: value for name, value in os.environ.items() if name not in _OWN} | NEVER
-    if "--revision" not in what.arguments:
+    variables = {
+        name: value for name, value in os.environ.items() if name not in _PYTHON_VARIABLES
+    } | FIXED_VARIABLES
+    if "--revision" not in facts.arguments:
         variables["HF_HUB_OFFLINE"] = "1"
     # It compiles kernels with tools of its environment.
-    tools = [str(found.python.parent), os.environ.get("PATH", os.defpath)]
+    tools = [str(vllm.python.parent), os.environ.get("PATH", os.defpath)]
     variables["PATH"] = os.pathsep.join(tools)
     if api_key is not None:
         variables["VLLM_API_KEY"] = api_key  # a command line can be read by every user
     variables |= {**({} if visible_gpus() else cpu_options()), **(environment or {})}
     program = ServerProgram(
-        f"vLLM {found.version}",
+        f"vLLM {vllm.version}",
         [
-            str(found.python), "-m", SERVE, *_dtype(), *what.arguments, "--host", host,
+            str(vllm.python), "-m", SERVER_MODULE, *_dtype(), *facts.arguments, "--host", host,
             "--port", str(at.port), *options,
         ],
         variables, START_SECONDS, _ERROR, _fix, folder,
@@ -128,7 +132,7 @@ def start(
         answering = program.running(output, lambda: client.is_up("/health") or None)
         with answering as (process, _):
             yield Server(
-                client.address, process.pid, program.name, api_key, what.names, output, program,
+                client.address, process.pid, program.name, api_key, facts.names, output, program,
                 process,
             )  # fmt: skip
 

@@ -158,7 +158,7 @@ class RubricJudge(Judging):
             transcript(split_turns(row)[0]): text
             for row, text in zip(rows, references, strict=True)
         }
-        people = calibration.decided(self.seen_by_people(), self.human)
+        people = calibration.decided_rows(self.seen_by_people(), self.human)
         prompts = [transcript(split_turns(one.row)[0]) for one in people]
         missing = [one for one, prompt in zip(people, prompts, strict=True) if prompt not in known]
         if self.reference and missing:
@@ -186,7 +186,7 @@ class RubricJudge(Judging):
             reference = answer if self.reference else ""
             return template.messages(names(row, reference, answer=answer) | given, row)
 
-        people = calibration.decided(self.seen_by_people(), self.human) if self.human else []
+        people = calibration.decided_rows(self.seen_by_people(), self.human) if self.human else []
         theirs = ((Request(messages(d.row, answer_text(d.row).strip())), 1) for d in people)
         return requests._replace(
             total=each * len(self.rows) + len(people),

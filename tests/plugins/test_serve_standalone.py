@@ -21,7 +21,7 @@ from finery_serve.client import Client
 from finery_serve.opening import open_built
 from finery_serve.servers import Serving
 from finery_serve.standalone import serve_bundle
-from finery_serve.standalone_server import text_of
+from finery_serve.standalone_server import prompt_text
 
 RECIPE = """\
 finery: 1
@@ -289,7 +289,7 @@ def test_finery_chat_talks_to_the_bundle(project: Project) -> None:
     [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}],
 ])  # fmt: skip
 def test_the_server_reads_the_text_that_the_engine_reads(messages: list[dict[str, Any]]) -> None:
-    assert text_of(messages) == question_text(messages)
+    assert prompt_text(messages) == question_text(messages)
 
 
 def test_a_model_that_can_be_shipped_names_the_line_for_the_recipe(project: Project) -> None:

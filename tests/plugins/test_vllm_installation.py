@@ -11,7 +11,7 @@ from finery.builder.checks import notes_on
 from finery.builder.project import open_graph
 from finery.util.installed import use_versions
 from finery_vllm.engine import VllmEngine
-from finery_vllm.server.installation import VARIABLE, installation, installed
+from finery_vllm.server.installation import VARIABLE, find_installation, installation
 
 
 def command(folder: Path) -> Path:
@@ -58,7 +58,7 @@ def test_without_vllm_the_error_says_how_to_install_it(
     with pytest.raises(StepError, match="vLLM was not found") as error:
         installation()
     assert f"export {VARIABLE}=" in str(error.value.fix)
-    assert installed() is None
+    assert find_installation() is None
     assert VllmEngine.cache_key().facts["vllm"] == "none"
 
 

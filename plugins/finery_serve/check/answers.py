@@ -16,11 +16,11 @@ from finery import Artifact, Completion, DataError, FineryError, Job, Model, Ste
 from finery.rows import Row, split_turns
 from finery_serve.check.prompts import (
     NAMED,
-    Asked,
-    Difference,
-    Trained,
-    cases,
-    compare,
+    ComparedPrompt,
+    PromptDifference,
+    TrainedPrompts,
+    compare_prompts,
+    prompt_cases,
     prompt_faults,
     request,
 )
@@ -28,7 +28,7 @@ from finery_serve.client import Client
 from finery_serve.guide import request_to
 from finery_serve.servers import Checkable, Fault, Kind, Running, Serving, names_of
 
-HALF = "\ufffd"
+REPLACEMENT_CHARACTER = "\ufffd"
 """The replacement for bytes that aren't a character."""
 
 
@@ -42,18 +42,18 @@ def answers_of(
     it aren't sent again, so it must belong to this server alone. Raises `StepError` naming the
     request that has no answer.
     """
-    kept = dict[str, dict[str, Any]]()
+    stored = dict[str, dict[str, Any]]()
     for line in file.read_bytes().splitlines() if file and file.exists() else ():
         with suppress(msgspec.DecodeError, UnicodeError):  # a line that a kill cut off
             digest, answer = msgspec.json.decode(line, type=tuple[str, dict[str, Any]])
-            kept[digest] = answer
+            stored[digest] = answer
     writing = Lock()
 
     def post(named: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
         name, body = named
         digest = blake3(msgspec.json.encode(body)).hexdigest()
-        if digest in kept:
-            return kept[digest]
+        if digest in stored:
+            return stored[digest]
         try:
             answer: dict[str, Any] = client.post("/v1/chat/completions", body)
         except FineryError as error:
@@ -86,18 +86,18 @@ def completion_of(answer: dict[str, Any]) -> Completion:
     )
 
 
-def what_is_said(completion: Completion) -> str:
+def answer_content(completion: Completion) -> str:
     """An answer's text and calls, by which two answers are compared.
 
     Ignores an incomplete character at the end of a truncated answer, which servers hold back.
     """
     calls = [call.get("function") for call in completion.tool_calls or ()]
-    return f"{completion.text.rstrip(HALF).strip()}{calls or ''}"
+    return f"{completion.text.rstrip(REPLACEMENT_CHARACTER).strip()}{calls or ''}"
 
 
-def texts_of(completions: Sequence[Completion]) -> list[str]:
+def answer_contents(completions: Sequence[Completion]) -> list[str]:
     """What is said in each answer."""
-    return [*map(what_is_said, completions)]
+    return [*map(answer_content, completions)]
 
 
 def adapter_fault(
@@ -111,28 +111,30 @@ def adapter_fault(
     """
     if trained is None:
         is_base = list(served) == list(base)
-        what = f"all {len(served)} answers are those of the base"
+        finding = f"all {len(served)} answers are those of the base"
     else:
-        differ, as_base, as_trained = _nearer(served, base, trained)
+        differ, as_base, as_trained = _count_matches(served, base, trained)
         is_base = as_base > as_trained
-        what = (
+        finding = (
             f"of {differ} rows that the base and the trained model answer differently, the server "
             f"answers {as_base} as the base and {as_trained} as the trained model"
         )
     fix = "export the trained model again, and check which file the server loads"
-    return Fault("adapter", f"the trained model isn't served: {what}", [], fix) if is_base else None
+    return (
+        Fault("adapter", f"the trained model isn't served: {finding}", [], fix) if is_base else None
+    )
 
 
 def swap_fault(
-    served: Sequence[str], own: Sequence[str], others: Mapping[str, Sequence[str]]
+    served: Sequence[str], own_answers: Sequence[str], other_answers: Mapping[str, Sequence[str]]
 ) -> Fault | None:
     """Whether the server answers with another model than the requested one.
 
     own: the model's answers by finery's engine. others: those of other models, by name. Short
     answers of different models can be equal in some rows, so most rows must match.
     """
-    for name, answers in others.items():
-        differ, as_other, as_own = _nearer(served, answers, own)
+    for name, answers in other_answers.items():
+        differ, as_other, as_own = _count_matches(served, answers, own_answers)
         if as_other > max(as_own, differ / 2):
             return Fault(
                 "adapter",
@@ -157,16 +159,18 @@ def answer_fault(served: Sequence[str], evaluated: Sequence[str]) -> Fault | Non
     )
 
 
-def stop_fault(stops: Sequence[str], rows: Sequence[Row], own: list[Completion]) -> Fault | None:
+def stop_fault(
+    stops: Sequence[str], rows: Sequence[Row], engine_answers: list[Completion]
+) -> Fault | None:
     """Whether a server would end right answers early.
 
     stops: the texts at which it ends answers. own: the answers of the engine, which has no stops.
     """
     cut = dict[str, str]()
-    for row, answer in zip(rows, own, strict=True):
+    for row, answer in zip(rows, engine_answers, strict=True):
         texts = [answer.text, *(str(turn.get("content") or "") for turn in split_turns(row)[1])]
-        found = [stop for stop in stops if any(stop in text.strip() for text in texts)]
-        cut |= {f"row {row['id']}": stop for stop in found}
+        stops_found = [stop for stop in stops if any(stop in text.strip() for text in texts)]
+        cut |= {f"row {row['id']}": stop for stop in stops_found}
     if not cut:
         return None
     return Fault(
@@ -177,26 +181,26 @@ def stop_fault(stops: Sequence[str], rows: Sequence[Row], own: list[Completion])
     )
 
 
-def _nearer(
-    served: Sequence[str], one: Sequence[str], other: Sequence[str]
+def _count_matches(
+    served: Sequence[str], first: Sequence[str], second: Sequence[str]
 ) -> tuple[int, int, int]:
     """(rows that both answer differently, those served as the one, those served as the other)."""
-    differ = [i for i in range(len(served)) if one[i] != other[i]]
+    differ = [i for i in range(len(served)) if first[i] != second[i]]
     return (
         len(differ),
-        sum(served[i] == one[i] for i in differ),
-        sum(served[i] == other[i] for i in differ),
+        sum(served[i] == first[i] for i in differ),
+        sum(served[i] == second[i] for i in differ),
     )
 
 
-def unchecked(
-    *, trained: bool, base: bool, unseen: Iterable[tuple[str, str]] = ()
+def unchecked_faults(
+    *, trained: bool, base: bool, hidden: Iterable[tuple[str, str]] = ()
 ) -> list[tuple[str, str]]:
     """(fault that can't be found, what isn't known and how to check it).
 
     unseen: what the servers don't show.
     """
-    missing = list(dict.fromkeys(unseen))
+    missing = list(dict.fromkeys(hidden))
     if not trained:
         why = "whether the GGUF has the chat template of the training: its own is taken for that"
         missing.append(("template", f"{why}. Add `trained:`"))
@@ -205,25 +209,25 @@ def unchecked(
     return missing
 
 
-PROBES = 8
+MAX_PROBES = 8
 """Rows that show whether a server answers with an adapter."""
 
 
-class Asking(NamedTuple):
+class ServerQuestions(NamedTuple):
     """The requests to a server.
 
     settings: further parts of each request. slots: requests at once. trained: the expected prompts
     of a model.
     """
 
-    rows: Sequence[Asked]
+    rows: Sequence[ComparedPrompt]
     settings: Mapping[str, Any]
     slots: int
-    trained: Callable[[Model], Trained]
+    trained: Callable[[Model], TrainedPrompts]
     job: Job
 
 
-class Served(NamedTuple):
+class ServedModel(NamedTuple):
     """The results of a server for the rows.
 
     prompts: (compared, equal), including edge cases. alike: whether a row's prompt is equal.
@@ -243,7 +247,9 @@ class Served(NamedTuple):
     stops: tuple[str, ...]
 
 
-def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> dict[str, Served]:
+def ask_server(
+    artifact: Artifact, models: Sequence[Model], asking: ServerQuestions
+) -> dict[str, ServedModel]:
     """Start the server of a bundle or a model, and ask it everything for each of `models`.
 
     `StepError` if there is none, it can't start, can't be checked, or lacks a model.
@@ -253,9 +259,9 @@ def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> d
     artifact_format = str(artifact.meta.get("format", ""))
     serve: Any = load_plugins().server(artifact_format)
     if serve is None:
-        what = "the bundle" if is_bundle else f"'{name}'"
+        subject = "the bundle" if is_bundle else f"'{name}'"
         raise StepError(
-            f"{what} has the format '{artifact_format}', which no server takes",
+            f"{subject} has the format '{artifact_format}', which no server takes",
             fix="export it with gguf.export, and name the GGUF in `models`; or with vllm.bundle, "
             "and name that in `bundle`",
         )
@@ -264,59 +270,67 @@ def ask_server(artifact: Artifact, models: Sequence[Model], asking: Asking) -> d
     job.progress(0, 1, f"{name}: starting the server")
     with serve(artifact, serving) as running:
         if not (isinstance(running, Checkable) or getattr(running, "exact", False)):
-            other = getattr(running, "checked_by", None)
+            other_step = getattr(running, "checked_by", None)
             raise StepError(
                 f"{running.build} can't be checked by this step, since it doesn't show its prompts",
-                fix=f"use: {other}"
-                if other
+                fix=f"use: {other_step}"
+                if other_step
                 else "use a plugin whose server gives a `finery_serve.servers.Checkable`",
             )
         names = names_of(running, serving)
         job.log(f"{running.build} serves {', '.join(names)}")
-        called = str(artifact.meta.get("name", "")) if len(models) == 1 else ""
-        known = {model.name: _name_on_server(model.name, names, called) for model in models}
-        client = Client(running.address, serving.key)
-        sent = request_to(artifact, name)
-        served = {
-            m.name: _of_model(m, known[m.name], running, client, asking, sent) for m in models
+        bundle_name = str(artifact.meta.get("name", "")) if len(models) == 1 else ""
+        server_names = {
+            model.name: _name_on_server(model.name, names, bundle_name) for model in models
         }
-        return {n: of._replace(beside_base=known[n] in names[1:]) for n, of in served.items()}
+        client = Client(running.address, serving.key)
+        client_request = request_to(artifact, name)
+        served = {
+            m.name: _ask_model(m, server_names[m.name], running, client, asking, client_request)
+            for m in models
+        }
+        return {
+            n: result._replace(beside_base=server_names[n] in names[1:])
+            for n, result in served.items()
+        }
 
 
-def _name_on_server(name: str, names: Sequence[str], called: str) -> str:
+def _name_on_server(name: str, names: Sequence[str], bundle_name: str) -> str:
     """The server's name for a model. called: its name in the bundle; empty if it has none."""
-    for known in (name, name.replace(".", "-"), called):
-        if known in names:
-            return known
+    for candidate in (name, name.replace(".", "-"), bundle_name):
+        if candidate in names:
+            return candidate
     raise StepError(
         f"the server doesn't have '{name}': it serves {', '.join(names)}",
         fix="list in `models` what the bundle was made of",
     )
 
 
-def _of_model(
+def _ask_model(
     model: Model,
     served_as: str,
     running: Running,
     client: Client,
-    asking: Asking,
-    sent: Mapping[str, Any],
-) -> Served:
+    asking: ServerQuestions,
+    client_request: Mapping[str, Any],
+) -> ServedModel:
     """served_as: the model's name on the server. sent: the request of a bundle's client."""
     job, compared = asking.job, 0
-    different: list[Difference] = []
+    differences: list[PromptDifference] = []
     faults: list[Fault] = []
     if isinstance(running, Checkable):
         trained = asking.trained(model)
-        every = list(cases(trained, asking.rows, sent, getattr(running, "system", "")))
-        compared, different = compare(
-            running, served_as, trained, every,
-            lambda done: job.progress(done, len(every), f"{model.name}: prompts"),
+        all_cases = list(
+            prompt_cases(trained, asking.rows, client_request, getattr(running, "system", ""))
+        )
+        compared, differences = compare_prompts(
+            running, served_as, trained, all_cases,
+            lambda done: job.progress(done, len(all_cases), f"{model.name}: prompts"),
         )  # fmt: skip
         if not compared:
             raise DataError("the chat template refuses all rows", fix="use rows that it takes")
         renderer = getattr(running, "renderer", None)
-        faults += prompt_faults(trained, running.chat_template(), compared, different, renderer)
+        faults += prompt_faults(trained, running.chat_template(), compared, differences, renderer)
         faults += running.faults()
         if fault := running.adapter_fault(served_as, _probes(trained, asking.rows)):
             faults.append(fault)
@@ -329,20 +343,20 @@ def _of_model(
         # The job keeps its folder for this very server: what it consists of is in the step's key.
         job.scratch / f"served-{re.sub(r'[^A-Za-z0-9.@=-]', '_', model.name)}.jsonl",
     )
-    others = {id(difference.asked) for difference in different}
-    alike = [id(row) not in others for row in asking.rows]
-    prompts = compared, compared - len(different)
-    return Served(
+    different_ids = {id(difference.with_question) for difference in differences}
+    alike = [id(row) not in different_ids for row in asking.rows]
+    prompts = compared, compared - len(differences)
+    return ServedModel(
         [*map(completion_of, answers)], prompts, alike, faults, running.build, beside_base=False,
         exact=getattr(running, "exact", False), unseen=tuple(getattr(running, "unchecked", ())),
         stops=tuple(getattr(running, "stops", ())),
     )  # fmt: skip
 
 
-def _probes(trained: Trained, rows: Sequence[Asked]) -> list[list[int]]:
+def _probes(trained: TrainedPrompts, rows: Sequence[ComparedPrompt]) -> list[list[int]]:
     """The first prompts, as the training made them."""
     prompts = []
-    for row in rows[:PROBES]:
+    for row in rows[:MAX_PROBES]:
         with suppress(DataError):
             prompts.append(trained.tokens(trained.render(row.messages, row.tools, {})))
     return prompts

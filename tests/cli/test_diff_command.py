@@ -287,7 +287,7 @@ def test_a_statistic_with_other_data_is_not_compared(own_metric: Project, tmp_pa
     assert "its statistic gave other scores for the same answers" in scaled["incomparable"]
     (low, high), _ = scaled["intervals"]
     out = t.run("diff").out
-    assert f"50.0 % ({100 * low:.1f} – {100 * high:.1f})" in out
+    assert re.search(rf"50\.0 % +{100 * low:.1f} – {100 * high:.1f}", out)  # of A, next to it
     assert "base scaled can't be compared (test)" in out
 
 

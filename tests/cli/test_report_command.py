@@ -125,7 +125,8 @@ def test_the_page_loads_nothing_and_runs_only_the_script_that_its_policy_names(
     assert not [a for _, a in elements.all if any(name.startswith("on") for name in a)]
     assert "<img src=x" not in page
     (group, _) = [json.loads(t) for kind, t in elements.scripts if kind == "application/json"]
-    assert group["rows"][0]["prompt"] == f"question {HOSTILE}"  # as data, whole
+    texts = {label: text for label, text, *_ in group["records"][0]["fields"]}
+    assert texts["prompt"] == f"question {HOSTILE}"  # as data, whole
 
 
 def test_steps_costs_and_origin_are_told(project: Project) -> None:

@@ -14,7 +14,6 @@ from finery.recipe.graph import Graph
 from finery.store.database import Store
 from finery.util.paths import shown
 from finery.views.html import render_sections
-from finery.views.parts import Field
 from finery.views.terminal import print_fields
 from finery.views.view import Detail, Output, Page, View, page_of, returns_values, sections_of
 
@@ -102,10 +101,10 @@ def print_records(
         found = found or records is not None
         for record in islice(records or (), most):
             if jsonl:
-                print_json(record)
+                print_json(record.data)
                 continue
             console = stdout()
-            print_fields(console, [Field(*line) for line in view.record_lines(record)])
+            print_fields(console, record.fields)
             console.print()
     if not found:
         raise UsageError(

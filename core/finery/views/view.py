@@ -24,6 +24,7 @@ from finery.views.parts import (
     Hint,
     Part,
     Quantity,
+    Record,
     Remark,
     Section,
     Table,
@@ -209,17 +210,13 @@ class View:
 
     def records(
         self, output: Output, detail: Detail, context: PageContext
-    ) -> "Iterator[dict[str, Any]] | None":
+    ) -> Iterable[Record] | None:
         """The records that `finery show --wrong` lists because they deserve a look, e.g. wrong
         answers.
 
-        Each is a self-contained JSON object, for `--jsonl`. None if this kind has no such records.
+        The data of each are self-contained, for `--jsonl`. None if this kind has no such records.
         """
         return None
-
-    def record_lines(self, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """(label, text) of each line that a terminal shows of one of `records`."""
-        yield from ((name, str(value)) for name, value in record.items())
 
     def section(self, outputs: Sequence[Output], context: PageContext) -> "PageSection | None":
         """The section of `finery report` about all outputs of a build that this view shows."""

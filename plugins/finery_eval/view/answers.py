@@ -10,7 +10,6 @@ from finery import Dataset, Graph, Metrics
 from finery.rows import Row, Turns, answer_text, split_turns
 from finery.rows.parts import prompt_text, row_id_of
 from finery.rows.similar import SimilarIndex, question_text
-from finery.util.text import visible
 from finery.views import Context, Field, Record, Records
 from finery_eval.calls import shown_call
 from finery_eval.view.judgements import ORDER, Judgement
@@ -167,48 +166,47 @@ MOST_READ = 20_000
 """Training rows that are searched."""
 
 
-def wrong_records(
-    metrics: Metrics, step: str, model: str, context: Context
-) -> Iterator[dict[str, Any]]:
-    """A record for each wrong answer of a model, in the order of the rows.
+def wrong_answers(metrics: Metrics, step: str, model: str, context: Context) -> Iterator[Record]:
+    """The wrong answers of a model, in the order of the rows.
 
-    Each has the row's `id`, its complete `prompt` as messages, the `expected` and `answered`
-    values, what is `wrong`, and the `nearest` training rows with their cosine. Unknown values, and
-    those that aren't built, are omitted.
+    The data of each has the row's `id`, its complete `prompt` as messages, the `expected` and
+    `answered` values, what is `wrong`, and the `nearest` training rows with their cosine. Unknown
+    values, and those that aren't built, are omitted.
     """
     sources = context.graph.nodes[step].sources_of(Dataset)
     judged = _built([source.ref for source in sources if source.field == "rows"], context)
     rows = {row["id"]: row for row in judged}
     trained = list(islice(_training_rows(context.graph, model, context), MOST_READ))
-    index = (
-        SimilarIndex([question_text(split_turns(row)[0]) for row in trained]) if trained else None
-    )
+    questions = [question_text(split_turns(row)[0]) for row in trained]
+    index = SimilarIndex(questions) if trained else None
     for facts in metrics.predictions():
         if facts.get("model") != model or facts.get("correct") is not False:
             continue
         row = rows.get(facts["id"])
-        prompt = _prompt(facts, row)
-        record: dict[str, Any] = {"id": facts["id"], "model": facts["model"]}
-        record |= {name: facts[name] for name in PLACE if name in facts}
-        record |= {"prompt": prompt, "answered": answer_of(facts)}
+        messages = _prompt(facts, row)
+        prompt, wrong = question_text(messages), list(reasons(facts)) or list(_as_read(facts))
+        data: dict[str, Any] = {"id": facts["id"], "model": facts["model"]}
+        data |= {name: facts[name] for name in PLACE if name in facts}
+        data |= {"prompt": messages, "answered": answer_of(facts)}
         if "expected" in facts:
-            record["expected"] = facts["expected"]
+            data["expected"] = facts["expected"]
         if row is not None and answer_text(row) and "turn" not in facts:
-            record["completion"] = answer_text(row)
-        record["wrong"] = list(reasons(facts)) or list(_as_read(facts))
+            data["completion"] = answer_text(row)
+        data["wrong"] = wrong
+        fields = [*question_fields(facts, prompt), Field("answered", answer_of(facts), "bad")]
+        fields += [Field("why", "\n".join(wrong), "soft")] if wrong else []
         if index is not None:
-            nearest = index.nearest(question_text(prompt), NEAREST)
-            near = [(trained[number], cosine) for number, cosine in nearest]
-            record["nearest"] = [
-                {
-                    "id": other["id"],
-                    "similarity": round(cosine, 3),
-                    "prompt": question_text(split_turns(other)[0]),
-                    "completion": answer_text(other) or compact(other.get("label") or ""),
-                }
-                for other, cosine in near
-            ]
-        yield record
+            data["nearest"] = []
+        for number, cosine in index.nearest(prompt, NEAREST) if index is not None else ():
+            near = trained[number]
+            answer = answer_text(near) or compact(near.get("label") or "")
+            facts_of_near = {"id": near["id"], "similarity": round(cosine, 3)}
+            facts_of_near |= {"prompt": questions[number], "completion": answer}
+            data["nearest"].append(facts_of_near)
+            short = " · ".join(answer.split("\n"))
+            text = f"{near['id']}  {cosine:.2f}  {questions[number]}\n→ {short}"
+            fields.append(Field("trained", text))
+        yield Record(fields, data=data)
 
 
 def _as_read(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -247,17 +245,3 @@ def _built(refs: Iterable[str], context: Context) -> Iterator[Row]:
         rows = context.built(ref)
         if isinstance(rows, Dataset):
             yield from rows
-
-
-def record_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(label, text) of a record, for a terminal."""
-    yield "row", place_of(record)
-    yield "prompt", visible(question_text(record["prompt"]))
-    if "expected" in record:
-        yield "expected", compact(record["expected"])
-    yield "answered", record["answered"]
-    if record["wrong"]:
-        yield "why", "\n".join(record["wrong"])
-    for near in record.get("nearest", ()):
-        answer = " · ".join(near["completion"].split("\n"))
-        yield "trained", f"{near['id']}  {near['similarity']:.2f}  {near['prompt']}\n→ {answer}"

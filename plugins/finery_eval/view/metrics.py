@@ -17,6 +17,7 @@ from finery.views import (
     Output,
     Part,
     Quantity,
+    Record,
     Remark,
     Section,
     Table,
@@ -34,9 +35,8 @@ from finery_eval.view.answers import (
     compact,
     context_of,
     reasons,
-    record_lines,
     turn_of,
-    wrong_records,
+    wrong_answers,
 )
 from finery_eval.view.findings import findings, remarks_on
 from finery_eval.view.judgements import Judgement, comparisons_of, judgements
@@ -81,7 +81,9 @@ class MetricsView(View):
             tables = [part for group in comparable(reports) for part in scores(group)]
             yield Section("Scores", [*tables, *interval_notes(reports.values())], rank=10)
         else:
-            yield Section("Scores and answers", _parts(outputs, context), rank=10)
+            node = context.graph.nodes.get(outputs[0].step)
+            evaluator = f" by {node.use}" if node and context.scope == "output" else ""
+            yield Section(f"Scores and answers{evaluator}", _parts(outputs, context), rank=10)
 
     def compare(self, before: Output, after: Output, context: Context) -> Iterator[Section]:
         """The scores side by side, and the first answers that flipped each way."""
@@ -111,15 +113,11 @@ class MetricsView(View):
         for doubt in node.step.doubts({"": output.artifact}) if node and not is_variant else ():
             yield Remark(doubt, severity="warning")
 
-    def records(self, output: Output, detail: Detail, context: Context) -> Iterator[dict[str, Any]]:
+    def records(self, output: Output, detail: Detail, context: Context) -> Iterator[Record]:
         """The wrong answers of a model, with their rows and the nearest training rows."""
         metrics = _metrics_of(output)
         model = _chosen(output.title, metrics.report(), detail)
-        return wrong_records(metrics, output.step, model, context)
-
-    def record_lines(self, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """A wrong answer, line by line."""
-        return record_lines(record)
+        return wrong_answers(metrics, output.step, model, context)
 
     def event(self, facts: Mapping[str, Any]) -> Iterator[Text]:
         """A model's answer, right or wrong, what was expected, and why it is wrong."""

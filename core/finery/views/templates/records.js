@@ -40,8 +40,8 @@
     const marked = new Set();
     const item = element("li");
     record.fields.forEach(([label, text, tone, side, isFolded]) => {
-      if (label === "id" || label === "prompt") {
-        item.append(element("div", { class: label === "id" ? "id" : "text" }, text));
+      if (["id", "row", "prompt"].includes(label)) {
+        item.append(element("div", { class: label === "prompt" ? "text" : "id" }, text));
         return;
       }
       const value = element("dd", { class: tone === "soft" ? "soft" : "" });

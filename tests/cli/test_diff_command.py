@@ -1,6 +1,7 @@
 """`finery diff`: two states of a recipe held against each other, on one real project."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any

@@ -145,6 +145,7 @@ def _print_records(console: "Console", part: Records) -> None:
     records = (r for r in part.records if not part.side or r.verdicts.get(part.side) is False)
     first = list(islice(records, part.shown))
     if part.title and first:
+        console.print()
         console.print(_styled(f"{part.title}, {len(first):,} of {part.total:,}:", "dim"))
     for record in first:
         if not part.title:

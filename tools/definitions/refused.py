@@ -37,7 +37,6 @@ EXCEPTIONS = {
         "finery_trl.train.launch:_command": "is its own module, whose `main` counts",
     },
     '"finery_eval.function_host"': {"finery_eval.functions:HOST": "is in `Execute.cache_key`"},
-    '"finery_trl.view"': {"finery_trl.view.page:section_of": "is the folder of a file"},
     # -- objects that aren't code of finery ------------------------------------------------------
     "builtins.vars": {
         "finery_eval.function_host:_state": "of an object of the user",

@@ -14,8 +14,8 @@ DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The bit of each dot of a braille character, by row and column."""
 STYLES = ("cyan", "yellow", "magenta", "green", "blue", "white")
 """Colours of series."""
-MARKS = "●▲"
-"""What the dots of a series look like at the left axis and at the right one."""
+MARKS = ("●○◆◇", "▲△▼▽")
+"""What the dots of series look like at the left axis and at the right one."""
 LONGEST = 40
 """Characters of a label in the legend."""
 
@@ -84,7 +84,8 @@ def plot_as_text(plot: Plot, width: int, height: int) -> "list[Text]":
     canvas = Canvas(max(10, width - sum(gutters) - (4 if gutters[1] else 3)), len(rows))
     for side, panel in enumerate(panels):
         for series in panel.series:
-            _draw(canvas, series, MARKS[side], _style(series), across, panel.scale)
+            mark = _mark(panel, side, series) or MARKS[side][0]
+            _draw(canvas, series, mark, _style(series), across, panel.scale)
     if plot.at is not None:
         _star(canvas, plot.at[0], panels, across)
     field = [_framed(canvas.row(r), left.get(r), right.get(r), gutters) for r in rows]
@@ -93,6 +94,13 @@ def plot_as_text(plot: Plot, width: int, height: int) -> "list[Text]":
 
 def _style(series: Series) -> str:
     return STYLES[(series.colour or 0) % len(STYLES)]
+
+
+def _mark(panel: Panel, side: int, series: Series) -> str:
+    """What its dots look like, if it has any: other than those of others at its axis."""
+    dotted = [each for each in panel.series if each.style in ("dots", "both")]
+    marks = MARKS[side]
+    return marks[dotted.index(series) % len(marks)] if series in dotted else ""
 
 
 def _labels(panel: Sequence[Panel], height: int) -> dict[int, str]:
@@ -198,7 +206,7 @@ def _legend(plot: Plot, panels: Sequence[Panel], width: int) -> "list[Text]":
     for side, panel in enumerate(panels):
         for series in panel.series:
             notes = (["right axis"] if side else []) + (["log"] if panel.scale.is_log else [])
-            mark = MARKS[side] if series.style in ("dots", "both") else "⠒"
+            mark = _mark(panel, side, series) or "⠒"
             label = shortened(visible(series.label), LONGEST)
             entry = Text.assemble((f"{mark} ", _style(series)), label)
             entries.append(entry.append(f" ({', '.join(notes)})" if notes else "", "dim"))

@@ -90,8 +90,9 @@ def print_part(console: "Console", part: Part) -> None:
             _print_change(console, part)
         case Remark():
             style = "yellow" if part.severity == "warning" else ""
-            text = f"{part.text.rstrip('.')}. {part.advice}".strip()
-            console.print(_styled(text, style), soft_wrap=False)
+            console.print(_styled(part.text, style))
+            if part.advice:
+                console.print(_styled(part.advice, style))
         case Section():
             title = Styled.assemble((visible(part.title), "bold"), (f"  {part.note}", "dim"))
             console.print()

@@ -117,7 +117,7 @@ def difference_parts(data: Mapping[str, Any], most: int) -> Iterator[Part]:
     """How many rows differ, and the first `most` of each kind. data: of `difference_of`."""
     before, after = data["rows"]
     counts = f"{before:,} → {after:,} rows" if before != after else counted(after, "row")
-    yield Text(f"{counts}: {', '.join(_words(data))}")
+    yield Text(f"  {counts}: {', '.join(_words(data))}")
     examples = data["examples"]
     yield from (Change(_record(row), None) for row in examples["removed"][:most])
     yield from (Change(None, _record(row)) for row in examples["added"][:most])

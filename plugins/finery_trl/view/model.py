@@ -226,10 +226,10 @@ def _comparison(data: Mapping[str, Any]) -> Iterator[Part]:
         yield changed_facts(data["facts"])
     if weights := data.get("weights"):
         text = "{changed:,} of {tensors:,} tensors differ, by up to {most:.3g}"
-        yield Text(f"weights: {text.format(**weights)}")
+        yield Text(f"  weights: {text.format(**weights)}")
     curves = data.get("curves", {})
     yield from comparison_plot(curves)
-    yield from (Text(line) for line in _lines(curves))
+    yield from (Text(f"  {line}") for line in _lines(curves))
 
 
 def _lines(data: Mapping[str, Any]) -> Iterator[str]:

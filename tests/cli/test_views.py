@@ -14,7 +14,7 @@ NGRAM = '''\
 import json
 
 from finery import Dataset, Job, Model, Step, hookimpl, setting
-from finery.views import LiveMetric, Page, Remark, View
+from finery.views import LiveMetric, Remark, Section, Text, View
 from finery_trl.view.model import CurveView
 
 METRICS = {"perplexity": LiveMetric("ppl {value}", "{:.1f}".format, lower_is_better=True)}
@@ -45,20 +45,19 @@ class NgramView(CurveView):
     def data(self, output, detail):
         return {**super().data(output, detail), "order": output.manifest.meta["order"]}
 
-    def print(self, console, output, detail):
-        super().print(console, output, detail)
-        console.print(f"looks {detail.rows} words ahead")
-
-    def page(self, outputs, context):
-        base = context.built("rows")
-        return Page(f"<h1>{context.title} of {len(base)} rows</h1>", "-ngrams")
+    def describe(self, outputs, context):
+        yield from super().describe(outputs, context)
+        titles = " ".join(output.title for output in outputs)
+        if context.scope == "summary":
+            yield Section("", [Text("together: " + titles)])
+        if context.scope == "output":
+            rows = len(context.built("rows"))
+            text = f"looks {context.detail.rows} words ahead of {rows} rows"
+            yield Section("Words", [Text(text)])
 
     def remarks(self, output):
         yield Remark("it is small", "take order: 3", "warning")
         yield from super().remarks(output)
-
-    def print_together(self, console, outputs):
-        console.print("together: " + " ".join(o.title for o in outputs))
 
 
 class Anything(View):

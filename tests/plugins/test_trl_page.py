@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import Manifest, Model
-from finery.views import Detail, Finding, Output, Records, Section, render_sections
+from finery.views import Detail, Finding, Output, Part, Records, Section, render_sections
 from finery.views.scales import panels_of
 from finery.views.svg import thinned
 from finery_trl.view.curves import verdict
@@ -23,7 +23,7 @@ SMALL = 500_000
 
 
 def page(points: list[dict[str, Any]], kept: int | None = None) -> str:
-    parts = [curve_tiles(points, verdict(points, kept)), curve_plot(points, kept)]
+    parts: list[Part] = [curve_tiles(points, verdict(points, kept)), curve_plot(points, kept)]
     return render_sections("t / sft", [Section("Curves", parts)])
 
 

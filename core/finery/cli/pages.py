@@ -7,7 +7,7 @@ from pathlib import Path
 from finery.artifact.manifest import Manifest
 from finery.builder.plan import Planner, make_plan
 from finery.cli.console import print_json, print_progress
-from finery.cli.views import context_of, stdout
+from finery.cli.views import context_of, linked_output, stdout
 from finery.compare.outputs import output_of, view_of
 from finery.errors import UsageError
 from finery.recipe.graph import Graph
@@ -32,7 +32,7 @@ def write_pages(
     """
     from finery.builder.outputs import build_folder
 
-    outputs = [output_of(graph.plugins, store, title, m) for title, m in manifests.items()]
+    outputs = [linked_output(graph, store, title, m) for title, m in manifests.items()]
     groups: dict[object, tuple[View, list[Output]]] = {}
     for output in outputs:
         view = view_of(graph.plugins, output.manifest)

@@ -142,14 +142,9 @@ def show_outputs(
 
     pages: title of an output → the page that was written of it.
     """
-    from finery.builder.outputs import build_folder
-
     for title, manifest in manifests.items():
         view = view_of(graph.plugins, manifest)
-        output = output_of(graph.plugins, store, title, manifest)._replace(graph=graph)
-        link = build_folder(graph.recipe).joinpath(*title.split("."))
-        if link.resolve() == output.artifact.path.resolve():
-            output = output._replace(link=link)
+        output = linked_output(graph, store, title, manifest)._replace(graph=graph)
         if as_json:
             page = {"html": str(pages[title])} if title in pages else {}
             print_json({
@@ -173,6 +168,16 @@ def show_outputs(
         print_gate(graph, next(iter(manifests)).partition(".")[0], made.error)
     for path in [] if as_json else dict.fromkeys(pages.values()):
         click.echo(f"page: {shown(path)}")
+
+
+def linked_output(graph: "Graph", store: "Store", title: str, manifest: Manifest) -> "Output":
+    """An output for its view, with its path under `build/` if that shows it."""
+    from finery.builder.outputs import build_folder
+
+    output = output_of(graph.plugins, store, title, manifest)
+    link = build_folder(graph.recipe).joinpath(*title.split("."))
+    is_current = link.resolve() == output.artifact.path.resolve()
+    return output._replace(link=link) if is_current else output
 
 
 def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:

@@ -263,7 +263,7 @@ class _Prepared:
             case Text():
                 return {"kind": "text", **part._asdict()}
             case Remark():
-                text = f"{part.text.rstrip('.')}. {part.advice}".strip()
+                text = part.paragraph
                 tone = "warning" if part.severity == "warning" else ""
                 return {"kind": "text", "text": text, "tone": tone, "is_code": False}
             case Facts():

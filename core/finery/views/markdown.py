@@ -87,7 +87,7 @@ def _part(part: Part, level: int) -> Iterator[str]:
                 yield escaped(part.title)
                 yield fenced("\n".join(line.plain for line in lines))
         case Remark():
-            yield escaped(f"{part.text.rstrip('.')}. {part.advice}".strip())
+            yield escaped(part.paragraph)
         case Section():
             yield from _section(part, level + 1)
         case Record() | Records() | Change() | Finding() | Hint():

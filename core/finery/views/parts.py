@@ -308,6 +308,11 @@ class Remark(NamedTuple):
     advice: str = ""
     severity: Literal["info", "warning"] = "info"
 
+    @property
+    def paragraph(self) -> str:
+        """Both as sentences."""
+        return " ".join(f"{part.rstrip('.')}." for part in (self.text, self.advice) if part)
+
 
 class Section(NamedTuple):
     """A titled group of parts. A part may be a section, with a smaller title.

@@ -12,9 +12,11 @@ from finery.util.text import percent
 from finery.views import (
     Context,
     Detail,
+    Facts,
     Finding,
     Output,
     Part,
+    Quantity,
     Records,
     Remark,
     Section,
@@ -80,6 +82,11 @@ class CurveView(View):
             for output in outputs:
                 yield from super().describe([output], context)
                 yield from _curve_sections(output, context)
+                if context.medium == "page":  # the terminal's title has the size
+                    manifest = output.manifest
+                    size = Quantity(manifest.size(), "bytes")
+                    facts = Facts({"size": size, "digest": manifest.digest[:16]})
+                    yield Section("Size and digest", [facts], rank=70)
         trained = [output for output in outputs if CURVE in output.manifest.files]
         if context.scope == "build" and trained:
             yield Section("Trainings", map(_training, trained), rank=30)

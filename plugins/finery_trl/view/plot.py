@@ -78,13 +78,13 @@ def curve_tiles(points: Sequence[Point], judged: Verdict) -> Tiles:
     tiles = []
     training = series(points, "loss")
     if training:
-        tiles.append(Tile(label("loss"), training[-1][1], f"from {training[0][1]:.3g}"))
+        tiles.append(Tile(label("loss"), f"{training[-1][1]:.3g}", f"from {training[0][1]:.3g}"))
     if judged.lowest_eval_loss is not None:
         note = f"at step {judged.lowest_step}"
-        tiles.append(Tile("lowest validation loss", judged.lowest_eval_loss, note))
+        tiles.append(Tile("lowest validation loss", f"{judged.lowest_eval_loss:.3g}", note))
     for name in metrics(points)[:2]:
         step, value = max(series(points, name), key=lambda v: (v[1], -v[0]))
-        tiles.append(Tile(f"highest {label(name)}", value, f"at step {step}"))
+        tiles.append(Tile(f"highest {label(name)}", f"{value:.3g}", f"at step {step}"))
     if judged.kept_step is not None:
         last = max((int(p["step"]) for p in points), default=judged.kept_step)
         tiles.append(Tile("kept weights", f"step {judged.kept_step}", f"of {last}"))

@@ -15,7 +15,7 @@ LONG = "long" * 100
 PLUGIN = f'''
 import json
 
-from finery import Dataset, Job, Metrics, Model, Step, hookimpl, setting
+from finery import Dataset, Job, Metrics, Model, Step, hookimpl, setting, takes
 from finery.rows import report
 
 HOSTILE, LONG = {HOSTILE!r}, {LONG!r}
@@ -24,13 +24,13 @@ HOSTILE, LONG = {HOSTILE!r}, {LONG!r}
 class Grade(Step, seeded=False, sections=("evaluate",)):
     """Grades the models."""
 
-    models: list[Model]
+    models: list[Model] = takes(help="The models.", uses_name=True)
     rows: Dataset
     bonus: float = setting(0.0, help="Added to all grades.")
 
     def run(self, job: Job) -> Metrics:
         scores = {{
-            model.ref: {{
+            model.name: {{
                 "grade": report.Score(1234.5 + self.bonus + number, (1200.0, 1300.0)),
                 "share": report.Score(0.5, (0.4, 0.6)),
             }}
@@ -163,7 +163,7 @@ def test_the_page_fits_a_phone(graded: Project) -> None:
         assert width[0] <= width[1]
         assert browser.errors() == []
         assert browser.run("return document.images.length") == 0
-        assert browser.run("return document.querySelectorAll('figure.plot svg').length") == 1
+        assert browser.run("return document.querySelectorAll('figure.plot').length") == 1
 
 
 def test_json_has_what_the_evaluator_wrote(graded: Project) -> None:

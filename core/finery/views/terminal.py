@@ -325,7 +325,7 @@ def _turned(columns: Sequence[PrintedColumn]) -> list[PrintedColumn]:
     """A row for each column but the first, whose cells become titles."""
     names, *others = columns
     turned = [PrintedColumn("", [_styled(column.title) for column in others], True)]
-    is_numeric = all(column.is_number for column in others)
+    is_numeric = any(column.is_number for column in others)  # on the right, like their titles
     for index, name in enumerate(names.cells):
         cells = [column.cells[index] for column in others]
         turned.append(PrintedColumn(name.plain, cells, is_numeric))

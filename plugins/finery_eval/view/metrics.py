@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from finery import Manifest, Metrics, UsageError
 from finery.rows.report import Report
-from finery.util.text import counted, did_you_mean
+from finery.util.text import counted, did_you_mean, some_of
 from finery.views import (
     Column,
     Context,
@@ -152,8 +152,7 @@ def _parts(outputs: Sequence[Output], context: Context) -> Iterator[Part]:
         if context.scope == "output":
             yield from parts
         elif own:
-            note = f"{own[0].use}, {counted(own[0].report.rows, 'row')}"
-            yield Section(output.title, parts, note=note)
+            yield Section(output.title, parts, note=own[0].use)
     if context.scope != "output":
         yield from interval_notes(each.report for each in judged)
     if context.medium != "terminal" and (tests := _tests(by_answer)):
@@ -193,9 +192,9 @@ def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -
         learns = any(node.trains for node in context.graph.nodes.values())
         yield from remarks_on(judged, has_training=learns)
     yield from _own_remarks(report)
-    # What readers ask for: a learning curve, or what is better than a base or a baseline.
+    # What readers ask for: a learning curve, or a verdict on a baseline.
     tuned = [each.model for each in judged if each.role == "tuned"]
-    starts = (*TITLES, "Compared with ", *(f"{model} against the baseline " for model in tuned))
+    starts = (*TITLES, *(f"{model} against the baseline " for model in tuned))
     tables = [
         of
         for of in report.tables
@@ -204,10 +203,10 @@ def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -
     ]
     first = [of for of in tables if of.title.startswith(starts)]
     yield from map(table, first)
-    yield from slices(report)
     if others := [table(of) for of in tables if of not in first]:
-        yield Section("More tables", others, note=f"{len(others)}",
-                      is_folded=True)  # fmt: skip
+        titles = some_of([of.title for of in others])
+        yield Section("More tables", others, note=titles, is_folded=True)
+    yield from slices(report)
     answers = {each.model: each.answers for each in judged}
     if confused := list(matrices(report, answers, only)):
         yield Section("Confused classes", confused, is_folded=True)

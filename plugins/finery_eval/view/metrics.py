@@ -204,7 +204,7 @@ def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -
     first = [of for of in tables if of.title.startswith(starts)]
     yield from map(table, first)
     if others := [table(of) for of in tables if of not in first]:
-        titles = some_of([of.title for of in others])
+        titles = "" if is_terminal else some_of([of.title for of in others])
         yield Section("More tables", others, note=titles, is_folded=True)
     yield from slices(report)
     answers = {each.model: each.answers for each in judged}

@@ -137,7 +137,7 @@ def print_fields(console: "Console", fields: Iterable[Field]) -> None:
         grid.add_column(width=max(9, min(16, len(field.label))), style=style, no_wrap=True)
         grid.add_column(ratio=1, overflow="fold")
         text = shortened(field.text, LONGEST_FOLDED) if field.is_folded else field.text
-        grid.add_row(_styled(field.label), _styled(text))
+        grid.add_row(_styled(field.label), _styled(text, "dim" if field.tone == "soft" else ""))
         console.print(grid)
 
 

@@ -21,10 +21,8 @@ from finery.views import (
     Record,
     Records,
     Section,
-    Table,
     Text,
     View,
-    as_text,
     counts_in_words,
     record_of,
 )
@@ -63,7 +61,7 @@ def drop_parts(dataset: Dataset, *, every: bool) -> Iterator[Part]:
             by_reason[line[key]].append(line)
         for reason, first in by_reason.items():
             count = counts.get(reason, len(first))
-            parts: list[Part] = [Table(["", ""], [row for line in first for row in _rows(line)])]
+            parts: list[Part] = [text for line in first for text in _lines(line)]
             if count > len(first):
                 parts.append(Hint(f"  … and {count - len(first):,} more (--dropped)"))
             yield Section(f"{kind}: {reason}", parts, note=f"{count:,}")
@@ -83,17 +81,20 @@ def _first(lines: Iterable[dict[str, Any]], key: str, *, every: bool) -> Iterato
             yield line
 
 
-def _rows(line: Mapping[str, Any]) -> Iterator[tuple[Text | str, Text | str]]:
-    """A line about a row as rows of a table: its id with the detail, then texts of it."""
-    number = f"row {line['row']} " if isinstance(line.get("row"), int) else ""
-    yield Text(f"{number}{line['id']}", "soft"), line["detail"]
-    yield from (("", Text(text, "soft")) for text in _texts(line))
+def _lines(line: Mapping[str, Any]) -> Iterator[Text]:
+    """The id of a row with the detail, and below it texts of the row."""
+    yield Text(f"  {_name(line)}  {line['detail']}")
+    yield from (Text(f"    {text}", "soft") for text in _texts(line))
 
 
 def _record(line: Mapping[str, Any], kind: str, key: str) -> Record:
-    (name, detail), *texts = _rows(line)
-    head = Field(kind, f"{line[key]}  {as_text(name)}  {detail}", "warning")
-    return Record([head, *(Field("", as_text(text), "soft") for _, text in texts)])
+    head = Field(kind, f"{line[key]}  {_name(line)}  {line['detail']}", "warning")
+    return Record([head, *(Field("", text, "soft") for text in _texts(line))])
+
+
+def _name(line: Mapping[str, Any]) -> str:
+    number = f"row {line['row']} " if isinstance(line.get("row"), int) else ""
+    return f"{number}{line['id']}"
 
 
 def _texts(line: Mapping[str, Any]) -> Iterator[str]:

@@ -89,12 +89,12 @@ class RetrievedView(DatasetView):
         """The turns, whether the prompt has the answer, and the chunks in it."""
         fields = list(record_of(row).fields)
         if row.get("context"):
-            fields.append(Field("context", str(row["context"]), "soft"))
+            fields.append(Field("context", str(row["context"])))
         hits = [
             f"[{label}] {hit['source']} {hit['heading']} (score {hit['score']:.4g})"
             for label, hit in enumerate(row.get("retrieved") or (), start=1)
         ]
-        return Record([*fields, Field("retrieved", "\n".join(hits) or "nothing", "soft")])
+        return Record([*fields, Field("retrieved", "\n".join(hits) or "nothing")])
 
 
 class RetrievingView(View):

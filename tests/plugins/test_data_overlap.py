@@ -12,7 +12,7 @@ from finery.recipe.document import load
 from finery.recipe.graph import Graph, build_graph
 from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
-from finery.views import PageContext
+from finery.views import Context
 from finery_data.duplicates import overlap_of
 from finery_data.overlap import are_apart
 from finery_data.steps.split import Split
@@ -139,6 +139,6 @@ def test_a_report_finds_no_near_copy_that_the_split_calls_none(tmp_path: Path) -
     assert made.train.meta["dropped"] == {}
     sides = [*split.items()]
     assert overlap_of(sides[0], sides[1], 99, tmp_path, lambda what, done, total: None).counts
-    context = PageContext("t", graph(tmp_path), split.get, None, lambda *a: None, lambda text: None)
+    context = Context("t", graph(tmp_path), split.get, None, lambda *a: None, lambda text: None)
     (pair,) = contaminations(context)
     assert (pair.one, pair.other, pair.counts) == ("split.train", "split.test", {})

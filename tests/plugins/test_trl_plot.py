@@ -1,20 +1,22 @@
 """Curves drawn as text."""
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery.views import Line, plot
-from finery_trl.view.curves import Series
+from finery.views import Axis, Plot, Series
+from finery.views.canvas import plot_as_text
+
+Points = Sequence[tuple[float, float]]
 
 VALUES = st.dictionaries(st.integers(1, 5000), st.floats(-1e6, 1e6), max_size=30)
 
 
-def drawn(loss: Series, eval_loss: Series = (), *, best: int | None = None) -> list[str]:  # type: ignore[assignment]
-    lines = [
-        Line("training loss", loss, "cyan"),
-        Line("validation loss", list(eval_loss), "yellow", "●"),
-    ]
-    return [text.plain for text in plot(lines, 60, 15, best)]
+def drawn(loss: Points, eval_loss: Points = (), *, best: int | None = None) -> list[str]:
+    series = [Series("training loss", loss), Series("validation loss", eval_loss, "both")]
+    at = None if best is None else (float(best), f"kept, step {best}")
+    return [text.plain for text in plot_as_text(Plot(series, at=at), 60, 15)]
 
 
 def test_a_falling_line_goes_from_upper_left_to_lower_right() -> None:
@@ -35,10 +37,11 @@ def test_validations_and_the_kept_step_are_marked() -> None:
 def test_any_series_fits_in_its_field(
     one: dict[int, float], other: dict[int, float], width: int, height: int
 ) -> None:
-    lines = [
-        Line("a", sorted(one.items()), ""),
-        Line("b", sorted(other.items()), "", "●", right=True),
+    series = [
+        Series("a", sorted(one.items())),
+        Series("b", sorted(other.items()), "both", y=Axis("b")),
     ]
-    text = [t.plain for t in plot(lines, width, height, best=next(iter(one), None))]
+    at = (next(iter(one)), "kept") if one else None
+    text = [t.plain for t in plot_as_text(Plot(series, at=at), width, height)]
     assert len(text) in (0, height)
     assert all(len(line) <= width for line in text[:-1])

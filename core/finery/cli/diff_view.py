@@ -17,7 +17,7 @@ from finery.util.text import some_of
 from finery.views.html import findings_in
 from finery.views.parts import Cell, Facts, Quantity, Section, Table, Text
 from finery.views.terminal import print_part
-from finery.views.view import Detail, Output, View, comparison_of, returns_values
+from finery.views.view import Detail, Output, View, comparison_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,8 +61,6 @@ class Comparison:
         context = context_of(self.graph, self.store, detail=Detail(most))
         return {
             after.title: list(comparison_of(view, before, after, context))
-            if returns_values(view)
-            else [Section("", [printed(view, before, after, most)])]
             for view, before, after in self.outputs
         }
 
@@ -81,18 +79,6 @@ class Comparison:
         for step in self.steps:
             if step.kind != "same":
                 yield _step_data(step, found)
-
-
-def printed(view: View, before: Output, after: Output, most: int) -> Text:
-    """What a view prints that doesn't return values yet."""
-    import io
-
-    from rich.console import Console
-
-    file = io.StringIO()
-    console = Console(file=file, width=100, color_system=None, highlight=False)
-    view.print_difference(console, before, after, view.difference(before, after), most)
-    return Text(file.getvalue().strip("\n"), is_code=True)
 
 
 def print_difference(console: "Console", compared: Comparison, most: int) -> None:

@@ -5,7 +5,6 @@ from itertools import islice
 from pathlib import Path
 
 from finery.artifact.manifest import Manifest
-from finery.builder.plan import Planner, make_plan
 from finery.cli.console import print_json, print_progress
 from finery.cli.views import context_of, linked_output, stdout
 from finery.compare.outputs import output_of, view_of
@@ -15,7 +14,7 @@ from finery.store.database import Store
 from finery.util.paths import shown
 from finery.views.html import render_sections
 from finery.views.terminal import print_fields
-from finery.views.view import Detail, Output, Page, View, page_of, returns_values, sections_of
+from finery.views.view import Detail, Output, View, page_of, sections_of
 
 
 def write_pages(
@@ -28,7 +27,7 @@ def write_pages(
     """Write the pages of a step's outputs. Returns title of an output → its page.
 
     html: the file or folder of `--html`; empty: next to the outputs. tokenizer: the model of
-    `--tokenizer`. Raises `UsageError` if there is no page, or if several pages need the same file.
+    `--tokenizer`. Raises `UsageError` if several pages need the same file.
     """
     from finery.builder.outputs import build_folder
 
@@ -39,39 +38,34 @@ def write_pages(
         key = type(view) if view.side_by_side else output.title
         groups.setdefault(key, (view, []))[1].append(output)
     try:
-        made = [(of, _page(graph, store, v, of, tokenizer)) for v, of in groups.values()]
+        pages = [(v, of, _page(graph, store, v, of, tokenizer)) for v, of in groups.values()]
     finally:
         print_progress("")
-    pages = [(group, page) for group, page in made if page is not None]
-    if not pages:
-        raise _no_page(graph, store, outputs)
     if len(pages) > 1 and html and not Path(html).is_dir():
         raise UsageError(
             f"the step has {len(pages)} pages, but --html names one file",
             where="--html",
-            fix=f"choose an output: finery show {pages[0][0][0].title} --html {html}",
+            fix=f"choose an output: finery show {pages[0][1][0].title} --html {html}",
         )
     paths: dict[str, Path] = {}
-    for group, page in pages:
+    for view, group, page in pages:
         path = Path(html) if html else build_folder(graph.recipe)
         if not html or path.is_dir():
-            path /= f"{_title(group)}{page.suffix}.html"
-        paths |= dict.fromkeys((o.title for o in group), write(path, page.html, store.root))
+            path /= f"{_title(group)}{view.page_suffix}.html"
+        paths |= dict.fromkeys((o.title for o in group), write(path, page, store.root))
     return paths
 
 
 def _page(
     graph: Graph, store: Store, view: View, outputs: Sequence[Output], tokenizer: str | None
-) -> Page | None:
+) -> str:
     """The page of some outputs; one that the artifact holds as it is, since browsers take the links
     under `build/` for text."""
     context = context_of(graph, store, _title(outputs), tokenizer=tokenizer, medium="page")
-    if not returns_values(view):
-        return view.page(outputs, context)
     if (name := page_of(outputs[0].manifest)) is not None:
-        return Page(outputs[0].artifact.file(name).read_text(encoding="utf-8"))
+        return outputs[0].artifact.file(name).read_text(encoding="utf-8")
     sections = sections_of(view, outputs, context, strict=True)
-    return Page(render_sections(context.title, sections), view.page_suffix)
+    return render_sections(context.title, sections)
 
 
 def _title(group: Sequence[Output]) -> str:
@@ -97,7 +91,7 @@ def print_records(
     for title, manifest in manifests.items():
         view = view_of(graph.plugins, manifest)
         output = output_of(graph.plugins, store, title, manifest)
-        records = view.records(output, detail, context_of(graph, store, title))
+        records = view.records(output, context_of(graph, store, title, detail=detail))
         found = found or records is not None
         for record in islice(records or (), most):
             if jsonl:
@@ -112,24 +106,6 @@ def print_records(
             where="--wrong",
             fix="name an evaluator",
         )
-
-
-def _no_page(graph: Graph, store: Store, outputs: Sequence[Output]) -> UsageError:
-    """The error for outputs without a page. Names the built steps that have one."""
-    asked = {output.step for output in outputs}
-    plans = make_plan(Planner(graph, store), without_files=True)
-    named = [
-        plan.node.name
-        for plan in plans
-        if plan.node.name not in asked
-        and plan.result is not None
-        and any(view_of(graph.plugins, m).has_page(m) for m in plan.result.outputs.values())
-    ]
-    return UsageError(
-        f"{', '.join(o.title for o in outputs)} has no page",
-        where="--html",
-        fix=f"these steps have one: {', '.join(named)}" if named else None,
-    )
 
 
 def write(path: Path, text: str, store: Path, option: str = "--html") -> Path:

@@ -16,7 +16,7 @@ from finery.rows.report import read_report
 from finery.store.database import Store
 from finery.util.text import counted, in_line, shortened, some_of, visible
 from finery.views.terminal import print_sections
-from finery.views.view import Detail, comparison_of, returns_values
+from finery.views.view import Detail, comparison_of
 
 ROWS = 3
 """Rows of each kind that are printed."""
@@ -61,11 +61,8 @@ class Redone(NamedTuple):
         try:
             data, (before, after) = self._difference(plugins)
             view = view_of(plugins, self.after)
-            if returns_values(view):
-                context = context_of(graph, self.stores[1], detail=Detail(ROWS))
-                print_sections(stdout(), comparison_of(view, before, after, context))
-            else:
-                view.print_difference(stdout(), before, after, data, ROWS)
+            context = context_of(graph, self.stores[1], detail=Detail(ROWS))
+            print_sections(stdout(), comparison_of(view, before, after, context))
         except DataError as error:  # the old one may be wrong, which is why it was made again
             data = {}
             click.echo(f"  can't be compared: {visible(error.what)}")

@@ -10,7 +10,6 @@ from finery.rows import snippet
 from finery.util.text import counted, shortened, some_of, visible
 from finery.views.parts import as_text, record_of
 from finery.views.terminal import STYLES, print_fields
-from finery.views.view import returns_values
 
 SHOWN = 20
 """Relatives that are shown. The others are counted."""
@@ -120,11 +119,7 @@ class _Trees:
         if event.what == "answered":  # as the view of the evaluation shows it
             kind = self.graph.nodes[event.step].outputs[event.output].kind
             view = self.graph.plugins.view(kind)
-            shown = (
-                [(of.text, STYLES[of.tone]) for of in view.event(event.facts)]
-                if returns_values(view)
-                else view.row_event(event.facts)
-            )
+            shown = [(of.text, STYLES[of.tone]) for of in view.event(event.facts)]
             return _text(head, *((f"{_short(text)}  ", style) for text, style in shown), *tail)
         origin = event.facts if event.what == "generated" else event.facts.get("made")
         if not origin:

@@ -15,7 +15,7 @@ from finery.compare.outputs import folded, output_of, phrase, title_of, titled, 
 from finery.util.paths import shown
 from finery.util.text import in_dollars, size, visible
 from finery.views.terminal import print_sections
-from finery.views.view import Context, Detail, View, returns_values, sections_of
+from finery.views.view import Context, Detail, View, sections_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,11 +158,8 @@ def show_outputs(
         console = stdout()
         about = [manifest.kind, size(manifest.size()), *made.words()]
         console.print(f"[bold]{title}[/]  [dim]{', '.join(about)}[/]")
-        if returns_values(view):
-            context = context_of(graph, store, title, detail=detail)
-            print_sections(console, sections_of(view, [output], context, strict=True))
-        else:
-            view.print(console, output, detail)
+        context = context_of(graph, store, title, detail=detail)
+        print_sections(console, sections_of(view, [output], context, strict=True))
         console.print()
     if made.error is not None and not as_json:
         print_gate(graph, next(iter(manifests)).partition(".")[0], made.error)
@@ -260,10 +257,7 @@ def show_together(
 ) -> None:
     """Print what several outputs of a recipe share, e.g. a table of all scores."""
     for view, outputs in sharing(graph.plugins, store, manifests):
-        if returns_values(view):
-            print_sections(stdout(), summary_of(graph, store, view, outputs))
-        else:
-            view.print_together(stdout(), outputs)
+        print_sections(stdout(), summary_of(graph, store, view, outputs))
 
 
 def summary_of(
@@ -283,7 +277,6 @@ def sharing(
         format_ = manifest.kind, manifest.meta.get("format")
         view = views.setdefault(format_, view_of(plugins, manifest))
         kind = type(view)
-        is_shared = (kind.describe, kind.print_together) != (View.describe, View.print_together)
-        if is_shared and store.shared.reach([manifest]):
+        if kind.describe is not View.describe and store.shared.reach([manifest]):
             groups.setdefault(kind, []).append(output_of(plugins, store, title, manifest))
     return [(kind(), outputs) for kind, outputs in groups.items()]

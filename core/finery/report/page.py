@@ -19,7 +19,7 @@ from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.paths import recipe_id
 from finery.util.text import counted, duration, in_dollars, size
-from finery.views.html import PageSection, findings_in, ranked, render_sections
+from finery.views.html import findings_in, ranked, render_sections
 from finery.views.parts import (
     Cell,
     Column,
@@ -35,7 +35,7 @@ from finery.views.parts import (
     Tiles,
 )
 from finery.views.parts import Tone as TextTone
-from finery.views.view import Context, Output, View, returns_values, sections_of
+from finery.views.view import Context, Output, View, sections_of
 
 NEEDED = "Was fine-tuning needed?"
 """The first question about a recipe that trains a model, even if no evaluator answers it."""
@@ -88,34 +88,15 @@ def verdict(reported: Reported, context: Context) -> list[Finding]:
     return ranked([*_findings(reported, sections), *found])
 
 
-AnySection = PageSection | Section
-
-
-def _sections(reported: Reported, context: Context) -> Iterator[AnySection]:
+def _sections(reported: Reported, context: Context) -> Iterator[Section]:
     """The sections with findings."""
     if reported.variants is not None:
         yield variants_section(reported.variants)
     for view, outputs in _outputs(reported).items():
-        if returns_values(view):
-            yield from sections_of(view, outputs, context)
-            continue
-        section = _section(view, outputs, context)
-        if section is not None:
-            yield section
+        yield from sections_of(view, outputs, context)
 
 
-def _section(view: View, outputs: Sequence[Output], context: Context) -> AnySection | None:
-    """A view's section. Where it fails on what is in the store, the page says so and goes on."""
-    try:
-        return view.section(outputs, context)
-    except (FineryError, OSError) as error:
-        what = getattr(error, "what", str(error))
-        context.note(f"{outputs[0].title}: {what}")
-        remark = Remark(f"This part can't be shown: {what}", severity="warning")
-        return Section(", ".join(o.title for o in outputs), [remark], rank=60)
-
-
-def _findings(reported: Reported, sections: Sequence[AnySection]) -> Iterator[Finding]:
+def _findings(reported: Reported, sections: Sequence[Section]) -> Iterator[Finding]:
     failed = [step for step in reported.steps if step.state == "failed" and step.result is None]
     if failed:
         names = ", ".join(f"{step.node.name} ({step.detail})" for step in failed)
@@ -319,7 +300,7 @@ def _outputs(reported: Reported) -> dict[View, list[Output]]:
         outputs = titled(step.node.name, step.result.outputs) if step.result else {}
         for title, manifest in outputs.items():
             view = view_of(plugins, manifest)
-            if returns_values(view) or type(view).section is not View.section:
+            if type(view).describe is not View.describe:
                 view = views.setdefault(type(view), view)
                 groups.setdefault(view, []).append(output_of(plugins, store, title, manifest))
     return groups

@@ -8,15 +8,9 @@ page.
 Each build imports this package, so slow imports are inside the functions that need them.
 """
 
-from finery.views.curves import Axis as OldAxis
-from finery.views.curves import Line, Span, plot, round_steps, spreads
-from finery.views.display import (
-    print_facts,
-    print_labelled,
-    print_row,
-    print_turns,
+from finery.views.html import (
+    render_sections,
 )
-from finery.views.html import PageSection, render_page, render_sections, templates_digest
 from finery.views.parts import (
     Axis,
     Cell,
@@ -39,7 +33,6 @@ from finery.views.parts import (
     Text,
     Tile,
     Tiles,
-    as_text,
     counts_in_words,
     plot_of,
     record_of,
@@ -49,8 +42,6 @@ from finery.views.view import (
     Detail,
     LiveMetric,
     Output,
-    Page,
-    PageContext,
     View,
     changed_facts,
 )
@@ -66,14 +57,9 @@ __all__ = [
     "Field",
     "Finding",
     "Hint",
-    "Line",
     "LiveMetric",
     "Matrix",
-    "OldAxis",
     "Output",
-    "Page",
-    "PageContext",
-    "PageSection",
     "Part",
     "Plot",
     "Quantity",
@@ -82,25 +68,14 @@ __all__ = [
     "Remark",
     "Section",
     "Series",
-    "Span",
     "Table",
     "Text",
     "Tile",
     "Tiles",
     "View",
-    "as_text",
     "changed_facts",
     "counts_in_words",
-    "plot",
     "plot_of",
-    "print_facts",
-    "print_labelled",
-    "print_row",
-    "print_turns",
     "record_of",
-    "render_page",
     "render_sections",
-    "round_steps",
-    "spreads",
-    "templates_digest",
 ]

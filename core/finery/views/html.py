@@ -1,15 +1,13 @@
-"""HTML pages of views: Jinja templates of any package, over the layout that all pages share.
+"""Sections as an HTML page, which is one file that loads nothing and runs no script but its own.
 
-A page is one file that loads nothing, and runs no script but those of `views.section`. A template
-is named by its package and file, `my_plugin/page.html.jinja`, and extends
-`finery.views/templates/page.html.jinja`. It needs no care for what rows hold: all that it
-prints is escaped, with control characters as pictures.
+Everything that its templates print is escaped, with control characters as pictures, so they need no
+care for what rows and models hold.
 """
 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from finery.util.text import counted, in_line, shortened, visible
 from finery.views.parts import (
@@ -44,24 +42,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-LAYOUT = "finery.views/templates/page.html.jinja"
-PARTS = "finery.views/templates/parts.html.jinja"
-
-
-def render_page(template: str, **context: Any) -> str:
-    """The page as HTML. template: `package/file`, the file's path in the package."""
-    return _environment().get_template(template).render(context)
-
-
-def templates_digest(*templates: str) -> str:
-    """A digest of these templates and the layout, 16 digits.
-
-    For the `version` of a step that leaves a page: its key can't see what a template says.
-    """
-    from blake3 import blake3
-
-    texts = [_source(name) for name in (LAYOUT, PARTS, *templates)]
-    return blake3("\0".join(texts).encode()).hexdigest()[:16]
+PAGE = "finery.views/templates/page.html.jinja"
+STYLE, SCRIPT = "finery.views/templates/page.css", "finery.views/templates/records.js"
 
 
 def _environment() -> "Environment":
@@ -103,33 +85,15 @@ def _code(text: str) -> "Markup":
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))
 
 
-TEMPLATE = "finery.views/templates/sections.html.jinja"
 MARKS: Mapping[str, tuple[str, str]] = {
     "good": ("✓", "yes"), "bad": ("✗", "no"), "open": ("?", "open"), "info": ("i", "figures"),
 }  # fmt: skip
 """Tone → its mark, and the mark in words."""
 
 
-class PageSection(NamedTuple):
-    """A part of a page.
-
-    html: of `render_page`, of a template without a layout. rank: sections are shown by rising rank.
-    style: CSS. script: JavaScript that runs once the page is there. data: id → JSON values for it,
-    which it finds as the text of the element with this id.
-    """
-
-    title: str
-    html: str
-    rank: int = 5
-    findings: Sequence[Finding] = ()
-    style: str = ""
-    script: str = ""
-    data: Mapping[str, Any] = {}
-
-
 def render_sections(
     title: str,
-    sections: "Iterable[PageSection | Section]",
+    sections: Iterable[Section],
     *,
     intro: str = "",
     findings: Iterable[Finding] = (),
@@ -144,35 +108,31 @@ def render_sections(
 
     from markupsafe import Markup
 
+    page = _Prepared()
     by_rank = sorted(sections, key=lambda section: section.rank)
-    ordered = [
-        page_section(section, f"section-{number}") if isinstance(section, Section) else section
-        for number, section in enumerate(by_rank)
-    ]
-    answers = ranked([*findings, *(f for section in ordered for f in section.findings)])
-    scripts = list(dict.fromkeys(s.script for s in ordered if s.script))
-    return render_page(
-        TEMPLATE,
-        title=title,
-        intro=intro,
-        verdict=summary(answers),
-        findings=[(f, *MARKS[f.tone]) for f in answers],
-        sections=[(section.title, Markup(section.html)) for section in ordered],
-        styles=[Markup(s) for s in dict.fromkeys(section.style for section in ordered) if s],
-        data=[(name, _json(value)) for s in ordered for name, value in s.data.items()],
-        scripts=[Markup(script) for script in scripts],
-        hashes=[
-            f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-            for script in scripts
-        ],
-        reload=reload_seconds,
+    prepared = [(section.title, section.note, page.parts(section.parts)) for section in by_rank]
+    answers = ranked([*findings, *page.findings])
+    script = _source(SCRIPT) if page.data else ""
+    return (
+        _environment()
+        .get_template(PAGE)
+        .render(
+            title=title,
+            intro=intro,
+            verdict=summary(answers),
+            findings=[(f, *MARKS[f.tone]) for f in answers],
+            sections=prepared,
+            style=Markup(_source(STYLE)),
+            data=[(name, _json(value)) for name, value in page.data.items()],
+            script=Markup(script),
+            hash=f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'",
+            reload=reload_seconds,
+        )
     )
 
 
-def findings_in(section: PageSection | Section) -> list[Finding]:
+def findings_in(section: Section) -> list[Finding]:
     """The findings of a section, wherever they are in it."""
-    if isinstance(section, PageSection):
-        return list(section.findings)
     return [part for part in every_part(section.parts) if isinstance(part, Finding)]
 
 
@@ -221,8 +181,6 @@ def _visible(value: Any) -> Any:
 
 # -- sections of values ----------------------------------------------------------------------------
 
-SECTION = "finery.views/templates/section.html.jinja"
-STYLE, SCRIPT = "finery.views/templates/section.css", "finery.views/templates/records.js"
 LONGEST_FACT = 300
 """Characters of a fact that are shown."""
 MATRIX_LABELS = 14
@@ -231,26 +189,10 @@ PAIRS = 10
 """Confused pairs of classes that are listed."""
 
 
-def page_section(section: Section, name: str) -> PageSection:
-    """A section as HTML. name: begins the ids of its elements."""
-    page = _Prepared(name)
-    items = page.parts(section.parts)
-    return PageSection(
-        section.title,
-        render_page(SECTION, items=items),
-        rank=section.rank,
-        findings=page.findings,
-        style=_source(STYLE),
-        script=_source(SCRIPT) if page.data else "",
-        data=page.data,
-    )
-
-
 class _Prepared:
-    """The parts of a section, prepared for the template, and what the page needs besides."""
+    """The parts of sections, prepared for the template, and what the page needs besides."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.findings: list[Finding] = []
         self.data: dict[str, Any] = {}
 
@@ -311,7 +253,7 @@ class _Prepared:
             return None
         if not sides and not tags:
             return {"kind": "records", "title": part.title, "records": [*map(_record, records)]}
-        name = f"{self.name}-{len(self.data)}"
+        name = f"records-{len(self.data)}"
         self.data[name] = {
             "sides": sides,
             "side": sides.index(part.side) if part.side in sides else -1,

@@ -424,7 +424,9 @@ def as_text(value: Any) -> str:
         return ", ".join(word.strip() for word in words) or "none"
     if value is None or isinstance(value, bool):
         return {None: MISSING, True: "yes", False: "no"}[value]
-    return str(value)
+    text = str(value)
+    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return f"{text[:12]}…" if is_digest else text
 
 
 def fact_text(value: Any) -> str:

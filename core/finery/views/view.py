@@ -8,16 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from finery.errors import (
-    FineryError,
-    PluginError,
-)
+from finery.errors import FineryError, PluginError
 from finery.step.inspect import full_name
 from finery.step.step import Step
 from finery.util.paths import shown
 from finery.util.references import load_reference
-from finery.util.text import in_line, shortened, visible
-from finery.views.display import print_changed_facts, print_facts, print_files
+from finery.util.text import in_line, shortened
 from finery.views.parts import (
     LONGEST_CLASS,
     Facts,
@@ -33,18 +29,13 @@ from finery.views.parts import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from finery.artifact.kinds import Artifact
     from finery.artifact.manifest import Manifest
     from finery.recipe.graph import Graph
-    from finery.views.html import PageSection
 
 
 SHOWN = 2_000
-"""Characters of a text file that are printed."""
-Styled = tuple[str, str]
-"""(text, rich style), e.g. `("✗ wrong", "red")`."""
+"""Characters of a text file that are shown."""
 
 
 class Output(NamedTuple):
@@ -52,7 +43,7 @@ class Output(NamedTuple):
 
     title: its name in the recipe, e.g. `split.train`. refs: role → a short description of each
     artifact that it refers to. link: its path under `build/`; None if there is no link. graph: the
-    recipe's steps, for `print` and `remarks`.
+    recipe's steps, for `remarks`.
     """
 
     title: str
@@ -81,13 +72,6 @@ class Detail(NamedTuple):
     model: str | None = None
 
 
-class Page(NamedTuple):
-    """An HTML page. suffix: what its file is called after the output, e.g. `-report`."""
-
-    html: str
-    suffix: str = ""
-
-
 class Context(NamedTuple):
     """What a view may use in addition to its outputs.
 
@@ -110,9 +94,6 @@ class Context(NamedTuple):
     medium: Literal["terminal", "page", "markdown"] = "page"
 
 
-PageContext = Context
-
-
 class View:
     """The display of artifacts of a kind, or of one of its formats.
 
@@ -125,7 +106,7 @@ class View:
     page_suffix: ClassVar[str] = ""
     """What the file of a page is called after the output, e.g. `-report`."""
     text_file: ClassVar[str] = ""
-    """A file of the artifact whose text `print` shows below the files, e.g. `run.sh`."""
+    """A file of the artifact whose text is shown below the files, e.g. `run.sh`."""
 
     def brief(self, manifest: "Manifest") -> str:
         """A phrase for a list, e.g. `gguf q8_0` or `404 rows`."""
@@ -136,7 +117,7 @@ class View:
         return {}
 
     def facts(self, output: Output) -> Mapping[str, Any]:
-        """Names and JSON values at the top of `print`; by default all of `meta`."""
+        """Names and JSON values, which `describe` begins with; by default all of `meta`."""
         return output.manifest.meta
 
     def describe(self, outputs: Sequence[Output], context: Context) -> Iterator[Section]:
@@ -176,71 +157,23 @@ class View:
         """
         yield Text(", ".join(f"{name} {value}" for name, value in facts.items()))
 
-    def print(self, console: "Console", output: Output, detail: Detail) -> None:
-        """Print the output for `finery show`, below its title."""
-        print_facts(console, self.facts(output))
-        print_facts(console, output.refs)
-        print_files(console, output.link or output.artifact.path, output.manifest)
-        if page_of(output.manifest):
-            hint = f"  finery show {output.title} --html: a copy that browsers open"
-            console.print(hint, style="dim", markup=False)
-        if self.text_file:
-            from rich.text import Text
-
-            text = output.artifact.file(self.text_file).read_text(encoding="utf-8")
-            console.print()
-            console.print(Text(visible(text[:SHOWN])))
-
-    def page(self, outputs: Sequence[Output], context: PageContext) -> Page | None:
-        """The page that `finery show --html` writes; None if there is none.
-
-        outputs: one, or with `side_by_side` all outputs of a step that this view shows. By default
-        the page that the artifact holds: browsers take the links under `build/` for text.
-        """
-        name = page_of(outputs[0].manifest)
-        if name is None:
-            return None
-        return Page(outputs[0].artifact.file(name).read_text(encoding="utf-8"))
-
-    def has_page(self, manifest: "Manifest") -> bool:
-        """Whether `page` returns a page for this output, for the list of steps with pages."""
-        if type(self).describe is not View.describe:
-            return True
-        return type(self).page is not View.page or page_of(manifest) is not None
-
-    def records(
-        self, output: Output, detail: Detail, context: PageContext
-    ) -> Iterable[Record] | None:
-        """The records that `finery show --wrong` lists because they deserve a look, e.g. wrong
-        answers.
-
-        The data of each are self-contained, for `--jsonl`. None if this kind has no such records.
-        """
-        return None
-
-    def section(self, outputs: Sequence[Output], context: PageContext) -> "PageSection | None":
-        """The section of `finery report` about all outputs of a build that this view shows."""
-        return None
-
     def difference(self, before: Output, after: Output) -> dict[str, Any]:
         """The differences between two versions of an output, as JSON values; by default the facts.
 
         before, after: the same output of the recipe. Their digests differ, and their files exist.
-        `changes` in it are for the first line of the diff: `better`, `worse` or `unclear` → texts.
         """
         old, new = before.manifest.meta, after.manifest.meta
         names = [*new, *(name for name in old if name not in new)]
         facts = {n: [old.get(n), new.get(n)] for n in names if old.get(n) != new.get(n)}
         return {"facts": facts} if facts else {}
 
-    def print_difference(
-        self, console: "Console", before: Output, after: Output, data: Mapping[str, Any], most: int
-    ) -> None:
-        """Print the difference below the output's title.
+    def records(self, output: Output, context: Context) -> Iterator[Record] | None:
+        """The records that `finery show --wrong` lists because they deserve a look, e.g. wrong
+        answers.
 
-        data: of `difference`. most: rows, answers or whatever else it consists of to print.
+        Each has self-contained `data`, for `--jsonl`. None if this kind has no such records.
         """
-        print_changed_facts(console, data.get("facts", {}))
+        return None
 
     def remarks(self, output: Output) -> Iterator[Remark]:
         """Remarks about an output that a build has just made."""
@@ -255,16 +188,6 @@ class View:
         output refers to, of those that were copied, too. Yields lines for the user.
         """
         return iter(())
-
-    def print_together(self, console: "Console", outputs: Sequence[Output]) -> None:
-        """Print what several outputs share, at the end of a build and of `show`."""
-
-    def row_event(self, facts: Mapping[str, Any]) -> Iterator[Styled]:
-        """A record about a row in words, for `finery show --row`; default: its facts.
-
-        facts: the line, without the row itself.
-        """
-        yield ", ".join(f"{name} {value}" for name, value in facts.items()), ""
 
 
 def page_of(manifest: "Manifest") -> str | None:
@@ -289,26 +212,11 @@ def files_of(output: Output) -> Section:
 
 def changed_facts(facts: Mapping[str, Sequence[Any]]) -> Facts:
     """Facts that differ: a name, the old value and the new one."""
-    return Facts({name: " → ".join(map(_short, both)) for name, both in facts.items()})
-
-
-def _short(value: Any) -> str:
-    text = in_line(as_text(value))
-    if len(text) == 64 and set(text) <= set("0123456789abcdef"):  # a digest
-        return text[:12]
-    return shortened(text, LONGEST_CLASS)
-
-
-def returns_values(view: View) -> bool:
-    """Whether a view overrides none of the methods that print or return pages."""
-    kind = type(view)
-    return (
-        kind.print is View.print
-        and kind.page is View.page
-        and kind.section is View.section
-        and kind.print_difference is View.print_difference
-        and kind.print_together is View.print_together
-        and kind.row_event is View.row_event
+    return Facts(
+        {
+            name: " → ".join(shortened(in_line(as_text(value)), LONGEST_CLASS) for value in both)
+            for name, both in facts.items()
+        }
     )
 
 

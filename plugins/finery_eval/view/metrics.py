@@ -113,10 +113,10 @@ class MetricsView(View):
         for doubt in node.step.doubts({"": output.artifact}) if node and not is_variant else ():
             yield Remark(doubt, severity="warning")
 
-    def records(self, output: Output, detail: Detail, context: Context) -> Iterator[Record]:
+    def records(self, output: Output, context: Context) -> Iterator[Record]:
         """The wrong answers of a model, with their rows and the nearest training rows."""
         metrics = _metrics_of(output)
-        model = _chosen(output.title, metrics.report(), detail)
+        model = _chosen(output.title, metrics.report(), context.detail)
         return wrong_answers(metrics, output.step, model, context)
 
     def event(self, facts: Mapping[str, Any]) -> Iterator[Text]:

@@ -21,7 +21,7 @@ def drawn(loss: Points, eval_loss: Points = (), *, best: int | None = None) -> l
 
 def test_a_falling_line_goes_from_upper_left_to_lower_right() -> None:
     text = drawn([(1, 2.0), (50, 1.0)])
-    assert text[0].lstrip().startswith("2┤⠉")
+    assert text[0].lstrip().startswith("2┤ ⠉")
     assert text[-4].rstrip()[-1] in "⣀⢀⡀⠤"
     assert "⠒ training loss" in text[-1]
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import msgspec
 
-from finery import Task, worker_environment
+from finery.advanced import Task, worker_environment
 from finery.execute.courier import CourierExecutor
 from finery.execute.detached import DetachedExecutor
 

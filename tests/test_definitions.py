@@ -430,7 +430,7 @@ def test_a_module_that_is_a_value_counts_as_a_whole_and_by_its_bytes(tmp_path: P
         ("import gc", "gc.get_objects()", "gc.get_objects"),
         ("import pickle", "pickle.loads(b'')", "pickle.loads"),
         ("import msgspec", "msgspec.json.schema(int)", "msgspec.json.schema"),
-        ("from finery import load_plugins", "load_plugins()", "finery.load_plugins"),
+        ("import finery.advanced as f", "f.load_plugins()", "finery.advanced.load_plugins"),
         ("", "'finery_own.help:f'", '"finery_own.help:f"'),
         ("from finery_own import deep", "print(deep)", "finery_own.deep"),
         ("from finery_own.help import missing", "missing", "finery_own.help.missing"),

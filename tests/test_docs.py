@@ -19,6 +19,7 @@ import yaml
 from conftest import MakeProject, Project, Ran
 
 import finery
+import finery.advanced
 import finery.rows
 import finery.testing
 import finery.views
@@ -138,7 +139,7 @@ def test_the_site_loads_nothing_from_elsewhere() -> None:
 def test_every_public_name_is_on_the_page_of_the_python_api() -> None:
     page = (REFERENCE / "python.md").read_text("utf-8")
     shown = re.findall(r"^::: (.+)$", page, re.MULTILINE)
-    packages = (finery, finery.rows, finery.testing, finery.views)
+    packages = (finery, finery.advanced, finery.rows, finery.testing, finery.views)
     public = {f"{p.__name__}.{name}" for p in packages for name in p.__all__}
     public |= {f"{module}.{name}" for module, name in _imported_of_modules()}
     assert sorted(shown) == sorted(public)

@@ -17,11 +17,12 @@ import grimp
 import pytest
 
 import finery
+import finery.advanced
 
 HOME = Path(__file__).parents[1]
 PLUGINS = sorted(path.name for path in (HOME / "plugins").iterdir() if path.is_dir())
 PUBLIC = (
-    "finery.cli.console", "finery.cli.options", "finery.execute.courier",
+    "finery.advanced", "finery.cli.console", "finery.cli.options", "finery.execute.courier",
     "finery.execute.detached", "finery.execute.gpus", "finery.rows", "finery.testing",
     "finery.util.text", "finery.views",
 )  # fmt: skip
@@ -51,6 +52,9 @@ def _core_imports(path: Path) -> Iterator[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module == "finery":
             names = [f"finery.{a.name}" for a in node.names if a.name not in dir(finery)]
+        elif isinstance(node, ast.ImportFrom) and node.module == "finery.advanced":
+            face = dir(finery.advanced)
+            names = [f"finery.private.{a.name}" for a in node.names if a.name not in face]
         else:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         for name in names:
@@ -60,7 +64,7 @@ def _core_imports(path: Path) -> Iterator[str]:
 
 def test_every_setting_is_read_and_no_alias_leads_to_another_setting() -> None:
     """A field that nothing reads would pass the schema and do nothing."""
-    plugins = finery.load_plugins()
+    plugins = finery.advanced.load_plugins()
     files = (path for part in ("core", "plugins") for path in (HOME / part).rglob("*.py"))
     reads = re.compile(r"(?<=\.)\w+|(?<=[\"'])\w+(?=[\"'])")
     read = {name for path in files for name in reads.findall(path.read_text("utf-8"))}

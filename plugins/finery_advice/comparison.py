@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from finery import About, Bundle, Dataset, Files, Graph, Model, Node, Note
+from finery import Bundle, Dataset, Files, Model, Note
+from finery.advanced import About, Graph, Node
 from finery_advice.training import judges_of, overlap, trained_under
 
 KINDS: Mapping[str, About] = {

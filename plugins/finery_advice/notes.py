@@ -7,7 +7,8 @@ each. To give other notes, write a plugin with the same two hooks.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from finery import About, Graph, Model, Node, Note, Results
+from finery import Model, Note
+from finery.advanced import About, Graph, Node, Results
 from finery.util.text import some_of
 from finery_advice.training import Training, trained_under, trainings
 

@@ -11,16 +11,8 @@ from itertools import chain, islice
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from finery import (
-    Count,
-    Dataset,
-    Forecasts,
-    Graph,
-    Model,
-    Node,
-    Results,
-    Source,
-)
+from finery import Count, Dataset, Model
+from finery.advanced import Forecasts, Graph, Node, Results, Source
 from finery.rows import Row
 from finery_data.checks.labels import MOST, misspelt
 

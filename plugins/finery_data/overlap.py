@@ -3,14 +3,8 @@
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from finery import (
-    About,
-    Forecasts,
-    Graph,
-    Node,
-    Note,
-    Source,
-)
+from finery import Note
+from finery.advanced import About, Forecasts, Graph, Node, Source
 from finery.rows.near import NEAR_SIMILARITY
 
 NAME = "train-test-overlap"

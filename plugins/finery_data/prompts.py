@@ -7,20 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from finery import (
-    About,
-    Artifact,
-    Dataset,
-    FineryError,
-    Forecasts,
-    Graph,
-    Job,
-    Model,
-    Node,
-    Note,
-    Results,
-    Source,
-)
+from finery import Artifact, Dataset, FineryError, Job, Model, Note
+from finery.advanced import About, Forecasts, Graph, Node, Results, Source
 from finery.rows import Row, split_turns
 from finery.util.text import counted
 from finery_data.checks.personal import garbled_texts

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from finery import DataError, shown
+from finery import DataError
+from finery.advanced import shown
 
 Cell = int | float | str | bytes | None
 Result = list[tuple[Cell, ...]]

@@ -4,7 +4,8 @@ import statistics
 
 import msgspec
 
-from finery import Count, Estimate, Forecasts, Graph, Inputs, Node, cpu_count
+from finery import Count, Estimate, Inputs
+from finery.advanced import Forecasts, Graph, Node, cpu_count
 from finery.execute.gpus import visible_gpus
 from finery.rows import answer_text
 from finery.util.text import rough_duration

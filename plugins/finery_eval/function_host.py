@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from finery import load_source
+from finery.advanced import load_source
 
 _encode, _decode = msgspec.json.encode, msgspec.json.decode
 """Held here, since a function may patch the package."""

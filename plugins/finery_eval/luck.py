@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from finery import About, Count, Inputs, Metrics, Note, UsageError
+from finery import Count, Inputs, Metrics, Note, UsageError
+from finery.advanced import About
 from finery_eval.estimate import rows_of
 from finery_eval.requirements import Requirement
 

@@ -11,19 +11,8 @@ from typing import Any
 
 import msgspec
 
-from finery import (
-    About,
-    Artifact,
-    Dataset,
-    Forecasts,
-    Graph,
-    Model,
-    Node,
-    Note,
-    Results,
-    Source,
-    Step,
-)
+from finery import Artifact, Dataset, Model, Note, Step
+from finery.advanced import About, Forecasts, Graph, Node, Results, Source
 from finery.rows import Row, split_turns
 from finery.util.text import (
     counted,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import code_digest
+from finery.advanced import code_digest
 from finery.rows import Row
 from finery.rows.parts import prompt_text as prompt_of
 from finery.rows.report import Difference, Report

@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Job, StepError, shown
+from finery import Job, StepError
+from finery.advanced import shown
 from finery_gguf.programs import user_program
 
 if TYPE_CHECKING:

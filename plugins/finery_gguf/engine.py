@@ -7,8 +7,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import (
-    Answer,
-    Batch,
     Completion,
     DataError,
     Engine,
@@ -18,8 +16,8 @@ from finery import (
     Model,
     Request,
     Sampling,
-    cpu_count,
 )
+from finery.advanced import Answer, Batch, cpu_count
 from finery.rows import Conversation
 from finery_gguf import backend
 from finery_gguf.backend import can_use_gpu, log_device

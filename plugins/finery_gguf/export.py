@@ -20,11 +20,11 @@ from finery import (
     Step,
     StepError,
     UsageError,
-    cpu_count,
     outside_key,
     setting,
     takes,
 )
+from finery.advanced import cpu_count
 from finery.util.text import size
 from finery_gguf.convert import NAME as CONVERTER
 from finery_gguf.convert import add_vocabulary, complete, convert

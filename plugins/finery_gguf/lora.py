@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from finery import Job, Model, StepError, cpu_count
+from finery import Job, Model, StepError
+from finery.advanced import cpu_count
 from finery.rows import Row
 from finery.util.text import percent, size
 from finery_gguf.convert import convert_adapter

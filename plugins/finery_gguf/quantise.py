@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from finery import StepError, cpu_count, outside_key
+from finery import StepError, outside_key
+from finery.advanced import cpu_count
 from finery_gguf.importance import Importance
 from finery_gguf.llama import Context, Gguf, library, listening
 from finery_gguf.pace import Pace

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import StepError, cpu_count
+from finery import StepError
+from finery.advanced import cpu_count
 from finery_gguf.programs import SERVER, VARIABLE, WHEELS, server_build, user_program
 from finery_serve.client import Client
 from finery_serve.processes import (

@@ -7,7 +7,8 @@ direction, models with their card go to a repository (`push/`).
 
 from collections.abc import Mapping
 
-from finery import About, hookimpl
+from finery import hookimpl
+from finery.advanced import About
 
 
 @hookimpl

@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 from blake3 import blake3
 
 from finery import (
-    About,
-    Budget,
     Completion,
     Count,
     Estimate,
@@ -31,6 +29,7 @@ from finery import (
     setting,
     takes,
 )
+from finery.advanced import About, Budget
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.answers.reading import extract_answer
 from finery.rows.report import Remark

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from finery import DataError, Model, shown
+from finery import DataError, Model
+from finery.advanced import shown
 from finery.rows.templates.limits import LimitExceeded, apply_limits
 from finery_local.files import AdapterConfig
 from finery_local.formats.safetensors_file import shapes, tensors_of

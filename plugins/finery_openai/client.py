@@ -5,16 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from finery import (
-    Completion,
-    EngineJob,
-    FineryError,
-    Model,
-    RefusedError,
-    Request,
-    Sampling,
-    StepError,
-)
+from finery import Completion, EngineJob, FineryError, Model, Request, Sampling, StepError
+from finery.advanced import RefusedError
 from finery.util.text import did_you_mean, nearest
 from finery_openai import faults, wire
 from finery_openai.faults import Fault

@@ -10,18 +10,8 @@ from queue import SimpleQueue
 
 import msgspec
 
-from finery import (
-    Answer,
-    Batch,
-    Completion,
-    Engine,
-    EngineJob,
-    FineryError,
-    Model,
-    Price,
-    Request,
-    Sampling,
-)
+from finery import Completion, Engine, EngineJob, FineryError, Model, Request, Sampling
+from finery.advanced import Answer, Batch, Price
 from finery_openai.client import Client
 from finery_openai.key import key_in
 

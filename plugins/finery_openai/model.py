@@ -6,18 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import (
-    Forecast,
-    Inputs,
-    Job,
-    Model,
-    Note,
-    Price,
-    Promise,
-    Step,
-    UsageError,
-    setting,
-)
+from finery import Forecast, Inputs, Job, Model, Note, Promise, Step, UsageError, setting
+from finery.advanced import Price
 from finery_openai.key import check_address
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from finery import Completion, RefusedError, Request, Sampling, StepError
+from finery import Completion, Request, Sampling, StepError
+from finery.advanced import RefusedError
 from finery.rows import Message
 from finery.rows.answers.jsonvalues import NotJson, parse_strict
 from finery.rows.chat.thinking import Thought, missing_opening_tag, split_thinking

@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from finery import SearchRange, UsageError
+from finery import UsageError
+from finery.advanced import SearchRange
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

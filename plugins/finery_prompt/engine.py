@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from finery import Answer, Batch, Completion, Engine, EngineJob, Model, Request, Sampling
+from finery import Completion, Engine, EngineJob, Model, Request, Sampling
+from finery.advanced import Answer, Batch
 from finery.rows import Conversation, Message, split_turns
 from finery.rows.similar import SimilarIndex, question_text
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from finery import StepError, Task, UsageError
+from finery import StepError, UsageError
+from finery.advanced import Task
 from finery.execute.courier import CourierExecutor
 from finery.execute.detached import CANCELLED, NOT_STARTED, RUNS
 from finery_ray.nodes import JOB, MODULE, PLAN, Plan

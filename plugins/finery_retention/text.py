@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from finery import DataError, shown
+from finery import DataError
+from finery.advanced import shown
 
 SHIPPED = Path(__file__).with_name("passages.txt")
 PASSAGE = 600

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from finery import About, Dataset, Files, Graph, Index, Model, Node, Note, Results, Source
+from finery import Dataset, Files, Index, Model, Note
+from finery.advanced import About, Graph, Node, Results, Source
 from finery.util.text import counted
 from finery_retrieve.formats import TOKENIZERS
 

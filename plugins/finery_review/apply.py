@@ -6,22 +6,19 @@ from pathlib import Path
 from typing import Literal
 
 from finery import (
-    About,
     DataError,
     Dataset,
     Files,
-    Graph,
     Inputs,
     Job,
-    Node,
     Note,
     OptionalFiles,
     Step,
     UsageError,
     setting,
-    shown,
     takes,
 )
+from finery.advanced import About, Graph, Node, shown
 from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.parts import read_numbered, row_id_of, row_label

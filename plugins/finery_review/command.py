@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finery import UsageError, shown
+from finery import UsageError
+from finery.advanced import shown
 from finery.cli.console import print_json
 from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery.util.text import counted

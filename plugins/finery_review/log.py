@@ -10,7 +10,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from finery import DataError, FineryError, StepError, check_plain, shown
+from finery import DataError, FineryError, StepError
+from finery.advanced import check_plain, shown
 from finery_review.decisions import Decision, Standing, as_line, parse, token_of
 
 GIT_ATTRIBUTES = """\

@@ -29,7 +29,7 @@ from finery_serve.processes import LOOPBACK, Address, listens, raise_at_signals
 from finery_serve.servers import Running, Serving, names_of
 
 if TYPE_CHECKING:
-    from finery import Graph
+    from finery.advanced import Graph
     from finery_serve.opening import Opened
 
 PORT = 8080
@@ -255,7 +255,7 @@ def import_model(opened: "Opened", *, yes: bool, as_json: bool) -> None:
     yes: run it without a question. `UsageError` for a step that isn't for Ollama, or if Ollama
     is to run and isn't installed. `StepError` if it fails.
     """
-    from finery import linked, shown
+    from finery.advanced import linked, shown
 
     if opened.format != PROGRAM:
         raise UsageError(

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from finery import Artifact, DataError, Model, cpu_count
+from finery import Artifact, DataError, Model
+from finery.advanced import cpu_count
 from finery_gguf.llama import Gguf, files_of
 from finery_gguf.prompts import model_template
 from finery_gguf.server import start

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import click
 
-from finery import Artifact, Bundle, Graph, Model, Project, UsageError
+from finery import Artifact, Bundle, Model, UsageError
+from finery.advanced import Graph, Project
 from finery_serve.servers import Running, Serving
 from finery_transformers.formats import way_out
 

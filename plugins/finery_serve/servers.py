@@ -16,7 +16,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkabl
 
 import msgspec
 
-from finery import Artifact, Engine, Model, Usage, UsageError
+from finery import Artifact, Engine, Model, UsageError
+from finery.advanced import Usage
 from finery.util.text import redacted
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from finery import StepError, Task, UsageError, worker_environment
+from finery import StepError, UsageError
+from finery.advanced import Task, worker_environment
 from finery.execute.detached import (
     CANCELLED,
     NODE,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from finery import DataError, FineryError, StepError, UsageError, shown
+from finery import DataError, FineryError, StepError, UsageError
+from finery.advanced import shown
 from finery.rows.badrow import BadRow
 from finery.rows.tables.records import Record
 from finery.rows.tables.values import json_value

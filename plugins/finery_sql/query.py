@@ -10,7 +10,6 @@ import msgspec
 from blake3 import blake3
 
 from finery import (
-    About,
     DataError,
     Dataset,
     FineryError,
@@ -24,8 +23,8 @@ from finery import (
     StepError,
     UsageError,
     setting,
-    shown,
 )
+from finery.advanced import About, shown
 from finery.rows.tables.records import Record
 from finery.util.text import did_you_mean
 from finery_data.sources.source import RowSource

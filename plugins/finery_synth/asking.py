@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from finery import CachedEngine, Completion, DataError, FineryError, RefusedError, Request
+from finery import CachedEngine, Completion, DataError, FineryError, Request
+from finery.advanced import RefusedError
 from finery.rows import Conversation, Row, row_id
 from finery.rows.answers.answerschema import AnswerSchema
 from finery.rows.answers.jsonvalues import NotJson, parse

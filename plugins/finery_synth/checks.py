@@ -10,17 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from finery import (
-    DataError,
-    Files,
-    OneFile,
-    Settings,
-    StepError,
-    UsageError,
-    load_source,
-    setting,
-    shown,
-)
+from finery import DataError, Files, OneFile, Settings, StepError, UsageError, setting
+from finery.advanced import load_source, shown
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema, check_schema
 from finery.rows.answers.jsonvalues import NotJson, parse, strip_fence

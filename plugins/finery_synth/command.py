@@ -28,7 +28,7 @@ def prompt(name: str, recipe: Path | None) -> None:
     To edit it, run finery synth prompt synth.paraphrase > prompts/paraphrase.jinja, and set
     prompt: prompts/paraphrase.jinja in the recipe.
     """
-    from finery import Project, load_plugins
+    from finery.advanced import Project, load_plugins
     from finery_synth.judges import PAIR_PROMPT, SCORE_PROMPT
     from finery_synth.steps.from_docs import CONTEXT_PROMPT
     from finery_synth.steps.instruct import TEXT_TEMPLATE

@@ -10,23 +10,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import (
-    Budget,
-    Dataset,
-    Estimate,
-    FineryError,
-    Forecasts,
-    Graph,
-    Inputs,
-    Model,
-    Node,
-    Price,
-    Request,
-    Requests,
-    Results,
-    Source,
-    value_of,
-)
+from finery import Dataset, Estimate, FineryError, Inputs, Model, Request, Requests
+from finery.advanced import Budget, Forecasts, Graph, Node, Price, Results, Source, value_of
 from finery.rows.parts import is_conversation
 from finery_synth.checks import Checks, Rubric
 from finery_synth.judges import SCORE_PROMPT, score_messages

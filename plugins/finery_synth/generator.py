@@ -36,7 +36,6 @@ from itertools import chain
 from typing import Any, ClassVar, Literal
 
 from finery import (
-    Budget,
     Completion,
     Count,
     DataError,
@@ -55,6 +54,7 @@ from finery import (
     setting,
     takes,
 )
+from finery.advanced import Budget
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops

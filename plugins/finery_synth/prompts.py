@@ -18,7 +18,8 @@ import secrets
 from difflib import get_close_matches
 from typing import Any
 
-from finery import DataError, OneFile, UsageError, shown
+from finery import DataError, OneFile, UsageError
+from finery.advanced import shown
 from finery.rows import Conversation, Row
 from finery.rows.badrow import BadRow
 from finery.rows.generated import Template

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import DataError, FineryError, outside_key, shown
+from finery import DataError, FineryError, outside_key
+from finery.advanced import shown
 from finery.rows import Conversation, Message
 from finery.rows.chat.thinking import THINKING_TAGS, split_thinking
 from finery.rows.chat.turns import THINKING_KEYS

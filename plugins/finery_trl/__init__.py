@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from finery import hookimpl
 
 if TYPE_CHECKING:
-    from finery import About
+    from finery.advanced import About
 
 
 @hookimpl

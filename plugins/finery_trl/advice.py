@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from finery import About, Dataset, Inputs, Note
+from finery import Dataset, Inputs, Note
+from finery.advanced import About
 from finery.rows import Row
 from finery.util.text import counted
 from finery_trl.rows.remarks import Calls

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import Job, Model, Proof, UsageError, setting, takes
+from finery import Job, Model, UsageError, setting, takes
+from finery.advanced import Proof
 from finery_trl.on_policy import OnPolicy
 from finery_trl.settings import TARGET_MODULES
 

@@ -5,18 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from finery import (
-    Job,
-    Look,
-    OneFile,
-    Proof,
-    Settings,
-    Step,
-    UsageError,
-    nested_step,
-    outside_key,
-    setting,
-)
+from finery import Job, Look, OneFile, Settings, Step, UsageError, nested_step, outside_key, setting
+from finery.advanced import Proof
 from finery.rows import Row
 from finery.rows.chat.turns import turn_problems
 from finery_trl.on_policy import OnPolicy

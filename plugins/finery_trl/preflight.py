@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import Dataset, FineryError, Job, Piece, Proof, Sample, Tally, raise_all
+from finery import Dataset, FineryError, Job
+from finery.advanced import Piece, Proof, Sample, Tally, raise_all
 from finery.rows import Row
 from finery_trl.model.loading import check_context, context_of
 from finery_trl.model.targets import check_targets

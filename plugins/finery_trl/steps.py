@@ -21,11 +21,11 @@ from finery import (
     Look,
     Model,
     Note,
-    Proof,
     UsageError,
     setting,
     takes,
 )
+from finery.advanced import Proof
 from finery.rows import Row
 from finery_trl.checks import check_settings
 from finery_trl.settings import MOST_EPOCHS, Training

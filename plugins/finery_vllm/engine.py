@@ -6,8 +6,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from finery import (
-    Answer,
-    Batch,
     Completion,
     DataError,
     Engine,
@@ -19,6 +17,7 @@ from finery import (
     Sampling,
     StepError,
 )
+from finery.advanced import Answer, Batch
 from finery_serve.client import Refused
 from finery_transformers.precision import auto_dtype
 from finery_vllm.server.installation import build_files, versions

@@ -3,18 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from finery import (
-    About,
-    Inputs,
-    Job,
-    Model,
-    Note,
-    Promise,
-    Step,
-    StepError,
-    setting,
-    takes,
-)
+from finery import Inputs, Job, Model, Note, Promise, Step, StepError, setting, takes
+from finery.advanced import About
 from finery_transformers.formats import require_format
 from finery_vllm.bundle.adapters import check_adapter
 from finery_vllm.folder import ADAPTER, LOADING

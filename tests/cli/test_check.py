@@ -83,7 +83,8 @@ def test_a_long_path_is_shown_whole(project: MakeProject) -> None:
 
 
 NOTES = """\
-from finery import About, Note, hookimpl
+from finery import Note, hookimpl
+from finery.advanced import About
 
 @hookimpl
 def finery_notes():

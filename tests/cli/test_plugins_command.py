@@ -59,7 +59,8 @@ def test_an_unknown_name_gets_a_suggestion(project: MakeProject) -> None:
 
 FAULTY = '''
 import numpy
-from finery import About, Dataset, Job, Settings, Step, hookimpl, setting
+from finery import Dataset, Job, Settings, Step, hookimpl, setting
+from finery.advanced import About
 
 class Group(Settings):
     inside: int = setting(1)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from finery import Executor, Model, Step
+from finery import Model, Step
+from finery.advanced import Executor
 from finery.testing import (
     EngineContract,
     ExecutorContract,

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from tools.definitions.sources import TABLE, Sources
 
-from finery import Artifact, Model, Step, load_plugins
+from finery import Artifact, Model, Step
+from finery.advanced import load_plugins
 from finery.plugin.manager import Plugins
 from finery.step.inspect import OUTSIDE_KEYS, files_of, inputs_of, nested_steps
 from finery.step.look import promises_of

@@ -2,7 +2,7 @@
 
 from background import Background
 
-from finery import Executor
+from finery.advanced import Executor
 from finery.execute.local import LocalExecutor
 from finery.testing import ExecutorContract
 from finery.testing.executors import DetachedContract

@@ -6,7 +6,7 @@ from typing import get_origin
 
 import pytest
 
-from finery import load_plugins
+from finery.advanced import load_plugins
 from finery.errors import PluginError
 from finery.fields import Settings
 from finery.recipe.hints import _read_aliases, aliases_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finery import code_digest
+from finery.advanced import code_digest
 from finery_eval import stats
 from finery_eval.measure import mean
 from finery_eval.steps.speed import STATISTICS

@@ -102,7 +102,7 @@ def test_a_worker_does_not_define_what_counts_out(tmp_path: Path) -> None:
         "def f(name):\n    return eval(name)\n",
         "def f():\n    return [*finery_steps().values()]\n",
         "from sys import modules\n",
-        "from finery import load_plugins\n",
+        "from finery.advanced import load_plugins\n",
     ],
 )
 def test_a_class_that_other_code_may_find_counts(tmp_path: Path, mention: str) -> None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from finery import Artifact, Dataset, Forecast, Graph, Results
+from finery import Artifact, Dataset, Forecast
+from finery.advanced import Graph, Results
 from finery.builder.project import open_graph
 from finery.plugin.forecasts import Forecasts
 

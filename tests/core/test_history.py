@@ -2,7 +2,7 @@
 
 from conftest import MakeProject
 
-from finery import Results
+from finery.advanced import Results
 from finery.store.database import Store
 
 RECIPE = """\

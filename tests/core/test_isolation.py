@@ -97,7 +97,7 @@ def test_a_plugin_that_acts_on_every_step_is_imported(project: MakeProject) -> N
 
 def test_code_that_a_key_names_is_imported(project: MakeProject) -> None:
     more = "def served():\n    return {}\n"
-    code = "from finery import load_plugins\ntold['names'] = [*load_plugins().servers]"
+    code = "from finery.advanced import load_plugins\ntold['names'] = [*load_plugins().servers]"
     t = project({"a.py": module("a.run").replace("    def run", (
         "    def cache_key(self):\n        return Key(code=['shop_one'])\n\n"
         "    def run"))})  # fmt: skip
@@ -112,7 +112,7 @@ def test_code_that_a_key_names_is_imported(project: MakeProject) -> None:
 def test_children_of_a_worker_load_the_same_plugins(project: MakeProject) -> None:
     code = """
 import subprocess
-python = "from finery import load_plugins; print('two.run' in load_plugins().step_types)"
+python = "from finery.advanced import load_plugins; print('two.run' in load_plugins().step_types)"
 def run(*args):
     return subprocess.run([sys.executable, *args], capture_output=True, text=True).stdout
 told['child'] = run('-c', python)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from needs import need
 
-from finery import Graph, PluginError, SearchRange
+from finery import PluginError
+from finery.advanced import Graph, SearchRange
 from finery.builder.project import open_graph
 from finery.errors import RecipeError
 from finery_optuna.samplers import quasi_random, random

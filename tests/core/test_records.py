@@ -7,18 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from finery import (
-    Budget,
-    Completion,
-    DataError,
-    Engine,
-    FineryError,
-    Model,
-    RefusedError,
-    Request,
-    Sampling,
-    StepError,
-)
+from finery import Completion, DataError, Engine, FineryError, Model, Request, Sampling, StepError
+from finery.advanced import Budget, RefusedError
 from finery.inference.budget import Price
 from finery.inference.cache import MAX_WAITING_ANSWERS, CachedEngine
 from finery.inference.records import (

@@ -5,7 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import Budget, Completion, Price, Request, Usage
+from finery import Completion, Request
+from finery.advanced import Budget, Price, Usage
 from finery.inference.budget import Spending
 
 REQUEST = Request([{"role": "user", "content": "a question"}])

@@ -13,11 +13,8 @@ import pytest
 from conftest import LIGHT_STEPS, MakeProject, Project
 from in_process import InProcess, build
 
-from finery import (
-    Graph,
-    Key,
-    Step,
-)
+from finery import Key, Step
+from finery.advanced import Graph
 from finery.builder import project as project_of
 from finery.builder import uptodate as stamp
 from finery.builder.project import open_graph

@@ -9,13 +9,8 @@ from typing import Any, cast
 import pytest
 from conftest import MakeProject
 
-from finery import (
-    DataError,
-    Dataset,
-    Files,
-    Inputs,
-    value_of,
-)
+from finery import DataError, Dataset, Files, Inputs
+from finery.advanced import value_of
 from finery.rows import row_id
 from finery.rows.dropped import read_dropped
 from finery.testing import TestJob

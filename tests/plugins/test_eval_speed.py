@@ -14,7 +14,8 @@ import pytest
 from conftest import MakeProject
 from hostile_server import Body, Reply, Server, serving
 
-from finery import DataError, Metrics, Model, Price, UsageError
+from finery import DataError, Metrics, Model, UsageError
+from finery.advanced import Price
 from finery.rows.report import Difference, Pair, Report, Score
 from finery.testing import TestJob, dataset, run_step, table_model
 from finery.util.text import quantity

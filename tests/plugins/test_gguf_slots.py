@@ -9,7 +9,8 @@ import pytest
 from llama_server import needs_llama_server
 from tiny_gguf import write_tiny_gguf
 
-from finery import Answer, Batch, Completion, DataError, Model, Request, Sampling, StepError
+from finery import Completion, DataError, Model, Request, Sampling, StepError
+from finery.advanced import Answer, Batch
 from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_gguf import backend

@@ -26,7 +26,8 @@ from hostile_server import (
     serving,
 )
 
-from finery import Budget, Completion, FineryError, Job, Model, Request, StepError, UsageError
+from finery import Completion, FineryError, Job, Model, Request, StepError, UsageError
+from finery.advanced import Budget
 from finery.builder.keys import short
 from finery.inference.records import MemoryRecords
 from finery.rows import Conversation

@@ -18,16 +18,14 @@ from finery import (
     Dataset,
     Engine,
     Files,
-    Forecasts,
     Index,
     Model,
     OneFile,
     Request,
-    Results,
     Sampling,
-    Source,
     UsageError,
 )
+from finery.advanced import Forecasts, Results, Source
 from finery.builder.project import open_graph
 from finery.rows import Conversation, split_turns
 from finery.testing import TestJob, dataset, examine, run_step

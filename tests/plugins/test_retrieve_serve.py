@@ -14,7 +14,9 @@ from llama_server import needs_llama_server
 from serving import RECIPE, served, tiny_project
 
 import finery
-from finery import Bundle, Model, Request, Sampling, StepError, load_plugins
+import finery.advanced
+from finery import Bundle, Model, Request, Sampling, StepError
+from finery.advanced import load_plugins
 from finery.testing import TestJob
 from finery_serve.chat.streams import source_line
 from finery_serve.client import Client
@@ -125,7 +127,7 @@ def test_one_can_talk_to_it(built: Project, step: str) -> None:
 
 def test_the_same_answer_as_the_engine_gives(built: Project, tmp_path: Path) -> None:
     """Whole prompts: tokens and greedy answers of the engine and of the server are equal."""
-    opened = finery.Project(built.folder / "recipe.yaml")
+    opened = finery.advanced.Project(built.folder / "recipe.yaml")
     result, _ = opened.result("rag")
     model = opened.store.artifact(next(iter(result.outputs.values())))
     assert isinstance(model, Model)

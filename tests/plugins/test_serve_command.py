@@ -147,7 +147,7 @@ def test_a_folder_without_a_server_names_its_export(folder_project: Project) -> 
     """Or how to make one."""
     project = folder_project
     assert project.run("build", "tiny").code == 0
-    from finery import load_plugins
+    from finery.advanced import load_plugins
 
     if load_plugins().server("transformers") is not None:
         pytest.skip("a plugin serves Hugging Face folders")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from finery import Artifact, Model, load_plugins
+from finery import Artifact, Model
+from finery.advanced import load_plugins
 from finery.builder.project import open_graph
 from finery_serve.chat.streams import EngineTalker, can_be_served, talker
 from finery_serve.opening import Opened

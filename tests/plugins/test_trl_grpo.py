@@ -12,16 +12,8 @@ from datasets import Dataset as Table  # type: ignore[import-untyped]
 from safetensors.torch import load_file
 from tiny_llama import tiny_llama
 
-from finery import (
-    Completion,
-    DataError,
-    Dataset,
-    Model,
-    Proof,
-    Step,
-    StepError,
-    UsageError,
-)
+from finery import Completion, DataError, Dataset, Model, Step, StepError, UsageError
+from finery.advanced import Proof
 from finery.fields import OneFile
 from finery.plugin.manager import load_plugins
 from finery.rows import Row

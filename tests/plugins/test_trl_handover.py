@@ -11,7 +11,8 @@ import pytest
 from conftest import MakeProject
 from tiny_llama import tiny_llama
 
-from finery import Manifest, Model
+from finery import Model
+from finery.advanced import Manifest
 from finery.views import Output
 from finery_trl.train.card import Base, base_in, card
 from finery_trl.view.model import complete

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import Manifest, Model
+from finery import Model
+from finery.advanced import Manifest
 from finery.views import Detail, Finding, Output, Part, Records, Section, render_sections
 from finery.views.scales import panels_of
 from finery.views.svg import thinned

@@ -15,7 +15,8 @@ import pytest
 from tiny_llama import TOOLED, TOOLS
 from vllm_models import needs_vllm, tiny_adapter, tiny_base
 
-from finery import DataError, Model, Request, StepError, cpu_count
+from finery import DataError, Model, Request, StepError
+from finery.advanced import cpu_count
 from finery.testing import TestJob
 from finery_serve.command import introduction
 from finery_serve.guide import request_for

@@ -28,7 +28,7 @@ DESCRIBING = frozenset({"examples", "help"})
 """Keywords of these that only describe the field to users and editors."""
 ERRORS = frozenset(
     f"{module}.{name}"
-    for module in ("finery", "finery.errors")
+    for module in ("finery", "finery.advanced", "finery.errors")
     for name in (
         "DataError", "FineryError", "PluginError", "RecipeError", "RequirementError", "StepError",
         "UsageError",

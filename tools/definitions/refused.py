@@ -25,7 +25,7 @@ EXCEPTIONS = {
         "finery_trl.train.functions:load_functions": "executes files that are settings",
     },
     # -- what finery itself finds by name --------------------------------------------------------
-    "finery.load_plugins": {
+    "finery.advanced.load_plugins": {
         "finery_retrieve.serve.running:Documents.__init__": "for engines, which are in the key",
         "finery_retrieve.serve.running:_serve_with_api": "for secrets",
         "finery_serve.check.answers:ask_server": "for servers, which `Check.cache_key` names",
@@ -65,7 +65,7 @@ FUNCTIONS = tuple(f"{name}." for name in (
     *(f"builtins.{n}" for n in (
         "__import__", "dir", "eval", "exec", "globals", "locals", "vars",
     )),
-    "cloudpickle", "finery.load_plugins", "finery.load_reference",
+    "cloudpickle", "finery.advanced.load_plugins", "finery.load_reference",
     *(f"gc.{n}" for n in ("get_objects", "get_referents", "get_referrers")),
     *(f"importlib.{n}" for n in (
         "import_module", "machinery", "metadata.entry_points", "reload", "util.module_from_spec",

@@ -10,7 +10,8 @@ from typing import Any
 
 from blake3 import blake3
 
-from finery import Step, load_plugins
+from finery import Step
+from finery.advanced import load_plugins
 from finery.artifact.kinds import Bundle, Dataset, Index, Metrics, Model
 from finery.util.references import OUTSIDE_KEY_MARK
 from tools.definitions.parse import IMPORT, Piece

@@ -19,8 +19,8 @@ from finery import (
     Resources,
     UsageError,
     setting,
-    shown,
 )
+from finery.advanced import shown
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.parts import STANDARD_COLUMNS

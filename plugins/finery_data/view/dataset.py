@@ -6,7 +6,8 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from finery import Dataset, Manifest
+from finery import Dataset
+from finery.advanced import Manifest
 from finery.rows import Row, snippet
 from finery.rows.dropped import read_dropped, read_findings
 from finery.util.text import counted, in_line, shortened

@@ -17,14 +17,13 @@ from finery import (
     Key,
     Metrics,
     Model,
-    RefusedError,
     Request,
     Sampling,
     Settings,
-    cpu_count,
     setting,
     takes,
 )
+from finery.advanced import RefusedError, cpu_count
 from finery.execute.gpus import processor, visible_gpus
 from finery.rows import Row, split_turns
 from finery.rows.report import Report
@@ -36,7 +35,7 @@ from finery_eval.measure import Statistic, mean
 from finery_eval.verdicts import Verdict, Verdicts
 
 if TYPE_CHECKING:
-    from finery import Graph, Results
+    from finery.advanced import Graph, Results
 
 P50, P95, FIRST, RATE, PRICE = METRICS = (
     "latency_p50", "latency_p95", "first_token_p50", "tokens_per_second", "price_per_1000"

@@ -6,7 +6,8 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Literal
 
-from finery import Dataset, Graph, Metrics
+from finery import Dataset, Metrics
+from finery.advanced import Graph
 from finery.rows import Row, Turns, answer_text, split_turns
 from finery.rows.parts import prompt_text, row_id_of
 from finery.rows.similar import SimilarIndex, question_text

@@ -6,7 +6,8 @@ Input: `Metrics` and the graph. Output: what `findings` puts into words, and the
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from finery import Graph, Metrics, Model, Node, Step
+from finery import Metrics, Model, Step
+from finery.advanced import Graph, Node
 from finery.rows.report import Difference, Report
 from finery.views import Output
 from finery_eval.estimate import training_of

@@ -11,7 +11,7 @@ from finery.cli.options import matrix_option, recipe_and_step
 from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
-    from finery import Graph, Project, Results
+    from finery.advanced import Graph, Project, Results
     from finery_hub.push.step import HubPush
 
 Place = tuple[str, str]
@@ -42,7 +42,7 @@ def command(
     The card of a model has all its evaluations that are built. That of a hub.push is the one that
     it pushes.
     """
-    from finery import Project, shown
+    from finery.advanced import Project, shown
 
     text = card_of(Project(recipe, overrides), step, repo)
     if output is None:

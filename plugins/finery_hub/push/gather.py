@@ -5,16 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import (
-    Dataset,
-    Forecasts,
-    Graph,
-    Metrics,
-    Model,
-    Node,
-    Results,
-    Source,
-)
+from finery import Dataset, Metrics, Model
+from finery.advanced import Forecasts, Graph, Node, Results, Source
 from finery.rows.report import Report, Score
 from finery_data.overlap import overlaps
 from finery_hub.card import facts as f

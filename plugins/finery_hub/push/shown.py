@@ -8,10 +8,7 @@ from typing import (
     Any,
 )
 
-from finery import (
-    About,
-    Manifest,
-)
+from finery.advanced import About, Manifest
 from finery.views import (
     Output,
     Part,

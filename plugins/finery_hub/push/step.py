@@ -42,7 +42,7 @@ from finery_hub.card.metadata import (
 from finery_hub.push.files import MARK, README, File, Placed, place
 
 if TYPE_CHECKING:
-    from finery import Graph, Results
+    from finery.advanced import Graph, Results
 
 TOKEN = "HF_TOKEN"
 LONGEST_NAME = 96

@@ -15,11 +15,11 @@ from finery import (
     EngineJob,
     FineryError,
     Model,
-    Price,
     Request,
     Sampling,
     StepError,
 )
+from finery.advanced import Price
 from finery_openai import faults
 from finery_openai.key import key_in
 from finery_retrieve.embed.layout import Layout

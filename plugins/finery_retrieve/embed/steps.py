@@ -7,16 +7,8 @@ from typing import Any
 
 import msgspec
 
-from finery import (
-    DataError,
-    Files,
-    Job,
-    Model,
-    Price,
-    Promise,
-    Step,
-    setting,
-)
+from finery import DataError, Files, Job, Model, Promise, Step, setting
+from finery.advanced import Price
 from finery_local.folder import HEAVY, LOADED, README, WEIGHTS, Folder
 from finery_local.wheel import FromWheel, Wheel
 from finery_openai.key import check_address

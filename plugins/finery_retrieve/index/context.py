@@ -13,9 +13,9 @@ from finery import (
     Step,
     UsageError,
     setting,
-    shown,
     takes,
 )
+from finery.advanced import shown
 from finery.rows import Conversation, Message
 from finery.rows.generated import Template
 from finery_prompt.engine import in_front

@@ -12,14 +12,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from finery import (
-    Artifact,
-    FineryError,
-    Index,
-    Model,
-    UsageError,
-    load_plugins,
-)
+from finery import Artifact, FineryError, Index, Model, UsageError
+from finery.advanced import load_plugins
 from finery.rows import Conversation
 from finery_retrieve.index.chunks import Chunks, escape_control_tokens
 from finery_retrieve.index.context import Lookup

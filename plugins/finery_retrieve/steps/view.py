@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from finery import Manifest
+from finery.advanced import Manifest
 from finery.rows import Row, snippet
 from finery.rows.dropped import DROPPED
 from finery.rows.files import lines_of

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finery import Dataset, Graph, Manifest, Node, Project, UsageError
+from finery import Dataset, UsageError
+from finery.advanced import Graph, Manifest, Node, Project
 from finery.rows.dropped import FINDINGS
 from finery.rows.generated import GENERATED
 from finery.util.text import did_you_mean

@@ -8,7 +8,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from finery import Completion, DataError, FineryError, Sampling, UsageError, shown
+from finery import Completion, DataError, FineryError, Sampling, UsageError
+from finery.advanced import shown
 from finery.rows import Conversation
 from finery.util.text import visible
 from finery_eval.calls import shown_call

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import msgspec
 from blake3 import blake3
 
-from finery import Artifact, Completion, DataError, FineryError, Job, Model, StepError, load_plugins
+from finery import Artifact, Completion, DataError, FineryError, Job, Model, StepError
+from finery.advanced import load_plugins
 from finery.rows import Row, split_turns
 from finery_serve.check.prompts import (
     NAMED,

@@ -14,12 +14,12 @@ from finery import (
     Model,
     Step,
     UsageError,
-    load_plugins,
     nested_step,
     outside_key,
     setting,
     takes,
 )
+from finery.advanced import load_plugins
 from finery.rows import Row, split_turns
 from finery_eval.asking import Limits, generate, read_rows
 from finery_eval.evaluation import dependent, write_scored

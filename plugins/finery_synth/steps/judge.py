@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 from finery import (
-    Budget,
     DataError,
     Dataset,
     Estimate,
@@ -20,6 +19,7 @@ from finery import (
     setting,
     takes,
 )
+from finery.advanced import Budget
 from finery.rows import Conversation, Row, is_preference
 from finery.rows.dropped import Drops
 from finery.rows.generated import CheckResult, Origin, Origins, author_name

@@ -8,18 +8,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import (
-    Dataset,
-    Estimate,
-    Forecasts,
-    Graph,
-    Inputs,
-    Model,
-    Node,
-    Past,
-    Results,
-    value_of,
-)
+from finery import Dataset, Estimate, Inputs, Model
+from finery.advanced import Forecasts, Graph, Node, Past, Results, value_of
 from finery.rows import Row, split_turns
 from finery.util.text import rough_duration
 from finery_trl.estimate import architecture as facts

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from finery import Proof, Tally, outside_key
+from finery import outside_key
+from finery.advanced import Proof, Tally
 from finery.rows import Row, Turns
 from finery.util.text import NAMED, counted, some_of
 from finery_trl.rows.example import Example, Proven, continues

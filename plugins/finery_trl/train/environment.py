@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import cpu_count
+from finery.advanced import cpu_count
 
 LONG = 20_000
 SHORT = 2_000

@@ -24,7 +24,8 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from finery import FineryError, Job, Model, StepError, cpu_count, load_plugins, loaded_files
+from finery import FineryError, Job, Model, StepError
+from finery.advanced import cpu_count, load_plugins, loaded_files
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training

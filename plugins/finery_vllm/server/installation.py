@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from finery import StepError, locked_versions, outside_key, shown
+from finery import StepError, outside_key
+from finery.advanced import locked_versions, shown
 
 VARIABLE = "FINERY_VLLM"
 """The environment variable with vLLM's environment: its folder, its Python or its `vllm`."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from finery import About, hookimpl
+from finery import hookimpl
+from finery.advanced import About
 
 
 @hookimpl

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from statistics import median
 from typing import TYPE_CHECKING
 
-from finery import Estimate, Inputs, Note, Results
+from finery import Estimate, Inputs, Note
+from finery.advanced import Results
 from finery.util.text import rough_duration
 
 if TYPE_CHECKING:

@@ -2,13 +2,8 @@
 
 from collections.abc import Sequence
 
-from finery import (
-    Dataset,
-    Piece,
-    Proof,
-    Sample,
-    Tally,
-)
+from finery import Dataset
+from finery.advanced import Piece, Proof, Sample, Tally
 from finery_ngram.steps import Example, Train
 
 

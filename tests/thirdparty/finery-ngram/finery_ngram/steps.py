@@ -20,11 +20,11 @@ from finery import (
     Job,
     Model,
     Note,
-    Proof,
     Step,
     setting,
     takes,
 )
+from finery.advanced import Proof
 from finery.rows import Row, split_turns
 from finery_ngram.model import END, FILE, Counts, prompt_words, words_of
 

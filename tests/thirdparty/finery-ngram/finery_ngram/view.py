@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from finery import Manifest
+from finery.advanced import Manifest
 from finery.views import Context, Detail, LiveMetric, Output, Section, Text
 from finery_ngram.model import ANSWER, FILE, Counts
 from finery_trl.view.live import METRICS as LOSSES

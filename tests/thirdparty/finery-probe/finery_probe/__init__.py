@@ -5,7 +5,8 @@ import time
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from finery import About, Job, Note, hookimpl, outside_key
+from finery import Job, Note, hookimpl, outside_key
+from finery.advanced import About
 
 
 @hookimpl

@@ -1,0 +1,12 @@
+"""What few plugins need: graphs and results, hooks of builds, executors, proofs, budgets.
+
+These names may change between minor versions; the changelog says so.
+"""
+
+from finery.util.exports import exports
+
+__all__, __getattr__ = exports(__file__, globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

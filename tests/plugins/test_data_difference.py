@@ -1,14 +1,17 @@
 """Rows of two builds: which were added, removed and changed."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from finery.rows import Row, with_id
 from finery.testing import dataset
-from finery_data.view.difference import difference_of
+from finery.views.terminal import print_part
+from finery_data.view.difference import difference_of, difference_parts
 
 
 def qa(number: int, answer: str = "yes", **more: Any) -> Row:
@@ -36,3 +39,16 @@ def test_another_order_is_no_change_of_rows(tmp_path: Path) -> None:
     found = difference_of(dataset(tmp_path / "a", rows), dataset(tmp_path / "b", rows[::-1]))
     assert (found["added"], found["removed"], found["changed"]) == ([], [], [])
     assert found["reordered"]
+
+
+def test_a_row_is_shown_by_its_last_prompt_and_answer(tmp_path: Path) -> None:
+    chat = [("system", "Label it."), ("user", "Where is it?"), ("assistant", "order")]
+    row = {"messages": [{"role": role, "content": text} for role, text in chat]}
+    data = difference_of(dataset(tmp_path / "a", []), dataset(tmp_path / "b", [row]))
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    for part in difference_parts(data, 3):
+        print_part(console, part)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "Where is it? → order" in shown
+    assert "Label it." not in shown

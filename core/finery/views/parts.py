@@ -234,13 +234,14 @@ class Record(NamedTuple):
     """A row, or an answer to one, as its fields.
 
     verdicts: side → whether it is right; None: not judged. tags: what a page filters by. data: the
-    same as JSON values, for `--jsonl`.
+    same as JSON values, for `--jsonl`. title: the row in a line, where a `Change` shows no more.
     """
 
     fields: Sequence[Field]
     verdicts: Mapping[str, bool | None] = {}
     tags: Mapping[str, str] = {}
     data: Mapping[str, Any] = {}
+    title: str = ""
 
 
 class Records(NamedTuple):

@@ -179,7 +179,8 @@ def _change_line(mark: str, style: str, record: Record | None) -> "Styled":
 
     fields = {field.label: field.text for field in record.fields} if record else {}
     name = fields.pop("id", "")
-    text = shortened(in_line(next(iter(fields.values()), "")), LONGEST_EXAMPLE)
+    title = record.title if record else ""
+    text = shortened(in_line(title or next(iter(fields.values()), "")), LONGEST_EXAMPLE)
     return Styled.assemble((mark, style), (f"{visible(name)}  ", "dim"), text, overflow="ellipsis")
 
 

@@ -5,13 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Dataset
-from finery.rows import Row, row_id, split_turns
+from finery.rows import Row, row_id, snippet, split_turns
 from finery.rows.parts import canonical_json, labelled_turns
 from finery.util.text import counted
 from finery.views import Change, Field, Part, Record, Text
 
 EXAMPLES = 100
 """Rows of each kind whose content is kept for display."""
+SNIPPET = 68
+"""Characters of a row in a line."""
 
 
 class Known(NamedTuple):
@@ -141,4 +143,4 @@ def _record(row: Row) -> Record:
         is_numbered = role in ("user", "assistant") and number > 1
         fields.append(Field(f"{role} {number}" if is_numbered else role, text))
     fields += [Field(name, canonical_json(row[name])) for name in ("label", "tools") if name in row]
-    return Record(fields)
+    return Record(fields, title=snippet(row, SNIPPET))

@@ -291,11 +291,7 @@ CALL = """
 import importlib, json, sys
 from pathlib import Path
 import msgspec
-from finery import (
-    Dataset,
-    FineryError,
-    Model,
-)
+from finery import Dataset, FineryError, Model
 import finery_hub.client
 from finery.testing import TestJob
 

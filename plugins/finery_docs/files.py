@@ -6,17 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
-from finery import (
-    DataError,
-    Dataset,
-    Files,
-    Job,
-    Key,
-    Resources,
-    Step,
-    UsageError,
-    setting,
-)
+from finery import DataError, Dataset, Files, Job, Key, Resources, Step, UsageError, setting
 from finery.rows import Row, row_id
 from finery.rows.dropped import Drops
 from finery.rows.tables.records import COMPRESSED, data_suffix

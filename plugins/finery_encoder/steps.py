@@ -1,20 +1,8 @@
 """`encoder.classify`: trains a classifier on an encoder."""
 
-from typing import (
-    Literal,
-)
+from typing import Literal
 
-from finery import (
-    Dataset,
-    Job,
-    Key,
-    Model,
-    Promise,
-    Resources,
-    UsageError,
-    setting,
-    takes,
-)
+from finery import Dataset, Job, Key, Model, Promise, Resources, UsageError, setting, takes
 from finery_baseline.answers import FieldsStep, lessons_of
 from finery_encoder.head import fields_of
 from finery_trl.settings import Lora

@@ -56,11 +56,7 @@ def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
 
     if not any(node.evaluates or node.trains for node in graph.nodes.values()):
         return []
-    from finery_eval.planning import (
-        notes_on_baselines,
-        notes_on_classes,
-        notes_on_limits,
-    )
+    from finery_eval.planning import notes_on_baselines, notes_on_classes, notes_on_limits
 
     return [
         *notes_on_limits(graph, results),

@@ -17,12 +17,7 @@ everything from a value to a p-value.
 import math
 import re
 from collections import Counter
-from collections.abc import (
-    Collection,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import msgspec

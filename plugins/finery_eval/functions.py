@@ -11,14 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import (
-    Key,
-    OneFile,
-    Settings,
-    StepError,
-    UsageError,
-    setting,
-)
+from finery import Key, OneFile, Settings, StepError, UsageError, setting
 from finery.rows import Row
 from finery.util.text import did_you_mean
 from finery_eval.calls import Call

@@ -16,12 +16,7 @@ from finery import StepError
 from finery.advanced import cpu_count
 from finery_gguf.programs import SERVER, VARIABLE, WHEELS, server_build, user_program
 from finery_serve.client import Client
-from finery_serve.processes import (
-    Address,
-    ServerProgram,
-    is_for_another_cpu,
-    log_file,
-)
+from finery_serve.processes import Address, ServerProgram, is_for_another_cpu, log_file
 
 CONTEXT = 4096
 """Tokens of a slot by default."""

@@ -11,14 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from finery import (
-    DataError,
-    Dataset,
-    FineryError,
-    Job,
-    StepError,
-    setting,
-)
+from finery import DataError, Dataset, FineryError, Job, StepError, setting
 from finery.rows.badrow import BadRow
 from finery.rows.tables.records import JSON_SUFFIXES, Record, data_suffix, drop_nulls, read_json
 from finery.rows.tables.streams import decompress, report_damage

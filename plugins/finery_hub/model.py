@@ -5,14 +5,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from finery import (
-    DataError,
-    Forecast,
-    Inputs,
-    Job,
-    Model,
-    setting,
-)
+from finery import DataError, Forecast, Inputs, Job, Model, setting
 from finery_hub.client import COMMIT, download, names_at, resolve, token_of
 from finery_local.folder import HEAVY, LOADED, PICKLED, README, WEIGHT_FILES, Folder, FolderStep
 from finery_local.gguf_file import external_gguf

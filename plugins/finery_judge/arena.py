@@ -4,16 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
-from finery import (
-    Dataset,
-    Inputs,
-    Job,
-    Metrics,
-    Requests,
-    UsageError,
-    setting,
-    takes,
-)
+from finery import Dataset, Inputs, Job, Metrics, Requests, UsageError, setting, takes
 from finery.rows import Conversation, Row
 from finery.rows.report import Report
 from finery_eval import verdicts as valued

@@ -24,19 +24,8 @@ from finery_eval.measure import Measure
 from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, effective, together
 from finery_judge import calibration
-from finery_judge.calibration import (
-    MEASURES,
-    Agreement,
-    Decided,
-    agreement,
-)
-from finery_judge.judging import (
-    JUDGE,
-    SCORE_PROMPT,
-    Judging,
-    names,
-    report_scores,
-)
+from finery_judge.calibration import MEASURES, Agreement, Decided, agreement
+from finery_judge.judging import JUDGE, SCORE_PROMPT, Judging, names, report_scores
 from finery_synth.asking import Used
 from finery_synth.judges import Score, transcript
 from finery_synth.prompts import Prompt

@@ -6,15 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from finery import (
-    DataError,
-    Files,
-    Forecast,
-    Inputs,
-    Job,
-    Model,
-    setting,
-)
+from finery import DataError, Files, Forecast, Inputs, Job, Model, setting
 from finery_local.files import read_object
 from finery_local.folder import PICKLED, Folder, FolderStep
 from finery_local.gguf_file import external_gguf

@@ -7,17 +7,7 @@ from typing import Any, Literal
 import msgspec
 from blake3 import blake3
 
-from finery import (
-    DataError,
-    FileOrName,
-    Key,
-    Look,
-    Model,
-    Step,
-    StepError,
-    UsageError,
-    setting,
-)
+from finery import DataError, FileOrName, Key, Look, Model, Step, StepError, UsageError, setting
 from finery.util.text import did_you_mean
 
 TEMPLATE_FILE = "chat_template.jinja"

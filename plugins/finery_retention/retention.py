@@ -4,17 +4,7 @@ import gc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from finery import (
-    Completion,
-    FileOrName,
-    Job,
-    Key,
-    Metrics,
-    Model,
-    Resources,
-    UsageError,
-    setting,
-)
+from finery import Completion, FileOrName, Job, Key, Metrics, Model, Resources, UsageError, setting
 from finery_eval.evaluator import Better, Gated
 from finery_retention.result import PROBABILITY, SOLVED, UNBOUNDED, Result
 from finery_retention.tasks import Item, TaskName, items_of

@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
-from finery import (
-    Completion,
-    Engine,
-    EngineJob,
-    Key,
-    Model,
-    Request,
-    Sampling,
-    StepError,
-)
+from finery import Completion, Engine, EngineJob, Key, Model, Request, Sampling, StepError
 from finery_transformers.answering import constraint
 from finery_transformers.hardware import exhausted, log_unused_gpu
 from finery_transformers.precision import auto_dtype, usable_gpus

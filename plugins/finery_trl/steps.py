@@ -6,9 +6,7 @@ derive from these.
 
 import json
 import math
-from collections.abc import (
-    Iterable,
-)
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finery import (

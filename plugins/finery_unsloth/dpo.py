@@ -2,12 +2,7 @@
 
 from finery import UsageError
 from finery_trl import steps
-from finery_unsloth.fast import (
-    INSTALLS,
-    INSTEAD,
-    PACKAGES,
-    Fast,
-)
+from finery_unsloth.fast import INSTALLS, INSTEAD, PACKAGES, Fast
 
 
 class Dpo(Fast, steps.Dpo, packages=PACKAGES, installs=INSTALLS):

@@ -2,12 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from finery import (
-    Job,
-    Model,
-    UsageError,
-    outside_key,
-)
+from finery import Job, Model, UsageError, outside_key
 from finery_trl.settings import PACKAGES as TRL
 
 if TYPE_CHECKING:

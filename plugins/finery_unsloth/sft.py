@@ -1,11 +1,7 @@
 """Supervised fine-tuning with Unsloth."""
 
 from finery_trl import steps
-from finery_unsloth.fast import (
-    INSTALLS,
-    PACKAGES,
-    Fast,
-)
+from finery_unsloth.fast import INSTALLS, PACKAGES, Fast
 
 
 class Sft(Fast, steps.Sft, packages=PACKAGES, installs=INSTALLS):

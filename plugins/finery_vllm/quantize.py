@@ -4,14 +4,7 @@ import json
 import os
 import shutil
 
-from finery import (
-    Job,
-    Model,
-    Promise,
-    Step,
-    StepError,
-    takes,
-)
+from finery import Job, Model, Promise, Step, StepError, takes
 from finery.util.text import size
 from finery_transformers.formats import require_format
 from finery_transformers.frozen.template import PROMPTS

@@ -25,14 +25,7 @@ from finery import (
 )
 from finery.artifact.manifest import Parts, encode, key_of
 from finery.builder.code.steps import Wrapper
-from finery.builder.keys import (
-    MISSING,
-    Change,
-    EngineKey,
-    Names,
-    differences,
-    key_parts,
-)
+from finery.builder.keys import MISSING, Change, EngineKey, Names, differences, key_parts
 from finery.recipe.graph import Node, Source
 from finery.step.inspect import joint_key
 from finery.util.installed import package_version

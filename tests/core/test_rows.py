@@ -4,15 +4,7 @@ import json
 
 import pytest
 
-from finery.rows import (
-    Conversation,
-    Message,
-    Row,
-    Turns,
-    example_request,
-    split_turns,
-    with_turns,
-)
+from finery.rows import Conversation, Message, Row, Turns, example_request, split_turns, with_turns
 from finery.rows.row import EXAMPLE_CHARACTERS
 
 

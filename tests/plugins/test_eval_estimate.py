@@ -7,10 +7,7 @@ import pytest
 from conftest import MakeProject
 
 from finery import Estimate, Model, Note
-from finery.builder.checks import (
-    estimates_of,
-    notes_on,
-)
+from finery.builder.checks import estimates_of, notes_on
 from finery.builder.project import open_graph
 from finery.plugin.history import Results
 from finery.rows import Row

@@ -8,12 +8,7 @@ import pytest
 
 from finery import Model
 from finery_hub.card import facts as f
-from finery_hub.card.metadata import (
-    Benchmark,
-    Target,
-    eval_results,
-    front_matter,
-)
+from finery_hub.card.metadata import Benchmark, Target, eval_results, front_matter
 from finery_hub.push.files import Placed
 
 hub = pytest.importorskip("huggingface_hub", reason="needs the package huggingface-hub")

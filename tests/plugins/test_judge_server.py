@@ -12,11 +12,7 @@ from hostile_server import Body, Server, said, serving
 from in_process import InProcess
 
 from finery import Note
-from finery.builder.checks import (
-    estimates_of,
-    notes_on,
-    results_of,
-)
+from finery.builder.checks import estimates_of, notes_on, results_of
 from finery.builder.plan import Planner, make_plan
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build

@@ -7,17 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import MakeProject, Project
-from reviewing import (
-    Review,
-    Window,
-    built_in,
-    chat,
-    decisions,
-    files_of,
-    pair,
-    reviewing,
-    window,
-)
+from reviewing import Review, Window, built_in, chat, decisions, files_of, pair, reviewing, window
 from selenium.webdriver.common.keys import Keys
 
 pytestmark = pytest.mark.slow

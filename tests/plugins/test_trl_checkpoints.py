@@ -8,14 +8,7 @@ from typing import Any
 import pytest
 
 from finery import StepError
-from finery_trl.train.checkpoints import (
-    best_step,
-    chosen,
-    last_whole,
-    mark,
-    prune,
-    step_of,
-)
+from finery_trl.train.checkpoints import best_step, chosen, last_whole, mark, prune, step_of
 
 
 def saved(folder: Path, step: int, history: list[dict[str, Any]] | None = None) -> Path:

@@ -20,9 +20,7 @@ from finery_trl.settings import Lora, Training
 from finery_trl.steps import Dpo, Kto, Sft
 from finery_trl.train import run
 from finery_trl.train.callbacks import Callback, Overflow
-from finery_trl.train.messages import (
-    check_half,
-)
+from finery_trl.train.messages import check_half
 from finery_trl.train.schedule import Schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")

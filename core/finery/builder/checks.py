@@ -2,26 +2,15 @@
 
 import os
 import re
-from collections.abc import (
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import (
-    contextmanager,
-)
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from finery.errors import FineryError, PluginError, StepError, UsageError
 from finery.execute.gpus import named_gpus
-from finery.plugin.forecasts import (
-    Forecasts,
-    Inputs,
-)
+from finery.plugin.forecasts import Forecasts, Inputs
 from finery.plugin.history import Results
 from finery.plugin.notes import About
 from finery.recipe.environments import pinned_environment
@@ -29,14 +18,8 @@ from finery.recipe.graph import Graph, Node, place_of
 from finery.recipe.lock import Lock
 from finery.recipe.matrix.labels import restore_step_names
 from finery.step.inspect import steps_inside
-from finery.step.notes import (
-    Estimate,
-    Note,
-)
-from finery.step.step import (
-    Step,
-    is_overridden,
-)
+from finery.step.notes import Estimate, Note
+from finery.step.step import Step, is_overridden
 from finery.util.installed import use_versions, version_of
 from finery.util.text import counted
 

@@ -9,14 +9,7 @@ from xml.etree import ElementTree
 from finery.cli.diff_view import Comparison, difference_parts
 from finery.cli.views import sharing, summary_of
 from finery.compare.outputs import titled
-from finery.report.page import (
-    Reported,
-    gates_of,
-    intro_of,
-    steps_section,
-    title_of,
-    verdict,
-)
+from finery.report.page import Reported, gates_of, intro_of, steps_section, title_of, verdict
 from finery.report.variants import steps_shown
 from finery.util.text import in_line, visible
 from finery.views.html import MARKS, summary

@@ -11,13 +11,8 @@ from finery.recipe.graph import Graph, Node, Source
 from finery.rows.row import Row
 from finery.step.forecast import Count, Forecast, Requests, value_of
 from finery.step.inspect import slots_of
-from finery.step.look import (
-    columns_of,
-)
-from finery.step.step import (
-    Step,
-    is_overridden,
-)
+from finery.step.look import columns_of
+from finery.step.step import Step, is_overridden
 
 Output = tuple[str, str]
 """(step, output)."""

@@ -28,12 +28,8 @@ from finery.step.inspect import (
     slots_of,
     steps_inside,
 )
-from finery.step.look import (
-    promises_of,
-)
-from finery.step.resources import (
-    Reservation,
-)
+from finery.step.look import promises_of
+from finery.step.resources import Reservation
 from finery.step.step import Step
 from finery.util.paths import shown
 from finery.util.text import a_or_an, counted, did_you_mean

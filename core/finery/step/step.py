@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
 from finery.fields import Learns, Role, Settings, Spec, Task
-from finery.key import (
-    Key,
-)
-from finery.step.forecast import (
-    Forecast,
-)
+from finery.key import Key
+from finery.step.forecast import Forecast
 from finery.step.inspect import (
     REPLACED_METHODS,
     RESERVED,
@@ -22,17 +18,9 @@ from finery.step.inspect import (
     full_name,
     inputs_of,
 )
-from finery.step.look import (
-    Look,
-    Promise,
-)
-from finery.step.notes import (
-    Estimate,
-    Note,
-)
-from finery.step.resources import (
-    Resources,
-)
+from finery.step.look import Look, Promise
+from finery.step.notes import Estimate, Note
+from finery.step.resources import Resources
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
 

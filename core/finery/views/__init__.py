@@ -8,9 +8,7 @@ page.
 Each build imports this package, so slow imports are inside the functions that need them.
 """
 
-from finery.views.html import (
-    render_sections,
-)
+from finery.views.html import render_sections
 from finery.views.parts import (
     Axis,
     Cell,
@@ -37,14 +35,7 @@ from finery.views.parts import (
     plot_of,
     record_of,
 )
-from finery.views.view import (
-    Context,
-    Detail,
-    LiveMetric,
-    Output,
-    View,
-    changed_facts,
-)
+from finery.views.view import Context, Detail, LiveMetric, Output, View, changed_facts
 
 __all__ = [
     "Axis",

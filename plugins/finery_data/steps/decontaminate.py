@@ -2,15 +2,7 @@
 
 from collections.abc import Iterator
 
-from finery import (
-    Dataset,
-    Forecast,
-    Inputs,
-    Job,
-    Step,
-    setting,
-    takes,
-)
+from finery import Dataset, Forecast, Inputs, Job, Step, setting, takes
 from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.near import NEAR_SIMILARITY, common_pieces, prompt_entry

@@ -3,15 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from finery import (
-    Dataset,
-    Forecast,
-    Inputs,
-    Job,
-    Step,
-    setting,
-    takes,
-)
+from finery import Dataset, Forecast, Inputs, Job, Step, setting, takes
 from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.near import NEAR_SIMILARITY, NearIndex, common_pieces, row_entry

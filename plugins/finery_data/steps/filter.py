@@ -5,17 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from finery import (
-    DataError,
-    Dataset,
-    Forecast,
-    Inputs,
-    Job,
-    Step,
-    UsageError,
-    setting,
-    takes,
-)
+from finery import DataError, Dataset, Forecast, Inputs, Job, Step, UsageError, setting, takes
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops

@@ -5,17 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from finery import (
-    DataError,
-    Dataset,
-    Forecast,
-    Inputs,
-    Job,
-    Step,
-    UsageError,
-    setting,
-    takes,
-)
+from finery import DataError, Dataset, Forecast, Inputs, Job, Step, UsageError, setting, takes
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import apportion, row_draws, sample_counts

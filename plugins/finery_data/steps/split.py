@@ -20,18 +20,7 @@ from typing import Any, Literal
 import msgspec
 from blake3 import blake3
 
-from finery import (
-    Artifact,
-    Count,
-    DataError,
-    Dataset,
-    Forecast,
-    Inputs,
-    Job,
-    Step,
-    setting,
-    takes,
-)
+from finery import Artifact, Count, DataError, Dataset, Forecast, Inputs, Job, Step, setting, takes
 from finery.rows import Row, answer_text, row_id
 from finery.rows.dropped import Drops
 from finery.rows.near import NEAR_SIMILARITY, TemplateFinder, normalise_or_keep, prompt_entry

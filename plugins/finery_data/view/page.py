@@ -7,16 +7,7 @@ from pathlib import Path
 
 from finery import Dataset, FineryError, Model, UsageError
 from finery.util.text import did_you_mean
-from finery.views import (
-    Context,
-    Finding,
-    Output,
-    Part,
-    Section,
-    Table,
-    Text,
-    counts_in_words,
-)
+from finery.views import Context, Finding, Output, Part, Section, Table, Text, counts_in_words
 from finery_data.duplicates import Overlap, overlap_of
 from finery_data.overlap import are_apart
 from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, measure

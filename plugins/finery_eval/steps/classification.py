@@ -7,17 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import (
-    Completion,
-    DataError,
-    Forecast,
-    Inputs,
-    Job,
-    Look,
-    Metrics,
-    UsageError,
-    setting,
-)
+from finery import Completion, DataError, Forecast, Inputs, Job, Look, Metrics, UsageError, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import (
     INVALID,

@@ -4,13 +4,7 @@ import gc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery import (
-    Dataset,
-    Job,
-    Key,
-    Metrics,
-    takes,
-)
+from finery import Dataset, Job, Key, Metrics, takes
 from finery.rows import Row, Turns, is_preference
 from finery_eval.asking import refuse, some
 from finery_eval.evaluation import write

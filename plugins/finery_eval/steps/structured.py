@@ -7,16 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import (
-    DataError,
-    Job,
-    Key,
-    Look,
-    OneFile,
-    Resources,
-    UsageError,
-    setting,
-)
+from finery import DataError, Job, Key, Look, OneFile, Resources, UsageError, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import (

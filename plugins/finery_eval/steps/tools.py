@@ -3,21 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
-from typing import (
-    Any,
-    TypeVar,
-)
+from typing import Any, TypeVar
 
-from finery import (
-    CachedEngine,
-    Completion,
-    Job,
-    Key,
-    Look,
-    Metrics,
-    UsageError,
-    setting,
-)
+from finery import CachedEngine, Completion, Job, Key, Look, Metrics, UsageError, setting
 from finery.rows import Row, split_turns
 from finery.rows.answers.reading import extract_answer
 from finery_eval import asking

@@ -1,23 +1,10 @@
 """The display of a push: its view, and the note on a missing token."""
 
-from collections.abc import (
-    Iterator,
-    Mapping,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from finery.advanced import About, Manifest
-from finery.views import (
-    Output,
-    Part,
-    Quantity,
-    Section,
-    Table,
-    Text,
-    View,
-)
+from finery.views import Output, Part, Quantity, Section, Table, Text, View
 from finery_hub.push.files import README
 
 

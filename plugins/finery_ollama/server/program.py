@@ -16,12 +16,7 @@ from typing import NamedTuple
 
 from finery import StepError
 from finery_serve.client import Client
-from finery_serve.processes import (
-    Address,
-    ServerProgram,
-    log_file,
-    run_program,
-)
+from finery_serve.processes import Address, ServerProgram, log_file, run_program
 
 PROGRAM = "ollama"
 NOWHERE = "127.0.0.1:1"

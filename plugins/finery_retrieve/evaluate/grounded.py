@@ -32,12 +32,7 @@ from finery_retrieve.evaluate.contexts import (
     right_chunks_or_raise,
 )
 from finery_retrieve.evaluate.judged import CONTEXT, check_judge, make_judge
-from finery_retrieve.evaluate.outcome import (
-    HEADLINE,
-    Outcome,
-    metric_names,
-    overlap_remarks,
-)
+from finery_retrieve.evaluate.outcome import HEADLINE, Outcome, metric_names, overlap_remarks
 from finery_retrieve.evaluate.tables import measure_over_documents
 from finery_retrieve.formats import require_answering, require_counts
 from finery_retrieve.index.context import UNKNOWN, ContextPrompt, check_unknown

@@ -23,13 +23,7 @@ from finery.rows import Conversation, Row, Turns, split_turns, with_turns
 from finery.rows.parts import read_numbered, replace_content, row_label
 from finery_prompt.engine import WrappingEngine
 from finery_retrieve.formats import RETRIEVING, require_answering
-from finery_retrieve.index.context import (
-    ContextStep,
-    Lookup,
-    Prompted,
-    check_limit,
-    check_question,
-)
+from finery_retrieve.index.context import ContextStep, Lookup, Prompted, check_limit, check_question
 from finery_retrieve.index.retriever import Retriever, retrieved_column
 
 

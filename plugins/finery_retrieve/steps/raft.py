@@ -4,15 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-from finery import (
-    Count,
-    Dataset,
-    Forecast,
-    Inputs,
-    Job,
-    setting,
-    takes,
-)
+from finery import Count, Dataset, Forecast, Inputs, Job, setting, takes
 from finery.rows import TURN_COLUMNS, Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import row_draw

@@ -1,18 +1,7 @@
 """`retrieve.rerank`: an index whose best chunks a reranker puts in order."""
 
-from finery import (
-    Index,
-    Job,
-    Model,
-    Promise,
-    Step,
-    UsageError,
-    setting,
-    takes,
-)
-from finery_retrieve.embed.steps import (
-    LOCAL,
-)
+from finery import Index, Job, Model, Promise, Step, UsageError, setting, takes
+from finery_retrieve.embed.steps import LOCAL
 from finery_retrieve.formats import COUNTS_TOKENS, RERANKER
 from finery_retrieve.index.chunks import FORMAT
 

@@ -5,16 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finery import (
-    Artifact,
-    Completion,
-    DataError,
-    Engine,
-    Model,
-    Request,
-    Sampling,
-    UsageError,
-)
+from finery import Artifact, Completion, DataError, Engine, Model, Request, Sampling, UsageError
 from finery.rows import Conversation
 from finery.util.text import likely
 from finery_serve.client import Client

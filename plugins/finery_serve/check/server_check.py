@@ -8,14 +8,7 @@ allowed.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-from finery import (
-    Artifact,
-    Completion,
-    Job,
-    Key,
-    Metrics,
-    RequirementError,
-)
+from finery import Artifact, Completion, Job, Key, Metrics, RequirementError
 from finery.rows import Row
 from finery.rows.report import Table
 from finery_eval.evaluator import Judge

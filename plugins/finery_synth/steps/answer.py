@@ -5,12 +5,7 @@ from typing import Any
 
 import msgspec
 
-from finery import (
-    Completion,
-    Key,
-    UsageError,
-    setting,
-)
+from finery import Completion, Key, UsageError, setting
 from finery.rows import TURN_COLUMNS, Conversation, Message, Row, split_turns
 from finery.rows.answers.jsonvalues import strip_fence
 from finery.rows.generated import DEFAULT_TEMPLATE

@@ -27,14 +27,7 @@ from finery_vllm.bundle.adapters import (
     check_vocabulary,
 )
 from finery_vllm.bundle.files import Texts, write_files
-from finery_vllm.folder import (
-    ADAPTER,
-    LOADING,
-    linked,
-    names_of,
-    root_of,
-    whole,
-)
+from finery_vllm.folder import ADAPTER, LOADING, linked, names_of, root_of, whole
 from finery_vllm.server.command import (
     DESCRIPTION_FILE,
     STRICT_OPTIONS,

@@ -13,11 +13,7 @@ from typing import Any, NamedTuple
 from finery import StepError, outside_key
 from finery.execute.gpus import visible_gpus
 from finery_serve.client import Client, Refused
-from finery_serve.processes import (
-    Address,
-    ServerProgram,
-    log_file,
-)
+from finery_serve.processes import Address, ServerProgram, log_file
 from finery_transformers.precision import auto_dtype
 from finery_vllm.server.command import SERVER_MODULE, cpu_options, serving_facts
 from finery_vllm.server.installation import installation

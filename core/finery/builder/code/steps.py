@@ -17,12 +17,7 @@ from finery.errors import PluginError
 from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
-from finery.step.inspect import (
-    inputs_of,
-    nested_fields,
-    nested_steps,
-    part_at,
-)
+from finery.step.inspect import inputs_of, nested_fields, nested_steps, part_at
 from finery.step.look import promises_of
 from finery.step.step import Step
 from finery.store.database import Store

@@ -23,13 +23,7 @@ from finery.cli.columns import (
     templates_for,
     words_of,
 )
-from finery.cli.commands.scaffold import (
-    filled,
-    refuse_existing,
-    template,
-    write_texts,
-    writing,
-)
+from finery.cli.commands.scaffold import filled, refuse_existing, template, write_texts, writing
 from finery.cli.console import print_json
 from finery.cli.options import json_option
 from finery.errors import UsageError, installing

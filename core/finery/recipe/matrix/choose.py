@@ -14,13 +14,7 @@ from finery.artifact.kinds import Dataset, Metrics, Model
 from finery.errors import PluginError, RecipeError
 from finery.recipe.document import Recipe, RecipePath
 from finery.recipe.matrix.axes import SEED_LABEL, Variant
-from finery.recipe.matrix.expand import (
-    Expanded,
-    add_step,
-    expand,
-    referenced_steps,
-    type_of,
-)
+from finery.recipe.matrix.expand import Expanded, add_step, expand, referenced_steps, type_of
 from finery.recipe.schema import StepTypes
 from finery.step.inspect import SECTIONS, declared_outputs, inputs_of
 from finery.step.step import Step

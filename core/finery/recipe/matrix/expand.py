@@ -15,13 +15,7 @@ from blake3 import blake3
 
 from finery.errors import PluginError, UsageError
 from finery.recipe.document import Recipe, RecipePath
-from finery.recipe.matrix.axes import (
-    Axis,
-    Setting,
-    Variant,
-    read_matrix,
-    repeats_axis,
-)
+from finery.recipe.matrix.axes import Axis, Setting, Variant, read_matrix, repeats_axis
 from finery.recipe.matrix.labels import MAX_STEP_NAME
 from finery.recipe.schema import StepTypes, derived_seed
 from finery.recipe.validate import check_recipe, check_top, raise_all

@@ -20,21 +20,25 @@ def counts_table(
 ) -> Table:
     """The counts of some data sets with bars, the most frequent value first.
 
-    title: what is counted. names: of the data sets. has_shares: whether the rows of a single data
-    set have their share of all.
+    title: what is counted. names: of the data sets. has_shares: whether each count is followed by
+    its share of the data set's rows.
     """
     every = sum(counts, Counter[str]())
+    columns = []
+    for name in names:
+        columns.append(Column(name, has_bars=True))
+        columns += [Column("share", priority=2)] if has_shares else []
     rows: list[list[Cell]] = []
     for value, _ in sorted(every.items(), key=lambda item: (-item[1], item[0])):
-        # A data set without any has none to count, which 0 would hide.
-        numbers: list[Cell] = [of[value] if of.total() else None for of in counts]
-        if has_shares and len(counts) == 1:
-            numbers.append(Quantity(every[value] / every.total(), "share"))
-        name: Cell = cut_to(value, LONGEST_NAME) if value else Text("empty", "soft")
-        rows.append([name, *numbers])
-    columns = [Column(name, has_bars=True) for name in names]
-    shares = ["share"] if has_shares and len(counts) == 1 else []
-    return Table([title, *columns, *shares], rows, shown=SHOWN)
+        row: list[Cell] = [cut_to(value, LONGEST_NAME) if value else Text("empty", "soft")]
+        for count in counts:
+            # A data set without any has none to count, which 0 would hide.
+            total = count.total()
+            row.append(count[value] if total else None)
+            share = Quantity(count[value] / total, "share") if total else None
+            row += [share] if has_shares else []
+        rows.append(row)
+    return Table([title, *columns], rows, shown=SHOWN)
 
 
 def cut_to(text: str, most: int) -> str:

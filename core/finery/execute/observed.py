@@ -340,6 +340,17 @@ def collect_reads(task: Task) -> tuple[list[tuple[str, str]], str, list[str]]:
     return sorted(entries.items()), _process.log.reason, rewritten
 
 
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Don't keep what this thread reads in the block: code that the step's key has anyway."""
+    busy, thread = _process.log.busy, threading.get_ident()
+    busy.add(thread)
+    try:
+        yield
+    finally:
+        busy.discard(thread)
+
+
 def is_clean() -> bool:
     """Whether this process has read nothing, except when it imported its plugin files."""
     return not _process.log.reason and len(_process.log.entries) == _process.imports

@@ -254,9 +254,12 @@ def code_digest(function: Any) -> str | None:
 
     Of a function of a module: what a closure holds isn't in it. None if its code isn't in a file.
     """
+    from finery.execute.observed import unobserved  # not in each build
+
     try:
         folder = os.path.dirname(sys.modules[function.__module__].__file__ or "")
-        code = Closure(CodeIndex([folder], None), [(function, None)]).code
+        with unobserved():
+            code = Closure(CodeIndex([folder], None), [(function, None)]).code
         return blake3(msgspec.json.encode([function.__qualname__, code])).hexdigest()[:16]
     except (AttributeError, KeyError, OSError, PluginError):
         return None

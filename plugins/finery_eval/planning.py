@@ -1,4 +1,4 @@
-"""Statements about evaluators before a build: lines of `finery plan`, and notes of `finery check`.
+"""Notes of `finery check` on evaluators: missing baselines, unseen classes, short limits.
 
 Input: a recipe's graph and its results so far. Evaluators don't import this, so it isn't in any
 key.

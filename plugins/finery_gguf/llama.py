@@ -295,7 +295,7 @@ def _not_loaded(path: Path, heard: Sequence[str]) -> StepError:
 def open_context(model: Gguf, options: Any, purpose: str, fix: str) -> Any:
     """A context of llama.cpp, which is freed with its last reference, before its model.
 
-    options: `llama_context_params`. what, fix: for the `StepError` if memory is too small for it.
+    options: `llama_context_params`. purpose, fix: for the `StepError` if memory is too small.
     """
     ffi, c = library().ffi, library().c
     pointer = c.llama_init_from_model(model.pointer, options)

@@ -33,8 +33,8 @@ def prove(
 ) -> int:
     """Compare the GGUF's chat template and tokenizer with those of the training.
 
-    frozen: the template that the GGUF must have. rows: more conversations to compare. given: the
-    chat template beside the file, which replaces the GGUF's. Returns the number of compared
+    frozen: the template that the GGUF must have. rows: more conversations to compare. replacement:
+    the chat template beside the file, which replaces the GGUF's. Returns the number of compared
     conversations. Raises `StepError` with the first difference.
     """
     tokenizer = frozen.tokenizer

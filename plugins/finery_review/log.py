@@ -66,8 +66,8 @@ class DecisionLog:
     def append(self, decision: Decision, seen_token: str) -> Decision:
         """Write a decision to disk with the present time.
 
-        seen: the token of the decision that the window shows for the row. Raises `Conflict` if
-        there is now another decision.
+        seen_token: of the decision that the window shows for the row. Raises `Conflict` if there is
+        now another decision.
         """
         self._make_folder()
         with self._open_locked(os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as file:

@@ -14,7 +14,7 @@ from finery_vllm.server.command import read_json
 class Prompts:
     """The tokenizer of a model: what is sent for a request, and what an answer says.
 
-    most: tokens of prompt and answer together; default: the model's context.
+    max_context: tokens of prompt and answer together; default: the model's context.
     """
 
     def __init__(self, model: Model, max_context: int | None) -> None:

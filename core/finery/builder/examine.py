@@ -90,7 +90,7 @@ class Examiner:
                 except Exception as error:  # a plugin's code can raise anything
                     failure = PluginError.in_method(error, step, "examine")
                     errors.append(_placed(self._graph, node, failure, path))
-            self._read[node.name, path] = step, {n: knowledge.get(n) for n in look.with_question}
+            self._read[node.name, path] = step, {n: knowledge.get(n) for n in look.inputs_read}
         return each_once(errors)
 
     def _knowledge(self, sources: Sequence[Source], results: Results | None) -> Knowledge:
@@ -113,7 +113,7 @@ class Examiner:
 class _PlannedLook(Look):
     """What is known of a step's inputs in a plan: as built, or else as promised and forecast.
 
-    asked: the inputs that were asked about. results: None knows nothing of any.
+    inputs_read: the inputs that were asked about. results: None knows nothing of any.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class _PlannedLook(Look):
         sources: Mapping[str, Sequence[Source]],
     ) -> None:  # fmt: skip
         super().__init__(job)
-        self.with_question: set[str] = set()
+        self.inputs_read: set[str] = set()
         self._step = step
         self._results = results or Results()
         self._forecasts = Forecasts(graph, self._results)
@@ -156,7 +156,7 @@ class _PlannedLook(Look):
 
     def _built(self, name: str) -> list[dict[str, Any] | None]:
         """The facts about each source of an input; None if it isn't built."""
-        self.with_question.add(name)
+        self.inputs_read.add(name)
         return [self._results.meta(s.step, s.output) for s in self._sources.get(name, ())]
 
 

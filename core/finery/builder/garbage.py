@@ -57,7 +57,7 @@ class Stock:
 
     results: key → its outputs. owners: key → its owner. needed: keys. started: keys of steps that
     builds started which are kept. runs: those to keep, and old_runs those to remove, by id.
-    gone: recipes to forget. locks: text of all lock files. builds: running builds.
+    gone: recipes to forget. recipes: name → its file. builds: running builds.
     """
 
     results: dict[str, dict[str, Manifest]] = field(default_factory=dict)

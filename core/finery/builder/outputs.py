@@ -55,7 +55,7 @@ class OutputLinks:
 
     In place of the link to an output that only a shared store has, there is a text that says so.
 
-    before: `states` at the end of the last build.
+    states_before: `states` at the end of the last build.
     argument: the recipe in commands.
     states: path → state of the links (each the state of the view's folder) or texts, of the views'
         manifests, and of folders in views, as this build found or left them.

@@ -117,7 +117,7 @@ def is_worth_keeping(
 ) -> bool:
     """Whether to keep the record of a run in which no step ran.
 
-    root: of the store. before: step → key of its result before the run.
+    root: of the store. keys_before: step → key of its result before the run.
     """
     keys = {name: result.key for name, result in outcome.results.items()}
     if outcome.errors or any(keys_before.get(name) != key for name, key in keys.items()):

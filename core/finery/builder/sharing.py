@@ -191,7 +191,7 @@ class Sharing:
     ) -> list[str] | None:
         """Copy the outputs here that should be: steps with copied outputs.
 
-        None if steps must run to have them. last: those that no other step uses.
+        None if steps must run to have them. final_steps: those that no other step uses.
         """
         if self._fetch == "none" or not self._store.shared:
             return []

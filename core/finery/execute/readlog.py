@@ -46,7 +46,7 @@ class ReadEntry(NamedTuple):
 class ReadLog:
     """The entries of this process.
 
-    seen: them by name. written: path → what was there before the step wrote to it. reason: why what
+    entries: by name. written: path → what was there before the step wrote to it. reason: why what
     the process makes can't be reused; empty if it can.
     """
 

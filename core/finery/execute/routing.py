@@ -166,8 +166,8 @@ def check_executors(
 ) -> None:
     """Check `executors` and the tables of executors, also of those that no step uses.
 
-    others: recipes that may share the settings. Raises `UsageError`, and warns of a name that is in
-    no recipe: it may be of one that isn't here.
+    other_recipes: those that may share the settings. Raises `UsageError`, and warns of a name that
+    is in no recipe: it may be of one that isn't here.
     """
     by_name = {setting.name: setting for setting in settings}
     routes = by_name["executors"]

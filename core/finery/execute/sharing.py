@@ -75,10 +75,10 @@ def lease_gpus(
 ) -> GpuLease | GpuWait:
     """Take as many GPUs for a step as it needs, or as there are, those with most free memory first.
 
-    used: id → steps, of the GPUs that this build uses. wanted: id → step, of those that earlier
-    steps wait for. The step gets all of its GPUs or none, so that two builds never wait for each
-    other. It shares one only if no other is left. Raises `UsageError` if the step names a GPU that
-    isn't visible.
+    uses_by_gpu: id → steps, of the GPUs that this build uses. waited_for: id → step, of those that
+    earlier steps wait for. The step gets all of its GPUs or none, so that two builds never wait for
+    each other. It shares one only if no other is left. Raises `UsageError` if the step names a GPU
+    that isn't visible.
     """
     gpus = named_gpus(task.gpu_names) if task.gpu_names else visible_gpus()
     count = min(task.gpus, len(gpus))
@@ -153,7 +153,7 @@ def _waiting_reason(
     waited_for: Mapping[str, str],
     foreign: Sequence[Gpu],
 ) -> str:
-    """What a step waits for, and what uses it. others: the GPUs that other builds use."""
+    """What a step waits for, and what uses it. foreign: the GPUs that other builds use."""
     reasons = [
         f"{g.label} is used by step '{use.step}'" for g in gpus for use in uses_by_gpu.get(g.id, ())
     ]

@@ -405,7 +405,7 @@ def _check_separate_folders(artifacts: Mapping[str, Artifact]) -> None:
 
 
 def _step(task: Task, plugins: Plugins, root: Path, *, keep_names: bool = False) -> Step:
-    """The step of a task. named: its inputs have their names even if it doesn't declare that."""
+    """The step of a task. keep_names: its inputs keep them even if it doesn't declare that."""
     cls = plugins.step_type(task.use)
     step = msgspec.convert(task.settings, cls, dec_hook=_placeholder)
     steps = {"": step}

@@ -125,7 +125,7 @@ def _lines(file: RowFile, needles: list[bytes] | None) -> Iterator[RowLine]:
 def _search_lines(
     kind: str, content: mmap.mmap, needles: list[bytes], lines_before: int
 ) -> Iterator[RowLine]:
-    """The lines that hold one of `needles`. before: lines in the files before this one."""
+    """The lines that hold one of `needles`. lines_before: those in the files before this one."""
     places = {n: content.find(n) for n in needles}
     number, counted = lines_before + 1, 0
     while (start := min((p for p in places.values() if p >= 0), default=-1)) >= 0:

@@ -234,7 +234,7 @@ class _StoryBuilder:
         rows: dict[str, StoryRow],
         ids_by_output: dict[tuple[str, str], set[str]],
     ) -> None:
-        """Add what one step did with the rows. there: output → which of the rows are in it."""
+        """Add what one step did with the rows. ids_by_output: which of the rows each has."""
         node, sources = built.node, built.node.row_sources
         earlier_ids = {i for s in sources for i in ids_by_output.get((s.step, s.output), ())}
         for output, file in built.files:

@@ -222,7 +222,7 @@ def check_file(path: Path) -> None:
 
 
 def _read_content(path: Path, max_bytes: int = MAX_RECIPE_BYTES) -> bytes:
-    """The content of a recipe's file. most: 0 only checks whether it can be read."""
+    """The content of a recipe's file. max_bytes: 0 only checks whether it can be read."""
     try:
         if not max_bytes:
             check_plain(path)

@@ -176,7 +176,7 @@ def setting_fix(
     """The fix for the unknown setting `key` of a step of type `use`.
 
     label: the group that contains it; empty for the step itself. schema: of the complete step.
-    known: the settings of the step or the group.
+    settings: those of the step or the group.
     """
     settings = list(settings)
     if instead := aliases.instead_of(f"{label}.{key}" if label else key):

@@ -177,9 +177,10 @@ def missing_text_error(setting: str, name: str, number: int, row: Row) -> DataEr
 
 
 def per_text_setting(description: str, example: Mapping[str, Any], column_of: str = "rows") -> Any:
-    """A setting that maps texts or columns to something. what: e.g. `minimum number of characters`.
+    """A setting that maps texts or columns to something.
 
-    column_of: see `setting`; empty if the rows don't exist before the step runs.
+    description: e.g. `minimum number of characters`. column_of: see `setting`; empty if the rows
+    don't exist before the step runs.
     """
     return setting(
         {}, column_of=column_of, help=f"Text or column: {description}.", examples=[example]
@@ -191,8 +192,8 @@ def check_lengths(
 ) -> None:
     """Raise `UsageError` for limits that are negative or contradict each other.
 
-    fewest, most: the values of `min_characters` and `max_characters`. within: the setting that
-    contains them, followed by a dot.
+    minimums, maximums: the values of `min_characters` and `max_characters`. within: the setting
+    that contains them, followed by a dot.
     """
     for field, limits in (("min_characters", minimums), ("max_characters", maximums)):
         for name, limit in limits.items():

@@ -164,8 +164,9 @@ def temporary_job(seed: int | None) -> Iterator[Job]:
 def examine_opened(step: "Step", seed: int | None, *, only_inside: bool = False) -> None:
     """Examine a step whose inputs are opened, before its `run`.
 
-    Steps inside it read all of their inputs, which they would do late; the step itself does so
-    first. An error of a step inside it names that step's setting. only_inside: not the step itself.
+    Steps inside it may open their inputs here, since they would otherwise read them late. The step
+    itself may not: its `run` reads them first. An error of a step inside it names that step's
+    setting. only_inside: not the step itself.
     """
     for path, within in [*([] if only_inside else [("", step)]), *steps_inside(step)]:
         with temporary_job(seed) as job:

@@ -1,9 +1,9 @@
 """What artifacts and live metrics look like: the contract of views, and the values they return.
 
 Plugins import the names below from this package. `parts` has the values, `view` the base class and
-what its methods take. `terminal`, `html` and `markdown` show the values; `scales`, `canvas` and
-`svg` have the geometry of plots. In goes an output of a step, out comes text, JSON values or a
-page.
+what its methods take. `html` shows the values as a page, `terminal` and `markdown` as text;
+`scales`, `canvas` and `svg` have the geometry of plots. In goes an output of a step, out comes
+text, JSON values or a page.
 
 Each build imports this package, so slow imports are inside the functions that need them.
 """

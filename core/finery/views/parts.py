@@ -36,8 +36,8 @@ a p-value; `seconds` may be milliseconds, and `duration` hours."""
 Interval = tuple[float, float]
 MOST_CLASSES = 6
 """Maximum number of classes that are all listed. Of more, only the most and least frequent."""
-LONGEST_CLASS = 40
-"""Maximum characters of a class that are shown."""
+LONGEST_VALUE = 40
+"""Maximum characters of a class or of a changed fact."""
 MISSING = "–"
 
 
@@ -443,7 +443,7 @@ def counts_in_words(counts: Mapping[str, int], noun: str = "classes") -> str:
     often = Counter(counts).most_common()
     listed = often if len(often) <= MOST_CLASSES else [*often[:3], ("…", 0), *often[-2:]]
     words = [
-        f"{shortened(in_line(name), LONGEST_CLASS)} {count:,}" if count else name
+        f"{shortened(in_line(name), LONGEST_VALUE)} {count:,}" if count else name
         for name, count in listed
     ]
     return f"{len(often):,} {noun}: {', '.join(words)}" if len(often) > 1 else ", ".join(words)

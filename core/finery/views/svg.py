@@ -1,7 +1,7 @@
 """The geometry of plots on pages: stacked panels over the same horizontal axis, in percent.
 
-`parts.html.jinja` draws it. A page may run no scripts, so narrow fields with tooltips show the
-values at an x.
+`section.html.jinja` draws it. No script draws plots, so narrow fields with tooltips show the values
+at an x.
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from finery.util.paths import shown
 from finery.util.references import load_reference
 from finery.util.text import in_line, shortened
 from finery.views.parts import (
-    LONGEST_CLASS,
+    LONGEST_VALUE,
     Facts,
     Hint,
     Part,
@@ -214,7 +214,7 @@ def changed_facts(facts: Mapping[str, Sequence[Any]]) -> Facts:
     """Facts that differ: a name, the old value and the new one."""
     return Facts(
         {
-            name: " → ".join(shortened(in_line(as_text(value)), LONGEST_CLASS) for value in both)
+            name: " → ".join(shortened(in_line(as_text(value)), LONGEST_VALUE) for value in both)
             for name, both in facts.items()
         }
     )

@@ -1,4 +1,4 @@
 """The display of evaluations: scores side by side, tables, confusion, wrong answers.
 
-Input: `Metrics` of any step type. Output: tables for the terminal and JSON values.
+Input: `Metrics` of any step type. Output: sections, records and JSON values.
 """

@@ -29,7 +29,7 @@ class JudgedAnswers(NamedTuple):
 
 
 def check_judge(judge: Nested, contexts: Sequence[Context], own_metrics: Sequence[str]) -> None:
-    """Raise `UsageError` for an evaluator that can't be used. own: the metrics without it."""
+    """Raise `UsageError` for an evaluator that can't be used. own_metrics: those without it."""
     if CONTEXT not in contexts:
         raise UsageError(
             f"the judge judges answers with the context `{CONTEXT}`, which `contexts` lacks",

@@ -50,11 +50,11 @@ def metric_names(contexts: Sequence[Context]) -> list[str]:
 
 
 class Outcome(NamedTuple):
-    """The answers of all models. contexts: those of `asked`. documents: that of each question.
+    """The answers of all models. contexts: those of `prompts`. documents: that of each question.
     answers, verdicts: model → one for each prompt. unknown: the expected answer if the documents
     don't contain it."""
 
-    with_question: Sequence[QuestionInContext]
+    prompts: Sequence[QuestionInContext]
     contexts: Sequence[Context]
     documents: Sequence[str]
     answers: Answers
@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
 
     @classmethod
     def judge(
-        cls, job: Job, library: Library, asked: Sequence[QuestionInContext],
+        cls, job: Job, library: Library, prompts: Sequence[QuestionInContext],
         contexts: Sequence[Context], answers: Answers, unknown: str, passing: float,
     ) -> "Outcome":  # fmt: skip
         """The outcome of answers. unknown, passing: see `verdict_on`."""
@@ -72,11 +72,11 @@ class Outcome(NamedTuple):
         verdicts = {
             name: [
                 verdict_on(prompt, answer.text, unknown, passing)
-                for prompt, answer in zip(asked, completions, strict=True)
+                for prompt, answer in zip(prompts, completions, strict=True)
             ]
             for name, completions in answers.items()
         }
-        return cls(asked, contexts, documents, answers, verdicts, unknown)
+        return cls(prompts, contexts, documents, answers, verdicts, unknown)
 
     @property
     def questions(self) -> int:
@@ -115,7 +115,7 @@ class Outcome(NamedTuple):
 
     def predictions(self) -> Iterator[dict[str, Any]]:
         """A line for each prompt and model."""
-        for number, prompt in enumerate(self.with_question):
+        for number, prompt in enumerate(self.prompts):
             for name, answers in self.answers.items():
                 answer = answers[number]
                 verdict = self.verdicts[name][number]
@@ -149,7 +149,7 @@ class Outcome(NamedTuple):
     def _values(self, model: str, context: str, metric: str) -> list[Value]:
         """A metric of each question with a context."""
         values: list[Value] = [None] * self.questions
-        for prompt, verdict in zip(self.with_question, self.verdicts[model], strict=True):
+        for prompt, verdict in zip(self.prompts, self.verdicts[model], strict=True):
             if prompt.context == context:
                 values[prompt.number] = verdict.values[metric]
         return values
@@ -192,7 +192,7 @@ def citation_table(outcome: Outcome) -> list[Table]:
         for context in outcome.contexts:
             citations = [
                 verdict.citations
-                for prompt, verdict in zip(outcome.with_question, verdicts, strict=True)
+                for prompt, verdict in zip(outcome.prompts, verdicts, strict=True)
                 if prompt.context == context
             ]
             counts = [
@@ -211,7 +211,7 @@ def overlap_remarks(outcome: Outcome) -> list[Remark]:
     """A remark where answers are judged by the words that they share with the expected one."""
     by_words = {
         prompt.number
-        for prompt in outcome.with_question
+        for prompt in outcome.prompts
         if prompt.question.is_answerable and not prompt.question.expected
     }
     if not by_words:

@@ -87,7 +87,7 @@ def _written(
 class Vectors:
     """Compares questions with the embeddings of an index.
 
-    whole: length of the model's embeddings, of which the index may have only the first numbers.
+    full_size: length of the model's embeddings, of which the index may have only the first numbers.
     """
 
     def __init__(

@@ -174,7 +174,7 @@ class RetrieveCheck(
             metric: measure_over_documents({name: values, evaluated: nothing}, outcome.documents)
             for metric, values in own.items()
         }
-        rows = [prompt.question.row for prompt in outcome.with_question]
+        rows = [prompt.question.row for prompt in outcome.prompts]
         report = Report(
             headline=[metric for metric in (f"{CONTEXT}.answer", *OWN) if metric in measures],
             pairs=pairs,

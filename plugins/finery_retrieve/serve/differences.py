@@ -95,7 +95,7 @@ class AppComparison(NamedTuple):
 def compare_app(
     questions: Sequence[QuestionInContext], served: Sequence[ServedAnswer], gguf_model: Model
 ) -> AppComparison:
-    """Compare sources and prompts. under: the GGUF that answers.
+    """Compare sources and prompts. gguf_model: the GGUF that answers.
 
     A prompt is the same if its tokens are, and if the server counted as many when it answered.
     """

@@ -32,7 +32,7 @@ class Example(NamedTuple):
 def read_examples(
     job: Job, datasets: Sequence[Dataset], index: Index | None, negatives: int, setting: str
 ) -> list[Example]:
-    """The examples of rows. what: the name of the setting with the rows.
+    """The examples of rows. setting: the name of the setting with the rows.
 
     With an index, rows are questions that name their chunk, as for `eval.retrieval`. Without one,
     they are pairs (question and answer), or triplets (preferences). Raises `DataError` for rows

@@ -131,8 +131,8 @@ def swap_fault(
 ) -> Fault | None:
     """Whether the server answers with another model than the requested one.
 
-    own: the model's answers by finery's engine. others: those of other models, by name. Short
-    answers of different models can be equal in some rows, so most rows must match.
+    own_answers: the model's answers by finery's engine. other_answers: those of other models, by
+    name. Short answers of different models can be equal in some rows, so most rows must match.
     """
     for name, answers in other_answers.items():
         differ, as_other, as_own = _count_matches(served, answers, own_answers)
@@ -165,7 +165,7 @@ def stop_fault(
 ) -> Fault | None:
     """Whether a server would end right answers early.
 
-    stops: the texts at which it ends answers. own: the answers of the engine, which has no stops.
+    stops: the texts at which it ends answers. engine_answers: of the engine, which has no stops.
     """
     cut = dict[str, str]()
     for row, answer in zip(rows, engine_answers, strict=True):
@@ -199,7 +199,7 @@ def unchecked_faults(
 ) -> list[tuple[str, str]]:
     """(fault that can't be found, what isn't known and how to check it).
 
-    unseen: what the servers don't show.
+    hidden: what the servers don't show.
     """
     missing = list(dict.fromkeys(hidden))
     if not trained:
@@ -297,7 +297,7 @@ def ask_server(
 
 
 def _name_on_server(name: str, names: Sequence[str], bundle_name: str) -> str:
-    """The server's name for a model. called: its name in the bundle; empty if it has none."""
+    """The server's name for a model. bundle_name: its name in the bundle; empty if it has none."""
     for candidate in (name, name.replace(".", "-"), bundle_name):
         if candidate in names:
             return candidate
@@ -315,7 +315,7 @@ def _ask_model(
     asking: ServerQuestions,
     client_request: Mapping[str, Any],
 ) -> ServedModel:
-    """served_as: the model's name on the server. sent: the request of a bundle's client."""
+    """served_as: the model's name on the server. client_request: of a bundle's client."""
     job, compared = asking.job, 0
     differences: list[PromptDifference] = []
     faults: list[Fault] = []
@@ -344,7 +344,7 @@ def _ask_model(
         # The job keeps its folder for this very server: what it consists of is in the step's key.
         job.scratch / f"served-{re.sub(r'[^A-Za-z0-9.@=-]', '_', model.name)}.jsonl",
     )
-    different_ids = {id(difference.with_question) for difference in differences}
+    different_ids = {id(difference.prompt) for difference in differences}
     alike = [id(row) not in different_ids for row in asking.rows]
     prompts = compared, compared - len(differences)
     return ServedModel(

@@ -132,7 +132,7 @@ class PromptDifference(NamedTuple):
     refusal: the server's words, if it refuses the conversation.
     """
 
-    with_question: ComparedPrompt
+    prompt: ComparedPrompt
     trained: str | None
     served: Prompt | None
     refusal: str = ""
@@ -199,7 +199,8 @@ def prompt_faults(
 ) -> list[Fault]:
     """Why prompts differ, with an example.
 
-    own: the chat template that the server uses. renderer: its own code for prompts, if it has any.
+    server_template: the chat template that the server uses. renderer: its own code for prompts, if
+    it has any.
     """
     if not differences:
         return []
@@ -228,7 +229,7 @@ def prompt_faults(
     ):
         kind, fix = "template", "export the model again"
         finding = f"the server uses another chat template than the training: {finding}"
-    names = [difference.with_question.name for difference in differences[:NAMED]]
+    names = [difference.prompt.name for difference in differences[:NAMED]]
     details = [f"for example: {'; '.join(names)}", *_example(differences[0])]
     return [Fault(kind, finding, details, fix)]
 
@@ -237,7 +238,7 @@ def _thinking_switch(
     trained: TrainedPrompts, difference: PromptDifference
 ) -> tuple[str, bool] | None:
     """The switch of thinking, and its value, that makes the server's prompt; None: it isn't it."""
-    prompt = difference.with_question
+    prompt = difference.prompt
     for name in SWITCHES:
         for value in (True, False):
             with suppress(DataError):
@@ -251,8 +252,8 @@ def _example(difference: PromptDifference) -> list[str]:
     if difference.trained is None or difference.served is None:
         who = "the trained template" if difference.trained is None else "the server"
         return [
-            f"only {who} refuses {difference.with_question.name}",
+            f"only {who} refuses {difference.prompt.name}",
             *filter(None, [difference.refusal]),
         ]
     lines = text_difference(("trained:", "served:"), difference.trained, difference.served.text)
-    return [f"in {difference.with_question.name}:", *lines]
+    return [f"in {difference.prompt.name}:", *lines]

@@ -49,13 +49,13 @@ class _Turn(NamedTuple):
 class _Written(NamedTuple):
     """A turn to learn as the template writes it.
 
-    messages: of the row, up to the turn. asked: the text of its prompt. whole: the text of prompt
-    and answer.
+    messages: of the row, up to the turn. prompt_text: of its prompt. whole: the text of prompt and
+    answer.
     """
 
     row: Row
     messages: Conversation
-    with_question: str
+    prompt_text: str
     whole: str
 
     @property
@@ -66,7 +66,7 @@ class _Written(NamedTuple):
     @property
     def answer(self) -> str:
         """What the template writes after the prompt."""
-        return self.whole[len(self.with_question) :]
+        return self.whole[len(self.prompt_text) :]
 
 
 def learned_turns(turns: Turns, loss: Loss) -> list[int]:
@@ -206,7 +206,7 @@ def _place_of_thinking(turn: _Written, tokens: "Tokens") -> tuple[int, int]:
     twin = [*turn.messages[:-1], _with_thought(turn.message, thought, THOUGHT)]
     named: Any = {"tools": turn.row.get("tools"), "arguments": tokens.arguments}
     head, mark, tail = rendered(tokens.tokenizer, twin, **named).partition(THOUGHT)
-    if not mark or len(head) < len(turn.with_question) or head + thought + tail != turn.whole:
+    if not mark or len(head) < len(turn.prompt_text) or head + thought + tail != turn.whole:
         raise DataError("the thinking is written in another form, so it can't be masked")
     return len(head), len(head) + len(thought)
 
@@ -228,7 +228,7 @@ def _normal(text: str) -> str:
 
 def _spans(turn: _Written, answer: Sequence[int], tokens: "Tokens") -> list[tuple[int, int]]:
     """Where each token of an answer begins and ends in the whole text of its turn."""
-    tokenizer, start = tokens.tokenizer, len(turn.with_question)
+    tokenizer, start = tokens.tokenizer, len(turn.prompt_text)
     texts = ((turn.whole, 0), (turn.answer, start)) if tokenizer.is_fast else ()
     for text, shift in texts:
         coded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -259,7 +259,7 @@ def _place(messages: Conversation) -> list[str]:
 @outside_key
 def _difference_of(turn: _Written, prompt: Sequence[int], tokens: "Tokens") -> Faulty:
     """The fault of a turn whose text doesn't begin with that of its prompt."""
-    if turn.with_question.startswith(turn.whole):
+    if turn.prompt_text.startswith(turn.whole):
         return Faulty(Fault.UNWRITTEN, _place(turn.messages))
     if _squeezed(thinking_of(turn.message)) not in _squeezed(turn.whole):
         return Faulty(Fault.THOUGHTLESS, _place(turn.messages))
@@ -295,7 +295,7 @@ def _check_calls(
 
     length = next(i for i, token in enumerate(answer) if token in tokens.ends)
     given = tokens.tokenizer, tokens.arguments
-    reason = misread(*given, turn.with_question, answer[:length], turn.message, turn.row["tools"])
+    reason = misread(*given, turn.prompt_text, answer[:length], turn.message, turn.row["tools"])
     if reason:
         raise Faulty(Fault.MISREAD, [f"{details[0]}: {reason}"])
 
@@ -315,7 +315,7 @@ def _check_text(turn: _Written, details: Sequence[str]) -> None:
         raise Faulty(Fault.THOUGHTLESS, details)
     unopened = str(message.get("content") or "").lstrip().removeprefix(THINK)
     mentioned = (str(message.get("reasoning_content") or "") + unopened).count(THINK)
-    opened = turn.with_question.rstrip().endswith((THINK, END_THINK))
+    opened = turn.prompt_text.rstrip().endswith((THINK, END_THINK))
     if opened + text.count(THINK) - mentioned > 1:
         raise Faulty(Fault.THOUGHT_TWICE, details)
 
@@ -325,7 +325,7 @@ def _fix_of_thinking(turn: _Written, tokens: "Tokens") -> str:
     from finery_transformers.chat import END_THINK, THINK, thinking_switch
 
     switch = thinking_switch(tokens.tokenizer, tokens.arguments)
-    prompt, thinks = turn.with_question.rstrip(), bool(thinking_of(turn.message))
+    prompt, thinks = turn.prompt_text.rstrip(), bool(thinking_of(turn.message))
     if prompt.endswith(THINK) and not thinks:
         off = "set `without_thinking: switch`, or " if switch else ""
         return (

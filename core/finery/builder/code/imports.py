@@ -53,11 +53,11 @@ class Module(NamedTuple):
 class Imports:
     """Where modules are: in the folders of `sys.path`, and in others that a worker may add.
 
-    beside: those folders. What is in one of them counts in addition to what comes first, since the
-    order isn't known here.
+    extra_folders: those others. What is in one of them counts in addition to what comes first,
+    since the order isn't known here.
 
-    absent: takes the files that imports would read if they existed. listed: takes the folders in
-    which any new file may matter. archives: zip files in `sys.path`.
+    absent: takes the files that imports would read if they existed. listed_folders: takes the
+    folders in which any new file may matter. archives: zip files in `sys.path`.
     """
 
     def __init__(

@@ -43,7 +43,8 @@ def is_plain_class(
 ) -> bool:
     """Whether a statement defines a class of which only the bases, finery's own, do anything.
 
-    sources: name → the module that it is imported from. bound: how often the file binds a name.
+    sources: name → the module that it is imported from. bind_counts: how often the file binds
+    a name.
     """
     if not isinstance(node, ast.ClassDef) or node.decorator_list or bind_counts[node.name] != 1:
         return False

@@ -40,7 +40,7 @@ def value_label(value: Any) -> str | None:
 def axis_labels(paths: Sequence[str], reserved: Sequence[str] = ()) -> list[str]:
     """The shortest ends of dotted paths that differ: `r`, or `sft-epochs` and `dpo-epochs`.
 
-    taken: names that none of them can have.
+    reserved: names that none of them can have.
     """
     # All ends of each path, from the shortest.
     keys = [path.split(".") for path in paths]

@@ -156,7 +156,7 @@ def search(pattern: re.Pattern[str], text: str, where: str) -> re.Match[str] | N
 
 @contextmanager
 def limit_patterns(label: str) -> Iterator[None]:
-    """`BadRow` if patterns that are searched for here take too long. what: names them.
+    """`BadRow` if patterns that are searched for here take too long. label: names them.
 
     The package regex can stop a search by itself, but is no replacement: the package jsonschema
     searches the patterns of JSON Schemas, and regex reads some patterns differently without an

@@ -55,8 +55,6 @@ from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, wri
 from finery_eval.measure import Statistic, Value
 from finery_eval.requirements import Requirement, doubts_about, parse, unmet
 from finery_eval.stats import NO_WIDTH
-from finery_eval.tables import remark as remark
-from finery_eval.tables import table as table
 from finery_eval.verdicts import Answers, Judging, Verdict, Verdicts, each_judged
 
 Better = Literal["higher", "lower"]

@@ -1,6 +1,7 @@
 """What is known of a recipe before it is built: rows, requests and models, built or forecast."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import chain, islice
 
@@ -38,17 +39,13 @@ class Forecasts:
         step's key report.
         """
         if node.name not in self._forecasts:
-            self._forecasts[node.name] = self._forecast(node)
+            step = None
+            if is_overridden(type(node.step), "forecast"):
+                with suppress(FineryError):
+                    step = self.graph.with_files(node)
+            forecast = Forecast() if step is None else step.forecast(Inputs(self, node))
+            self._forecasts[node.name] = forecast
         return self._forecasts[node.name]
-
-    def _forecast(self, node: Node) -> Forecast:
-        if not is_overridden(type(node.step), "forecast"):
-            return Forecast()
-        try:
-            step = self.graph.with_files(node)
-        except FineryError:
-            return Forecast()
-        return step.forecast(Inputs(self, node))
 
     def count(self, source: Source) -> Count | None:
         """The number of rows of an input: as built, otherwise by the forecasts of earlier steps."""

@@ -177,6 +177,11 @@ class Graph:
             fix=did_you_mean(name, self.nodes),
         )
 
+    @property
+    def has_training(self) -> bool:
+        """Whether a step trains a model."""
+        return any(node.trains for node in self.nodes.values())
+
     def variants_of(self, name: str) -> list[str]:
         """The variants of a step of the file that a matrix multiplies."""
         return [n for n, node in self.nodes.items() if node.variant and node.origin == name]

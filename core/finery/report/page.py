@@ -105,7 +105,7 @@ def _findings(reported: Reported, sections: Sequence[Section]) -> Iterator[Findi
         names = ", ".join(step.node.name for step in reported.steps if step.result is None)
         yield Finding("Is the build complete?", f"No. Not built: {names}.", "open", 0)
     answered = any(f.question == NEEDED for s in sections for f in findings_in(s))
-    if not answered and any(node.trains for node in reported.graph.nodes.values()):
+    if not answered and reported.graph.has_training:
         text = "Not measured: no model of this build was judged."
         yield Finding(NEEDED, text, "open", 1)
     yield from _gates(reported)

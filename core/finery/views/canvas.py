@@ -212,10 +212,9 @@ def _legend(plot: Plot, panels: Sequence[Panel], width: int) -> "list[Text]":
             entries.append(entry.append(f" ({', '.join(notes)})" if notes else "", "dim"))
     if plot.at is not None:
         entries.append(Text.assemble(("★ ", "bold green"), visible(plot.at[1])))
-    across = f"x: {visible(plot.x.label)}" if plot.x.label else ""
-    if across:
-        is_log = horizontal_scale(panels, plot.x).is_log
-        entries.append(Text(f"{across}{' (log)' if is_log else ''}", style="dim"))
+    if plot.x.label:
+        note = " (log)" if horizontal_scale(panels, plot.x).is_log else ""
+        entries.append(Text(f"x: {visible(plot.x.label)}{note}", style="dim"))
     rows = [Text(" ")]
     for entry in entries:
         if len(rows[-1]) > 1 and len(rows[-1]) + len(entry) + 3 > width:

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finery.util.text import counted, in_line, shortened, visible
+from finery.util.text import counted, in_line, visible
 from finery.views.parts import (
+    MOST_PAIRS,
     Cell,
     Change,
     Facts,
@@ -181,12 +182,10 @@ def _visible(value: Any) -> Any:
 
 # -- sections of values ----------------------------------------------------------------------------
 
-LONGEST_FACT = 300
-"""Characters of a fact that are shown."""
 MATRIX_LABELS = 14
 """Classes that a page shows a matrix of; of more, only the pairs that are confused."""
-PAIRS = 10
-"""Confused pairs of classes that are listed."""
+MOST_ROWS = 1_000
+"""Rows of a table that a page has."""
 
 
 class _Prepared:
@@ -209,10 +208,7 @@ class _Prepared:
                 tone = "warning" if part.severity == "warning" else ""
                 return {"kind": "text", "text": text, "tone": tone, "is_code": False}
             case Facts():
-                facts = [
-                    (name, shortened(fact_text(value), LONGEST_FACT))
-                    for name, value in part.facts.items()
-                ]
+                facts = [(name, fact_text(value)) for name, value in part.facts.items()]
                 return {"kind": "facts", "facts": facts} if facts else None
             case Tiles():
                 tiles = [(of.name, cell_text(of.value), of.note) for of in part.tiles]
@@ -315,10 +311,6 @@ def _table(part: Table) -> dict[str, Any]:
     }
 
 
-MOST_ROWS = 1_000
-"""Rows of a table that a page has."""
-
-
 def _bars(cells: Sequence[Cell], colour: int) -> list[dict[str, Any] | None]:
     """What to draw of the numbers of a column: their intervals, or their lengths from 0."""
     numbers = [
@@ -367,7 +359,7 @@ def _matrix(part: Matrix) -> dict[str, Any]:
                 **pair._asdict(),
                 "example": in_line(part.examples.get((pair.right, pair.answered), "")),
             }
-            for pair in pairs[:PAIRS]
+            for pair in pairs[:MOST_PAIRS]
         ],
-        "more_pairs": max(0, len(pairs) - PAIRS),
+        "more_pairs": max(0, len(pairs) - MOST_PAIRS),
     }

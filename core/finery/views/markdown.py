@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from finery.util.text import in_line, shortened, visible
 from finery.views.canvas import plot_as_text
 from finery.views.parts import (
+    MOST_PAIRS,
     Change,
     Facts,
     Finding,
@@ -31,20 +32,20 @@ from finery.views.parts import (
     is_number,
 )
 
-LONGEST = 300
-"""Characters of a cell or a fact."""
+TITLE_LEVEL = 3
+"""Level of the titles of sections."""
+LONGEST_CELL = 300
+"""Characters of a cell."""
 MOST_ROWS = 200
 """Rows of a table."""
-PAIRS = 10
-"""Confused pairs of classes."""
 WIDTH, HEIGHT = 80, 16
 """Of a plot, in characters."""
 _SYNTAX = re.compile(r"[\\`*\[\]<>|~&#]|(?<!\w)_|_(?!\w)|(?<!\w)@")
 
 
-def render_markdown(sections: Iterable[Section], level: int = 3) -> str:
-    """Sections with their titles. level: of the titles."""
-    parts = ["\n\n".join(_section(section, level)) for section in sections]
+def render_markdown(sections: Iterable[Section]) -> str:
+    """Sections with their titles."""
+    parts = ["\n\n".join(_section(section, TITLE_LEVEL)) for section in sections]
     return "\n\n".join(filter(None, parts))
 
 
@@ -67,7 +68,7 @@ def _part(part: Part, level: int) -> Iterator[str]:
         case Text():
             yield fenced(part.text) if part.is_code else escaped(part.text)
         case Facts():
-            facts = [(name, shortened(fact_text(of), LONGEST)) for name, of in part.facts.items()]
+            facts = [(name, fact_text(of)) for name, of in part.facts.items()]
             yield markdown_table(["", ""], facts) if facts else ""
         case Tiles():
             tiles = [(of.name, cell_text(of.value), of.note) for of in part.tiles]
@@ -77,9 +78,9 @@ def _part(part: Part, level: int) -> Iterator[str]:
         case Matrix():
             pairs = part.pairs()
             if pairs:
-                more = f", {PAIRS} of {len(pairs):,} pairs" if len(pairs) > PAIRS else ""
-                yield escaped(f"{part.title}, most often confused{more}")
-                rows = [(pair.right, pair.answered, f"{pair.rows:,}") for pair in pairs[:PAIRS]]
+                yield escaped(part.pairs_title(MOST_PAIRS))
+                first = pairs[:MOST_PAIRS]
+                rows = [(pair.right, pair.answered, f"{pair.rows:,}") for pair in first]
                 yield markdown_table(["right", "answered", "rows"], rows, [False, False, True])
         case Plot():
             lines = plot_as_text(part, WIDTH, HEIGHT)
@@ -99,7 +100,7 @@ def _table(part: Table) -> Iterator[str]:
     for index, column in enumerate(map(as_column, part.columns)):
         cells = [row[index] for row in part.rows[:MOST_ROWS]]
         heads.append(column.title)
-        columns.append([shortened(cell_text(cell), LONGEST) for cell in cells])
+        columns.append([shortened(cell_text(cell), LONGEST_CELL) for cell in cells])
         right.append(index > 0 and all(map(is_number, cells)))
         if column.has_interval and any(map(interval_text, cells)):
             heads.append("95 % CI")

@@ -38,6 +38,10 @@ MOST_CLASSES = 6
 """Maximum number of classes that are all listed. Of more, only the most and least frequent."""
 LONGEST_VALUE = 40
 """Maximum characters of a class or of a changed fact."""
+LONGEST_FACT = 300
+"""Maximum characters of a fact."""
+MOST_PAIRS = 10
+"""Maximum number of confused pairs of classes that are listed."""
 MISSING = "–"
 
 
@@ -158,6 +162,12 @@ class Matrix(NamedTuple):
             if rows and i != j
         ]
         return sorted(pairs, key=lambda pair: -pair.rows)
+
+    def pairs_title(self, shown: int) -> str:
+        """The title of a list of the first `shown` pairs."""
+        count = len(self.pairs())
+        more = f", {shown} of {count:,} pairs" if count > shown else ""
+        return f"{self.title}, most often confused{more}"
 
 
 # -- plots -----------------------------------------------------------------------------------------
@@ -434,8 +444,8 @@ def fact_text(value: Any) -> str:
     """The value of a fact in words; of many counts, the most and the least frequent."""
     is_long = isinstance(value, dict) and len(value) > MOST_CLASSES
     if is_long and all(isinstance(number, int) for number in value.values()):
-        return counts_in_words(value, "kinds")
-    return as_text(value)
+        return shortened(counts_in_words(value, "kinds"), LONGEST_FACT)
+    return shortened(as_text(value), LONGEST_FACT)
 
 
 def counts_in_words(counts: Mapping[str, int], noun: str = "classes") -> str:

@@ -77,11 +77,11 @@ def drawings_of(plot: Plot) -> list[Drawing]:
 
 def _drawing(plot: Plot, panels: Sequence[Panel]) -> Drawing:
     across = horizontal_scale(panels, plot.x)
-    series = [each for panel in panels for each in panel.series]
+    series = [(each, panel.axis) for panel in panels for each in panel.series]
     most = max(FEWEST_POINTS, POINTS // len(series))
     at = plot.at[0] if plot.at and across.low <= plot.at[0] <= across.high else None
     is_log = across.is_log
-    places = len({x for each in series for x, _ in each.points})
+    places = len({x for each, _ in series for x, _ in each.points})
     zooms = [zoom for zoom in ZOOMS if zoom == 1 or places > PLACES_A_ZOOM * zoom / 4]
     return Drawing(
         plot.y.scale,
@@ -93,7 +93,7 @@ def _drawing(plot: Plot, panels: Sequence[Panel]) -> Drawing:
             ]
             for zoom in zooms
         },
-        _fields([(each, panel.axis) for panel in panels for each in panel.series], across, plot.x),
+        _fields(series, across, plot.x),
         None if at is None else 100 * across.place(at),
         f"{plot.x.label}{', logarithmic' if is_log else ''}",
     )

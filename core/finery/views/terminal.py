@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finery.util.text import counted, in_line, shortened, visible
 from finery.views.canvas import plot_as_text
 from finery.views.parts import (
+    LONGEST_FACT,
+    MOST_PAIRS,
     Cell,
     Change,
     Facts,
@@ -39,17 +41,16 @@ if TYPE_CHECKING:
 STYLES: dict[Tone, str] = {
     "": "", "good": "green", "bad": "red", "warning": "yellow", "soft": "dim", "strong": "bold",
 }  # fmt: skip
-LONGEST_FACT, LONGEST_FOLDED, LONGEST_EXAMPLE = 300, 300, 100
-"""Characters that are shown of a fact, of a field that pages fold, and of an example."""
+LONGEST_FOLDED, LONGEST_EXAMPLE = 300, 100
+"""Characters that are shown of a field that pages fold, and of an example."""
 PLOT_WIDTH, PLOT_HEIGHT = 100, 18
 """Maximum size of a plot in characters, including axes and legend."""
 LEAST, GAP = 16, 3
 """The narrowest column of texts, and the space between two columns, in characters."""
 WIDEST_MATRIX = 120
 """Widest matrix in columns, also where there is more room. A list of pairs is easier to read."""
-PAIRS, FEW_PAIRS, SMALL_MATRIX = 10, 3, 6
-"""Pairs of classes that are listed; below a matrix that is read at a glance, of few classes, fewer.
-"""
+FEW_PAIRS, SMALL_MATRIX = 3, 6
+"""Pairs that are listed below a matrix that is read at a glance, and the most classes of one."""
 
 
 def print_sections(console: "Console", sections: Iterable[Section]) -> None:
@@ -72,7 +73,7 @@ def print_part(console: "Console", part: Part) -> None:
             _print_facts(console, {name: fact_text(fact) for name, fact in part.facts.items()})
         case Tiles():
             notes = {of.name: f"{cell_text(of.value)}  {of.note}".strip() for of in part.tiles}
-            _print_facts(console, notes)
+            _print_facts(console, {n: shortened(text, LONGEST_FACT) for n, text in notes.items()})
         case Table():
             print_table(console, part)
         case Matrix():
@@ -120,7 +121,7 @@ def _print_facts(console: "Console", facts: dict[str, str]) -> None:
     grid.add_column(width=max([14, *map(len, facts)]), style="cyan", no_wrap=True)
     grid.add_column(ratio=1, overflow="fold")
     for name, text in facts.items():
-        grid.add_row(_styled(name), _styled(shortened(text, LONGEST_FACT)))
+        grid.add_row(_styled(name), _styled(text))
     console.print(Padding(grid, (0, 0, 0, 2)))
 
 
@@ -162,6 +163,8 @@ def _print_records(console: "Console", part: Records) -> None:
 
 def _print_change(console: "Console", part: Change) -> None:
     """Print the beginning of a row that was added or removed; of a changed one, what differs."""
+    from rich.text import Text as Styled
+
     before, after = ({f.label: f.text for f in of.fields} if of else {} for of in part)
     mark, style = ("~", "yellow") if before and after else ("+", "green") if after else ("−", "red")
     console.print(_change_line(f"  {mark} ", style, part.after or part.before), no_wrap=True)
@@ -170,8 +173,11 @@ def _print_change(console: "Console", part: Change) -> None:
             continue
         for sign, colour, fields in (("−", "red", before), ("+", "green", after)):
             if label in fields:
-                _print_cut(console, (f"      {sign} ", colour), (f"{label}  ", "cyan"),
-                           (in_line(fields[label]), ""))  # fmt: skip
+                line = Styled.assemble(
+                    (f"      {sign} ", colour), (f"{visible(label)}  ", "cyan"),
+                    visible(in_line(fields[label])), overflow="ellipsis",
+                )  # fmt: skip
+                console.print(line, no_wrap=True)
 
 
 def _change_line(mark: str, style: str, record: Record | None) -> "Styled":
@@ -182,15 +188,6 @@ def _change_line(mark: str, style: str, record: Record | None) -> "Styled":
     title = record.title if record else ""
     text = shortened(in_line(title or next(iter(fields.values()), "")), LONGEST_EXAMPLE)
     return Styled.assemble((mark, style), (f"{visible(name)}  ", "dim"), text, overflow="ellipsis")
-
-
-def _print_cut(console: "Console", *parts: tuple[str, str]) -> None:
-    from rich.text import Text as Styled
-
-    console.print(
-        Styled.assemble(*((visible(text), style) for text, style in parts), overflow="ellipsis"),
-        no_wrap=True,
-    )
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -285,8 +282,9 @@ def _groups(columns: Sequence[PrintedColumn], width: int) -> Iterator[list[Print
     yield group
 
 
-def _width(columns: Sequence[PrintedColumn]) -> int:
-    return sum(column.least for column in columns) + GAP * len(columns)
+def _width(columns: Sequence[PrintedColumn], *, wraps: bool = True) -> int:
+    widths = (column.least if wraps else column.most for column in columns)
+    return sum(widths) + GAP * len(columns)
 
 
 def _widths(columns: Sequence[PrintedColumn], width: int) -> list[int]:
@@ -354,7 +352,7 @@ def _print_matrix(console: "Console", part: Matrix) -> None:
     """Print the matrix, with numbers for labels in little room, and the most frequent pairs."""
     tables = (_matrix(part, is_numbered=numbered) for numbered in (False, True))
     room = min(console.width, WIDEST_MATRIX)
-    fits = (columns for columns in tables if _full_width(columns) <= room)
+    fits = (columns for columns in tables if _width(columns, wraps=False) <= room)
     columns = next(fits, None)
     if columns is not None:
         _print_title(console, f"{part.title} (right ↓, answered →)")
@@ -362,9 +360,8 @@ def _print_matrix(console: "Console", part: Matrix) -> None:
     pairs = part.pairs()
     if not pairs:
         return
-    most = PAIRS if columns is None or len(part.labels) > SMALL_MATRIX else FEW_PAIRS
-    more = f", {most} of {len(pairs):,} pairs" if len(pairs) > most else ""
-    console.print(_styled(f"{part.title}, most often confused{more}", "dim"))
+    most = MOST_PAIRS if columns is None or len(part.labels) > SMALL_MATRIX else FEW_PAIRS
+    console.print(_styled(part.pairs_title(most), "dim"))
     _print_pairs(console, part, most)
     rows = sum(pair.rows for pair in pairs[most:])
     if rows:
@@ -387,10 +384,6 @@ def _matrix(part: Matrix, *, is_numbered: bool) -> list[PrintedColumn]:
         ]
         columns.append(PrintedColumn(title, cells, True))
     return columns
-
-
-def _full_width(columns: Sequence[PrintedColumn]) -> int:
-    return sum(column.most for column in columns) + GAP * len(columns)
 
 
 def _print_pairs(console: "Console", part: Matrix, most: int) -> None:

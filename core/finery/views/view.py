@@ -160,7 +160,7 @@ class View:
     def difference(self, before: Output, after: Output) -> dict[str, Any]:
         """The differences between two versions of an output, as JSON values; by default the facts.
 
-        before, after: the same output of the recipe. Their digests differ, and their files exist.
+        See `compare`.
         """
         old, new = before.manifest.meta, after.manifest.meta
         names = [*new, *(name for name in old if name not in new)]

@@ -106,7 +106,7 @@ def _role_of(model: str, graph: Graph) -> tuple[Role, str]:
         return "base", ""
     trained = training_of(graph, node)
     if trained is None and (cheap := _classifier_of(graph, node)) is not None:
-        if cheap.section != "train" or any(each.trains for each in graph.nodes.values()):
+        if cheap.section != "train" or graph.has_training:
             return "baseline", ""
         trained = cheap
     if trained is None:

@@ -107,8 +107,7 @@ class MetricsView(View):
         if output.graph is not None:
             has_answers = any(report.truncated.values())
             judged = judgements([output], output.graph, answers=has_answers)
-            learns = any(node.trains for node in output.graph.nodes.values())
-            verdicts = remarks_on(judged, has_training=learns)
+            verdicts = remarks_on(judged, has_training=output.graph.has_training)
             yield from (r for r in verdicts if r.severity == "warning" or not is_variant)
         yield from (*export_remarks(report), *_own_remarks(report))
         for doubt in node.step.doubts({"": output.artifact}) if node and not is_variant else ():
@@ -165,8 +164,7 @@ def _parts(outputs: Sequence[Output], context: Context) -> Iterator[Part]:
 
 
 def _findings(judged: Sequence[Judgement], context: Context) -> Iterator[Finding]:
-    learns = any(node.trains for node in context.graph.nodes.values())
-    yield from findings(judged, has_training=learns)
+    yield from findings(judged, has_training=context.graph.has_training)
     for _, text in unseen_classes(context.graph, lambda source: context.built(source.ref)):
         yield Finding(CLASSES, f"No. {text}.", "bad", 2)
 
@@ -190,8 +188,7 @@ def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -
     yield from map(plot_of, report.plots)
     yield from exports(report, metrics.runtime)
     if is_terminal:
-        learns = any(node.trains for node in context.graph.nodes.values())
-        yield from remarks_on(judged, has_training=learns)
+        yield from remarks_on(judged, has_training=context.graph.has_training)
     yield from _own_remarks(report)
     # What readers ask for: a learning curve, or a verdict on a baseline.
     tuned = [each.model for each in judged if each.role == "tuned"]

@@ -7,7 +7,19 @@ from finery.rows.answers.reading import INVALID
 from finery.rows.report import Export, Report, Score
 from finery.rows.report import Table as ReportTable
 from finery.util.text import counted, in_points, range_in_points
-from finery.views import Axis, Column, Matrix, Part, Plot, Quantity, Remark, Series, Table, Text
+from finery.views import (
+    Axis,
+    Cell,
+    Column,
+    Matrix,
+    Part,
+    Plot,
+    Quantity,
+    Remark,
+    Series,
+    Table,
+    Text,
+)
 from finery_eval.evaluation import SPEED
 from finery_eval.predictions import Facts
 from finery_eval.steps.classification import confusion_of
@@ -18,7 +30,6 @@ ENDS = ["95 % CI low", "95 % CI high"]
 """The columns that evaluators write the ends of an interval in, after its number."""
 MOST_PAIRS = 10
 """Confused pairs of classes that have an example."""
-Cell = str | int | float | Quantity | None
 
 
 # -- scores ----------------------------------------------------------------------------------------

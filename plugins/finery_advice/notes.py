@@ -21,17 +21,17 @@ class Finding(NamedTuple):
     setting: str = ""
 
 
-Look = Callable[[Training], Iterator[Finding]]
-KINDS: dict[str, tuple[About, Look]] = {}
+Advisor = Callable[[Training], Iterator[Finding]]
+KINDS: dict[str, tuple[About, Advisor]] = {}
 """Name → when and why the note is given, and the function that checks."""
 
 
-def note(name: str, *, when: str, why: str) -> Callable[[Look], Look]:
+def note(name: str, *, when: str, why: str) -> Callable[[Advisor], Advisor]:
     """Declare a function as the note `name`."""
 
-    def keep(look: Look) -> Look:
-        KINDS[name] = (About(when=when, why=why), look)
-        return look
+    def keep(advise: Advisor) -> Advisor:
+        KINDS[name] = (About(when=when, why=why), advise)
+        return advise
 
     return keep
 
@@ -47,8 +47,8 @@ def notes_on(graph: Graph, results: Results) -> list[Note]:
             place=(*training.node.place, *filter(None, finding.setting.split("."))),
         )
         for training in trainings(graph, results)
-        for name, (_, look) in KINDS.items()
-        for finding in look(training)
+        for name, (_, advise) in KINDS.items()
+        for finding in advise(training)
     ]
 
 

@@ -63,8 +63,8 @@ class Exchange(Protocol):
 
 def read_rows(dataset: Dataset) -> list[Row]:
     """The rows. `DataError` if there are none, or if no engine can answer one of them."""
-    rows = some(list(dataset))
-    refuse(
+    rows = require_rows(list(dataset))
+    refuse_rows(
         "some rows have no prompt",
         (row["id"] for row in rows if not split_turns(row)[0]),
         fix="give every row a user message, or drop it",
@@ -74,7 +74,7 @@ def read_rows(dataset: Dataset) -> list[Row]:
 
 def refuse_calls(rows: Iterable[Row]) -> None:
     """Raise `DataError` for rows whose expected answer is a tool call, where texts are judged."""
-    refuse(
+    refuse_rows(
         "the expected answer of some rows is a tool call, but texts are judged",
         (
             place_of(row)
@@ -89,14 +89,14 @@ def refuse_calls(rows: Iterable[Row]) -> None:
 def refuse_empty(rows: Sequence[Row], expected: Sequence[str]) -> None:
     """Raise `DataError` for rows without an expected answer."""
     refuse_calls(rows)
-    refuse(
+    refuse_rows(
         "some rows have no expected answer",
         (row["id"] for row, text in zip(rows, expected, strict=True) if not text),
         fix="give each row a completion, or drop it",
     )
 
 
-def some(rows: list[Row]) -> list[Row]:
+def require_rows(rows: list[Row]) -> list[Row]:
     """The rows; `DataError` if there is none."""
     if not rows:
         raise DataError(
@@ -105,7 +105,7 @@ def some(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def refuse(what: str, rows: Iterable[str], fix: str) -> None:
+def refuse_rows(what: str, rows: Iterable[str], fix: str) -> None:
     """Raise a `DataError` that lists `rows` (ids, or `id: reason`) if there are any."""
     if failed := list(rows):
         more = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
@@ -140,7 +140,7 @@ def ask_each(step: Sampling, job: Job, models: Sequence[Model], answer: Answerin
     return answers
 
 
-def lead(
+def run_exchanges(
     step: Asking, job: Job, engine: CachedEngine, name: str, exchanges: Sequence[Exchange],
     unit: str,
 ) -> None:  # fmt: skip

@@ -55,8 +55,8 @@ def write(
     the model that they were made from. slices: columns to break scores down by. Raises `DataError`
     for a column that no row has.
     """
-    groups = dependent(job, rows)
-    report = compared(verdicts, groups, models)
+    groups = row_groups(job, rows)
+    report = report_of(verdicts, groups, models)
     report.rows = len(rows)
     add_tables(report, rows, verdicts, groups, slices)
     if groups:
@@ -84,7 +84,7 @@ def add_tables(
     ]
 
 
-def compared(
+def report_of(
     verdicts: Verdicts,
     groups: Sequence[Group] | None,
     models: Sequence[Model],
@@ -125,7 +125,7 @@ def compared(
     )
 
 
-def dependent(job: Job, rows: Sequence[Row]) -> list[Group] | None:
+def row_groups(job: Job, rows: Sequence[Row]) -> list[Group] | None:
     """The groups of related rows, which are logged; None if all rows are independent."""
     groups = together(rows)
     if groups is not None:

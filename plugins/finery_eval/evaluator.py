@@ -372,7 +372,7 @@ class Evaluator(BatchEvaluator):
     def judging(self, job: Job, rows: Sequence[Row]) -> Judging:
         """Judge each answer with `judge`. Raises `StepError` for what `judge` must not return."""
         metrics = self.metric_names()
-        anything, unbounded = self.statistics(), self.unbounded()
+        statistics, unbounded = self.statistics(), self.unbounded()
 
         def verdict_on(i: int, answer: Completion) -> Verdict:
             text = extract_answer(answer.text, self.extract)
@@ -381,8 +381,8 @@ class Evaluator(BatchEvaluator):
                 verdict = verdict_of(self.judge(rows[i], answer), metrics)
                 values = {
                     metric: value
-                    if metric in anything
-                    else number(value, metric, is_share=metric not in unbounded)
+                    if metric in statistics
+                    else checked_value(value, metric, is_share=metric not in unbounded)
                     for metric, value in verdict.values.items()
                 }
             except FineryError as error:
@@ -450,7 +450,7 @@ def verdict_of(returned: Any, metrics: Sequence[str]) -> Verdict:
     return verdict
 
 
-def number(value: Any, metric: str, *, is_share: bool) -> bool | float | None:
+def checked_value(value: Any, metric: str, *, is_share: bool) -> bool | float | None:
     """A value of a metric, also from NumPy's or PyTorch's. Raises `StepError` for no number.
 
     A share that is outside 0 to 1 by no more than a rounding error is moved to the end.
@@ -475,7 +475,7 @@ def number(value: Any, metric: str, *, is_share: bool) -> bool | float | None:
     return min(max(value, 0), 1)
 
 
-def compiled(pattern: str, where: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str, where: str) -> re.Pattern[str]:
     """The compiled regular expression. `UsageError` if it isn't one."""
     try:
         return re.compile(pattern)
@@ -488,7 +488,7 @@ def check_pattern(pattern: str | None) -> None:
     """Raise `UsageError` unless it is a regular expression with one group."""
     if pattern is None:
         return
-    groups = compiled(pattern, f"extract: {pattern}").groups
+    groups = compile_pattern(pattern, f"extract: {pattern}").groups
     if groups != 1:
         raise UsageError(
             f"the expression must have one group, but has {groups}",
@@ -497,6 +497,6 @@ def check_pattern(pattern: str | None) -> None:
         )
 
 
-def names_metric(name: str) -> bool:
+def is_metric_name(name: str) -> bool:
     """Whether a metric can have this name. `require` must be able to read `<model>.<metric>`."""
     return bool(name.strip()) and name == name.strip() and not set(".:\n") & set(name)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from finery_eval.evaluator import Judge
 
 LUCKY_GATE = "lucky-gate"
-WORSE = 0.1
+WORSE_BY = 0.1
 """How much worse the model is that must not pass by luck."""
 CHANCE = 0.05
 MOST_ROWS = 2_000
@@ -71,11 +71,11 @@ def notes_on_gates(step: "Judge", inputs: Inputs) -> Iterator[Note]:
 
 
 def chance_to_pass(bound: float, n: int) -> tuple[float, float]:
-    """(probability, its accuracy) that a model which is `WORSE` than a bound reaches it on n rows.
+    """(probability, its accuracy) that a model `WORSE_BY` below a bound reaches it on n rows.
 
     The upper tail of the binomial distribution.
     """
-    accuracy = max(0.0, bound - WORSE)
+    accuracy = max(0.0, bound - WORSE_BY)
     least = math.ceil(bound * n - 1e-9)
     if accuracy <= 0:
         return float(least <= 0), 0.0

@@ -9,7 +9,7 @@ from finery.rows import Conversation, Row
 from finery.rows.report import Report
 from finery_eval import verdicts as valued
 from finery_eval.asking import ask, read_rows
-from finery_eval.evaluation import answers_table, dependent, write_scored
+from finery_eval.evaluation import answers_table, row_groups, write_scored
 from finery_eval.predictions import predictions
 from finery_eval.verdicts import Answers
 from finery_judge.games import Game, Order, cross_table, pair_table, points_of, records, win_rates
@@ -89,7 +89,7 @@ class Arena(Judging):
         rows, references = self.prepare(job)
         answers, used = ask(self, job, rows), Used()
         games = self._games(job, rows, references, answers, used)
-        groups, models = dependent(job, rows), list(answers)
+        groups, models = row_groups(job, rows), list(answers)
         rates = win_rates(games, models, groups)
         order, played = Order.of(games, groups), records(games, groups)
         remarks = [*self.judged_itself(), *order.remarks()]

@@ -34,7 +34,7 @@ from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.answers.reading import extract_answer
 from finery.rows.report import Remark
 from finery.rows.report import Score as ReportScore
-from finery_eval.asking import refuse
+from finery_eval.asking import refuse_rows
 from finery_eval.evaluator import BatchEvaluator, longest_answer
 from finery_eval.tables import remark
 from finery_judge.calibration import Score
@@ -190,7 +190,7 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1", schemas=True):
         if not self.reference:
             return [""] * len(rows)
         texts = [answer_text(row).strip() for row in rows]
-        refuse(
+        refuse_rows(
             "some rows have no answer to show to the judge",
             (row["id"] for row, text in zip(rows, texts, strict=True) if not text),
             fix="give each row a completion, or remove reference: true",

@@ -29,7 +29,7 @@ import msgspec
 
 from finery import StepError
 from finery.execute.courier import ADDRESS, Address, report
-from finery.execute.detached import NODE, ON_NODES
+from finery.execute.detached import NODE_VARIABLE, ON_NODES_VARIABLE
 
 MODULE, JOB = "finery_ray.nodes", "finery.execute.node"
 """What runs a job on several nodes, and on one."""
@@ -214,7 +214,7 @@ def on_nodes(plan: Plan, command: Sequence[str]) -> int:
     variables["FINERY_HOST"] = own_address()
 
     def follow(node: int) -> None:
-        arguments = command, variables | {NODE: str(node)}, OWN, os.getcwd()
+        arguments = command, variables | {NODE_VARIABLE: str(node)}, OWN, os.getcwd()
         code = 1
         try:
             if node == 0:
@@ -242,7 +242,7 @@ if __name__ == "__main__":
         case ["run", *command]:
             os._exit(on_nodes(plan, command))  # which ends what still runs
         case ["first"]:
-            os.environ[ON_NODES] = shlex.join([sys.executable, "-m", MODULE, "run"])
+            os.environ[ON_NODES_VARIABLE] = shlex.join([sys.executable, "-m", MODULE, "run"])
             os.execv(sys.executable, [sys.executable, "-m", JOB])
         case _:
             sys.exit(main(plan))

@@ -20,9 +20,9 @@ from finery import StepError, UsageError
 from finery.advanced import Task, worker_environment
 from finery.execute.detached import (
     CANCELLED,
-    NODE,
-    ON_NODES,
-    TIME,
+    NODE_VARIABLE,
+    ON_NODES_VARIABLE,
+    TIME_PATTERN,
     DetachedExecutor,
     Reservation,
     supervise,
@@ -66,7 +66,7 @@ class SlurmOptions(msgspec.Struct, kw_only=True):
     partition: str | None = None
     account: str | None = None
     constraint: str | None = None
-    time: Annotated[str, Meta(pattern=TIME)] = "1h"
+    time: Annotated[str, Meta(pattern=TIME_PATTERN)] = "1h"
     gres: str = "gpu:{gpus}"
     extra: dict[str, str | int | bool] = {}
     setup: list[str] = []
@@ -83,8 +83,8 @@ class Run:
         """Run the step of a job's folder, on the first node of the job."""
         if (nodes := int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))) > 1:
             # Without the trap, Slurm's notice would end the processes on the nodes.
-            script = f'trap "" USR2; export {NODE}=$SLURM_NODEID; exec "$@"'
-            os.environ[ON_NODES] = shlex.join([
+            script = f'trap "" USR2; export {NODE_VARIABLE}=$SLURM_NODEID; exec "$@"'
+            os.environ[ON_NODES_VARIABLE] = shlex.join([
                 "srun", "--overlap", "--export=ALL", f"--nodes={nodes}", f"--ntasks={nodes}",
                 "--ntasks-per-node=1", "--kill-on-bad-exit=1", "sh", "-c", script, "sh",
             ])  # fmt: skip

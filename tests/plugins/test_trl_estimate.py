@@ -21,7 +21,7 @@ from finery_transformers.precision import Unused
 from finery_trl.estimate import architecture as facts
 from finery_trl.estimate import forecast
 from finery_trl.estimate import memory as estimate
-from finery_trl.estimate.architecture import Unknown, of_config
+from finery_trl.estimate.architecture import UnknownSize, of_config
 from finery_trl.estimate.memory import (
     Adapter,
     Architecture,
@@ -266,14 +266,14 @@ def test_without_a_word_on_the_output_matrix_it_is_as_transformers_has_it(name: 
     ({"text_config": [1]}, "text_config of its model is not an object"),
 ])  # fmt: skip
 def test_sizes_that_cannot_be_told(change: dict[str, Any], why: str) -> None:
-    with pytest.raises(Unknown, match=why):
+    with pytest.raises(UnknownSize, match=why):
         of_config({k: v for k, v in {**QWEN_CONFIG, **change}.items() if v is not None})
 
 
 def test_sizes_from_a_gguf(smollm2_gguf: Path, tmp_path: Path) -> None:
     assert facts.of_gguf(smollm2_gguf) == SMOLLM2
     (tmp_path / "cut.gguf").write_bytes(smollm2_gguf.read_bytes()[:100_000])
-    with pytest.raises(Unknown, match=r"cut\.gguf can't be read"):
+    with pytest.raises(UnknownSize, match=r"cut\.gguf can't be read"):
         facts.of_gguf(tmp_path / "cut.gguf")
 
 

@@ -21,9 +21,9 @@ from finery.execute.executor import Died, Failed, Logged, Need, Task, TaskEvent
 from finery.execute.job import BEGAN, CLOSING_EVENTS, INTERRUPTED, About, JobFolder
 from finery.execute.job import supervise as supervise
 from finery.inference.records import SqliteRecords
-from finery.step.resources import NODE as NODE
-from finery.step.resources import ON_NODES as ON_NODES
-from finery.step.resources import TIME as TIME
+from finery.step.resources import NODE_VARIABLE as NODE_VARIABLE
+from finery.step.resources import ON_NODES_VARIABLE as ON_NODES_VARIABLE
+from finery.step.resources import TIME_PATTERN as TIME_PATTERN
 from finery.step.resources import Reservation as Reservation
 from finery.store.connection import Database
 

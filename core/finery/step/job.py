@@ -14,7 +14,7 @@ from finery.inference.engine import Engine
 from finery.inference.records import MemoryRecords, Records
 from finery.inference.shared import SharedRecords
 from finery.inference.types import Identity
-from finery.step.resources import ON_NODES
+from finery.step.resources import ON_NODES_VARIABLE
 from finery.util.files import copy_file
 from finery.util.paths import path_in
 from finery.util.text import redacted
@@ -90,7 +90,7 @@ class Job:
         itself runs on node 0. If the others may not know the host name of node 0, `FINERY_HOST` has
         its address. The nodes share `scratch`.
         """
-        return shlex.split(os.environ.get(ON_NODES, ""))
+        return shlex.split(os.environ.get(ON_NODES_VARIABLE, ""))
 
     def copy(self, source: Path, name: str) -> None:
         """Copy a file into `out`, sharing its blocks if the file system can.

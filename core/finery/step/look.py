@@ -98,24 +98,24 @@ class BuiltLook(Look):
         self._opens = opens
 
     def meta(self, name: str) -> "Known[Any] | Unknown":
-        """That of the opened input."""
+        """The facts of what is opened; of a list of inputs, a list."""
         metas = [artifact.meta for artifact in self._opened(name)]
         many = isinstance(getattr(self._step, name), list)
         return Known(metas if many else metas[0]) if metas else UNKNOWN
 
     def rows(self, name: str, limit: int) -> "Known[list[Row]] | Unknown":
-        """Those of the opened data sets."""
+        """The first rows of the opened data sets, which are exact if there are no others."""
         datasets = self._opened(name)
         rows = list(islice(chain.from_iterable(datasets), limit))
         return Known(rows, sum(map(len, datasets)) == len(rows)) if datasets else UNKNOWN
 
     def columns(self, name: str) -> "Known[frozenset[str]] | Unknown":
-        """Those of the opened data sets."""
+        """The columns of all opened data sets together."""
         datasets = self._opened(name)
         return Known(frozenset().union(*map(columns_of, datasets))) if datasets else UNKNOWN
 
     def open(self, name: str) -> "Known[Any] | Unknown":
-        """The input itself."""
+        """The opened input, unless `opens` forbids to read all of it."""
         return Known(getattr(self._step, name)) if self._opens and self._opened(name) else UNKNOWN
 
     def _opened(self, name: str) -> list[Any]:

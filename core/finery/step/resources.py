@@ -9,13 +9,13 @@ import msgspec
 from finery.util.text import counted
 
 _UNITS = {"MB": 2**20, "GB": 2**30, "TB": 2**40}
-_MEMORY = "^[0-9]+(\\.[0-9]+)?(MB|GB|TB)$"
+_MEMORY_PATTERN = "^[0-9]+(\\.[0-9]+)?(MB|GB|TB)$"
 _SECONDS = {"d": 86_400, "h": 3600, "m": 60}
-ON_NODES = "FINERY_ON_NODES"
+ON_NODES_VARIABLE = "FINERY_ON_NODES"
 """Environment variable with `Job.on_nodes`, as a shell quotes it. An executor sets it."""
-NODE = "FINERY_NODE"
+NODE_VARIABLE = "FINERY_NODE"
 """Environment variable of what `Job.on_nodes` starts: the number of its node, 0 for the first."""
-TIME = "^(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?$"
+TIME_PATTERN = "^(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?$"
 """A pattern of durations."""
 SCHEMA: dict[str, Any] = {
     "description": "What the step needs of a machine. Executors schedule by it; it isn't part of "
@@ -33,18 +33,18 @@ SCHEMA: dict[str, Any] = {
             "description": "Memory that it uses on each of its GPUs, e.g. 20GB. Steps that "
             "state it share a GPU of this machine if they fit.",
             "type": "string",
-            "pattern": _MEMORY,
+            "pattern": _MEMORY_PATTERN,
         },
         "memory": {
             "description": "Main memory, e.g. 24GB or 800MB. 1GB is 1024MB, as in Slurm.",
             "type": "string",
-            "pattern": _MEMORY,
+            "pattern": _MEMORY_PATTERN,
         },
         "cpus": {"description": "How many cores.", "type": "integer", "minimum": 1},
         "time": {
             "description": "The longest that it may take on a cluster, e.g. 30m, 2h, 1h30m or 3d.",
             "type": "string",
-            "pattern": TIME,
+            "pattern": TIME_PATTERN,
         },
     },
 }

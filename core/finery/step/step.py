@@ -71,13 +71,13 @@ class Step(Settings):
     def examine(self, look: Look) -> None:
         """Raise the errors of `run` for outside files and inputs that can't be used.
 
-        Raise only what no later knowledge can cure: `look` answers with what is known of the inputs
-        now, and this is called again when it knows more of one that was asked about. Calls come
-        after `check`, with outside files found: in `finery check`, before a build, before a step
-        that comes earlier and takes long, and before `run`. They must be quick, however large the
-        files are, and must not use the network; only what `look.open` returns may be read as a
-        whole. An error whose `where` names a setting, e.g. `columns.user`, is shown there in the
-        recipe.
+        Raise only errors that remain errors whatever is built later: `look` answers with what is
+        known of the inputs now, and this is called again when it knows more of one that was asked
+        about. Calls come after `check`, with outside files found: in `finery check`, before a
+        build, before a long-running upstream step, and before `run`. They must be quick, however
+        large the files are, and must not use the network; only what `look.open` returns may be read
+        as a whole. An error whose `where` names a setting, e.g. `columns.user`, is shown there in
+        the recipe.
         """
 
     def cache_key(self) -> Key:

@@ -21,9 +21,9 @@ from finery.rows.chat.turns import turn_problems
 from finery.rows.report import Report, Table
 from finery.util.text import did_you_mean, percent
 from finery_eval import stats
-from finery_eval.asking import refuse, refuse_calls
+from finery_eval.asking import refuse_calls, refuse_rows
 from finery_eval.evaluation import answers_table, majority_table
-from finery_eval.evaluator import SAMPLED, BatchEvaluator, names_metric
+from finery_eval.evaluator import SAMPLED, BatchEvaluator, is_metric_name
 from finery_eval.measure import Statistic
 from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
@@ -242,7 +242,7 @@ class Classification(BatchEvaluator, task="classification"):
 def check_fields(fields: Sequence[str], metrics: Sequence[str]) -> None:
     """Raise `UsageError` for field names that can't be names of metrics too."""
     for field in fields:
-        if not names_metric(field):
+        if not is_metric_name(field):
             raise UsageError(
                 f"{field!r} can't be the name of a field",
                 where="fields",
@@ -290,7 +290,7 @@ def read_expected(reader: Reader, rows: Sequence[Row]) -> list[Expected]:
             expected.append(reader.expected(row))
         except Unreadable as error:
             failed.append(f"{row['id']}: {error}")
-    refuse(
+    refuse_rows(
         "some rows have no readable expected answer",
         failed,
         fix="give each row a label or a completion that holds one, or drop it",
@@ -307,7 +307,7 @@ def refuse_contradictions(
         for row, want in zip(rows, expected, strict=True)
         if answer_text(row).strip() and reader.read(answer_text(row), want).values != want.values
     ]
-    refuse(
+    refuse_rows(
         "the completions of some rows aren't read as their labels",
         failed,
         fix="set `extract` or `match` so that the label is found, or remove the rows' labels",

@@ -11,7 +11,7 @@ from finery.rows.report import Report, Slice, Table, values_and_intervals
 from finery_eval import asking
 from finery_eval.arguments import Equality
 from finery_eval.calls import BadTools, Toolbox, answered_calls, expected_calls
-from finery_eval.evaluation import Unjudged, add_tables, compared, write_scored
+from finery_eval.evaluation import Unjudged, add_tables, report_of, write_scored
 from finery_eval.matches import Match, Wanted
 from finery_eval.measure import Measure, scores_of
 from finery_eval.nested import JudgeEach
@@ -164,7 +164,7 @@ class Dialog(JudgeEach, engines=True):
 
         def roll_out(engine: CachedEngine, name: str) -> list[Completion]:
             rollouts = [Rollout(conversation, calls) for conversation in conversations]
-            asking.lead(evaluator, job, engine, name, rollouts, "turn")
+            asking.run_exchanges(evaluator, job, engine, name, rollouts, "turn")
             replaced[name] = sum(rollout.replaced for rollout in rollouts)
             return [answer for rollout in rollouts for answer in rollout.answers]
 
@@ -182,14 +182,14 @@ class Dialog(JudgeEach, engines=True):
 
     def judged_turns(self) -> list[list[Turn]]:
         """The turns of each row that has any. Raises `DataError` for rows that can't be judged."""
-        rows = asking.some(list(self.rows))
-        asking.refuse(
+        rows = asking.require_rows(list(self.rows))
+        asking.refuse_rows(
             "some rows have no assistant turn after a prompt",
             (row["id"] for row in rows if not any(t.place for t in turns_of(row, "all"))),
             fix="give each row a conversation, or drop it",
         )
         turns = [turns_of(row, self.turns) for row in rows]
-        asking.refuse(
+        asking.refuse_rows(
             "some rows begin with an assistant turn, which answers nothing",
             (of[0].row["id"] for of in turns if of and not of[0].place),
             fix="remove that turn, or set its weight: 0",
@@ -227,7 +227,7 @@ class Dialog(JudgeEach, engines=True):
         groups = groups_of(rows)
         related = groups if len(groups) < len(rows) else None
         first = verdicts.measure(verdicts.metrics[0], groups)
-        report = compared(verdicts, related, self.models, first)
+        report = report_of(verdicts, related, self.models, first)
         report.rows = len(conversations)
         for comparison in report.comparisons:
             comparison.method = OF_COMPARISONS

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Dataset, Job, Key, Metrics, takes
 from finery.rows import Row, Turns, is_preference
-from finery_eval.asking import refuse, some
+from finery_eval.asking import refuse_rows, require_rows
 from finery_eval.evaluation import write
 from finery_eval.evaluator import Better, Judge
 from finery_eval.verdicts import Verdict, Verdicts
@@ -58,17 +58,17 @@ class Preference(Judge, packages=PACKAGES, seeded=False, gpus=1):
     def prepare(self, job: Job) -> list[Row]:
         """The preferences."""
         rows = list(self.rows)
-        refuse(
+        refuse_rows(
             "some rows have no prompt, no chosen or no rejected answer",
             (r["id"] for r in rows if not is_preference(r)),
             fix="read preferences with data.file `format: preference`",
         )
-        refuse(
+        refuse_rows(
             "some rows have the same chosen and rejected answer",
             (r["id"] for r in rows if r["chosen"] == r["rejected"]),
             fix="drop these rows",
         )
-        return some(rows)
+        return require_rows(rows)
 
     def _score(self, model: Any, rows: Sequence[Row], job: Job) -> list[Verdict]:
         """The log-probabilities that a model assigns to both answers of each row."""

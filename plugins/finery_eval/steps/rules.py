@@ -10,7 +10,7 @@ from finery.rows.answers.reading import extract_answer, search_in
 from finery.rows.report import Report, Table
 from finery_eval import stats
 from finery_eval.evaluation import answers_table
-from finery_eval.evaluator import EXPECTED, BatchEvaluator, compiled, names_metric
+from finery_eval.evaluator import EXPECTED, BatchEvaluator, compile_pattern, is_metric_name
 from finery_eval.measure import Measure
 from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged, together
@@ -159,7 +159,7 @@ def check_rule(name: str, rule: Rule) -> None:
     Its name must be one for a metric.
     """
     where = f"rules.{name}"
-    if not names_metric(name):
+    if not is_metric_name(name):
         raise UsageError(
             f"{name!r} can't name a rule",
             where=where,
@@ -178,7 +178,7 @@ def check_rule(name: str, rule: Rule) -> None:
             fix=f"give it one of: {', '.join(Rule.__struct_fields__)}",
         )
     for field, pattern in rule.patterns().items():
-        compiled(pattern, f"{where}.{field}")
+        compile_pattern(pattern, f"{where}.{field}")
     if rule.min_words and rule.max_words and rule.min_words > rule.max_words:
         raise UsageError(
             f"no answer has at least {rule.min_words} and at most {rule.max_words} words",

@@ -12,7 +12,7 @@ from finery import Files, Job, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extract_answer
 from finery.rows.report import Table
-from finery_eval.asking import SHOWN, refuse, refuse_empty
+from finery_eval.asking import SHOWN, refuse_empty, refuse_rows
 from finery_eval.database import Cell, Database, QueryError, Result
 from finery_eval.evaluation import answers_table
 from finery_eval.evaluator import BatchEvaluator, longest_answer
@@ -104,7 +104,9 @@ class Sql(BatchEvaluator, task="complex"):
                 expectations.append(Wanted(sql, database.query(sql), ordered))
             except QueryError as error:
                 failed.append(f"{row['id']}: {error}: {sql:.80}")
-        refuse("some expected queries fail", failed, fix="correct them, or the scripts in `schema`")
+        refuse_rows(
+            "some expected queries fail", failed, fix="correct them, or the scripts in `schema`"
+        )
         empty = [  # no row, or none with a value, such as the sum of no rows
             row["id"]
             for row, wanted in zip(rows, expectations, strict=True)

@@ -27,7 +27,7 @@ from finery.rows.answers.reading import explain_bad_row, extract_answer
 from finery.rows.report import Table
 from finery.rows.templates.limits import limit_patterns
 from finery.util.text import did_you_mean
-from finery_eval.asking import refuse, refuse_calls
+from finery_eval.asking import refuse_calls, refuse_rows
 from finery_eval.evaluation import answers_table, majority_table
 from finery_eval.evaluator import BatchEvaluator, longest_answer
 from finery_eval.tables import table
@@ -179,7 +179,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         """The expected object of each row. `DataError` with the rows that have no valid one."""
         refuse_calls(rows)
         readings = [self.read(answer_text(row), schema) for row in rows]
-        refuse(
+        refuse_rows(
             "the expected answer of some rows isn't a JSON object",
             (
                 f"{row['id']}: "
@@ -189,7 +189,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
             ),
             fix="give each row a JSON object as its completion, or drop it",
         )
-        refuse(
+        refuse_rows(
             "the expected answer of some rows breaks the schema",
             (
                 f"{row['id']}: {read.problem.text}"

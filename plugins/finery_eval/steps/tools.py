@@ -186,7 +186,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
 
             def work(engine: CachedEngine, name: str) -> list[Completion]:
                 plays[name] = [Play(task, functions, coerce=self.coerce) for task in tasks]
-                asking.lead(self, job, engine, name, plays[name], "step")
+                asking.run_exchanges(self, job, engine, name, plays[name], "step")
                 return [play.end() for play in plays[name]]
 
             judge = judge_of(self, job, rows, partial(self.task_verdicts, plays))
@@ -263,7 +263,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
                 results.append(read(row))
             except BadTools as error:
                 failed.append(f"{place_of(row, error.turn)}: {error}")
-        asking.refuse(
+        asking.refuse_rows(
             "the expected calls of some rows can't be read",
             failed,
             fix="give each row `tools` and an assistant turn whose calls follow their schemas, or "

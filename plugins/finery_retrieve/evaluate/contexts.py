@@ -10,7 +10,7 @@ from finery import DataError, Dataset, Index, Job
 from finery.rows import Conversation, Row
 from finery.rows.badrow import BadRow
 from finery.util.text import counted
-from finery_eval.asking import refuse, some
+from finery_eval.asking import refuse_rows, require_rows
 from finery_retrieve.index.context import ContextPrompt, check_limit
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_retrieve.questions import (
@@ -104,7 +104,7 @@ def right_chunks_or_raise(
 ) -> list[list[Hit]]:
     """The right chunks of each question. Raises `DataError` for answerable ones without any."""
     right = right_chunks(questions, index, retriever)
-    refuse_rows(
+    refuse_bad_rows(
         "some questions have no chunk in the index",
         [
             (questions[i].row, why)
@@ -149,12 +149,12 @@ def read_questions(rows: Dataset) -> list[Question]:
     """The questions of rows. Raises `DataError` that lists the rows that can't be used."""
     questions: list[Question] = []
     bad: list[tuple[Row, BadRow]] = []
-    for row in some(list(rows)):
+    for row in require_rows(list(rows)):
         try:
             questions.append(question_in(row))
         except BadRow as error:
             bad.append((row, error))
-    refuse_rows("some rows can't be used as questions", bad)
+    refuse_bad_rows("some rows can't be used as questions", bad)
     return questions
 
 
@@ -166,12 +166,12 @@ def read_questions_with_answers(rows: Dataset) -> list[Question]:
         "give it an assistant turn, or `expected`: texts that a right answer contains",
     )
     without = [q for q in questions if q.is_answerable and not (q.answer or q.expected)]
-    refuse_rows("some rows have no expected answer", [(q.row, no_answer) for q in without])
+    refuse_bad_rows("some rows have no expected answer", [(q.row, no_answer) for q in without])
     return questions
 
 
-def refuse_rows(problem: str, bad: Sequence[tuple[Row, BadRow]]) -> None:
+def refuse_bad_rows(problem: str, bad: Sequence[tuple[Row, BadRow]]) -> None:
     """Raise a `DataError` that lists the rows with their reasons, if there are any."""
     if bad:
         reasons = (f"{row['id']}: {error.what}" for row, error in bad)
-        refuse(problem, reasons, fix=bad[0][1].fix or "correct these rows")
+        refuse_rows(problem, reasons, fix=bad[0][1].fix or "correct these rows")

@@ -18,7 +18,7 @@ from finery_eval.measure import pairs_of, scores_of
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.tables import table
 from finery_retrieve.evaluate import tables
-from finery_retrieve.evaluate.contexts import read_questions, refuse_rows
+from finery_retrieve.evaluate.contexts import read_questions, refuse_bad_rows
 from finery_retrieve.evaluate.tables import measure_over_documents
 from finery_retrieve.index.retriever import Hit, Retriever
 from finery_retrieve.questions import Question, missing_chunk_reasons, right_chunks
@@ -147,7 +147,7 @@ def _refuse_unlocated(
     every = list(zip(questions, *right.values(), strict=True))
     without = [number for number, (_, *of) in enumerate(every) if not any(of)]
     why = missing_chunk_reasons(questions, without, first)
-    refuse_rows(
+    refuse_bad_rows(
         "some questions have their chunk in no index",
         [(questions[number].row, why[number]) for number in without],
     )
@@ -156,7 +156,7 @@ def _refuse_unlocated(
         for question, *of in every
         if not question.quote and len(set(map(len, of))) > 1
     ]
-    refuse_rows("some questions can't be compared between the indices", unlocated)
+    refuse_bad_rows("some questions can't be compared between the indices", unlocated)
 
 
 def _unlocated(question: Question, counts: Mapping[str, int]) -> BadRow:

@@ -22,7 +22,7 @@ from finery import (
 from finery.advanced import load_plugins
 from finery.rows import Row, split_turns
 from finery_eval.asking import Limits, generate, read_rows
-from finery_eval.evaluation import dependent, write_scored
+from finery_eval.evaluation import row_groups, write_scored
 from finery_eval.measure import Measure, compare, scores_of
 from finery_eval.nested import Nested
 from finery_eval.predictions import predictions
@@ -298,7 +298,7 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         verdicts: Verdicts | None,
         faults: Mapping[str, list[Fault]],
     ) -> Metrics:
-        groups = dependent(job, rows)
+        groups = row_groups(job, rows)
         right = verdicts.right() if verdicts else {}
         engine = {name: EVALUATED.format(name) for name in served}
         for name, of in served.items():

@@ -28,12 +28,12 @@ TIED = frozenset(
 """Model types whose output matrix is the embedding unless config.json says otherwise."""
 
 
-class Unknown(Exception):
+class UnknownSize(Exception):
     """The sizes of a model are unknown. The message is the reason, as the end of a sentence."""
 
 
 def of_artifact(model: Model) -> Architecture:
-    """The sizes of a built model. Raises `Unknown`."""
+    """The sizes of a built model. Raises `UnknownSize`."""
     under = model.refs.get({"adapter": "base", "prompted": "model"}.get(model.format, ""))
     if isinstance(under, Model):
         return of_artifact(under)
@@ -41,18 +41,18 @@ def of_artifact(model: Model) -> Architecture:
         return of_gguf(model.file(str(model.meta["file"])))
     config = model.file("config.json")
     if not config.is_file():
-        raise Unknown("its model has no config.json")
+        raise UnknownSize("its model has no config.json")
     return of_config(json.loads(config.read_bytes()), model.meta.get("parameters"))
 
 
 def of_hub(repo: str, revision: str) -> Architecture:
     """The sizes of a model on the hub, by one request for its config.json.
 
-    Raises `Unknown` if the hub can't be reached or the model has no config.json.
+    Raises `UnknownSize` if the hub can't be reached or the model has no config.json.
     """
     config = _hub_config(repo, revision)
     if isinstance(config, str):
-        raise Unknown(config)
+        raise UnknownSize(config)
     return of_config(config)
 
 
@@ -94,20 +94,20 @@ def _first(error: Exception) -> str:
 
 
 def of_config(config: Mapping[str, Any], parameters: float | None = None) -> Architecture:
-    """The sizes in a config.json. Raises `Unknown` for anything but a decoder with gated MLPs.
+    """The sizes in a config.json. Raises `UnknownSize` for anything but a decoder with gated MLPs.
 
     parameters: of the whole model, if known; decides whether the output matrix is tied.
     """
     config = config.get("text_config") or config
     if not isinstance(config, Mapping):
-        raise Unknown("the text_config of its model is not an object")
+        raise UnknownSize("the text_config of its model is not an object")
     if any(config.get(name) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
-        raise Unknown("its model is a mixture of experts")
+        raise UnknownSize("its model is a mixture of experts")
 
     def size(name: str, default: int | None = None) -> int:
         value = config.get(name)
         if value is None and default is None:
-            raise Unknown(f"the config.json of its model has no {name!r}")
+            raise UnknownSize(f"the config.json of its model has no {name!r}")
         return _checked(default if value is None else value, f"{name} in its config.json")
 
     heads, hidden = size("num_attention_heads"), size("hidden_size")
@@ -128,29 +128,29 @@ def of_config(config: Mapping[str, Any], parameters: float | None = None) -> Arc
 
 
 def _checked(value: Any, what: str) -> int:
-    """A size from an untrusted file. Raises `Unknown` unless it is a plausible integer."""
+    """A size from an untrusted file. Raises `UnknownSize` unless it is a plausible integer."""
     if isinstance(value, int) and 0 < value <= LARGEST:
         return value
-    raise Unknown(f"{what} is not a whole number from 1 to {LARGEST:,}")
+    raise UnknownSize(f"{what} is not a whole number from 1 to {LARGEST:,}")
 
 
 def of_gguf(path: Path) -> Architecture:
-    """The sizes in a GGUF's header. Raises `Unknown`."""
+    """The sizes in a GGUF's header. Raises `UnknownSize`."""
     try:
         header = read_header(path)
     except (OSError, DataError) as error:
-        raise Unknown(f"the header of {path.name} can't be read ({_first(error)})") from None
+        raise UnknownSize(f"the header of {path.name} can't be read ({_first(error)})") from None
     values = header.values
     name = values.get("general.architecture")
     if values.get(f"{name}.expert_count"):
-        raise Unknown("its model is a mixture of experts")
+        raise UnknownSize("its model is a mixture of experts")
 
     def size(key: str, default: int | None = None) -> int:
         value = values.get(f"{name}.{key}", default)
         if isinstance(value, Array):
-            raise Unknown(f"its model's layers differ ({name}.{key})")
+            raise UnknownSize(f"its model's layers differ ({name}.{key})")
         if value is None:
-            raise Unknown(f"the header of {path.name} has no {name}.{key}")
+            raise UnknownSize(f"the header of {path.name} has no {name}.{key}")
         return _checked(value, f"{name}.{key} in the header of {path.name}")
 
     heads, hidden = size("attention.head_count"), size("embedding_length")

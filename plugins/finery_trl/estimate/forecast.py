@@ -13,7 +13,7 @@ from finery.advanced import Forecasts, Graph, Node, Past, Results, value_of
 from finery.rows import Row, split_turns
 from finery.util.text import rough_duration
 from finery_trl.estimate import architecture as facts
-from finery_trl.estimate.architecture import Machine, Unknown
+from finery_trl.estimate.architecture import Machine, UnknownSize
 from finery_trl.estimate.memory import (
     Adapter,
     Architecture,
@@ -108,7 +108,7 @@ def _memory_with_teacher(
     here = facts.machine(step.processes, node.gpus, node.resources.gpu_memory)
     try:
         model, teacher = (architecture(graph, results, node, f).model for f in ("model", "teacher"))
-    except Unknown:
+    except UnknownSize:
         return None
     room = step.max_completion_length
     lengths = lengths._replace(longest=min(step.max_length, lengths.longest + room), answer=room)
@@ -126,7 +126,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
     here = facts.machine(step.processes, node.gpus, node.resources.gpu_memory)
     try:
         model, guessed = architecture(graph, results, node)
-    except Unknown as unknown:
+    except UnknownSize as unknown:
         text = f"memory and time unknown: {unknown}"
         return Estimate(lines=[text], facts={"unknown": str(unknown)})
     lengths = lengths_of(graph, results, node, step.max_length)
@@ -167,7 +167,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
 
 
 def architecture(graph: Graph, results: Results, node: Node, field: str = "") -> Sizes:
-    """The sizes of the model under a step that takes one. Raises `Unknown`.
+    """The sizes of the model under a step that takes one. Raises `UnknownSize`.
 
     field: the input with the model; default: the one with the role `base`, else the first.
 
@@ -187,7 +187,7 @@ def architecture(graph: Graph, results: Results, node: Node, field: str = "") ->
     reason = f"{under.name} isn't built yet"
     try:
         model = _facts(graph, under, known)
-    except Unknown as unknown:
+    except UnknownSize as unknown:
         model, reason = None, str(unknown)
         if "hub" not in known:  # its files are here, but of a kind that can't be estimated
             raise
@@ -198,7 +198,7 @@ def architecture(graph: Graph, results: Results, node: Node, field: str = "") ->
     parameters = forecast.parameters()
     if parameters:
         return Sizes(of_size(parameters), reason)
-    raise Unknown(reason)
+    raise UnknownSize(reason)
 
 
 def _facts(graph: Graph, node: Node, known: Mapping[str, Any]) -> Architecture | None:

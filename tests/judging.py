@@ -8,15 +8,15 @@ Judge = Callable[[str], str]
 
 
 class Critic(Engine):
-    """Judges with the function `judge`; `asked` has the prompts."""
+    """Judges with the function `judge`; `prompts` has what it was asked."""
 
     judge: Judge = staticmethod(lambda text: "")
-    with_question: list[str] = []
+    prompts: list[str] = []
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Judge each prompt."""
         texts = [str(request.messages[-1]["content"]) for request in requests]
-        type(self).with_question += texts
+        type(self).prompts += texts
         return [
             Completion(
                 text=type(self).judge(text), finish_reason="stop", prompt_tokens=1,
@@ -28,4 +28,4 @@ class Critic(Engine):
 
 def critic(judge: Judge) -> type[Critic]:
     """An engine with this judge."""
-    return type("Own", (Critic,), {"judge": staticmethod(judge), "asked": []})
+    return type("Own", (Critic,), {"judge": staticmethod(judge), "prompts": []})

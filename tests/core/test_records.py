@@ -33,7 +33,7 @@ class Parrot(Engine):
 
     def __init__(self, model: Model, job: TestJob) -> None:
         super().__init__(model, job)
-        self.with_question: list[str] = []
+        self.prompts: list[str] = []
         self.seeds: list[int] = []
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
@@ -44,7 +44,7 @@ class Parrot(Engine):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Say it."""
         texts = [str(request.messages[-1]["content"]) for request in requests]
-        self.with_question += texts
+        self.prompts += texts
         self.seeds.append(sampling.seed)
         if "bad" in texts:
             raise DataError("bad")
@@ -68,7 +68,7 @@ class Toolbox(Parrot):
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Name them."""
-        self.with_question += [str(request.messages[-1]["content"]) for request in requests]
+        self.prompts += [str(request.messages[-1]["content"]) for request in requests]
         return [
             Completion(
                 text=" ".join(tool["function"]["name"] for tool in request.tools or ()),
@@ -149,7 +149,7 @@ class Asker:
 def test_every_request_is_answered_once(kind: type[Parrot]) -> None:
     asker = Asker(kind)
     assert asker.stream(numbered(1300)) == {i: str(i) for i in range(1300)}
-    assert len(asker.engine.with_question) == 1300
+    assert len(asker.engine.prompts) == 1300
 
 
 def test_ten_more_rows_cost_ten_more_calls() -> None:
@@ -157,7 +157,7 @@ def test_ten_more_rows_cost_ten_more_calls() -> None:
     Asker(Reordered, records).stream(numbered(1000))
     again = Asker(Reordered, records)
     assert len(again.stream(numbered(1010))) == 1010
-    assert sorted(again.engine.with_question) == [str(i) for i in range(1000, 1010)]
+    assert sorted(again.engine.prompts) == [str(i) for i in range(1000, 1010)]
     assert (again.cached.usage.cached, again.cached.usage.calls) == (1000, 10)
 
 
@@ -168,7 +168,7 @@ def test_the_same_at_a_time_is_sent_once(kind: type[Parrot], pair: int) -> None:
     asker.engine.pair = pair
     texts = ["a", "b"] * 20 + ["c", "d"]
     assert asker.stream(requests(*texts)) == dict(enumerate(texts))
-    assert sorted(asker.engine.with_question) == ["a", "b", "c", "d"]
+    assert sorted(asker.engine.prompts) == ["a", "b", "c", "d"]
     assert (asker.cached.usage.cached, asker.cached.usage.calls) == (38, 4)
 
 
@@ -178,9 +178,9 @@ def test_the_same_at_a_time_fails_together() -> None:
     assert isinstance(found[0], DataError)
     assert found[2] is found[0]
     assert [found[i] for i in (1, 3, 4)] == ["a", "", ""]
-    assert sorted(asker.engine.with_question) == ["a", "bad", "mute"]
+    assert sorted(asker.engine.prompts) == ["a", "bad", "mute"]
     asker.stream(requests("bad", "mute"))
-    assert sorted(asker.engine.with_question) == ["a", "bad", "bad", "mute", "mute"]
+    assert sorted(asker.engine.prompts) == ["a", "bad", "bad", "mute", "mute"]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_other_sampling_is_another_record(other: dict[str, Any]) -> None:
     asker.stream(numbered(1))
     asker.stream(numbered(1), **other)
     asker.stream(numbered(1), **other)
-    assert len(asker.engine.with_question) == 2
+    assert len(asker.engine.prompts) == 2
 
 
 def test_a_further_attempt_is_asked_anew_with_another_seed() -> None:
@@ -211,7 +211,7 @@ def test_errors_and_empty_answers_are_not_kept() -> None:
     found = asker.stream(requests("a", "bad", "mute", "b"))
     assert (found[0], str(found[1]), found[2], found[3]) == ("a", "error: bad", "", "b")
     asker.stream(requests("a", "bad", "mute", "b"))
-    assert asker.engine.with_question == ["a", "bad", "mute", "b", "bad", "mute"]
+    assert asker.engine.prompts == ["a", "bad", "mute", "b", "bad", "mute"]
     assert len(records) == 2
 
 
@@ -222,7 +222,7 @@ def test_a_batch_is_a_record() -> None:
     asker = Asker(Pairs)
     asker.stream(requests("a", "b", "c"))
     asker.stream(requests("a", "b", "d"))
-    assert asker.engine.with_question == ["a", "b", "c", "d"]
+    assert asker.engine.prompts == ["a", "b", "c", "d"]
 
 
 def test_generate_raises_the_first_error_once_what_flies_is_kept() -> None:
@@ -231,8 +231,8 @@ def test_generate_raises_the_first_error_once_what_flies_is_kept() -> None:
     texts = [*map(str, range(50)), "bad", *map(str, range(50, 100))]
     with pytest.raises(DataError, match="bad"):
         asker.cached.generate(list(map(conversation, texts)))
-    assert len(asker.engine.with_question) < 70
-    assert len(records) == len(asker.engine.with_question) - 1
+    assert len(asker.engine.prompts) < 70
+    assert len(records) == len(asker.engine.prompts) - 1
 
 
 def test_a_refusal_may_be_an_answer() -> None:
@@ -265,7 +265,7 @@ def test_cached_answers_do_not_pile_up() -> None:
     next(answers)
     assert asker.cached.usage.cached < 2 * MAX_WAITING_ANSWERS
     assert len(list(answers)) == 3 * MAX_WAITING_ANSWERS - 1
-    assert asker.engine.with_question == []
+    assert asker.engine.prompts == []
 
 
 def test_a_budget_ends_asking_and_keeps_what_was_answered() -> None:
@@ -275,10 +275,10 @@ def test_a_budget_ends_asking_and_keeps_what_was_answered() -> None:
         StepError, match=r"\(100 tokens\): 10 of 30 requests are answered and stored"
     ):
         asker.stream(numbered(30))
-    assert len(records) == len(asker.engine.with_question) == 10
+    assert len(records) == len(asker.engine.prompts) == 10
     more = Asker(records=records, tokens=1000)
     assert len(more.stream(numbered(30))) == 30
-    assert len(more.engine.with_question) == 20
+    assert len(more.engine.prompts) == 20
 
 
 @pytest.mark.parametrize("limit", [{"tokens": 300}, {"dollars": 300}])
@@ -286,7 +286,7 @@ def test_what_flies_counts_into_the_budget(limit: dict[str, Any]) -> None:
     asker = Asker(Reordered, **limit)
     with pytest.raises(StepError, match="budget reached"):
         asker.stream(numbered(100))
-    assert len(asker.engine.with_question) == 30
+    assert len(asker.engine.prompts) == 30
 
 
 def test_a_budget_counts_all_engines_of_the_step() -> None:
@@ -345,7 +345,7 @@ def test_records_of_earlier_versions_are_read() -> None:
     }
     asker.job.records.put({record_key(PARROT, [plain], sampling): msgspec.msgpack.encode([stored])})
     assert asker.cached.generate([conversation("hi")]) == [Completion(**stored)]
-    assert asker.engine.with_question == []
+    assert asker.engine.prompts == []
 
 
 def test_records_that_cannot_be_written_are_no_bug(tmp_path: Path) -> None:

@@ -27,14 +27,14 @@ class Stream:
         self.used, self.own = Usage(), Usage()
         self.spending = Spending(Budget(**limits), self.used, self.own, PRICE, max_tokens)
         self.flying: list[int] = []
-        self.with_question = 0
+        self.sent = 0
 
     def ask(self, at_once: int) -> int:
         """Ask while there is room; how many then fly."""
         while len(self.flying) < at_once and self.spending.affords([REQUEST]):
-            self.spending.begin(self.with_question, [REQUEST])
-            self.flying.append(self.with_question)
-            self.with_question += 1
+            self.spending.begin(self.sent, [REQUEST])
+            self.flying.append(self.sent)
+            self.sent += 1
         return len(self.flying)
 
     def answered(self, which: int, answer: Completion) -> None:

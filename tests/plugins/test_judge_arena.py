@@ -70,7 +70,7 @@ def test_both_orders_are_asked_and_the_better_model_wins(setup: Setup) -> None:
     own: type[Critic] = critic(longer)
     metrics = setup.run(own)
     report = metrics.report().data()
-    assert len(own.with_question) == 40
+    assert len(own.prompts) == 40
     assert report["scores"] == {"base": {"win_rate": 0.0}, "sft": {"win_rate": 1.0}}
     low, high = report["intervals"]["sft"]["win_rate"]
     assert 0.8 < low < high == 1
@@ -140,6 +140,6 @@ def test_ties_and_equal_answers(setup: Setup) -> None:
         setup.run(own, models=[setup.base, twin]).report().data()["scores"]["twin"]["win_rate"]
         == 0.5
     )
-    assert own.with_question == []  # equal answers are a tie
+    assert own.prompts == []  # equal answers are a tie
     games = setup.games(lambda text: better("tie"))
     assert (games["ties"], games["orders disagree"], games["win rate"]) == (20, 0, 0.5)

@@ -80,10 +80,8 @@ def test_verdicts_are_cached_for_each_answer(setup: Setup) -> None:
     first, second = critic(by_word), critic(by_word)
     one = setup.run(first)
     two = setup.run(second, "again", passing=2)
-    assert (
-        len(first.with_question) == 12 + 8
-    )  # where both models answer alike, the judge is asked once
-    assert second.with_question == []
+    assert len(first.prompts) == 12 + 8  # where both models answer alike, the judge is asked once
+    assert second.prompts == []
     assert (
         one.report().data()["scores"]["sft"]["passed"]
         < two.report().data()["scores"]["sft"]["passed"]

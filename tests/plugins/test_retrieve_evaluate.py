@@ -269,8 +269,8 @@ def test_a_judge_sees_the_documents_and_adds_its_metrics(tmp_path: Path, index: 
     assert scores["guesser"]["retrieved.passed"] == 0
     assert scores["reader"]["retrieved.score"] == 0.75
     assert "retrieved.passed" in details["headline"]
-    assert len(judge.with_question) == 2 * len(ROOMS)
-    assert all("docs/" in text for text in judge.with_question)
+    assert len(judge.prompts) == 2 * len(ROOMS)
+    assert all("docs/" in text for text in judge.prompts)
     require = {"reader.retrieved.passed": ">= 0.9"}
     grounded(tmp_path, index, [], judge=step.judge, require=require).verify({"": metrics})
 

@@ -308,10 +308,10 @@ def test_a_plan_warns_where_it_will_not_fit(project: MakeProject) -> None:
 class Hub(BaseHTTPRequestHandler):
     """A hub with one model's config.json."""
 
-    with_question: list[str] = []
+    paths: list[str] = []
 
     def do_GET(self) -> None:
-        self.with_question.append(self.path)
+        self.paths.append(self.path)
         self.send_response(200 if self.path.startswith("/a/model/") else 404)
         content = json.dumps(QWEN_CONFIG).encode()
         self.send_header("Content-Length", str(len(content)))
@@ -326,7 +326,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub() -> Iterator[str]:
     """Its address."""
     pytest.importorskip("huggingface_hub")
-    Hub.with_question.clear()
+    Hub.paths.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -344,7 +344,7 @@ def test_of_a_hub_model_only_the_config_is_asked_for(
     made = project({"recipe.yaml": recipe, "rows.jsonl": ROWS})
     made.env |= {"HF_ENDPOINT": hub, "HF_HOME": str(made.folder / "hf")}
     assert says in made.run("plan").out
-    assert Hub.with_question == [f"/{repo}/resolve/main/config.json"]
+    assert Hub.paths == [f"/{repo}/resolve/main/config.json"]
 
 
 @pytest.mark.parametrize("use", ["data.dedup", "data.validate"])

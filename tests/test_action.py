@@ -98,7 +98,7 @@ def test_it_builds_reports_what_changed_and_fails_with_the_build(t: Project) -> 
     summary = (t.folder.parent / "summary.md").read_text("utf-8")
     assert summary.endswith(report := Path(outputs["markdown"]).read_text("utf-8"))
     assert f"### What changed since {base}" in report
-    assert "setting share  0.5 → 0.9" in report
+    assert "| sft | setting share | 0.5 → 0.9 |" in report
     assert "<failure" in Path(outputs["junit"]).read_text("utf-8")
 
 

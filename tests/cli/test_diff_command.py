@@ -226,6 +226,16 @@ def own_metric(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return t
 
 
+def test_a_comment_beside_a_statistic_reruns_nothing(own_metric: Project, tmp_path: Path) -> None:
+    t = Project(tmp_path / "t")
+    shutil.copytree(own_metric.folder, t.folder, symlinks=True)
+    assert t.ran() == []
+    t.edit("own.py", "SCALE = 1.0", "SCALE = 1.0  # a comment")
+    assert t.ran() == []
+    t.edit("own.py", "SCALE = 1.0", "SCALE = 0.5")
+    assert t.ran() == ["test"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [

@@ -378,7 +378,9 @@ def steps(*devices: list[Gpu]) -> str:
     )
     plain = [[tuple(gpu) for gpu in parts] for parts in devices]
     found = f"[[gpus.Gpu(*gpu) for gpu in parts] for parts in {plain}]"
-    return f"{text}{STEPS}\n\nfrom finery.execute import gpus\n\ngpus._detect_gpus = lambda: {found}\n"
+    return (
+        f"{text}{STEPS}\n\nfrom finery.execute import gpus\n\ngpus._detect_gpus = lambda: {found}\n"
+    )
 
 
 def test_a_build_gives_each_step_its_gpus(project: MakeProject) -> None:

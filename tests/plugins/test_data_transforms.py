@@ -204,10 +204,10 @@ def test_a_template_calculates_no_huge_integers(tmp_path: Path, template: str) -
 def test_what_python_can_not_interrupt_ends_the_process() -> None:
     code = (
         "from finery.rows.templates import limits\n"
-        "limits.GRACE = 0.2\n"
+        "limits.GRACE_SECONDS = 0.2\n"
         "a, b = [], []\n"
         "for i in range(60): a, b = [a, a], [b, b]\n"
-        "with limits.limited(seconds=0.2): a == b"
+        "with limits.apply_limits(seconds=0.2): a == b"
     )
     done = subprocess.run([sys.executable, "-c", code], timeout=120)
     assert done.returncode == -signal.SIGPROF

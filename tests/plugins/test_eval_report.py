@@ -13,9 +13,11 @@ from finery.rows.report import (
     Difference,
     Export,
     Pair,
+    Plot,
     Remark,
     Report,
     Score,
+    Series,
     Slice,
     Table,
     parsed_report,
@@ -106,6 +108,9 @@ def test_every_field_is_read_back(tmp_path: Path) -> None:
         legend="legend",
         intervals_cover="rows",
         extra={"mine": {"x": [1]}},
+        plots=[
+            Plot("p", [Series("s", [(1.0, 2.0)], "both", [(1.0, 1.5, 2.5)])], "x", is_y_log=True)
+        ],
     )
     assert all(getattr(report, name) for name in report.__struct_fields__)
     read = Metrics.write(tmp_path, report).report()

@@ -70,13 +70,10 @@ def _source(template: str) -> str:
 
 
 def _breakable(text: str) -> "Markup":
-    """The text as HTML, which may break after an underscore, a slash or a dot."""
+    """The text as HTML, which may break after an underscore, a slash or a dot within a word."""
     from markupsafe import Markup, escape
 
-    escaped = escape(visible(text))
-    for mark in "_/.":
-        escaped = escaped.replace(mark, Markup(f"{mark}<wbr>"))
-    return escaped
+    return Markup(re.sub(r"([_/.])(?=[^\W\d])", r"\1<wbr>", str(escape(visible(text)))))
 
 
 def _code(text: str) -> "Markup":

@@ -65,7 +65,7 @@ def drop_parts(dataset: Dataset, *, every: bool) -> Iterator[Part]:
             parts: list[Part] = [text for line in first for text in _lines(line)]
             if count > len(first):
                 parts.append(Hint(f"  … and {count - len(first):,} more (--dropped)"))
-            yield Section(f"{kind}: {reason}", parts, note=f"{count:,}")
+            yield Section(f"{kind}: {reason} {count:,}", parts)
 
 
 def _lists(dataset: Dataset) -> Iterator[tuple[str, Iterable[dict[str, Any]], str]]:

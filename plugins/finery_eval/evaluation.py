@@ -81,6 +81,7 @@ def add_tables(
         *slicing.tables_of(report.slices, headline, is_share=verdicts.is_share(headline)),
         *baseline_tables(report),
         *verdicts.tables,
+        *report.tables,  # of the evaluator's own
     ]
 
 

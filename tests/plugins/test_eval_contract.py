@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,13 +12,14 @@ import pytest
 from showing import printed
 from tables import model, rows
 
-from finery import Completion, Metrics, PluginError, RequirementError, StepError
+from finery import Completion, Job, Metrics, PluginError, RequirementError, StepError
 from finery.rows import Row, answer_text
+from finery.rows.report import Report, Table
 from finery.testing import TestJob
 from finery_eval.evaluator import Better, Evaluator
 from finery_eval.measure import Measure, Statistic
 from finery_eval.stats import mean_macro_f1, wilson
-from finery_eval.verdicts import Verdict
+from finery_eval.verdicts import Judging, Verdict
 from finery_eval.view.difference import difference_of
 from finery_eval.view.tables import scores
 
@@ -55,6 +56,20 @@ def judged(folder: Path, *, step: type[Evaluator] = Polar, **answers: str) -> Me
     metrics = step(models=models, rows=rows(folder, **EXPECTED)).run(TestJob(folder / "job"))
     assert isinstance(metrics, Metrics)
     return metrics
+
+
+class Listing(Polar):
+    """With a table in the report that it gives its verdicts."""
+
+    def judging(self, job: Job, rows: Sequence[Row]) -> Judging:
+        judge = super().judging(job, rows)
+        own = Report(tables=[Table("By label", ["label", "f1"], [["a", 0.5]])])
+        return lambda answers: judge(answers)._replace(report=own)
+
+
+def test_a_report_given_to_verdicts_keeps_its_tables(tmp_path: Path) -> None:
+    report = judged(tmp_path, step=Listing, a="yes").report()
+    assert [table.title for table in report.tables].count("By label") == 1
 
 
 def test_values_become_scores_and_comparisons(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from chromium import chromium
 from conftest import Project
+from judged import files
 
 CLASSES = 200
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[31m|`@everyone`"
@@ -81,8 +82,6 @@ evaluate:
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Built twice, with other grades the second time."""
-    from judged import files
-
     t = Project(tmp_path_factory.mktemp("graded"))
     t.write(files(10, RECIPE, **{"own.py": PLUGIN}))
     assert t.run("build").code == 0

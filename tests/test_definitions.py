@@ -69,7 +69,7 @@ def test_words_for_users_are_not_in_any_digest(checkout: Path) -> None:
         (split, "check the steps that `rows` names", "look at the steps that `rows` names"),
         (split, "rows: {', '.join(parts)}", "rows in {', '.join(parts)}"),
         (split, "(self, job: Job) -> Splits:", '(self, job: "Job") -> "Splits":'),
-        ("finery_data/view/dataset.py", "def drop_parts(", "def all_drop_parts("),
+        ("finery_data/view/dataset.py", "def row_facts(", "def facts_of_rows("),
         (notes, "def few_rows(t: Training)", "def fewer_rows(t: Training)"),
         ("finery_trl/preflight.py", "learned after every document", "learned after documents"),
     ]

@@ -198,6 +198,11 @@ class Overlap:
             if rows < total
         )
 
+    @property
+    def limits(self) -> str:
+        """The same in brackets."""
+        return f" (compared: {self.compared})" if self.compared else ""
+
 
 def overlap_of(
     one: tuple[str, Dataset],

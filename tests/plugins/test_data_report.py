@@ -19,10 +19,8 @@ from finery.rows.dropped import Drops
 from finery.testing import TestJob, dataset
 from finery.views import Quantity, render_sections
 from finery_data.duplicates import overlap_of
-from finery_data.report.facts import Counting, Report, measure
-from finery_data.report.page import report_sections
-from finery_data.report.plots import bins_of, counts_table
-from finery_data.report.rowfacts import Classes, Lengths
+from finery_data.report.facts import Classes, Counting, Lengths, Report, measure
+from finery_data.report.page import bins_of, counts_table, report_sections
 from finery_data.steps.report import DataReport
 from finery_data.steps.validate import Validate
 from finery_data.view import page as pages
@@ -158,11 +156,9 @@ def test_drops_and_findings_are_told_with_examples(tmp_path: Path) -> None:
             drops.add(row(f"gone {number}"), "too-long", "has 9 characters")
     made.meta |= drops.meta()
     report = measure({"a": made}, tmp_path, counting=Counting(), near_rows=9, samples=1)
-    (facts,) = report.facts
-    assert facts.dropped["too-long"].count == 5
-    assert len(facts.dropped["too-long"].examples) == 3
+    assert report.facts[0].counts("dropped") == {"too-long": 5}
     page = page_of(report)
-    assert "too-long, 5, the first 3" in page
+    assert "dropped: too-long 5" in page
     assert "gone 2" in page
     assert "gone 3" not in page
 

@@ -1,28 +1,186 @@
-"""The facts about rows in a report: lengths, classes, turns, copies, sources, drops, samples.
+"""The facts about rows: lengths, classes, turns, copies, sources, drops, samples.
 
-Rows are streamed three times. Memory holds 16 bytes per row for its lengths, 8 to find its copies,
-and 4 to 6 KB for each of the rows that are searched for near copies and conflicting labels.
+`lengths_and_classes` reads rows once. A report streams them three times. Memory holds 16 bytes per
+row for its lengths, 8 to find its copies, and 4 to 6 KB for each of the rows that are searched for
+near copies and conflicting labels.
 """
 
 import importlib.util
-from collections import Counter
+from array import array
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
-from itertools import chain, combinations, islice
+from itertools import chain, combinations, islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from finery import Dataset, Model
-from finery.rows import Row, Turns
+from finery.rows import NOT_CONTENT, Row, Turns, answer_text
 from finery.rows.chosen import row_draw
-from finery.rows.dropped import read_dropped, read_findings
-from finery.rows.near import NEAR_SIMILARITY, Match, NearIndex, common_pieces, row_entry
-from finery.rows.parts import is_conversation, prompt_text, row_id_of
+from finery.rows.dropped import read_dropped
+from finery.rows.near import NEAR_SIMILARITY, NearIndex, common_pieces, row_entry
+from finery.rows.parts import is_conversation, join_turns, json_text, prompt_text, row_id_of
 from finery_data.checks.labels import Labels
 from finery_data.checks.personal import garbled_texts
 from finery_data.duplicates import BATCH, EXAMPLES, Overlap, Progress, overlap_of
-from finery_data.report.rowfacts import Classes, Lengths, text_parts
+
+MOST_CLASSES = 1_000
+"""Number of values from which on they aren't classes."""
+LONGEST_CLASS = 200
+"""Characters of a value that may be a class."""
+LABELS = ("label",)
+"""Columns that name a row's class."""
+
+
+class Lengths:
+    """Lengths of texts, eight bytes each."""
+
+    def __init__(self) -> None:
+        self._values = array("L")
+        self._is_sorted = True
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, length: int) -> None:
+        """Note a length."""
+        self._values.append(length)
+        self._is_sorted = False
+
+    def at(self, share: float) -> int:
+        """The length that `share` of the rows don't exceed; 0.5 gives the median."""
+        values = self._sorted()
+        return values[min(len(values) - 1, int(share * len(values)))]
+
+    def total(self) -> int:
+        """All lengths together."""
+        return sum(self._values)
+
+    def counts(self, edges: Sequence[int]) -> list[int]:
+        """The number of rows in each bin [edge, next edge). The last bin includes its end."""
+        places = [bisect_right(self._sorted(), edge - 1) for edge in edges[:-1]]
+        places.append(len(self._values))
+        return [b - a for a, b in pairwise(places)]
+
+    def _sorted(self) -> "array[int]":
+        if not self._is_sorted:
+            self._values = array("L", sorted(self._values))
+            self._is_sorted = True
+        return self._values
+
+
+class Classes:
+    """The classes that rows fall in, by what names them: a label, or the answer and its fields."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[str]] = {}
+        self._too_many: set[str] = set()
+        self._rows = 0
+
+    def add(self, row: Row) -> None:
+        """Note a row."""
+        self._rows += 1
+        for name, value in _named(row):
+            if name in self._too_many or (len(self._counts) > 200 and name not in self._counts):
+                continue
+            counts = self._counts.setdefault(name, Counter())
+            counts[value] += 1
+            if len(counts) > MOST_CLASSES or len(value) > LONGEST_CLASS:
+                self._too_many.add(name)
+                del self._counts[name]
+
+    @staticmethod
+    def found(parts: Sequence["Classes"]) -> list[dict[str, Counter[str]]]:
+        """Name → class → rows, of each part of the rows.
+
+        A name of which most rows have none, or each another, is none. A part may be too small to
+        repeat any class, so they are compared with those of the part that has the most of them.
+        """
+        most = defaultdict[str, Counter[str]](Counter)
+        for name, counts in chain.from_iterable(part._counts.items() for part in parts):
+            most[name] |= counts
+        found: list[dict[str, Counter[str]]] = []
+        for part in parts:
+            found.append({})
+            for name, counts in part._counts.items():
+                often = sum(most[name][value] for value in counts)
+                if counts.total() > part._rows / 2 and 2 * len(counts) <= often:
+                    found[-1][name] = counts
+        with_answer = [one for one in found if "answer" in one]
+        # The fields of the answer, or the label, say the same.
+        if all(
+            one.keys() - {*LABELS, "answer"} or one["answer"] in map(one.get, LABELS)
+            for one in with_answer
+        ):
+            for one in with_answer:
+                del one["answer"]
+        return found
+
+
+def lengths_and_classes(
+    rows: Iterable[Row],
+) -> tuple[dict[str, Lengths], dict[str, Counter[str]]]:
+    """(part of a row → lengths in characters, what names classes → class → rows)."""
+    lengths, classes = defaultdict[str, Lengths](Lengths), Classes()
+    for row in rows:
+        classes.add(row)
+        for part, text in text_parts(row).items():
+            lengths[part].add(len(text))
+    return lengths, Classes.found([classes])[0]
+
+
+def text_parts(row: Row) -> dict[str, str]:
+    """The texts of a row whose lengths count: prompt and answer, or what else it has."""
+    if not is_conversation(row):
+        rest = {k: v for k, v in row.items() if k not in {*NOT_CONTENT, "source"}}
+        return {"text": str(row["text"])} if "text" in row else {"row": json_text(rest)}
+    turns = Turns.of(row)
+    asked, answer = join_turns(turns.prompt), join_turns(turns.answer)
+    if turns.rejected is not None:
+        return {"prompt": asked, "chosen": answer, "rejected": join_turns(turns.rejected)}
+    return {"prompt": asked, **({"answer": answer} if turns.answer else {})}
+
+
+def _named(row: Row) -> Iterator[tuple[str, str]]:
+    """(what names a class, the class) of a row."""
+    for name in LABELS:
+        value = row.get(name)
+        if isinstance(value, str | int | bool):
+            yield name, str(value)
+    if "rejected" in row or not is_conversation(row):
+        return
+    answer = answer_text(row).strip()
+    if answer:
+        yield "answer", answer
+        yield from _fields(answer)
+
+
+def _fields(answer: str) -> Iterator[tuple[str, str]]:
+    """(name, value) of an answer that is a JSON object, or lines of `name: value`."""
+    if answer.startswith("{"):
+        yield from _json_fields(answer)
+        return
+    pairs = [line.partition(":") for line in answer.splitlines()]
+    if len(pairs) <= 12 and all(colon and 0 < len(name) <= 40 for name, colon, _ in pairs):
+        yield from ((name.strip(), value.strip()) for name, _, value in pairs)
+
+
+def _json_fields(answer: str) -> Iterator[tuple[str, str]]:
+    try:
+        found: Any = msgspec.json.decode(answer)
+    except (msgspec.MsgspecError, RecursionError):
+        return
+    for name, value in found.items() if isinstance(found, dict) else ():
+        if isinstance(value, str | int | bool):
+            yield str(name), str(value)
+
+
+# -- a report --------------------------------------------------------------------------------------
+
 
 NEAR_ROWS = 20_000
 """Rows of a data set that are searched for near copies, unless a recipe says otherwise."""
@@ -48,18 +206,11 @@ class Copies:
 
 
 @dataclass
-class Listed:
-    """Rows that were dropped, or found fault with, for one reason. examples: (detail, row)."""
-
-    count: int
-    examples: list[tuple[str, Row | None]] = field(default_factory=list)
-
-
-@dataclass
 class Facts:
     """The facts about one data set. lengths: by part, e.g. `prompt`."""
 
     name: str
+    dataset: Dataset
     rows: int
     lengths: dict[str, Lengths] = field(default_factory=dict)
     classes: dict[str, Counter[str]] = field(default_factory=dict)
@@ -74,10 +225,12 @@ class Facts:
     sources: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     copies: Copies = field(default_factory=Copies)
-    dropped: dict[str, Listed] = field(default_factory=dict)
-    found: dict[str, Listed] = field(default_factory=dict)
     samples: list[Row] = field(default_factory=list)
     longest: Row | None = None
+
+    def counts(self, name: str) -> dict[str, int]:
+        """Reason → rows, the most frequent first. name: `dropped`, or `findings`."""
+        return dict(Counter(self.dataset.meta.get(name) or {}).most_common())
 
 
 @dataclass
@@ -127,15 +280,12 @@ def measure(
     """
     facts, classes = [], []
     for name, dataset in datasets.items():
-        made = Facts(name, len(dataset))
-        classes.append(_Reading(made, counting, samples, seed).read(dataset, progress))
-        made.copies = _copies(name, dataset, folder, near_rows, progress)
-        _find_conflicts(made.copies, dataset, Labels(folder, [dataset]))
-        made.dropped = _listed(read_dropped(dataset), "reason", dataset.meta.get("dropped"))
-        made.found = _listed(read_findings(dataset), "check", dataset.meta.get("findings"))
-        facts.append(made)
-    for made, found in zip(facts, Classes.found(classes), strict=True):
-        made.classes = found
+        facts.append(Facts(name, dataset, len(dataset)))
+        classes.append(_Reading(facts[-1], counting, samples, seed).read(dataset, progress))
+        facts[-1].copies = _copies(name, dataset, folder, near_rows, progress)
+        _find_conflicts(facts[-1].copies, dataset, Labels(folder, [dataset]))
+    for each, counts in zip(facts, Classes.found(classes), strict=True):
+        each.classes = counts
     overlaps = list(_overlaps(datasets, folder, near_rows, progress))
     return Report(facts, overlaps, counting.unit, counting.name)
 
@@ -244,17 +394,13 @@ def _copies(name: str, dataset: Dataset, folder: Path, most: int, progress: Prog
         elif (match := index.find(entry)) is not None:
             made.exact += match.exact
             made.near += not match.exact
-            _keep(made.examples, f"{row_id_of(row)} {_alike(match, ids)}")
+            verb = "repeats" if match.exact else f"is {match.similarity:.2f} similar to"
+            _keep(made.examples, f"{row_id_of(row)} {verb} the row {ids[match.number]}")
         else:
             index.add(len(ids), entry)
             ids.append(row_id_of(row))
         seen.add(digest)
     return made
-
-
-def _alike(match: Match, ids: Sequence[str]) -> str:
-    other = f"the row {ids[match.number]}"
-    return f"repeats {other}" if match.exact else f"is {match.similarity:.2f} similar to {other}"
 
 
 def _overlaps(
@@ -285,19 +431,3 @@ def _find_conflicts(copies: Copies, dataset: Dataset, labels: Labels) -> None:
 def _keep(examples: list[str], text: str) -> None:
     if len(examples) < EXAMPLES:
         examples.append(text)
-
-
-def _listed(
-    lines: Iterable[dict[str, Any]], key: str, counts: Mapping[str, int] | None
-) -> dict[str, Listed]:
-    """Reason → how many, and the first few; the most frequent first."""
-    found = {reason: Listed(n) for reason, n in (counts or {}).items()}
-    for line in lines if found else ():
-        listed = found.setdefault(line[key], Listed(0))
-        if len(listed.examples) < EXAMPLES:
-            row = line.get("row")
-            detail = f"{line['id']} {line['detail']}"
-            listed.examples.append((detail, row if isinstance(row, dict) else None))
-        elif all(len(one.examples) >= min(EXAMPLES, one.count) for one in found.values()):
-            break
-    return dict(sorted(found.items(), key=lambda item: -item[1].count))

@@ -6,9 +6,8 @@ from typing import Any
 
 from finery import Bundle, Dataset, Job, Key, Model, Step, UsageError, setting, takes
 from finery.views import render_sections
-from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, Facts, Report, measure
+from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, Facts, Lengths, Report, measure
 from finery_data.report.page import by_output, report_sections
-from finery_data.report.rowfacts import Lengths
 
 MOST_SOURCES = 1_000
 """Number of sources that `report.json` names, the most frequent ones."""
@@ -106,8 +105,8 @@ def _facts(facts: Facts) -> dict[str, Any]:
         "languages": _counts(facts.languages),
         "copies": {"exact": copies.exact, "near": copies.near, "conflicts": copies.conflicts,
                    "searched": copies.searched, "examples": copies.examples},
-        "dropped": {reason: one.count for reason, one in facts.dropped.items()},
-        "findings": {check: one.count for check, one in facts.found.items()},
+        "dropped": facts.counts("dropped"),
+        "findings": facts.counts("findings"),
         "samples": [row.get("id") for row in facts.samples],
     }  # fmt: skip
 

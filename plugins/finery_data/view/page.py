@@ -10,9 +10,8 @@ from finery.util.text import did_you_mean
 from finery.views import Context, Finding, Output, Part, Section, Table, Text, counts_in_words
 from finery_data.duplicates import Overlap, overlap_of
 from finery_data.overlap import are_apart
-from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, measure
-from finery_data.report.page import by_output, report_sections
-from finery_data.report.rowfacts import lengths_and_classes
+from finery_data.report.facts import NEAR_ROWS, SAMPLES, Counting, lengths_and_classes, measure
+from finery_data.report.page import by_output, overlap_parts, report_sections
 
 MOST = 5_000
 """Rows of each side that are compared."""
@@ -46,7 +45,7 @@ def finding(found: list[Overlap]) -> Finding:
     bad = [c for c in found if c.counts]
     if bad:
         return Finding(QUESTION, f"Yes: {'; '.join(map(_copies, bad))}.", "bad", 4)
-    pairs = ", ".join(f"{c.one} and {c.other}{_limits(c)}" for c in found)
+    pairs = ", ".join(f"{c.one} and {c.other}{c.limits}" for c in found)
     if any(pair.compared for pair in found):
         text = f"Only partly measured: no copies or near copies of prompts in {pairs}."
         return Finding(QUESTION, text, "open", 4)
@@ -56,12 +55,8 @@ def finding(found: list[Overlap]) -> Finding:
 def _copies(pair: Overlap) -> str:
     return (
         f"{pair.counts.total():,} of {pair.searched:,} rows of {pair.one} copy or nearly copy a "
-        f"prompt of {pair.other}{_limits(pair)}"
+        f"prompt of {pair.other}{pair.limits}"
     )
-
-
-def _limits(pair: Overlap) -> str:
-    return f" (compared: {pair.compared})" if pair.compared else ""
 
 
 COUNTED = 20_000
@@ -99,15 +94,8 @@ def _parts(outputs: Sequence[Output], context: Context) -> Iterator[Part]:
 
 def overlap_section(overlaps: Sequence[Overlap]) -> Section:
     """How many rows of each pair copy prompts of the other."""
-    lines = [
-        f"{pair.one} against {pair.other}: "
-        + (", ".join(f"{n} {reason}" for reason, n in pair.counts.items()) or "no copies or near "
-           "copies of prompts")
-        + _limits(pair)
-        for pair in overlaps
-    ]  # fmt: skip
     none = [Text("Not measured: no training rows or no test rows are built.", "soft")]
-    return Section("Training rows against test rows", [*map(Text, lines)] or none)
+    return Section("Training rows against test rows", [*overlap_parts(overlaps)] or none)
 
 
 NONE = "none"

@@ -15,7 +15,6 @@ everything from a value to a p-value.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
@@ -47,6 +46,7 @@ from finery import (
 )
 from finery.rows import Row
 from finery.rows.answers.reading import extract_answer
+from finery.rows.conditions import compile_pattern
 from finery.rows.report import Report, Table
 from finery_eval import slices as slicing
 from finery_eval.asking import Answering, ask, read_rows
@@ -473,15 +473,6 @@ def checked_value(value: Any, metric: str, *, is_share: bool) -> bool | float | 
             fix=f"scale it, or let `unbounded` return {{'{metric}': 'higher'}}, or 'lower'",
         )
     return min(max(value, 0), 1)
-
-
-def compile_pattern(pattern: str, where: str) -> re.Pattern[str]:
-    """The compiled regular expression. `UsageError` if it isn't one."""
-    try:
-        return re.compile(pattern)
-    except (re.error, RecursionError) as error:
-        what = f"not a regular expression: {error}"
-        raise UsageError(what, where=where, fix="correct it") from None
 
 
 def check_pattern(pattern: str | None) -> None:

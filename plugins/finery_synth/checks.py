@@ -4,7 +4,6 @@
 """
 
 import importlib
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,15 @@ from finery.rows.answers.answerschema import AnswerSchema, check_schema
 from finery.rows.answers.jsonvalues import NotJson, parse, strip_fence
 from finery.rows.answers.reading import Expected, Reader
 from finery.rows.badrow import BadRow
+from finery.rows.conditions import Condition, conditions_of
 from finery.rows.generated import CheckResult
-from finery.rows.parts import check_lengths, per_text_setting, row_id_of, text_by_name
-from finery.rows.templates.limits import limit_patterns, search
+from finery.rows.parts import per_text_setting, row_id_of, text_by_name
+from finery.rows.templates.limits import limit_patterns
 from finery.util.text import did_you_mean
 from finery_eval.database import Database, QueryError
+
+WITHIN = "checks."
+"""What errors put before the names of settings."""
 
 
 class Functions(Settings):
@@ -126,16 +129,7 @@ class Checks(Settings):
 
     def check(self) -> None:
         """Raise `UsageError` for invalid checks."""
-        for kind in ("matches", "excludes"):
-            for name, pattern in getattr(self, kind).items():
-                try:
-                    re.compile(pattern)
-                except (re.error, RecursionError) as error:
-                    raise UsageError(
-                        f"the regular expression is invalid: {error}",
-                        where=f"checks.{kind}.{name}",
-                        fix="correct it",
-                    ) from None
+        conditions_of(self, WITHIN)
         for name, values in (self.fields or {}).items():
             if not values:
                 raise UsageError(
@@ -147,7 +141,6 @@ class Checks(Settings):
             raise UsageError(
                 "json_schema and schema are both set", where="checks.schema", fix="remove one"
             )
-        check_lengths(self.min_characters, self.max_characters, "checks.")
         if self.schema is not None:
             check_schema(self.schema, "checks.schema")
         if self.python is not None:
@@ -211,14 +204,8 @@ def _tests(checks: Checks) -> Iterator[tuple[str, Test]]:
             fields=tuple(checks.fields), labels=tuple(map(tuple, checks.fields.values()))
         )
         yield "fields", partial(_fields, reader)
-    for kind in ("matches", "excludes"):
-        for name, pattern in getattr(checks, kind).items():
-            check = f"{kind}.{name}"
-            yield check, partial(_pattern, check, name, re.compile(pattern), kind == "matches")
-    for kind in ("min_characters", "max_characters"):
-        for name, limit in getattr(checks, kind).items():
-            check = f"{kind}.{name}"
-            yield check, partial(_length, check, name, limit, kind == "min_characters")
+    for condition in conditions_of(checks, WITHIN):
+        yield f"{condition.field}.{condition.name}", partial(_condition, condition)
     schema = checks.answer_schema()
     if schema is not None:
         yield "schema", partial(_json, schema)
@@ -240,34 +227,16 @@ def _fields(reader: Reader, row: Row) -> tuple[str, Any]:
     return f"{bad[0]} is missing or has a value that isn't allowed" if bad else "", None
 
 
-def _pattern(
-    check: str, name: str, pattern: re.Pattern[str], must: bool, row: Row
-) -> tuple[str, Any]:
-    match = search(pattern, _text(check, name, row), f"checks.{check}")
-    if bool(match) == must:
-        return "", None
-    if match:
-        return f"{name} matches {pattern.pattern}: {match[0]!r:.80}", None
-    return f"{name} doesn't match {pattern.pattern}", None
-
-
-def _length(check: str, name: str, limit: int, is_least: bool, row: Row) -> tuple[str, Any]:
-    length = len(_text(check, name, row))
-    if length >= limit if is_least else length <= limit:
-        return "", length
-    word = "fewer" if is_least else "more"
-    return f"{name} has {length:,} characters, {word} than {limit:,}", length
-
-
-def _text(check: str, name: str, row: Row) -> str:
-    text = text_by_name(row, name)
+def _condition(condition: Condition, row: Row) -> tuple[str, Any]:
+    text = text_by_name(row, condition.name)
     if text is None:
         raise UsageError(
-            f"generated rows have no '{name}'",
-            where=f"checks.{check}",
-            fix=did_you_mean(name, ["system", "user", "assistant", *row]),
+            f"generated rows have no '{condition.name}'",
+            where=condition.place,
+            fix=did_you_mean(condition.name, ["system", "user", "assistant", *row]),
         )
-    return text
+    is_length = isinstance(condition.limit, int)
+    return condition.problem(text), len(text) if is_length else None
 
 
 def _json(schema: AnswerSchema, row: Row) -> tuple[str, Any]:

@@ -52,9 +52,9 @@ def test_show_tells_what_was_dropped_and_why(project: MakeProject) -> None:
     out = made.run("show", "short").out
     assert "dropped        excludes 4" in out
     assert "dropped: excludes 4" in out
-    assert out.count("user has a match of card: 'card'") == 3
+    assert out.count("user matches card: 'card'") == 3
     assert "… and 1 more (--dropped)" in out
-    assert made.run("show", "short", "--dropped").out.count("user has a match of card") == 4
+    assert made.run("show", "short", "--dropped").out.count("user matches card") == 4
     assert "dropped: bad-row 1" in made.run("show", "rows").out
     out = made.run("show", "seen").out
     assert "found: email 8" in out

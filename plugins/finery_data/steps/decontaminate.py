@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 
-from finery import Dataset, Forecast, Inputs, Job, Step, setting, takes
+from finery import Dataset, Job, setting, takes
 from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.near import NEAR_SIMILARITY, common_pieces, prompt_entry
 from finery.rows.parts import read_numbered, row_id_of
 from finery_data.duplicates import HeldOut, Leak, crowd_note
+from finery_data.steps.filter import RowFilter
 
 
-class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
+class Decontaminate(RowFilter, packages=("rensa",), version="1"):
     """Drop rows that leak test rows: copies and near copies of their prompts.
 
     A row is dropped if its prompt equals that of a row of `against`, ignoring case, punctuation and
@@ -22,7 +23,8 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
     prompts of `against` are in memory, at 2 to 3 KB a row; `rows` is streamed twice.
     """
 
-    rows: list[Dataset] = takes(help="Rows to clean, in this order.")
+    NOTHING_LEFT = "check the steps that `rows` and `against` name"
+
     against: list[Dataset] = takes(
         role="compare", help="Rows that must not be trained on, e.g. split.test."
     )
@@ -34,24 +36,14 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
         "punctuation and spaces.",
     )
 
-    def run(self, job: Job) -> Dataset:
-        """Write the rows that are left, and why the others aren't."""
+    def kept(self, job: Job, drops: Drops) -> Iterator[Row]:
+        """The rows that leak none of `against`."""
         surveyed = read_numbered(job, [*self.against, *self.rows], "rows surveyed")
         common = common_pieces(prompt_entry(row) for _, row in surveyed)
         held, ids = HeldOut("test", self.threshold, job.scratch, common), set[str]()
         for _, row in read_numbered(job, self.against, "test rows"):
             held.add(row, prompt_entry(row))
             ids.add(row_id_of(row))
-        with Drops(job.out) as drops:
-            dataset = Dataset.write(job.out, self._clean(job, held, ids, drops))
-        drops.refuse_nothing_left(len(dataset), "check the steps that `rows` and `against` name")
-        job.log(f"{drops.summary(len(dataset))} against {len(held):,} test rows")
-        if held.crowded:
-            job.log(crowd_note(held.crowded))
-        dataset.meta |= drops.meta()
-        return dataset
-
-    def _clean(self, job: Job, held: HeldOut, ids: set[str], drops: Drops) -> Iterator[Row]:
         for _, row in read_numbered(job, self.rows):
             parent = next((p for p in row.get("parents") or () if p in ids), None)
             leak = held.leak(prompt_entry(row))
@@ -61,7 +53,6 @@ class Decontaminate(Step, seeded=False, packages=("rensa",), version="1"):
                 yield row
             else:
                 drops.add(row, leak.reason, leak.detail)
-
-    def forecast(self, inputs: Inputs) -> Forecast:
-        """Rows that are kept stay as they are."""
-        return Forecast(passes=("rows",))
+        job.log(f"compared with {len(held):,} test rows")
+        if held.crowded:
+            job.log(crowd_note(held.crowded))

@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from finery import Dataset, Forecast, Inputs, Job, Step, setting, takes
+from finery import Job, setting
 from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.near import NEAR_SIMILARITY, NearIndex, common_pieces, row_entry
 from finery.rows.parts import read_numbered, row_id_of
 from finery_data.duplicates import crowd_note
+from finery_data.steps.filter import RowFilter
 
 
-class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
+class Dedup(RowFilter, packages=("rensa",), version="1"):
     """Keep the first of several copies or near copies.
 
     A row is dropped if it equals an earlier row that was kept, ignoring case, punctuation and
@@ -22,7 +23,6 @@ class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
     2 to 3 KB of memory.
     """
 
-    rows: list[Dataset] = takes(help="Rows to clean, in this order.")
     on: Literal["row", "prompt"] = setting(
         "row",
         help="What is compared. row: prompt and answer must both be similar, and label and tools "
@@ -36,16 +36,8 @@ class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
         "punctuation and spaces.",
     )
 
-    def run(self, job: Job) -> Dataset:
-        """Write the rows that are left, and which row each dropped one repeats."""
-        with Drops(job.out) as drops:
-            dataset = Dataset.write(job.out, self._first(job, drops))
-        drops.refuse_nothing_left(len(dataset), "check the steps that `rows` names")
-        job.log(drops.summary(len(dataset)))
-        dataset.meta |= drops.meta()
-        return dataset
-
-    def _first(self, job: Job, drops: Drops) -> Iterator[Row]:
+    def kept(self, job: Job, drops: Drops) -> Iterator[Row]:
+        """The first of the rows that repeat each other."""
         surveyed = read_numbered(job, self.rows, "rows surveyed")
         common = common_pieces(row_entry(row, self.on) for _, row in surveyed)
         index, ids = NearIndex(self.threshold, job.scratch, common), list[str]()
@@ -63,7 +55,3 @@ class Dedup(Step, seeded=False, packages=("rensa",), version="1"):
                 drops.add(row, "near-duplicate", detail)
         if index.crowded:
             job.log(crowd_note(index.crowded))
-
-    def forecast(self, inputs: Inputs) -> Forecast:
-        """Rows that are kept stay as they are."""
-        return Forecast(passes=("rows",))

@@ -1,16 +1,14 @@
-"""`data.filter`: keep the rows that meet conditions."""
+"""`data.filter`: keep the rows that meet conditions. The base class of steps that drop rows."""
 
-import math
-import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 from finery import DataError, Dataset, Forecast, Inputs, Job, Step, UsageError, setting, takes
 from finery.rows import Row
 from finery.rows.badrow import BadRow
+from finery.rows.conditions import conditions_of
 from finery.rows.dropped import Drops
 from finery.rows.parts import (
-    check_lengths,
     missing_text_error,
     per_text_setting,
     read_numbered,
@@ -18,15 +16,39 @@ from finery.rows.parts import (
     template_variables,
     text_by_name,
 )
-from finery.rows.templates.limits import search
 from finery.rows.templates.sandbox import compile_expression, evaluate
 
-Texts = dict[str, str]
-Condition = Callable[[Row, Texts], tuple[str, str] | None]
-"""(row, its texts) → (reason, detail) for dropping it; None to keep it."""
+REASONS = {"min_characters": "too-short", "max_characters": "too-long"}
+"""Setting with conditions → the reason of dropped rows, if it isn't the setting's name."""
 
 
-class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
+class RowFilter(Step, seeded=False):
+    """Rows that stay as they are, without those that `kept` drops."""
+
+    NOTHING_LEFT: ClassVar[str] = "check the steps that `rows` names"
+    """What to do if no row is left."""
+
+    rows: list[Dataset] = takes(help="Rows to clean, in this order.")
+
+    def kept(self, job: Job, drops: Drops) -> Iterator[Row]:
+        """The rows that stay; the others go to `drops`."""
+        raise NotImplementedError
+
+    def run(self, job: Job) -> Dataset:
+        """Write the rows that stay, and why the others don't."""
+        with Drops(job.out) as drops:
+            dataset = Dataset.write(job.out, self.kept(job, drops))
+        drops.refuse_nothing_left(len(dataset), self.NOTHING_LEFT)
+        job.log(drops.summary(len(dataset)))
+        dataset.meta |= drops.meta()
+        return dataset
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """Rows that are kept stay as they are."""
+        return Forecast(passes=("rows",))
+
+
+class Filter(RowFilter, packages=("jinja2",), version="1"):
     """Keep the rows that meet all conditions.
 
     Conditions name texts of a row: `system`, `user` (the last user turn), `assistant` (the answer),
@@ -35,6 +57,8 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
     with `name is defined`. A regular expression that takes more than ten seconds of CPU time for
     one row stops the build.
     """
+
+    NOTHING_LEFT = "check the conditions"
 
     rows: list[Dataset] = takes(help="Rows to choose from, in this order.")
     where: str | None = setting(
@@ -57,93 +81,36 @@ class Filter(Step, seeded=False, packages=("jinja2",), version="1"):
 
     def check(self) -> None:
         """Raise `UsageError` for conditions that can't be read, or none at all."""
-        if not self._conditions():
+        if not conditions_of(self) and self.where is None:
             raise UsageError(
                 "data.filter has no conditions",
                 fix='add one, e.g. where: label != "spam"',
             )
-        check_lengths(self.min_characters, self.max_characters)
+        if self.where is not None:
+            compile_expression(self.where, "where")
 
-    def run(self, job: Job) -> Dataset:
-        """Write the rows that stay, and why the others don't."""
-        with Drops(job.out) as drops:
-            dataset = Dataset.write(job.out, self._kept(job, drops))
-        drops.refuse_nothing_left(len(dataset), "check the conditions")
-        job.log(drops.summary(len(dataset)))
-        dataset.meta |= drops.meta()
-        return dataset
-
-    def _kept(self, job: Job, drops: Drops) -> Iterator[Row]:
-        conditions = self._conditions()
+    def kept(self, job: Job, drops: Drops) -> Iterator[Row]:
+        """The rows that meet all conditions."""
+        conditions = conditions_of(self)
+        where: Any = self.where and compile_expression(self.where, "where")
         for number, row in read_numbered(job, self.rows):
-            failed = self._failed(conditions, number, row)
-            if failed is None:
+            texts = [text_by_name(row, condition.name) for condition in conditions]
+            for condition, text in zip(conditions, texts, strict=True):
+                if text is None:
+                    raise missing_text_error(condition.field, condition.name, number, row)
+            try:
+                if where and not evaluate(where, "where", template_variables(row)):
+                    drops.add(row, "where", f"isn't {self.where}")
+                    continue
+                failed = (
+                    (REASONS.get(condition.field, condition.field), problem)
+                    for condition, text in zip(conditions, texts, strict=True)
+                    if (problem := condition.problem(text or ""))
+                )
+                reason = next(failed, None)
+            except BadRow as error:
+                raise DataError(error.what, where=row_label(number, row), fix=error.fix) from error
+            if reason is None:
                 yield row
             else:
-                drops.add(row, *failed)
-
-    def _failed(self, conditions: list[Condition], number: int, row: Row) -> tuple[str, str] | None:
-        texts: Texts = {}
-        for field in ("matches", "excludes", "min_characters", "max_characters"):
-            for name in getattr(self, field):
-                text = text_by_name(row, name)
-                if text is None:
-                    raise missing_text_error(field, name, number, row)
-                texts[name] = text
-        try:
-            return next((why for test in conditions if (why := test(row, texts))), None)
-        except BadRow as error:
-            raise DataError(error.what, where=row_label(number, row), fix=error.fix) from error
-
-    def _conditions(self) -> list[Condition]:
-        conditions = [_expression(self.where)] if self.where is not None else []
-        conditions += [_pattern("matches", n, p, wanted=True) for n, p in self.matches.items()]
-        conditions += [_pattern("excludes", n, p, wanted=False) for n, p in self.excludes.items()]
-        conditions += [_length(name, n, math.inf) for name, n in self.min_characters.items()]
-        conditions += [_length(name, 0, n) for name, n in self.max_characters.items()]
-        return conditions
-
-    def forecast(self, inputs: Inputs) -> Forecast:
-        """Rows that are kept stay as they are."""
-        return Forecast(passes=("rows",))
-
-
-def _expression(source: str) -> Condition:
-    compiled: Any = compile_expression(source, "where")
-
-    def test(row: Row, _: Texts) -> tuple[str, str] | None:
-        true = evaluate(compiled, "where", template_variables(row))
-        return None if true else ("where", f"isn't {source}")
-
-    return test
-
-
-def _pattern(field: str, name: str, pattern: str, *, wanted: bool) -> Condition:
-    try:
-        compiled = re.compile(pattern)
-    except (re.error, RecursionError) as error:
-        raise UsageError(
-            f"not a regular expression: {error}", where=f"{field}.{name}", fix="correct it"
-        ) from None
-
-    def test(_: Row, texts: Texts) -> tuple[str, str] | None:
-        match = search(compiled, texts[name], f"{field}.{name}")
-        if bool(match) == wanted:
-            return None
-        if match is None:
-            return field, f"{name} has no match of {pattern}"
-        return field, f"{name} has a match of {pattern}: {match[0][:60]!r}"
-
-    return test
-
-
-def _length(name: str, least: int, most: float) -> Condition:
-    def test(_: Row, texts: Texts) -> tuple[str, str] | None:
-        length = len(texts[name])
-        if length < least:
-            return "too-short", f"{name} has {length:,} characters, fewer than {least:,}"
-        if length > most:
-            return "too-long", f"{name} has {length:,} characters, more than {most:,}"
-        return None
-
-    return test
+                drops.add(row, *reason)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from finery import DataError, Dataset, Forecast, Inputs, Job, Step, UsageError, setting, takes
+from finery import DataError, Dataset, Job, UsageError, setting, takes
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import apportion, row_draws, sample_counts
@@ -18,12 +18,13 @@ from finery.rows.parts import (
     text_by_name,
 )
 from finery.rows.templates.sandbox import compile_template, render
+from finery_data.steps.filter import RowFilter
 
 CLASSES_KEPT = 200
 NOT_SAMPLED = "not-sampled"
 
 
-class Sample(Step, version="1"):
+class Sample(RowFilter, seeded=True, version="1"):
     """Take some of the rows at random, and balance classes.
 
     Which rows are taken depends only on each row and the seed, so added rows change little. Rows
@@ -131,10 +132,6 @@ class Sample(Step, version="1"):
             counts[classes.names[classes.of[row]]] += taken
         many = len(counts) > CLASSES_KEPT
         return {"by": self.by, "classes": len(counts) if many else dict(sorted(counts.items()))}
-
-    def forecast(self, inputs: Inputs) -> Forecast:
-        """Rows that are kept stay as they are."""
-        return Forecast(passes=("rows",))
 
 
 class _Classes:

@@ -4,20 +4,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from finery import (
     DataError,
     Dataset,
-    Forecast,
-    Inputs,
     Job,
     Key,
     Look,
     OneFile,
-    Step,
     UsageError,
     setting,
     takes,
@@ -25,10 +22,11 @@ from finery import (
 from finery.rows import Row, Turns
 from finery.rows.badrow import BadRow
 from finery.rows.chat.turns import turn_problems
+from finery.rows.conditions import conditions_of
 from finery.rows.dropped import FINDINGS, Drops
+from finery.rows.files import SideFile
 from finery.rows.parts import (
     answer_or_none,
-    check_lengths,
     missing_text_error,
     per_text_setting,
     prompt_text,
@@ -42,6 +40,7 @@ from finery.util.text import did_you_mean
 from finery_data.checks import personal
 from finery_data.checks.labels import Labels
 from finery_data.checks.language import Languages, check_codes
+from finery_data.steps.filter import RowFilter
 
 Action = Literal["error", "drop", "report"]
 Finding = tuple[str, str]
@@ -67,8 +66,7 @@ LISTED = 20
 
 
 class Validate(
-    Step,
-    seeded=False,
+    RowFilter,
     packages=("jsonschema", "py3langid", "rensa"),
     version="1",
 ):
@@ -153,7 +151,7 @@ class Validate(
                 where="json",
                 fix="remove one of them",
             )
-        check_lengths(self.min_characters, self.max_characters)
+        conditions_of(self)
         check_codes(self.languages)
 
     def cache_key(self) -> Key:
@@ -198,10 +196,6 @@ class Validate(
             written.add(number, row, findings)
             yield row
 
-    def forecast(self, inputs: Inputs) -> Forecast:
-        """Rows that are kept stay as they are."""
-        return Forecast(passes=("rows",))
-
 
 class _Checks:
     """The checks of one run, made ready by a first pass over the rows."""
@@ -214,6 +208,7 @@ class _Checks:
         self._listed: list[str] = []
         self._job = job
         self._labels = Labels(job.scratch, step.rows, step.label)
+        self._conditions = conditions_of(step)
         self._json: Action | None = None  # what is done about an answer that is none
         self._survey(job)
 
@@ -302,15 +297,12 @@ class _Checks:
             yield "encoding", problem
 
     def _lengths(self, number: int, row: Row) -> Iterator[Finding]:
-        for field in ("min_characters", "max_characters"):
-            for name, limit in getattr(self.step, field).items():
-                text = text_by_name(row, name)
-                if text is None:
-                    raise missing_text_error(field, name, number, row)
-                if field == "min_characters" and len(text) < limit:
-                    yield "length", f"{name} has {len(text):,} characters, fewer than {limit:,}"
-                if field == "max_characters" and len(text) > limit:
-                    yield "length", f"{name} has {len(text):,} characters, more than {limit:,}"
+        for condition in self._conditions:
+            text = text_by_name(row, condition.name)
+            if text is None:
+                raise missing_text_error(condition.field, condition.name, number, row)
+            if problem := condition.problem(text):
+                yield "length", problem
 
     def _answers(self, number: int, row: Row) -> Iterator[Finding]:
         from finery.rows.answers.jsonvalues import NotJson, parse
@@ -366,28 +358,18 @@ class _Checks:
         return Languages(self.step.languages) if self.step.languages else None
 
 
-class _Findings:
+class _Findings(SideFile):
     """Writes `findings.jsonl` and counts. Without findings there is no file."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / FINDINGS
-        self._out: IO[bytes] | None = None
+        super().__init__(folder / FINDINGS)
         self.counts: Counter[str] = Counter()
-
-    def __enter__(self) -> "_Findings":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._out is not None:
-            self._out.close()
 
     def add(self, number: int, row: Row, findings: Iterable[Finding]) -> None:
         """Note what was found in a row that stays."""
         for check, what in findings:
-            if self._out is None:
-                self._out = self._path.open("wb")
             line = {"id": row_id_of(row), "row": number, "check": check, "detail": what}
-            self._out.write(msgspec.json.encode(line) + b"\n")
+            self.write(msgspec.json.encode(line))
             self.counts[check] += 1
 
 

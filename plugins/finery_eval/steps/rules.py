@@ -7,10 +7,11 @@ from typing import Any
 from finery import Dataset, Job, Settings, UsageError, setting, takes
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extract_answer, search_in
+from finery.rows.conditions import compile_pattern
 from finery.rows.report import Report, Table
 from finery_eval import stats
 from finery_eval.evaluation import answers_table
-from finery_eval.evaluator import EXPECTED, BatchEvaluator, compile_pattern, is_metric_name
+from finery_eval.evaluator import EXPECTED, BatchEvaluator, is_metric_name
 from finery_eval.measure import Measure
 from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged, together

@@ -14,7 +14,7 @@ from finery.advanced import value_of
 from finery.rows import row_id
 from finery.rows.dropped import read_dropped
 from finery.testing import TestJob
-from finery_data.sources.reading import Columns
+from finery_data.sources.source import Columns
 from finery_data.steps.file import File, first_rows
 
 PAIR = Columns(user="{{ text }}", assistant="{{ intent }}")

@@ -29,8 +29,7 @@ from finery.rows.tables.streams import UTF_8
 from finery.rows.templates.sandbox import template_names
 from finery.util.text import did_you_mean
 from finery_data.sources.formats import FORMATS, detect, label, tools
-from finery_data.sources.reading import PARTS, Columns, Reading, Templates
-from finery_data.sources.source import RowSource
+from finery_data.sources.source import PARTS, Columns, Reading, RowSource, Templates
 
 PROGRESS_EVERY = 5_000
 SAMPLED = (".jsonl", ".json", ".csv", ".tsv")
@@ -51,10 +50,7 @@ MOST_COUNTED = 256 * 1024 * 1024
 """Larger files, in bytes, aren't counted before they are built: a plan is to be quick."""
 
 
-class File(
-    RowSource,
-    version="1",
-):
+class File(RowSource, version="1"):
     """Rows from JSON lines, JSON, CSV, TSV or Parquet files, plain or as .gz or .zst.
 
     Several files are read one after the other. Either `format` names a known set of columns, or
@@ -244,8 +240,8 @@ class _FirstRows(Reading):
     """Rows made of some records; nothing is written."""
 
     def __init__(self, step: File, job: Job) -> None:
-        self._skips = step.bad_rows == "skip"
-        super().__init__(step.shape(step.take)._replace(skip=False), job, shown(step.path.paths[0]))
+        self._may_skip = step.bad_rows == "skip"
+        super().__init__(step, job, shown(step.path.paths[0]), step.take, skips=False)
         self.rows: list[Row] = []
         suffixes = {data_suffix(path.name) for path in step.path.paths}
         self._have_header = suffixes <= {*DELIMITED_SUFFIXES, ".parquet"} and (
@@ -255,7 +251,7 @@ class _FirstRows(Reading):
     @property
     def is_full(self) -> bool:
         """Whether these are all rows that the step takes."""
-        return self._made == self._shape.take
+        return self._made == self._take
 
     def add(self, records: Iterable[Record]) -> None:
         """Make rows of these records."""
@@ -265,7 +261,7 @@ class _FirstRows(Reading):
         """Raise `DataError` where the step would. is_whole: whether there are no more records."""
         # If no row can be used for the same reason, a setting is wrong, not the rows.
         is_useless = not self._made and (is_whole or len(self._reasons) == 1)
-        if self._bad and (not self._skips or is_useless):
+        if self._bad and (not self._may_skip or is_useless):
             raise self._at_setting(self._bad_rows_error(), is_whole=is_whole)
         if self._met and (is_whole or self._have_header):
             self._check_kept()

@@ -154,10 +154,7 @@ class Arena(Judging):
         seen: dict[tuple[int, str, str], list[Seen]] = {game: [] for game in played}
         read, schema = Verdict.read, Verdict.schema()
         for question, verdict in self.verdicts_on(job, used, questions, messages, read, schema):
-            seen[question[:3]].append(
-                verdict.seen(question.order) if isinstance(verdict, Verdict)
-                else Seen(question.order, problem=verdict)
-            )  # fmt: skip
+            seen[question[:3]].append(Seen.of(question.order, verdict))
         return [Game(*game, seen=tuple(verdicts)) for game, verdicts in seen.items()]
 
     def first_requests(self, inputs: Inputs) -> Requests:

@@ -121,7 +121,7 @@ class Generation:
         except Rejected as error:
             reason, detail = error.reason, error.detail
         make_origin = partial(
-            Origin, use=self.step.USE, model=self._teacher, prompt=task.messages,
+            Origin, use=self.step.use, model=self._teacher, prompt=task.messages,
             template=self._prompt.origin, variant=task.variant, attempt=attempt, more=task.facts,
         )  # fmt: skip
         raw = getattr(answer, "text", "") or None

@@ -7,7 +7,6 @@ in `finery_synth.generation`:
     class Shout(Generator):
         '''Say each row's message louder.'''
 
-        USE = "synth.shout"
         DEFAULT_PROMPT = "Write this louder: {{ user }}"
 
         def read(self, task: Task, answer: Completion) -> list[Row]:
@@ -73,19 +72,78 @@ MOST_SERIES = 2**31 // SERIES_SEEDS - 1
 PACKAGES = ("jinja2", "jsonschema", "rensa")
 
 
-class Generator(
-    Step,
-    engines=True,
-    sections=("generate",),
-    seeded=False,
-    schemas=False,
-    packages=PACKAGES,
-    version="1",
-):
+class Prompting(Step, engines=True, sections=("generate",), seeded=False, version="1"):
+    """A step that has a model answer prompts made of rows: what its estimate needs to know."""
+
+    model: Model = takes(help="The model that answers prompts.")
+    rows: list[Dataset] = takes(help="Rows, in this order.")
+    prompt: OneFile | None = setting(
+        None, help="A Jinja file with the prompt. `finery synth prompt TYPE` prints the default."
+    )
+    budget: Budget | None = setting(
+        None, affects_output=False, help="Limit of one build; answers so far are kept."
+    )
+
+    def default_prompt(self) -> str:
+        """The default template."""
+        raise NotImplementedError
+
+    def sampling(self) -> dict[str, Any]:
+        """How the model answers first requests."""
+        raise NotImplementedError
+
+    def tasks(self, prompt: Prompt) -> Iterator[Task]:
+        """All requests in order, the same each time."""
+        raise NotImplementedError
+
+    def requests(self, rows: int) -> int:
+        """The number of tasks for a number of rows, for progress and estimates."""
+        raise NotImplementedError
+
+    def needs_rows(self) -> bool:
+        """Whether `requests` depends on the content of the rows."""
+        return False
+
+    def repeats(self) -> int:
+        """How often a request is repeated whose answer can't be used."""
+        raise NotImplementedError
+
+    def seed_count(self) -> int:
+        """The number of rows."""
+        return sum(len(dataset) for dataset in self.rows)
+
+    def examine(self, look: Look) -> None:
+        """Raise `UsageError` for an empty or invalid template."""
+        Prompt.of(self.prompt, self.default_prompt())
+
+    def forecast(self, inputs: Inputs) -> Forecast:
+        """The requests of the first attempt."""
+        return Forecast(requests=lambda: self.first_requests(inputs))
+
+    def first_requests(self, inputs: Inputs) -> Requests:
+        """The first attempt's requests if the rows are built, else their number by the counts."""
+        requests = Requests("model", None, (), self.sampling(), self.repeats(), self.budget)
+        if inputs.are_built:
+            tasks = self.tasks(Prompt.of(self.prompt, self.default_prompt()))
+            return requests._replace(
+                total=self.requests(self.seed_count()),
+                requests=((task.request(0), task.wanted) for task in tasks),
+            )
+        seeds = inputs.count("rows") if inputs.sources("rows") else Count(0)
+        if seeds is None or self.needs_rows():
+            return requests
+        return requests._replace(total=self.requests(seeds.rows))
+
+    def estimate(self, inputs: Inputs) -> Estimate | None:
+        """Calls, tokens and cost."""
+        from finery_synth.estimate import estimate_requests
+
+        return estimate_requests(inputs)
+
+
+class Generator(Prompting, schemas=False, packages=PACKAGES):
     """Rows that a model writes."""
 
-    USE: ClassVar[str] = ""
-    """The step type's name."""
     DEFAULT_PROMPT: ClassVar[str] = ""
     COPIES: ClassVar[Literal["", "siblings", "all"]] = ""
     """Which rows must have different prompts: none, those of the same seed, or all."""
@@ -110,18 +168,12 @@ class Generator(
     top_p: float = setting(
         1.0, gt=0.0, le=1.0, help="Sample from the likeliest tokens with this total probability."
     )
-    prompt: OneFile | None = setting(
-        None, help="A Jinja file with the prompt. `finery synth prompt TYPE` prints the default."
-    )
     checks: Checks = setting(Checks(), help="What every row must pass.")
     retries: int = setting(
         2, ge=0, le=MOST_RETRIES, help="How often a request is repeated if a row fails a check."
     )
     series: int = setting(
         0, ge=0, le=MOST_SERIES, help="Changing this number requests new answers for all rows."
-    )
-    budget: Budget | None = setting(
-        None, affects_output=False, help="Limit of one build; answers so far are kept."
     )
 
     # -- what step types override ---------------------------------------------------------------
@@ -148,10 +200,6 @@ class Generator(
     def requests(self, rows: int) -> int:
         """The number of tasks for a number of seed rows, for progress and estimates."""
         return rows * self.variants()
-
-    def needs_rows(self) -> bool:
-        """Whether `requests` depends on the content of the rows."""
-        return False
 
     def cache_key(self) -> Key:
         """Also the functions that check rows, or the file with them.
@@ -227,7 +275,7 @@ class Generator(
     def examine(self, look: Look) -> None:
         """Raise `UsageError` for an empty or invalid template or schema."""
         self.checks.answer_schema()
-        Prompt.of(self.prompt, self.default_prompt())
+        super().examine(look)
         if self.checks.judge is not None:
             Prompt.of(self.checks.judge.prompt, SCORE_PROMPT)
 
@@ -246,10 +294,6 @@ class Generator(
                 raise DataError(error.what, where=row_label(number, row), fix=error.fix) from error
             yield row
 
-    def seed_count(self) -> int:
-        """The number of seed rows."""
-        return sum(len(dataset) for dataset in self.rows)
-
     def sampling(self) -> dict[str, Any]:
         """How the teacher answers.
 
@@ -264,36 +308,6 @@ class Generator(
             "schema": self.answer_schema(),
         }
 
-    def forecast(self, inputs: Inputs) -> Forecast:
-        """The requests of the first attempt."""
-        return Forecast(
-            requests=lambda: first_requests(
-                self, inputs, self.retries, needs_rows=self.needs_rows()
-            )
-        )
-
-    def estimate(self, inputs: Inputs) -> Estimate | None:
-        """Calls, tokens and cost."""
-        from finery_synth.estimate import estimate_requests
-
-        return estimate_requests(inputs)
-
-
-def first_requests(
-    step: Any, inputs: Inputs, retries: int, *, needs_rows: bool = False
-) -> Requests:
-    """The requests of the first attempt if the rows are built, else their number by the counts.
-
-    step: with the methods of `Generator`. needs_rows: whether their number depends on the rows.
-    """
-    requests = Requests("model", None, (), step.sampling(), retries, step.budget)
-    if inputs.are_built:
-        tasks = step.tasks(Prompt.of(step.prompt, step.default_prompt()))
-        return requests._replace(
-            total=step.requests(step.seed_count()),
-            requests=((task.request(0), task.wanted) for task in tasks),
-        )
-    seeds = inputs.count("rows") if inputs.sources("rows") else Count(0)
-    if seeds is None or needs_rows:
-        return requests
-    return requests._replace(total=step.requests(seeds.rows))
+    def repeats(self) -> int:
+        """How often a request is repeated."""
+        return self.retries

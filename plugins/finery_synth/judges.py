@@ -165,6 +165,14 @@ class Seen(msgspec.Struct, omit_defaults=True):
     reason: str = ""
     problem: str = ""
 
+    @classmethod
+    def of(cls, order: int, verdict: "Verdict | str") -> "Seen":
+        """The result for the pair that was shown in this order. verdict: or why there is none."""
+        if isinstance(verdict, str):
+            return cls(order, problem=verdict)
+        sides = dict(zip(("first", "second"), ORDERS[order], strict=True))
+        return cls(order, sides.get(verdict.position, "tie"), verdict.position, verdict.reason)
+
 
 class Verdict(NamedTuple):
     """A judge's verdict on two answers: the better position (first, second, tie), and why."""
@@ -188,11 +196,6 @@ class Verdict(NamedTuple):
         if better not in POSITIONS:
             raise Unreadable("the judge's answer is neither A, B nor tie")
         return Verdict(POSITIONS[better], str(value.get("reason") or ""))
-
-    def seen(self, order: int) -> Seen:
-        """The result for the pair that was shown in this order."""
-        sides = dict(zip(("first", "second"), ORDERS[order], strict=True))
-        return Seen(order, sides.get(self.position, "tie"), self.position, self.reason)
 
 
 def pair_messages(prompt: Prompt, row: Row, rubric: str, order: int) -> Conversation:

@@ -79,7 +79,7 @@ def test_answers_keep_prompt_tools_and_columns(server: Server, tmp_path: Path) -
     assert server.calls[0]["tools"] == tools
     assert server.calls[0]["messages"] == origin.prompt == before
     assert (origin.use, origin.model, origin.template) == (
-        "synth.answer", "m", origin.template and Prompt.of(None, TEMPLATE).origin,
+        Answer(model=teacher(server), rows=[given]).use, "m", origin.template and Prompt.of(None, TEMPLATE).origin,
     )  # fmt: skip
 
 
@@ -394,7 +394,6 @@ def test_broken_templates(
 class Own(Generator):
     """Returns what `returned` makes of a seed."""
 
-    USE = "mine.own"
     DEFAULT_PROMPT = "{{ user }}"
     returned: ClassVar[Callable[[Row], Any]]
 

@@ -34,7 +34,6 @@ class Answer(Generator, keeps_prompts=True):
     `data.map`.
     """
 
-    USE = "synth.answer"
     DEFAULT_PROMPT = TEMPLATE
     COMPARED = "answer"
 

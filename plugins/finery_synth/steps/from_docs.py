@@ -150,7 +150,6 @@ class FromDocs(Generator):
     `context`: with, without or missing.
     """
 
-    USE = "synth.from_docs"
     DEFAULT_PROMPT = TEMPLATE
     COPIES = "siblings"
 

@@ -86,7 +86,6 @@ class Instruct(Generator):
     words (Li et al. 2016), the mean similarity of two examples, and the shares of near copies.
     """
 
-    USE = "synth.instruct"
     DEFAULT_PROMPT = TEMPLATE
     COPIES = "all"
 

@@ -2,30 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from finery import (
-    DataError,
-    Dataset,
-    Estimate,
-    Forecast,
-    Inputs,
-    Job,
-    Look,
-    Model,
-    OneFile,
-    Step,
-    UsageError,
-    setting,
-    takes,
-)
-from finery.advanced import Budget
+from finery import DataError, Dataset, Job, Model, OneFile, UsageError, setting, takes
 from finery.rows import Conversation, Row, is_preference
 from finery.rows.dropped import Drops
 from finery.rows.generated import CheckResult, Origin, Origins, author_name
 from finery.rows.parts import STANDARD_COLUMNS, answer_or_none, replace_content, row_label
 from finery_synth.asking import Spool, Task, Used
-from finery_synth.generator import first_requests
+from finery_synth.generator import Prompting
 from finery_synth.judges import (
     ORDERS,
     PAIR_PROMPT,
@@ -50,15 +35,7 @@ MADE_OF = STANDARD_COLUMNS | {"label", "text"}
 """Columns that scores must not overwrite."""
 
 
-class JudgeRows(
-    Step,
-    engines=True,
-    sections=("generate",),
-    seeded=False,
-    packages=("jinja2",),
-    version="1",
-    keeps_prompts=True,
-):
+class JudgeRows(Prompting, packages=("jinja2",), keeps_prompts=True):
     """Judge rows with a model and a rubric.
 
     `what: answers`: each row's answer (of preferences, the chosen one) gets a score from 1 to
@@ -74,9 +51,6 @@ class JudgeRows(
     If an answer of the judge can't be read, the request is repeated. A row that gets no readable
     answer is dropped (`no-score`).
     """
-
-    USE: ClassVar[str] = "synth.judge"
-    """The step type's name."""
 
     model: Model = takes(help="The judge: any model that answers prompts.")
     rows: list[Dataset] = takes(help="Rows to judge, in this order.")
@@ -107,11 +81,6 @@ class JudgeRows(
         None,
         help="A Jinja file with the judge's prompt. `finery synth prompt judge` (or `pairs`) "
         "prints the default.",
-    )
-    budget: Budget | None = setting(
-        None,
-        affects_output=False,
-        help="Limit of one build; answers so far are kept.",
     )
 
     def check(self) -> None:
@@ -144,10 +113,6 @@ class JudgeRows(
                     where="column",
                     fix="choose another name, or remove `column`",
                 )
-
-    def examine(self, look: Look) -> None:
-        """Raise `UsageError` for an empty or invalid template."""
-        Prompt.of(self.prompt, self.default_prompt())
 
     def written(self) -> tuple[str, ...]:
         """The columns to add: the score or the better side, and the reason.
@@ -220,23 +185,13 @@ class JudgeRows(
                 yield number, row
                 number += 1
 
-    def seed_count(self) -> int:
-        """The number of rows."""
-        return sum(len(dataset) for dataset in self.rows)
-
     def rubrics(self) -> dict[str, str]:
         """Name → rubric."""
         return self.rubric if isinstance(self.rubric, dict) else {ONLY: self.rubric}
 
-    def forecast(self, inputs: Inputs) -> Forecast:
-        """The requests of the first attempt."""
-        return Forecast(requests=lambda: first_requests(self, inputs, TRIES - 1))
-
-    def estimate(self, inputs: Inputs) -> Estimate | None:
-        """Calls, tokens and cost."""
-        from finery_synth.estimate import estimate_requests
-
-        return estimate_requests(inputs)
+    def repeats(self) -> int:
+        """How often a request is repeated."""
+        return TRIES - 1
 
 
 class _Run:
@@ -296,10 +251,7 @@ class _Run:
         """The preferences on which the judge agrees in both orders, and what settings keep."""
         step, spool = self._step, Spool(self._job.scratch, Seen)
         for number, order, verdict in self._verdicts(range(len(ORDERS)), Verdict.read):
-            if isinstance(verdict, Verdict):
-                spool.add(number, verdict.seen(order))
-            else:
-                spool.add(number, Seen(order, problem=verdict))
+            spool.add(number, Seen.of(order, verdict))
         counts, positions = Counter[str](), Positions()
         for number, row in step.numbered():
             if is_one_answer(row):
@@ -356,7 +308,7 @@ class _Run:
     def _origin(self, row: Row, made: Row, judge: dict[str, Any]) -> Origin:
         return Origin(
             id=made["id"],
-            use=self._step.USE,
+            use=self._step.use,
             prompt=self._step.messages(self._prompt, row, 0),
             parents=made.get("parents", []),
             template=self._prompt.origin,

@@ -39,7 +39,6 @@ class Paraphrase(Generator):
     with the next of `styles`, so raising `n` sends only the additional requests.
     """
 
-    USE = "synth.paraphrase"
     DEFAULT_PROMPT = TEMPLATE
     COPIES = "siblings"
 

@@ -139,7 +139,6 @@ class Preferences(Generator, keeps_prompts=True):
     refusal, an error), the request is repeated.
     """
 
-    USE = "synth.preferences"
     DEFAULT_PROMPT = TEMPLATE
     SELECTS = True
     NOTHING_LEFT = "raise n to get more answers, check the checks, or raise temperature"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finery.builder.code import parse
-from finery.builder.code.piece import Piece
+from finery.builder.code.files import Parsed
 
 SOURCES = [
     path.read_text("utf-8")
@@ -19,14 +19,15 @@ SOURCES = [
 ]
 
 
-def pieces(folder: Path, source: str) -> list[Piece]:
+def parsed(folder: Path, source: str) -> Parsed:
     path = folder / "file.py"
     path.write_text(source, encoding="utf-8")
-    return parse.parse_pieces(path, path.read_bytes())
+    return parse.parse_file(path, path.read_bytes())
 
 
-def digests(folder: Path, source: str) -> list[dict[str, str]]:
-    return [piece.digests for piece in pieces(folder, source)]
+def digests(folder: Path, source: str) -> tuple[str, dict[str, str]]:
+    held = parsed(folder, source)
+    return held.digest, held.definitions
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +75,7 @@ def _is_same_tree(source: str, edited: str) -> bool:
 @settings(max_examples=150, deadline=None)
 def test_no_text_is_too_odd(folder: Path, text: str) -> None:
     (folder / "file.py").write_bytes(text.encode())
-    found = parse.parse_pieces(folder / "file.py", (folder / "file.py").read_bytes())
-    assert isinstance(found, list)
+    assert parse.parse_file(folder / "file.py", (folder / "file.py").read_bytes()).digest
 
 
 def _tokens(source: str) -> list[tokenize.TokenInfo]:
@@ -86,9 +86,8 @@ def test_definitions_have_digests_of_their_own(folder: Path) -> None:
     source = (
         "import os\nX = 1\nclass C:\n    y = 2\n    def f(self): return 1\n    def g(self): pass\n"
     )
-    before = {k: v for each in digests(folder, source) for k, v in each.items()}
-    edited = {k: v for each in digests(folder, source.replace("return 1", "return 2"))
-              for k, v in each.items()}  # fmt: skip
+    before = parsed(folder, source).definitions
+    edited = parsed(folder, source.replace("return 1", "return 2")).definitions
     assert {*before} == {"", "X", "C", "C.f", "C.g"}
     assert {name for name in before if before[name] != edited[name]} == {"C.f"}
 
@@ -103,7 +102,9 @@ def test_definitions_have_digests_of_their_own(folder: Path) -> None:
         ("@a\nclass C: pass\n", "@b\nclass C: pass\n"),
         ("f([1], 2)\n", "f([1, 2])\n"),
         ("f('a\\nstr b')\n", "f('a', 'b')\n"),
+        ("f()\ndef g(): pass\nf(1)\n", "f()\nf(1)\ndef g(): pass\n"),
+        ("A = 1\nf(A)\nA = 2\n", "A = 1\nA = 2\nf(A)\n"),
     ],
 )
 def test_the_order_and_the_shape_count(folder: Path, one: str, other: str) -> None:
-    assert digests(folder, one) != digests(folder, other)
+    assert parsed(folder, one).digest != parsed(folder, other).digest

@@ -17,6 +17,7 @@ from conftest import MakeProject, Project, until
 import finery
 from finery.builder.plan import Planner
 from finery.builder.project import open_graph, open_store
+from finery.step.inspect import joint_key
 from finery.util.files import FINE_NS
 
 PLUGIN = """
@@ -178,7 +179,8 @@ def test_code_that_the_check_has_read_serves_a_plan_until_it_changes(project: Ma
     t.edit("helper.py", "line.strip()", "line.strip().lower()")
     after = Planner(graph, store)
     step, written = graph.nodes["a"].step, graph.recipe.data["data"]["a"]
-    codes = [planner.code.step_code(step, written)["helper.py"] for planner in (before, after)]
+    closures = [p.code.of_step(step, written, joint_key(step)) for p in (before, after)]
+    codes = [closure.code["helper.py"] for closure in closures]
     store.close()
     assert codes[0] != codes[1]
 
@@ -316,7 +318,7 @@ def test_a_plugin_file_that_changes_the_environment_of_workers_is_in_all_keys(
     t.edit("recipe.yaml", "[./own.py]", "[./own.py, ./variables.py]")
     assert t.ran() == ["a", "m"]
     explained = t.run("explain", "a", "--all").out
-    assert "code variables.py (always)" in explained
+    assert "code variables.py" in explained
     assert "variable HERE" in explained
     t.edit("variables.py", "'x'", "'y'")
     assert t.ran() == ["a", "m"]

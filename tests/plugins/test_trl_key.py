@@ -9,6 +9,7 @@ from finery.builder.code.steps import StepCode
 from finery.plugin.manager import load_plugins
 from finery.recipe.document import load
 from finery.recipe.graph import build_graph
+from finery.step.inspect import joint_key
 from finery.store.database import Store
 
 RECIPE = """\
@@ -43,7 +44,8 @@ def keys(tmp_path: Path) -> Keys:
     code = StepCode(recipe, plugins, store)
     keys: Keys = {}
     for name, written in recipe.data["train"].items():
-        digests = code.step_code(graph.nodes[name].step, written)
+        step = graph.nodes[name].step
+        digests = code.of_step(step, written, joint_key(step)).code
         keys[name] = {
             (file, unit.partition(".")[0])
             for file, digest in digests.items()

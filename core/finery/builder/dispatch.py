@@ -21,7 +21,6 @@ from finery.recipe.graph import Node, Source
 from finery.step.inspect import (
     give_files,
     inputs_of,
-    joint_key,
     nested_fields,
     part_at,
     steps_inside,
@@ -47,7 +46,7 @@ def task_of(
     for (name, _), manifest in planner.inputs(node, results).items():
         refs = [s.ref for s in node.sources if s.field == name]
         inputs.setdefault(name, []).append((refs[len(inputs.get(name, []))], manifest))
-    paths, nested = planner.code.paths(*planner.code_of(plan)), _nested(graph.recipe, node)
+    nested = _nested(graph.recipe, node)
     uses = [node.use, *(use for use, _ in nested.values())]
     plugins = _plugins(plan, uses, graph.plugins)
     environment = plan.environment
@@ -64,7 +63,7 @@ def task_of(
             setting: [(name, str(path)) for name, path in files]
             for setting, files in plan.files.items()
         },
-        seed=node.seed if node.is_seeded else None,
+        seed=node.seed if plan.own.seeded else None,
         pinned=plan.pinned,
         provenance=plan.provenance,
         env=_environment(graph.recipe, node, results, spec.engines),
@@ -78,8 +77,7 @@ def task_of(
         gpu_names=node.gpus,
         project=str(project),
         recipe=str(plain_path(graph.recipe.folder)),
-        code=sorted(paths),
-        left_out=planner.code.left_out(*planner.code_of(plan)),
+        code=sorted(plan.code_files),
         environment=environment,
     )
 
@@ -94,8 +92,8 @@ def _plugins(plan: StepPlan, uses: Iterable[str], plugins: Plugins) -> list[Plug
     needed += [plugins.engines[name][1].name for name in plan.engines]
     hooks = (plugins.hook.finery_run_step, plugins.hook.finery_worker_environment)
     acting = [each.plugin for hook in hooks for each in hook.get_hookimpls()]
-    code = joint_key(plan.node.step).code
-    names = {str(getattr(c, "__module__", c)).partition(":")[0].partition(".")[0] for c in code}
+    modules = (str(getattr(code, "__module__", code)) for code in plan.own.code)
+    names = {module.partition(":")[0].partition(".")[0] for module in modules}
     return [
         plugin for plugin in plugins.plugins
         if not plugin.is_own and (

@@ -45,7 +45,7 @@ def death_of(plan: StepPlan, event: Died, log: str) -> StepError:
 
 def check_code(plan: StepPlan, planner: Planner) -> None:
     """Refuse to run code that has changed since its key was computed."""
-    changed = planner.code.changed(*planner.code_of(plan))
+    changed = planner.code.changed(plan.code)
     if changed:
         raise StepError(
             f"its code changed since the build began: {', '.join(changed)}", fix="build again"
@@ -55,10 +55,10 @@ def check_code(plan: StepPlan, planner: Planner) -> None:
 _real = lru_cache(maxsize=4096)(os.path.realpath)
 
 
-def code_states(plan: StepPlan, planner: Planner) -> dict[str, FileState]:
+def code_states(plan: StepPlan) -> dict[str, FileState]:
     """The states of the files of a step's code, besides installed ones."""
-    paths = planner.code.paths(*planner.code_of(plan))
-    return {_real(path): file_state(path) for path in paths if "site-packages" not in path}
+    paths = [path for path in plan.code_files if "site-packages" not in path]
+    return {_real(path): file_state(path) for path in paths}
 
 
 def check_imported(event: Done, checked: Mapping[str, Collection[FileState]]) -> None:

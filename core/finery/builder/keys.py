@@ -35,7 +35,7 @@ from finery.util.installed import package_version
 from finery.util.text import shortened, some_of, visible
 
 FORMAT_PART = "key format"
-FORMAT = 6
+FORMAT = 7
 """Stands for finery's own code except the kit, whose files are parts. Bump it when a change of that
 code changes outputs, or the meaning of parts."""
 

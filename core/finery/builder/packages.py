@@ -5,7 +5,7 @@ from contextlib import suppress
 from inspect import getsourcefile, getsourcelines
 from pathlib import Path
 
-from finery.builder.code.distributions import Installed, read_installed
+from finery.builder.code.index import Installed, read_installed
 from finery.errors import FineryError
 from finery.recipe.document import Recipe
 from finery.recipe.environments import Environment, pinned_environment

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from finery.artifact.manifest import (
     result_key,
 )
 from finery.builder.accepted import Acceptances
+from finery.builder.code.closure import Closure
 from finery.builder.code.steps import StepCode
 from finery.builder.keys import (
     FORMAT_PART,
@@ -37,6 +38,7 @@ from finery.builder.reads import current_values, find_result, why_not_reusable
 from finery.errors import RecipeError, StepError
 from finery.execute.entries import Places, entry_places
 from finery.inference.types import Identity
+from finery.key import Key
 from finery.plugin.history import Results
 from finery.recipe.document import RecipePath
 from finery.recipe.environments import PIN_PREFIX, Environment, pin_text, pinned_environment
@@ -44,9 +46,9 @@ from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
 from finery.step.inspect import files_of, full_name, give_files, joint_key
-from finery.step.step import Step, is_overridden
+from finery.step.step import is_overridden
 from finery.store.database import Store
-from finery.util.installed import package_version, use_versions
+from finery.util.installed import package_version, use_versions, version_of
 from finery.util.paths import PINNED_FOLDER, plain_path, project_folder, recipe_id
 from finery.util.text import some_of, visible
 
@@ -83,6 +85,13 @@ class StepPlan:
     )  # model format → its engine in keys of records
     has_local_engine: bool = False
     engine_uses_gpu: bool = False
+    own: Key = field(default_factory=Key)  # what the step and those inside it add to the key
+    code: list[Closure] = field(default_factory=list)  # with its engines, and what wraps it
+
+    @property
+    def code_files(self) -> set[str]:
+        """The files that its code depends on."""
+        return {path for closure in self.code for path in closure.files}
 
     @property
     def all_parts(self) -> Parts:
@@ -142,7 +151,7 @@ class Planner:
         for node in graph.nodes.values():
             for each in (node, *node.candidates.values()):
                 # now, since this process has just imported that code
-                self.code.step_code(each.step, self._written(each))
+                self.code.of_step(each.step, self._written(each), joint_key(each.step))
 
     def resolve(self, name: str, results: Mapping[str, Result | None]) -> StepPlan:
         """The plan of a step, given the results of earlier steps (None if not built)."""
@@ -214,9 +223,9 @@ class Planner:
     def places(self, plan: StepPlan) -> Places:
         """What the names of what a step reads mean."""
         recipe = self.graph.recipe
-        code = self.code.paths(*self.code_of(plan))
         folder, project = plain_path(recipe.folder), project_folder(recipe.path)
-        return entry_places(str(project), str(folder), str(self.store.root), tuple(code))
+        code = tuple(sorted(plan.code_files))
+        return entry_places(str(project), str(folder), str(self.store.root), code)
 
     @staticmethod
     def fits(plan: StepPlan, outputs: Mapping[str, Manifest]) -> bool:
@@ -326,7 +335,9 @@ class Planner:
         results: Mapping[str, Result | None],
     ) -> Parts:
         node = plan.node
-        own, engines = joint_key(node.step), {}
+        plan.own = own = joint_key(node.step)
+        closure = self.code.of_step(node.step, self._written(node), own)
+        plan.code, engines = [closure, *self.code.around], {}
         self.outside.update(own.watched)
         if type(node.step).__spec__.engines:
             known = self.graph.plugins.engines
@@ -334,8 +345,11 @@ class Planner:
             used = [inputs[place] for place in places if place in inputs]
             for model_format in sorted({f for m in used for f in _formats(m, known)}):
                 engine = self.graph.plugins.engine(model_format)
-                code, imported = self.code.engine_code(model_format)
-                free_key = EngineKey(full_name(engine), code, engine.cache_key(), imported)
+                engine_key = engine.cache_key()
+                code = self.code.of_engine(model_format, engine_key)
+                plan.code.append(code)
+                imported = sorted(code.packages)
+                free_key = EngineKey(full_name(engine), code.code, engine_key, imported)
                 key = free_key.with_packages(engine.schema_packages if own.schemas else ())
                 self.outside.update(key.own.watched)
                 engines[model_format] = key
@@ -344,8 +358,9 @@ class Planner:
                 free = engine.version or _digest(free_key)
                 held = engine.version or _digest(key)
                 plan.engines[model_format] = Identity(free, held if own.schemas else None)
-        for error in wrong_distributions(self.graph.recipe, node, self.lock):
-            raise error
+        if not all(map(version_of, own.packages)):
+            for error in wrong_distributions(self.graph.recipe, node, self.lock):
+                raise error
         digests = {}
         for source in node.sources:
             result = results.get(source.step)
@@ -355,7 +370,7 @@ class Planner:
         return key_parts(
             node,
             own=own,
-            code=self.code.step_code(node.step, self._written(node)),
+            code=closure.code,
             wrappers=self.code.wrappers,
             inputs=digests,
             files=self.store.digest_files(plan.files),
@@ -364,17 +379,13 @@ class Planner:
             engines=engines,
             gpus=plan.own_gpus,
             environment=plan.environment,
-            imported=self.code.packages(node.step, self._written(node)),
+            imported=sorted(closure.packages),
             variables=self.code.variables(node.step, node.use),
         )
 
     def _written(self, node: Node) -> Mapping[str, Any]:
         step: Mapping[str, Any] = self.graph.recipe.data[node.section][node.name]
         return step
-
-    def code_of(self, plan: StepPlan) -> tuple[Step, Mapping[str, Any], Iterable[str]]:
-        """What names a step's code, with its engines: the arguments of methods of `code`."""
-        return plan.node.step, self._written(plan.node), plan.engines
 
     def _reason(self, plan: StepPlan) -> str:
         if any(self.store.seconds_of(key) is not None for key in (plan.key, plan.result_key)):

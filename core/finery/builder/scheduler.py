@@ -323,7 +323,7 @@ class Build:
     def _dispatch(self, plan: StepPlan) -> None:
         node = plan.node
         try:
-            states = code_states(plan, self.planner)  # first, since it may change after the check
+            states = code_states(plan)  # first, since it may change after the check
             check_code(plan, self.planner)
             for path, state in states.items():
                 self._code.setdefault(path, set()).add(state)

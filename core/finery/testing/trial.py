@@ -239,7 +239,6 @@ class Trial:
             graph = open_graph(self.folder / "recipe.yaml", (), store)
             planner = Planner(graph, store)
             (plan,) = (p for p in make_plan(planner) if p.node.name == SUBJECT)
-            keyed = planner.code.paths(*planner.code_of(plan))
             own, watched = planner.code.own_paths(), planner.code.watched().present
             # The key format stands for the rest of the core.
             rest = {p for name, p in own.items() if name[:7] == "finery/" and KIT not in name}
@@ -256,7 +255,9 @@ class Trial:
         finally:
             store.close()
         counted = {(file, name) for file, name, is_counted in functions if is_counted}
-        missing = {(file, name) for file, name in counted if file not in {*keyed, *own.values()}}
+        missing = {
+            (file, name) for file, name in counted if file not in {*plan.code_files, *own.values()}
+        }
         return Executed(len(counted), len({f[:2] for f in functions} - counted), sorted(missing))
 
     def remove(self, step: Step, name: str) -> None:

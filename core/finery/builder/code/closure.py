@@ -8,7 +8,7 @@ count by version, with what they require.
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import partial
 from importlib import import_module
 from itertools import accumulate
@@ -20,11 +20,9 @@ import msgspec
 from blake3 import blake3
 
 from finery.builder.code.imports import Module, module_label
-from finery.builder.code.index import CodeIndex, reads_registry
-from finery.builder.code.piece import Piece
+from finery.builder.code.index import CodeIndex
 from finery.builder.code.table import WHOLE_LABEL, definitions_in
 from finery.errors import PluginError
-from finery.plugin.cut import TABLE
 from finery.step.inspect import FILE_MODULE
 from finery.util.installed import (
     Distribution,
@@ -46,61 +44,43 @@ class Closure:
     """What subjects reach.
 
     packages: distributions that count by version. files, folders: those that this depends on.
-    left_out: plugin file → step types in it that don't count: a worker doesn't define them.
     """
 
     def __init__(self, index: CodeIndex, subjects: Collection[Subject]) -> None:
+        self.subjects = subjects
         self._index = index
         self._imports = index.imports(named for named, _ in subjects if isinstance(named, Path))
-        self._subjects = subjects
-        self._counted = {getattr(named, "__qualname__", "") for named, _ in subjects}
-        self._follow()
-        while needed := self._uncounted_classes():
-            self._counted |= needed
-            self._follow()
-        self._summarize()
-
-    # -- files with several step types -----------------------------------------------------------
-
-    def _uncounted_classes(self) -> set[str]:
-        """The classes that don't count although code that counts may name them."""
-        aside = {name for names in self.left_out.values() for name in names}
-        pieces = [p for module in self._loose.values() for p in self._pieces(module.path)]
-        if any(piece.is_open for piece in pieces):
-            return aside
-        return {name for name in aside if any(name in piece.words for piece in pieces)}
-
-    def _pieces(self, path: str) -> Iterator[Piece]:
-        """The statements of a file that count."""
-        left_out = self.left_out.get(path, ())
-        return (piece for piece in self._index.files.pieces(path) if piece.name not in left_out)
-
-    # -- following -------------------------------------------------------------------------------
-
-    def _follow(self) -> None:
-        """Follow everything from the subjects."""
         self.code: Code = {}
         self.packages: set[str] = set()
         self.files: set[str] = set()
         self.folders: set[str] = set()
         self._names: dict[str, dict[str, str]] = {}
-        self.left_out: dict[str, list[str]] = {}
         self._own: dict[str, dict[str, None]] = {}
         self._loose: dict[str, Module] = {}
         self._pending: list[Module] = []
         self._versions: set[tuple[str, str]] = set()
-        for named, named_in in self._subjects:
+        for named, named_in in subjects:
             self._start(named, named_in)
         if self._loose or self.code:
             for archive in self._imports.archives:
                 self._visit(Module("", archive))
         while self._pending:
             module = self._pending.pop()
-            pieces = [*self._pieces(module.path)]
-            if reads_registry(pieces):
-                self.code["installed distributions"] = self._index.registry
-            for imported in (imported for piece in pieces for imported in piece.imports):
+            parsed = index.files.parsed(module.path)
+            if parsed.reads_registry:
+                self.code["installed distributions"] = index.registry
+            for imported in parsed.imports:
                 self._import(*module.absolute(imported))
+        for label, digests in self._own.items():
+            self.code[label] = _merge_digests(digests)
+        for module in self._loose.values():
+            self.files.add(module.path)
+            parsed = index.files.parsed(module.path)
+            unique_label(self.code, module_label(module), parsed.digest)
+            self._names[parsed.digest] = parsed.definitions
+        self.code = dict(sorted(self.code.items()))
+
+    # -- following -------------------------------------------------------------------------------
 
     def _start(self, subject: Any, naming_module: ModuleType | None) -> None:
         if isinstance(subject, Path | Module):
@@ -153,10 +133,6 @@ class Closure:
             return
         self._loose[real] = module
         self._pending.append(module)
-        if module.name.startswith(FILE_MODULE):
-            pieces = self._index.files.pieces(module.path)
-            aside = [p.name for p in pieces if p.is_plain and p.name not in self._counted]
-            self.left_out |= {module.path: aside} if aside else {}
 
     def _import(self, base: str, name: str) -> None:
         """Follow an import. name: of what is imported from it."""
@@ -204,7 +180,9 @@ class Closure:
         if distribution.name in self.code:
             return
         contents = self._index.contents(distribution)
-        self._count(distribution.name, contents.digests)
+        digest = blake3(msgspec.json.encode([*contents.digests.items()])).hexdigest()
+        self.code[distribution.name] = digest
+        self._names[digest] = contents.digests
         self.files.update(contents.paths.values())
         self.folders |= contents.folders
         self._pending += contents.modules()
@@ -222,26 +200,6 @@ class Closure:
             if needed_extra in ("", extra) and not HARDWARE_PACKAGES.match(required):
                 for extra_name in ("", *extras):
                     self._count_version(required, extra_name)
-
-    def _count(self, label: str, names: dict[str, str]) -> None:
-        digest = blake3(msgspec.json.encode([*names.items()])).hexdigest()
-        unique_label(self.code, label, digest)
-        self._names[digest] = names
-
-    def _summarize(self) -> None:
-        for label, digests in self._own.items():
-            self.code[label] = _merge_digests(digests)
-        for module in self._loose.values():
-            self.files.add(module.path)
-            aside = self.left_out.get(module.path, ())
-            entries = {f"{TABLE}.{name}" for name in aside}
-            names: dict[str, str] = {}
-            for piece in self._pieces(module.path):
-                for name, digest in piece.digests.items():
-                    if name not in entries:
-                        names[name] = names.get(name, "") + digest
-            self._count(module_label(module), names)
-        self.code = dict(sorted(self.code.items()))
 
     def names(self) -> dict[str, dict[str, str]]:
         """Digest in `code` → definition, or file of a package → its digest."""

@@ -10,16 +10,29 @@ from typing import TypeVar
 import msgspec
 from blake3 import blake3
 
-from finery.builder.code.piece import Piece
 from finery.errors import PluginError
 from finery.store.database import Store
 from finery.util.files import FileState, file_state, hash_file, is_settled
 
-FORMAT = f"code 10 {sys.version_info.major}.{sys.version_info.minor}"
+FORMAT = f"code 11 {sys.version_info.major}.{sys.version_info.minor}"
 """Kind and version of the facts, which depend on the syntax of this Python."""
 SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
 """Folders that are no part of a package."""
 T = TypeVar("T")
+
+
+class Parsed(msgspec.Struct, frozen=True, array_like=True):
+    """What a file of code holds.
+
+    digest: of its syntax tree, or of its bytes if it has none. definitions: function, class, method
+    or variable → digest. imports: `a.b` for `import a.b`, `a.b:c` for `from a.b import c`, with
+    dots before relative ones. reads_registry: it may read which distributions are installed.
+    """
+
+    digest: str
+    definitions: dict[str, str]
+    imports: list[str]
+    reads_registry: bool = False
 
 
 class Files:
@@ -31,7 +44,7 @@ class Files:
 
     def __init__(self, store: Store | None) -> None:
         self._store = store
-        self._pieces: dict[str, list[Piece]] = {}
+        self._parsed: dict[str, Parsed] = {}
         self.states: dict[str, FileState | None] = {}
         self.digests: dict[str, str] = {}
 
@@ -50,27 +63,26 @@ class Files:
             return True
         return self.states[path] == file_state(path)
 
-    def pieces(self, path: str) -> list[Piece]:
-        """The statements at the top of a Python file; one for the bytes of any other file."""
-        if path not in self._pieces:
+    def parsed(self, path: str) -> Parsed:
+        """What a file holds."""
+        if path not in self._parsed:
             self.watch(path)
             file, store = Path(path), self._store
             try:
                 content = store.remembered(FORMAT, file, self._parse) if store is not None else None
-                stored = decode_stored(content, list[Piece])
-                self._pieces[path] = stored or msgspec.msgpack.decode(
-                    self._parse(file), type=list[Piece]
-                )
+                parsed = decode_stored(content, Parsed)
+                parsed = parsed or msgspec.msgpack.decode(self._parse(file), type=Parsed)
+                self._parsed[path] = parsed
             except OSError as error:
                 raise PluginError(f"can't read {path}: {error.strerror}") from error
-        return self._pieces[path]
+        return self._parsed[path]
 
     def _parse(self, path: Path) -> bytes:
-        from finery.builder.code.parse import parse_pieces  # needs `ast`
+        from finery.builder.code.parse import parse_file  # needs `ast`
 
         content = path.read_bytes()
         self._note_digest(str(path), blake3(content).hexdigest())
-        return msgspec.msgpack.encode(parse_pieces(path, content))
+        return msgspec.msgpack.encode(parse_file(path, content))
 
     def digest(self, path: str) -> str:
         """BLAKE3 of a file's bytes."""

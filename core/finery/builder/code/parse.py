@@ -7,7 +7,6 @@ nests too deep, counts by its bytes.
 import ast
 import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,31 +14,30 @@ from threading import Thread
 
 from blake3 import blake3
 
-from finery.builder.code.piece import Piece
-from finery.builder.code.several import (
-    CODE_RUNNERS,
-    DYNAMIC_NAMES,
-    bound_names,
-    is_plain_class,
-    step_table,
-)
-from finery.plugin.cut import TABLE
+from finery.builder.code.files import Parsed
 
 IMPORT_FUNCTIONS = frozenset({"import_module", "__import__"})
 """Functions whose first argument names a module."""
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
+REGISTRY_NAMES = frozenset({
+    "distributions", "entry_points", "importlib_metadata", "iter_entry_points",
+    "packages_distributions", "pkg_resources",
+})  # fmt: skip
+METADATA_MODULES = frozenset({"importlib", "metadata"})
+"""Names of what reads which distributions are installed: `REGISTRY_NAMES`, or both of these."""
 _IMPORT = re.compile(
     rb"(?m)^[^#\n\w]*(?:from[ \t]+([.\w]+)[ \t]+import\b|import[ \t]+([\w., \t]+))"
 )
 _WORD = re.compile(r"\w+")
 
 
-def parse_pieces(path: Path, content: bytes) -> list[Piece]:
-    """The statements at the top of a file."""
-    pieces: list[Piece] = []
+def parse_file(path: Path, content: bytes) -> Parsed:
+    """What a file holds."""
+    parsed: list[Parsed] = []
 
     def parse() -> None:
         with suppress(Exception):  # a newer syntax, too deep, or a number that is too long
-            pieces[:] = _tree_pieces(ast.parse(content))
+            parsed.append(_parse_tree(ast.parse(content)))
 
     # How deep a file may nest depends on the depth of the caller, so here it is always the same.
     thread = Thread(target=parse)
@@ -48,64 +46,33 @@ def parse_pieces(path: Path, content: bytes) -> list[Piece]:
             warnings.simplefilter("ignore")
             thread.start()
             thread.join()
-    if pieces:
-        return pieces
+    if parsed:
+        return parsed[0]
     imports = _imports_in(content) if path.suffix in (".py", ".pth") else ()
-    return [Piece("", {"": blake3(content).hexdigest()}, [*imports], is_open=True)]
+    return Parsed(blake3(content).hexdigest(), {}, [*imports])
 
 
-def _tree_pieces(tree: ast.Module) -> Iterator[Piece]:
-    bind_counts = Counter(name for node in ast.walk(tree) for name in bound_names(node))
-    sources = dict.fromkeys(bind_counts, "") | {
-        alias.asname or alias.name: node.module or ""
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom) and not node.level
-        for alias in node.names
-        if bind_counts[alias.asname or alias.name] == 1 and not bind_counts["*"]
-    }
+def _parse_tree(tree: ast.Module) -> Parsed:
+    nodes = [*ast.walk(tree)]
+    texts = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
+    words = {word for node in nodes if id(node) not in texts for word in _words(node)}
+    imports = [imported for node in nodes for imported in _imports(node)]
+    reads_registry = not REGISTRY_NAMES.isdisjoint(words) or words >= METADATA_MODULES
+    return Parsed(_digest(tree), _definitions(tree), imports, reads_registry)
+
+
+def _definitions(tree: ast.Module) -> dict[str, str]:
+    """Definition at the top of a file → digest. Methods have their own."""
+    digests: dict[str, str] = {}
     for node in tree.body:
-        table = step_table(node)
-        nodes = [*ast.walk(node)]
-        texts = {id(child.value) for child in nodes if isinstance(child, ast.Expr)}  # docstrings
-        texts |= {id(child) for child in (node, *table.values)} if table is not None else set()
-        words = {word for child in nodes if id(child) not in texts for word in _words(child)}
-        is_plain = is_plain_class(node, sources, bind_counts)
-        yield Piece(
-            name=_defined_name(node),
-            digests=_digests(node, table),  # takes the node to pieces
-            imports=[imported for child in nodes for imported in _imports(child)],
-            words=frozenset(words),
-            is_open=not words.isdisjoint({*DYNAMIC_NAMES, TABLE}) or any(map(_is_computed, nodes)),
-            is_plain=is_plain,
-        )
-
-
-def _defined_name(node: ast.stmt) -> str:
-    """The function, class or variable that a statement defines; empty for others."""
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
-    return str(getattr(node, "name", getattr(targets[0], "id", "")))
-
-
-def _digests(node: ast.stmt, table: ast.Dict | None) -> dict[str, str]:
-    """Definition → digest. Methods have their own, and so have entries of a table of step types.
-
-    An entry has the name of its class, since it counts like that.
-    """
-    inner_parts: list[tuple[str, ast.AST]] = []
-    if isinstance(node, ast.ClassDef):
-        for index, statement in enumerate(node.body):
-            if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
-                inner_parts.append((statement.name, statement))
-                node.body[index] = ast.Pass()
-    elif table is not None:
-        for key, value in zip(table.keys, table.values, strict=True):
-            inner_parts.append((getattr(value, "id", ""), ast.Dict([key], [value])))
-        table.keys, table.values = [], []
-    name = _defined_name(node)
-    digests = {name: _digest(node)}
-    for inner, inner_node in inner_parts:
-        inner = f"{name}.{inner}"
-        digests[inner] = digests.get(inner, "") + _digest(inner_node)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+        name = str(getattr(node, "name", getattr(targets[0], "id", "")))
+        methods = []
+        if isinstance(node, ast.ClassDef):
+            methods = [m for m in node.body if isinstance(m, FUNCTIONS)]
+            node.body = [child for child in node.body if child not in methods]
+        for label, part in [(name, node), *((f"{name}.{m.name}", m) for m in methods)]:
+            digests[label] = digests.get(label, "") + _digest(part)
     return digests
 
 
@@ -120,10 +87,11 @@ def _imports(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.ImportFrom):
         base = "." * node.level + (node.module or "")
         yield from (f"{base}:{alias.name}" for alias in node.names)
-    elif isinstance(node, ast.Call) and _name_of(node.func) in IMPORT_FUNCTIONS and node.args:
-        name = node.args[0]
-        if isinstance(name, ast.Constant) and isinstance(name.value, str):
-            yield name.value
+    elif isinstance(node, ast.Call) and node.args:
+        function = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        name = getattr(node.args[0], "value", None)
+        if function in IMPORT_FUNCTIONS and isinstance(name, str):
+            yield name
 
 
 def _imports_in(content: bytes) -> Iterator[str]:
@@ -138,21 +106,7 @@ def _imports_in(content: bytes) -> Iterator[str]:
 
 def _words(node: ast.AST) -> Iterator[str]:
     """Identifiers in a node itself, and the words of a string."""
-    for field in node._fields:
-        value = getattr(node, field, None)
-        for word_source in value if isinstance(value, list) else (value,):
-            if isinstance(word_source, str):
-                yield from _WORD.findall(word_source)
-
-
-def _is_computed(node: ast.AST) -> bool:
-    """Whether a node may use a name that it computes."""
-    if isinstance(node, ast.Name) and node.id in CODE_RUNNERS:  # unlike `re.compile`
-        return True
-    if not isinstance(node, ast.Call) or _name_of(node.func) != "getattr":
-        return False
-    return len(node.args) < 2 or not isinstance(node.args[1], ast.Constant)
-
-
-def _name_of(node: ast.expr) -> str:
-    return str(getattr(node, "id", getattr(node, "attr", "")))
+    for _, value in ast.iter_fields(node):
+        for text in value if isinstance(value, list) else (value,):
+            if isinstance(text, str):
+                yield from _WORD.findall(text)

@@ -12,10 +12,8 @@ from finery.errors import PluginError as PluginError
 from finery.errors import RequirementError as RequirementError
 from finery.errors import StepError as StepError
 from finery.errors import UsageError as UsageError
-from finery.fields import FileOrName as FileOrName
+from finery.fields import File as File
 from finery.fields import Files as Files
-from finery.fields import OneFile as OneFile
-from finery.fields import OptionalFiles as OptionalFiles
 from finery.fields import Settings as Settings
 from finery.fields import nested_step as nested_step
 from finery.fields import setting as setting

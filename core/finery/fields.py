@@ -31,31 +31,37 @@ Task = Literal["", "classification", "extraction", "style", "complex", "speed"]
 SQL."""
 
 
+MayBe = Literal["", "missing", "name"]
+"""What the text of a setting for files may be besides a file that exists, see `setting`."""
+
+
 class Files:
     """A setting that names files outside the store: a path, a glob, a folder, or a list of them.
 
     Paths are relative to the recipe. The contents of the files and their names from the recipe's
     folder are part of the key; the location of that folder isn't. In a running step, `paths` has
-    the files found, sorted within each pattern, and is never empty. `names` has their names in the
-    key.
+    the files found, sorted within each pattern, and is never empty unless files may be missing.
+    `names` has their names in the key.
     """
 
     def __init__(
-        self, patterns: Iterable[str], paths: Iterable[Path] = (), names: Iterable[str] = ()
+        self,
+        patterns: Iterable[str],
+        paths: Iterable[Path] = (),
+        names: Iterable[str] = (),
+        *,
+        may_be: MayBe = "",
     ) -> None:
         self.patterns = list(patterns)
         self.paths = list(paths)
         self.names = list(names) or [path.name for path in self.paths]
-
-    def requires(self, pattern: str) -> bool:
-        """Whether it is an error if no file matches a pattern."""
-        return True
+        self.may_be = may_be
 
     def __repr__(self) -> str:
         return ", ".join(self.patterns)
 
 
-class OneFile(Files):
+class File(Files):
     """A `Files` setting for one file: lists, and globs and folders with more, are errors."""
 
     @property
@@ -63,33 +69,14 @@ class OneFile(Files):
         """The file, in a running step."""
         return self.paths[0]
 
-
-class OptionalFiles(Files):
-    """A `Files` setting for files that may not exist yet: `paths` can be empty in a step.
-
-    For files that people write as they go, e.g. decisions. Files that exist are part of the key.
-    """
-
-    def requires(self, pattern: str) -> bool:
-        """Always false."""
-        return False
-
-
-class FileOrName(OneFile):
-    """A setting for one file, or for the name of something else, e.g. of a built-in template.
-
-    A text with a dot or a slash is a file. In a running step, `name` is empty for a file; for a
-    name, `paths` is.
-    """
-
     @property
     def name(self) -> str:
-        """The name, if it isn't a file."""
-        return "" if self.paths else self.patterns[0]
+        """The name of something else, where the setting may be one; empty for a file.
 
-    def requires(self, pattern: str) -> bool:
-        """Whether it can't be a name."""
-        return "." in pattern or "/" in pattern
+        A text with a dot or a slash is a file, and so is one that a file was found for.
+        """
+        is_file = self.paths or {*"./"} & {*self.patterns[0]}
+        return "" if is_file else self.patterns[0]
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -120,6 +107,7 @@ class FieldInfo(msgspec.Struct):
     uses_name: bool = False
     role: str = ""
     column_of: str = ""
+    may_be: MayBe = ""
     constraints: dict[str, Any] = {}
     section: str = ""
     given: dict[str, str] = {}
@@ -131,6 +119,7 @@ def setting(
     help: str = "",
     affects_output: bool = True,
     column_of: str = "",
+    may_be: MayBe = "",
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
@@ -146,6 +135,9 @@ def setting(
         thresholds that are checked afterwards); it stays out of the key.
     column_of: the input whose columns a text, a list or the keys of a mapping name, or the texts
         that `finery.rows` has names for, e.g. `output`. A column that no row has is an error.
+    may_be: of `File` and `Files`, whose files must exist by default. `missing`: `paths` may be
+        empty, e.g. of decisions that people write later. `name`, of `File`: a text that no file has
+        may be the name of something else, e.g. of a built-in template, see `File.name`.
     """
     limits = {
         "ge": ge, "gt": gt, "le": le, "lt": lt, "pattern": pattern, "min_length": min_length,
@@ -163,6 +155,7 @@ def setting(
         help=help,
         affects_output=affects_output,
         column_of=column_of,
+        may_be=may_be,
         constraints=constraints,
     )
 

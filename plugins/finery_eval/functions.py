@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import Key, OneFile, Settings, StepError, UsageError, setting
+from finery import File, Key, Settings, StepError, UsageError, setting
 from finery.rows import Row
 from finery.util.text import did_you_mean
 from finery_eval.calls import Call
@@ -24,7 +24,7 @@ START_SECONDS = 120.0
 class Execute(Settings):
     """Functions that execute the calls: `{file: shop.py, factory: Shop}`."""
 
-    file: OneFile | None = setting(
+    file: File | None = setting(
         None,
         help="The Python file with the factory. It can import neighbouring modules, whose code is "
         "also part of the key. Without a file, name the factory with its module.",

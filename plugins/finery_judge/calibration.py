@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finery import Dataset, OptionalFiles
+from finery import Dataset, Files
 from finery.rows import Row
 from finery.rows.report import Remark, Table
 from finery.util.text import counted
@@ -185,7 +185,7 @@ class Decided(NamedTuple):
     is_good: bool
 
 
-def decided_rows(rows: Dataset, reviews: OptionalFiles) -> list[Decided]:
+def decided_rows(rows: Dataset, reviews: Files) -> list[Decided]:
     """The reviewed rows that people accepted, rejected or edited, in the order of the rows.
 
     An edited row counts as bad, since its answer had to be changed. Raises `DataError` for a broken

@@ -15,13 +15,13 @@ from finery import (
     Completion,
     Count,
     Estimate,
+    File,
     Forecast,
     Inputs,
     Job,
     Look,
     Model,
     Note,
-    OneFile,
     Request,
     Requests,
     StepError,
@@ -150,7 +150,7 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1", schemas=True):
     reference: bool = setting(
         False, help="Show the judge the row's own answer as one that is known to be right."
     )
-    prompt: OneFile | None = setting(
+    prompt: File | None = setting(
         None,
         help="A Jinja file with the judge's prompt. docs/howto/judge.md has the default and the "
         "names in it.",

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from finery import (
     Dataset,
+    Files,
     Inputs,
     Job,
     Metrics,
-    OptionalFiles,
     Request,
     Requests,
     UsageError,
@@ -76,8 +76,9 @@ class RubricJudge(Judging):
         None,
         help="The rows that people reviewed, with the answers that they saw. Default: `rows`.",
     )
-    human: OptionalFiles | None = setting(
+    human: Files | None = setting(
         None,
+        may_be="missing",
         help="The decisions of `finery review` on the reviewed rows, to calibrate the judge.",
         examples=["reviews/answers.jsonl"],
     )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from blake3 import blake3
 
-from finery import DataError, FileOrName, Key, Look, Model, Step, StepError, UsageError, setting
+from finery import DataError, File, Key, Look, Model, Step, StepError, UsageError, setting
 from finery.util.text import did_you_mean
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -26,8 +26,9 @@ RESERVED = frozenset(
 class TemplateStep(Step):
     """Base of step types that take a model as it is: the settings of its chat template."""
 
-    chat_template: FileOrName | None = setting(
+    chat_template: File | None = setting(
         None,
+        may_be="name",
         help="Another chat template than the model's own: a file beside the recipe, e.g. "
         "`./chat.jinja`, or the name of one in the trl package, e.g. `llama3_1`.",
     )

@@ -4,7 +4,7 @@ import gc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from finery import Completion, FileOrName, Job, Key, Metrics, Model, Resources, UsageError, setting
+from finery import Completion, File, Job, Key, Metrics, Model, Resources, UsageError, setting
 from finery_eval.evaluator import Better, Gated
 from finery_retention.result import PROBABILITY, SOLVED, UNBOUNDED, Result
 from finery_retention.tasks import Item, TaskName, items_of
@@ -50,8 +50,9 @@ class Retention(
     )
     items: int = setting(25, ge=5, le=1000, help="Questions of each task.")
     shots: int = setting(3, ge=0, le=20, help="Solved questions before each question.")
-    text: FileOrName | None = setting(
+    text: File | None = setting(
         None,
+        may_be="name",
         help="A text file that models shouldn't get worse at. Default: a built-in text of 1889. "
         "`none` scores no text.",
         examples=["texts/general.txt", "none"],
@@ -82,7 +83,7 @@ class Retention(
                     where="text",
                     fix="remove text: none, or name `tasks`",
                 )
-        elif self.text is not None and not self.text.requires(self.text.patterns[0]):
+        elif self.text is not None and self.text.name:
             raise UsageError(
                 f"'{self.text.patterns[0]}' isn't a text file",
                 where="text",

@@ -12,7 +12,6 @@ from finery import (
     Inputs,
     Job,
     Note,
-    OptionalFiles,
     Step,
     UsageError,
     setting,
@@ -50,7 +49,8 @@ class Apply(Step, seeded=False, version="1"):
     """
 
     rows: Dataset = takes(help="The reviewed rows.", uses_name=True)
-    reviews: OptionalFiles = setting(
+    reviews: Files = setting(
+        may_be="missing",
         help="The file of decisions, in JSON lines. It needn't exist before the first decision.",
         examples=["reviews/candidates.jsonl"],
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finery import Artifact, Bundle, OneFile
+from finery import Artifact, Bundle, File
 from finery_transformers.frozen.template import client_facts, shared_tools
 
 REQUEST = "request.json"
@@ -109,7 +109,7 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
             (folder / name).chmod(0o755)
 
 
-def read_schema(file: OneFile | None) -> dict[str, Any] | None:
+def read_schema(file: File | None) -> dict[str, Any] | None:
     """The JSON Schema in a file, if one is given. `DataError` if it isn't one."""
     from finery.rows.answers.answerschema import AnswerSchema
 

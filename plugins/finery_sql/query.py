@@ -12,13 +12,13 @@ from blake3 import blake3
 from finery import (
     DataError,
     Dataset,
+    File,
     FineryError,
     Inputs,
     Job,
     Key,
     Look,
     Note,
-    OneFile,
     Resources,
     StepError,
     UsageError,
@@ -89,11 +89,11 @@ class SqlQuery(
         "postgresql://user:password@host/database.",
         examples=["DATABASE_URL"],
     )
-    path: OneFile | None = setting(None, help="Instead of `url`: a SQLite file.")
+    path: File | None = setting(None, help="Instead of `url`: a SQLite file.")
     query: str | None = setting(
         None, help="The query; `:name` is a parameter.", examples=["SELECT * FROM t ORDER BY id"]
     )
-    query_file: OneFile | None = setting(None, help="Instead of `query`: a file with it.")
+    query_file: File | None = setting(None, help="Instead of `query`: a file with it.")
     params: dict[str, str | int | float | bool | None] = setting(
         {}, help="Values of the query's parameters.", examples=[{"since": "2026-01-01"}]
     )

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from finery import DataError, Files, OneFile, Settings, StepError, UsageError, setting
+from finery import DataError, File, Files, Settings, StepError, UsageError, setting
 from finery.advanced import load_source, shown
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema, check_schema
@@ -30,7 +30,7 @@ WITHIN = "checks."
 class Functions(Settings):
     """Python functions that check a row: `{file: checks.py, functions: [polite]}`."""
 
-    file: OneFile | None = setting(
+    file: File | None = setting(
         None,
         help="The Python file with the functions. Its code, and the project's modules that it "
         "imports, are part of the key. Without a file, name functions with their module.",
@@ -68,7 +68,7 @@ class Rubric(Settings):
     min: int = setting(4, ge=1, help="The lowest score that passes.")
     scale: int = setting(5, ge=2, le=100, help="The best score; 1 is the worst.")
     max_tokens: int = setting(256, ge=16, help="Maximum tokens of the judge's answer.")
-    prompt: OneFile | None = setting(
+    prompt: File | None = setting(
         None,
         help="A Jinja file with the judge's prompt. `finery synth prompt judge` prints the "
         "default.",
@@ -82,7 +82,7 @@ class Checks(Settings):
     a column.
     """
 
-    json_schema: OneFile | None = setting(
+    json_schema: File | None = setting(
         None, help="A JSON Schema file that every answer must follow."
     )
     schema: dict[str, Any] | None = setting(

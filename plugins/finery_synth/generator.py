@@ -40,13 +40,13 @@ from finery import (
     DataError,
     Dataset,
     Estimate,
+    File,
     Forecast,
     Inputs,
     Job,
     Key,
     Look,
     Model,
-    OneFile,
     Requests,
     Step,
     UsageError,
@@ -77,7 +77,7 @@ class Prompting(Step, engines=True, sections=("generate",), seeded=False, versio
 
     model: Model = takes(help="The model that answers prompts.")
     rows: list[Dataset] = takes(help="Rows, in this order.")
-    prompt: OneFile | None = setting(
+    prompt: File | None = setting(
         None, help="A Jinja file with the prompt. `finery synth prompt TYPE` prints the default."
     )
     budget: Budget | None = setting(

@@ -18,7 +18,7 @@ import secrets
 from difflib import get_close_matches
 from typing import Any
 
-from finery import DataError, OneFile, UsageError
+from finery import DataError, File, UsageError
 from finery.advanced import shown
 from finery.rows import Conversation, Row
 from finery.rows.badrow import BadRow
@@ -47,7 +47,7 @@ class Prompt:
         self._template = compile_template(marked, where, _SYNTAX)
 
     @classmethod
-    def of(cls, files: OneFile | None, default: str) -> "Prompt":
+    def of(cls, files: File | None, default: str) -> "Prompt":
         """The template in the recipe's file, or the default."""
         if files is None:
             return cls(default, "the default template", Template.of(default))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from finery import Job, Look, OneFile, Settings, Step, UsageError, nested_step, outside_key, setting
+from finery import File, Job, Look, Settings, Step, UsageError, nested_step, outside_key, setting
 from finery.advanced import Proof
 from finery.rows import Row
 from finery.rows.chat.turns import turn_problems
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Functions(Settings):
     """Functions of a Python file that reward answers."""
 
-    file: OneFile = setting(help="The Python file, whose content is part of the key.")
+    file: File = setting(help="The Python file, whose content is part of the key.")
     weights: dict[str, float] = setting(
         help="Function → its weight. A function takes a row and an answer (`answer.text`), and "
         "returns a number, True, False, or None if it doesn't apply.",

@@ -8,10 +8,10 @@ import msgspec
 
 from finery import (
     Dataset,
+    File,
     Job,
     Key,
     Model,
-    OneFile,
     Promise,
     Resources,
     Settings,
@@ -100,12 +100,12 @@ class Launch(Settings):
         help="Number of machines that share the processes, if the executor gives a step several, "
         "as slurm and ray do. Other executors run all processes on one machine.",
     )
-    config: OneFile | None = setting(
+    config: File | None = setting(
         None,
         help="A configuration file for accelerate (created by `accelerate config`), for FSDP or "
         "DeepSpeed.",
     )
-    deepspeed: OneFile | None = setting(
+    deepspeed: File | None = setting(
         None,
         help="A configuration file for DeepSpeed, for options that `deepspeed_config` in `config` "
         "doesn't have.",

@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from finery import Dataset, Files, OneFile, Step
+import finery
+from finery import Dataset, Files, Step
 from finery.rows import Row
 from finery.testing import StepContract, dataset
 from finery_data.steps.decontaminate import Decontaminate
@@ -142,7 +143,7 @@ class TestSqlQuery(StepContract):
         database.commit()
         database.close()
         query = "SELECT prompt, completion FROM t ORDER BY rowid"
-        return SqlQuery(path=OneFile(["shop.db"]), query=query)
+        return SqlQuery(path=finery.File(["shop.db"]), query=query)
 
 
 class TestDocsFiles(StepContract):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from embedding import tiny_bert
 
-from finery import Dataset, FileOrName, Files, Metrics, Model, OptionalFiles, Step
+from finery import Dataset, File, Files, Metrics, Model, Step
 from finery.rows import with_id
 from finery.rows.report import Report, Score
 from finery.testing import StepContract, dataset, run_step, table_model
@@ -172,7 +172,7 @@ class TestJudge(StepContract):
         (folder / "decisions.jsonl").write_text(lines, encoding="utf-8")
         return RubricJudge(
             models=models(folder), rows=judged, judge=judge, rubric="Is it right?",
-            human=OptionalFiles(["decisions.jsonl"]),
+            human=Files(["decisions.jsonl"]),
         )  # fmt: skip
 
 
@@ -194,7 +194,7 @@ class TestRetention(StepContract):
     others = {"tasks": ["reversal"]}
 
     def step(self, folder: Path) -> Step:
-        return Retention(models=models(folder), tasks=["sums"], items=5, text=FileOrName(["none"]))
+        return Retention(models=models(folder), tasks=["sums"], items=5, text=File(["none"]))
 
 
 class TestPromptModel(StepContract):
@@ -212,7 +212,7 @@ class TestReviewApply(StepContract):
         folder.mkdir(parents=True, exist_ok=True)
         decision = {"id": with_id(ROWS[0])["id"], "do": "reject", "by": "Ann"}
         (folder / "decisions.jsonl").write_text(f"{json.dumps(decision)}\n", encoding="utf-8")
-        return Apply(rows=rows(folder), reviews=OptionalFiles(["decisions.jsonl"]))
+        return Apply(rows=rows(folder), reviews=Files(["decisions.jsonl"]))
 
 
 class TestMajority(StepContract):

@@ -8,7 +8,7 @@ from conftest import MakeProject, Project
 
 STEPS = """\
 import os
-from finery import DataError, Dataset, Job, Look, Model, OneFile, Promise, Step, hookimpl
+from finery import DataError, Dataset, Job, Look, Model, File, Promise, Step, hookimpl
 from finery import nested_step, setting
 
 def say(text):
@@ -31,7 +31,7 @@ class Read(Step, seeded=False, sections=("data", "generate")):
     "Says what it is shown."
     rows: Dataset
     model: Model | None = None
-    file: OneFile = setting(help="A file that isn't empty.")
+    file: File = setting(help="A file that isn't empty.")
     column: str = setting("prompt", help="A column of the rows.")
     def examine(self, look: Look) -> None:
         columns = look.columns("rows")

@@ -4,7 +4,7 @@ import pytest
 from conftest import MakeProject, Project
 
 STEPS = '''
-from finery import Dataset, Job, Look, Metrics, Model, OneFile, Step, hookimpl
+from finery import Dataset, Job, Look, Metrics, Model, File, Step, hookimpl
 from finery.rows.report import Report, Score
 from finery import nested_step, setting, takes
 
@@ -46,7 +46,7 @@ class Judge(Step, seeded=False):
 
     models: list[Model] = takes(uses_name=True, help="The models.")
     rows: Dataset
-    by: OneFile = setting(help="A file with a number.")
+    by: File = setting(help="A file with a number.")
     scale: int = setting(1, ge=1, help="Factor.")
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from finery import (
     Artifact,
     Dataset,
-    FileOrName,
+    File,
     Files,
     Job,
     Key,
@@ -269,12 +269,12 @@ def test_an_empty_text_is_shown() -> None:
 class Named(Probe):
     """A step type with a file or a name."""
 
-    template: FileOrName | None = setting(None, help="A file or a name.")
+    template: File | None = setting(None, may_be="name", help="A file or a name.")
 
 
 def test_a_name_in_the_place_of_a_file_is_in_the_key() -> None:
     def of(name: str | None, *files: tuple[str, str]) -> str:
-        template = None if name is None else FileOrName([name])
+        template = None if name is None else File([name])
         named = {"path": [("x", "f1")], "template": files}
         return key(node(Named, template=template), files=named)
 

@@ -1,6 +1,8 @@
 """Files outside the store: which ones a setting names, and what they are called in keys."""
 
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from in_process import build
 
+from finery import Dataset, Job, Step, setting
 from finery.errors import FineryError
-from finery.fields import FileOrName, Files
+from finery.fields import File, Files
 from finery.recipe.document import load
 from finery.recipe.files import find_files
+from finery.step.inspect import files_of
 
 
-def names(tmp_path: Path, *patterns: str, kind: type[Files] = Files) -> list[str]:
+def names(tmp_path: Path, *patterns: str, kind: Callable[..., Files] = Files) -> list[str]:
     recipe = tmp_path / "project" / "recipe.yaml"
     recipe.parent.mkdir(exist_ok=True)
     recipe.write_text("finery: 1\nname: t\n")
@@ -128,12 +132,51 @@ def test_files_are_named_from_the_recipes_folder(tmp_path: Path, two: Path) -> N
 
 
 def test_a_file_or_a_name(tmp_path: Path) -> None:
-    assert names(tmp_path, "llama3_1", kind=FileOrName) == []
+    kind = partial(File, may_be="name")
+    assert names(tmp_path, "llama3_1", kind=kind) == []
     (tmp_path / "project" / "own").write_text("a")
-    assert names(tmp_path, "own", kind=FileOrName) == ["own"]
+    assert names(tmp_path, "own", kind=kind) == ["own"]
     for missing in ("own.jinja", "./other", "a/b"):
         with pytest.raises(FineryError, match="there is no file"):
-            names(tmp_path, missing, kind=FileOrName)
-    given = FileOrName(["own"], [tmp_path / "project" / "own"])
+            names(tmp_path, missing, kind=kind)
+    given = File(["own"], [tmp_path / "project" / "own"])
     assert (given.name, given.path.name) == ("", "own")
-    assert FileOrName(["llama3_1"]).name == "llama3_1"
+    assert File(["llama3_1"]).name == "llama3_1"
+    assert File(["./llama3_1"]).name == ""
+
+
+class Reads(Step):
+    """A step with files of each kind."""
+
+    must: Files = setting("a.txt", help="Must exist.")
+    may: Files = setting("b.txt", may_be="missing", help="May be missing.")
+    one: File = setting("c", may_be="name", help="A file or a name.")
+
+    def run(self, job: Job) -> Dataset:
+        """Do nothing."""
+        raise NotImplementedError
+
+
+def test_a_setting_says_what_its_files_may_be(tmp_path: Path) -> None:
+    step = Reads(must=Files(["a.txt"]), may=Files(["b.txt"]), one=File(["c"]))
+    assert {name: files.may_be for name, files in files_of(step).items()} == {
+        "must": "", "may": "missing", "one": "name",
+    }  # fmt: skip
+    assert names(tmp_path, "b.txt", kind=partial(Files, may_be="missing")) == []
+    for kind in (Files, File):
+        with pytest.raises(FineryError, match="there is no file"):
+            names(tmp_path, "llama3_1", kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "new"),
+    [
+        ("OneFile", "`File`"),
+        ("OptionalFiles", '`Files`, and `setting(may_be="missing")`'),
+        ("FileOrName", '`File`, and `setting(may_be="name")`'),
+    ],
+)
+def test_an_old_name_is_an_error_that_names_the_new_form(name: str, new: str) -> None:
+    with pytest.raises(ImportError) as error:
+        exec(f"from finery import {name}", {})
+    assert str(error.value) == f"finery.{name} no longer exists: write {new}"

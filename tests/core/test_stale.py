@@ -22,12 +22,12 @@ from finery.util.files import FINE_NS
 
 PLUGIN = """
 {imports}
-from finery import Dataset, Job, Model, OneFile, Step, hookimpl, setting
+from finery import Dataset, Job, Model, File, Step, hookimpl, setting
 
 class Read(Step, seeded=False):
     \"\"\"Rows from a file.\"\"\"
 
-    path: OneFile = setting(help="The file.")
+    path: File = setting(help="The file.")
 
     def run(self, job: Job) -> Dataset:
         {inside}
@@ -328,13 +328,13 @@ def test_a_plugin_file_that_changes_the_environment_of_workers_is_in_all_keys(
 
 
 LIBRARY = """
-from finery import Dataset, Job, Model, OneFile, Step, setting
+from finery import Dataset, Job, Model, File, Step, setting
 
 def read_step(change):
     class Read(Step, seeded=False):
         \"\"\"Rows from a file.\"\"\"
 
-        path: OneFile = setting(help="The file.")
+        path: File = setting(help="The file.")
 
         def run(self, job: Job) -> Dataset:
             return Dataset.write(job.out, [dict(prompt=change(l)) for l in self.path.path.open()])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery import DataError, Dataset, OneFile, UsageError
+from finery import DataError, Dataset, File, UsageError
 from finery.rows import Row, with_id
 from finery.rows.dropped import read_dropped, read_findings
 from finery.rows.templates import limits
@@ -155,7 +155,7 @@ def test_answers_that_break_a_schema(tmp_path: Path) -> None:
     path = tmp_path / "schema.json"
     path.write_text(json.dumps(schema), encoding="utf-8")
     rows = [row("a", '{"rent": 3}'), row("b", '{"rent": "3"}'), row("c", "none")]
-    lines = refused(tmp_path, rows, schema=OneFile(["schema.json"], [path]))
+    lines = refused(tmp_path, rows, schema=File(["schema.json"], [path]))
     assert [line.partition("): ")[2].partition(":")[0] for line in lines] == ["schema", "json"]
     assert "rent: '3' is not of type 'integer'" in lines[0]
 
@@ -168,7 +168,7 @@ def test_a_pattern_of_a_schema_without_end_is_stopped(
     schema.write_text(json.dumps({"items": {"pattern": "(a+)+$"}}), encoding="utf-8")
     bad = row("list", json.dumps(["a" * 40 + "b"]))
     with pytest.raises(DataError, match=r"one of its patterns takes more than 0\.2 s") as caught:
-        validate(tmp_path, [bad], schema=OneFile(["schema.json"], [schema]))
+        validate(tmp_path, [bad], schema=File(["schema.json"], [schema]))
     assert bad["id"] in str(caught.value.where)
 
 
@@ -262,7 +262,7 @@ def test_all_failing_rows_are_counted_and_the_first_listed(tmp_path: Path) -> No
     ("given", "where"),
     [
         ({"actions": {"emial": "drop"}}, "actions.emial"),
-        ({"json": False, "schema": OneFile(["s"])}, "json"),
+        ({"json": False, "schema": File(["s"])}, "json"),
         ({"languages": ["en", "klingon"]}, "languages"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from conftest import MakeProject, Project
 from tiny_gguf import write_tiny_gguf
 
-from finery import Dataset, Model, OneFile
+from finery import Dataset, File, Model
 from finery_eval.steps.structured import Json
 from finery_trl.steps import Sft
 
@@ -75,7 +75,7 @@ def test_llguidance_counts_where_answers_may_have_to_follow_a_schema(asking: Pro
 
 def test_so_it_does_in_trainings_that_watch_such_answers() -> None:
     model, rows = Model.placeholder("model"), Dataset.placeholder("rows")
-    schema = OneFile(["schema.json"], [Path("schema.json")])
+    schema = File(["schema.json"], [Path("schema.json")])
     for constrain in (True, False):
         watch = Json(models=[model], rows=rows, schema=schema, constrain=constrain)
         training = Sft(model=model, rows=[rows], watch=watch)

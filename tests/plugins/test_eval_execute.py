@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from callers import Answer, call, caller, calls, job
 
-from finery import DataError, Dataset, Look, Model, OneFile, StepError, UsageError
+from finery import DataError, Dataset, File, Look, Model, StepError, UsageError
 from finery.testing import TestJob, dataset
 from finery_eval.functions import Execute
 from finery_eval.steps.tools import ToolCalls
@@ -90,7 +90,7 @@ def evaluator(folder: Path, rows: list[dict[str, Any]], *models: Model, **settin
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "shop.py").write_text(settings.pop("code", SHOP))
     own = {name[1:]: settings.pop(name) for name in [*settings] if name.startswith("_")}
-    file = OneFile(["shop.py"], [folder / "shop.py"])
+    file = File(["shop.py"], [folder / "shop.py"])
     execute = Execute(**{"file": file, "factory": "Shop", **settings})
     return ToolCalls(
         models=list(models), rows=dataset(folder / "rows", rows), execute=execute, **own

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from finery import (
     DataError,
     Dataset,
+    File,
     Metrics,
     Model,
-    OneFile,
     RequirementError,
     StepError,
     UsageError,
@@ -50,11 +50,11 @@ def rows(folder: Path, *expected: Any) -> Dataset:
     return tables.rows(folder, **texts)
 
 
-def schema(folder: Path, content: Any = SCHEMA) -> OneFile:
+def schema(folder: Path, content: Any = SCHEMA) -> File:
     """A schema file, as a running step sees it."""
     path = folder / "schema.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return OneFile(["schema.json"], [path])
+    return File(["schema.json"], [path])
 
 
 def order(name: str | None = "Ada", total: float = 1.5, tags: tuple[str, ...] = ("a", "b")) -> Any:

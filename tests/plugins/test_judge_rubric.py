@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from judging import critic
 
-from finery import Dataset, Engine, Metrics, Model, OptionalFiles, RequirementError
+from finery import Dataset, Engine, Files, Metrics, Model, RequirementError
 from finery.inference.records import MemoryRecords
 from finery.testing import TestJob, dataset, table_model
 from finery_eval.steps.curve import Curve
@@ -136,7 +136,7 @@ def test_a_judge_that_judges_itself_is_named(setup: Setup) -> None:
 # -- human decisions -----------------------------------------------------------------------------
 
 
-def reviews(folder: Path, rows: Dataset, *actions: str) -> OptionalFiles:
+def reviews(folder: Path, rows: Dataset, *actions: str) -> Files:
     """Decisions on the first rows."""
     more = {"edit": {"set": {"completion": "better"}}}
     lines = [
@@ -145,7 +145,7 @@ def reviews(folder: Path, rows: Dataset, *actions: str) -> OptionalFiles:
     ]
     file = folder / "decisions.jsonl"
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return OptionalFiles([file.name], [file])
+    return Files([file.name], [file])
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_the_judge_is_held_against_people(setup: Setup, reviewed: Dataset, tmp_p
 
 
 def test_without_decisions_the_gate_stays_closed(setup: Setup, reviewed: Dataset) -> None:
-    step: dict[str, Any] = {"human": OptionalFiles(["none.jsonl"]), "reviewed": reviewed}
+    step: dict[str, Any] = {"human": Files(["none.jsonl"]), "reviewed": reviewed}
     metrics = setup.run(critic(by_word), **step)
     assert "the judge isn't calibrated" in metrics.report().data()["details"]["remarks"][0]["text"]
     with pytest.raises(RequirementError, match="not met"):

@@ -8,7 +8,7 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 from tiny_llama import CHATML, tiny_llama
 
-from finery import FileOrName, Files, Model, UsageError
+from finery import File, Files, Model, UsageError
 from finery.testing import TestJob, examine
 from finery_local.model import LocalModel
 from finery_local.template import digest_of
@@ -26,9 +26,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> FileOrName:
+def other(tmp_path: Path) -> File:
     (tmp_path / "other.jinja").write_text(OTHER)
-    return FileOrName(["./other.jinja"], [tmp_path / "other.jinja"])
+    return File(["./other.jinja"], [tmp_path / "other.jinja"])
 
 
 def take(path: Path, **settings: Any) -> Model:
@@ -65,7 +65,7 @@ def test_a_models_own_template_is_known_by_its_digest(folder: Path) -> None:
     assert take(gguf).meta["chat_template_digest"] == digest_of(CHATML)
 
 
-def test_a_file_replaces_the_template_of_a_folder(folder: Path, other: FileOrName) -> None:
+def test_a_file_replaces_the_template_of_a_folder(folder: Path, other: File) -> None:
     model = take(folder, chat_template=other)
     assert load_tokenizer(stored(model, folder.with_name("s"))).chat_template == OTHER
     assert model.meta["chat_template_digest"] == digest_of(OTHER)
@@ -74,7 +74,7 @@ def test_a_file_replaces_the_template_of_a_folder(folder: Path, other: FileOrNam
 
 
 def test_a_file_replaces_the_template_in_the_tokenizers_configuration(
-    folder: Path, other: FileOrName
+    folder: Path, other: File
 ) -> None:
     (folder / "chat_template.jinja").unlink()
     config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -84,14 +84,14 @@ def test_a_file_replaces_the_template_in_the_tokenizers_configuration(
 
 
 def test_a_name_takes_the_template_of_the_trl_package(folder: Path) -> None:
-    model = take(folder, chat_template=FileOrName(["llama3_1"]), tools_as="text")
+    model = take(folder, chat_template=File(["llama3_1"]), tools_as="text")
     template = load_tokenizer(stored(model, folder.with_name("s"))).chat_template
     assert str(template).endswith(trl_template("llama3_1"))
     assert model.meta["chat_template_digest"] == digest_of(trl_template("llama3_1"))
 
 
 def test_a_name_that_trl_lacks(folder: Path) -> None:
-    given = FileOrName(["llama3_2x"])
+    given = File(["llama3_2x"])
     step = LocalModel(path=Files([str(folder)]), chat_template=given)
     for found_by in (lambda: examine(step), lambda: take(folder, chat_template=given)):
         with pytest.raises(UsageError, match="has no chat template 'llama3_2x'") as caught:
@@ -100,10 +100,10 @@ def test_a_name_that_trl_lacks(folder: Path) -> None:
         assert "llama3_2" in str(caught.value.fix)
 
 
-def test_only_a_named_template_depends_on_trl(folder: Path, other: FileOrName) -> None:
-    def packages(given: FileOrName | None) -> tuple[str, ...]:
+def test_only_a_named_template_depends_on_trl(folder: Path, other: File) -> None:
+    def packages(given: File | None) -> tuple[str, ...]:
         step = LocalModel(path=Files([str(folder)]), chat_template=given)
         return (*step.cache_key().packages,)
 
-    assert "trl" in packages(FileOrName(["qwen3"]))
+    assert "trl" in packages(File(["qwen3"]))
     assert "trl" not in packages(other) + packages(None)

@@ -15,7 +15,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tiny_llama import tiny_llama
 
-from finery import FileOrName, Metrics, Model, RequirementError
+from finery import File, Metrics, Model, RequirementError
 from finery.testing import TestJob, table_model
 from finery_retention.retention import Retention
 from finery_retention.tasks import TASKS, items_of
@@ -216,7 +216,7 @@ def test_lost_abilities_are_told_by_task(tmp_path: Path) -> None:
     able, lost, nearly = (
         knows(tmp_path, name, share) for name, share in (("base", 1), ("sft", 0.5), ("ok", 0.95))
     )
-    text = FileOrName(["none"])
+    text = File(["none"])
     retention = step([able, lost, nearly], tasks=["sums", "reversal"], items=20, text=text)
     metrics, log = run(tmp_path / "job", retention)
     report = metrics.report().data()

@@ -17,10 +17,10 @@ from finery import (
     DataError,
     Dataset,
     Engine,
+    File,
     Files,
     Index,
     Model,
-    OneFile,
     Request,
     Sampling,
     UsageError,
@@ -97,7 +97,7 @@ def test_rows_and_models_have_the_same_prompts(tmp_path: Path, index: Index) -> 
         "{# system #}\nUse {{ chunks | length }}.\n{# user #}\n{{ question }}\n"
         "{% for c in chunks %}<{{ c.label }} {{ c.source }}:{{ c.line }}>{{ c.text }}{% endfor %}"
     )
-    for prompt in (None, OneFile(["prompt.j2"], [template])):
+    for prompt in (None, File(["prompt.j2"], [template])):
         settings: dict[str, Any] = {"index": index, "k": 2, "prompt": prompt, "limit": 60}
         rows = run_step(
             RetrieveRows(rows=questions(tmp_path / "rows", *conversations), **settings),
@@ -261,7 +261,7 @@ def test_a_template_that_cant_work_is_refused_before_the_build(
     path.write_text(template, encoding="utf-8")
     given: dict[str, Any] = dict.fromkeys(takes)
     with pytest.raises(UsageError) as error:
-        examine(step(**given, prompt=OneFile(["prompt.j2"], [path])))
+        examine(step(**given, prompt=File(["prompt.j2"], [path])))
     assert what in error.value.what
     assert fix in str(error.value.fix)
     assert "prompt.j2" in str(error.value.where)

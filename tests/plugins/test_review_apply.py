@@ -7,7 +7,7 @@ import pytest
 from conftest import MakeProject, Project
 from reviewing import RECIPE, chat, decisions, files_of, pair, reviewing
 
-from finery import DataError, Dataset, OptionalFiles
+from finery import DataError, Dataset, Files
 from finery.rows import Row
 from finery.rows.dropped import read_dropped
 from finery.testing import TestJob, dataset
@@ -30,7 +30,7 @@ def run(
         file.write_bytes(b"".join(lines))
     given = dataset(folder / "in", rows)
     given.ref = "candidates"
-    reviews = OptionalFiles(["reviews/candidates.jsonl"], [file] if lines else [])
+    reviews = Files(["reviews/candidates.jsonl"], [file] if lines else [])
     step, job = Apply(rows=given, reviews=reviews, undecided=undecided), TestJob(folder / "job")
     return step.run(job), [e["message"] for e in job.events if e["event"] == "log"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finery import DataError, OneFile, StepError, UsageError
+from finery import DataError, File, StepError, UsageError
 from finery.rows import Row
 from finery.rows.generated import CheckResult
 from finery.rows.templates import limits
@@ -23,9 +23,9 @@ def last(checks: Checks, answer: str, user: str = "what?") -> CheckResult:
     return Checker(checks).checked(row(answer, user))[-1]
 
 
-def files(path: Path, text: str) -> OneFile:
+def files(path: Path, text: str) -> File:
     path.write_text(text, encoding="utf-8")
-    return OneFile([path.name], [path])
+    return File([path.name], [path])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_functions_of_a_package() -> None:
     ("checks", "where"),
     [
         (Checks(matches={"user": "("}), "checks.matches.user"),
-        (Checks(schema={}, json_schema=OneFile(["a"])), "checks.schema"),
+        (Checks(schema={}, json_schema=File(["a"])), "checks.schema"),
         (Checks(min_characters={"user": 3}, max_characters={"user": 2}),
          "checks.min_characters.user"),
         (Checks(python=Functions(functions=["f"])), "checks.python.functions"),

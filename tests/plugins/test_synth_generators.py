@@ -9,7 +9,7 @@ import pytest
 from conftest import MakeProject
 from hostile_server import Body, Reply, Server, said, serving
 
-from finery import Completion, Dataset, Model, OneFile, StepError, UsageError
+from finery import Completion, Dataset, File, Model, StepError, UsageError
 from finery.rows import Row
 from finery.rows.dropped import read_dropped
 from finery.rows.generated import Origin, Template, read_origins
@@ -148,7 +148,7 @@ def test_the_template_changes_what_the_teacher_sees_alone(
 ) -> None:
     path = tmp_path / "p.jinja"
     path.write_text("{# system #}\n{{ system }} Think first.\n{# user #}\nQ: {{ user }}")
-    step = Answer(model=teacher(server), rows=[rows], prompt=OneFile(["p.jinja"], [path]))
+    step = Answer(model=teacher(server), rows=[rows], prompt=File(["p.jinja"], [path]))
     found, about, _ = made_by(step)
     assert about[0].prompt == [
         {"role": "system", "content": "Be brief. Think first."},
@@ -381,7 +381,7 @@ def test_broken_templates(
 ) -> None:
     path = tmp_path / "p.jinja"
     path.write_text(source)
-    step = Paraphrase(model=teacher(server), rows=[rows], prompt=OneFile(["p.jinja"], [path]))
+    step = Paraphrase(model=teacher(server), rows=[rows], prompt=File(["p.jinja"], [path]))
     with pytest.raises(UsageError, match=message) as raised:
         run_step(step)
     assert "p.jinja" in str(raised.value)

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from llguidance import LLTokenizer
 from tiny_llama import TOOLED, TOOLS, tiny_llama
 
-from finery import Completion, DataError, Model, OneFile, Request, Sampling, StepError
+from finery import Completion, DataError, File, Model, Request, Sampling, StepError
 from finery.execute.gpus import Gpu
 from finery.testing import TestJob, dataset, run_step
 from finery_eval.steps.structured import Json
@@ -289,7 +289,7 @@ def test_an_evaluator_holds_answers_to_its_schema(tiny: Model, tmp_path: Path) -
     for constrain in (False, True):
         step = Json(
             models=[tiny], rows=rows, constrain=constrain, max_tokens=128,
-            schema=OneFile(["schema.json"], [tmp_path / "schema.json"]),
+            schema=File(["schema.json"], [tmp_path / "schema.json"]),
         )  # fmt: skip
         report = run_step(step, tmp_path / str(constrain)).report().data()
         (valid[constrain],) = (scores["valid"] for scores in report["scores"].values())

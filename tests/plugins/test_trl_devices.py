@@ -13,7 +13,7 @@ import pytest
 from conftest import until
 from tiny_llama import card_rows, tiny_llama
 
-from finery import Dataset, Model, OneFile, StepError, UsageError
+from finery import Dataset, File, Model, StepError, UsageError
 from finery.execute.gpus import Gpu
 from finery.testing import TestJob
 from finery_trl import settings as trl_settings
@@ -140,7 +140,7 @@ def test_auto_leaves_kto_two_rows_in_each_process(
 
 
 def test_accelerate_launches_with_the_given_configuration(tmp_path: Path) -> None:
-    config = OneFile(["fsdp.yaml"], [tmp_path / "fsdp.yaml"])
+    config = File(["fsdp.yaml"], [tmp_path / "fsdp.yaml"])
     command = _command(sft(launch=Launch(processes=2, config=config)), tmp_path, [])
     assert f"--config_file={config.path}" in command
     assert "--main_process_port=0" in command
@@ -150,7 +150,7 @@ def test_launchers_of_several_nodes_get_their_number(tmp_path: Path) -> None:
     from accelerate.commands.launch import launch_command_parser
     from torch.distributed.run import get_args_parser
 
-    config = OneFile(["fsdp.yaml"], [tmp_path / "fsdp.yaml"])
+    config = File(["fsdp.yaml"], [tmp_path / "fsdp.yaml"])
     for several, parser in (
         (Launch(nodes=2, processes=8), get_args_parser()),
         (Launch(nodes=2, processes=8, config=config), launch_command_parser()),

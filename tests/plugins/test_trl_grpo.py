@@ -14,7 +14,7 @@ from tiny_llama import tiny_llama
 
 from finery import Completion, DataError, Dataset, Model, Step, StepError, UsageError
 from finery.advanced import Proof
-from finery.fields import OneFile
+from finery.fields import File
 from finery.plugin.manager import load_plugins
 from finery.rows import Row
 from finery.testing import TestJob, dataset, examine
@@ -314,7 +314,7 @@ def test_check_lists_the_names_of_weights(
 
 def functions(folder: Path, code: str, **weights: float) -> Functions:
     (folder / "mine.py").write_text(code)
-    return Functions(file=OneFile(["mine.py"], [folder / "mine.py"]), weights=weights)
+    return Functions(file=File(["mine.py"], [folder / "mine.py"]), weights=weights)
 
 
 def test_functions_reward_answers_too(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finery import Model, OneFile, StepError
+from finery import File, Model, StepError
 from finery.builder.plan import Planner
 from finery.builder.project import open_graph
 from finery.store.database import Store
@@ -27,9 +27,9 @@ def launched(folder: Path, config: Any, *, zero: Any = None, **settings: Any) ->
     return Sft(model=Model(folder), rows=[], launch=launch, **settings)
 
 
-def written(file: Path, config: Any) -> OneFile:
+def written(file: Path, config: Any) -> File:
     file.write_text(config if isinstance(config, str) else json.dumps(config))
-    return OneFile([file.name], [file])
+    return File([file.name], [file])
 
 
 def fsdp(**config: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiny_llama import tiny_llama
 
-from finery import Dataset, FileOrName, Job, Metrics, Model, Step, UsageError
+from finery import Dataset, File, Job, Metrics, Model, Step, UsageError
 from finery.rows.report import Report, Score
 from finery.testing import TestJob, dataset
 from finery_eval.steps.preference import Preference
@@ -51,7 +51,7 @@ def test_tasks_of_retention_can_watch(tmp_path: Path) -> None:
     rows = dataset(tmp_path / "rows", [{"prompt": "my card", "completion": "late"}] * 4)
     watch = Retention(
         models=[Model.placeholder("base")],
-        text=FileOrName(["none"]),
+        text=File(["none"]),
         tasks=["sums"],
         items=5,
         shots=0,

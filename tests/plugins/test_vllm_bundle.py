@@ -12,7 +12,7 @@ import yaml
 from tiny_llama import CHATML, tiny_tokenizer
 from vllm_models import tiny_adapter, tiny_base
 
-from finery import Bundle, Model, OneFile, StepError, UsageError
+from finery import Bundle, File, Model, StepError, UsageError
 from finery.testing import TestJob
 from finery_vllm.bundle.step import VllmBundle
 from finery_vllm.server.command import SERVER_MODULE
@@ -179,7 +179,7 @@ def test_the_folder_holds_all_that_a_colleague_needs(base: Model, tmp_path: Path
     fixed = {"chat_template_kwargs": {"enable_thinking": False}}
     adapters = [tiny_adapter(tmp_path / name, base, meta=fixed) for name in "ab"]
     made = bundle(
-        tmp_path / "job", *adapters, schema=OneFile([], [path]), port=8123, options={"seed": 3}
+        tmp_path / "job", *adapters, schema=File([], [path]), port=8123, options={"seed": 3}
     )
     assert made.meta["models"] == ["base", "a", "b"]
     assert {p.name for p in (out / "adapters" / "a").iterdir()} == {

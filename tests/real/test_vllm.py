@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from vllm_models import needs_vllm
 
-from finery import Model, OneFile
+from finery import File, Model
 from finery.rows import Conversation
 from finery.testing import TestJob, dataset
 from finery_transformers.chat import prompt_tokens
@@ -78,7 +78,7 @@ def adapters(base: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def bundle(adapters: dict[str, Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "schema.json").write_text(json.dumps(SCHEMA))
-    schema = OneFile([], [folder / "schema.json"])
+    schema = File([], [folder / "schema.json"])
     VllmBundle(models=[*adapters.values()], schema=schema).run(TestJob(folder))
     return folder / "out"
 

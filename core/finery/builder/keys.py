@@ -16,7 +16,7 @@ from blake3 import blake3
 from finery.artifact.manifest import READ, Parts, encode
 from finery.builder.code.closure import Code, unique_label
 from finery.builder.code.steps import Wrapper
-from finery.fields import FileOrName, Files, Settings
+from finery.fields import File, Files, Settings
 from finery.key import Key
 from finery.recipe.environments import Environment
 from finery.recipe.graph import Node
@@ -115,7 +115,7 @@ def key_parts(
     parts += [
         (f"setting {field}", setting.patterns[0])
         for field, setting in files_of(step).items()
-        if isinstance(setting, FileOrName) and not files.get(field)
+        if isinstance(setting, File) and not files.get(field)
     ]
     if pinned is not None:
         parts.append(("pinned", pinned))

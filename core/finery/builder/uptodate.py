@@ -363,7 +363,7 @@ def sources_of(build: "Build") -> Sources:
             used |= {str(path) for path in files.paths}
             named = {str(folder / Path(p).expanduser()) for p in files.patterns}
             patterns |= {_absolute_pattern(p, folder) for p in files.patterns}
-            if not all(map(files.requires, files.patterns)):  # so that a new one is noticed
+            if files.may_be:  # so that a new one is noticed
                 absent |= named
     for place in read_places(build, watched.present):
         (used if os.path.exists(place) else absent).add(place)

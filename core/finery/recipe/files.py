@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finery.errors import DataError
-from finery.fields import Files, OneFile
+from finery.fields import File, Files
 from finery.recipe.document import Recipe
 from finery.util.files import check_plain, files_inside, files_matching
 from finery.util.paths import plain_path
@@ -28,7 +28,7 @@ def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple
 
 
 class _NoFileError(DataError):
-    """Nothing is there, which is fine for some settings, see `Files.requires`."""
+    """Nothing is there, which is fine for some settings, see `setting`."""
 
 
 def _find_matches(files: Files, folder: Path) -> list[tuple[str, Path]]:
@@ -37,13 +37,14 @@ def _find_matches(files: Files, folder: Path) -> list[tuple[str, Path]]:
         try:
             matches = _matches(pattern, folder)
         except _NoFileError:
-            if files.requires(pattern):
+            is_name = files.may_be == "name" and isinstance(files, File) and files.name
+            if files.may_be != "missing" and not is_name:
                 raise
             continue
         for path in matches:
             names.setdefault(path, _name_in_recipe(path, folder, pattern))
     _make_distinct(names, folder)
-    if isinstance(files, OneFile) and len(names) > 1:
+    if isinstance(files, File) and len(names) > 1:
         raise DataError(
             f"expected one file, but {files} matches {len(names)}",
             fix=f"name one: {', '.join(sorted(names.values())[:3])}{', …' * (len(names) > 3)}",

@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
-from finery.fields import Files, OneFile
+from finery.fields import File, Files
 from finery.step.inspect import Input, field_hints, full_name, inputs_of, nested_fields
 from finery.step.resources import SCHEMA as RESOURCES
 from finery.step.step import Step
@@ -344,7 +344,7 @@ def _input_schema(text: str, accepts: Input) -> dict[str, Any]:
 
 
 def _custom_schema(kind: type) -> dict[str, Any]:
-    if issubclass(kind, Artifact | OneFile):
+    if issubclass(kind, Artifact | File):
         return {"type": "string"}
     if issubclass(kind, Files):
         return {

@@ -77,6 +77,7 @@ def files_of(step: Settings) -> dict[str, Files]:
     for field in _fields_with_parts(type(step)):
         for path, value in entries(field, getattr(step, field)):
             if isinstance(value, Files):
+                value.may_be = type(step).__finery_fields__[field].may_be
                 settings[path] = value
             elif isinstance(value, Settings):
                 settings |= {f"{path}.{name}": files for name, files in files_of(value).items()}

@@ -11,10 +11,10 @@ import msgspec
 from finery import (
     DataError,
     Dataset,
+    File,
     Job,
     Key,
     Look,
-    OneFile,
     UsageError,
     setting,
     takes,
@@ -92,7 +92,7 @@ class Validate(
     """
 
     rows: list[Dataset] = takes(help="Rows to check, in this order.")
-    schema: OneFile | None = setting(
+    schema: File | None = setting(
         None,
         help="JSON Schema file that every answer must match. It can't refer to other files.",
     )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import DataError, Job, Key, Look, OneFile, Resources, UsageError, setting
+from finery import DataError, File, Job, Key, Look, Resources, UsageError, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import (
@@ -85,7 +85,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
     and for a file that isn't a JSON Schema; UsageError for settings that can't work.
     """
 
-    schema: OneFile | None = setting(
+    schema: File | None = setting(
         None,
         help="JSON Schema file for the answers. References to other files aren't supported, and "
         "`format` isn't checked; use `pattern` instead.",

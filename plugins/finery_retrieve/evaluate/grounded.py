@@ -6,11 +6,11 @@ context.
 
 from finery import (
     Dataset,
+    File,
     Index,
     Job,
     Look,
     Metrics,
-    OneFile,
     Step,
     UsageError,
     nested_step,
@@ -89,7 +89,7 @@ class Grounded(
     )
     index: Index = takes(help="The documents, indexed by `retrieve.index`.")
     k: int = setting(4, ge=1, help="How many chunks to retrieve for each question.")
-    prompt: OneFile | None = setting(
+    prompt: File | None = setting(
         None, help="Jinja template of the prompts with a context, as in `retrieve.model`."
     )
     limit: int | None = setting(

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from finery import (
     DataError,
     EngineJob,
+    File,
     Index,
     Look,
     Model,
-    OneFile,
     Step,
     UsageError,
     setting,
@@ -77,7 +77,7 @@ class ContextPrompt:
 
     @classmethod
     def of(
-        cls, files: OneFile | None = None, *, unknown: str = UNKNOWN, limit: int | None = None
+        cls, files: File | None = None, *, unknown: str = UNKNOWN, limit: int | None = None
     ) -> "ContextPrompt":
         """The template in the recipe's file, or the default.
 
@@ -240,7 +240,7 @@ class ContextStep(Step):
 
     index: Index = takes(help="The documents, indexed by `retrieve.index`.")
     k: int = setting(4, ge=1, help="How many chunks a prompt has.")
-    prompt: OneFile | None = setting(
+    prompt: File | None = setting(
         None,
         help="File with the Jinja template for the last user turn. It knows `question`, `chunks` "
         "(each with `label`, `text`, `source`, `heading`, `id` and `line` or `page`) and "

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import Bundle, Job, Look, Model, OneFile, Step, setting, takes
+from finery import Bundle, File, Job, Look, Model, Step, setting, takes
 from finery_gguf.llama import FORMATS, PACKAGE, Gguf
 from finery_serve.guide import (
     REQUEST,
@@ -173,7 +173,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
         "",
         help="The question that the client and the README ask. [default: that of a training row]",
     )
-    schema: OneFile | None = setting(
+    schema: File | None = setting(
         None, help="A JSON Schema that answers must follow, e.g. that of eval.json, for the client."
     )
     image: str = setting(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from finery import Completion, DataError, Dataset, Job, Look, OneFile, UsageError, setting, takes
+from finery import Completion, DataError, Dataset, File, Job, Look, UsageError, setting, takes
 from finery.rows import Message, Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import row_draw
@@ -186,7 +186,7 @@ class FromDocs(Generator):
     unknown: str = setting(
         "The context doesn't say.", min_length=1, help="The answer of `unanswerable` rows."
     )
-    context_prompt: OneFile | None = setting(
+    context_prompt: File | None = setting(
         None,
         help="A Jinja file with the prompt of rows with a context. It can use `chunks` and "
         "`question`. `finery synth prompt context` prints the default.",

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
-from finery import DataError, Dataset, Job, Model, OneFile, UsageError, setting, takes
+from finery import DataError, Dataset, File, Job, Model, UsageError, setting, takes
 from finery.rows import Conversation, Row, is_preference
 from finery.rows.dropped import Drops
 from finery.rows.generated import CheckResult, Origin, Origins, author_name
@@ -77,7 +77,7 @@ class JudgeRows(Prompting, packages=("jinja2",), keeps_prompts=True):
         help="Column for the score, or for the better side of a pair. Default: score, or better.",
     )
     max_tokens: int = setting(256, ge=16, help="Maximum tokens of the judge's answer.")
-    prompt: OneFile | None = setting(
+    prompt: File | None = setting(
         None,
         help="A Jinja file with the judge's prompt. `finery synth prompt judge` (or `pairs`) "
         "prints the default.",

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from finery import Job, OneFile, StepError, UsageError, outside_key
+from finery import File, Job, StepError, UsageError, outside_key
 from finery_transformers.formats import base_name
 from finery_transformers.hardware import accelerator, is_out_of_memory
 from finery_trl.model.loading import compute_dtype
@@ -265,7 +265,7 @@ def _check_fsdp(fsdp: Mapping[str, Any], step: "Training") -> None:
         )
 
 
-def _check_deepspeed(deepspeed: Mapping[str, Any], step: "Training", file: OneFile | None) -> None:
+def _check_deepspeed(deepspeed: Mapping[str, Any], step: "Training", file: File | None) -> None:
     if deepspeed.get(FILE):
         raise _unsuitable(
             f"{FILE} names a file that isn't in the recipe, so a change of it would not repeat the "
@@ -289,7 +289,7 @@ def _check_deepspeed(deepspeed: Mapping[str, Any], step: "Training", file: OneFi
         )
 
 
-def _zero(deepspeed: Mapping[str, Any], file: OneFile | None) -> tuple[int, bool]:
+def _zero(deepspeed: Mapping[str, Any], file: File | None) -> tuple[int, bool]:
     """(stage, whether checkpoints contain all weights); 0 if a file can't be read here."""
     if file is None:
         gathers = str(deepspeed.get("zero3_save_16bit_model", False)).lower() == "true"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery import Bundle, Job, Model, OneFile, Step, StepError, UsageError, setting, takes
+from finery import Bundle, File, Job, Model, Step, StepError, UsageError, setting, takes
 from finery.views import View
 from finery_serve.guide import json_text, read_schema, write_texts
 from finery_transformers.formats import base_name, require_format
@@ -84,7 +84,7 @@ class VllmBundle(
         help="Where the base comes from. `hub`: the server downloads the repository at its "
         "revision. `copy`: it is part of the folder. `auto`: `hub` for a base from there.",
     )
-    schema: OneFile | None = setting(
+    schema: File | None = setting(
         None,
         help="A JSON Schema file that the client requires answers to follow: that of `eval.json`, "
         "if the recipe has one.",

@@ -5,8 +5,9 @@ that compares its prompts and answers with those of the training, or a folder to
 other plugins: `servers`, the interface of a server that a plugin registers; `command`, which serves
 until Ctrl-C; `client`, requests to a server; `check.answers`, its answers; `check.server_check`,
 the base of step types that check one; `processes`, which starts, watches and ends servers with
-their child processes; `guide`, the request, client and README of a bundle; and `llama`,
-llama.cpp's server with its options, chat template, prompts and faults.
+their child processes; `guide`, which writes the texts of a bundle; `llama`, llama.cpp's server
+with its options, chat template, prompts and faults; `web`, the guards of all web apps; and
+`standalone_server`, the server of a `serve.bundle`, which has what those share with it.
 """
 
 from finery import hookimpl

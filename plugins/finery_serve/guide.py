@@ -1,8 +1,9 @@
-"""What a bundle has for the people who get it: a request, a client that sends it, and a README."""
+"""Writes the texts of a bundle for the people who get it: request, client, README, scripts."""
 
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +14,8 @@ REQUEST = "request.json"
 SHORT = ("model", "messages", "temperature")
 INLINE = 600
 """Parts and characters of a request that a command shows. It reads others from a file."""
-_CLIENT = '''\
-"""Asks the model a question: pip install openai, then python client.py "…".
-
-The rest of the request is in request.json.
-"""
-
-import json
-import os
-import sys
-from pathlib import Path
-
-from openai import OpenAI
-
-MODELS = {models}
-client = OpenAI(
-    base_url=os.environ.get("BASE_URL", "{address}"),
-    api_key=os.environ.get("{key}", "none"),
-)
-request = json.loads(Path(__file__).with_name("request.json").read_text(encoding="utf-8"))
-if sys.argv[1:]:
-    request["messages"][-1]["content"] = " ".join(sys.argv[1:])
-for model in MODELS:
-    choice = client.chat.completions.create(**{{**request, "model": model}}).choices[0]
-    answer = choice.message
-    calls = [f"{{c.function.name}}({{c.function.arguments}})" for c in answer.tool_calls or ()]
-    name = f"{{model}}: " if len(MODELS) > 1 else ""
-    print(name + "\\n".join(filter(None, [answer.content, *calls])))
-{after}'''
+README = "finery_serve/readme.md.jinja"
+"""The README that those of all bundles extend. A block of it is a section."""
 
 
 def request_for(
@@ -80,19 +55,43 @@ def request_to(artifact: Artifact, name: str, prompt: str = "") -> dict[str, Any
     return request_for(name, client_facts(artifact), prompt=prompt)
 
 
-def write_client(
-    folder: Path, request: Mapping[str, Any], address: str, key: str, models: Sequence[str] = (),
-    after: str = "",
-) -> None:  # fmt: skip
-    """Write `request.json` and `client.py`.
+def write_bundle(
+    folder: Path,
+    texts: Mapping[str, str],
+    request: Mapping[str, Any],
+    *,
+    readme: str = README,
+    **values: Any,
+) -> None:
+    """Write `request.json`, `client.py` and `README.md`, and further texts of a bundle.
 
-    address: the server's, with `/v1`. key: the variable with its key. models: the names that the
-    client asks one after the other, if there are several. after: code that prints more of `choice`.
+    readme: its template. values: of the templates: `title`; `address`, the server's, with `/v1`;
+    `key`, the variable with its key; `notes`, a list; `models`, the names that the client asks one
+    after the other, if there are several; and what the README's own blocks take.
     """
     write_request(folder, request)
-    names = json.dumps([*models] or [request["model"]], ensure_ascii=False)
-    client = _CLIENT.format(models=names, address=address, key=key, after=after)
-    (folder / "client.py").write_text(client, encoding="utf-8")
+    filled = {"models": [request["model"]], "gives_probability": False, "abstain_below": None}
+    filled |= {**values, "request": request, "curl": curl(values["address"], request, REQUEST)}
+    client = fill("finery_serve/client.py.jinja", **filled)
+    write_texts(folder, {**texts, "client.py": client, "README.md": fill(readme, **filled)})
+
+
+def fill(template: str, /, **values: Any) -> str:
+    """A template's text with its values. template: `package.folder/name`."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(read_template), undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["dumps"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return environment.get_template(template).render(values)
+
+
+def read_template(name: str) -> str:
+    """The text of a file of a package: `package.folder/name`."""
+    package, _, path = name.partition("/")
+    return files(package).joinpath(path).read_text(encoding="utf-8")
 
 
 def write_request(folder: Path, request: Mapping[str, Any]) -> Path:
@@ -132,36 +131,6 @@ def model_facts(meta: Mapping[str, Any]) -> list[str]:
     """What a README states about a model: its base, weights and licence, as far as known."""
     names = {"Base model": "base", "Weights": "quantization", "Licence": "license"}
     return [f"{name}: {meta[key]}" for name, key in names.items() if meta.get(key)]
-
-
-def readme(
-    title: str, about: str, run: str, request: Mapping[str, Any], address: str, notes: Sequence[str]
-) -> str:
-    """`README.md`. about, run: what the model is, and how the server is started."""
-    listed = "\n".join(f"- {note}" for note in notes)
-    return f"""\
-# {title}
-
-{about.strip()}
-
-## Run it
-
-{run.strip()}
-
-## Ask it
-
-```sh
-{curl(address, request, REQUEST)}
-```
-
-With Python: `pip install openai`, then `python client.py "your question"`, which sends
-`{REQUEST}` with your question. Any client of the OpenAI API works. The address is
-`{address}`, the model `{request["model"]}`.
-
-## Note
-
-{listed}
-"""
 
 
 def is_long(request: Mapping[str, Any]) -> bool:

@@ -19,20 +19,10 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from finery import StepError, UsageError
+from finery_serve.standalone_server import LOOPBACK as LOOPBACK
 
 T = TypeVar("T")
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Hosts that only this machine reaches."""
-PRIVATE_HEADERS = {
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
-"""Headers of every answer of a server with a page: no cache, no frames, no other sites."""
 SOCKET_BACKLOG = 128
 """Connections that wait to be accepted."""
 GRACE_SECONDS = 20.0

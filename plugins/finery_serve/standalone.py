@@ -9,68 +9,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from finery import (
     Artifact,
     Bundle,
+    Engine,
     Job,
     Model,
     Promise,
     Step,
-    StepError,
     UsageError,
     setting,
     takes,
 )
+from finery.advanced import load_plugins
 from finery_serve.client import Client
-from finery_serve.guide import json_text, readme, request_for, write_client, write_texts
+from finery_serve.guide import json_text, read_template, request_for, write_bundle
 from finery_serve.processes import Address, ServerProgram, log_file
 from finery_serve.servers import STANDALONE, Kind, Serving
 from finery_transformers.formats import way_out
 from finery_transformers.frozen.template import client_facts
 
 ADDRESS = "http://127.0.0.1:8080/v1"
-ABOUT = """\
-A model of the kind `{kind}`{rows}, with its server. It isn't a language model: it reads the text
-of a conversation without its system message, and always answers in the form that it was trained on.
-It needs Python 3.11 or later.
-"""
-RUN = """\
-```sh
-{install}sh run.sh
-```
-
-`SERVE_PORT=9000 sh run.sh` uses another port. The server can be reached only from this machine. To
-open it to others, also in a container, give it a key: `SERVE_HOST=0.0.0.0 SERVE_KEY=… sh run.sh`.
-Without a key, it answers only requests whose Host is `localhost`, `127.0.0.1` or `::1`, and none of
-other web pages. A reverse proxy that passes on another Host needs a key, too.
-"""
-PROBABILITY = (
-    "`choices[0].probability` is the probability that the complete answer is right. Leave answers "
-    "below a threshold to people."
-)
-ABSTAINED = "`choices[0].abstained` says whether that probability is below {threshold:g}."
-SHOW_PROBABILITY = """\
-    print(f"probability {choice.probability:.3f}", file=sys.stderr)
-"""
-SHOW_ABSTAINED = """\
-    if choice.abstained:
-        print("abstained: leave it to a person", file=sys.stderr)
-"""
-NOTES = (
-    "Settings such as `temperature`, `max_tokens`, `tools` and `response_format` have no effect.",
-    "Tokens in `usage` are words.",
-)
 SERVER = Path(__file__).with_name("standalone_server.py")
-RUN_SCRIPT = """\
-#!/bin/sh
-# Serves the model. SERVE_HOST, SERVE_PORT and SERVE_KEY say where and for whom, PYTHON names the
-# interpreter.
-set -eu
-cd "$(dirname "$0")"
-exec "${PYTHON:-python3}" server.py "$@"
-"""
 
 
 class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
@@ -100,7 +63,7 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
     )
 
     def check(self) -> None:
-        """Raise `UsageError` for a model that another step type ships, or none."""
+        """Raise `UsageError` for a model that can't be shipped like this, as far as is known."""
         found = self.model.meta.get("format")
         if found is not None and self.model.meta.get("bundle") != "serve.bundle":
             name = self.model.ref or "MODEL"
@@ -110,6 +73,26 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
                 where="model",
                 fix=way_out(self.model, name),
             )
+        plugins = load_plugins()
+        if found in plugins.engines:  # a recipe's own plugin files aren't known here
+            self._answers(plugins.engine(str(found)))
+
+    def _answers(self, engine: type[Engine] | Engine) -> ModuleType:
+        """The engine's module that answers without finery. `UsageError` if it doesn't suffice."""
+        found, module = self.model.meta["format"], engine.standalone
+        if module is None or module.__file__ is None:
+            raise UsageError(
+                f"the engine of the format '{found}' needs finery to answer",
+                where="model",
+                fix="set `standalone` in its class",
+            )
+        if self.abstain_below is not None and not hasattr(module.Answers, "answered"):
+            raise UsageError(
+                f"a model of the format '{found}' gives no probability",
+                where="abstain_below",
+                fix="remove it; models of encoder.classify and onnx.export give one",
+            )
+        return module
 
     def outputs(self) -> dict[str, Promise]:
         """The bundle, with its format for the checks of steps that take it."""
@@ -118,50 +101,32 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
     def run(self, job: Job) -> Bundle:
         """Write the files."""
         engine = job.raw_engine(self.model)
-        module = engine.standalone
-        if module is None or module.__file__ is None:
-            raise StepError(
-                f"the engine of the format '{self.model.format}' needs finery to answer",
-                fix="set `standalone` in its class",
-            )
-        gives_probability = hasattr(module.Answers, "answered")
-        if self.abstain_below is not None and not gives_probability:
-            raise UsageError(
-                f"a model of the format '{self.model.format}' gives no probability",
-                where="abstain_below",
-                fix="remove it; models of encoder.classify and onnx.export give one",
-            )
+        module = self._answers(engine)
+        file, gives_probability = Path(str(module.__file__)), hasattr(module.Answers, "answered")
         about: dict[str, Any] = {
             "name": self.name,
-            "module": Path(module.__file__).stem,
+            "module": file.stem,
             "meta": self.model.meta,
         }
-        notes = [PROBABILITY, *NOTES] if gives_probability else [*NOTES]
-        after = SHOW_PROBABILITY if gives_probability else ""
         if self.abstain_below is not None:
             about["abstain_below"] = self.abstain_below
-            after += SHOW_ABSTAINED
-            notes.insert(1, ABSTAINED.format(threshold=self.abstain_below))
         meta, clients = self.model.meta, client_facts(self.model)
-        request = request_for(self.name, clients, prompt=self.prompt)
-        write_client(job.out, request, ADDRESS, "SERVE_KEY", after=after)
         # The index has no builds with a local version, such as torch 2.13.0+cpu.
         versions = {package: version(package).partition("+")[0] for package in engine.packages}
         packages = [f"{package}=={number}\n" for package, number in versions.items()]
-        described = ABOUT.format(
-            kind=meta.get("baseline", self.model.format),
-            rows=f", trained on {meta['rows']} rows" if "rows" in meta else "",
-        )
-        run = RUN.format(install="pip install -r requirements.txt\n" if packages else "")
         texts = {
             "model.json": json_text(about),
             "requirements.txt": "".join(packages),
-            "run.sh": RUN_SCRIPT,
-            "README.md": readme(self.name, described, run, request, ADDRESS, notes),
+            "run.sh": read_template("finery_serve/standalone.sh"),
         }
-        write_texts(job.out, texts)
+        write_bundle(
+            job.out, texts, request_for(self.name, clients, prompt=self.prompt),
+            readme="finery_serve/standalone.md.jinja", title=self.name, address=ADDRESS,
+            key="SERVE_KEY", gives_probability=gives_probability, abstain_below=self.abstain_below,
+            kind=meta.get("baseline", self.model.format), rows=meta.get("rows"), packages=packages,
+        )  # fmt: skip
         job.copy(SERVER, "server.py")
-        job.copy(Path(module.__file__), Path(module.__file__).name)
+        job.copy(file, file.name)
         if self.model.manifest is not None:
             own = [*self.model.manifest.files]
         else:  # not in a store

@@ -1,6 +1,7 @@
 """Serves the model of this folder with an OpenAI-compatible API: python server.py --help
 
-It needs Python 3.11 and the packages in requirements.txt, and no finery.
+It needs Python 3.11 and the packages in requirements.txt, and no finery. finery's own web apps
+import what they share with it from here.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 
 FOLDER = Path(__file__).absolute().parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Hosts that only this machine reaches."""
 MAX_BODY_BYTES = 16 * 2**20
 """Bytes of a request."""
 
@@ -32,6 +34,19 @@ class RefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def error_body(error: RefusedError) -> dict[str, Any]:
+    """An error as OpenAI's API has it."""
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    return {"error": {"message": str(error), "type": kind, "code": error.status}}
+
+
+def has_key(authorization: str, key: str) -> bool:
+    """Whether a header `Authorization` has this key."""
+    scheme, _, sent = authorization.partition(" ")
+    is_same = hmac.compare_digest(sent.strip().encode(), key.encode())
+    return is_same and scheme.lower() == "bearer"
 
 
 def prompt_text(messages: list[dict[str, Any]]) -> str:
@@ -140,8 +155,8 @@ class Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(length))
 
     def _is_allowed(self) -> bool:
-        sent, key = self.headers.get("Authorization", ""), self.server.key
-        allowed = not key or hmac.compare_digest(sent.encode(), f"Bearer {key}".encode())
+        key = self.server.key
+        allowed = not key or has_key(self.headers.get("Authorization", ""), key)
         if not allowed:
             self._refuse(RefusedError(401, "invalid API key"))
         return allowed
@@ -187,8 +202,7 @@ class Handler(BaseHTTPRequestHandler):
         })  # fmt: skip
 
     def _refuse(self, error: RefusedError) -> None:
-        about = {"message": str(error), "type": "invalid_request_error", "code": error.status}
-        self._send({"error": about}, error.status)
+        self._send(error_body(error), error.status)
 
     def _send(self, value: Any, status: int = 200) -> None:
         self._write(json_text(value), "application/json", status)

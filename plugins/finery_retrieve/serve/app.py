@@ -1,6 +1,5 @@
 """The web app: a page, and OpenAI's chat completions with the sources in an extra field."""
 
-import hmac
 import json
 import time
 import traceback
@@ -17,16 +16,15 @@ import msgspec
 from anyio.to_thread import current_default_thread_limiter
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finery.rows import Conversation
 from finery_retrieve.serve.upstream import Refused, Upstream
-from finery_serve.processes import LOOPBACK, PRIVATE_HEADERS
+from finery_serve.standalone_server import LOOPBACK, error_body
+from finery_serve.web import Guard, content_policy, error_response, read_json
 
 MAX_BODY_BYTES = 4 * 2**20
 """Bytes of a request that is read."""
@@ -41,13 +39,13 @@ PromptFunction = Callable[[Conversation], tuple[Conversation, list[Source]]]
 
 def make_app(
     name: str, prompted: PromptFunction, upstream: Upstream, host: str, port: int, key: str | None
-) -> "Guard":
+) -> Guard:
     """The app. name: of the model in the API, and the title of the page."""
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    policy = {"Content-Security-Policy": _policy(page)}
+    policy = content_policy(_digests(page, "script"), _digests(page, "style"), "data:")
 
     async def show_page(_: Request) -> Response:
-        return HTMLResponse(page, headers=policy)
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -74,8 +72,10 @@ def make_app(
         Route(COMPLETIONS, complete, methods=["POST"]),
     ]  # fmt: skip
     handlers: dict[Any, Any] = {Refused: _refusal, HTTPException: _no_such_path}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=_lifespan),
-                 host, port, key)  # fmt: skip
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=_lifespan)
+    names = (f"[{name}]" if ":" in name else name for name in LOOPBACK)
+    hosts = [f"{name}:{port}" for name in names] if host in LOOPBACK else None
+    return Guard(app, hosts, ("http", "https"), key)
 
 
 @asynccontextmanager
@@ -84,68 +84,9 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
     yield
 
 
-class Guard:
-    """Refuses requests of other web pages, those for foreign names of this machine, and those
-    without the key. Adds `PRIVATE_HEADERS` to answers.
-
-    A name that resolves to 127.0.0.1 (DNS rebinding) would let any page read answers.
-    """
-
-    def __init__(self, app: ASGIApp, host: str, port: int, key: str | None) -> None:
-        self._app, self._key = app, key
-        names = (f"[{name}]" if ":" in name else name for name in LOOPBACK)
-        # Clients omit the port of HTTP.
-        self._hosts = {f"{name}:{port}".removesuffix(":80") for name in names}
-        self._refused_host = f"the Host must be {host}:{port}" if host in LOOPBACK else None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
-        app = self._app
-        try:
-            if scope["type"] == "http":
-                self._check(scope["path"], Headers(scope=scope))
-        except Refused as error:
-            app = _error(error)
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(PRIVATE_HEADERS)
-            await send(message)
-
-        await app(scope, receive, with_headers)
-
-    def _check(self, path: str, headers: Headers) -> None:
-        host = _normalise_host(headers.get("host", ""))
-        if self._refused_host is not None and host not in self._hosts:
-            raise Refused(403, self._refused_host)
-        origin = headers.get("origin")
-        if origin is not None and _normalise_host(origin.partition("://")[2]) != host:
-            raise Refused(403, "the request comes from another web page")
-        sent = headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if (
-            path.startswith("/v1/")
-            and self._key is not None
-            and not hmac.compare_digest(sent.encode(), self._key.encode())
-        ):
-            raise Refused(401, "invalid API key: send the one that the server printed")
-
-
 async def _read_body(request: Request) -> dict[str, Any]:
     """The JSON object of a request. `Refused` for anything else."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise Refused(415, "a request must be JSON: Content-Type: application/json")
-    text = bytearray()
-    length = request.headers.get("content-length", "0")  # h11 has checked that it is a number
-    try:
-        if int(length) <= MAX_BODY_BYTES:
-            async for chunk in request.stream():
-                text += chunk
-                if len(text) > MAX_BODY_BYTES:
-                    break
-    except ClientDisconnect:
-        raise Refused(400, "the request broke off") from None
-    if int(length) > MAX_BODY_BYTES or len(text) > MAX_BODY_BYTES:
-        raise Refused(413, f"a request may have {MAX_BODY_BYTES:,} bytes")
+    text = await read_json(request, MAX_BODY_BYTES)
     try:
         body = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
@@ -181,7 +122,7 @@ async def _stream(
         async for event in iterate_in_threadpool(upstream.events(response)):
             yield _event(event if "error" in event else {**event, **same})
     except Refused as error:
-        yield _event(_error_body(error))
+        yield _event(error_body(error))
     finally:  # also if the client goes away
         response.close()
     yield b"data: [DONE]\n\n"
@@ -221,44 +162,19 @@ def check_messages(messages: Any) -> None:
         raise Refused(400, "'messages' has no user turn, so there is no question")
 
 
-def _normalise_host(host: str) -> str:
-    """A Host in one spelling: names have no case."""
-    return host.lower().removesuffix(":80")
-
-
 async def _refusal(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return _error(error)
+    return error_response(error)
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     methods = (error.headers or {}).get("Allow", "")
     problem = f"{request.url.path} takes {methods}" if methods else f"there is only {PATHS}"
-    return _error(Refused(error.status_code, problem), error.headers)
+    return error_response(Refused(error.status_code, problem), error.headers)
 
 
-def _error(error: Refused, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse(_error_body(error), error.status, headers)
-
-
-def _error_body(error: Refused) -> dict[str, Any]:
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
-    return {"error": {"message": str(error), "type": kind, "code": error.status}}
-
-
-def _policy(page: str) -> str:
-    """A Content-Security-Policy that allows the page's own script and style alone, by digest."""
-
-    def digests(tag: str) -> str:
-        contents = findall(f"<{tag}>(.*?)</{tag}>", page, DOTALL)
-        return " ".join(
-            f"'sha256-{b64encode(sha256(p.encode()).digest()).decode()}'" for p in contents
-        )
-
-    return (
-        f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; "
-        "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    )
+def _digests(page: str, tag: str) -> str:
+    """The page's own scripts or styles in a Content-Security-Policy."""
+    contents = findall(f"<{tag}>(.*?)</{tag}>", page, DOTALL)
+    return " ".join(f"'sha256-{b64encode(sha256(p.encode()).digest()).decode()}'" for p in contents)

@@ -204,9 +204,8 @@ def _serve_app(
 ) -> Iterator[RunningApp]:
     """The app, in a thread. It ends if llama.cpp's server does."""
     try:
-        import uvicorn
-
         from finery_retrieve.serve.app import make_app
+        from finery_serve.web import server_of
     except ImportError as error:
         raise UsageError(
             f"the app needs the package {error.name}, which isn't installed",
@@ -215,10 +214,7 @@ def _serve_app(
     socket = Address(serving.host, serving.port or 0).listening()
     port = socket.getsockname()[1]
     app = make_app(name, documents.prompted, upstream, serving.host, port, serving.key)
-    server = uvicorn.Server(uvicorn.Config(
-        app, http="h11", ws="none", lifespan="on", log_level="warning", access_log=False,
-        server_header=False, timeout_graceful_shutdown=1,
-    ))  # fmt: skip
+    server = server_of(app)
     running = threading.Thread(target=server.run, args=[[socket]], daemon=True)
     running.start()
     if llama is not None:

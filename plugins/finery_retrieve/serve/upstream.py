@@ -13,7 +13,8 @@ from finery import UsageError
 from finery.rows import Conversation
 from finery.util.text import redacted_data
 from finery_serve.client import open_url, words_in, words_of
-from finery_serve.processes import LOOPBACK
+from finery_serve.standalone_server import LOOPBACK
+from finery_serve.standalone_server import RefusedError as Refused
 
 REQUEST_SECONDS = 600.0
 """For the model's server to send the next part of an answer."""
@@ -23,14 +24,6 @@ LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 """Names of the longest answer: the usual one, and that of OpenAI's newer models."""
 FORWARDED_STATUSES = (400, 413, 422, 429)
 """Status codes of the model's server that clients of the app get, too."""
-
-
-class Refused(Exception):
-    """A request that isn't answered. status: of HTTP."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)

@@ -3,91 +3,61 @@
 import hmac
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
 from finery import FineryError, UsageError
 from finery_review.log import Conflict
 from finery_review.serving.session import Session, Wish
-from finery_serve.processes import PRIVATE_HEADERS
-
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
-    **PRIVATE_HEADERS,
-}
-"""Headers of every answer: only the page's own scripts and styles, no cache, no frames."""
+from finery_serve.standalone_server import RefusedError
+from finery_serve.web import Guard, content_policy, read_json, server_of
 
 
-class Guard:
-    """Answers 403 to all requests that don't come from the page at the printed address.
+class ReviewGuard(Guard):
+    """Also answers 403 to all requests that don't come from the page at the printed address.
 
-    - `Host` must be this server's, so that a foreign name which resolves to 127.0.0.1 (DNS
-      rebinding) is refused.
-    - `Origin` must be this server's, and a POST must have one.
+    - A POST must have an `Origin`.
     - The token is required: first in the address of the page, then in a cookie that other sites'
       requests don't carry and scripts can't read.
     """
 
     def __init__(self, app: ASGIApp, port: int, token: str) -> None:
-        self._app = app
+        super().__init__(app, [f"127.0.0.1:{port}", f"localhost:{port}"], ("http",))
+        policy = content_policy("'self'", "'self'", "'self'")
+        self._headers = {"Content-Security-Policy": policy}
         self._token = token
         self._cookie = f"finery-review-{port}"  # cookies are shared by all ports of a host
-        self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
-        self._origins = {f"http://{host}" for host in self._hosts}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on or refuse it. Adds `HEADERS` to the answer."""
-        if scope["type"] != "http":  # only HTTP is served
-            return
-        headers = Headers(scope=scope)
+    def check(self, scope: Scope, headers: Headers) -> Mapping[str, str]:
+        """Also refuse a request without the token, or of a page that isn't known to be this one."""
+        super().check(scope, headers)
+        if scope["method"] not in ("GET", "HEAD") and not headers.getlist("origin"):
+            raise RefusedError(403, "the request doesn't say which page it comes from")
         tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
-        opening = scope["path"] == "/" and scope["method"] == "GET" and self._is_token(tokens[0])
-        refused = self._refusal(scope, headers, opening)
-
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                answer = MutableHeaders(scope=message)
-                answer.update(HEADERS)
-                if opening and not refused:
-                    answer.append(
-                        "Set-Cookie",
-                        f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/",
-                    )
-            await send(message)
-
-        app = PlainTextResponse(refused, status_code=403) if refused else self._app
-        await app(scope, receive, guarded)
-
-    def _refusal(self, scope: Scope, headers: Headers, opening: bool) -> str:
-        """Why a request is refused; empty if it isn't."""
-        if headers.getlist("host") not in [[host] for host in self._hosts]:
-            return "refused: the Host must be 127.0.0.1 or localhost with the port"
-        origins = headers.getlist("origin")
-        if any(origin not in self._origins for origin in origins):
-            return "refused: the request comes from another page"
-        if scope["method"] not in ("GET", "HEAD") and not origins:
-            return "refused: the request doesn't say which page it comes from"
+        if scope["path"] == "/" and scope["method"] == "GET" and self._is_token(tokens[0]):
+            cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/"
+            return {**self._headers, "Set-Cookie": cookie}
         # Other ports of this machine are the same site to a browser, and other origins.
-        foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
-        if foreign and not opening:
-            return "refused: the request comes from another page"
-        if not opening and not any(map(self._is_token, self._tokens(headers))):
-            return "refused: open the address that `finery review` printed, with its token"
-        return ""
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise RefusedError(403, "the request comes from another web page")
+        if not any(map(self._is_token, self._tokens(headers))):
+            raise RefusedError(403, "open the address that `finery review` printed, with its token")
+        return self._headers
+
+    def refusal(self, error: RefusedError) -> Response:
+        """A text, since people may see it in their browser."""
+        return _refused(error, self._headers)
 
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(), self._token.encode())
@@ -117,11 +87,7 @@ TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg":
 PAGE = "index.html"
 
 
-class TooLarge(Exception):
-    """A request's body is larger than `MOST_BYTES`."""
-
-
-def application(session: Session, title: str, port: int, token: str) -> Guard:
+def application(session: Session, title: str, port: int, token: str) -> ReviewGuard:
     """The server's application. title: what is reviewed, e.g. `ticket-triage: candidates`."""
     routes = [
         Route("/api/review", _answer(lambda _: {"title": title, **session.overview()})),
@@ -132,7 +98,7 @@ def application(session: Session, title: str, port: int, token: str) -> Guard:
         Route("/api/decide", _decide(session), methods=["POST"]),
         *(_file_route(name) for name in _page_files()),
     ]
-    return Guard(Starlette(routes=routes), port, token)
+    return ReviewGuard(Starlette(routes=routes), port, token)
 
 
 FILTERS = ("status", "label", "text", "order")
@@ -183,24 +149,17 @@ def _json(make: Callable[[], Any]) -> Response:
 
 def _decide(session: Session) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
-        if request.headers.get("content-type") != "application/json":
-            return Response("a decision must be JSON", 415)
         try:
-            body = await _body(request)
-        except TooLarge:
-            return Response("the decision is too large", 413)
+            body = await read_json(request, MOST_BYTES)
+        except RefusedError as error:
+            return _refused(error)
         return await run_in_threadpool(_json, lambda: session.decide(_wish(body)))
 
     return endpoint
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise TooLarge
-    return bytes(body)
+def _refused(error: RefusedError, headers: Mapping[str, str] | None = None) -> Response:
+    return PlainTextResponse(f"refused: {error}", error.status, headers)
 
 
 def _wish(body: bytes) -> Wish:
@@ -225,13 +184,9 @@ def _file_route(name: str) -> Route:
     return Route("/" if name == PAGE else f"/{name}", endpoint)
 
 
-def serve(app: Guard, bound: socket.socket) -> None:
+def serve(app: ReviewGuard, bound: socket.socket) -> None:
     """Answer requests until Ctrl-C."""
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", ws="none",
-        server_header=False, timeout_graceful_shutdown=2,
-    )  # fmt: skip
     try:
-        uvicorn.Server(config).run(sockets=[bound])
+        server_of(app).run(sockets=[bound])
     except KeyboardInterrupt:  # raised after the server has shut down
         return

@@ -2,23 +2,20 @@
 
 import re
 import shlex
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from finery import Bundle, File, Job, Look, Model, Step, setting, takes
 from finery_gguf.llama import FORMATS, PACKAGE, Gguf
 from finery_serve.guide import (
-    REQUEST,
+    fill,
     json_text,
     model_facts,
     notes_of,
     read_schema,
-    readme,
     request_for,
-    write_client,
-    write_texts,
+    write_bundle,
     yaml_text,
 )
 from finery_serve.llama import CONTEXT, RUN, SLOTS, Options, options_for, server_arguments
@@ -43,27 +40,6 @@ class Facts(NamedTuple):
     options: Options
     template: str | None
     image: str
-
-
-def run_script(facts: Facts) -> str:
-    """`run.sh`: the command of llama-server. A key is demanded beyond this machine."""
-    arguments = shlex.join(server_arguments(facts.options, facts.template))
-    return f"""\
-#!/bin/sh
-# Serves {facts.options.name} with llama.cpp. SERVE_HOST and SERVE_PORT say where, LLAMA_SERVER
-# names the program.
-# Without a key, only web pages of this machine may read answers.
-set -eu
-cd "$(dirname "$0")"
-host="${{SERVE_HOST:-127.0.0.1}}"
-case "$host" in
-127.0.0.1 | localhost | ::1) ;;
-*) : "${{LLAMA_API_KEY:?set LLAMA_API_KEY, since other machines can reach SERVE_HOST=$host}}" ;;
-esac
-[ -n "${{LLAMA_API_KEY:-}}" ] || export {ORIGINS}="${{{ORIGINS}:-{LOCAL_PAGES}}}"
-port="${{SERVE_PORT:-{PORT}}}"
-exec "${{LLAMA_SERVER:-llama-server}}" {arguments} --host "$host" --port "$port" "$@"
-"""
 
 
 def compose(facts: Facts) -> str:
@@ -120,25 +96,6 @@ def _word(argument: str) -> str:
 
 IMAGE = "ghcr.io/ggml-org/llama.cpp:server-b11176"
 TEMPLATE, SCHEMA = "chat_template.jinja", "schema.json"
-GUIDE = """\
-With [llama.cpp](https://github.com/ggml-org/llama.cpp) installed, so that `llama-server` is on the
-PATH:
-
-```sh
-sh run.sh
-```
-
-`SERVE_PORT=9000 sh run.sh` uses another port. The server can be reached only from this machine. To
-open it to others, give it a key: `SERVE_HOST=0.0.0.0 LLAMA_API_KEY=… sh run.sh`. Web pages of other
-origins can't read its answers without a key, unless `LLAMA_ARG_CORS_ORIGINS` names them. More
-options of llama-server can follow, e.g. `sh run.sh --n-gpu-layers 99`.
-
-With Docker instead: `docker compose up`. The container sees only this folder. If the files in it
-are links, as in a `build/` folder of finery, copy it first with `finery export` or `cp -rL`. With
-[llama-swap](https://github.com/mostlygeek/llama-swap), copy the entry in `llama-swap.yaml` into
-your configuration, and set `folder` in it.
-"""
-"""How to start the server."""
 
 
 class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
@@ -201,52 +158,28 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
         request = request_for(
             self.name, clients, prompt=self.prompt, system=self.system, schema=schema
         )
-        write_client(job.out, request, ADDRESS, "LLAMA_API_KEY")
-        texts = {
-            RUN: run_script(facts),
-            "compose.yaml": compose(facts),
-            "llama-swap.yaml": llama_swap(facts),
-            "README.md": readme(
-                self.name,
-                _about(options, self.gguf.meta),
-                GUIDE,
-                request,
-                ADDRESS,
-                [*_notes(facts, self.system, schema is not None), *notes_of(clients)],
-            ),
-        }
+        arguments = shlex.join(server_arguments(options, facts.template))
+        run = fill(
+            "finery_serve.bundle/run.sh.jinja", name=self.name, port=PORT, arguments=arguments
+        )
+        texts = {RUN: run, "compose.yaml": compose(facts), "llama-swap.yaml": llama_swap(facts)}
         if options.template is not None:
             texts[TEMPLATE] = options.template
         if schema is not None:
             texts[SCHEMA] = json_text(schema)
-        write_texts(job.out, texts)
+        stated = [
+            *model_facts(self.gguf.meta),
+            f"Context: {options.context} tokens for a conversation with its answer",
+            f"Requests answered at once: {options.slots}",
+        ]
+        write_bundle(
+            job.out, texts, request,
+            readme="finery_serve.bundle/readme.md.jinja", title=self.name, address=ADDRESS,
+            key="LLAMA_API_KEY", notes=notes_of(clients), facts=stated, template=facts.template,
+            system=self.system, has_schema=schema is not None,
+        )  # fmt: skip
         for source in filter(None, (gguf.path, gguf.adapter)):
             job.progress(0, 1, f"copying {source.name}")
             job.copy(source, source.name)
         about = {"format": "llama", "name": self.name, "file": gguf.path.name, "run": f"sh {RUN}"}
         return Bundle(job.out, meta=about | clients)
-
-
-def _about(options: Options, meta: Mapping[str, Any]) -> str:
-    facts = [
-        *model_facts(meta),
-        f"Context: {options.context} tokens for a conversation with its answer",
-        f"Requests answered at once: {options.slots}",
-    ]
-    return (
-        "A fine-tuned language model with the command that serves it as it was trained and "
-        "evaluated.\n\n" + "\n".join(f"- {fact}" for fact in facts)
-    )
-
-
-def _notes(facts: Facts, system: str, schema: bool) -> list[str]:
-    """What users of the model must do to get the answers that were evaluated."""
-    instead = f", but `{facts.template}` replaces it" if facts.template else ""
-    notes = [
-        "Answers are greedy (temperature 0) unless a request says otherwise. The model was "
-        "evaluated like that.",
-        f"The chat template is in the GGUF{instead}. Don't give the server another one.",
-    ]
-    notes += [f"The client sends this system message: {system}"] if system else []
-    enforced = f"Answers are JSON by `{SCHEMA}`. `{REQUEST}` has the server enforce that."
-    return [*notes, enforced] if schema else notes

@@ -6,15 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery_serve.guide import (
-    REQUEST,
-    notes_of,
-    readme,
-    request_for,
-    write_client,
-    write_texts,
-    yaml_text,
-)
+from finery_serve.guide import REQUEST, notes_of, request_for, write_bundle, yaml_text
 from finery_vllm.server.command import SERVER_MODULE, Description
 
 HUB_CACHE = "${HF_HOME:-~/.cache/huggingface}:/root/.cache/huggingface"
@@ -54,11 +46,13 @@ class Texts(NamedTuple):
 def write_files(folder: Path, texts: Texts) -> None:
     """Write run.sh, compose.yaml, request.json, client.py and README.md."""
     request = request_for(texts.names[0], texts.clients, schema=texts.schema)
-    write_client(folder, request, texts.address, "VLLM_API_KEY", texts.names)
-    readme_text = guide(texts, request)
-    write_texts(
-        folder, {"run.sh": run(texts), "compose.yaml": compose(texts), "README.md": readme_text}
-    )
+    about, start = guide(texts)
+    write_bundle(
+        folder, {"run.sh": run(texts), "compose.yaml": compose(texts)}, request,
+        title=f"{', '.join(texts.names)} with vLLM", about=about, run=start, address=texts.address,
+        key="VLLM_API_KEY", models=texts.names,
+        notes=[*_notes(texts), *notes_of(texts.clients), *_contents(texts)],
+    )  # fmt: skip
 
 
 def run(texts: Texts) -> str:
@@ -99,8 +93,8 @@ def compose(texts: Texts) -> str:
     return comment + yaml_text({"services": {"vllm": service}})
 
 
-def guide(texts: Texts, request: Mapping[str, Any]) -> str:
-    """The README."""
+def guide(texts: Texts) -> tuple[str, str]:
+    """(what the README says about the models, how it says to start the server)."""
     about = "A folder that vLLM serves, made by finery"
     if texts.served.adapters:
         rows = "".join(f"| `{name}` | the adapter |\n" for name in texts.served.adapters)
@@ -119,10 +113,7 @@ def guide(texts: Texts, request: Mapping[str, Any]) -> str:
         f"The server listens on 127.0.0.1:{texts.port}. To require a key, set `VLLM_API_KEY` to a\n"
         "secret before the start, for the server and for its clients.\n"
     )
-    return readme(
-        f"{', '.join(texts.names)} with vLLM", about, start, request, texts.address,
-        [*_notes(texts), *notes_of(texts.clients), *_contents(texts)],
-    )  # fmt: skip
+    return about, start
 
 
 def _notes(texts: Texts) -> Iterator[str]:

@@ -12,8 +12,7 @@ from finery_docs.chunks import Limits
 from finery_docs.chunks import chunks as split_document
 from finery_docs.files import DocsFiles
 from finery_docs.plain import read_markdown
-from finery_retrieve.citations import is_verbatim
-from finery_retrieve.expected import contains
+from finery_retrieve.citations import contains, is_verbatim
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "docs-assistant"
 SPLITS = ("train", "validation", "test")

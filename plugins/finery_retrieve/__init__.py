@@ -21,7 +21,7 @@ def finery_steps() -> Mapping[str, str]:
     """The step types of this plugin."""
     return {
         "retrieve.index": "finery_retrieve.steps.index:RetrieveIndex",
-        "retrieve.rerank": "finery_retrieve.steps.rerank:RetrieveRerank",
+        "retrieve.rerank": "finery_retrieve.steps.index:RetrieveRerank",
         "retrieve.rows": "finery_retrieve.steps.model:RetrieveRows",
         "retrieve.model": "finery_retrieve.steps.model:RetrieveModel",
         "retrieve.embedder": "finery_retrieve.embed.steps:RetrieveEmbedder",
@@ -54,7 +54,7 @@ def finery_engines() -> Mapping[str, str]:
     return {
         "embedder": "finery_retrieve.embed.engines:LocalEmbedder",
         "embedder-api": "finery_retrieve.embed.engines:RemoteEmbedder",
-        "reranker": "finery_retrieve.embed.reranker:LocalReranker",
+        "reranker": "finery_retrieve.embed.engines:LocalReranker",
         "retrieving": "finery_retrieve.steps.model:RetrievingEngine",
     }
 

@@ -13,8 +13,15 @@ from finery import Index
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.badrow import BadRow, kind_of
 from finery.util.text import shortened
-from finery_retrieve.citations import MIN_LETTERS, is_verbatim, letters, strip_numbers
-from finery_retrieve.expected import Expected, contains, one_line
+from finery_retrieve.citations import (
+    MIN_LETTERS,
+    Expected,
+    contains,
+    is_verbatim,
+    letters,
+    one_line,
+    strip_numbers,
+)
 from finery_retrieve.index.chunks import Chunk, Chunks, escape_control_tokens
 from finery_retrieve.index.context import question_of
 from finery_retrieve.index.retriever import Hit, Retriever

@@ -12,18 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from finery import (
-    Artifact,
-    Bundle,
-    Engine,
-    Job,
-    Model,
-    Promise,
-    Step,
-    UsageError,
-    setting,
-    takes,
-)
+from finery import Artifact, Bundle, Engine, Job, Model, Promise, Step, UsageError, setting, takes
 from finery.advanced import load_plugins
 from finery_serve.client import Client
 from finery_serve.guide import json_text, read_template, request_for, write_bundle

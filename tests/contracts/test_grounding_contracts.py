@@ -11,8 +11,8 @@ from finery import Model, Step
 from finery.testing import StepContract, dataset, table_model
 from finery_retrieve.evaluate.grounded import Grounded
 from finery_retrieve.evaluate.retrieval import Retrieval
+from finery_retrieve.steps.index import RetrieveRerank
 from finery_retrieve.steps.raft import Raft
-from finery_retrieve.steps.rerank import RetrieveRerank
 
 ROOMS = range(10, 13)
 

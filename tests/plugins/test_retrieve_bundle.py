@@ -21,12 +21,11 @@ from finery.rows import Conversation
 from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.embed.steps import RetrieveApi, RetrieveEmbedder
 from finery_retrieve.index.context import Lookup
+from finery_retrieve.serve.bundle import bundled_model, read_settings
 from finery_retrieve.serve.running import Documents
-from finery_retrieve.serve.settings import bundled_model, read_settings
 from finery_retrieve.serve.upstream import Upstream
-from finery_retrieve.steps.index import RetrieveIndex
+from finery_retrieve.steps.index import RetrieveIndex, RetrieveRerank
 from finery_retrieve.steps.model import RetrievingEngine
-from finery_retrieve.steps.rerank import RetrieveRerank
 
 pytest.importorskip("bm25s")
 

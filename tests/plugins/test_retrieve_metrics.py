@@ -15,9 +15,9 @@ from sklearn.metrics import ndcg_score
 from finery.rows.report import Pair, Score
 from finery_eval import stats
 from finery_eval.measure import Measure, pairs_of, scores_of
+from finery_retrieve.evaluate.outcome import abstains, has_expected, token_f1
 from finery_retrieve.evaluate.retrieval import ndcg, recall, reciprocal_rank
 from finery_retrieve.evaluate.tables import measure_over_documents
-from finery_retrieve.evaluate.verdicts import abstains, has_expected, token_f1
 
 rankings = st.lists(st.booleans(), min_size=2, max_size=20)
 cuts = st.integers(1, 25)

@@ -4,7 +4,7 @@ from typing import Any
 
 from finery.rows import Row, with_id
 from finery_retrieve.evaluate.contexts import QuestionInContext
-from finery_retrieve.evaluate.verdicts import verdict_on
+from finery_retrieve.evaluate.outcome import verdict_on
 from finery_retrieve.index.retriever import Hit
 from finery_retrieve.questions import Question, question_in
 

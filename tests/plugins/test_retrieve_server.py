@@ -20,8 +20,8 @@ from loopback import JsonServer, in_thread
 from finery import UsageError
 from finery.rows import Conversation
 from finery_retrieve.serve.app import MAX_BODY_BYTES, Source, make_app
+from finery_retrieve.serve.bundle import read_settings
 from finery_retrieve.serve.running import serve_bundle
-from finery_retrieve.serve.settings import read_settings
 from finery_retrieve.serve.upstream import Refused, Upstream
 from finery_serve.processes import Address
 from finery_serve.servers import Serving

@@ -15,11 +15,10 @@ from finery import DataError, Files, Index, Model, StepError, UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.embed.cached import CachedEmbedder
-from finery_retrieve.embed.reranker import Reranker
+from finery_retrieve.embed.engines import Reranker
 from finery_retrieve.embed.steps import RetrieveEmbedder
 from finery_retrieve.index.retriever import EMBEDDINGS_FILE, Retriever
-from finery_retrieve.steps.index import RetrieveIndex
-from finery_retrieve.steps.rerank import RetrieveRerank
+from finery_retrieve.steps.index import RetrieveIndex, RetrieveRerank
 from finery_retrieve.train.examples import read_examples
 from finery_retrieve.train.steps import EmbedTrain, RerankTrain, RetrieverTraining
 

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finery_retrieve.citations import is_verbatim
-from finery_retrieve.evaluate.verdicts import abstains, has_expected
-from finery_retrieve.expected import occurs
+from finery_retrieve.citations import is_verbatim, occurs
+from finery_retrieve.evaluate.outcome import abstains, has_expected
 
 
 @pytest.mark.parametrize(("expected", "answer"), [

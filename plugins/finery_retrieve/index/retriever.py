@@ -9,8 +9,7 @@ import msgspec
 
 from finery import DataError, EngineJob, Index, Job, Model, StepError
 from finery_retrieve.embed.cached import CachedEmbedder, UnexpectedLength
-from finery_retrieve.embed.engines import Embedding
-from finery_retrieve.embed.reranker import Reranker
+from finery_retrieve.embed.engines import Embedding, Reranker
 from finery_retrieve.index.chunks import FORMAT, Chunk, Chunks
 from finery_retrieve.index.words import FOLDER, Lexical
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from finery import Bundle, FineryError
+from finery_retrieve.serve.bundle import read_settings
 from finery_retrieve.serve.running import serve_bundle
-from finery_retrieve.serve.settings import read_settings
 from finery_serve.command import PORT, serve_until_stopped
 from finery_serve.processes import LOOPBACK
 

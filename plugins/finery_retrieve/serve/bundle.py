@@ -1,39 +1,219 @@
 """`retrieve.bundle`: a folder that answers questions about documents, with their sources."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from finery import Artifact, Bundle, Index, Job, Model, Step, setting, takes
-from finery_gguf.llama import PACKAGE
+from finery import Artifact, Bundle, Index, Job, Model, Step, StepError, UsageError, setting, takes
+from finery_gguf.llama import PACKAGE, Gguf
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.chunks import CHUNKS_FILE, OFFSETS_FILE
+from finery_retrieve.index.chunks import FORMAT as INDEX_FORMAT
 from finery_retrieve.index.retriever import EMBEDDINGS_FILE
 from finery_retrieve.index.words import FOLDER
-from finery_retrieve.serve.settings import (
-    CHAT_TEMPLATE,
-    EMBEDDER,
-    INDEX,
-    MAX_TOKENS,
-    RERANKER,
-    SETTINGS,
-    TEMPLATE,
-    Local,
-    Remote,
-    Settings,
-    embedder_of,
-    gguf_file,
-    gguf_options,
-    parameters,
-    parts_of,
-    remote,
-    reranker_of,
-    settings_of,
-)
 from finery_serve.guide import fill, model_facts, read_template, write_texts
-from finery_serve.llama import SLOTS
+from finery_serve.llama import SLOTS, Options, options_for
+
+SETTINGS, TEMPLATE, INDEX, EMBEDDER = "settings.json", "prompt.jinja", "index", "embedder"
+RERANKER = "reranker"
+CHAT_TEMPLATE = "chat_template.jinja"
+MAX_TOKENS = 512
+"""Tokens of an answer, if neither a request nor the recipe says."""
+EMBEDDER_FACTS = (
+    "format", "embedding", "name", "server", "dimensions", "question_prefix", "document_prefix",
+    "longest",
+)  # fmt: skip
+"""Facts of an embedding model or a reranker that its engine needs."""
+_EXPORT = (
+    "export that with gguf.export, and name a retrieve.model over the export with the same settings"
+)
+_FORMAT_FIXES = {
+    "prompted": "name a retrieve.model over the model itself, whose `prompt` has the system prompt"
+}
+"""Format of the model that answers → what to do."""
+
+
+class Local(msgspec.Struct, frozen=True, omit_defaults=True, tag="gguf", tag_field="use"):
+    """A GGUF that llama.cpp's server runs. chat_template: a file that replaces its own."""
+
+    file: str
+    context: int
+    slots: int
+    parameters: dict[str, Any]
+    chat_template: str | None = None
+
+
+class Remote(msgspec.Struct, frozen=True, omit_defaults=True, tag="api", tag_field="use"):
+    """A model behind an API. api_key: the environment variable with the key."""
+
+    name: str
+    base_url: str
+    api_key: str | None
+    parameters: dict[str, Any]
+    extra: dict[str, Any] = {}
+
+
+class PromptFacts(msgspec.Struct, frozen=True):
+    """The variables of the prompt template, apart from the chunks."""
+
+    unknown: str
+    limit: int | None
+
+
+class IndexFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The facts about the index that a search needs."""
+
+    method: str
+    bm25: dict[str, Any] = {}
+    whole_dimensions: int | None = None
+    candidates: int | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`settings.json`. finery: the version that wrote it."""
+
+    format: Literal[2]
+    finery: str
+    name: str
+    k: int
+    index: IndexFacts
+    prompt: PromptFacts
+    model: Local | Remote
+    embedder: dict[str, Any] | None = None
+    embedder_runtime: dict[str, Any] = {}
+    reranker: dict[str, Any] | None = None
+
+
+class RetrievalParts(NamedTuple):
+    """The parts of a model that retrieves: the index of documents, and the model that answers."""
+
+    documents: Index
+    model: Model
+
+
+def parts_of(model: Model) -> RetrievalParts:
+    """The parts of a model of `retrieve.model`.
+
+    `StepError` for any other, and for one whose model only finery can run.
+    """
+    if model.format != "retrieving":
+        raise StepError(
+            f"the model has the format '{model.format}', so it retrieves no documents",
+            fix="name a step of retrieve.model",
+        )
+    index, under = model.refs["index"], model.refs["model"]
+    assert isinstance(index, Index)
+    assert isinstance(under, Model)
+    if under.format not in ("gguf", "api"):
+        raise StepError(
+            f"retrieve.model has a model of the format '{under.format}', which only finery can run",
+            fix=_FORMAT_FIXES.get(under.format, _EXPORT) + ", or talk to it with `finery chat`",
+        )
+    return RetrievalParts(index, under)
+
+
+def embedder_of(index: Index) -> Model | None:
+    """The embedding model of an index; None if it only searches by words."""
+    embedder = index.refs.get("embedder")
+    return embedder if isinstance(embedder, Model) else None
+
+
+def reranker_of(index: Index) -> Model | None:
+    """The reranker of an index; None if it has none."""
+    reranker = index.refs.get("reranker")
+    return reranker if isinstance(reranker, Model) else None
+
+
+def gguf_file(model: Model) -> Path:
+    """The file of a GGUF."""
+    return model.file(str(model.meta["file"]))
+
+
+def gguf_options(
+    model: Model, name: str, context: int | None = None, slots: int = SLOTS
+) -> Options:
+    """How llama.cpp's server runs a GGUF."""
+    return options_for(Gguf(gguf_file(model), vocab_only=True), model, name, context, slots)
+
+
+def parameters(max_tokens: int) -> dict[str, Any]:
+    """The defaults for requests."""
+    return {"max_tokens": max_tokens, "temperature": 0}
+
+
+def remote(model: Model, max_tokens: int) -> Remote:
+    """How to reach a model of the format `api`."""
+    return Remote(
+        name=model.meta["name"], base_url=model.meta["server"], api_key=model.runtime["api_key"],
+        parameters=parameters(max_tokens), extra=model.meta.get("extra", {}),
+    )  # fmt: skip
+
+
+def settings_of(model: Model, name: str, reached: Local | Remote) -> Settings:
+    """The settings of a bundle. `StepError` for an embedding model that only finery can run."""
+    index = parts_of(model).documents
+    embedder = embedder_of(index)
+    if embedder is not None and embedder.format not in ("embedder", "embedder-api"):
+        raise StepError(
+            f"the index has an embedding model of the format '{embedder.format}', which can't be "
+            "put into a bundle",
+            fix="index the chunks with one of retrieve.embedder, retrieve.wheel or retrieve.api",
+        )
+    prompt, reranker = model.meta["prompt"], reranker_of(index)
+    return Settings(
+        format=2,
+        finery=version("finery"),
+        name=name,
+        k=model.meta["k"],
+        index=msgspec.convert(_without_none(index.meta, IndexFacts.__struct_fields__), IndexFacts),
+        prompt=PromptFacts(prompt["unknown"], prompt["limit"]),
+        model=reached,
+        embedder=None if embedder is None else _without_none(embedder.meta, EMBEDDER_FACTS),
+        embedder_runtime={} if embedder is None else _without_none(embedder.runtime, ("api_key",)),
+        reranker=None if reranker is None else _without_none(reranker.meta, EMBEDDER_FACTS),
+    )
+
+
+def _without_none(facts: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: facts[name] for name in names if name in facts}
+
+
+def _plain(facts: msgspec.Struct) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(facts)
+    return plain
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of the bundle in a folder. `UsageError` if they can't be used."""
+    try:
+        return msgspec.json.decode((folder / SETTINGS).read_bytes(), type=Settings)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the settings of the bundle can't be read: {error}", where=str(folder / SETTINGS),
+            fix="copy the bundle again, or build it again with this version of finery",
+        ) from error  # fmt: skip
+
+
+def bundled_model(folder: Path, settings: Settings) -> Model:
+    """The model that retrieves, as the recipe had it; what answers isn't in its `refs`."""
+    index = Index(folder / INDEX, meta={"format": INDEX_FORMAT, **_plain(settings.index)})
+    if settings.embedder is not None:
+        index.refs["embedder"] = Model(
+            folder / EMBEDDER, meta=settings.embedder, runtime=settings.embedder_runtime
+        )
+    if settings.reranker is not None:
+        index.refs["reranker"] = Model(folder / RERANKER, meta=settings.reranker)
+    prompt = {
+        "template": (folder / TEMPLATE).read_text(encoding="utf-8"),
+        **_plain(settings.prompt),
+    }
+    meta = {"format": "retrieving", "k": settings.k, "prompt": prompt}
+    return Model(folder, meta=meta, refs={"index": index})
+
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$"
 LEXICAL, LOCAL, LLAMA = ("bm25s", "PyStemmer"), ("torch", "transformers"), ("xllamacpp",)

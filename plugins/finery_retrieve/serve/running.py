@@ -17,7 +17,7 @@ from finery.advanced import load_plugins
 from finery.rows import Conversation
 from finery_retrieve.index.chunks import Chunks, escape_control_tokens
 from finery_retrieve.index.context import Lookup
-from finery_retrieve.serve.settings import (
+from finery_retrieve.serve.bundle import (
     MAX_TOKENS,
     Remote,
     bundled_model,

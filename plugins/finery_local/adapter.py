@@ -10,8 +10,9 @@ from pathlib import Path
 from finery import DataError, Model
 from finery.advanced import shown
 from finery.rows.templates.limits import LimitExceeded, apply_limits
+from finery_local.facts import ADAPTER_CONFIG, root_of
 from finery_local.files import AdapterConfig
-from finery_local.formats.safetensors_file import shapes, tensors_of
+from finery_local.safetensors_file import shapes, tensors_of
 
 _COPIES = re.compile(r"(-unsloth)?(-bnb-4bit)?$")
 """Suffixes of the names of 4-bit copies of a model."""
@@ -27,7 +28,7 @@ def check_names(trained_on: str | None, base: Model, where: Path) -> None:
     A copy of the model under another owner's name counts as the same model. trained_on: from the
     adapter's configuration. A path in it is ignored, since it belongs to another machine.
     """
-    repo = _under(base).meta.get("repo")
+    repo = root_of(base).meta.get("repo")
     if repo is None or re.fullmatch(r"[\w.-]+/[\w.-]+", trained_on or "") is None:
         return
     if _model_name(str(trained_on)) != _model_name(str(repo)):
@@ -40,7 +41,7 @@ def check_shapes(adapter: Path, trained_on: str | None, base: Model) -> None:
     Checks only Hugging Face folders whose weights aren't quantised: the shapes of other models are
     unknown or packed.
     """
-    under = _under(base)
+    under = root_of(base)
     if under.format != "transformers" or under.meta.get("quantization"):
         return
     if misfit := _misfit(shapes(adapter), tensors_of(under)):
@@ -57,7 +58,7 @@ def check_ranks(adapter: Path, config: AdapterConfig) -> None:
         raise DataError(
             f"{adapter.parent.name}/adapter_config.json sets the rank {max(ranks):,}, but no "
             f"matrix of the adapter is larger than {largest:,}",
-            where=str(adapter.parent / "adapter_config.json"),
+            where=str(adapter.parent / ADAPTER_CONFIG),
             fix="copy or download the adapter again",
         )
 
@@ -68,8 +69,8 @@ def check_patterns(adapter: Path, config: AdapterConfig, base: Model) -> None:
     It is tried on the names of the adapter's layers, and on those of the base if it has a header.
     """
     layers = {m[1] for name in shapes(adapter) if (m := _MATRIX.fullmatch(name))}
-    names = layers | {name.rpartition(".")[0] for name in tensors_of(_under(base))}
-    where = str(adapter.parent / "adapter_config.json")
+    names = layers | {name.rpartition(".")[0] for name in tensors_of(root_of(base))}
+    where = str(adapter.parent / ADAPTER_CONFIG)
     for text in config.patterns():
         try:
             with apply_limits():
@@ -109,16 +110,6 @@ def _another_base(trained: str, named: str, where: Path, misfit: str = "") -> Da
         details=[misfit] if misfit else [],
         fix="set base to a step with the model that the adapter was trained on",
     )
-
-
-def _under(model: Model) -> Model:
-    """The base model under all adapters."""
-    base = model.refs.get("base")
-    return _under(base) if isinstance(base, Model) else model
-
-
-def _files(model: Model) -> list[str]:
-    return [path.name for path in model.path.glob("*.safetensors")]
 
 
 def _model_name(repo: str) -> str:

@@ -14,6 +14,7 @@ import msgspec
 
 from finery import DataError, Job, Model, Promise, setting, takes
 from finery_local.adapter import check_names, check_patterns, check_ranks, check_shapes
+from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finery_local.files import (
     AdapterConfig,
     Config,
@@ -24,17 +25,15 @@ from finery_local.files import (
     read_index,
     read_object,
 )
-from finery_local.formats.safetensors_file import elements_by_dtype, shapes
+from finery_local.gguf_file import LONGEST_LICENSE
+from finery_local.safetensors_file import elements_by_dtype, shapes
 from finery_local.template import TEMPLATE_FILE, TemplateStep, digest_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 WEIGHT_FILES = frozenset({WEIGHTS, INDEX, ADAPTER_WEIGHTS})
 README = "README.md"
 LONGEST_CARD = 2**20
 """Bytes of a model card that are read, for its front matter."""
-LONGEST_LICENSE = 200
-"""Characters of a licence's name."""
 # The files that transformers and peft load. Not `*.safetensors`: besides the sharded weights, many
 # repositories hold a second copy for other programs (consolidated.safetensors, onnx/, original/).
 LOADED = (

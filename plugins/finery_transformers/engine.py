@@ -1,6 +1,5 @@
 """Answer prompts with a model on this machine: transformers' `generate`, in batches."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
-from finery import Completion, Engine, EngineJob, Key, Model, Request, Sampling, StepError
+from finery import (
+    Completion,
+    DataError,
+    Engine,
+    EngineJob,
+    Key,
+    Model,
+    Request,
+    Sampling,
+    StepError,
+)
+from finery_local.facts import text_config
 from finery_transformers.answering import constraint
 from finery_transformers.hardware import exhausted, log_unused_gpu
 from finery_transformers.precision import auto_dtype, usable_gpus
@@ -67,12 +77,8 @@ def _sizes(model: Model) -> tuple[float, float] | None:
 
     None without these numbers.
     """
-    if model.format == "adapter":
-        base = model.refs.get("base")
-        return _sizes(base) if isinstance(base, Model) else None
     try:
-        config = json.loads(model.file("config.json").read_bytes())
-        config = config.get("text_config") or config
+        config = text_config(model)
         layers, hidden = config["num_hidden_layers"], config["hidden_size"]
         heads = config["num_attention_heads"]
         kv_heads = config.get("num_key_value_heads") or heads
@@ -81,7 +87,7 @@ def _sizes(model: Model) -> tuple[float, float] | None:
         block = hidden * (2 * head * (heads + kv_heads) + 3 * inside)
         embedding = config["vocab_size"] * hidden
         return 2 * layers * kv_heads * head * CACHE_BYTES, layers * block + 2 * embedding
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (DataError, KeyError, TypeError):
         return None
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finery import Dataset, FineryError, Job
 from finery.advanced import Piece, Proof, Sample, Tally, raise_all
 from finery.rows import Row
-from finery_trl.model.loading import check_context, context_of
+from finery_local.facts import context_of
+from finery_trl.model.loading import check_context
 from finery_trl.model.targets import check_targets
 from finery_trl.rows.example import Proven, continues
 from finery_trl.rows.remarks import Remarks, add

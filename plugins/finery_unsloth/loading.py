@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import Job, Model
+from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, context_of, read_json
 from finery_transformers.loading import base_of, load_model, load_tokenizer, quiet
 from finery_trl.model.accelerators import Accelerators
-from finery_trl.model.loading import Prepared, check_context, context_of
+from finery_trl.model.loading import Prepared, check_context
 
 if TYPE_CHECKING:
     import torch
@@ -116,10 +117,10 @@ def _adapter(adapter: Model, under: Path, job: Job) -> Path:
     folder = job.scratch / "adapter"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    shutil.copyfile(adapter.file("adapter_model.safetensors"), folder / "adapter_model.safetensors")
-    config = json.loads(adapter.file("adapter_config.json").read_text(encoding="utf-8"))
-    config |= {"base_model_name_or_path": str(under), "revision": None}
-    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    shutil.copyfile(adapter.file(ADAPTER_WEIGHTS), folder / ADAPTER_WEIGHTS)
+    named = {"base_model_name_or_path": str(under), "revision": None}
+    config = read_json(adapter.file(ADAPTER_CONFIG)) | named
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finery import (
     Completion,
@@ -18,13 +18,65 @@ from finery import (
     StepError,
 )
 from finery.advanced import Answer, Batch
+from finery_local.facts import context_of
 from finery_serve.client import Refused
+from finery_transformers.answering.answers import TokenReader, seed_of
+from finery_transformers.loading import load_tokenizer, template_arguments
 from finery_transformers.precision import auto_dtype
+from finery_vllm.folder import ends_of
 from finery_vllm.server.installation import build_files, versions
 from finery_vllm.sessions import Session, session
 
-if TYPE_CHECKING:
-    from finery_vllm.prompts import Prompts
+
+class Prompts:
+    """The tokenizer of a model: what is sent for a request, and what an answer says.
+
+    max_context: tokens of prompt and answer together; default: the model's context.
+    """
+
+    def __init__(self, model: Model, max_context: int | None) -> None:
+        self._tokenizer = load_tokenizer(model)
+        self.ends = ends_of(model, self._tokenizer)
+        self._answers = TokenReader(self._tokenizer, template_arguments(model))
+        limits = (max_context, context_of(model))
+        self._context = min((n for n in limits if n is not None), default=None)
+
+    def tokens(self, request: Request, max_tokens: int) -> list[int]:
+        """The prompt. `DataError` if the template refuses it, or it leaves no room to answer."""
+        self._answers.reader.check(request.tools)
+        return self._answers.prompt(request, max_tokens, self._context)
+
+    def body(self, prompt: list[int], sampling: Sampling) -> dict[str, Any]:
+        """The request to /v1/completions, without the model's name.
+
+        Greedy at temperature 0. It sets everything that vLLM would otherwise take from the model's
+        files: the tokens that end an answer, and the sampling.
+        """
+        body: dict[str, Any] = {
+            "prompt": prompt, "max_tokens": sampling.max_tokens, "top_p": sampling.top_p,
+            "temperature": sampling.temperature, "seed": seed_of(sampling.seed, prompt),
+            "stop_token_ids": self.ends, "ignore_eos": True, "return_token_ids": True,
+            "add_special_tokens": False,
+            "skip_special_tokens": not self._answers.reader.needs_special_tokens,
+            "spaces_between_special_tokens": False,
+        }  # fmt: skip
+        if sampling.stop:
+            body |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
+        schema = self._answers.reader.schema_after(self._answers.end_of(prompt), sampling)
+        if schema is not None:
+            body["structured_outputs"] = {"json": schema}
+        return body
+
+    def completion(
+        self, prompt: list[int], request: Request, answer: Sequence[int], stop: Sequence[str]
+    ) -> Completion:
+        """Parse an answer in the same way as the other engines of these models.
+
+        answer: token ids, up to one that ends it, a stop text, or the limit.
+        """
+        return self._answers.completion(
+            answer, self.ends, prompt=prompt, request=request, stop=stop
+        )
 
 
 class VllmEngine(Engine):
@@ -105,17 +157,15 @@ class VllmEngine(Engine):
     @staticmethod
     def _ask(session: Session, body: Mapping[str, Any]) -> list[int]:
         """The token ids of the answer."""
-        with session.in_use():
+        with session.running.in_use() as server:
             try:
-                answer = session.server.request("/v1/completions", {**body, "model": session.name})
+                answer = server.request("/v1/completions", {**body, "model": session.name})
             except Refused as error:
                 raise _refused(error.status, error.words, body) from error
         return list(answer["choices"][0]["token_ids"])
 
     @cached_property
-    def _prompts(self) -> "Prompts":
-        from finery_vllm.prompts import Prompts
-
+    def _prompts(self) -> Prompts:
         return Prompts(self._under, self.model.meta.get("context"))
 
     @property

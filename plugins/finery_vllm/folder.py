@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import Model, StepError
-from finery_transformers.formats import WEIGHTS
-from finery_vllm.server.command import read_json
+from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, end_tokens_of, file_names
 
 if TYPE_CHECKING:
     import torch
@@ -14,17 +13,8 @@ if TYPE_CHECKING:
 
 LOADING = dict.fromkeys(("torch", "transformers", "peft"), "finery[train]")
 """What reads tokenizers and chat templates, and merges adapters. vLLM itself has its own."""
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 """An adapter's files. Not its tokenizer, since prompts are tokenized for the base."""
-
-
-def check_format(model: Model) -> None:
-    """`StepError` for a model without weights that vLLM reads."""
-    if model.format not in WEIGHTS:
-        raise StepError(
-            f"vLLM can't serve a model of the format '{model.format}'",
-            fix="name an adapter, a Hugging Face folder or a GGUF",
-        )
 
 
 def whole(model: Model, folder: Path, dtype: "torch.dtype | None" = None) -> Path:
@@ -33,7 +23,7 @@ def whole(model: Model, folder: Path, dtype: "torch.dtype | None" = None) -> Pat
     dtype: of weights that are merged or dequantised; default: that of `dtype: auto`.
     """
     if model.format == "transformers":
-        return linked(model, names_of(model), folder)
+        return linked(model, file_names(model), folder)
     from finery_transformers.loading import load_model, load_tokenizer, quiet
 
     with quiet():
@@ -59,29 +49,12 @@ def linked(
     return folder
 
 
-def names_of(model: Model) -> list[str]:
-    """The names of a model's files, without finery's own."""
-    own = (p.relative_to(model.path) for p in model.path.rglob("*") if p.is_file())
-    return sorted({*(path.as_posix() for path in own), *model.external} - {"manifest.json"})
-
-
-def root_of(model: Model) -> Model:
-    """The model under all adapters."""
-    base = model.refs.get("base")
-    return root_of(base) if isinstance(base, Model) else model
-
-
 def ends_of(model: Model, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Token ids that end an answer: those of the trained template, and of the base's files."""
     from finery_transformers.chat import end_of_turn
     from finery_transformers.loading import template_arguments
 
-    ends = set(end_of_turn(tokenizer, template_arguments(model)))
-    root = root_of(model)
-    for name in ("generation_config.json", "config.json"):
-        file = root.file(name)
-        value = read_json(file).get("eos_token_id") if file.is_file() else None
-        ends |= {i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int)}
+    ends = end_of_turn(tokenizer, template_arguments(model)) | end_tokens_of(model)
     if not ends:
         raise StepError(
             "the end of the model's answers is unknown: its tokenizer has no end-of-sequence "

@@ -1,19 +1,15 @@
 """`vllm.model`: a model that vLLM answers for, and a note where there is no vLLM."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finery import Inputs, Job, Model, Note, Promise, Step, StepError, setting, takes
 from finery.advanced import About
 from finery_transformers.formats import require_format
 from finery_vllm.bundle.adapters import check_adapter
-from finery_vllm.folder import ADAPTER, LOADING
-from finery_vllm.server.command import check_options, read_json
+from finery_vllm.folder import LOADING
 from finery_vllm.server.installation import answers_with, installation
-
-if TYPE_CHECKING:
-    pass
-
+from finery_vllm.server.start import check_options
 
 MISSING = "vllm-missing"
 KINDS = {
@@ -73,7 +69,7 @@ class VllmModel(Step, sections=("models",), seeded=False, installs=LOADING):
         """Check that vLLM can serve the model. It isn't started yet."""
         job.log(answers_with())
         if self.model.format == "adapter" and not self.merge:
-            check_adapter(self.model, read_json(self.model.file(ADAPTER[0])), self.model.name)
+            check_adapter(self.model, self.model.name)
         meta: dict[str, Any] = {"format": "vllm", "merge": self.merge}
         if self.context is not None:
             meta["context"] = self.context

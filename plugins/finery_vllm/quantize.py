@@ -6,11 +6,12 @@ import shutil
 
 from finery import Job, Model, Promise, Step, StepError, takes
 from finery.util.text import size
+from finery_local.facts import root_of
 from finery_transformers.formats import require_format
 from finery_transformers.frozen.template import PROMPTS
 from finery_transformers.hardware import accelerator
 from finery_transformers.loading import template_arguments
-from finery_vllm.folder import root_of, whole
+from finery_vllm.folder import whole
 
 SCHEME = "FP8_DYNAMIC"
 """Weights in FP8 (E4M3) with a scale for each row; activations are rounded while it answers."""

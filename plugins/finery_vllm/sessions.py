@@ -1,32 +1,33 @@
 """The servers of this process: which one answers for a model, and when one gives way to another."""
 
 import atexit
+import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from finery import EngineJob, Model, Request, StepError, outside_key
 from finery.execute.gpus import visible_gpus
+from finery_local.facts import ADAPTER_CONFIG, read_json
 from finery_serve.client import Refused
 from finery_transformers.precision import auto_dtype
 from finery_vllm.bundle.adapters import MERGE_FIX, check_adapter
-from finery_vllm.folder import ADAPTER, check_format, linked, whole
-from finery_vllm.server.command import (
+from finery_vllm.folder import ADAPTER, linked, whole
+from finery_vllm.server.start import (
     STRICT_OPTIONS,
     flag,
     largest_rank,
-    read_json,
     slots_for,
     smallest_limit,
 )
 
 if TYPE_CHECKING:
-    from finery_vllm.prompts import Prompts
+    from finery_vllm.engine import Prompts
     from finery_vllm.server.start import Server
 
 
@@ -41,13 +42,13 @@ UPDATING = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 
 
 class Running:
-    """A server. what: the weights and settings that it serves. rank: 0 without adapters.
+    """A server. identity: of the weights and settings that it serves. rank: 0 without adapters.
 
     memory: the share of the GPU's memory that it takes. folders: of models that it reads.
     """
 
     def __init__(self, identity: bytes, rank: int, memory: float) -> None:
-        self.what, self.rank, self.memory = identity, rank, memory
+        self.identity, self.rank, self.memory = identity, rank, memory
         self.open = ExitStack()
         self.folders = Path(
             self.open.enter_context(tempfile.TemporaryDirectory(prefix="finery-vllm-"))
@@ -61,29 +62,23 @@ class Running:
         """Whether it has the adapter, or a slot for it that isn't the last one."""
         return _known_as(adapter) in self.adapters or len(self.adapters) < MAX_SERVERS
 
-    def close(self) -> None:
-        """End the server, and remove its folders."""
-        self.open.close()
+    @contextmanager
+    def in_use(self) -> Iterator["Server"]:
+        """The server, which doesn't give way to another meanwhile."""
+        with self.lock:
+            self.busy += 1
+        try:
+            yield self.server
+        finally:
+            with self.lock:
+                self.busy -= 1
 
 
-class Session:
+class Session(NamedTuple):
     """A model on a running server. name: what the server calls it."""
 
-    def __init__(self, running: Running, name: str) -> None:
-        self._running = running
-        self.server = running.server
-        self.name = name
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep the server from giving way to another."""
-        with self._running.lock:
-            self._running.busy += 1
-        try:
-            yield
-        finally:
-            with self._running.lock:
-                self._running.busy -= 1
+    running: Running
+    name: str
 
 
 _running: list[Running] = []
@@ -93,7 +88,7 @@ _running: list[Running] = []
 def close_all() -> None:
     """End all servers of this process."""
     while _running:
-        _running.pop().close()
+        _running.pop().open.close()
 
 
 def session(model: Model, under: Model, prompts: "Prompts", job: EngineJob) -> Session:
@@ -102,14 +97,13 @@ def session(model: Model, under: Model, prompts: "Prompts", job: EngineJob) -> S
     under: the model that vLLM loads. Servers that no request uses give way where the GPU's memory
     isn't enough for all. `StepError` if vLLM can't serve it, or serves it as its base.
     """
-    check_format(under)
     beside = under.format == "adapter" and not model.meta.get("merge")
-    config = read_json(under.file(ADAPTER[0])) if beside else {}
+    config = read_json(under.file(ADAPTER_CONFIG)) if beside else {}
     rank = smallest_limit(largest_rank(config)) if beside else 0
     identity = _identity(model, under.refs["base"] if beside else under)
     for running in _running:
         fits = running.rank >= rank > 0 or running.rank == rank == 0
-        if running.what == identity and fits and (rank == 0 or running.has_room_for(under)):
+        if running.identity == identity and fits and (rank == 0 or running.has_room_for(under)):
             break
     else:
         running = _start_session(model, under, identity, rank, job)
@@ -150,7 +144,7 @@ def _start_session(
             )
         )
     except BaseException:
-        running.close()
+        running.open.close()
         raise
     job.log(f"{running.server.build} answers, {'with adapters on the base' if rank else 'merged'}")
     _running.append(running)
@@ -160,9 +154,9 @@ def _start_session(
 @outside_key
 def _start_server(folder: Path, **options: Any) -> "AbstractContextManager[Server]":
     """A server. Its version, and the arguments that can change an answer, are in keys."""
-    from finery_vllm.server.start import new_key, start
+    from finery_vllm.server.start import start
 
-    return start(folder, alias=BASE, api_key=new_key(), **options)
+    return start(folder, alias=BASE, api_key=secrets.token_urlsafe(24), **options)
 
 
 def _make_room(memory: float) -> None:
@@ -172,7 +166,7 @@ def _make_room(memory: float) -> None:
             return
         if not running.busy:
             _running.remove(running)
-            running.close()
+            running.open.close()
 
 
 def _options(model: Model, rank: int) -> list[str]:
@@ -181,13 +175,8 @@ def _options(model: Model, rank: int) -> list[str]:
     if visible_gpus():
         options += ["--gpu-memory-utilization", str(model.runtime.get("gpu_memory", 0.9))]
     if rank:
-        options += [
-            "--enable-lora",
-            "--max-lora-rank",
-            str(rank),
-            "--max-loras",
-            str(slots_for(MAX_SERVERS)),
-        ]
+        slots = str(slots_for(MAX_SERVERS))
+        options += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", slots]
     for name, value in model.meta.get("options", {}).items():
         options += flag(name, value)
     return options
@@ -199,7 +188,7 @@ def _adapter_on_server(running: Running, adapter: Model, prompts: "Prompts", job
     if identity in running.adapters:
         return running.adapters[identity]
     name = f"adapter-{len(running.adapters)}"
-    check_adapter(adapter, read_json(adapter.file(ADAPTER[0])), "the model")
+    check_adapter(adapter, "the model")
     folder = linked(adapter, ADAPTER, running.folders / name)
     try:
         running.server.request(
@@ -211,12 +200,7 @@ def _adapter_on_server(running: Running, adapter: Model, prompts: "Prompts", job
         ) from error
     requests = [Request([{"role": "user", "content": text}]) for text in PROBES]
     tokens = [prompts.tokens(request, 8) for request in requests]
-    difference = prove(
-        lambda body: running.server.request("/v1/completions", body),
-        tokens,
-        base=BASE,
-        adapter=name,
-    )
+    difference = prove(running.server, tokens, base=BASE, adapter=name)
     job.log(f"the adapter changes log-probabilities of the base by {difference:.2g} or more")
     running.adapters[identity] = name
     return name
@@ -231,23 +215,20 @@ NOISE_FACTOR = 4.0
 UNLIKE_FACTOR = 10.0
 """Stands for the difference where the likeliest tokens have none in common."""
 
-Ask = Callable[[dict[str, Any]], Any]
-"""Sends a body to /v1/completions, and returns the answer."""
-
 
 @outside_key
-def prove(ask: Ask, prompts: Sequence[list[int]], *, base: str, adapter: str) -> float:
+def prove(server: "Server", prompts: Sequence[list[int]], *, base: str, adapter: str) -> float:
     """The largest difference of a token's log-probability between the adapter and its base.
 
     prompts: token ids. base, adapter: the server's names of both. `StepError` if they answer alike.
     """
     difference = noise = 0.0
     for prompt in prompts:
-        base_likelihoods = _likelihoods(ask, base, prompt)
-        noise = max(noise, _difference(base_likelihoods, _likelihoods(ask, base, prompt)))
-        difference = max(
-            difference, _difference(base_likelihoods, _likelihoods(ask, adapter, prompt))
+        expected, again, adapted = (
+            _likelihoods(server, name, prompt) for name in (base, base, adapter)
         )
+        noise = max(noise, _difference(expected, again))
+        difference = max(difference, _difference(expected, adapted))
         if difference > max(MIN_DIFFERENCE, NOISE_FACTOR * noise):
             return difference
     raise StepError(
@@ -261,9 +242,9 @@ def prove(ask: Ask, prompts: Sequence[list[int]], *, base: str, adapter: str) ->
     )
 
 
-def _likelihoods(ask: Ask, name: str, prompt: list[int]) -> list[dict[str, float]]:
+def _likelihoods(server: "Server", name: str, prompt: list[int]) -> list[dict[str, float]]:
     """The likeliest tokens at each place of a greedy answer, with their log-probabilities."""
-    answer = ask({
+    answer = server.request("/v1/completions", {
         "model": name, "prompt": prompt, "max_tokens": PROBE_TOKENS, "temperature": 0.0,
         "logprobs": TOP_TOKENS, "ignore_eos": True, "return_tokens_as_token_ids": True,
         "add_special_tokens": False,

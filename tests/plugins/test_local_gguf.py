@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from finery import DataError, Files, Model, StepError
 from finery.testing import TestJob
-from finery_local.formats.gguf_header import Array, read_header
+from finery_local.gguf_file import Array, read_header
 from finery_local.model import LocalModel
 from finery_local.wheel import LocalWheel
 

@@ -16,9 +16,9 @@ from safetensors.numpy import save_file
 
 from finery import DataError, Files, Model
 from finery.testing import TestJob
-from finery_local.formats.gguf_header import read_header
-from finery_local.formats.safetensors_file import shapes
+from finery_local.gguf_file import read_header
 from finery_local.model import LocalModel
+from finery_local.safetensors_file import shapes
 
 ESCAPE = "\x1b]0;owned\x07"
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}

@@ -26,8 +26,7 @@ from finery_transformers.chat import prompt_tokens
 from finery_transformers.loading import load_tokenizer
 from finery_vllm import sessions
 from finery_vllm.bundle.serving import BundleServer
-from finery_vllm.server.command import cpu_options, description_of
-from finery_vllm.server.start import Refused, Server, start
+from finery_vllm.server.start import Refused, Server, cpu_options, description_of, start
 
 TALKS = [[{"role": "user", "content": text}] for text in ("where is my card", "late", "wrong rate")]
 SCALE = 0.2
@@ -194,7 +193,7 @@ class TestServer:
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
-    from finery_vllm.server.command import serving_facts as what
+    from finery_vllm.server.start import serving_facts as what
 
     with pytest.raises(DataError, match=r"neither a Hugging Face folder nor one of vllm\.bundle"):
         what(tmp_path, alias=None, adapters={}, slots=None, context=None)

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from finery import DataError, Model, UsageError
 from finery.execute.gpus import named_gpus
-from finery_local.formats.gguf_header import Array, read_header
+from finery_local.facts import text_config
+from finery_local.gguf_file import Array, read_header
 from finery_transformers.precision import Unused, auto_dtype, unused_gpu, usable_gpus
 from finery_trl.estimate.memory import Architecture
 
@@ -39,10 +40,10 @@ def of_artifact(model: Model) -> Architecture:
         return of_artifact(under)
     if model.format == "gguf":
         return of_gguf(model.file(str(model.meta["file"])))
-    config = model.file("config.json")
-    if not config.is_file():
+    config = text_config(model)
+    if not config:
         raise UnknownSize("its model has no config.json")
-    return of_config(json.loads(config.read_bytes()), model.meta.get("parameters"))
+    return of_config(config, model.meta.get("parameters"))
 
 
 def of_hub(repo: str, revision: str) -> Architecture:

@@ -1,10 +1,10 @@
 """The model of a training for the trainer: frozen weights, adapter, reference."""
 
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from finery import DataError, Job, Model, outside_key
+from finery_local.facts import context_of
 from finery_transformers.loading import (
     base_of,
     default_dtype,
@@ -83,27 +83,6 @@ def _frozen(step: "Training", dtype: "torch.dtype", job: Job) -> "PreTrainedMode
             under, dtype, job.scratch, kind=step.quantization, double=step.double_quantization
         )
     return load_model(under, torch.float32 if step.lora is None else dtype)
-
-
-def context_of(model: Model) -> int | None:
-    """The longest sequence that a model takes, in tokens; None if its files don't state it."""
-    if model.format == "adapter":
-        return context_of(base_of(model))
-    if model.format == "gguf":
-        return _gguf_context(model)
-    path = model.file("config.json")
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    text = config.get("text_config", config)  # of multimodal models
-    context = text.get("max_position_embeddings")
-    return context if isinstance(context, int) else None
-
-
-def _gguf_context(model: Model) -> int | None:
-    from finery_local.formats.gguf_header import read_header
-
-    values = read_header(model.file(str(model.meta["file"]))).values
-    context = values.get(f"{model.meta.get('architecture')}.context_length")
-    return context if isinstance(context, int) else None
 
 
 @outside_key

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from finery import DataError, Model
 from finery.rows import Row, Turns
+from finery_local.facts import context_of
 from finery_prompt.engine import FixedMessages
 from finery_transformers.chat import prompt_tokens
-from finery_trl.model.loading import compute_dtype, context_of
+from finery_trl.model.loading import compute_dtype
 from finery_trl.rows.tokens import Tokens
 
 if TYPE_CHECKING:

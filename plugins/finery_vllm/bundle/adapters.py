@@ -15,9 +15,11 @@ import msgspec
 
 from finery import Model, StepError
 from finery.util.text import some_of
-from finery_local.formats.safetensors_file import shapes, tensors_of
-from finery_vllm.folder import ends_of, root_of
-from finery_vllm.server.command import LORA_RANKS, largest_rank, read_json
+from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json, text_config
+from finery_local.safetensors_file import shapes, tensors_of
+from finery_transformers.loading import base_of
+from finery_vllm.folder import ends_of
+from finery_vllm.server.start import LORA_RANKS, largest_rank
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,12 +50,18 @@ _MATRIX = re.compile(r"base_model\.model\.(.+)\.lora_[AB]\.weight")
 _SHOWN = 3
 
 
-def check_adapter(adapter: Model, config: Mapping[str, Any], name: str) -> None:
+def check_adapter(adapter: Model, name: str) -> None:
     """`StepError` with all reasons why vLLM can't serve an adapter together with its base.
 
-    config: the content of its adapter_config.json. name: of the adapter in the recipe.
+    name: of the adapter in the recipe.
     """
-    if reasons := [*_config_faults(config), *_training_faults(adapter), *_name_faults(adapter)]:
+    config = read_json(adapter.file(ADAPTER_CONFIG))
+    reasons = [*_config_faults(config)]
+    if adapter.meta.get("merge") == "dequantized":
+        reasons.append(
+            "it was trained on the base's 4-bit weights, and vLLM would add it to the 16-bit ones"
+        )
+    if reasons := [*reasons, *_name_faults(adapter)]:
         raise StepError(
             f"vLLM can't serve the adapter '{name}' with its base: {reasons[0]}",
             details=reasons[1:],
@@ -82,14 +90,9 @@ def _config_faults(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"its rank is {rank}, and vLLM's largest is {LORA_RANKS[-1]}"
 
 
-def _training_faults(adapter: Model) -> Iterator[str]:
-    if adapter.meta.get("merge") == "dequantized":
-        yield "it was trained on the base's 4-bit weights, and vLLM would add it to the 16-bit ones"
-
-
 def _name_faults(adapter: Model) -> Iterator[str]:
     """The faults of its matrices' names, which decide where vLLM adds them."""
-    names = sorted(shapes(adapter.file("adapter_model.safetensors")))
+    names = sorted(shapes(adapter.file(ADAPTER_WEIGHTS)))
     strange = [name for name in names if _MATRIX.fullmatch(name) is None]
     if strange:
         yield f"it holds tensors that aren't matrices of a LoRA: {some_of(strange, _SHOWN)}"
@@ -98,30 +101,16 @@ def _name_faults(adapter: Model) -> Iterator[str]:
         yield "its file holds no tensors"
     if ends := [layer for layer in layers if layer.rpartition(".")[2] in OUTPUT_LAYERS]:
         yield f"it tunes the ends of the model: {some_of(ends, _SHOWN)}"
-    adapter_layers = _layers(adapter)
-    absent = [
-        layer
-        for layer in layers
-        if adapter_layers and layer not in adapter_layers and layer not in ends
-    ]
-    if absent:
+    # Empty unless the base is a Hugging Face folder.
+    base_layers = {tensor.rpartition(".")[0] for tensor in tensors_of(base_of(adapter))}
+    absent = [layer for layer in layers if layer not in {*base_layers, *ends}]
+    if base_layers and absent:
+        ending = f".{absent[0].rpartition('.')[2]}"
+        similar = [name for name in base_layers if name.endswith(ending)]
         yield (
             f"its base has no layer {some_of(absent, _SHOWN)}: the base's layers have other names, "
-            f"e.g. {_similar_layer(absent[0], adapter_layers)}, so vLLM would answer as the base"
+            f"e.g. {min(similar or base_layers)}, so vLLM would answer as the base"
         )
-
-
-def _layers(adapter: Model) -> frozenset[str]:
-    """The layers in the base's files; empty unless it is a Hugging Face folder."""
-    base = adapter.refs.get("base")
-    tensors = tensors_of(base) if isinstance(base, Model) else {}
-    return frozenset(tensor.rpartition(".")[0] for tensor in tensors)
-
-
-def _similar_layer(layer: str, layers: frozenset[str]) -> str:
-    """A layer whose name has the same ending, or else any layer."""
-    end = layer.rpartition(".")[2]
-    return min((name for name in layers if name.endswith(f".{end}")), default=min(layers))
 
 
 SEPARATE_BUNDLES_FIX = "export one bundle for each, and serve them on two ports"
@@ -197,7 +186,7 @@ def check_chats(chats: Mapping[str, Chat]) -> Chat:
             raise StepError(
                 f"{both} were trained with different arguments of the chat template",
                 details=[
-                    f"{n}: {_list_arguments(c)}"
+                    f"{n}: {', '.join(f'{k}: {v!r}' for k, v in c.arguments.items()) or 'none'}"
                     for n, c in ((first_name, chat), (name, other_chat))
                 ],
                 fix=f"a server has one chat template: train both with the same, or "
@@ -220,9 +209,7 @@ def check_chats(chats: Mapping[str, Chat]) -> Chat:
 
 def check_vocabulary(chat: Chat, base: Model, name: str) -> None:
     """`StepError` if a tokenizer has tokens for which the base has no embeddings."""
-    file = root_of(base).file("config.json")
-    config = read_json(file) if file.is_file() else {}
-    size = (config.get("text_config") or config).get("vocab_size")
+    size = text_config(base).get("vocab_size")
     largest_token = max(chat.tokenizer.get_vocab().values(), default=0)
     if isinstance(size, int) and largest_token >= size:
         raise StepError(
@@ -257,10 +244,6 @@ def _model_label(model: Model) -> str:
         model.meta.get("base") or model.meta.get("name") or model.meta.get("file") or model.format
     )
     return f"{name}, {model.digest[:12] or model.path}"
-
-
-def _list_arguments(chat: Chat) -> str:
-    return ", ".join(f"{k}: {v!r}" for k, v in chat.arguments.items()) or "none"
 
 
 def _vocabulary(tokenizer: "PreTrainedTokenizerBase") -> Sequence[Any]:

@@ -9,8 +9,16 @@ from typing import Any
 
 from finery import Artifact, StepError, UsageError
 from finery_serve.servers import Fault, Prompt, Serving, bundles_only, sampling_faults
-from finery_vllm.server.command import DESCRIPTION_FILE, SERVER_MODULE, Description, description_of
-from finery_vllm.server.start import Refused, Server, start
+from finery_vllm.server.start import (
+    DESCRIPTION_FILE,
+    SERVER_MODULE,
+    Description,
+    Refused,
+    Server,
+    argument,
+    description_of,
+    start,
+)
 from finery_vllm.sessions import prove
 
 SHOW_PROMPTS_OPTION = "--enable-scale-out"
@@ -38,7 +46,7 @@ class BundleServer:
 
     def chat_template(self) -> str | None:
         """The file that `--chat-template` names."""
-        name = _value(self._described.arguments, "--chat-template")
+        name = argument(self._described.arguments, "--chat-template")
         file = self._folder / name if name else None
         return file.read_text(encoding="utf-8") if file is not None and file.is_file() else None
 
@@ -61,10 +69,7 @@ class BundleServer:
         if name not in self._described.adapters:
             return None
         try:
-            prove(
-                lambda body: self._server.request("/v1/completions", body), prompts,
-                base=self.names[0], adapter=name,
-            )  # fmt: skip
+            prove(self._server, prompts, base=self.names[0], adapter=name)
         except StepError as error:
             return Fault("adapter", error.what, error.details, str(error.fix))
         return None
@@ -125,12 +130,8 @@ def _script_faults(script: Path, arguments: Sequence[str]) -> list[Fault]:
     lines = script.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     command = next((line for line in lines if line.startswith("exec ")), "")
     words = shlex.split(command)
-    script_arguments = words[words.index(SERVER_MODULE) + 1 :] if SERVER_MODULE in words else []
-    script_arguments = (
-        script_arguments[: script_arguments.index("--host")]
-        if "--host" in script_arguments
-        else script_arguments
-    )
+    words = words[words.index(SERVER_MODULE) + 1 :] if SERVER_MODULE in words else []
+    script_arguments = words[: words.index("--host")] if "--host" in words else words
     if script_arguments == list(arguments):
         return []
     return [Fault(
@@ -140,9 +141,3 @@ def _script_faults(script: Path, arguments: Sequence[str]) -> list[Fault]:
          f"{DESCRIPTION_FILE}: {json.dumps(list(arguments))}"],
         REBUILD_FIX,
     )]  # fmt: skip
-
-
-def _value(arguments: Sequence[str], name: str) -> str | None:
-    """The value of the last occurrence of an argument."""
-    places = [i for i, argument in enumerate(arguments[:-1]) if argument == name]
-    return arguments[places[-1] + 1] if places else None

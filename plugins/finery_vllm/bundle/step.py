@@ -8,6 +8,7 @@ import msgspec
 
 from finery import Bundle, File, Job, Model, Step, StepError, UsageError, setting, takes
 from finery.views import View
+from finery_local.facts import ADAPTER_CONFIG, file_names, read_json, root_of
 from finery_serve.guide import json_text, read_schema, write_texts
 from finery_transformers.formats import base_name, require_format
 from finery_transformers.frozen.template import (
@@ -27,16 +28,15 @@ from finery_vllm.bundle.adapters import (
     check_vocabulary,
 )
 from finery_vllm.bundle.files import Texts, write_files
-from finery_vllm.folder import ADAPTER, LOADING, linked, names_of, root_of, whole
-from finery_vllm.server.command import (
+from finery_vllm.folder import ADAPTER, LOADING, linked, whole
+from finery_vllm.server.start import (
     DESCRIPTION_FILE,
     STRICT_OPTIONS,
     Description,
+    argument,
     check_options,
     flag,
-    largest_rank,
     lora_arguments,
-    read_json,
 )
 
 IMAGE = "vllm/vllm-openai:v0.32.0"
@@ -132,17 +132,14 @@ class VllmBundle(
         """Check the models, then write the folder."""
         models = {served_name(model.name): model for model in self.models}
         schema = read_schema(self.schema)
-        beside = not self.merge and (len(models) > 1 or self.models[0].format == "adapter")
-        chat = self._checked(models) if beside else chat_of(self.models[0])
-        return self._written(models if beside else {}, chat, schema, job)
-
-    def _checked(self, models: dict[str, Model]) -> Chat:
+        if self.merge or (len(models) == 1 and self.models[0].format != "adapter"):
+            return self._written({}, chat_of(self.models[0]), schema, job)
         base = check_bases(models)
         for name, model in models.items():
-            check_adapter(model, _config(model), name)
+            check_adapter(model, name)
         chat = check_chats(chats_of(models))
         check_vocabulary(chat, base, next(iter(models)))
-        return chat
+        return self._written(models, chat, schema, job)
 
     def _written(self, adapters: dict[str, Model], chat: Chat, schema: Any, job: Job) -> Bundle:
         whole_model = self.models[0].refs["base"] if adapters else self.models[0]
@@ -184,7 +181,7 @@ class VllmBundle(
         meta = {
             "format": "vllm", "models": [first, *adapters], "base": texts.base, "run": "sh run.sh",
             "base_digest": whole_model.digest, "image": self.image,
-            "max_lora_rank": _value(arguments, "--max-lora-rank"),
+            "max_lora_rank": int(argument(arguments, "--max-lora-rank") or 0) or None,
             "chat_template_kwargs": chat.arguments or None, **clients,
         }  # fmt: skip
         return Bundle(
@@ -224,7 +221,7 @@ class VllmBundle(
         if model.format != "transformers":
             whole(model, job.out / name, torch.bfloat16)
             return ["--model", f"./{name}"], {}
-        own = [file for file in names_of(model) if file not in model.external]
+        own = [file for file in file_names(model) if file not in model.external]
         linked(model, own, job.out / name, shutil.copyfile)
         return ["--model", f"./{name}"], {
             f"{name}/{file}": path for file, path in model.external.items()
@@ -244,8 +241,8 @@ class VllmBundle(
         if self.context is not None:
             arguments += ["--max-model-len", str(self.context)]
         if adapters:
-            ranks = [largest_rank(_config(model)) for model in adapters.values()]
-            arguments += lora_arguments({n: f"./adapters/{n}" for n in adapters}, ranks)
+            configs = [read_json(model.file(ADAPTER_CONFIG)) for model in adapters.values()]
+            arguments += lora_arguments({n: f"./adapters/{n}" for n in adapters}, configs)
         if self.schema is not None:
             arguments += STRICT_OPTIONS
         for name, value in self.options.items():
@@ -256,14 +253,6 @@ class VllmBundle(
 def served_name(name: str) -> str:
     """A step's name on the server: `sft`, or `sweep-best` for an output."""
     return name.replace(".", "-")
-
-
-def _config(adapter: Model) -> dict[str, Any]:
-    return read_json(adapter.file(ADAPTER[0]))
-
-
-def _value(arguments: list[str], name: str) -> int | None:
-    return int(arguments[arguments.index(name) + 1]) if name in arguments else None
 
 
 class VllmView(View):

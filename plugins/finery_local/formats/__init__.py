@@ -1,1 +1,0 @@
-"""Readers of the formats of weights: GGUF and safetensors. They read headers, not weights."""

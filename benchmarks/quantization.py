@@ -170,7 +170,7 @@ def measured(folder: Path, given: Any) -> dict[str, Judged]:
     chosen = calibration(train, frozen, tokens=given.tokens, context=context)
     began = time.perf_counter()
     smaller = folder / "smaller.gguf"  # as in gguf.export
-    quantise(source, smaller, "q8_0", threads=cores(), flags={})
+    quantise(source, smaller, "q8_0")
     matrix = importance_of(smaller, chosen.texts, pace=Pace(cores()), progress=lambda *_: None)
     took = time.perf_counter() - began
     say(f"matrix: {matrix.tokens} tokens in {matrix.rows} rows, {took:.1f} s")
@@ -180,7 +180,7 @@ def measured(folder: Path, given: Any) -> dict[str, Judged]:
         for importance in (None, matrix) if name in TYPES_USING_IMATRIX else (None,):
             title = name if importance is None else f"{name} imatrix"
             path = folder / f"{title.replace(' ', '-')}.gguf"
-            quantise(source, path, name, threads=cores(), flags={}, importance=importance)
+            quantise(source, path, name, importance=importance)
             results[title] = judged(path, test, frozen)
             say(f"{title}: {results[title].loss:.4f}, {sum(results[title].right)} right")
             path.unlink()

@@ -41,7 +41,7 @@ import struct, sys
 from pathlib import Path
 import numpy as np
 from finery_gguf.importance import Importance
-from finery_gguf.quantise import quantise
+from finery_gguf.quantise import quantise_by_library
 
 def whole(file):
     return struct.unpack("<i", file.read(4))[0]
@@ -65,8 +65,8 @@ while rest[0].startswith("--"):
     rest = rest[2:]
 source, target, kind, threads = rest
 print("main: quantizing with %(name)s")
-given = {"threads": int(threads), "flags": flags, "importance": matrix}
-for line in quantise(Path(source), Path(target), kind.lower(), **given):
+int(threads)
+for line in quantise_by_library(Path(source), Path(target), kind.lower(), flags, matrix):
     print(line)
 """
 

@@ -1,14 +1,11 @@
 """`gguf.export`: a model as GGUF files."""
 
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
-
-from blake3 import blake3
 
 from finery import (
     Artifact,
@@ -35,9 +32,11 @@ from finery_gguf.quantise import (
     TYPES_NEEDING_IMATRIX,
     TYPES_USING_IMATRIX,
     quantise,
-    quantise_with,
+    quantise_by_library,
     tokens_per_second,
 )
+from finery_local.facts import license_of, root_of, split_file_name
+from finery_local.template import digest_of
 from finery_transformers.formats import require_format
 
 if TYPE_CHECKING:
@@ -45,9 +44,6 @@ if TYPE_CHECKING:
 
     from finery_gguf.importance import Importance
     from finery_transformers.frozen.template import FrozenTemplate
-
-_QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
-"""The conventional endings of GGUF file names."""
 
 OWN = (CONVERTER, QUANTIZE)
 
@@ -196,7 +192,7 @@ class Export(
             target = job.out / name / f"model-{name}.gguf"
             target.parent.mkdir()
             matrix = importance if name in TYPES_USING_IMATRIX else None
-            warnings = _quantised(source, target, name, flags, matrix)
+            warnings = quantise(source, target, name, flags=flags, importance=matrix)
             _log_fallbacks(name, warnings, job, weighed=matrix is not None)
             gguf = Gguf(target, vocab_only=True)
             compared = prove(gguf, frozen, () if models else chain(*self.rows))
@@ -210,17 +206,6 @@ class Export(
         return {"": models[self.quantization[0]], **models}
 
 
-def _quantised(
-    source: Path, target: Path, name: str, flags: dict[str, bool], matrix: "Importance | None"
-) -> list[str]:
-    """Quantise with the user's llama-quantize, or with the library; returns the warnings."""
-    own = user_program(QUANTIZE)
-    given: Any = {"threads": cpu_count(), "flags": flags, "importance": matrix}
-    if own is None:
-        return quantise(source, target, name, **given)
-    return quantise_with(own.path, source, target, name, **given)
-
-
 def _exported_adapter(step: Export, frozen: "FrozenTemplate", job: Job) -> Model:
     """The adapter as GGUF, with the chat template of the training beside it."""
     from finery_gguf.lora import base_gguf, write_adapter
@@ -232,7 +217,7 @@ def _exported_adapter(step: Export, frozen: "FrozenTemplate", job: Job) -> Model
         "general.name": f"{origin['name']} adapter",
         "general.base_model.0.name": origin["name"],
         **({"general.base_model.0.repo_url": origin["repo_url"]} if "repo_url" in origin else {}),
-        **({"general.license": license} if (license := _license(step.model)) else {}),
+        **({"general.license": license} if (license := license_of(step.model)) else {}),
     }
     gguf, alike = write_adapter(step.model, base, frozen, names, job, chain(*step.rows))
     compared = prove(gguf, frozen, chain(*step.rows), replacement=frozen.source)
@@ -249,7 +234,7 @@ def _exported_adapter(step: Export, frozen: "FrozenTemplate", job: Job) -> Model
 
 
 def _measured(file: Path, name: str, job: Job, adapter: Path | None = None) -> dict[str, Any]:
-    """The speed of a file on this machine."""
+    """The speed of a file on this machine, as `runtime` has it."""
     speed = tokens_per_second(file, adapter)
     job.log(f"{name}: {size(file.stat().st_size)}, {speed:,.0f} tokens/s on this machine")
     return {"tokens_per_second": round(speed, 1)}
@@ -265,7 +250,7 @@ def _importance(step: Export, source: Path, frozen: "FrozenTemplate", job: Job) 
     )
     # Activations hardly differ, in half the memory and half the time.
     smaller = job.scratch / "q8_0.gguf"
-    quantise(source, smaller, "q8_0", threads=cpu_count(), flags={})
+    quantise_by_library(source, smaller, "q8_0")
     importance = importance_of(
         smaller, texts, pace=Pace(cpu_count()),
         progress=lambda done, total: job.progress(done, total, "computing the importance matrix"),
@@ -281,15 +266,12 @@ def _importance(step: Export, source: Path, frozen: "FrozenTemplate", job: Job) 
 
 def base_name(model: Model) -> str:
     """The name of the base model under all adapters, from its repository or file."""
-    under = model.refs.get("base")
-    if isinstance(under, Model):
-        return base_name(under)
-    named = model.meta.get("repo") or model.meta.get("base") or model.meta.get("name")
-    if named:
+    meta = root_of(model).meta
+    if named := meta.get("repo") or meta.get("base") or meta.get("name"):
         return str(named).rpartition("/")[2]
-    if model.format == "gguf":
-        return _QUANTISED.sub("", Path(str(model.meta["file"])).stem)
-    return str(model.meta.get("architecture", "model"))
+    if file := meta.get("file"):
+        return split_file_name(str(file))[0]
+    return str(meta.get("architecture", "model"))
 
 
 def _frozen(step: Export, job: Job) -> "FrozenTemplate":
@@ -330,8 +312,8 @@ def _merge(model: Model, tokenizer: "PreTrainedTokenizerBase", folder: Path, job
     merged.save_pretrained(folder)
     complete(folder / "config.json", merged.config)
     tokenizer.save_pretrained(folder)
-    add_vocabulary(folder, _root(model).path, tokenizer)
-    if license := _license(model):
+    add_vocabulary(folder, root_of(model).path, tokenizer)
+    if license := license_of(model):
         # The converter takes the licence only from a model card.
         card = f"---\nlicense: {json.dumps(license)}\n---\n"
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -347,25 +329,10 @@ def _names(model: Model) -> dict[str, Any]:
 
 def _origin(model: Model) -> dict[str, str]:
     """The base in the form of GGUF's metadata."""
-    root = _root(model)
+    root = root_of(model)
     repo = root.meta.get("repo")
     origin = {"name": base_name(root)}
     return origin | ({"repo_url": f"https://huggingface.co/{repo}"} if repo else {})
-
-
-def _root(model: Model) -> Model:
-    """The base under all adapters."""
-    while isinstance(under := model.refs.get("base"), Model):
-        model = under
-    return model
-
-
-def _license(model: Model) -> str | None:
-    """The licence of the model, or of the nearest base that has one."""
-    if model.meta.get("license"):
-        return str(model.meta["license"])
-    under = model.refs.get("base")
-    return _license(under) if isinstance(under, Model) else None
 
 
 def _corrections(gguf: Gguf, frozen: "FrozenTemplate", job: Job) -> dict[str, bool]:
@@ -414,9 +381,9 @@ def _meta(model: Model, gguf: Gguf, name: str, frozen: "FrozenTemplate") -> dict
         "parameters": gguf.parameters,
         "size": gguf.path.stat().st_size,
         "base": base_name(model),
-        "license": _license(model),
+        "license": license_of(model),
         "chat_template": True,
-        "chat_template_digest": blake3(frozen.source.encode()).hexdigest(),
+        "chat_template_digest": digest_of(frozen.source),
         "chat_template_kwargs": frozen.arguments or None,
         "frozen": frozen.facts() if frozen.known else None,
         "exported_from": model.digest or None,

@@ -17,7 +17,7 @@ from blake3 import blake3
 from finery import DataError, StepError
 from finery.rows import Row, split_turns
 from finery_gguf.activations import Watcher
-from finery_gguf.llama import CHUNK, Gguf, library, open_context
+from finery_gguf.llama import CHUNK, Context, Gguf
 from finery_transformers.chat import PromptDiffers, end_of_turn, row_tokens, tokens_of
 
 if TYPE_CHECKING:
@@ -139,45 +139,28 @@ class _Sums:
         return means
 
 
-class _Context:
+class _Context(Context):
     """llama.cpp's memory of one text at a time, with a watcher of its graph."""
 
     def __init__(self, model: Gguf, size: int, watcher: Watcher, pace: "Pace") -> None:
-        self._model, self._watcher, self._pace = model, watcher, pace
-        ffi, c = library().ffi, library().c
-        options = c.llama_context_default_params()
-        options.n_ctx = -(-size // CHUNK) * CHUNK
-        options.n_batch = options.n_ubatch = CHUNK
-        options.flash_attn_type = 0
-        options.op_offload = False  # activations on a GPU couldn't be read
-        options.cb_eval = watcher.callback
-        self._pointer: Any = open_context(
-            model, options, f"a context of {size} tokens", "give `imatrix` shorter rows"
-        )
-        self._batch: Any = ffi.gc(c.llama_batch_init(CHUNK, 0, 1), c.llama_batch_free)
+        super().__init__(model, -(-size // CHUNK) * CHUNK, 1, pace, watcher=watcher.callback)
+        self._watcher = watcher
 
     def evaluate(self, tokens: Sequence[int], sums: _Sums) -> None:
         """Evaluate one text from its beginning."""
-        c = library().c
-        c.llama_memory_clear(c.llama_get_memory(self._pointer), True)
+        self.clear(0)
         for start in range(0, len(tokens), CHUNK):
-            chunk = tokens[start : start + CHUNK]
-            batch = self._batch
-            for i, token in enumerate(chunk):
-                batch.token[i], batch.pos[i] = token, start + i
-                batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-                batch.logits[i] = True  # else the last layer would see no other tokens
-            batch.n_tokens = len(chunk)
             sums.skipped = int(start == 0)
+            # Of all, else the last layer would see no other tokens.
+            chunk = [(0, token, True) for token in tokens[start : start + CHUNK]]
             threads = self._pace.for_token()
-            c.llama_set_n_threads(self._pointer, threads, threads)
             began = time.perf_counter()
-            status = c.llama_decode(self._pointer, batch)
+            try:
+                self._decode(chunk, threads)
+            finally:
+                if self._watcher.failure is not None:
+                    raise self._watcher.failure
             self._pace.took(threads, (time.perf_counter() - began) / len(chunk))
-            if self._watcher.failure is not None:
-                raise self._watcher.failure
-            if status != 0:
-                raise StepError(f"llama.cpp failed to evaluate a row (status {status})")
 
 
 MAX_TOKENS = 8192

@@ -292,21 +292,6 @@ def _not_loaded(path: Path, heard: Sequence[str]) -> StepError:
     )  # fmt: skip
 
 
-def open_context(model: Gguf, options: Any, purpose: str, fix: str) -> Any:
-    """A context of llama.cpp, which is freed with its last reference, before its model.
-
-    options: `llama_context_params`. purpose, fix: for the `StepError` if memory is too small.
-    """
-    ffi, c = library().ffi, library().c
-    pointer = c.llama_init_from_model(model.pointer, options)
-    if pointer == ffi.NULL:
-        raise StepError(f"not enough memory for {purpose}", where=str(model.path), fix=fix)
-    # The closure keeps the model alive until its context is gone.
-    pointer = ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
-    model.adapt(pointer)
-    return pointer
-
-
 def files_of(model: Model) -> tuple[Path, Path | None]:
     """(file, adapter) of a model that is a GGUF, or an adapter of one."""
     file = model.file(str(model.meta["file"]))
@@ -322,8 +307,14 @@ class Context:
     Each row has a separate cache, so the result for a row doesn't depend on other rows.
     """
 
-    def __init__(self, model: Gguf, size: int, rows: int, pace: "Pace", multiple: int = 1) -> None:
-        """multiple: rows are evaluated in multiples of it, see `answering.shapes`."""
+    def __init__(
+        self, model: Gguf, size: int, rows: int, pace: "Pace", multiple: int = 1,
+        watcher: Any = None,
+    ) -> None:  # fmt: skip
+        """multiple: rows are evaluated in multiples of it, see `slots.multiple_of`.
+
+        watcher: a callback that sees the activations, see `activations`.
+        """
         self.rows = rows
         self._size = size
         self._multiple = multiple
@@ -338,12 +329,20 @@ class Context:
         options.n_batch = options.n_ubatch = CHUNK
         # Flash attention splits a row's keys by threads: logits would depend on the core count.
         options.flash_attn_type = 0
-        self._pointer: Any = open_context(
-            model,
-            options,
-            f"{rows} contexts of {size} tokens",
-            "lower max_tokens or shorten the longest rows, or set FINERY_GGUF_SLOTS=1",
-        )
+        fix = "lower max_tokens or shorten the longest rows, or set FINERY_GGUF_SLOTS=1"
+        if watcher is not None:
+            options.op_offload = False  # activations on a GPU couldn't be read
+            options.cb_eval = watcher
+            fix = "give `imatrix` shorter rows"
+        pointer = c.llama_init_from_model(model.pointer, options)
+        if pointer == ffi.NULL:
+            raise StepError(
+                f"not enough memory for {rows} contexts of {size} tokens", where=str(model.path),
+                fix=fix,
+            )  # fmt: skip
+        # The closure keeps the model alive until its context is gone.
+        self._pointer: Any = ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
+        model.adapt(self._pointer)
         self._memory = c.llama_get_memory(self._pointer)
         self._batch: Any = ffi.gc(c.llama_batch_init(CHUNK, 0, 1), c.llama_batch_free)
         self._lengths = [0] * rows
@@ -357,7 +356,7 @@ class Context:
         """
         head = list(tokens[:prefix])
         if not (head and self._take(row, head)):
-            self._clear(row)
+            self.clear(row)
             self._evaluate(row, head)
             self._prefixes[row] = head
         self._evaluate(row, tokens[prefix:])
@@ -371,7 +370,7 @@ class Context:
         idle = range(count, -(-count // self._multiple) * self._multiple)
         for row in idle:
             if self._lengths[row] >= self._size:
-                self._clear(row)
+                self.clear(row)
         threads = self._pace.for_token()
         began = time.perf_counter()
         items = [(row, token, True) for row, token in enumerate(tokens)]
@@ -423,18 +422,19 @@ class Context:
         return self._trim(row, len(head))
 
     def _copy(self, source: int, target: int) -> None:
-        self._clear(target)
+        self.clear(target)
         self._library.c.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
     def _trim(self, row: int, length: int) -> bool:
         """Forget what comes after `length` tokens; a row that can't forgets all: False."""
         if not self._library.c.llama_memory_seq_rm(self._memory, row, length, -1):
-            self._clear(row)
+            self.clear(row)
             return False
         self._lengths[row] = length
         return True
 
-    def _clear(self, row: int) -> None:
+    def clear(self, row: int) -> None:
+        """Forget a row."""
         self._library.c.llama_memory_seq_rm(self._memory, row, -1, -1)
         self._lengths[row], self._prefixes[row] = 0, None
 

@@ -15,6 +15,7 @@ from finery.advanced import cpu_count
 from finery_gguf.importance import Importance
 from finery_gguf.llama import Context, Gguf, library, listening
 from finery_gguf.pace import Pace
+from finery_gguf.programs import QUANTIZE, user_program
 from finery_serve.processes import run_program
 
 FILE_TYPES = {
@@ -28,16 +29,43 @@ TYPES_NEEDING_IMATRIX = ("iq4_xs",)
 
 
 def quantise(
-    source: Path, target: Path, quantization: str, *, threads: int, flags: Mapping[str, bool],
+    source: Path, target: Path, quantization: str, *, flags: Mapping[str, bool] = {},
     importance: Importance | None = None,
 ) -> list[str]:  # fmt: skip
     """Write `source` (16 or 32 bits a weight) to `target` in another type; return the warnings.
 
-    flags: boolean metadata to set in the target, e.g. `tokenizer.ggml.add_bos_token`.
+    The user's llama-quantize does it, or else the library. flags: boolean metadata to set in the
+    target, e.g. `tokenizer.ggml.add_bos_token`.
     """
+    own = user_program(QUANTIZE)
+    if own is None:
+        return quantise_by_library(source, target, quantization, flags, importance)
+    command = [str(own.path)]
+    for key, value in flags.items():
+        command += ["--override-kv", f"{key}=bool:{str(value).lower()}"]
+    with TemporaryDirectory(dir=target.parent) as folder:
+        if importance is not None:
+            importance.write(Path(folder) / "imatrix.dat")
+            command += ["--imatrix", str(Path(folder) / "imatrix.dat")]
+        command += [str(source), str(target), quantization.upper(), str(cpu_count())]
+        ran = run_program(command)
+    lines = [line.strip() for line in (ran.stdout + ran.stderr).splitlines() if line.strip()]
+    if ran.returncode != 0:
+        raise StepError(
+            f"{own.path.name} can't quantise to {quantization}", where=str(own.path),
+            details=lines[-5:],
+        )  # fmt: skip
+    return [line for line in lines if "not divisible" in line or "warning" in line.lower()]
+
+
+def quantise_by_library(
+    source: Path, target: Path, quantization: str, flags: Mapping[str, bool] = {},
+    importance: Importance | None = None,
+) -> list[str]:  # fmt: skip
+    """As `quantise`, by the library of the wheel."""
     ffi, c = library().ffi, library().c
     options = c.llama_model_quantize_default_params()
-    options.nthread = threads
+    options.nthread = cpu_count()
     options.ftype = FILE_TYPES[quantization]
     overrides = ffi.new("struct llama_model_kv_override[]", len(flags) + 1)  # the last one ends it
     for item, (key, value) in zip(overrides, flags.items(), strict=False):
@@ -46,8 +74,14 @@ def quantise(
         item.val_bool = value
     if flags:
         options.kv_overrides = overrides
-    matrix, memory = _matrix(importance)
-    if importance is not None:
+    columns = {} if importance is None else importance.columns
+    matrix = ffi.new("struct llama_model_imatrix_data[]", len(columns) + 1)
+    memory: list[Any] = []  # C reads it, and an entry without a name ends the matrix
+    for item, (name, values) in zip(matrix, columns.items(), strict=False):
+        text, numbers = ffi.new("char[]", name.encode()), ffi.from_buffer("float[]", values)
+        memory += [text, numbers]
+        item.name, item.data, item.size = text, numbers, len(values)
+    if columns:
         options.imatrix = matrix
     chosen = ffi.new("llama_model_quantize_params *", options)
     with listening() as heard:
@@ -56,42 +90,6 @@ def quantise(
     if status != 0:
         raise StepError(f"llama.cpp can't quantise to {quantization}", details=heard[-5:])
     return heard
-
-
-def _matrix(importance: Importance | None) -> tuple[Any, list[Any]]:
-    """The matrix for C, ended by an entry without a name, and what must live as long as it."""
-    ffi = library().ffi
-    columns = {} if importance is None else importance.columns
-    matrix = ffi.new("struct llama_model_imatrix_data[]", len(columns) + 1)
-    memory: list[Any] = []
-    for item, (name, values) in zip(matrix, columns.items(), strict=False):
-        text, numbers = ffi.new("char[]", name.encode()), ffi.from_buffer("float[]", values)
-        memory += [text, numbers]
-        item.name, item.data, item.size = text, numbers, len(values)
-    return matrix, memory
-
-
-def quantise_with(
-    program: Path, source: Path, target: Path, quantization: str, *, threads: int,
-    flags: Mapping[str, bool], importance: Importance | None = None,
-) -> list[str]:  # fmt: skip
-    """As `quantise`, by a llama-quantize of the user's."""
-    command = [str(program)]
-    for key, value in flags.items():
-        command += ["--override-kv", f"{key}=bool:{str(value).lower()}"]
-    with TemporaryDirectory(dir=target.parent) as folder:
-        if importance is not None:
-            importance.write(Path(folder) / "imatrix.dat")
-            command += ["--imatrix", str(Path(folder) / "imatrix.dat")]
-        command += [str(source), str(target), quantization.upper(), str(threads)]
-        ran = run_program(command)
-    lines = [line.strip() for line in (ran.stdout + ran.stderr).splitlines() if line.strip()]
-    if ran.returncode != 0:
-        raise StepError(
-            f"{program.name} can't quantise to {quantization}", where=str(program),
-            details=lines[-5:],
-        )  # fmt: skip
-    return [line for line in lines if "not divisible" in line or "warning" in line.lower()]
 
 
 SPEED_TOKENS = 64

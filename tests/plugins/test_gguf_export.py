@@ -182,7 +182,7 @@ def test_tokens_that_training_had_not_are_switched_off(tmp_path: Path) -> None:
     job, tokenizer = TestJob(tmp_path), tiny_tokenizer(template)
     frozen = FrozenTemplate(template, tokenizer, {}, tools=False)
     found = _corrections(Gguf(source), frozen, job)
-    quantise(source, tmp_path / "t.gguf", "q8_0", threads=1, flags=found)
+    quantise(source, tmp_path / "t.gguf", "q8_0", flags=found)
     gguf = Gguf(tmp_path / "t.gguf", vocab_only=True)
     assert (gguf.adds_bos, gguf.adds_eos) == (False, False)
     assert prove(gguf, frozen) > 0

@@ -14,8 +14,7 @@ from finery_gguf import activations
 from finery_gguf.importance import Importance, calibration, importance_of
 from finery_gguf.llama import CHUNK, Gguf
 from finery_gguf.pace import Pace
-from finery_gguf.programs import QUANTIZE
-from finery_gguf.quantise import FILE_TYPES, quantise, quantise_with
+from finery_gguf.quantise import FILE_TYPES, quantise, quantise_by_library
 from finery_transformers.frozen.template import FrozenTemplate
 
 ROWS: list[Any] = [
@@ -74,7 +73,7 @@ def test_experts_have_columns_of_their_own(tmp_path: Path) -> None:
     gates, downs = (found.columns[f"blk.0.ffn_{name}_exps.weight"] for name in ("gate", "down"))
     assert (len(gates), len(downs)) == (4 * 64, 4 * 128)
     assert len({bytes(part) for part in np.split(gates, 4)}) == 4
-    quantise(path, tmp_path / "q.gguf", "q4_k_m", threads=1, flags={}, importance=found)
+    quantise(path, tmp_path / "q.gguf", "q4_k_m", importance=found)
     assert Gguf(tmp_path / "q.gguf").parameters > 0
 
 
@@ -93,18 +92,20 @@ def test_files_are_rounded_with_the_matrix(tiny: Path, tmp_path: Path) -> None:
     for name in FILE_TYPES:
         for importance in (None, matrix):
             path = tmp_path / f"{name}-{importance is not None}.gguf"
-            quantise(tiny, path, name, threads=1, flags={}, importance=importance)
+            quantise(tiny, path, name, importance=importance)
             made[name, importance is not None] = path.read_bytes()
     changed = {name for name in FILE_TYPES if made[name, True] != made[name, False]}
     assert {"q4_k_m", "q5_k_m", "iq4_xs"} <= changed
     assert not changed & {"bf16", "f16", "q8_0"}
 
 
-def test_the_users_llama_quantize_gets_the_same_matrix(tiny: Path, tmp_path: Path) -> None:
-    program = write_programs(tmp_path / "llama.cpp") / "build" / "bin" / QUANTIZE
-    given: Any = {"threads": 1, "flags": {}, "importance": computed(tiny, [[5, 6, 7, 8]])}
-    quantise_with(program, tiny, tmp_path / "a.gguf", "q4_k_m", **given)
-    quantise(tiny, tmp_path / "b.gguf", "q4_k_m", **given)
+def test_the_users_llama_quantize_gets_the_same_matrix(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINERY_LLAMA_CPP", str(write_programs(tmp_path / "llama.cpp")))
+    importance = computed(tiny, [[5, 6, 7, 8]])
+    quantise(tiny, tmp_path / "a.gguf", "q4_k_m", importance=importance)
+    quantise_by_library(tiny, tmp_path / "b.gguf", "q4_k_m", importance=importance)
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
     assert [path.name for path in tmp_path.glob("tmp*")] == []
 

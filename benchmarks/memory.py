@@ -148,7 +148,7 @@ def true_lengths(step: Any, model: Any, guessed: Any) -> Any:
     from finery_trl.rows.tokens import Tokens
 
     tokens = Tokens.of(load_tokenizer(model), {})
-    found = list(step.read(step.rows[0], tokens, TestJob(), "rows"))
+    found = list(step.read(step.rows[0], step.reading(tokens, TestJob(), "rows")))
     share = 2 if step.compares else 1  # a pair counts the loss of both answers
     return guessed._replace(
         longest=max(e.size for e in found), answer=max(e.loss_tokens for e in found) // share

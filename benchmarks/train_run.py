@@ -217,12 +217,12 @@ def _examples(job: Job, name: str) -> Any:
     from finery import Model
     from finery.testing import TestJob
     from finery_transformers.loading import load_tokenizer
-    from finery_trl.rows.tokens import Tokens, examples_of
+    from finery_trl.rows.tokens import Reading, Tokens, examples_of
 
     model = Model(Path(job["model"]), meta={"format": "transformers"})
     tokens, limit = Tokens.of(load_tokenizer(model), {}), job["max_length"]
     rows = _rows(job[name])
-    return examples_of(rows, tokens, TestJob(), what=name, max_length=limit, too_long="error")
+    return examples_of(rows, Reading(tokens, TestJob(), name, limit))
 
 
 def _rows(file: str) -> list[Any]:

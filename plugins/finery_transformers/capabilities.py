@@ -1,71 +1,28 @@
-"""Finds out what a chat template can do, by rendering conversations instead of reading its code.
+"""Finds out what a chat template writes, by rendering conversations instead of reading its code.
 
-The conversations contain marks, which are then searched for in the rendered text. `capabilities`
-uses predefined conversations, `unwritten` a given row.
+The conversations contain marks, which are then searched for in the rendered text.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery import DataError, outside_key
 from finery.rows import Conversation, Message
-from finery_transformers.chat import (
-    CALLED,
-    TOOLS,
-    PromptDiffers,
-    end_of_turn,
-    has_two_bos,
-    prompt_text,
-    rendered,
-    row_tokens,
-    thinking_field,
-    thinking_switch,
-    tokens_of,
-    unasked_header,
-)
+from finery_transformers.chat import CALLED, TOOLS, prompt_text, rendered, thinking_field
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Arguments = Mapping[str, Any]
+Ability = Literal["tools", "thinking"]
+"""Tools, calls, their arguments and answers reach the text; or an assistant's thinking does."""
 SHOWN = 3
 """Most templates to offer."""
-
-
-class Capabilities(NamedTuple):
-    """The abilities of a chat template: for each, the reason why it is missing, or empty text.
-
-    system: system turns. turns: several turns of user and assistant. prefix_preserving: the tokens
-    of a conversation are the beginning of the next turn's prompt, so that all turns can be learned
-    in one sequence. tools, calls, arguments, answers: they reach the text. parallel: several calls
-    in a turn. call_text: text beside a call. thinking: an assistant's thinking reaches the text.
-    switch: thinking can be switched off. single_bos: it begins with one BOS at most. end_of_turn:
-    answers end with a special token. generation_prompt: prompts end with the header of an answer.
-    """
-
-    system: str = ""
-    turns: str = ""
-    prefix_preserving: str = ""
-    tools: str = ""
-    calls: str = ""
-    arguments: str = ""
-    answers: str = ""
-    parallel: str = ""
-    call_text: str = ""
-    thinking: str = ""
-    switch: str = ""
-    single_bos: str = ""
-    end_of_turn: str = ""
-    generation_prompt: str = ""
-    unthinking: str = ""
-
-    def lacks(self) -> dict[str, str]:
-        """Ability → why the template doesn't have it."""
-        return {name: reason for name, reason in self._asdict().items() if reason}
 
 
 class Unwritten(NamedTuple):
@@ -79,23 +36,6 @@ class Unwritten(NamedTuple):
 
     def __str__(self) -> str:
         return self.reason if self.turn is None else f"turn {self.turn}: {self.reason}"
-
-
-def capabilities(tokenizer: "PreTrainedTokenizerBase") -> Capabilities:
-    """The abilities of the tokenizer's chat template."""
-    calls = _call_abilities(tokenizer)
-    return Capabilities(
-        system=_writes(tokenizer, [_turn("system", "{mark}"), _turn("user")]),
-        turns=_writes(tokenizer, [*_exchange("{mark}"), *_exchange()]),
-        prefix_preserving=_prefix_preserving(tokenizer),
-        **calls,
-        thinking="" if thinking_field(tokenizer) else "it doesn't write an assistant's thinking",
-        switch="" if thinking_switch(tokenizer) else "it has no switch for thinking",
-        single_bos=_single_bos(tokenizer),
-        end_of_turn=_ends(tokenizer),
-        generation_prompt=_header(tokenizer),
-        unthinking=_unthinking(tokenizer),
-    )
 
 
 @outside_key
@@ -133,42 +73,38 @@ def unwritten(
 
 
 @outside_key
-def templates_with(tokenizer: "PreTrainedTokenizerBase", abilities: Sequence[str]) -> list[str]:
+def templates_with(tokenizer: "PreTrainedTokenizerBase", abilities: Sequence[Ability]) -> list[str]:
     """Names for `chat_template:` of trl's templates with the same turns as the tokenizer's own.
 
-    They have all the abilities, fields of `Capabilities`, and use no control token that the
-    tokenizer lacks. Empty without trl.
+    They have all the abilities, and use no control token that the tokenizer lacks. Empty without
+    trl.
     """
-    own, known = _generation_prompt(tokenizer), tokenizer.get_vocab().keys()
+    own, vocabulary = _generation_prompt(tokenizer), tokenizer.get_vocab().keys()
     names = []
     original = tokenizer.chat_template
     try:
         for path in _carried():
             tokenizer.chat_template = path.read_text(encoding="utf-8")
-            if _fits(tokenizer, own, known) and not _lacking(tokenizer, abilities):
+            controls = re.findall(r"<\|[a-z_]+\|>|<[a-z]+_of_turn>", str(tokenizer.chat_template))
+            has_same_turns = bool(own) and _generation_prompt(tokenizer) == own
+            if has_same_turns and vocabulary >= {*controls} and _has(tokenizer, abilities):
                 names.append(path.stem)
     finally:
         tokenizer.chat_template = original
     return names[:SHOWN]
 
 
-def _fits(tokenizer: "PreTrainedTokenizerBase", own: str, known: Set[str]) -> bool:
-    controls = re.findall(r"<\|[a-z_]+\|>|<[a-z]+_of_turn>", str(tokenizer.chat_template))
-    return bool(own) and _generation_prompt(tokenizer) == own and known >= set(controls)
-
-
-def _lacking(tokenizer: "PreTrainedTokenizerBase", abilities: Sequence[str]) -> bool:
+def _has(tokenizer: "PreTrainedTokenizerBase", abilities: Sequence[Ability]) -> bool:
+    if "thinking" in abilities and thinking_field(tokenizer) is None:
+        return False
     try:
-        lacks = capabilities(tokenizer).lacks()
+        return "tools" not in abilities or not unwritten(tokenizer, CALLED, TOOLS)
     except DataError:
-        return True
-    return any(name in lacks for name in abilities)
+        return False
 
 
 def _carried() -> list[Path]:
     """The template files of trl, without those for trainings, which only add marks."""
-    from importlib.util import find_spec
-
     spec = find_spec("trl")
     folders = spec.submodule_search_locations if spec is not None else None
     files = [f for folder in folders or [] for f in Path(folder).glob("chat_templates/*.jinja")]
@@ -177,132 +113,12 @@ def _carried() -> list[Path]:
 
 def _generation_prompt(tokenizer: "PreTrainedTokenizerBase") -> str:
     """The text that a prompt adds to its turns; empty if the template refuses a question."""
+    question = [{"role": "user", "content": "?"}]
     try:
-        bare = rendered(tokenizer, [_turn("user")])
-        asked = prompt_text(tokenizer, [_turn("user")])
+        bare, asked = rendered(tokenizer, question), prompt_text(tokenizer, question)
     except DataError:
         return ""
     return asked.removeprefix(bare) if asked.startswith(bare) else ""
-
-
-# -- abilities -----------------------------------------------------------------------------------
-
-
-def _turn(role: str, content: str = "?") -> Message:
-    return {"role": role, "content": content}
-
-
-def _exchange(answer: str = ".") -> Conversation:
-    return [_turn("user"), _turn("assistant", answer)]
-
-
-def _writes(tokenizer: "PreTrainedTokenizerBase", messages: Conversation) -> str:
-    """Why a template doesn't write the turn with the text `{mark}`; empty if it does."""
-    marked = [{**m, "content": str(m["content"]).replace("{mark}", _mark(0))} for m in messages]
-    role = next(m["role"] for m in marked if m["content"] == _mark(0))
-    try:
-        text = rendered(tokenizer, marked)
-    except DataError as error:
-        return error.what
-    return "" if _mark(0) in text else f"it doesn't write the {role} turn"
-
-
-def _call_abilities(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
-    """The abilities about tools: name → why not."""
-    reasons: dict[str, str] = {}
-    call = CALLED[1]["tool_calls"][0]
-    another = {**call, "id": "call00002"}
-    answer = {**CALLED[2], "tool_call_id": "call00002"}
-    both = {**CALLED[1], "tool_calls": [call, another]}
-    spoken = {**CALLED[1], "content": "I look it up."}
-    probes: dict[str, Conversation] = {
-        "tools": [_turn("user")],
-        "calls": CALLED[:2],
-        "answers": CALLED,
-        "parallel": [CALLED[0], both, CALLED[2], answer, CALLED[3]],
-        "call_text": [CALLED[0], spoken, *CALLED[2:]],
-    }
-    for name, messages in probes.items():
-        turn = {"tools": None, "answers": 3}.get(name, 2)
-        try:
-            lost = unwritten(tokenizer, messages, TOOLS)
-        except DataError as error:
-            reasons[name] = error.what
-        else:
-            reasons[name] = next((part.reason for part in lost if part.turn == turn), "")
-    said = [r for r in (reasons["calls"],) if "arguments" in r]
-    reasons["arguments"] = said[0] if said else reasons["calls"]
-    reasons["calls"] = "" if said else reasons["calls"]
-    return reasons
-
-
-def _prefix_preserving(tokenizer: "PreTrainedTokenizerBase") -> str:
-    try:
-        learned, answered = _learned(tokenizer)
-        prompt = [*answered, _turn("user")]
-        later = tokens_of(tokenizer, prompt_text(tokenizer, prompt))
-    except DataError as error:
-        return error.what
-    decode: Any = tokenizer.decode
-    if later[: len(learned)] == learned:
-        return ""
-    if decode(later).startswith(decode(learned)):
-        return "its tokenizer joins the end of a prompt with the beginning of an earlier answer"
-    return "it writes an earlier answer differently from the last one"
-
-
-def _learned(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], Conversation]:
-    """(token ids, messages) of a question and its answer, with thinking if it must have some."""
-    try:
-        return _tokens(tokenizer, _exchange("One."))
-    except PromptDiffers:
-        if thinking_field(tokenizer) is None:
-            raise
-        thinking = [_turn("user"), {**_turn("assistant", "One."), "reasoning_content": "1"}]
-        return _tokens(tokenizer, thinking)
-
-
-def _tokens(
-    tokenizer: "PreTrainedTokenizerBase", messages: Conversation
-) -> tuple[list[int], Conversation]:
-    ends = end_of_turn(tokenizer)
-    _, ids = row_tokens(tokenizer, messages[:1], messages[1:], ends)
-    return ids, messages
-
-
-def _unthinking(tokenizer: "PreTrainedTokenizerBase") -> str:
-    try:
-        _tokens(tokenizer, _exchange())
-    except PromptDiffers:
-        return "its prompts open a think block that it leaves out of an answer without thinking"
-    except DataError as error:
-        return error.what
-    return ""
-
-
-def _single_bos(tokenizer: "PreTrainedTokenizerBase") -> str:
-    try:
-        ids = tokens_of(tokenizer, prompt_text(tokenizer, [_turn("user")]))
-    except DataError as error:
-        return error.what
-    return "it begins with two BOS tokens" if has_two_bos(tokenizer, ids) else ""
-
-
-def _ends(tokenizer: "PreTrainedTokenizerBase") -> str:
-    try:
-        learned, _ = _learned(tokenizer)
-    except DataError as error:
-        return error.what
-    ends = end_of_turn(tokenizer)
-    return "" if learned[-1] in ends else "answers don't end with a special token"
-
-
-def _header(tokenizer: "PreTrainedTokenizerBase") -> str:
-    try:
-        header = unasked_header(tokenizer)
-    except DataError as error:
-        return error.what
-    return f"each answer begins with {header!r}, but prompts don't end with it" if header else ""
 
 
 # -- rows ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from finery_trl.steps import TrlTraining
 
 if TYPE_CHECKING:
     from finery_trl.rows.example import Proven
-    from finery_trl.rows.tokens import Tokens
+    from finery_trl.rows.tokens import Reading, Tokens
 
 
 class OnPolicy(TrlTraining, learns="rewards"):
@@ -77,14 +77,11 @@ class OnPolicy(TrlTraining, learns="rewards"):
         names: list[str] = getattr(self.watch, "metric_names", lambda: ["eval_loss"])()
         return names[0]
 
-    def read(
-        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
-    ) -> "Iterable[Proven]":
+    def read(self, rows: Iterable[Row], reading: "Reading") -> "Iterable[Proven]":
         """Prompts as tokens."""
-        from finery_trl.rows.prompts import prompts_of
+        from finery_trl.rows.tokens import prompts_of
 
-        limits: Any = {"max_length": self.max_length, "too_long": self.too_long}
-        return prompts_of(rows, tokens, job, what=what, room=self.max_completion_length, **limits)
+        return prompts_of(rows, reading, self.max_completion_length)
 
     def arguments(self, tokens: "Tokens", job: Job) -> dict[str, Any]:
         """The tokens, with which the trainer ends answers."""

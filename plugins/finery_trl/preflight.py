@@ -6,26 +6,22 @@ Rows are verified in the same way as by the training itself, and shown as a `Pro
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Dataset, FineryError, Job
 from finery.advanced import Piece, Proof, Sample, Tally, raise_all
-from finery.rows import Row
 from finery_local.facts import context_of
 from finery_trl.model.loading import check_context
 from finery_trl.model.targets import check_targets
 from finery_trl.rows.example import Proven, continues
-from finery_trl.rows.remarks import Remarks, add
+from finery_trl.rows.remarks import Remarks, add, read_rows
 from finery_trl.rows.tokens import Tokens
 from finery_trl.train.messages import check_half, check_optimizer, check_sharding, training_notes
 from finery_trl.train.schedule import Schedule
 
 if TYPE_CHECKING:
     from finery_trl.settings import Training
-
-EVERY = 500
-"""Rows between reports of progress."""
 
 
 def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
@@ -75,30 +71,27 @@ class _Reading(NamedTuple):
     def rows(self, name: str, datasets: Sequence[Dataset]) -> Proof:
         """The proof of rows with answers or prompts."""
         step, tokens, _, job, samples = self
-        read: list[str] = []
         proven: set[str] = set()
         tally, ends, shown = Tally(), Counter[int](), list[Sample]()
         total = sum(len(dataset) for dataset in datasets)
-        remarks = Remarks(step.learn(), tokens)
-        rows = _watched(datasets, remarks, read, total, job)
-        for example in step.read(rows, tokens, job, name):
-            remarks.add_example(example)
+        remarks = Remarks(step, tokens)
+        for example in read_rows(step, datasets, step.reading(tokens, job, name), remarks):
             if _is_due(example, shown, samples, tally.rows / max(total, 1)):
                 shown.append(_sample(example, tokens))
             add(tally, example)
             last = [token for a in example.answers() for token in a.tokens[-1:]]
             ends.update(token for token in last if token in tokens.ends)
             proven.add(example.row_id)
-        dropped = [row_id for row_id in read if row_id not in proven]
+        dropped = [row_id for row_id in remarks.ids if row_id not in proven]
         facts = self.facts_of_prompts() if step.on_policy else self.facts(ends, remarks.facts())
         return self.proof(name, tally, remarks, facts, shown, dropped)
 
     def text(self, name: str, datasets: Sequence[Dataset]) -> Proof:
         """The proof of documents, whose blocks count as rows."""
         tally, shown = Tally(), list[Sample]()
-        remarks = Remarks(None, self.tokens, of_text=True)
-        rows = _watched(datasets, remarks, [], sum(map(len, datasets)), self.job)
-        for block in self.step.read(rows, self.tokens, self.job, name):
+        remarks = Remarks(self.step, self.tokens)
+        reading = self.step.reading(self.tokens, self.job, name)
+        for block in read_rows(self.step, datasets, reading, remarks):
             add(tally, block)
             if len(shown) < self.samples:
                 text = _text(block.columns()["input_ids"], self.tokens)
@@ -127,11 +120,14 @@ class _Reading(NamedTuple):
         step = self.step
         tokenizer: Any = self.tokens.tokenizer
         names = [tokenizer.convert_ids_to_tokens(i) for i, _ in ends.most_common()]
-        unit = "row" if step.learn() is None else "turn"
+        unit = "turn"
+        masking = "by turns, each with its prompt at inference; loss only on the assistant's"
+        if step.learn() is None:
+            unit, masking = "row", "by prompt and completion, loss only on the completion"
         padding = "also the end of turn: masked after a row, learned within it"
         return {
             "prompt": "the exact tokens used at inference, compared in every row",
-            "masking": f"{_masking(step)}; {_marks(tokenizer)}",
+            "masking": f"{masking}; {_marks(tokenizer)}",
             **covered,
             "end of turn": f"{' or '.join(names)}, learned in every {unit}",
             "padding": f"{tokenizer.pad_token}, "
@@ -161,19 +157,6 @@ class _Reading(NamedTuple):
             texts = (f"{name}={json.dumps(value)}" for name, value in arguments.items())
             facts["template"] = ", ".join(texts)
         return facts
-
-
-def _watched(
-    datasets: Sequence[Dataset], remarks: Remarks, read: list[str], total: int, job: Job
-) -> Iterator[Row]:
-    """The rows, one by one, also for `remarks`; their ids are added to `read`."""
-    for dataset in datasets:
-        for row in dataset:
-            read.append(row["id"])
-            remarks.add_row(row)
-            if len(read) % EVERY == 0:
-                job.progress(len(read), total, "reading rows")
-            yield row
 
 
 def _is_due(example: Proven, shown: Sequence[Sample], samples: int, read: float) -> bool:
@@ -207,12 +190,6 @@ def _text(ids: Sequence[int], tokens: Tokens) -> str:
     from finery_transformers.chat import decoded
 
     return decoded(tokens.tokenizer, ids, special=True)
-
-
-def _masking(step: "Training") -> str:
-    if step.learn() is None:
-        return "by prompt and completion, loss only on the completion"
-    return "by turns, each with its prompt at inference; loss only on the assistant's"
 
 
 def _marks(tokenizer: Any) -> str:

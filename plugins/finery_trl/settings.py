@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from finery_trl.model.loading import Prepared
     from finery_trl.rows.example import Proven
-    from finery_trl.rows.tokens import Tokens
+    from finery_trl.rows.tokens import Reading, Tokens
     from finery_trl.rows.turns import Learn
 
 INSTALLED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -276,11 +276,15 @@ class Training(
         "recipe's folder.",
     )
 
-    def read(
-        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
-    ) -> "Iterable[Proven]":
-        """Rows as verified examples, one by one if possible. what: their name in errors."""
+    def read(self, rows: Iterable[Row], reading: "Reading") -> "Iterable[Proven]":
+        """Rows as verified examples, one by one if possible."""
         raise NotImplementedError
+
+    def reading(self, tokens: "Tokens", job: Job, what: str) -> "Reading":
+        """How `read` reads the rows of an input. what: its name in errors."""
+        from finery_trl.rows.tokens import Reading
+
+        return Reading(tokens, job, what, self.max_length, self.too_long)
 
     def learn(self) -> "Learn | None":
         """The learned part of each row's turns; None if complete rows are compared or rated."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from finery_trl.model.loading import Prepared
     from finery_trl.rows.example import Proven
-    from finery_trl.rows.tokens import Tokens
+    from finery_trl.rows.tokens import Reading
     from finery_trl.rows.turns import Learn
 
 
@@ -127,14 +127,11 @@ class Sft(TrlTraining):
         "an error if the model's attention would let a row see its neighbors.",
     )
 
-    def read(
-        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
-    ) -> "Iterable[Proven]":
+    def read(self, rows: Iterable[Row], reading: "Reading") -> "Iterable[Proven]":
         """Rows as tokens, with loss on their turns."""
         from finery_trl.rows.tokens import examples_of
 
-        limits: Any = {"max_length": self.max_length, "too_long": self.too_long}
-        return examples_of(rows, tokens, job, what=what, learn=self.learn(), **limits)
+        return examples_of(rows, reading, self.learn())
 
     def learn(self) -> "Learn":
         """The turns to learn, from the settings."""
@@ -211,15 +208,11 @@ class Pretrain(TrlTraining, learns="text"):
                     fix=NEEDS_TEXT,
                 )
 
-    def read(
-        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
-    ) -> "Iterable[Proven]":
+    def read(self, rows: Iterable[Row], reading: "Reading") -> "Iterable[Proven]":
         """Documents as blocks of tokens."""
         from finery_trl.rows.text import blocks_of
 
-        return blocks_of(
-            rows, tokens, job, what=what, max_length=self.max_length, packing=self.packing
-        )
+        return blocks_of(rows, reading, packing=self.packing)
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
         """TRL's SFTTrainer, for blocks."""
@@ -331,14 +324,11 @@ class Dpo(Preference):
                 fix="remove it, or set loss_type: robust",
             )
 
-    def read(
-        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
-    ) -> "Iterable[Proven]":
+    def read(self, rows: Iterable[Row], reading: "Reading") -> "Iterable[Proven]":
         """Preferences as tokens."""
         from finery_trl.rows.pairs import pairs_of
 
-        limits: Any = {"max_length": self.max_length, "too_long": self.too_long}
-        return pairs_of(rows, tokens, job, what=what, **limits)
+        return pairs_of(rows, reading)
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
         """TRL's DPOTrainer."""
@@ -409,14 +399,11 @@ class Kto(Preference, learns="ratings"):
         """Two where the drift is estimated from pairs of rows."""
         return 2 if self.loss_type == "kto" else 1
 
-    def read(
-        self, rows: Iterable[Row], tokens: "Tokens", job: Job, what: str
-    ) -> "Iterable[Proven]":
+    def read(self, rows: Iterable[Row], reading: "Reading") -> "Iterable[Proven]":
         """Rated answers as tokens."""
         from finery_trl.rows.pairs import ratings_of
 
-        limits: Any = {"max_length": self.max_length, "too_long": self.too_long}
-        return ratings_of(rows, tokens, job, what=what, **limits)
+        return ratings_of(rows, reading)
 
     def trainer(self) -> tuple[Any, Any, dict[str, Any]]:
         """TRL's KTOTrainer."""

@@ -10,6 +10,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from abilities import Capabilities, capabilities
 from llama_server import Llama, serve
 from models.families import Family
 from models.rows import PROMPTS, THOUGHT, called, preference, turns
@@ -20,7 +21,6 @@ from finery import FineryError, Model
 from finery.rows import Message, Row
 from finery.testing import TestJob
 from finery_ollama.derive import RENDERERS
-from finery_transformers.capabilities import Capabilities, capabilities
 from finery_transformers.chat import prompt_text, prompt_tokens, thinking_switch
 from finery_transformers.dates import writes_date
 from finery_transformers.frozen.template import PROMPTS as PROMPTS_OF_ROWS
@@ -28,11 +28,10 @@ from finery_transformers.frozen.template import FrozenTemplate, frozen_template
 from finery_transformers.wrapping import with_text_tools
 from finery_trl.rows.example import Example
 from finery_trl.rows.pairs import pairs_of
-from finery_trl.rows.tokens import Tokens, examples_of
+from finery_trl.rows.tokens import Reading, Tokens, examples_of
 from finery_trl.rows.turns import Learn
 
 YES = "yes"
-LIMITS: Mapping[str, Any] = {"what": "rows", "max_length": 4096, "too_long": "error"}
 DIFFERS = {
     "gemma4_v2": "llama.cpp gives tools' answers to this template in a field of their own "
     "(`tool_responses`), which rows don't have, and so makes",
@@ -95,14 +94,19 @@ def way_of(tokenizer: Any, can: Capabilities) -> tuple[Way, str]:
 
 def examples(rows: Sequence[Row], tokenizer: Any, learn: Learn) -> list[Example]:
     """Rows as a training reads them."""
-    return list(examples_of(rows, Tokens.of(tokenizer, {}), TestJob(), learn=learn, **LIMITS))
+    return list(examples_of(rows, reading(tokenizer), learn))
+
+
+def reading(tokenizer: Any) -> Reading:
+    """How a training reads rows."""
+    return Reading(Tokens.of(tokenizer, {}), TestJob(), "rows", 4096)
 
 
 def _dpo(tokenizer: Any, can: Capabilities) -> str:
     # Preferences have no setting for rows without thinking.
     for thinks, note in ((False, ""), (True, f", {WAYS[2].note}")):
         try:
-            pairs_of([preference(thinks=thinks)], Tokens.of(tokenizer, {}), TestJob(), **LIMITS)
+            pairs_of([preference(thinks=thinks)], reading(tokenizer))
         except FineryError as error:
             failed = reason(error)
         else:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from abilities import capabilities
 from models.checks import YES, reason, way_of
 from models.families import CHATML, IM_END, Family
 from models.rows import answer, preference, question
@@ -16,7 +17,6 @@ from finery import FineryError, Model
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_gguf.export import Export
-from finery_transformers.capabilities import capabilities
 from finery_transformers.loading import load_adapter, load_model
 from finery_trl.steps import Dpo, Sft
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from abilities import capabilities
 from tiny_llama import CHATML, SPECIAL, tiny_tokenizer
 
-from finery_transformers.capabilities import capabilities, templates_with, unwritten
+from finery_transformers.capabilities import templates_with, unwritten
 from finery_transformers.chat import CALLED
 
 TOOL_ABILITIES = ("tools", "calls", "arguments", "answers", "parallel", "call_text")

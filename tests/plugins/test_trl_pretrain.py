@@ -14,7 +14,7 @@ from finery.testing import TestJob, dataset, examine
 from finery_docs.chunks import Limits, chunks
 from finery_docs.plain import read_markdown
 from finery_trl.rows.text import Block, blocks_of
-from finery_trl.rows.tokens import Tokens
+from finery_trl.rows.tokens import Reading, Tokens
 from finery_trl.settings import Launch
 from finery_trl.steps import Pretrain
 from finery_trl.train.run import _trainer, read
@@ -58,7 +58,7 @@ def test_chunks_become_documents_whose_tokens_are_learned_once(
         for i, c in enumerate(spans)
     ]
     tokens, job = Tokens.of_model(tiny), TestJob(tmp_path)
-    blocks = blocks_of(rows, tokens, job, what="rows", max_length=64, packing=True)
+    blocks = blocks_of(rows, Reading(tokens, job, "rows", 64), packing=True)
     assert all(block.size <= 64 for block in blocks)
     assert len(blocks) <= math.ceil(sum(b.size for b in blocks) / 64) + 2
     for name in ("a.md0", "b.md0"):
@@ -154,7 +154,8 @@ def test_a_check_shows_the_blocks(tiny: Model, tmp_path: Path) -> None:
     step = Pretrain(model=tiny, rows=[data], max_length=64)
     job = TestJob(tmp_path / "job")
     (proof,) = step.prove(job, 9)
-    blocks: list[Block] = list(step.read(data, Tokens.of_model(tiny), job, "rows"))  # type: ignore[arg-type]
+    reading = step.reading(Tokens.of_model(tiny), job, "rows")
+    blocks: list[Block] = list(step.read(data, reading))  # type: ignore[arg-type]
     assert (proof.rows, proof.tokens) == (len(blocks), sum(block.size for block in blocks))
     assert sum(s.pieces[0].text.count("<|endoftext|>") for s in proof.samples) == 5
     assert any("as plain text: x" in note for note in proof.notes)
@@ -177,5 +178,5 @@ def test_rows_without_a_text_are_refused_and_repeats_are_said(tiny: Model, tmp_p
     assert "no `text` in 1 of 2 rows" in error.what
     job = TestJob(tmp_path / "other")
     twice = [{"id": name, "text": "where is my card"} for name in "ab"]
-    blocks_of(twice, Tokens.of_model(tiny), job, what="rows", max_length=64, packing=True)
+    blocks_of(twice, Reading(Tokens.of_model(tiny), job, "rows", 64), packing=True)
     assert any("text of another row" in line for line in logged(job))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 from tiny_llama import CHATML, tiny_tokenizer
 
-from finery import DataError, Dataset, FineryError, Job, Model, StepError
+from finery import DataError, Dataset, FineryError, Model, StepError
 from finery.preflight.report import Proof
 from finery.rows import Row, with_id
 from finery.step.look import examine_opened
@@ -19,7 +19,7 @@ from finery_eval.steps.exact import Exact
 from finery_trl.preflight import prove
 from finery_trl.rows.example import Answer, Proven
 from finery_trl.rows.remarks import summary
-from finery_trl.rows.tokens import Tokens, examples_of
+from finery_trl.rows.tokens import Reading, Tokens, examples_of
 from finery_trl.settings import Lora
 from finery_trl.steps import Dpo, Sft, TrlTraining
 from finery_trl.train.run import read
@@ -216,8 +216,7 @@ def test_rows_are_read_one_by_one() -> None:
         yield from (row(f"{i}", "late") for i in itertools.count())
 
     tokens = Tokens.of(tiny_tokenizer(), {})
-    limits: Any = {"max_length": 200, "too_long": "error"}
-    read = examples_of(endless(), tokens, TestJob(), what="rows", **limits)
+    read = examples_of(endless(), Reading(tokens, TestJob(), "rows", 200))
     found = list(itertools.islice(read, 3))
     assert summary("rows", found).rows == 3
 
@@ -254,9 +253,8 @@ class Reply(NamedTuple):
 class Replies(TrlTraining):
     """A training of another plugin, with rows of its own."""
 
-    def read(self, rows: Iterable[Row], tokens: Tokens, job: Job, what: str) -> Iterable[Proven]:
-        limits: dict[str, Any] = {"max_length": self.max_length, "too_long": self.too_long}
-        for example in examples_of(rows, tokens, job, what=what, **limits):
+    def read(self, rows: Iterable[Row], reading: Reading) -> Iterable[Proven]:
+        for example in examples_of(rows, reading):
             yield Reply(example.row_id, example.tokens)
 
 

@@ -10,7 +10,7 @@ from finery import DataError, StepError
 from finery.rows import Row, with_id
 from finery.testing import TestJob
 from finery_trl.rows.example import NO_LOSS, Example
-from finery_trl.rows.tokens import Tokens, examples_of
+from finery_trl.rows.tokens import Reading, Tokens, examples_of
 
 
 def row(question: str = "where is my card", answer: str = "card_arrival") -> Row:
@@ -23,7 +23,7 @@ def read(
 ) -> list[Example]:
     tokens = Tokens.of(tiny_tokenizer(template), {})
     given: dict[str, Any] = {"what": "rows", "max_length": 200, "too_long": "error", **limits}
-    return list(examples_of(rows, tokens, job or TestJob(), **given))
+    return list(examples_of(rows, Reading(tokens, job or TestJob(), **given)))
 
 
 def test_loss_lies_on_the_answer_up_to_the_end_of_its_turn() -> None:

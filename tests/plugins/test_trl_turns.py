@@ -12,7 +12,7 @@ from finery.rows import Row, with_id
 from finery.testing import TestJob, dataset
 from finery_trl.preflight import prove
 from finery_trl.rows.example import NO_LOSS, Example, rows_in
-from finery_trl.rows.tokens import ANSWERS, Tokens, examples_of
+from finery_trl.rows.tokens import ANSWERS, Reading, Tokens, examples_of
 from finery_trl.rows.turns import Learn
 from finery_trl.steps import Dpo, Sft
 from finery_trl.train.run import read as read_rows
@@ -87,7 +87,7 @@ def read(
     rows = row if isinstance(row, list) else [row]
     given: dict[str, Any] = {"what": "rows", "max_length": 2000, "too_long": "error", **limits}
     job = given.pop("job", TestJob())
-    return list(examples_of(rows, tokens, job, learn=learn, **given))
+    return list(examples_of(rows, Reading(tokens, job, **given), learn))
 
 
 def refused(row: Row | list[Row], template: str = CHATML, learn: Learn = ANSWERS) -> FineryError:
@@ -438,9 +438,8 @@ def test_two_bos_tokens_are_refused() -> None:
     tokenizer = tiny_tokenizer("{{ bos_token }}{{ bos_token }}" + CHATML)
     tokenizer.bos_token = SPECIAL[0]
     tokens = Tokens.of(tokenizer, {})
-    limits: Any = {"what": "rows", "max_length": 200}
     with pytest.raises(StepError, match="two BOS tokens at the beginning in 1 of 1 rows") as caught:
-        list(examples_of([talk(2)], tokens, TestJob(), too_long="error", **limits))
+        list(examples_of([talk(2)], Reading(tokens, TestJob(), "rows", 200)))
     assert "turn 2" in caught.value.details[0]
 
 

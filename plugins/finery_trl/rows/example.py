@@ -63,20 +63,14 @@ class Example(NamedTuple):
     part: int = 0
     turns: int = 1
 
-    @property
-    def sequences(self) -> int:
-        """Always 1."""
-        return 1
+    sequences = 1
 
     @property
     def size(self) -> int:
         """Tokens of the conversation."""
         return len(self.tokens)
 
-    @property
-    def total_tokens(self) -> int:
-        """Tokens of the only sequence."""
-        return self.size
+    total_tokens = size
 
     @property
     def loss_tokens(self) -> int:

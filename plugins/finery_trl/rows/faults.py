@@ -3,17 +3,19 @@
 Nothing here can change a model: a training with a faulty row doesn't start.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
-from finery import DataError, FineryError, Job, StepError, outside_key
+from finery import DataError, FineryError, StepError, outside_key
 from finery.rows import Row, Turns
 from finery.util.text import NAMED, some_of
 from finery_trl.rows.example import Proven
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from finery_trl.rows.tokens import Reading
 
 
 @outside_key
@@ -104,9 +106,9 @@ class Fault(Enum):
         self.error = error
 
 
-NEEDED = {
-    Fault.TOOLLESS: ("tools", "calls", "arguments", "answers"),
-    Fault.THOUGHTLESS: ("thinking",),
+NEEDED: Mapping[Fault, Literal["tools", "thinking"]] = {
+    Fault.TOOLLESS: "tools",
+    Fault.THOUGHTLESS: "thinking",
 }
 """Fault → what a chat template must be able to do, so that it doesn't occur."""
 
@@ -124,14 +126,11 @@ class Faulty(Exception):
 
 @outside_key
 class Faults:
-    """Collects the rows that can't be trained on, by fault, with details of the first few.
+    """Collects the rows that can't be trained on, by fault, with details of the first few."""
 
-    what: the name of the rows in errors. tokenizer: of the model.
-    """
-
-    def __init__(self, what: str, tokenizer: "PreTrainedTokenizerBase") -> None:
-        self._what = what
-        self._tokenizer = tokenizer
+    def __init__(self, reading: "Reading") -> None:
+        self._reading = reading
+        self._what = reading.what
         self._read = self._learnable = 0
         self._weights = {0: 0, 1: 0, None: 0}  # of assistant turns
         self._ids: dict[Fault, list[str]] = {}
@@ -161,8 +160,9 @@ class Faults:
         ids.append(row["id"])
         self._fixes.setdefault(error.fault, error.fix)
 
-    def measure(self, examples: Sequence[Proven], max_length: int) -> None:
+    def measure(self, examples: Sequence[Proven]) -> None:
         """Count those examples of a row that are too long."""
+        max_length = self._reading.max_length
         longer = [example for example in examples if example.size > max_length]
         is_learnable = len(longer) < len(examples)
         self._learnable += is_learnable
@@ -172,22 +172,23 @@ class Faults:
             self._longer[example.row_id] = is_learnable
             self._longest = max(self._longest, example.size)
 
-    def refuse(
-        self, job: Job, max_length: int, too_long: Literal["error", "drop"], loss: str
-    ) -> None:
+    def refuse(self, loss: str) -> None:
         """Raise the first fault, with the others in its details; log the rows that are dropped."""
         if not self._read:
-            raise DataError(f"{self._what}: there are no rows", fix=_no_rows(self._what))
+            fix = "check the step that they come from"
+            if self._what == "validation":
+                fix = "remove validation, or name a step with rows"
+            raise DataError(f"{self._what}: there are no rows", fix=fix)
         if self._ids:
             first, *others = (fault for fault in Fault if fault in self._ids)
             more = [f"also: {self._count(fault)}" for fault in others]
             raise first.error(
                 f"{self._what}: {self._count(first)}",
                 details=[*self._details[first], *more],
-                fix=self._fixes[first] or _offer(first, self._tokenizer) + first.fix,
+                fix=self._fixes[first] or _offer(first, self._reading.tokens.tokenizer) + first.fix,
             )
         if self._longer:
-            self._check_longer(job, max_length, too_long)
+            self._check_longer()
         if loss == "marked":
             self._refuse_unmarked()
 
@@ -195,12 +196,11 @@ class Faults:
         ids = self._ids[fault]
         return f"{fault.says} in {len(ids):,} of {self._read:,} rows: {some_of(ids)}"
 
-    def _check_longer(self, job: Job, max_length: int, too_long: str) -> None:
+    def _check_longer(self) -> None:
         ids, every = list(self._longer), not self._learnable
-        text = (
-            f"{self._what}: {len(ids):,} of {self._read:,} rows are longer than {max_length} tokens"
-        )
-        if too_long == "error" or every:
+        text = f"{self._what}: {len(ids):,} of {self._read:,} rows are longer than "
+        text += f"{self._reading.max_length} tokens"
+        if self._reading.too_long == "error" or every:
             prompts = f"in {self._prompts:,} of them, the prompt alone is" if self._prompts else ""
             raise DataError(
                 f"{text}: {some_of(ids)}",
@@ -211,7 +211,9 @@ class Faults:
             )
         partly = sum(self._longer.values())
         except_for = f", except for the shorter turns of {partly:,} of them" if partly else ""
-        job.log(f"{text} (up to {self._longest}) and were dropped{except_for}: {some_of(ids)}")
+        self._reading.job.log(
+            f"{text} (up to {self._longest}) and were dropped{except_for}: {some_of(ids)}"
+        )
 
     def _refuse_unmarked(self) -> None:
         """Raise `DataError` if no turn is marked, or if marks leave open what isn't learned."""
@@ -230,21 +232,13 @@ class Faults:
             )
 
 
-def _no_rows(what: str) -> str:
-    return (
-        "remove validation, or name a step with rows"
-        if what == "validation"
-        else ("check the step that they come from")
-    )
-
-
 def _offer(fault: Fault, tokenizer: "PreTrainedTokenizerBase") -> str:
     """The templates with which a fault wouldn't occur, as the beginning of a fix."""
     if fault not in NEEDED:
         return ""
     from finery_transformers.capabilities import templates_with
 
-    names = templates_with(tokenizer, NEEDED[fault])
+    names = templates_with(tokenizer, [NEEDED[fault]])
     if not names:
         return ""
     also = f" (or {', '.join(names[1:])})" if names[1:] else ""

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from finery import DataError, Job, outside_key
+from finery import DataError, outside_key
 from finery.rows import Row, Turns, is_preference
 from finery.util.text import some_of
-from finery_trl.rows.example import Answer, Example
-from finery_trl.rows.tokens import Tokens, examples_of
+from finery_trl.rows.example import Answer
+from finery_trl.rows.tokens import Reading, examples_of
 
 RATINGS = {True: True, False: False, "true": True, "false": False}
 """A row's label → whether its completion is good. The labels of a Dataset are text."""
@@ -26,10 +26,7 @@ class Pair(NamedTuple):
     chosen: list[int]
     rejected: list[int]
 
-    @property
-    def sequences(self) -> int:
-        """Always 2: the prompt with each answer."""
-        return 2
+    sequences = 2
 
     @property
     def size(self) -> int:
@@ -70,20 +67,14 @@ class Rating(NamedTuple):
     completion: list[int]
     desirable: bool
 
-    @property
-    def sequences(self) -> int:
-        """Always 1: prompt and answer."""
-        return 1
+    sequences = 1
 
     @property
     def size(self) -> int:
         """Tokens of prompt and answer."""
         return len(self.prompt) + len(self.completion)
 
-    @property
-    def total_tokens(self) -> int:
-        """Tokens of the only sequence."""
-        return self.size
+    total_tokens = size
 
     @property
     def loss_tokens(self) -> int:
@@ -104,21 +95,18 @@ class Rating(NamedTuple):
         }
 
 
-def pairs_of(
-    rows: Iterable[Row], tokens: Tokens, job: Job, *, what: str, **limits: Any
-) -> list[Pair]:
+def pairs_of(rows: Iterable[Row], reading: Reading) -> list[Pair]:
     """Every preference as tokens, verified.
 
-    limits: see `examples_of`. Raises the same errors, and `DataError` with the rows that aren't
-    preferences or have two equal answers, and if each preference has an answer that is too long.
+    Raises the errors of `examples_of`, and `DataError` with the rows that aren't preferences or
+    have two equal answers, and if each preference has an answer that is too long.
     """
     pairs = list(rows)
     unpaired = [r for r in pairs if not is_preference(r)]
-    _refuse(unpaired, "no chosen and rejected answer", _PREFERENCE_FIX, what)
-    chosen = _proven(pairs, "chosen", tokens, job, what, **limits)
-    rejected = _proven(pairs, "rejected", tokens, job, what, **limits)
+    _refuse(unpaired, "no chosen and rejected answer", _PREFERENCE_FIX, reading.what)
+    chosen, rejected = _proven(pairs, "chosen", reading), _proven(pairs, "rejected", reading)
     same = [r for r in pairs if chosen.get(r["id"]) == rejected.get(r["id"], "")]
-    _refuse(same, "equal chosen and rejected answers", "remove them", what)
+    _refuse(same, "equal chosen and rejected answers", "remove them", reading.what)
     # A preference needs both answers: if one is too long, the row is dropped.
     fitting = [
         Pair(r["id"], *chosen[r["id"]], rejected[r["id"]][1])
@@ -126,24 +114,26 @@ def pairs_of(
         if r["id"] in chosen and r["id"] in rejected
     ]
     if not fitting:
-        _refuse_all_longer(pairs, tokens, job, what, **limits)
+        _refuse_all_longer(pairs, reading)
     return fitting
 
 
-def ratings_of(
-    rows: Iterable[Row], tokens: Tokens, job: Job, *, what: str, **limits: Any
-) -> list[Rating]:
+def ratings_of(rows: Iterable[Row], reading: Reading) -> list[Rating]:
     """Every rated answer as tokens, verified. A preference yields two of them.
 
-    limits: see `examples_of`. Raises the same errors, and `DataError` with the rows without a
-    rating.
+    Raises the errors of `examples_of`, and `DataError` with the rows without a rating.
     """
     rated = list(rows)
-    unrated = [r for r in rated if not is_preference(r) and not _is_rated(r)]
-    _refuse(unrated, "no rating", _RATING_FIX, what)
+    unrated = [
+        r
+        for r in rated
+        if not is_preference(r)
+        and not (r.get("prompt") and "completion" in r and r.get("label") in RATINGS)
+    ]
+    _refuse(unrated, "no rating", _RATING_FIX, reading.what)
     sides = {"chosen": True, "rejected": False, "completion": None}
     proven = {
-        side: _proven([r for r in rated if side in r], side, tokens, job, what, **limits)
+        side: _proven([r for r in rated if side in r], side, reading)
         for side in sides
         if any(side in r for r in rated)
     }
@@ -156,44 +146,35 @@ def ratings_of(
 
 
 def _proven(
-    rows: Sequence[Row], side: str, tokens: Tokens, job: Job, what: str, **limits: Any
+    rows: Sequence[Row], side: str, reading: Reading
 ) -> dict[str, tuple[list[int], list[int]]]:
     """Row id → (prompt, answer) as tokens, for one of the answers of each row."""
     shared = ("id", "prompt", "tools")
     answered = [{k: r[k] for k in shared if k in r} | {"completion": r[side]} for r in rows]
-    name = what if side == "completion" else f"{what} ({side})"
+    if side != "completion":
+        reading = reading._replace(what=f"{reading.what} ({side})")
     several = [r for r in answered if len(Turns.of(r).answer) > 1]
-    _refuse(several, "an answer of several turns", _TURNS_FIX, name)
-    examples = examples_of(answered, tokens, job, what=name, **limits)
-    return {e.row_id: _cut(e) for e in examples}
+    _refuse(several, "an answer of several turns", _TURNS_FIX, reading.what)
+    return {
+        example.row_id: (list(answer.prompt), list(answer.tokens))
+        for example in examples_of(answered, reading)
+        for (answer,) in [example.answers()]
+    }
 
 
 @outside_key
-def _refuse_all_longer(
-    pairs: Sequence[Row], tokens: Tokens, job: Job, what: str, *, max_length: int, **limits: Any
-) -> None:
+def _refuse_all_longer(pairs: Sequence[Row], reading: Reading) -> None:
     """Raise the error for preferences that all have an answer that is too long."""
-    sides = [
-        _proven(pairs, side, tokens, job, what, max_length=sys.maxsize, **limits)
-        for side in ("chosen", "rejected")
-    ]
+    whole = reading._replace(max_length=sys.maxsize)
+    sides = [_proven(pairs, side, whole) for side in ("chosen", "rejected")]
     longest = max(len(prompt) + len(answer) for side in sides for prompt, answer in side.values())
     raise DataError(
-        f"{what}: {len(pairs):,} of {len(pairs):,} rows are longer than {max_length} tokens with "
-        f"one of their answers: {some_of([str(r['id']) for r in pairs])}",
+        f"{reading.what}: {len(pairs):,} of {len(pairs):,} rows are longer than "
+        f"{reading.max_length} tokens with one of their answers: "
+        f"{some_of([str(r['id']) for r in pairs])}",
         where="max_length",
         fix=f"max_length: {longest}, or shorter answers",
     )
-
-
-def _cut(example: Example) -> tuple[list[int], list[int]]:
-    """(prompt, answer) of an example with one turn."""
-    (answer,) = example.answers()
-    return list(answer.prompt), list(answer.tokens)
-
-
-def _is_rated(row: Row) -> bool:
-    return bool(row.get("prompt")) and "completion" in row and row.get("label") in RATINGS
 
 
 @outside_key

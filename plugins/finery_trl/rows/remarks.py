@@ -6,10 +6,11 @@ kept and reported.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from finery import outside_key
+from finery import Dataset, outside_key
 from finery.advanced import Proof, Tally
 from finery.rows import Row, Turns
 from finery.util.text import NAMED, counted, some_of
@@ -19,49 +20,174 @@ from finery_trl.rows.turns import Learn, learned_turns, thinking_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from finery_trl.rows.tokens import Tokens
+    from finery_trl.rows.tokens import Reading, Tokens
+    from finery_trl.settings import Training
 
+EVERY = 500
+"""Rows between reports of progress."""
 REFUSED_LABELS = (False, "false")
 """Labels of rated answers that the model learns not to give."""
 
 
+def read_rows(
+    step: "Training", datasets: Sequence[Dataset], reading: "Reading", remarks: "Remarks"
+) -> Iterator[Proven]:
+    """The examples of all rows, as a training reads them; rows and examples are examined, too."""
+    total = sum(map(len, datasets))
+
+    def examined() -> Iterator[Row]:
+        for row in chain.from_iterable(datasets):
+            remarks.add_row(row)
+            if len(remarks.ids) % EVERY == 0:
+                reading.job.progress(len(remarks.ids), total, "reading rows")
+            yield row
+
+    for example in step.read(examined(), reading):
+        remarks.add_example(example)
+        yield example
+
+
 @outside_key
 class Remarks:
-    """Examines rows as they are read, and their examples.
+    """Examines rows as they are read, and counts their turns and those of their examples.
 
-    Add each row before its examples. learn: as in `Coverage`. of_text: for documents, in which
-    control tokens are plain text.
+    Add each row before its examples. ids: of all rows. Turns are only counted for trainings that
+    learn by turns. In the documents of a pre-training, control tokens are plain text.
     """
 
-    def __init__(self, learn: Learn | None, tokens: "Tokens", *, of_text: bool = False) -> None:
+    def __init__(self, step: "Training", tokens: "Tokens") -> None:
+        self.ids: list[str] = []
+        self._learn = step.learn()
+        of_text = type(step).__spec__.learns == "text"
         self._control = Control(tokens.tokenizer, "plain text" if of_text else "real")
-        self._calls = Calls(learn)
-        self._coverage = Coverage(learn, tokens)
+        self._calls = Calls(self._learn)
+        self._tokens = tokens
+        self._row: Row = {}
+        self._turns = self._learned = self._in_prompts = self._unchosen = 0
+        self._thoughts = self._thoughtless = self._weighted = 0
+        self._rows = self._split_rows = self._parts = self._part_tokens = self._whole_tokens = 0
+        self._last: list[Example] = []
 
     def add_row(self, row: Row) -> None:
-        """Examine a row."""
+        """Examine a row; its turns are counted once it has an example."""
+        self.ids.append(row["id"])
         self._control.add(row)
         self._calls.add(row)
-        self._coverage.add_row(row)
+        self._row = row
 
     def add_example(self, example: Proven) -> None:
-        """Look at an example of the row that was added last."""
-        self._coverage.add_example(example)
+        """Count an example of the row that was added last."""
+        if self._learn is None or not isinstance(example, Example):
+            return
+        if example.part == 0:
+            self._close()
+            self._count_row(self._row, self._learn)
+        self._learned += example.turns
+        self._last.append(example)
 
     def facts(self) -> dict[str, str]:
-        """Facts about all rows, as text."""
-        return self._coverage.facts()
+        """Facts about the turns of all rows, as text."""
+        if self._learn is None:
+            return {}
+        self._close()
+        facts = {
+            "turns": f"{self._learned:,} of {self._turns:,} assistant turns have loss "
+            f"(loss: {self._learn.loss})"
+        }
+        if self._learned > self._rows:
+            facts["sequences"] = self._sequences()
+        if thinking := self._thinking():
+            facts["thinking"] = thinking
+        return facts
 
     def notes(self) -> list[str]:
         """Lines about what may be a mistake."""
-        return [*self._notes_on_rows(), *self._coverage.notes()]
+        self._close()
+        notes = [*self._control.notes(), *self._calls.notes()]
+        if self._turns > self._learned:
+            notes.append(
+                f"{self._turns - self._learned:,} of {self._turns:,} assistant turns have no loss: "
+                f"{', '.join(self._reasons())}"
+            )
+        if self._rows and not self._thoughts and self._learn is not None:
+            nothing = "thinking: masked, but no turn with loss has thinking (`reasoning_content`)"
+            notes += [nothing] if self._learn.thinking == "masked" else []
+        if self._weighted and self._learn is not None and self._learn.loss != "marked":
+            notes.append(
+                f"loss: {self._learn.loss} ignores the `weight` of "
+                f"{counted(self._weighted, 'assistant turn')}; loss: marked uses it"
+            )
+        return notes
 
     def lines(self) -> list[str]:
-        """The log of a training about its rows: the notes, and unusual facts."""
-        return [*self._notes_on_rows(), *self._coverage.lines()]
+        """The log of a training about its rows: unusual facts, and the notes."""
+        facts = self.facts()
+        split = [facts["sequences"]] if self._split_rows else []
+        thinking = [f"thinking: {facts['thinking']}"] if "thinking" in facts else []
+        return [*split, *thinking, *self.notes()]
 
-    def _notes_on_rows(self) -> list[str]:
-        return [*self._control.notes(), *self._calls.notes()]
+    def _count_row(self, row: Row, learn: Learn) -> None:
+        turns = Turns.of(row)
+        messages, eligible = turns.conversation, turns.replies
+        count = sum(m.get("role") == "assistant" for m in messages)
+        chosen = learned_turns(turns, learn.loss)
+        self._rows += 1
+        self._turns += count
+        self._in_prompts += count - len(eligible)
+        self._unchosen += len(eligible) - len(chosen)
+        self._thoughts += sum(bool(thinking_of(messages[i])) for i in chosen)
+        self._thoughtless += not any(map(thinking_of, messages))
+        self._weighted += sum("weight" in messages[i] for i in eligible)
+
+    def _close(self) -> None:
+        """Count the parts of the last row."""
+        if len(self._last) > 1:
+            self._split_rows += 1
+            self._parts += len(self._last)
+            self._part_tokens += sum(e.size for e in self._last)
+            self._whole_tokens += max(e.size for e in self._last)
+        self._last = []
+
+    def _reasons(self) -> list[str]:
+        choice = {"last_turn": "loss: last_turn", "marked": "weight: 0"}
+        loss = self._learn.loss if self._learn is not None else "all_turns"
+        reasons = [choice[loss]] if self._unchosen else []
+        reasons += ["they are in prompts"] if self._in_prompts else []
+        without = self._turns - self._learned - self._unchosen - self._in_prompts
+        return reasons + (["longer than max_length"] if without else [])
+
+    def _sequences(self) -> str:
+        if not self._split_rows:
+            return "one a row: the template writes earlier turns as they were learned"
+        times = self._part_tokens / self._whole_tokens
+        are = "is" if self._split_rows == 1 else "are"
+        return (
+            f"{counted(self._split_rows, 'row')} {are} split into {self._parts:,} examples, since "
+            f"the template writes earlier turns differently: {self._part_tokens:,} tokens instead "
+            f"of {self._whole_tokens:,} ({times:.1f} times)"
+        )
+
+    def _thinking(self) -> str:
+        from finery_transformers.chat import thinking_switch
+
+        assert self._learn is not None
+        switch = thinking_switch(self._tokens.tokenizer, self._tokens.arguments)
+        if not self._thoughts and switch is None:
+            return ""
+        parts = []
+        if self._thoughts:
+            loss = "with loss" if self._learn.thinking == "learned" else "without loss"
+            setting = f"thinking: {self._learn.thinking}"
+            parts.append(f"{counted(self._thoughts, 'turn')} with thinking, {loss} ({setting})")
+        if self._thoughtless:
+            way = "as the template writes them"
+            if self._learn.without_thinking == "switch" and switch is not None:
+                way = "with " + ", ".join(f"{k}: {str(v).lower()}" for k, v in switch.items())
+            parts.append(
+                f"{counted(self._thoughtless, 'row')} without, rendered {way} "
+                f"(without_thinking: {self._learn.without_thinking})"
+            )
+        return "; ".join(parts)
 
 
 @outside_key
@@ -164,138 +290,3 @@ def _texts(row: Row) -> Iterator[str]:
     for turn in (*turns.conversation, *(turns.rejected or ())):
         if isinstance(turn.get("content"), str):
             yield turn["content"]
-
-
-class Coverage:
-    """Counts the turns of rows as they are read, and those of the examples made of them.
-
-    Add each row before its examples. learn: what is learned of rows; None counts nothing, for
-    trainings that don't learn by turns.
-    """
-
-    def __init__(self, learn: Learn | None, tokens: "Tokens") -> None:
-        self._learn = learn
-        self._tokens = tokens
-        self._row: Row = {}
-        self._turns = self._learned = self._in_prompts = self._unchosen = 0
-        self._thoughts = self._thoughtless = self._weighted = 0
-        self._rows = self._split_rows = self._parts = self._part_tokens = self._whole_tokens = 0
-        self._last: list[Example] = []
-
-    def add_row(self, row: Row) -> None:
-        """Take a row; it is counted once it has an example."""
-        self._row = row
-
-    def add_example(self, example: Proven) -> None:
-        """Count an example of the row that was added last."""
-        if self._learn is None or not isinstance(example, Example):
-            return
-        if example.part == 0:
-            self._close()
-            self._count_row(self._row, self._learn)
-        self._learned += example.turns
-        self._last.append(example)
-
-    def facts(self) -> dict[str, str]:
-        """Facts about all rows, as text."""
-        if self._learn is None:
-            return {}
-        self._close()
-        facts = {
-            "turns": f"{self._learned:,} of {self._turns:,} assistant turns have loss "
-            f"(loss: {self._learn.loss})"
-        }
-        if self._learned > self._rows:
-            facts["sequences"] = self._sequences()
-        if thinking := self._thinking():
-            facts["thinking"] = thinking
-        return facts
-
-    def notes(self) -> list[str]:
-        """Lines about turns without loss, and about weights that aren't used."""
-        self._close()
-        notes = []
-        if self._turns > self._learned:
-            notes.append(
-                f"{self._turns - self._learned:,} of {self._turns:,} assistant turns have no loss: "
-                f"{', '.join(self._reasons())}"
-            )
-        if self._rows and not self._thoughts and self._learn is not None:
-            nothing = "thinking: masked, but no turn with loss has thinking (`reasoning_content`)"
-            notes += [nothing] if self._learn.thinking == "masked" else []
-        if self._weighted and self._learn is not None and self._learn.loss != "marked":
-            notes.append(
-                f"loss: {self._learn.loss} ignores the `weight` of "
-                f"{counted(self._weighted, 'assistant turn')}; loss: marked uses it"
-            )
-        return notes
-
-    def lines(self) -> list[str]:
-        """What a training logs: the notes, and facts about rows that aren't as usual."""
-        facts = self.facts()
-        split = [facts["sequences"]] if self._split_rows else []
-        thinking = [f"thinking: {facts['thinking']}"] if "thinking" in facts else []
-        return [*split, *thinking, *self.notes()]
-
-    def _count_row(self, row: Row, learn: Learn) -> None:
-        turns = Turns.of(row)
-        messages, eligible = turns.conversation, turns.replies
-        count = sum(m.get("role") == "assistant" for m in messages)
-        chosen = learned_turns(turns, learn.loss)
-        self._rows += 1
-        self._turns += count
-        self._in_prompts += count - len(eligible)
-        self._unchosen += len(eligible) - len(chosen)
-        self._thoughts += sum(bool(thinking_of(messages[i])) for i in chosen)
-        self._thoughtless += not any(map(thinking_of, messages))
-        self._weighted += sum("weight" in messages[i] for i in eligible)
-
-    def _close(self) -> None:
-        """Count the parts of the last row."""
-        if len(self._last) > 1:
-            self._split_rows += 1
-            self._parts += len(self._last)
-            self._part_tokens += sum(e.size for e in self._last)
-            self._whole_tokens += max(e.size for e in self._last)
-        self._last = []
-
-    def _reasons(self) -> list[str]:
-        choice = {"last_turn": "loss: last_turn", "marked": "weight: 0"}
-        loss = self._learn.loss if self._learn is not None else "all_turns"
-        reasons = [choice[loss]] if self._unchosen else []
-        reasons += ["they are in prompts"] if self._in_prompts else []
-        without = self._turns - self._learned - self._unchosen - self._in_prompts
-        return reasons + (["longer than max_length"] if without else [])
-
-    def _sequences(self) -> str:
-        if not self._split_rows:
-            return "one a row: the template writes earlier turns as they were learned"
-        times = self._part_tokens / self._whole_tokens
-        are = "is" if self._split_rows == 1 else "are"
-        return (
-            f"{counted(self._split_rows, 'row')} {are} split into {self._parts:,} examples, since "
-            f"the template writes earlier turns differently: {self._part_tokens:,} tokens instead "
-            f"of {self._whole_tokens:,} ({times:.1f} times)"
-        )
-
-    def _thinking(self) -> str:
-        from finery_transformers.chat import thinking_switch
-
-        assert self._learn is not None
-        switch = thinking_switch(self._tokens.tokenizer, self._tokens.arguments)
-        if not self._thoughts and switch is None:
-            return ""
-        parts = []
-        if self._thoughts:
-            loss = "with loss" if self._learn.thinking == "learned" else "without loss"
-            setting = f"thinking: {self._learn.thinking}"
-            parts.append(f"{counted(self._thoughts, 'turn')} with thinking, {loss} ({setting})")
-        if self._thoughtless:
-            way = "as the template writes them"
-            if self._learn.without_thinking == "switch" and switch is not None:
-                way = "with " + ", ".join(f"{k}: {str(v).lower()}" for k, v in switch.items())
-            parts.append(
-                f"{counted(self._thoughtless, 'row')} without, rendered {way} "
-                f"(without_thinking: {self._learn.without_thinking})"
-            )
-        return "; ".join(parts)

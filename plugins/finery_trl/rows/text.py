@@ -11,7 +11,7 @@ from finery.util.text import counted, some_of
 from finery_trl.rows.example import NO_LOSS, Answer, Example
 
 if TYPE_CHECKING:
-    from finery_trl.rows.tokens import Tokens
+    from finery_trl.rows.tokens import Reading, Tokens
 
 FEWEST = 10
 """Characters that chunks share at least if they overlap."""
@@ -41,10 +41,7 @@ class Block(NamedTuple):
         """Tokens of the block."""
         return sum(part.size for part in self.parts)
 
-    @property
-    def total_tokens(self) -> int:
-        """Tokens of the block."""
-        return self.size
+    total_tokens = size
 
     @property
     def loss_tokens(self) -> int:
@@ -64,16 +61,14 @@ class Block(NamedTuple):
         }
 
 
-def blocks_of(
-    rows: Iterable[Row], tokens: "Tokens", job: Job, *, what: str, max_length: int, packing: bool
-) -> list[Block]:
+def blocks_of(rows: Iterable[Row], reading: "Reading", *, packing: bool) -> list[Block]:
     """The documents in `rows` as blocks of at most `max_length` tokens.
 
     A document that is longer is split. Each further part begins with the last token of the part
     before it, so that every token is learned exactly once. packing: put several short parts into a
-    block. what: the name of the rows in errors. Raises `DataError` without rows, and for rows
-    without a text.
+    block. Raises `DataError` without rows, and for rows without a text.
     """
+    tokens, job, what, max_length, _ = reading
     read: list[Row] = []
     parts: list[Example] = []
     documents = 0

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from finery import Job, Model, StepError, UsageError, outside_key
 from finery.rows import Row
-from finery_trl.rows.example import Example
+from finery_trl.rows.example import Answer, Example
 from finery_trl.rows.faults import Faults, Faulty
-from finery_trl.rows.turns import Learn, examples_of_row
+from finery_trl.rows.turns import Learn, examples_of_row, prompt_of_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,38 +108,42 @@ def _check_template(
         )
 
 
-def examples_of(
-    rows: Iterable[Row],
-    tokens: Tokens,
-    job: Job,
-    *,
-    what: str,
-    max_length: int,
-    too_long: Literal["error", "drop"],
-    learn: Learn = ANSWERS,
-) -> Iterator[Example]:
+class Reading(NamedTuple):
+    """How the rows of an input are read. what: the name of the input in errors.
+
+    max_length, too_long: the settings of the training.
+    """
+
+    tokens: Tokens
+    job: Job
+    what: str
+    max_length: int
+    too_long: Literal["error", "drop"] = "error"
+
+
+def examples_of(rows: Iterable[Row], reading: Reading, learn: Learn = ANSWERS) -> Iterator[Example]:
     """Every row as tokens, verified: each learned turn follows its prompt, has loss, and ends.
 
     A row yields several examples if the template writes earlier turns differently from how they
     were learned. Rows are read one by one. Errors are raised after the last one, with the number
-    and ids of all faulty rows. what: the name of these rows in errors. Raises `StepError` for
-    faults of the chat template; `DataError` if there are no rows, for rows without an answer or
-    with an empty one, for conversations that the template refuses, and for examples longer than
-    `max_length` tokens. With `too_long="drop"` those are dropped and logged.
+    and ids of all faulty rows. Raises `StepError` for faults of the chat template; `DataError` if
+    there are no rows, for rows without an answer or with an empty one, for conversations that the
+    template refuses, and for examples longer than `max_length` tokens. With `too_long="drop"` those
+    are dropped and logged.
     """
-    learn = _with_switch(learn, tokens)
-    faults = Faults(what, tokens.tokenizer)
+    learn = _with_switch(learn, reading.tokens)
+    faults = Faults(reading)
     for row in rows:
         faults.read(row)
         try:
-            examples = examples_of_row(row, tokens, learn)
+            examples = examples_of_row(row, reading.tokens, learn)
         except Faulty as error:
             faults.add(row, error)
             continue
-        faults.measure(examples, max_length)
-        fitting = [example for example in examples if example.size <= max_length]
+        faults.measure(examples)
+        fitting = [example for example in examples if example.size <= reading.max_length]
         yield from (example._replace(part=part) for part, example in enumerate(fitting))
-    faults.refuse(job, max_length, too_long, learn.loss)
+    faults.refuse(learn.loss)
 
 
 def _with_switch(learn: Learn, tokens: Tokens) -> Learn:
@@ -155,3 +159,64 @@ def _with_switch(learn: Learn, tokens: Tokens) -> Learn:
             fix="remove without_thinking",
         )
     return learn._replace(switch=switch)
+
+
+class Prompt(NamedTuple):
+    """A prompt as tokens, with its row, which may have an expected answer.
+
+    For trainings whose model writes the answers itself. number: its place among the prompts, by
+    which trainers name it. room: tokens of the longest answer.
+    """
+
+    number: int
+    row: Row
+    tokens: list[int]
+    room: int
+
+    sequences = 1
+    loss_tokens = 0
+    """None, before the model answers."""
+
+    @property
+    def row_id(self) -> str:
+        """The id of the row."""
+        return str(self.row["id"])
+
+    @property
+    def size(self) -> int:
+        """Tokens of the prompt with the longest answer."""
+        return len(self.tokens) + self.room
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.tokens)
+
+    def answers(self) -> list[Answer]:
+        """The prompt with an empty answer."""
+        return [Answer(self.tokens, [])]
+
+    def columns(self) -> dict[str, Any]:
+        """The column that TRL reads: a text that names the prompt."""
+        return {"prompt": str(self.number)}
+
+
+def prompts_of(rows: Iterable[Row], reading: Reading, room: int) -> Iterator[Prompt]:
+    """The prompt of each row, rendered as at inference; answers of rows are kept, but not rendered.
+
+    room: tokens of the longest answer, which must fit into `max_length` after the prompt. Raises
+    the errors of `examples_of` for rows without a prompt and for those that are too long.
+    """
+    faults, number = Faults(reading), 0
+    for row in rows:
+        faults.read(row)
+        try:
+            prompt = Prompt(number, row, prompt_of_row(row, reading.tokens), room)
+        except Faulty as error:
+            faults.add(row, error)
+            continue
+        faults.measure([prompt])
+        if prompt.size <= reading.max_length:
+            yield prompt
+            number += 1
+    faults.refuse("all_turns")

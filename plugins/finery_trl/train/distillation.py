@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.distillation_trainer import DistillationTrainer
 
 from finery_trl.rows.example import NO_LOSS
-from finery_trl.rows.prompts import Prompt
+from finery_trl.rows.tokens import Prompt
 from finery_trl.train import sharing
 from finery_trl.train.on_policy import OnPolicyTrainer
 from finery_trl.train.teacher import Teacher

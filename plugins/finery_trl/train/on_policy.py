@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from finery_trl.rows.prompts import Prompt
+from finery_trl.rows.tokens import Prompt
 from finery_trl.train.trainers import Reproducible
 
 if TYPE_CHECKING:

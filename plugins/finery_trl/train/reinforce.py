@@ -13,7 +13,7 @@ from trl.trainer.rloo_trainer import RLOOTrainer
 from finery import Completion, Job, Request
 from finery.rows import Turns
 from finery_transformers.answering.answers import TokenReader
-from finery_trl.rows.prompts import Prompt
+from finery_trl.rows.tokens import Prompt
 from finery_trl.train.on_policy import OnPolicyTrainer
 
 if TYPE_CHECKING:

@@ -4,19 +4,18 @@ import gc
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import Job, Model, outside_key
-from finery.rows import Row
+from finery import Dataset, Job, Model, outside_key
 from finery_transformers.hardware import accelerator, record
 from finery_transformers.imports import import_peft
 from finery_trl.model.loading import check_rows, compute_dtype
 from finery_trl.model.targets import check_targets
 from finery_trl.rows.example import Proven
-from finery_trl.rows.remarks import Remarks, summary
+from finery_trl.rows.remarks import Remarks, read_rows, summary
 from finery_trl.rows.tokens import Tokens
 from finery_trl.train.checkpoints import (
     chosen,
@@ -83,27 +82,17 @@ def read(step: "Training", job: Job) -> tuple[Tokens, Rows]:
     """The rows as verified tokens. Raises `DataError` and `StepError` with the invalid rows."""
     tokens = Tokens.of_model(step.model)
     job.progress(0, 1, "reading rows")
-    rows = (row for dataset in step.rows for row in dataset)
-    learned = _read(step, "rows", rows, tokens, job)
+    learned = _read(step, "rows", step.rows, tokens, job)
     validation = step.validation
-    held_out = None if validation is None else _read(step, "validation", validation, tokens, job)
+    held_out = None if validation is None else _read(step, "validation", [validation], tokens, job)
     return tokens, Rows(learned, held_out)
 
 
 def _read(
-    step: "Training", name: str, rows: Iterable[Row], tokens: Tokens, job: Job
+    step: "Training", name: str, datasets: Sequence[Dataset], tokens: Tokens, job: Job
 ) -> list[Proven]:
-    remarks = Remarks(step.learn(), tokens, of_text=type(step).__spec__.learns == "text")
-
-    def watched() -> Iterator[Row]:
-        for row in rows:
-            remarks.add_row(row)
-            yield row
-
-    examples = []
-    for example in step.read(watched(), tokens, job, name):
-        remarks.add_example(example)
-        examples.append(example)
+    remarks = Remarks(step, tokens)
+    examples = list(read_rows(step, datasets, step.reading(tokens, job, name), remarks))
     for line in remarks.lines():
         job.log(f"{name}: {line}")
     return examples

@@ -28,6 +28,7 @@ from finery.views.parts import (
     Table,
     Text,
     Tiles,
+    Tree,
     as_column,
     cell_text,
     cell_tone,
@@ -225,6 +226,8 @@ class _Prepared:
                 return {"kind": "record", **_record(part)}
             case Records():
                 return self._records(part)
+            case Tree():
+                return {"kind": "tree", "tree": part}
             case Change():
                 sides = [_record(of) for of in part if of]
                 return {"kind": "change", "sides": sides}

@@ -25,6 +25,7 @@ from finery.views.parts import (
     Table,
     Text,
     Tiles,
+    Tree,
     as_column,
     cell_text,
     fact_text,
@@ -91,7 +92,7 @@ def _part(part: Part, level: int) -> Iterator[str]:
             yield escaped(part.paragraph)
         case Section():
             yield from _section(part, level + 1)
-        case Record() | Records() | Change() | Finding() | Hint():
+        case Record() | Records() | Tree() | Change() | Finding() | Hint():
             pass
 
 

@@ -270,6 +270,13 @@ class Records(NamedTuple):
     more: str = ""
 
 
+class Tree(NamedTuple):
+    """A line of texts, and the trees below it. Markdown has none, as of records."""
+
+    texts: Sequence[Text]
+    branches: "Sequence[Tree]" = ()
+
+
 class Change(NamedTuple):
     """A row that differs between two builds; None where it was added or removed."""
 
@@ -340,8 +347,8 @@ class Section(NamedTuple):
 
 
 Part: TypeAlias = (
-    Text | Hint | Facts | Tiles | Table | Matrix | Plot | Record | Records | Change | Finding
-    | Remark | Section
+    Text | Hint | Facts | Tiles | Table | Matrix | Plot | Record | Records | Tree | Change
+    | Finding | Remark | Section
 )  # fmt: skip
 
 

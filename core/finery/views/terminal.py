@@ -26,6 +26,7 @@ from finery.views.parts import (
     Text,
     Tiles,
     Tone,
+    Tree,
     as_column,
     cell_text,
     cell_tone,
@@ -87,6 +88,9 @@ def print_part(console: "Console", part: Part) -> None:
             print_fields(console, part.fields)
         case Records():
             _print_records(console, part)
+        case Tree():
+            console.print()
+            console.print(_tree(part))
         case Change():
             _print_change(console, part)
         case Remark():
@@ -159,6 +163,15 @@ def _print_records(console: "Console", part: Records) -> None:
         console.print(f"\n… and {left:,} more{more}", style="dim", markup=False)
     elif part.more and first:
         print_part(console, Hint(part.more))
+
+
+def _tree(part: Tree) -> Any:
+    from rich.text import Text as Styled
+    from rich.tree import Tree as Drawn
+
+    tree = Drawn(Styled("  ").join(map(_styled_cell, part.texts)), guide_style="dim")
+    tree.children += map(_tree, part.branches)
+    return tree
 
 
 def _print_change(console: "Console", part: Change) -> None:

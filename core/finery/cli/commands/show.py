@@ -176,8 +176,10 @@ def check_step(graph: "Graph", name: str, output: str) -> None:
 def _show_row(
     graph: "Graph", store: "Store", row_id: str, name: str, output: str, html: bool, as_json: bool
 ) -> None:
-    from finery.cli.row_view import show_story
+    from finery.cli.row_view import story_parts
+    from finery.cli.views import stdout
     from finery.lineage.story import story_of
+    from finery.views.terminal import print_part
 
     if html:
         raise UsageError("the story of a row has no HTML page", where="--html", fix="remove --html")
@@ -187,4 +189,6 @@ def _show_row(
     if as_json:
         print_json(story)
     else:
-        show_story(graph, story)
+        console = stdout()
+        for part in story_parts(graph, story):
+            print_part(console, part)

@@ -22,10 +22,9 @@ from finery.plugin.history import Past as Past
 from finery.plugin.history import Results as Results
 from finery.plugin.manager import load_plugins as load_plugins
 from finery.plugin.notes import About as About
-from finery.preflight.report import Piece as Piece
 from finery.preflight.report import Proof as Proof
-from finery.preflight.report import Sample as Sample
-from finery.preflight.report import Tally as Tally
+from finery.preflight.report import ProofBuilder as ProofBuilder
+from finery.preflight.report import SamplePiece as SamplePiece
 from finery.recipe.graph import Graph as Graph
 from finery.recipe.graph import Node as Node
 from finery.recipe.graph import Source as Source

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Dataset, FineryError, Job
-from finery.advanced import Piece, Proof, Sample, Tally, raise_all
+from finery.advanced import Proof, ProofBuilder, SamplePiece, raise_all
 from finery_local.facts import context_of
 from finery_trl.model.loading import check_context
 from finery_trl.model.targets import check_targets
@@ -72,48 +72,51 @@ class _Reading(NamedTuple):
         """The proof of rows with answers or prompts."""
         step, tokens, _, job, samples = self
         proven: set[str] = set()
-        tally, ends, shown = Tally(), Counter[int](), list[Sample]()
+        builder, ends = ProofBuilder(name), Counter[int]()
         total = sum(len(dataset) for dataset in datasets)
         remarks = Remarks(step, tokens)
         for example in read_rows(step, datasets, step.reading(tokens, job, name), remarks):
-            if _is_due(example, shown, samples, tally.rows / max(total, 1)):
-                shown.append(_sample(example, tokens))
-            add(tally, example)
+            if _is_due(example, builder, samples, builder.rows / max(total, 1)):
+                builder.add_sample(example.row_id, _pieces(example, tokens))
+            add(builder, example)
             last = [token for a in example.answers() for token in a.tokens[-1:]]
             ends.update(token for token in last if token in tokens.ends)
             proven.add(example.row_id)
         dropped = [row_id for row_id in remarks.ids if row_id not in proven]
         facts = self.facts_of_prompts() if step.on_policy else self.facts(ends, remarks.facts())
-        return self.proof(name, tally, remarks, facts, shown, dropped)
+        return self.proof(builder, remarks, facts, dropped)
 
     def text(self, name: str, datasets: Sequence[Dataset]) -> Proof:
         """The proof of documents, whose blocks count as rows."""
-        tally, shown = Tally(), list[Sample]()
+        builder = ProofBuilder(name)
         remarks = Remarks(self.step, self.tokens)
         reading = self.step.reading(self.tokens, self.job, name)
         for block in read_rows(self.step, datasets, reading, remarks):
-            add(tally, block)
-            if len(shown) < self.samples:
+            add(builder, block)
+            if len(builder.samples) < self.samples:
                 text = _text(block.columns()["input_ids"], self.tokens)
-                shown.append(Sample(block.row_id, [Piece(text, loss=True)]))
+                builder.add_sample(block.row_id, [SamplePiece(text, loss=True)])
         end = self.tokens.tokenizer.eos_token
         facts = {
             "masking": "none: all tokens have loss, but the first of each document",
             "end of document": f"{end}, learned after every document",
         }
-        return self.proof(name, tally, remarks, facts, shown)
+        return self.proof(builder, remarks, facts)
 
     def proof(
-        self, name: str, tally: Tally, remarks: Remarks, facts: Mapping[str, str],
-        shown: Sequence[Sample], dropped: Sequence[str] = (),
-    ) -> Proof:  # fmt: skip
+        self,
+        builder: ProofBuilder,
+        remarks: Remarks,
+        facts: Mapping[str, str],
+        dropped: Sequence[str] = (),
+    ) -> Proof:
         """The proof of what was read. `DataError` for a row that the model's context can't hold."""
         notes = remarks.notes()
-        if name == "rows":
-            schedule = Schedule.of(self.step, len(tally), tally.longest, self.job)
+        if builder.input == "rows":
+            schedule = Schedule.of(self.step, builder.examples, builder.longest, self.job)
             notes += training_notes(self.step, schedule, self.tokens)
-        check_context(self.context, tally.longest, name)
-        return tally.proof(name, dropped=dropped, facts=facts, notes=notes, samples=shown)
+        check_context(self.context, builder.longest, builder.input)
+        return builder.proof(dropped=dropped, facts=facts, notes=notes)
 
     def facts(self, ends: Counter[int], covered: Mapping[str, str]) -> dict[str, str]:
         """Facts that hold for all rows, as text. covered: those about turns."""
@@ -159,31 +162,29 @@ class _Reading(NamedTuple):
         return facts
 
 
-def _is_due(example: Proven, shown: Sequence[Sample], samples: int, read: float) -> bool:
+def _is_due(example: Proven, builder: ProofBuilder, samples: int, read: float) -> bool:
     """Whether to show an example: all parts of a row, of rows spread over all data sets.
 
     read: the share of rows before it.
     """
     if continues(example):
-        return bool(shown) and shown[-1].row == example.row_id
-    rows = len({sample.row for sample in shown})
+        return bool(builder.samples) and builder.samples[-1].row == example.row_id
+    rows = len({sample.row for sample in builder.samples})
     return rows < samples and read * samples >= rows
 
 
-def _sample(example: Proven, tokens: Tokens) -> Sample:
+def _pieces(example: Proven, tokens: Tokens) -> Iterator[SamplePiece]:
     """The text of an example, in pieces with and without loss."""
-    pieces: list[Piece] = []
     shown = ""
     for prompt_ids, answer, label in example.answers():
         prompt, whole = _text(prompt_ids, tokens), _text([*prompt_ids, *answer], tokens)
         if prompt.startswith(shown):  # not the prompt of another answer
-            pieces.append(Piece(prompt[len(shown) :], loss=False))
+            yield SamplePiece(prompt[len(shown) :], loss=False)
         # Decoded alone, an answer may differ: its first token may lose its leading space.
         alone = whole[len(prompt) :] if whole.startswith(prompt) else _text(answer, tokens)
         if answer:  # else the model writes it
-            pieces.append(Piece(alone, loss=True, label=label))
+            yield SamplePiece(alone, loss=True, label=label)
         shown = whole
-    return Sample(example.row_id, pieces)
 
 
 def _text(ids: Sequence[int], tokens: Tokens) -> str:

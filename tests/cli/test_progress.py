@@ -10,11 +10,11 @@ from rich.console import Console
 
 from finery import PluginError, Step
 from finery.cli.progress import (
+    LinePart,
     LiveProgress,
     Pace,
-    Piece,
     PlainProgress,
-    ProgressLine,
+    _Line,
     _Row,
     fitting,
 )
@@ -56,7 +56,7 @@ def test_time_left_is_never_negative(seconds: list[float], later: float) -> None
 @given(st.lists(st.tuples(st.text("x", min_size=1, max_size=20), st.integers(0, 6))),
        st.integers(1, 120))  # fmt: skip
 def test_pieces_fit_and_keep_their_order(said: list[tuple[str, int]], width: int) -> None:
-    pieces = [Piece(text, "", rank) for text, rank in said]
+    pieces = [LinePart(text, "", rank) for text, rank in said]
     kept = fitting(pieces, width)
     assert len(kept) <= 1 or len("  ".join(p.text for p in kept)) <= width
     assert kept == [p for p in pieces if any(p is k for k in kept)]
@@ -79,7 +79,7 @@ def training() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("width", "shows", "lacks"), [
-    (120, ["━", "5/10", "loss 0.412", "val 0.500", "accuracy 83.0 %", "1.3k tok/s", "lr 2.0e-4"],
+    (120, ["━", "5/10", "loss 0.412", "val 0.500", "accuracy 83.0 %", "1,260 tok/s", "lr 0.0002"],
      ["never built"]),
     (46, ["5/10", "loss 0.412", "val 0.500", "accuracy 83.0 %"], ["lr", "tok/s"]),
     (28, ["5/10", "loss 0.412"], ["accuracy", "lr", "tok/s", "━"]),
@@ -91,7 +91,7 @@ def test_a_line_shows_what_matters_most_in_its_width(
     for event in training()[1:]:
         row.take(event)
     out = io.StringIO()
-    Console(file=out, width=width).print(ProgressLine(row))
+    Console(file=out, width=width).print(_Line(row))
     line = out.getvalue().rstrip()
     assert "\n" not in line
     assert len(line) <= width
@@ -99,7 +99,7 @@ def test_a_line_shows_what_matters_most_in_its_width(
     assert [word for word in lacks if word in line] == []
 
 
-def measured(styles: dict[str, LiveMetric], **values: list[float]) -> list[Piece]:
+def measured(styles: dict[str, LiveMetric], **values: list[float]) -> list[LinePart]:
     """What is shown of metrics that took these values, one after the other."""
     row = _Row("a", "their.train", styles=styles)
     for name, series in values.items():
@@ -110,21 +110,21 @@ def measured(styles: dict[str, LiveMetric], **values: list[float]) -> list[Piece
 
 def test_a_third_party_declares_what_its_metrics_mean() -> None:
     styles = {
-        "perplexity": LiveMetric("ppl {value}", "{:.1f}".format, rank=1, lower_is_better=True),
+        "perplexity": LiveMetric("ppl {value}", rank=1, lower_is_better=True),
         "of.*": LiveMetric(lasting=False),
         "train_perplexity": LiveMetric(hides="of.b"),
     }
     values = {"of.b": [1.0], "of.a": [2.0], "perplexity": [9.0, 8.0, 8.5]}
     shown = measured(styles, **values)
-    assert [piece.text for piece in shown] == ["ppl 8.5↑", "a 2", "b 1"]
-    assert shown[0].style == "yellow"
+    assert [piece.text for piece in shown] == ["ppl 8.500↑", "a 2.000", "b 1.000"]
+    assert shown[0].tone == "warning"
     shown = measured(styles, **values, train_perplexity=[3.0])
-    assert [piece.text for piece in shown] == ["ppl 8.5↑", "a 2", "train perplexity 3"]
+    assert [piece.text for piece in shown] == ["ppl 8.500↑", "a 2.000", "train perplexity 3.000"]
 
 
 @pytest.mark.parametrize(("reference", "says"), [
     ("finery_trl.view.lively:METRICS", "ModuleNotFoundError"),
-    ("finery_trl.view.live:thousands", "isn't a mapping"),
+    ("finery_trl.view.live:LiveMetric", "isn't a mapping"),
 ])  # fmt: skip
 def test_a_reference_to_no_metrics_is_an_error_that_names_the_step_type(
     reference: str, says: str

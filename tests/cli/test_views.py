@@ -17,7 +17,7 @@ from finery import Dataset, Job, Model, Step, hookimpl, setting
 from finery.views import LiveMetric, Remark, Section, Text, View
 from finery_trl.view.model import CurveView
 
-METRICS = {"perplexity": LiveMetric("ppl {value}", "{:.1f}".format, lower_is_better=True)}
+METRICS = {"perplexity": LiveMetric("ppl {value}", lower_is_better=True)}
 
 
 class Train(Step, seeded=False, sections=("train",), learns="answers", metrics="METRICS_AT"):
@@ -102,7 +102,7 @@ def test_a_build_shows_its_metrics_and_ends_with_what_its_view_says(project: Mak
     code, out, err = project(FILES).run("build")
     assert code == 0, err
     done = [line for line in err.splitlines() if line.split()[:2] == ["done", "mine"]]
-    assert done[0].endswith("ppl 8.0↑")
+    assert done[0].endswith("ppl 8.000↑")
     assert "mine: it is small\n  take order: 3\n" in err
     assert "mine: Training loss went from 3 to 0.375" in err
     assert "other: it is small" not in err

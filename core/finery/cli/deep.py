@@ -10,17 +10,17 @@ import msgspec
 from finery.cli.console import print_error, print_json, print_note, print_progress
 from finery.cli.views import stdout
 from finery.errors import FineryError, each_once
-from finery.preflight.report import Piece, Sample
+from finery.preflight.report import SamplePiece, SampleRow
 from finery.preflight.run import Proven, provable_steps, prove_steps
 from finery.recipe.graph import Graph, Node
 from finery.step.job import Report
 from finery.store.database import Store
 from finery.util.text import counted, visible
+from finery.views.parts import Table
+from finery.views.terminal import print_part
 
 MOST_CHARACTERS = 1_200
 """Longest piece of a sample row that is shown in full. Longer ones are cut in the middle."""
-WIDTH = 13
-"""Width of the column with the names of facts."""
 RETURN = "⏎"
 
 
@@ -95,16 +95,13 @@ def _print(proven: Proven) -> None:
     for proof in proven.proofs:
         title = click.style(f"{proven.node.name}: {proof.input}", bold=True)
         click.echo(f"{title}  {proven.node.use}")
-        _print_fact("rows", proof.counts())
-        _print_fact("length", proof.lengths())
-        if proof.dropped:
-            _print_fact("dropped", proof.left_out())
-        for note in proof.notes:
-            click.echo(f"  {click.style('note:', fg='yellow')} {visible(note, tabs=True)}")
+        rows = {"rows": proof.counts(), "length": proof.lengths(), "dropped": proof.left_out()}
         if proof.facts != facts:  # most often those of the validation rows are the same
             facts = proof.facts
-            for name, text in facts.items():
-                _print_fact(name, text)
+            rows |= facts
+        print_part(stdout(), Table(["", ""], [(name, text) for name, text in rows.items() if text]))
+        for note in proof.notes:
+            click.echo(f"  {click.style('note:', fg='yellow')} {visible(note, tabs=True)}")
         click.echo()
         for sample in proof.samples:
             _print_sample(sample)
@@ -114,21 +111,7 @@ def _print(proven: Proven) -> None:
         print_note(text, f"finery build {build}\n")
 
 
-def _print_fact(name: str, text: str) -> None:
-    if not sys.stdout.isatty():
-        click.echo(f"  {name:<{WIDTH - 2}} {visible(text, tabs=True)}")
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=WIDTH, style="cyan", no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_row(f"  {name}", Text(visible(text, tabs=True)))
-    stdout().print(grid)
-
-
-def _print_sample(sample: Sample) -> None:
+def _print_sample(sample: SampleRow) -> None:
     """A row's text. Tokens with loss are green, or in ⟦⟧ without colour; the others are dim."""
     from rich.padding import Padding
     from rich.text import Text
@@ -147,7 +130,7 @@ def _print_sample(sample: Sample) -> None:
     click.echo()
 
 
-def _styled(piece: Piece) -> Any:
+def _styled(piece: SamplePiece) -> Any:
     from rich.text import Text
 
     text = piece.text

@@ -4,13 +4,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple
 
 from finery.cli.console import is_terminal, print_error, with_recipe
 from finery.errors import PluginError
 from finery.recipe.graph import Graph
 from finery.util.events import Event
 from finery.util.text import clip_at_word, counted, duration, in_dollars, in_line, size, visible
+from finery.views.parts import Quantity, Tone, cell_text
+from finery.views.terminal import STYLES
 from finery.views.view import LiveMetric, declared_metric, metrics_of
 
 QUIET_SECONDS, QUIETEST_SECONDS = 20.0, 300.0
@@ -22,22 +24,14 @@ PAUSE = 3.0
 """A report that takes so many times as long as the others is a pause, e.g. a validation."""
 NARROW = 100
 """Narrowest terminal, in columns, for which the table has a column of step types."""
+GAP = 2
+"""Columns between two parts of a line."""
 MOST_ROWS = 24
 """Most steps in the live table. Of a larger recipe, it shows running and recent steps."""
 
 
 Styles = Callable[[str], Mapping[str, LiveMetric]]
 """Step → the styles of its metrics, see `finery.views.LiveMetric`."""
-
-
-class Progress(Protocol):
-    """Listens to a build and shows it."""
-
-    def __call__(self, event: Event) -> None:
-        """Update the display with an event."""
-
-    def close(self) -> None:
-        """Restore the terminal."""
 
 
 class Pace:
@@ -83,17 +77,12 @@ def median(values: Collection[float]) -> float:
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
-class Piece(NamedTuple):
-    """A part of a running step's line: its text, style and rank (0: shown first)."""
+class LinePart(NamedTuple):
+    """A part of a running step's line. rank: those with a low one are kept in a narrow terminal."""
 
     text: str
-    style: str
+    tone: Tone
     rank: int
-
-    @property
-    def width(self) -> int:
-        """Its width in columns, with the gap before it."""
-        return len(self.text) + 2
 
 
 @dataclass
@@ -135,47 +124,87 @@ class _Row:
                 self.state, self.seconds = "done", event["seconds"]
                 self.dollars = event.get("dollars", 0.0)
             case "step_cached":
-                self.state, self.text = "cached", event["reason"]
+                self.state, self.text = "cached", event["reason"] or "cached"
             case "step_failed":
                 self.state, self.text = "failed", in_line(event["error"]["what"])
                 self.seconds = time.monotonic() - self.started if self.started else 0.0
             case "step_blocked":
                 self.state, self.text = "blocked", f"blocked by {event['by']}"
 
-    def pieces(self) -> Iterator[Piece]:
+    def parts(self) -> Iterator[LinePart]:
         """The parts of a running step's line, in order."""
         if self.total:
-            yield Piece(f"{self.done:.0f}/{self.total:.0f}", "", 0)
+            yield LinePart(f"{self.done:.0f}/{self.total:.0f}", "", 0)
         if self.text:
-            yield Piece(visible(self.text), "dim" if not self.total else "", 1)
+            yield LinePart(visible(self.text), "" if self.total else "soft", 1)
         yield from self.measures()
         left = self.pace.left(time.monotonic())
         if left is not None:
-            yield Piece(f"{duration(left) if left >= 1 else 'a moment'} left", "dim", 3)
+            yield LinePart(f"{duration(left) if left >= 1 else 'a moment'} left", "soft", 3)
 
-    def measures(self, *, lasting: bool = False) -> Iterator[Piece]:
+    def measures(self, *, lasting: bool = False) -> Iterator[LinePart]:
         """The newest metrics, in order. lasting: only those shown after the step ended."""
         declared = {name: declared_metric(name, self.styles) for name in self.values}
-        hidden = {one.style.hides for one in declared.values()}
+        hidden = {metric.style.hides for metric in declared.values()}
         for name in sorted(self.values, key=lambda n: (declared[n].place, n)):
             style, value = declared[name].style, self.values[name]
             if name in hidden or (lasting and not style.lasting):
                 continue
-            text = style.text.format(name=declared[name].label, value=style.number(value))
-            is_worse = style.lower_is_better and value > self.lowest[name]
-            text, colour = (f"{text}↑", "yellow") if is_worse else (text, style.style)
-            yield Piece(visible(text), colour, style.rank)
+            number = cell_text(Quantity(value, style.unit) if style.unit else value)
+            text = visible(style.text.format(name=declared[name].label, value=number))
+            if style.lower_is_better and value > self.lowest[name]:
+                yield LinePart(f"{text}↑", "warning", style.rank)
+            else:
+                yield LinePart(text, style.tone, style.rank)
 
-    def lasting(self) -> list[str]:
+    def lasting(self) -> str:
         """The text for a finished step: its last metrics, and the cost of its answers."""
-        words = [piece.text for piece in self.measures(lasting=True)]
-        return [*words, in_dollars(self.dollars)] if self.dollars else words
+        words = [part.text for part in self.measures(lasting=True)]
+        return "  ".join([*words, in_dollars(self.dollars)] if self.dollars else words)
 
     def is_due(self, now: float) -> bool:
         """Whether it is time for a progress line in plain output."""
         quiet = now - self.printed
         most = min(max(QUIET_SECONDS, (now - self.started) / 10), QUIETEST_SECONDS)
         return quiet > most or (self.has_news and quiet > QUIET_SECONDS / 4)
+
+
+class Progress:
+    """Listens to a build and shows it: the rows of all steps by name, updated by events."""
+
+    def __init__(self, stream: IO[str], styles: Styles) -> None:
+        self.stream = stream
+        self.rows: dict[str, _Row] = {}
+        self._styles = styles
+        self._noted: set[tuple[str, str]] = set()
+
+    def __call__(self, event: Event) -> None:
+        """Update the display with an event."""
+        if event["event"] == "build_started":
+            self.rows = {s["step"]: _Row(s["step"], s["use"]) for s in event["steps"]}
+        row = self.rows.get(event.get("step", ""))
+        if row is not None:
+            if event["event"] == "step_started":
+                row.styles = self._styles(row.name)
+            row.take(event)
+        self.show(event, row)
+
+    def show(self, event: Event, row: _Row | None) -> None:
+        """Show an event. row: the updated row of its step."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Restore the terminal."""
+
+    def note(self, step: str, note: Event) -> tuple[str, str]:
+        """(a note without the name of its step, how to fix it unless that was said before)."""
+        kind = note["name"], note["fix"]
+        fix = "" if kind in self._noted else in_line(with_recipe(note["fix"]))
+        self._noted.add(kind)
+        text = in_line(note["text"])
+        for name in (step, step.partition("@")[0]):  # a note on all variants names the step
+            text = text.removeprefix(f"{name} ").removeprefix(f"{name}: ")
+        return f"{text} ({note['name']})", fix
 
 
 def listener(stream: IO[str], graph: Graph) -> Progress:
@@ -191,119 +220,78 @@ def listener(stream: IO[str], graph: Graph) -> Progress:
     return LiveProgress(stream, styles) if is_terminal(stream) else PlainProgress(stream, styles)
 
 
-class _Rows:
-    """The rows of all steps by name, updated by events."""
-
-    def __init__(self, styles: Styles) -> None:
-        self._styles = styles
-        self.rows: dict[str, _Row] = {}
-        self.width = 0  # of the longest name
-        self._noted: set[tuple[str, str]] = set()
-
-    def note(self, step: str, note: Event) -> tuple[str, str]:
-        """(a note without the name of its step, how to fix it unless that was said before)."""
-        kind = note["name"], note["fix"]
-        fix = "" if kind in self._noted else in_line(with_recipe(note["fix"]))
-        self._noted.add(kind)
-        text = in_line(note["text"])
-        for name in (step, step.partition("@")[0]):  # a note on all variants names the step
-            text = text.removeprefix(f"{name} ").removeprefix(f"{name}: ")
-        return f"{text} ({note['name']})", fix
-
-    def take(self, event: Event) -> _Row | None:
-        """The updated row of the event's step; None for other events."""
-        if event["event"] == "build_started":
-            self.rows = {s["step"]: _Row(s["step"], s["use"]) for s in event["steps"]}
-            self.width = max(map(len, self.rows), default=0)
-        row = self.rows.get(event.get("step", ""))
-        if row is None:
-            return None
-        if event["event"] == "step_started":
-            row.styles = self._styles(row.name)
-        row.take(event)
-        return row
-
-
-class PlainProgress:
+class PlainProgress(Progress):
     """Prints a line when a step starts, ends or fails, and sometimes about its progress."""
 
     def __init__(self, stream: IO[str], styles: Styles) -> None:
-        self._stream = stream
-        self._rows = _Rows(styles)
-        self._told = time.monotonic()  # when a transfer was last reported
+        super().__init__(stream, styles)
+        self._transferred = time.monotonic()  # when a transfer was last reported
 
-    def __call__(self, event: Event) -> None:
-        """Update the display with an event."""
-        row = self._rows.take(event)
-        if event["event"] == "transfer" and time.monotonic() - self._told > QUIET_SECONDS:
-            self._told = time.monotonic()
-            print(
-                f"  {'…':<6}  shared store: {transfer_words(event)}", file=self._stream, flush=True
-            )
+    def show(self, event: Event, row: _Row | None) -> None:
+        """Print a line about it, if there is something to say."""
+        now = time.monotonic()
+        if event["event"] == "transfer" and now - self._transferred > QUIET_SECONDS:
+            self._transferred = now
+            self._print("…", f"shared store: {transfer_words(event)}")
         if row is None:
             return
         match event["event"]:
             case "step_started":
-                self._print(row, "run", event["reason"])
-            case "step_cached" if row.text:
-                self._print(row, "cached", row.text)
+                self._print_step(row, "run", event["reason"])
+            case "step_cached" if event["reason"]:
+                self._print_step(row, "cached", row.text)
             case "step_finished":
-                self._print(row, "done", "  ".join([duration(row.seconds), *row.lasting()]))
+                self._print_step(row, "done", f"{duration(row.seconds)}  {row.lasting()}")
             case "step_failed":
-                self._print(row, "FAILED", row.text)
+                self._print_step(row, "FAILED", row.text)
             case "step_log":
-                self._print(row, "log", event["message"])
+                self._print_step(row, "log", event["message"])
             case "step_note":
-                text, fix = self._rows.note(row.name, event)
-                self._print(row, "note", text)
+                text, fix = self.note(row.name, event)
+                self._print_step(row, "note", text)
                 if fix:
-                    print(f"  {'':<6}  fix: {fix}", file=self._stream, flush=True)
-            case "step_progress" if row.is_due(time.monotonic()):
-                row.printed, row.has_news = time.monotonic(), False
-                self._print(row, "…", "  ".join(piece.text for piece in row.pieces()))
+                    self._print("", f"fix: {fix}")
+            case "step_progress" if row.is_due(now):
+                row.printed, row.has_news = now, False
+                self._print_step(row, "…", "  ".join(part.text for part in row.parts()))
 
-    def close(self) -> None:
-        """Do nothing: there is nothing to restore."""
+    def _print_step(self, row: _Row, word: str, text: str) -> None:
+        self._print(word, f"{row.name:<{max(map(len, self.rows))}}  {row.use}  {text}")
 
-    def _print(self, row: _Row, word: str, text: str) -> None:
-        line = f"  {word:<6}  {row.name:<{self._rows.width}}  {row.use}  {text}".rstrip()
-        print(visible(line), file=self._stream, flush=True)
+    def _print(self, word: str, text: str) -> None:
+        print(visible(f"  {word:<6}  {text}").rstrip(), file=self.stream, flush=True)
 
 
-class LiveProgress:
+class LiveProgress(Progress):
     """A table of all steps, redrawn in place. It starts with the first step that runs."""
 
     def __init__(self, stream: IO[str], styles: Styles) -> None:
-        self._stream = stream
-        self._rows = _Rows(styles)
+        super().__init__(stream, styles)
         self._live: Any = None
         self._console: Any = None
         self._transfer = ""
 
-    def __call__(self, event: Event) -> None:
-        """Update the display with an event."""
-        row = self._rows.take(event)
+    def show(self, event: Event, row: _Row | None) -> None:
+        """Print logs and notes above the table."""
         if event["event"] == "transfer":
             self._transfer = transfer_words(event)
         if event["event"] in ("step_started", "step_log", "transfer") and self._live is None:
             from rich.console import Console
             from rich.live import Live
 
-            console = self._console = Console(file=self._stream)
+            self._console = console = Console(file=self.stream)
             self._live = Live(get_renderable=self._table, console=console, refresh_per_second=8)
             self._live.start()
-        if row is None:
-            return
-        if event["event"] not in ("step_log", "step_note") or self._live is None:
+        if row is None or self._live is None or event["event"] not in ("step_log", "step_note"):
             return
         from rich.markup import escape
 
         line = f"[dim]{row.name}:[/] {escape(event.get('message', ''))}"
         if event["event"] == "step_note":
-            text, fix = self._rows.note(row.name, event)
+            text, fix = self.note(row.name, event)
             line = f"[yellow]note:[/] {row.name} {escape(text)}"
             line += f"\n  [green]fix:[/] {escape(fix)}" if fix else ""
-        self._live.console.print(visible(line), highlight=False)
+        self._console.print(visible(line), highlight=False)
 
     def close(self) -> None:
         """Draw the table one last time and leave it on the terminal."""
@@ -314,51 +302,41 @@ class LiveProgress:
     def _table(self) -> Any:
         from rich.table import Table
 
-        is_wide = self._console.width >= NARROW
+        width = self._console.width
+        is_wide = width >= NARROW
         table = Table.grid(padding=(0, 2))
-        table.width = self._console.width - len("^C")  # a break of the line would scroll the table
+        table.width = width - len("^C")  # a break of the line would scroll the table
         table.add_column(width=1)
         table.add_column(no_wrap=True)
         if is_wide:
             table.add_column(no_wrap=True, style="dim")
         table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         table.add_column(justify="right", no_wrap=True, style="dim")
-        for row in self._shown():
-            icon, name, text, clock = self._cells(row)
-            table.add_row(icon, name, *([row.use] if is_wide else []), text, clock)
-        if len(self._rows.rows) > table.row_count:  # how many are in each state
-            states = Counter(row.state for row in self._rows.rows.values())
-            order = ("waiting", "running", "done", "cached", "failed", "blocked")
-            counts = ", ".join(f"{states[state]} {state}" for state in order if states[state])
+        rows = list(self.rows.values())
+        if len(rows) > MOST_ROWS:
+            active = [row for row in rows if row.state in ("running", "failed")]
+            ended = sorted((r for r in rows if r.state == "done"), key=lambda row: row.started)
+            rows = [*ended[-(MOST_ROWS - len(active)) :], *active][-MOST_ROWS:]
+        for row in rows:
+            style = "dim" if row.state in ("waiting", "cached", "blocked") else "bold"
+            use = [row.use] if is_wide else []
+            is_running = row.state == "running"
+            seconds = time.monotonic() - row.started if is_running else row.seconds
+            clock = duration(seconds) if seconds or is_running else ""
+            table.add_row(ICONS[row.state], f"[{style}]{row.name}[/]", *use, _Line(row), clock)
+        if len(self.rows) > table.row_count:  # how many are in each state
+            states = Counter(row.state for row in self.rows.values())
+            counts = ", ".join(f"{states[state]} {state}" for state in ICONS if states[state])
             table.add_row("", f"[dim]{counts}[/]")
         if self._transfer:
             table.add_row("", "[dim]shared store[/]", *([""] if is_wide else []), self._transfer)
         return table
 
-    def _shown(self) -> list[_Row]:
-        rows = list(self._rows.rows.values())
-        if len(rows) <= MOST_ROWS:
-            return rows
-        active = [r for r in rows if r.state in ("running", "failed")]
-        ended = sorted((r for r in rows if r.state == "done"), key=lambda r: r.started)
-        return [*ended[-(MOST_ROWS - len(active)) :], *active][-MOST_ROWS:]
 
-    def _cells(self, row: _Row) -> tuple[str, str, Any, str]:
-        """(icon, name, what it does or did, how long) of a step."""
-        icon = {
-            "waiting": "[dim]·[/]", "running": "[cyan]▸[/]", "done": "[green]✓[/]",
-            "cached": "[dim]=[/]", "failed": "[red]✗[/]", "blocked": "[yellow]![/]",
-        }[row.state]  # fmt: skip
-        is_quiet = row.state in ("waiting", "cached", "blocked")
-        name = f"[{'dim' if is_quiet else 'bold'}]{row.name}[/]"
-        if row.state == "running":
-            return icon, name, ProgressLine(row), duration(time.monotonic() - row.started)
-        text = {
-            "done": "  ".join(row.lasting()), "cached": row.text or "cached", "failed": row.text,
-            "blocked": row.text,
-        }.get(row.state, "")  # fmt: skip
-        line = ClippedLine(text, "red" if row.state == "failed" else "dim")
-        return icon, name, line, duration(row.seconds) if row.seconds else ""
+ICONS = {
+    "waiting": "[dim]·[/]", "running": "[cyan]▸[/]", "done": "[green]✓[/]",
+    "cached": "[dim]=[/]", "failed": "[red]✗[/]", "blocked": "[yellow]![/]",
+}  # fmt: skip
 
 
 def transfer_words(event: Event) -> str:
@@ -373,58 +351,49 @@ def transfer_words(event: Event) -> str:
     return ", ".join(words)
 
 
-class ClippedLine:
-    """A text as one line, cut off after a word if it is too long."""
-
-    def __init__(self, text: str, style: str) -> None:
-        self._text, self._style = text, style
-
-    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        """Draw it in the available width."""
-        from rich.text import Text
-
-        text = clip_at_word(self._text, options.max_width)
-        yield Text(text, self._style, no_wrap=True, overflow="ellipsis")
-
-
-class ProgressLine:
-    """A running step's line: a bar and as many pieces as fit, by rank."""
+class _Line:
+    """What a step does or did, in the width that is available."""
 
     def __init__(self, row: _Row) -> None:
         self._row = row
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        """Draw it in the available width."""
+        """Draw it: of a running step, a bar and as many parts as fit, by rank."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         row, width = self._row, options.max_width
-        pieces = fitting(list(row.pieces()), width)
-        used = sum(piece.width for piece in pieces)
-        bar = min(20, width - used) if row.total else 0
-        cells = Table.grid()
-        line = clip_at_word("  ".join(p.text for p in pieces), width)
-        text = Text(line, no_wrap=True, overflow="ellipsis")
+        if row.state != "running":
+            text = row.lasting() if row.state == "done" else row.text
+            style = "red" if row.state == "failed" else "dim"
+            yield Text(clip_at_word(text, width), style, no_wrap=True, overflow="ellipsis")
+            return
+        parts = fitting(list(row.parts()), width)
+        line = clip_at_word("  ".join(part.text for part in parts), width)
+        text_line = Text(line, no_wrap=True, overflow="ellipsis")
         start = 0
-        for piece in pieces:
-            text.stylize(piece.style, start, start + len(piece.text))
-            start += piece.width
+        for part in parts:
+            text_line.stylize(STYLES[part.tone], start, start + len(part.text))
+            start += len(part.text) + GAP
+        bar = min(20, width - start) if row.total else 0
         if bar < 5:
-            yield text
+            yield text_line
             return
         done = ProgressBar(total=row.total, completed=min(row.done, row.total), width=bar)
-        cells.add_row(done, Text("  "), text)
+        cells = Table.grid(padding=(0, GAP, 0, 0))
+        cells.add_row(done, text_line)
         yield cells
 
 
-def fitting(pieces: list[Piece], width: int) -> list[Piece]:
-    """As many pieces as fit in `width` columns, chosen by rank and kept in order."""
+def fitting(parts: list[LinePart], width: int) -> list[LinePart]:
+    """As many parts as fit in `width` columns, chosen by rank and kept in order."""
     kept: set[int] = set()
-    room = width + 2  # the first has no gap before it
-    for index in sorted(range(len(pieces)), key=lambda i: pieces[i].rank):
-        if kept and pieces[index].width > room:
+    room = width + GAP  # the first has no gap before it
+    for index in sorted(range(len(parts)), key=lambda i: parts[i].rank):
+        needed = len(parts[index].text) + GAP
+        if kept and needed > room:
             break
         kept.add(index)
-        room -= pieces[index].width
-    return [piece for index, piece in enumerate(pieces) if index in kept]
+        room -= needed
+    return [part for index, part in enumerate(parts) if index in kept]

@@ -1,6 +1,7 @@
 """What a training will learn, as plain data.
 
-`Step.prove` creates it, `finery check --deep` shows it, and a build logs it in one line.
+`Step.prove` makes it with a `ProofBuilder`, `finery check --deep` shows it, and a build logs it in
+one line.
 
 Nothing here depends on a tokenizer: a sample row consists of pieces of text with or without loss.
 """
@@ -15,19 +16,19 @@ from finery.util.text import counted, some_of
 PERCENTILES = (50, 95, 99)
 
 
-class Piece(msgspec.Struct, frozen=True):
-    """A part of a row: its text with special tokens, and whether it has loss."""
+class SamplePiece(msgspec.Struct, frozen=True):
+    """A part of a row's text, with special tokens, and whether it has loss."""
 
     text: str
     loss: bool
     label: str = ""  # which answer it belongs to: chosen, rejected
 
 
-class Sample(msgspec.Struct, frozen=True):
-    """One row as the training sees it."""
+class SampleRow(msgspec.Struct, frozen=True):
+    """A row as the training sees it. row: its id."""
 
     row: str
-    pieces: list[Piece]
+    pieces: list[SamplePiece]
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +55,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     dropped: list[str] = []
     facts: dict[str, str] = {}
     notes: list[str] = []
-    samples: list[Sample] = []
+    samples: list[SampleRow] = []
 
     def counts(self) -> str:
         """Rows and tokens in words."""
@@ -80,21 +81,24 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.input}: {self.counts()}; {self.lengths()}{out}"
 
 
-class Tally:
-    """Counts examples for a `Proof`, in four bytes each, whatever their length."""
+class ProofBuilder:
+    """Counts the examples of a data set for a `Proof`, in four bytes each, whatever their length.
 
-    def __init__(self) -> None:
+    input: the step's field. rows: the number of rows that the examples are of. samples: rows to
+    show.
+    """
+
+    def __init__(self, input: str) -> None:
+        self.input = input
+        self.rows = 0
+        self.samples: list[SampleRow] = []
         self._lengths = array("I")
-        self._rows = self._tokens = self._loss = 0
-
-    def __len__(self) -> int:
-        """The number of examples."""
-        return len(self._lengths)
+        self._tokens = self._loss_tokens = 0
 
     @property
-    def rows(self) -> int:
-        """The number of rows that the examples are of."""
-        return self._rows
+    def examples(self) -> int:
+        """The number of examples."""
+        return len(self._lengths)
 
     @property
     def longest(self) -> int:
@@ -109,33 +113,38 @@ class Tally:
         tokens: of all sequences, if it has one for each of several answers; default: `length`.
         continues: whether it is a further part of the row of the example before it.
         """
-        self._rows += not continues
+        self.rows += not continues
         self._lengths.append(length)
         self._tokens += length if tokens is None else tokens
-        self._loss += loss_tokens
+        self._loss_tokens += loss_tokens
+
+    def add_sample(self, row_id: str, pieces: Iterable[SamplePiece]) -> None:
+        """Show an example of a row."""
+        self.samples.append(SampleRow(row_id, list(pieces)))
 
     def proof(
         self,
-        input: str,
         *,
         dropped: Sequence[str] = (),
         facts: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
-        samples: Iterable[Sample] = (),
     ) -> Proof:
-        """The counts as a proof. Percentiles are lengths of actual examples (nearest rank)."""
+        """The proof of what was added. Percentiles are lengths of actual examples (nearest rank).
+
+        dropped, facts, notes: see `Proof`.
+        """
         ordered = sorted(self._lengths)
         ranks = {p: -(-p * len(ordered) // 100) for p in PERCENTILES}
         return Proof(
-            input=input,
-            rows=self._rows,
-            examples=len(ordered) if len(ordered) != self._rows else None,
+            input=self.input,
+            rows=self.rows,
+            examples=len(ordered) if len(ordered) != self.rows else None,
             tokens=self._tokens,
-            loss_tokens=self._loss,
+            loss_tokens=self._loss_tokens,
             longest=self.longest,
             percentiles={p: ordered[rank - 1] for p, rank in ranks.items()} if ordered else {},
             dropped=list(dropped),
             facts=dict(facts or {}),
             notes=list(notes),
-            samples=list(samples),
+            samples=self.samples,
         )

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 Tone = Literal["", "good", "bad", "warning", "soft", "strong"]
 """How a text looks, by what it means."""
 Unit = Literal[
-    "", "share", "likely", "difference", "change", "p", "seconds", "dollars", "bytes", "duration"
+    "", "count", "share", "likely", "difference", "change", "p", "seconds", "dollars", "bytes",
+    "duration",
 ]  # fmt: skip
-"""Of a number: `share` is from 0 to 1 and `likely` is a probability that may be near 1, both shown
-in percent; `difference` is one of two shares, in points, and `change` one of other numbers; `p` is
-a p-value; `seconds` may be milliseconds, and `duration` hours."""
+"""Of a number: `count` is whole; `share` is from 0 to 1 and `likely` is a probability that may be
+near 1, both shown in percent; `difference` is one of two shares, in points, and `change` one of
+other numbers; `p` is a p-value; `seconds` may be milliseconds, and `duration` hours."""
 Interval = tuple[float, float]
 MOST_CLASSES = 6
 """Maximum number of classes that are all listed. Of more, only the most and least frequent."""
@@ -406,6 +407,8 @@ def number_text(value: float, unit: Unit = "") -> str:
             return p_text(value)
         case "change":
             return signed(value, ".4g")
+        case "count":
+            return f"{value:,.0f}"
         case "bytes":
             return size(value)
         case "duration":

@@ -63,8 +63,6 @@ def print_sections(console: "Console", sections: Iterable[Section]) -> None:
 
 def print_part(console: "Console", part: Part) -> None:
     """Print a part."""
-    from rich.text import Text as Styled
-
     match part:
         case Text():
             console.print(_styled(part.text, STYLES[part.tone]), soft_wrap=part.is_code)
@@ -99,34 +97,44 @@ def print_part(console: "Console", part: Part) -> None:
             if part.advice:
                 console.print(_styled(part.advice, style))
         case Section():
-            title = Styled.assemble((visible(part.title), "bold"), (f"  {part.note}", "dim"))
             console.print()
-            console.print(title)
+            console.print(_assembled((part.title, "bold"), (f"  {part.note}", "dim")))
             for each in part.parts:
                 print_part(console, each)
         case Finding():
             pass
 
 
-def _styled(text: str, style: str = "") -> "Styled":
+def _assembled(*texts: tuple[str, str], overflow: Any = None) -> "Styled":
+    """A line of (text, style)."""
     from rich.text import Text as Styled
 
-    return Styled(visible(text), style)
+    return Styled.assemble(*((visible(text), style) for text, style in texts), overflow=overflow)
+
+
+def _styled(text: str, style: str = "") -> "Styled":
+    return _assembled((text, style))
+
+
+def _grid(rows: Iterable[Sequence[Any]], *columns: dict[str, Any], indent: int = 0) -> Any:
+    """Rows without a head. columns: the options of `rich` for each."""
+    from rich.padding import Padding
+    from rich.table import Table as Grid
+
+    grid = Grid.grid(padding=(0, 2, 0, 0))
+    for column in columns:
+        grid.add_column(**({"overflow": "fold"} | column))
+    for row in rows:
+        grid.add_row(*row)
+    return Padding(grid, (0, 0, 0, indent))
 
 
 def _print_facts(console: "Console", facts: dict[str, str]) -> None:
     """Print names and values in two columns."""
-    from rich.padding import Padding
-    from rich.table import Table as Grid
-
-    if not facts:
-        return
-    grid = Grid.grid(padding=(0, 1, 0, 0))
-    grid.add_column(width=max([14, *map(len, facts)]), style="cyan", no_wrap=True)
-    grid.add_column(ratio=1, overflow="fold")
-    for name, text in facts.items():
-        grid.add_row(_styled(name), _styled(text))
-    console.print(Padding(grid, (0, 0, 0, 2)))
+    if facts:
+        rows = [(_styled(name), _styled(text)) for name, text in facts.items()]
+        names = {"width": max([13, *map(len, facts)]), "style": "cyan", "no_wrap": True}
+        console.print(_grid(rows, names, {"ratio": 1}, indent=2))
 
 
 # -- rows and answers ------------------------------------------------------------------------------
@@ -134,16 +142,12 @@ def _print_facts(console: "Console", facts: dict[str, str]) -> None:
 
 def print_fields(console: "Console", fields: Iterable[Field]) -> None:
     """Print labelled texts, each next to its label."""
-    from rich.table import Table as Grid
-
     for field in fields:
-        grid = Grid.grid(padding=(0, 2))
         style = STYLES[field.tone] or ("cyan" if field.label == "user" else "yellow")
-        grid.add_column(width=max(9, min(16, len(field.label))), style=style, no_wrap=True)
-        grid.add_column(ratio=1, overflow="fold")
+        label = {"width": max(9, min(16, len(field.label))), "style": style, "no_wrap": True}
         text = shortened(field.text, LONGEST_FOLDED) if field.is_folded else field.text
-        grid.add_row(_styled(field.label), _styled(text, "dim" if field.tone == "soft" else ""))
-        console.print(grid)
+        row = _styled(field.label), _styled(text, "dim" if field.tone == "soft" else "")
+        console.print(_grid([row], label, {"ratio": 1}))
 
 
 def _print_records(console: "Console", part: Records) -> None:
@@ -166,41 +170,31 @@ def _print_records(console: "Console", part: Records) -> None:
 
 
 def _tree(part: Tree) -> Any:
-    from rich.text import Text as Styled
     from rich.tree import Tree as Drawn
 
-    tree = Drawn(Styled("  ").join(map(_styled_cell, part.texts)), guide_style="dim")
+    tree = Drawn(_styled("  ").join(map(_styled_cell, part.texts)), guide_style="dim")
     tree.children += map(_tree, part.branches)
     return tree
 
 
 def _print_change(console: "Console", part: Change) -> None:
     """Print the beginning of a row that was added or removed; of a changed one, what differs."""
-    from rich.text import Text as Styled
-
     before, after = ({f.label: f.text for f in of.fields} if of else {} for of in part)
     mark, style = ("~", "yellow") if before and after else ("+", "green") if after else ("−", "red")
-    console.print(_change_line(f"  {mark} ", style, part.after or part.before), no_wrap=True)
+    record = part.after or part.before or Record([])
+    others = (text for label, text in (after or before).items() if label != "id")
+    title = shortened(in_line(record.title or next(others, "")), LONGEST_EXAMPLE)
+    name = (after or before).get("id", "")
+    head = _assembled((f"  {mark} ", style), (f"{name}  ", "dim"), (title, ""), overflow="ellipsis")
+    console.print(head, no_wrap=True)
     for label in dict.fromkeys([*before, *after]) if before and after else ():
         if label == "id" or before.get(label) == after.get(label):
             continue
         for sign, colour, fields in (("−", "red", before), ("+", "green", after)):
             if label in fields:
-                line = Styled.assemble(
-                    (f"      {sign} ", colour), (f"{visible(label)}  ", "cyan"),
-                    visible(in_line(fields[label])), overflow="ellipsis",
-                )  # fmt: skip
+                texts = (f"      {sign} ", colour), (f"{label}  ", "cyan")
+                line = _assembled(*texts, (in_line(fields[label]), ""), overflow="ellipsis")
                 console.print(line, no_wrap=True)
-
-
-def _change_line(mark: str, style: str, record: Record | None) -> "Styled":
-    from rich.text import Text as Styled
-
-    fields = {field.label: field.text for field in record.fields} if record else {}
-    name = fields.pop("id", "")
-    title = record.title if record else ""
-    text = shortened(in_line(title or next(iter(fields.values()), "")), LONGEST_EXAMPLE)
-    return Styled.assemble((mark, style), (f"{visible(name)}  ", "dim"), text, overflow="ellipsis")
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -246,7 +240,10 @@ def print_table(console: "Console", part: Table) -> None:
         left_out = [column.title for column in columns if column.priority >= priority] + left_out
         columns = [column for column in columns if column.priority < priority]
     if not any(column.title for column in columns):
-        _print_grid(console, columns, part.title)
+        _print_title(console, part.title)
+        justified = ({"justify": "right" if column.is_number else "left"} for column in columns)
+        rows = zip(*(column.cells for column in columns), strict=True)
+        console.print(_grid(rows, *justified, indent=2))
     else:
         turned = None if _width(columns) <= console.width else _turned(columns)
         fits = turned and len(turned) < len(columns) and _width(turned) <= console.width
@@ -275,12 +272,8 @@ def printed_columns(part: Table) -> list[PrintedColumn]:
 
 
 def _styled_cell(cell: Cell) -> "Styled":
-    from rich.text import Text as Styled
-
     texts = cell if isinstance(cell, list) else [Text(cell_text(cell), cell_tone(cell))]
-    return Styled.assemble(
-        *((visible(" ".join(text.splitlines())), STYLES[tone]) for text, tone, _ in texts)
-    )
+    return _assembled(*((" ".join(text.splitlines()), STYLES[tone]) for text, tone, _ in texts))
 
 
 def _groups(columns: Sequence[PrintedColumn], width: int) -> Iterator[list[PrintedColumn]]:
@@ -344,20 +337,6 @@ def _turned(columns: Sequence[PrintedColumn]) -> list[PrintedColumn]:
     return turned
 
 
-def _print_grid(console: "Console", columns: Sequence[PrintedColumn], title: str) -> None:
-    """Print a table without titles of columns."""
-    from rich.padding import Padding
-    from rich.table import Table as Grid
-
-    _print_title(console, title)
-    grid = Grid.grid(padding=(0, 2, 0, 0))
-    for column in columns:
-        grid.add_column(justify="right" if column.is_number else "left", overflow="fold")
-    for row in zip(*(column.cells for column in columns), strict=True):
-        grid.add_row(*row)
-    console.print(Padding(grid, (0, 0, 0, 2)))
-
-
 # -- matrices --------------------------------------------------------------------------------------
 
 
@@ -375,7 +354,13 @@ def _print_matrix(console: "Console", part: Matrix) -> None:
         return
     most = MOST_PAIRS if columns is None or len(part.labels) > SMALL_MATRIX else FEW_PAIRS
     console.print(_styled(part.pairs_title(most), "dim"))
-    _print_pairs(console, part, most)
+    lines: list[tuple[Any, Any]] = []
+    for pair in pairs[:most]:
+        words = (in_line(pair.right), ""), (" answered as ", "dim"), (in_line(pair.answered), "")
+        lines.append((str(pair.rows), _assembled(*words)))
+        if example := part.examples.get((pair.right, pair.answered)):
+            lines.append(("", _styled(shortened(in_line(example), LONGEST_EXAMPLE), "dim")))
+    console.print(_grid(lines, {"justify": "right", "min_width": 5, "style": "red"}, {}))
     rows = sum(pair.rows for pair in pairs[most:])
     if rows:
         console.print(f"       {counted(rows, 'row')} more in other pairs", style="dim")
@@ -397,20 +382,3 @@ def _matrix(part: Matrix, *, is_numbered: bool) -> list[PrintedColumn]:
         ]
         columns.append(PrintedColumn(title, cells, True))
     return columns
-
-
-def _print_pairs(console: "Console", part: Matrix, most: int) -> None:
-    from rich.table import Table as Grid
-    from rich.text import Text as Styled
-
-    grid = Grid.grid(padding=(0, 2))
-    grid.add_column(justify="right", min_width=5, style="red")
-    grid.add_column(overflow="fold")
-    for pair in part.pairs()[:most]:
-        words = Styled.assemble(
-            in_line(pair.right), (" answered as ", "dim"), in_line(pair.answered)
-        )
-        grid.add_row(str(pair.rows), words)
-        if example := part.examples.get((pair.right, pair.answered)):
-            grid.add_row("", _styled(shortened(in_line(example), LONGEST_EXAMPLE), "dim"))
-    console.print(grid)

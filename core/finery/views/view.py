@@ -25,6 +25,8 @@ from finery.views.parts import (
     Section,
     Table,
     Text,
+    Tone,
+    Unit,
     as_text,
 )
 
@@ -279,15 +281,16 @@ class LiveMetric(NamedTuple):
     to this, in display order. `watch.*` means all names with that beginning.
     Metrics that aren't declared are shown as `LiveMetric()`.
 
-    text: with `{name}` and `{value}`. number: formats the value. style: of rich. rank: 1 stays
-    visible longest if the terminal is narrow. lasting: it is still shown when the step is done.
-    validation: measured rarely, so plain output prints it soon. lower_is_better: a value above the
-    lowest so far is marked with ↑. hides: another metric that isn't shown next to it.
+    text: with `{name}` and `{value}`. unit: of the value; without one, it has three decimals.
+    rank: 1 stays visible longest if the terminal is narrow. lasting: it is still shown when the
+    step is done. validation: measured rarely, so plain output prints it soon. lower_is_better: a
+    value above the lowest so far is marked with ↑. hides: another metric that isn't shown next to
+    it.
     """
 
     text: str = "{name} {value}"
-    number: Callable[[float], str] = "{:.3g}".format
-    style: str = "magenta"
+    unit: Unit = ""
+    tone: Tone = ""
     rank: int = 4
     lasting: bool = True
     validation: bool = False

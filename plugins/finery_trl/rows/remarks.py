@@ -11,7 +11,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from finery import Dataset, outside_key
-from finery.advanced import Proof, Tally
+from finery.advanced import Proof, ProofBuilder
 from finery.rows import Row, Turns
 from finery.util.text import NAMED, counted, some_of
 from finery_trl.rows.example import Example, Proven, continues
@@ -193,15 +193,15 @@ class Remarks:
 @outside_key
 def summary(name: str, rows: Iterable[Proven]) -> Proof:
     """The counts of rows. name: the input that they come from."""
-    tally = Tally()
+    builder = ProofBuilder(name)
     for row in rows:
-        add(tally, row)
-    return tally.proof(name)
+        add(builder, row)
+    return builder.proof()
 
 
-def add(tally: Tally, row: Proven) -> None:
+def add(builder: ProofBuilder, row: Proven) -> None:
     """Count one example of a row."""
-    tally.add(row.size, row.loss_tokens, row.total_tokens, continues=continues(row))
+    builder.add(row.size, row.loss_tokens, row.total_tokens, continues=continues(row))
 
 
 class Calls:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from finery import Dataset
-from finery.advanced import Piece, Proof, Sample, Tally
-from finery_ngram.steps import Example, Train
+from finery.advanced import Proof, ProofBuilder, SamplePiece
+from finery_ngram.steps import Train
 
 
 def prove(step: Train, samples: int) -> list[Proof]:
@@ -16,18 +16,11 @@ def prove(step: Train, samples: int) -> list[Proof]:
 
 
 def _proof(step: Train, name: str, datasets: Sequence[Dataset], samples: int) -> Proof:
-    left_out, tally = list[str](), Tally()
-    rows = step.examples(datasets, left_out)
-    for row in rows:
-        tally.add(len(row.prompt) + len(row.answer), len(row.answer))
-    return tally.proof(
-        name,
-        dropped=left_out,
-        facts={"answers": "every answer ends with the end word"},
-        samples=[_sample(row) for row in rows[:samples]],
-    )
-
-
-def _sample(row: Example) -> Sample:
-    prompt, answer = " ".join(row.prompt), " ".join(row.answer)
-    return Sample(row.row, [Piece(f"{prompt} ", loss=False), Piece(answer, loss=True)])
+    left_out, builder = list[str](), ProofBuilder(name)
+    for row in step.examples(datasets, left_out):
+        builder.add(len(row.prompt) + len(row.answer), len(row.answer))
+        if builder.rows <= samples:
+            prompt, answer = " ".join(row.prompt), " ".join(row.answer)
+            pieces = [SamplePiece(f"{prompt} ", loss=False), SamplePiece(answer, loss=True)]
+            builder.add_sample(row.row, pieces)
+    return builder.proof(dropped=left_out, facts={"answers": "every answer ends with the end word"})

@@ -12,7 +12,7 @@ from finery_trl.view.model import CurveView
 
 METRICS = {
     **LOSSES,
-    "perplexity": LiveMetric("ppl {value}", "{:.1f}".format, rank=3, lower_is_better=True),
+    "perplexity": LiveMetric("ppl {value}", rank=3, lower_is_better=True),
 }
 """Losses as other trainings show them, and the perplexity."""
 MOST = 3

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -137,6 +137,14 @@ def print_wrapped(start: str, text: str, *, hang: int, dim: bool = False, most: 
     for number, line in enumerate(lines or [""]):
         front, rest = (line[:hang], line[hang:]) if number else (start, line[width:])
         click.echo(f"{front}{click.style(rest, dim=True) if dim else rest}".rstrip())
+
+
+def print_gate(head: str, error: FineryError, blocked: Iterable[str], indent: int) -> None:
+    """Print why a build fails at a cached step, and which steps it blocks."""
+    print_wrapped(f"{head} ", f"{error.what} ({error.where})", hang=indent + 2)
+    names = ", ".join(blocked)
+    for line in [*error.details, *([f"blocks {names}"] if names else [])]:
+        print_wrapped(" " * indent, line, hang=indent + 2)
 
 
 def is_terminal(stream: IO[str]) -> bool:

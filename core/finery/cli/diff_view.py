@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finery.builder.keys import Change
 from finery.builder.plan import Planner
@@ -15,14 +15,8 @@ from finery.recipe.graph import Graph
 from finery.store.database import Store
 from finery.util.text import some_of
 from finery.views.html import findings_in
-from finery.views.parts import Cell, Facts, Quantity, Section, Table, Text
-from finery.views.terminal import print_part
+from finery.views.parts import Cell, Facts, Part, Quantity, Section, Table, Text
 from finery.views.view import Detail, Output, View, comparison_of
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from finery.views.parts import Part
 
 STEPS_NAMED = 4
 """Steps that a changed file or package is listed with."""
@@ -44,19 +38,19 @@ class Comparison:
     @cached_property
     def outputs(self) -> list[tuple[View, Output, Output]]:
         """(view, before, after) of each output whose files are on both sides."""
-        found = []
-        for step in self.of_kind("changed"):
-            for pair in step.outputs:
-                if not pair.missing:
-                    before, after = (
-                        output_of(self.graph.plugins, self.store, pair.title, manifest)
-                        for manifest in (pair.before, pair.after)
-                    )
-                    view = view_of(self.graph.plugins, pair.after)
-                    found.append((view, before, after))
-        return found
+        plugins = self.graph.plugins
+        return [
+            (
+                view_of(plugins, pair.after),
+                output_of(plugins, self.store, pair.title, pair.before),
+                output_of(plugins, self.store, pair.title, pair.after),
+            )
+            for step in self.of_kind("changed")
+            for pair in step.outputs
+            if not pair.missing
+        ]
 
-    def sections(self, most: int) -> "dict[str, list[Section]]":
+    def sections(self, most: int) -> dict[str, list[Section]]:
         """Output → what differs in it."""
         context = context_of(self.graph, self.store, detail=Detail(most))
         return {
@@ -75,19 +69,12 @@ class Comparison:
             "sides": [{"name": s.label, "about": s.about, "notes": s.notes} for s in self.sides],
             "same": [step.name for step in self.of_kind("same")],
         }
-        found = self.differences
         for step in self.steps:
             if step.kind != "same":
-                yield _step_data(step, found)
+                yield _step_data(step, self.differences)
 
 
-def print_difference(console: "Console", compared: Comparison, most: int) -> None:
-    """Print a comparison. most: rows of each kind."""
-    for part in difference_parts(compared, most):
-        print_part(console, part)
-
-
-def difference_parts(compared: Comparison, most: int) -> "Iterator[Part]":
+def difference_parts(compared: Comparison, most: int) -> Iterator[Part]:
     """A comparison as values. most: rows of each kind."""
     sections = compared.sections(most)
     yield Text(_headline(compared, sections), "strong")
@@ -112,7 +99,7 @@ def difference_parts(compared: Comparison, most: int) -> "Iterator[Part]":
         )
 
 
-def _headline(compared: Comparison, sections: "Mapping[str, Sequence[Section]]") -> str:
+def _headline(compared: Comparison, sections: Mapping[str, Sequence[Section]]) -> str:
     """What is better or worse in B, in a line; scores that may differ by chance are unclear."""
     changes: dict[str, list[str]] = {"bad": [], "good": [], "open": [], "info": []}
     for title, found in sections.items():
@@ -125,9 +112,7 @@ def _headline(compared: Comparison, sections: "Mapping[str, Sequence[Section]]")
     return "; ".join(parts) or none
 
 
-def _outputs(
-    compared: Comparison, sections: "Mapping[str, Sequence[Section]]"
-) -> "Iterator[Section]":
+def _outputs(compared: Comparison, sections: Mapping[str, Sequence[Section]]) -> Iterator[Section]:
     """The differences in each output. Of outputs that differ in the same way, only the first."""
     seen: dict[str, str] = {}
     for _, _, after in compared.outputs:
@@ -138,7 +123,7 @@ def _outputs(
         yield Section(after.title, parts, note=after.manifest.kind)
 
 
-def _around(steps: Sequence[StepDifference]) -> "Iterator[Section]":
+def _around(steps: Sequence[StepDifference]) -> Iterator[Section]:
     """The differences in code, packages and the machine, each once, with the affected steps."""
     reached: dict[str, tuple[Change, list[str]]] = {}
     for step in steps:
@@ -167,7 +152,7 @@ def _value(change: Change) -> list[Text]:
     return [Text(old, "bad"), Text(" → "), Text(new, "good")]
 
 
-def _steps(compared: Comparison) -> "Iterator[Section]":
+def _steps(compared: Comparison) -> Iterator[Section]:
     """Which steps are new, removed, unchanged, or not comparable."""
     changed = compared.of_kind("changed")
     steps = {
@@ -182,7 +167,7 @@ def _steps(compared: Comparison) -> "Iterator[Section]":
         yield Section("Steps", [Facts(lines)])
 
 
-def _costs(steps: Sequence[StepDifference]) -> "Iterator[Section]":
+def _costs(steps: Sequence[StepDifference]) -> Iterator[Section]:
     """Time and size of the steps that differ."""
     rows: list[list[Cell]] = []
     for step in steps:

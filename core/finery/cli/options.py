@@ -1,63 +1,153 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share, and how a shell completes them.
+
+docs/reference/recipe.md has the set-up of completion. Completing may neither fail nor print: the
+caller is a shell.
+"""
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from finery.cli.console import print_note
-from finery.cli.targets import RECIPE, Target, find_target, names_recipe, recipe_file
+from finery.cli.targets import RECIPE, Target, find_target, names_recipe, recipe_file, steps_in
 from finery.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
-Complete = Callable[[click.Context, click.Parameter, str], list[Any]]
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
-def _completing(what: str) -> Complete:
-    """Completes a word. The module is only imported when a shell needs it."""
-
-    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-        from finery.cli import complete as completions
-
-        found: list[Any] = getattr(completions, f"complete_{what}")(ctx, param, incomplete)
-        return found
-
-    return complete
+def complete_words(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Recipes, and the steps of the recipe that the words before name."""
+    if os.sep in incomplete:
+        return [CompletionItem(incomplete, type="file")]
+    recipes = [] if _recipe_before(ctx) is not None else _recipes(incomplete)
+    return [*recipes, *complete_steps(ctx, param, incomplete)]
 
 
-complete_steps, complete_types = _completing("steps"), _completing("types")
-"""Completions of steps, and of plugins and step types."""
+def complete_steps(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The steps of the recipe that the words before name."""
+    steps = steps_in(_recipe_before(ctx) or Path(RECIPE))
+    return [CompletionItem(n, help=use) for n, use in steps.items() if n.startswith(incomplete)]
 
 
-def recipe_words(function: F) -> F:
-    """`[RECIPE]` and `--recipe`; the command gets `recipe`, the file. A step is an error."""
+def complete_types(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Plugins and step types that are installed, and recipes."""
+    from finery.plugin.manager import load_plugins
 
-    def only_recipe(target: Target, command: str) -> dict[str, Any]:
-        if target.steps:
-            raise UsageError(
-                f"'{target.steps[0]}' is not a recipe, and {command} takes no step",
-                fix=f"finery {command} {target.recipe}",
-            )
-        return {"recipe": target.recipe}
-
-    return _with_target(function, only_recipe, "[RECIPE]", takes_step=False)
+    plugins = load_plugins()
+    plugins.are_broken_reported = True
+    names = [*(plugin.name for plugin in plugins.plugins), *sorted(plugins.step_types)]
+    types = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [*types, *_recipes(incomplete)]
 
 
-def recipe_and_step(function: F) -> F:
-    """`[RECIPE] STEP` and `--recipe`; the command gets `recipe`, the file, and `step`, a name."""
+def _recipe_before(ctx: click.Context) -> Path | None:
+    """The recipe that the words before name."""
+    option = ctx.params.get("recipe")
+    words = [str(option)] if option else [str(word) for word in ctx.params.get("words") or ()]
+    named = next((Path(word) for word in words if option or names_recipe(word)), None)
+    return named / RECIPE if named is not None and named.is_dir() else named
 
-    def with_step(target: Target, command: str) -> dict[str, Any]:
-        values = _one_step(target, command)
-        if values["step"] is None:  # or what follows it
-            context = click.get_current_context()
-            words = " ".join(context.command.collect_usage_pieces(context)[1:])
-            needed = " and ".join(word for word in words.split() if not word.startswith("["))
-            raise UsageError(f"{command} needs {needed}", fix=f"finery {command} {words}")
-        return values
 
-    return _with_target(function, with_step, "[RECIPE] STEP")
+def _recipes(incomplete: str) -> Iterator[CompletionItem]:
+    """Recipe files here, and folders with a recipe."""
+    for entry in sorted(os.scandir("."), key=lambda entry: entry.name):
+        is_recipe = entry.name.endswith((".yaml", ".yml")) and entry.is_file()
+        if entry.name.startswith(incomplete) and (
+            is_recipe or os.path.exists(os.path.join(entry.name, RECIPE))
+        ):
+            yield CompletionItem(entry.name, help="recipe")
+
+
+def _with_words(
+    function: F, metavar: str, complete: Complete = complete_words, default: str = RECIPE
+) -> F:
+    """Add the words of a command line and `--recipe`. default: the recipe without one."""
+    text = "The recipe, where it isn't an argument."
+    text += f" [default: {default}]" if default else ""
+    function = click.option(
+        "--recipe", "-r", type=click.Path(path_type=Path), help=text, shell_complete=complete
+    )(function)
+    return click.argument("words", nargs=-1, metavar=metavar, shell_complete=complete)(function)
+
+
+def _with_target(
+    arguments: Callable[[Target, str], dict[str, Any]], metavar: str, *, takes_step: bool = True
+) -> Callable[[F], F]:
+    """Give a command the words and `--recipe` of its line as what `arguments` makes of them."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def called(words: tuple[str, ...], recipe: Path | None, **options: Any) -> Any:
+            command = _command_name()
+            target = _target(words, recipe, command, takes_step=takes_step)
+            return function(**options | arguments(target, command))
+
+        return _with_words(called, metavar)  # type: ignore[return-value]
+
+    return decorate
+
+
+def _target(
+    words: tuple[str, ...], recipe: Path | None, command: str, *, takes_step: bool = True
+) -> Target:
+    target = find_target(words, recipe, command, takes_step=takes_step)
+    if target.note:
+        print_note(target.note, err=True)
+    return target
+
+
+def _command_name() -> str:
+    """The command as users type it after `finery`: `show`, `cache pin`."""
+    context = click.get_current_context()
+    return context.command_path.removeprefix(context.find_root().command_path).strip()
+
+
+def _only_recipe(target: Target, command: str) -> dict[str, Any]:
+    if target.steps:
+        raise UsageError(
+            f"'{target.steps[0]}' is not a recipe, and {command} takes no step",
+            fix=f"finery {command} {target.recipe}",
+        )
+    return {"recipe": target.recipe}
+
+
+def _optional_step(target: Target, command: str) -> dict[str, Any]:
+    if len(target.steps) > 1:
+        raise UsageError(
+            f"{command} takes one step, not {len(target.steps)}: {', '.join(target.steps)}",
+            fix=f"finery {command} {target.steps[0]}",
+        )
+    return {"recipe": target.recipe, "step": next(iter(target.steps), None)}
+
+
+def _one_step(target: Target, command: str) -> dict[str, Any]:
+    values = _optional_step(target, command)
+    if values["step"] is None:  # or what follows it
+        context = click.get_current_context()
+        words = " ".join(context.command.collect_usage_pieces(context)[1:])
+        needed = " and ".join(word for word in words.split() if not word.startswith("["))
+        raise UsageError(f"{command} needs {needed}", fix=f"finery {command} {words}")
+    return values
+
+
+recipe_words = _with_target(_only_recipe, "[RECIPE]", takes_step=False)
+"""`[RECIPE]` and `--recipe`; the command gets `recipe`, the file. A step is an error."""
+recipe_and_step = _with_target(_one_step, "[RECIPE] STEP")
+"""`[RECIPE] STEP` and `--recipe`; the command gets `recipe`, the file, and `step`, a name."""
+recipe_and_optional_step = _with_target(_optional_step, "[RECIPE] [STEP]")
+"""`[RECIPE] [STEP]` and `--recipe`; the command gets `recipe`, the file, and `step` or None."""
 
 
 def recipe_step_and_folder(function: F) -> F:
@@ -69,41 +159,33 @@ def recipe_step_and_folder(function: F) -> F:
     def called(
         words: tuple[str, ...], recipe: Path | None, bundle: Path | None, **options: Any
     ) -> Any:
-        if bundle is None and not words:
-            raise UsageError("export needs STEP and DIR", fix="finery export [RECIPE] STEP DIR")
-        names, folder = (words, None) if bundle else (words[:-1], Path(words[-1]))
-        target = find_target(names, recipe, "export")
-        if target.note:
-            print_note(target.note, err=True)
-        values = _one_step(target, "export")
-        if bundle is None and values["step"] is None:
+        names, folder = (words, None) if bundle or not words else (words[:-1], Path(words[-1]))
+        values = (
+            _optional_step(_target(names, recipe, "export"), "export") if words or bundle else {}
+        )
+        if bundle is None and values.get("step") is None:
             raise UsageError("export needs STEP and DIR", fix="finery export [RECIPE] STEP DIR")
         return function(**values, folder=folder, bundle=bundle, **options)
 
-    text = f"The recipe, where it isn't an argument. [default: {RECIPE}]"
-    return _with_words(called, "[RECIPE] STEP DIR", "words", text)  # type: ignore[return-value]
-
-
-def recipe_and_optional_step(function: F) -> F:
-    """`[RECIPE] [STEP]` and `--recipe`; the command gets `recipe`, the file, and `step` or None."""
-    return _with_target(function, _one_step, "[RECIPE] [STEP]")
+    return _with_words(called, "[RECIPE] STEP DIR")  # type: ignore[return-value]
 
 
 def recipe_and_steps(function: F) -> F:
     """`[RECIPE] [STEP]…`, `--recipe` and `--step`; the command gets `recipe` and `steps`, names."""
 
-    function = click.option(
-        "--step", "steps", multiple=True, metavar="STEP", shell_complete=_completing("steps"),
+    @functools.wraps(function)
+    def called(named: tuple[str, ...], steps: tuple[str, ...], **options: Any) -> Any:
+        return function(steps=tuple(dict.fromkeys((*named, *steps))), **options)
+
+    with_option = click.option(
+        "--step", "steps", multiple=True, metavar="STEP", shell_complete=complete_steps,
         help="Only this step and what it needs, as STEP without the option. Repeatable.",
-    )(function)  # fmt: skip
-    return _with_target(
-        function,
-        lambda target, command: {
-            "recipe": target.recipe,
-            "steps": tuple(step.partition(".")[0] for step in target.steps),
-        },
-        "[RECIPE] [STEP]...",
-    )  # fmt: skip
+    )(called)  # fmt: skip
+
+    def named_steps(target: Target, command: str) -> dict[str, Any]:
+        return {"recipe": target.recipe, "named": [n.partition(".")[0] for n in target.steps]}
+
+    return _with_target(named_steps, "[RECIPE] [STEP]...")(with_option)  # type: ignore[return-value]
 
 
 def recipe_and_name(metavar: str) -> Callable[[F], F]:
@@ -116,71 +198,17 @@ def recipe_and_name(metavar: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def called(words: tuple[str, ...], recipe: Path | None, **options: Any) -> Any:
-            command = _called()
             recipes = [word for word in words if names_recipe(word, strict=True)]
             names = [word for word in words if word not in recipes]
             if len(recipes) + (recipe is not None) > 1 or len(names) > 1:
-                raise UsageError("too many names", fix=f"finery {command} {metavar}")
+                raise UsageError("too many names", fix=f"finery {_command_name()} {metavar}")
             named = recipe or (Path(recipes[0]) if recipes else None)
             file = recipe_file(named) if named is not None else None
             return function(recipe=file, name=next(iter(names), None), **options)
 
-        text = "The recipe, where it isn't an argument."
-        return _with_words(called, metavar, "types", text)  # type: ignore[return-value]
+        return _with_words(called, metavar, complete_types, "")  # type: ignore[return-value]
 
     return decorate
-
-
-def _called() -> str:
-    """The command as users type it after `finery`: `show`, `cache pin`."""
-    context: click.Context | None = click.get_current_context()
-    names = []
-    while context is not None and context.parent is not None:
-        names.append(str(context.info_name))
-        context = context.parent
-    return " ".join(reversed(names))
-
-
-def _one_step(target: Target, command: str) -> dict[str, Any]:
-    if len(target.steps) > 1:
-        raise UsageError(
-            f"{command} takes one step, not {len(target.steps)}: {', '.join(target.steps)}",
-            fix=f"finery {command} {target.steps[0]}",
-        )
-    return {"recipe": target.recipe, "step": next(iter(target.steps), None)}
-
-
-def _with_target(
-    function: F,
-    arguments: Callable[[Target, str], dict[str, Any]],
-    metavar: str,
-    *,
-    takes_step: bool = True,
-) -> F:
-    """Give a function the words and `--recipe` of a command line as what `arguments` makes."""
-
-    @functools.wraps(function)
-    def called(words: tuple[str, ...], recipe: Path | None, **options: Any) -> Any:
-        command = _called()
-        target = find_target(words, recipe, command, takes_step=takes_step)
-        if target.note:
-            print_note(target.note, err=True)
-        named = arguments(target, command)
-        if "steps" in named:
-            options["steps"] = tuple(dict.fromkeys((*named.pop("steps"), *options["steps"])))
-        return function(**named, **options)
-
-    text = f"The recipe, where it isn't an argument. [default: {RECIPE}]"
-    return _with_words(called, metavar, "words", text)  # type: ignore[return-value]
-
-
-def _with_words(function: F, metavar: str, completed: str, text: str) -> F:
-    """Add the words of a command line and `--recipe`. text: its help."""
-    complete = _completing(completed)
-    function = click.option(
-        "--recipe", "-r", type=click.Path(path_type=Path), help=text, shell_complete=complete
-    )(function)
-    return click.argument("words", nargs=-1, metavar=metavar, shell_complete=complete)(function)
 
 
 def matrix_option(function: F) -> F:

@@ -44,9 +44,9 @@ class Redone(NamedTuple):
 
     def data(self, plugins: Plugins) -> dict[str, Any]:
         """The same for `--json`."""
-        found = {} if self.is_same else {"difference": self._difference(plugins)[0]}
         digests = [self.before.digest, self.after.digest]
-        return {"name": self.title, "digests": digests, "files": self.files(), **found}
+        data = {"name": self.title, "digests": digests, "files": self.files()}
+        return data if self.is_same else data | {"difference": self._difference(plugins)[0]}
 
     def print(self, graph: Graph) -> None:
         """Say where they differ: by their view, then by the first line of the first file."""

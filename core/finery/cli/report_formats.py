@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from finery.cli.diff_view import Comparison, difference_parts
-from finery.cli.views import sharing, summary_of
+from finery.cli.views import context_of, sharing
 from finery.compare.outputs import titled
 from finery.report.page import Reported, gates_of, intro_of, steps_section, title_of, verdict
 from finery.report.variants import steps_shown
@@ -15,7 +15,7 @@ from finery.util.text import in_line, visible
 from finery.views.html import MARKS, summary
 from finery.views.markdown import escaped, markdown_table, render_markdown
 from finery.views.parts import Part, Section, Table
-from finery.views.view import Context
+from finery.views.view import Context, sections_of
 
 MARKER = "<!-- finery report -->"
 """The first line of the Markdown, by which a bot finds its comment."""
@@ -62,7 +62,8 @@ def _scores(reported: Reported) -> Iterator[Part]:
         for output in titled(step.node.name, step.result.outputs).items()
     )
     for view, shown in sharing(graph.plugins, reported.store, outputs):
-        for section in summary_of(graph, reported.store, view, shown):
+        context = context_of(graph, reported.store, scope="summary")
+        for section in sections_of(view, shown, context):
             yield from section.parts
 
 

@@ -109,8 +109,9 @@ class _Trees:
             view = self.graph.plugins.view(self.graph.nodes[event.step].outputs[event.output].kind)
             said = [text._replace(text=_short(text.text)) for text in view.event(event.facts)]
             return Tree([head, *said, *_places(places)])
-        origin = event.facts if event.what == "generated" else event.facts.get("made")
-        text = _origin_text(origin) if event.what == "generated" else _event_text(events)
+        is_generated = event.what == "generated"
+        origin: Mapping[str, Any] = event.facts if is_generated else event.facts.get("made") or {}
+        text = _origin_text(origin) if is_generated else _event_text(events)
         below = [_origin_text(origin)] if origin and event.what == "dropped" else []
         if origin and row.relation != "relative":
             below += [f"{name}: {_short(of, LONGEST_PROMPT)}" for name, of in _exchange(origin)]

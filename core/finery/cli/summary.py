@@ -15,7 +15,7 @@ from finery.builder.runs import Outcome
 from finery.builder.scheduler import Build
 from finery.cli.console import print_error, with_recipe
 from finery.cli.redone import redone
-from finery.cli.views import compared, show_together, stdout
+from finery.cli.views import compared, print_matrix, show_together
 from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import FineryError, RequirementError, each_once
 from finery.util.paths import shown
@@ -33,7 +33,14 @@ def print_summary(build: Build, outcome: Outcome) -> None:
             pair.print(build.graph)
     judged = any(node.evaluates and node.variant for node in build.graph.nodes.values())
     if judged and (outcome.ran or outcome.errors):
-        _print_matrix(build, outcome)
+        failed = {
+            **dict.fromkeys(outcome.blocked, "blocked"),
+            **dict.fromkeys(outcome.errors, "failed"),
+        }
+        for name, by in outcome.blocked.items():
+            if any(build.graph.nodes[step].variant for step in by):
+                failed[name] = "failed"
+        print_matrix(build.graph, build.store, outcome.results, failed)
     groups: dict[tuple[str, ...], list[str]] = {}  # variants of a step that fail alike together
     for step, error in outcome.errors.items():
         node = build.graph.nodes[step]
@@ -71,20 +78,6 @@ def _print_how_to_run(build: Build, title: str, manifest: Manifest) -> None:
         return
     folder = shlex.quote(_short(build.folder.joinpath(*title.split("."))))
     click.echo(f"run it:  cd {folder} && {command}")
-
-
-def _print_matrix(build: Build, outcome: Outcome) -> None:
-    """The variants with their scores, best first, and what was chosen."""
-    from finery.cli.matrix import print_matrix
-
-    states = {
-        **dict.fromkeys(outcome.blocked, "blocked"),
-        **dict.fromkeys(outcome.errors, "failed"),
-    }
-    for name, by in outcome.blocked.items():
-        if any(build.graph.nodes[step].variant for step in by):
-            states[name] = "failed"
-    print_matrix(stdout(), build.graph, build.store, outcome.results, states)
 
 
 def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:

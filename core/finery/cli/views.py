@@ -3,30 +3,33 @@
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from finery.artifact.manifest import Manifest
-from finery.cli.console import print_json, print_progress, print_wrapped, with_recipe
+from finery.artifact.kinds import Artifact
+from finery.artifact.manifest import Manifest, Result
+from finery.builder.checks import blocked_by, failed_gates
+from finery.builder.outputs import build_folder
+from finery.builder.plan import Planner, make_plan
+from finery.cli.console import print_gate, print_json, print_progress, print_wrapped, with_recipe
 from finery.compare.outputs import folded, output_of, phrase, title_of, titled, view_of
+from finery.compare.variants import choice_in_words, choice_of, lines_of, remarks_on, table_of
+from finery.errors import FineryError
+from finery.plugin.manager import Plugins
+from finery.recipe.graph import Graph, Node
+from finery.recipe.matrix.choose import WINNER
+from finery.store.database import Store
 from finery.util.paths import shown
 from finery.util.text import in_dollars, size, visible
+from finery.views.parts import Section, Text
 from finery.views.terminal import print_sections
-from finery.views.view import Context, Detail, View, sections_of
+from finery.views.view import Context, Detail, Output, View, sections_of
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from finery.artifact.kinds import Artifact
-    from finery.errors import FineryError
-    from finery.plugin.manager import Plugins
-    from finery.recipe.graph import Graph, Node
-    from finery.store.database import Store
-    from finery.views.parts import Section
-    from finery.views.view import Output
 
 PIPE_WIDTH = 1_000
 """Columns of output to a pipe or a file: wide enough that lines aren't broken."""
@@ -85,11 +88,10 @@ def progress(what: str, done: int, total: int) -> None:
     print_progress(f"{what}{f', {done:,} of {total:,}' if total else ''}")
 
 
-def context_of(graph: "Graph", store: "Store", title: str = "", **facts: Any) -> Context:
+def context_of(graph: Graph, store: Store, title: str = "", **facts: Any) -> Context:
     """The context of what a view shows. facts: those of `Context`."""
-    from finery.builder.plan import Planner, make_plan
 
-    def built(name: str) -> "Artifact | None":
+    def built(name: str) -> Artifact | None:
         step, _, output = name.partition(".")
         plans = make_plan(Planner(graph.select([step]), store), without_files=True)
         result = next((p.result for p in plans if p.node.name == step), None)
@@ -103,84 +105,62 @@ def context_of(graph: "Graph", store: "Store", title: str = "", **facts: Any) ->
     return Context(f"{name}: {title}" if title else name, graph, built, **(defaults | facts))
 
 
-class Made(NamedTuple):
-    """Facts about a step that its outputs don't hold.
-
-    seed: the seed of the run, None if the outputs don't depend on it. dollars: the cost of the
-    answers in the outputs. error: why a build fails at the step, see `failed_gates`.
-    """
-
-    seed: int | None = None
-    dollars: float = 0.0
-    error: "FineryError | None" = None
-
-    def words(self) -> Iterator[str]:
-        """The text next to an output's title."""
-        if self.seed is not None:
-            yield f"seed {self.seed}"
-        if self.dollars:
-            yield f"cost {in_dollars(self.dollars)}"
-
-    def data(self) -> dict[str, Any]:
-        """The same as plain data."""
-        seed = {} if self.seed is None else {"seed": self.seed}
-        dollars = {"dollars": self.dollars} if self.dollars else {}
-        return seed | dollars | _error_data(self.error)
-
-
 def show_outputs(
-    graph: "Graph",
-    store: "Store",
+    graph: Graph,
+    store: Store,
+    result: Result,
     manifests: Mapping[str, Manifest],
-    detail: "Detail",
+    detail: Detail,
     pages: Mapping[str, Path],
+    failure: FineryError | None,
     *,
-    made: "Made",
     as_json: bool,
 ) -> None:
     """Print outputs of a step on stdout.
 
-    pages: title of an output → the page that was written of it.
+    result: that they are of. pages: title of an output → the page that was written of it. failure:
+    why a build fails at the step, see `failed_gates`.
     """
+    seed, dollars = dict(result.parts).get("seed"), store.dollars_spent([result.key])
     for title, manifest in manifests.items():
         view = view_of(graph.plugins, manifest)
         output = linked_output(graph, store, title, manifest)._replace(graph=graph)
         if as_json:
-            page = {"html": str(pages[title])} if title in pages else {}
+            made = {} if seed is None else {"seed": seed}
+            made |= {"dollars": dollars} if dollars else {}
+            made |= _error_data(failure) | ({"html": str(pages[title])} if title in pages else {})
             print_json({
                 "name": title, "kind": manifest.kind, "digest": manifest.digest,
                 "meta": manifest.meta, "bytes": manifest.size(),
                 "files": {name: count for name, (_, count) in manifest.files.items()},
-                "path": str(output.artifact.path), **view.data(output, detail), **made.data(),
-                **page,
+                "path": str(output.artifact.path), **view.data(output, detail), **made,
             })  # fmt: skip
             continue
-        console = stdout()
-        about = [manifest.kind, size(manifest.size()), *made.words()]
+        console, about = stdout(), [manifest.kind, size(manifest.size())]
+        about += [f"seed {seed}"] if seed is not None else []
+        about += [f"cost {in_dollars(dollars)}"] if dollars else []
         console.print(f"[bold]{title}[/]  [dim]{', '.join(about)}[/]")
         context = context_of(graph, store, title, detail=detail)
         print_sections(console, sections_of(view, [output], context, strict=True))
         console.print()
-    if made.error is not None and not as_json:
-        print_gate(graph, next(iter(manifests)).partition(".")[0], made.error)
-    for path in [] if as_json else dict.fromkeys(pages.values()):
+    if as_json:
+        return
+    if failure is not None:
+        _print_failure(graph, next(iter(manifests)).partition(".")[0], failure)
+    for path in dict.fromkeys(pages.values()):
         click.echo(f"page: {shown(path)}")
 
 
-def linked_output(graph: "Graph", store: "Store", title: str, manifest: Manifest) -> "Output":
+def linked_output(graph: Graph, store: Store, title: str, manifest: Manifest) -> Output:
     """An output for its view, with its path under `build/` if that shows it."""
-    from finery.builder.outputs import build_folder
-
     output = output_of(graph.plugins, store, title, manifest)
     link = build_folder(graph.recipe).joinpath(*title.split("."))
     is_current = link.resolve() == output.artifact.path.resolve()
     return output._replace(link=link) if is_current else output
 
 
-def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
+def overview(graph: Graph, store: Store, *, as_json: bool) -> None:
     """Print a line for each step, then the tables that several outputs share."""
-    from finery.builder.checks import failed_gates
-    from finery.builder.plan import Planner, make_plan
 
     built: list[tuple[str, Manifest]] = []
     plans = list(make_plan(Planner(graph, store), without_files=True))
@@ -221,55 +201,48 @@ def overview(graph: "Graph", store: "Store", *, as_json: bool) -> None:
         return
     show_together(graph, store, built)
     if graph.matrix is not None:
-        from finery.cli.matrix import print_matrix
-
-        print_matrix(stdout(), graph, store, {plan.node.name: plan.result for plan in plans})
+        print_matrix(graph, store, {plan.node.name: plan.result for plan in plans})
     for name, error in failed.items():
-        print_gate(graph, name, error)
+        _print_failure(graph, name, error)
 
 
-def compared(node: "Node") -> bool:
+def compared(node: Node) -> bool:
     """Whether a step's score is in the table of the matrix: it is a variant, or the choice."""
-    from finery.recipe.matrix.choose import WINNER
-
     return bool(node.variant) or node.name == WINNER
 
 
-def print_gate(graph: "Graph", step: str, error: "FineryError") -> None:
-    """Print why a build fails at a cached step, and which steps it blocks."""
-    from finery.builder.checks import blocked_by
+def print_matrix(
+    graph: Graph,
+    store: Store,
+    results: Mapping[str, Result | None],
+    failed: Mapping[str, str] | None = None,
+) -> None:
+    """Print the variants, best first. failed: step → `failed` or `blocked`, in a build."""
+    lines, choice = lines_of(graph, store, results, failed or {}), choice_of(graph, results)
+    remarks = [Text(text, "soft") for text in remarks_on(lines)]
+    remarks += [Text(choice_in_words(choice))] if choice is not None else []
+    print_sections(stdout(), [Section("", [table_of(graph, lines, {}), *remarks])])
 
+
+def _print_failure(graph: Graph, step: str, error: FineryError) -> None:
     head = click.style(f"{step} fails the build:", fg="red", bold=True)
-    click.echo(f"{head} {visible(error.what)} ({error.where})")
-    for line in error.details:
-        click.echo(f"  {visible(line)}")
-    blocked = ", ".join(blocked_by(graph, {step}))
-    if blocked:
-        click.echo(f"  blocks {blocked}")
+    print_gate(head, error, blocked_by(graph, {step}), 2)
 
 
-def _error_data(error: "FineryError | None") -> dict[str, Any]:
+def _error_data(error: FineryError | None) -> dict[str, Any]:
     return {"error": error.to_dict()} if error else {}
 
 
-def show_together(
-    graph: "Graph", store: "Store", manifests: Iterable[tuple[str, Manifest]]
-) -> None:
+def show_together(graph: Graph, store: Store, manifests: Iterable[tuple[str, Manifest]]) -> None:
     """Print what several outputs of a recipe share, e.g. a table of all scores."""
     for view, outputs in sharing(graph.plugins, store, manifests):
-        print_sections(stdout(), summary_of(graph, store, view, outputs))
-
-
-def summary_of(
-    graph: "Graph", store: "Store", view: View, outputs: "Sequence[Output]"
-) -> "Iterator[Section]":
-    """What several outputs share, as sections."""
-    return sections_of(view, outputs, context_of(graph, store, scope="summary"))
+        context = context_of(graph, store, scope="summary")
+        print_sections(stdout(), sections_of(view, outputs, context))
 
 
 def sharing(
-    plugins: "Plugins", store: "Store", manifests: Iterable[tuple[str, Manifest]]
-) -> "list[tuple[View, list[Output]]]":
+    plugins: Plugins, store: Store, manifests: Iterable[tuple[str, Manifest]]
+) -> list[tuple[View, list[Output]]]:
     """Each view that may show what its outputs share, with these."""
     groups: dict[type[View], list[Output]] = {}
     views: dict[tuple[str, Any], View] = {}

@@ -5,7 +5,7 @@ second, whatever the number of rows.
 """
 
 import mmap
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,32 +78,29 @@ def row_files(artifact: Artifact, manifest: Manifest) -> list[RowFile]:
 
 def lines_about(file: RowFile, ids: Collection[str]) -> Iterator[RowLine]:
     """The lines about rows with one of `ids`, or with a parent among them."""
-    texts = list(ids) if len(ids) <= MAX_SEARCHED_IDS else None
-    for line in _lines(file, _needles(texts)):
+    needles = [f'"{_escaped(i)}' for i in ids] if len(ids) <= MAX_SEARCHED_IDS else None
+    for line in _lines(file, needles):
         if line.id in ids or any(parent in ids for parent in line.parents):
             yield line
 
 
 def lines_starting(file: RowFile, start: str) -> Iterator[RowLine]:
     """The lines about rows with an id that begins with `start`."""
-    for line in _lines(file, _needles([start])):
-        if line.id.startswith(start):
-            yield line
+    return (line for line in _lines(file, [f'"{_escaped(start)}']) if line.id.startswith(start))
 
 
 def drops_mentioning(file: RowFile, row_id: str) -> Iterator[RowLine]:
     """The rows that were dropped because of a row, e.g. because they repeat it."""
-    for line in _lines(file, [msgspec.json.encode(row_id)[1:-1]]):
+    for line in _lines(file, [_escaped(row_id)]):
         if line.id != row_id and row_id in str(line.data().get("detail")):
             yield line
 
 
-def _needles(texts: Iterable[str] | None) -> list[bytes] | None:
-    """The texts to search for, each at the beginning of a value."""
-    return None if texts is None else [b'"' + msgspec.json.encode(t)[1:-1] for t in texts]
+def _escaped(text: str) -> str:
+    return msgspec.json.encode(text)[1:-1].decode()
 
 
-def _lines(file: RowFile, needles: list[bytes] | None) -> Iterator[RowLine]:
+def _lines(file: RowFile, needles: list[str] | None) -> Iterator[RowLine]:
     """The lines that hold one of `needles`, or all."""
     lines_before = 0
     for path in file.paths:
@@ -123,10 +120,10 @@ def _lines(file: RowFile, needles: list[bytes] | None) -> Iterator[RowLine]:
 
 
 def _search_lines(
-    kind: str, content: mmap.mmap, needles: list[bytes], lines_before: int
+    kind: str, content: mmap.mmap, needles: list[str], lines_before: int
 ) -> Iterator[RowLine]:
     """The lines that hold one of `needles`. lines_before: those in the files before this one."""
-    places = {n: content.find(n) for n in needles}
+    places = {needle: content.find(needle) for needle in map(str.encode, needles)}
     number, counted = lines_before + 1, 0
     while (start := min((p for p in places.values() if p >= 0), default=-1)) >= 0:
         begin = content.rfind(b"\n", 0, start) + 1
@@ -149,11 +146,9 @@ def _count_newlines(content: mmap.mmap, start: int, end: int) -> int:
 def _parse_line(kind: str, number: int, line: bytes) -> RowLine:
     if kind == "dropped":
         drop = _DROP_DECODER.decode(line)
-        parents = drop.row.parents if drop.row else None
-        return RowLine(number, str(drop.id), _text_list(parents), line)
-    row = _ROW_DECODER.decode(line)
-    return RowLine(number, str(row.id), _text_list(row.parents), line)
-
-
-def _text_list(parents: Any) -> list[str]:
-    return [str(p) for p in parents] if isinstance(parents, list) else []
+        row_id, parents = drop.id, drop.row.parents if drop.row else None
+    else:
+        row = _ROW_DECODER.decode(line)
+        row_id, parents = row.id, row.parents
+    listed = parents if isinstance(parents, list) else []
+    return RowLine(number, str(row_id), [*map(str, listed)], line)

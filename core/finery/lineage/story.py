@@ -8,7 +8,7 @@ them, because a blank line above a row must not cause a rebuild.
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,13 +142,20 @@ class _StoryBuilder:
             for line in lines_starting(file, start):
                 if line.id == start:
                     return start
-                matches.setdefault(line.id, f"{place}: {snippet(_row_of(file.kind, line) or {})}")
-                if len(matches) > MAX_CANDIDATES:
-                    raise _ambiguous_error(start, matches)
-        if len(matches) > 1:
-            raise _ambiguous_error(start, matches)
+                if len(matches) <= MAX_CANDIDATES:
+                    text = f"{place}: {snippet(_row_of(file.kind, line) or {})}"
+                    matches.setdefault(line.id, text)
         if not matches:
             raise self._unknown_error(start, scope)
+        if len(matches) > 1:
+            listed = [f"{row} in {place}" for row, place in list(matches.items())[:MAX_CANDIDATES]]
+            more = [f"… and more than {MAX_CANDIDATES}"] if len(matches) > MAX_CANDIDATES else []
+            raise UsageError(
+                f"several ids begin with '{start}'",
+                where="--row",
+                details=[*listed, *more],
+                fix="write more of the id",
+            )
         return next(iter(matches))
 
     def _unknown_error(self, start: str, scope: tuple[str, str] | None) -> UsageError:
@@ -193,40 +200,49 @@ class _StoryBuilder:
             self._add_step(step, rows, ids_by_output)
         if scope:
             _restrict_to_scope(rows, self.graph, scope, row_id)
-        _set_relations(rows, row_id, ancestors)
+        ordered, lineage = _parents_first(rows), {row_id}
+        for row in ordered:
+            if row.id in ancestors:
+                row.relation = "asked" if row.id == row_id else "ancestor"
+            elif not lineage.isdisjoint(row.parents):
+                row.relation = "descendant"
+                lineage.add(row.id)
         notes = [n for b in self.built.values() for n in self._fill_places(b, rows)]
         stale = [n for n, b in self.built.items() if b.plan.result is None]
-        near = [] if scope else list(self._near_duplicates(row_id))
-        return Story(row_id, _parents_first(rows), near, notes, stale)
-
-    def _near_duplicates(self, row_id: str) -> Iterator[NearDuplicate]:
-        for name, step in self.built.items():
-            for output, file in step.files:
-                for line in drops_mentioning(file, row_id) if file.kind == "dropped" else ():
-                    drop = line.data()
-                    yield NearDuplicate(
-                        line.id, name, output, str(drop["reason"]), str(drop["detail"])
-                    )
+        near = [
+            NearDuplicate(
+                line.id, name, output, *(str(line.data()[f]) for f in ("reason", "detail"))
+            )
+            for name, step in self.built.items()
+            for output, file in step.files
+            if file.kind == "dropped" and not scope
+            for line in drops_mentioning(file, row_id)
+            for drop in [line.data()]
+        ]
+        return Story(row_id, ordered, near, notes, stale)
 
     def _ancestors(self, row_id: str) -> set[str]:
         """The row, its parents, theirs, and so on."""
         ids = {row_id}
-        for step in reversed(self.built.values()):
-            for _ in _until_unchanged(ids):
-                for _, file in step.files:
-                    for line in lines_about(file, ids):
-                        if line.id in ids:
-                            ids.update(line.parents)
+        for line in self._lines_about(ids, reversed(self.built.values())):
+            ids.update(line.parents if line.id in ids else ())
         return ids
 
     def _related_rows(self, ancestors: set[str]) -> set[str]:
         """These rows, all rows made from them, and so on."""
         ids = set(ancestors)
-        for step in self.built.values():
-            for _ in _until_unchanged(ids):
-                for _, file in step.files:
-                    ids.update([line.id for line in lines_about(file, ids)])
+        for line in self._lines_about(ids, self.built.values()):
+            ids.add(line.id)
         return ids
+
+    def _lines_about(self, ids: set[str], steps: Iterable[_BuiltStep]) -> Iterator[RowLine]:
+        """The lines about rows, to which the caller adds; of each step until it adds no more."""
+        for step in steps:
+            size = -1
+            while size != len(ids):
+                size = len(ids)
+                for _, file in step.files:
+                    yield from list(lines_about(file, ids))
 
     def _add_step(
         self,
@@ -323,14 +339,6 @@ def _built_steps(graph: Graph, store: Store) -> Iterator[_BuiltStep]:
             yield _BuiltStep(plan.node, plan, result, files)
 
 
-def _until_unchanged(ids: set[str]) -> Iterator[None]:
-    """Repeat until a round adds nothing."""
-    size = -1
-    while size != len(ids):
-        size = len(ids)
-        yield
-
-
 def _line_event(
     node: Node, output: str, kind: str, line: RowLine, earlier_ids: set[str], takes_rows: bool
 ) -> Event:
@@ -350,18 +358,6 @@ def _row_of(kind: str, line: RowLine) -> Row | None:
         return line.data()
     row = line.data().get("row") if kind == "dropped" else None
     return row if isinstance(row, dict) else None
-
-
-def _set_relations(rows: Mapping[str, StoryRow], row_id: str, ancestors: set[str]) -> None:
-    lineage = {row_id}
-    for row in _parents_first(rows):
-        if row.id == row_id:
-            row.relation = "asked"
-        elif row.id in ancestors:
-            row.relation = "ancestor"
-        elif not lineage.isdisjoint(row.parents):
-            row.relation = "descendant"
-            lineage.add(row.id)
 
 
 def _parents_first(rows: Mapping[str, StoryRow]) -> list[StoryRow]:
@@ -400,14 +396,3 @@ def _restrict_to_scope(
         ]  # fmt: skip
     for i in [i for i, row in rows.items() if not row.events and i != row_id]:
         del rows[i]
-
-
-def _ambiguous_error(start: str, matches: Mapping[str, str]) -> UsageError:
-    remainder = [f"… and more than {MAX_CANDIDATES}"] if len(matches) > MAX_CANDIDATES else []
-    lines = [f"{row} in {place}" for row, place in list(matches.items())[:MAX_CANDIDATES]]
-    return UsageError(
-        f"several ids begin with '{start}'",
-        where="--row",
-        details=[*lines, *remainder],
-        fix="write more of the id",
-    )

@@ -60,7 +60,8 @@ def prove_steps(
     listeners: of that build. report: receives the events of a training's proof.
     """
     with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
-        proving = _Proving(graph, store, Path(folder), listeners, report)
+        lock = _UnwrittenLock(graph.recipe.path)
+        proving = _Proving(graph, store, Path(folder), listeners, report, lock)
         proving.prepare()
         for node in provable_steps(graph):
             yield proving.prove(node, samples)
@@ -74,27 +75,20 @@ class _UnwrittenLock(Lock):
         self._pins = {**self._read(), name: pinned}
 
 
+@dataclass
 class _Proving:
     """Finds the inputs of all trainings: built, sketched, or not available yet."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        store: Store,
-        folder: Path,
-        listeners: Sequence[Listener],
-        report: Callable[[Node], Report],
-    ) -> None:
-        self.graph = graph
-        self.store = store
-        self.folder = folder
-        self.listeners = listeners
-        self.report = report
-        self.lock = _UnwrittenLock(graph.recipe.path)
-        self.errors: dict[str, FineryError] = {}
-        self.plans: dict[str, StepPlan] = {}
-        self._sketches: dict[str, Artifact | None] = {}
-        self._tried: set[str] = set()
+    graph: Graph
+    store: Store
+    folder: Path
+    listeners: Sequence[Listener]
+    report: Callable[[Node], Report]
+    lock: _UnwrittenLock
+    errors: dict[str, FineryError] = field(default_factory=dict)
+    plans: dict[str, StepPlan] = field(default_factory=dict)
+    sketches: dict[str, Artifact | None] = field(default_factory=dict)
+    tried: set[str] = field(default_factory=set)
 
     # -- before the proofs -----------------------------------------------------------------------
 
@@ -102,7 +96,7 @@ class _Proving:
         """Build the light steps that the trainings take, until none is left."""
         self._plan()
         while todo := self._todo():
-            self._tried |= todo
+            self.tried |= todo
             build = Build(
                 self.graph.select(sorted(todo)), self.store, LocalExecutor(), self.listeners,
                 keep_going=True,
@@ -127,7 +121,7 @@ class _Proving:
         if not missing:
             return set()
         before = self.graph.select(sorted(missing)).nodes
-        return {n for n in before if not self._built(n) and self._is_light(n)} - self._tried
+        return {n for n in before if not self._built(n) and self._is_light(n)} - self.tried
 
     def _missing(self, name: str) -> set[str]:
         """The steps to build before step `name` has an artifact, built or sketched."""
@@ -184,15 +178,15 @@ class _Proving:
     def _sketch(self, name: str) -> Artifact | None:
         """The step's output without its heavy parts, if the step offers that."""
         node = self.graph.nodes[name]
-        if self._sketches.get(name) is not None or not _can_sketch(node) or name in self.errors:
-            return self._sketches.get(name)
+        if self.sketches.get(name) is not None or not _can_sketch(node) or name in self.errors:
+            return self.sketches.get(name)
         if all(self._artifact(source) is not None for source, _ in self._inputs(node)):
             try:
-                self._sketches[name] = self._opened(node).sketch(self._job(node))
+                self.sketches[name] = self._opened(node).sketch(self._job(node))
             except FineryError as error:
                 self._place(node, error)
                 self.errors[name] = error
-        return self._sketches.get(name)
+        return self.sketches.get(name)
 
     def _opened(self, node: Node) -> Step:
         """The step with its available inputs opened.
@@ -215,37 +209,29 @@ class _Proving:
 
     def _job(self, node: Node) -> Job:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        return job_without_run(
-            node, folder, self.store, pinned=self._pinned(node), report=self.report(node)
-        )
-
-    def _pinned(self, node: Node) -> str | None:
-        floating = node.step.floating_name()
-        if floating is None:
-            return None
-        if self.lock.get(floating) is None:
-            self.lock.set(floating, node.step.pin_name(self.store.root / PINNED_FOLDER))
-        return self.lock.get(floating)
+        pinned = None
+        if (floating := node.step.floating_name()) is not None:
+            if self.lock.get(floating) is None:
+                self.lock.set(floating, node.step.pin_name(self.store.root / PINNED_FOLDER))
+            pinned = self.lock.get(floating)
+        return job_without_run(node, folder, self.store, pinned=pinned, report=self.report(node))
 
     # -- the proofs ------------------------------------------------------------------------------
 
     def prove(self, node: Node, samples: int) -> Proven:
         """Prove a training with its available inputs."""
         proven = Proven(node)
-        absent: set[str] = set()
-        there: set[str] = set()
+        available: set[str] = set()
         for source, _ in self._inputs(node):
             if self._artifact(source) is not None:
-                there.add(source.field)
+                available.add(source.field)
                 continue
-            absent.add(source.field)
             failed = [n for n in self.graph.select([source.step]).nodes if n in self.errors]
             proven.errors += [self.errors[n] for n in failed]
             if not failed:
                 proven.waits[source.ref] = self._awaited(source.step)
-        required = [s.field for s, accepts in self._inputs(node) if not accepts.optional]
-        needed = {name for name in required if "." not in name}
-        if needed <= there:
+        required = {s.field for s, accepts in self._inputs(node) if not accepts.optional}
+        if {name for name in required if "." not in name} <= available:
             self._prove(node, samples, proven)
         proven.errors = each_once(proven.errors)
         return proven

@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -30,6 +31,9 @@ from finery.step.step import Step
 from finery.testing import given
 from finery.util.installed import code_origin
 from finery.util.references import load_reference
+
+if TYPE_CHECKING:
+    from finery.builder.plan import Planner
 
 NAME = "trial"
 """The recipe's name."""
@@ -111,7 +115,7 @@ class Trial:
                 _set(entry, path, refs)
         for path, value in (settings or {}).items():
             _set(entry, path, value)
-        self._put(_section_of(type(step)), name, entry)
+        self._put(sections_of(type(step))[0], name, entry)
 
     def _add_artifact(self, artifact: Artifact, name: str) -> str:
         """Have the recipe provide an artifact; what the recipe calls it."""
@@ -195,31 +199,34 @@ class Trial:
         """Whether the recipe has a step of this name."""
         return any(name in self.recipe.get(section, ()) for section in SECTIONS)
 
-    def states(self) -> dict[str, str]:
-        """Step → what a build would do with it: `cached`, `run` or `pending`."""
-        from finery.builder.plan import Planner, make_plan
+    @contextmanager
+    def _planner(self) -> "Iterator[Planner]":
+        """A planner of the recipe with the store of `run`, whatever FINERY_STORE says here."""
+        from finery.builder.plan import Planner
         from finery.builder.project import open_graph
-        from finery.store.database import Store
-
-        recipe = self.folder / "recipe.yaml"
-        store = Store(self.folder / ".finery")  # that of `run`, whatever FINERY_STORE says here
-        try:
-            graph = open_graph(recipe, (), store)
-            return {plan.node.name: plan.state for plan in make_plan(Planner(graph, store))}
-        finally:
-            store.close()
-
-    def undeclared(self, built: "Built") -> list[str]:
-        """The files and folders that the step read in a build besides its inputs."""
-        from finery.artifact.manifest import reads_in
         from finery.store.database import Store
 
         store = Store(self.folder / ".finery")
         try:
-            keys = [event["key"] for event in built.of("step_finished")]
-            names = [name for key in keys for name, _ in reads_in(store.parts_of(key) or [])]
+            yield Planner(open_graph(self.folder / "recipe.yaml", (), store), store)
         finally:
             store.close()
+
+    def states(self) -> dict[str, str]:
+        """Step → what a build would do with it: `cached`, `run` or `pending`."""
+        from finery.builder.plan import make_plan
+
+        with self._planner() as planner:
+            return {plan.node.name: plan.state for plan in make_plan(planner)}
+
+    def undeclared(self, built: "Built") -> list[str]:
+        """The files and folders that the step read in a build besides its inputs."""
+        from finery.artifact.manifest import reads_in
+
+        with self._planner() as planner:
+            keys = [event["key"] for event in built.of("step_finished")]
+            parts = [planner.store.parts_of(key) or [] for key in keys]
+            names = [name for each in parts for name, _ in reads_in(each)]
         # `given` imports for all of them, and SQLite's logs belong to their database.
         others = ("package ", "import ", "module ", "places ", "given.py")
         return [
@@ -230,14 +237,9 @@ class Trial:
 
     def executed(self) -> "Executed":
         """The functions that the step executed, as `given.EXECUTED` recorded them."""
-        from finery.builder.plan import Planner, make_plan
-        from finery.builder.project import open_graph
-        from finery.store.database import Store
+        from finery.builder.plan import make_plan
 
-        store = Store(self.folder / ".finery")
-        try:
-            graph = open_graph(self.folder / "recipe.yaml", (), store)
-            planner = Planner(graph, store)
+        with self._planner() as planner:
             (plan,) = (p for p in make_plan(planner) if p.node.name == SUBJECT)
             own, watched = planner.code.own_paths(), planner.code.watched().present
             # The key format stands for the rest of the core.
@@ -252,8 +254,6 @@ class Trial:
                 and Path(file).name != "given.py" and name[0] != "<"
                 and (name == "finery_run_step" or not name.startswith("finery_"))
             }  # fmt: skip
-        finally:
-            store.close()
         counted = {(file, name) for file, name, is_counted in functions if is_counted}
         missing = {
             (file, name) for file, name in counted if file not in {*plan.code_files, *own.values()}
@@ -262,7 +262,7 @@ class Trial:
 
     def remove(self, step: Step, name: str) -> None:
         """Take a step out of the recipe."""
-        del self.recipe[_section_of(type(step))][name]
+        del self.recipe[sections_of(type(step))[0]][name]
         self._write()
 
     def output_folder(self, output: str) -> Path:
@@ -345,10 +345,6 @@ def _is(reference: Any, cls: type[Step], root: str) -> bool:
     package = root.partition(".")[0]
     same = cls.__module__.partition(".")[0] == package
     return same and reference.endswith(f":{cls.__qualname__}") and load_reference(reference) is cls
-
-
-def _section_of(cls: type[Step]) -> str:
-    return sections_of(cls)[0]
 
 
 def _written(step: Settings, prefix: str) -> dict[str, Any]:

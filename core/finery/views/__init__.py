@@ -8,65 +8,34 @@ text, JSON values or a page.
 Each build imports this package, so slow imports are inside the functions that need them.
 """
 
-from finery.views.html import render_sections
-from finery.views.parts import (
-    Axis,
-    Cell,
-    Change,
-    Column,
-    Facts,
-    Field,
-    Finding,
-    Hint,
-    Matrix,
-    Part,
-    Plot,
-    Quantity,
-    Record,
-    Records,
-    Remark,
-    Section,
-    Series,
-    Table,
-    Text,
-    Tile,
-    Tiles,
-    counts_in_words,
-    plot_of,
-    record_of,
-)
-from finery.views.view import Context, Detail, LiveMetric, Output, View, changed_facts
-
-__all__ = [
-    "Axis",
-    "Cell",
-    "Change",
-    "Column",
-    "Context",
-    "Detail",
-    "Facts",
-    "Field",
-    "Finding",
-    "Hint",
-    "LiveMetric",
-    "Matrix",
-    "Output",
-    "Part",
-    "Plot",
-    "Quantity",
-    "Record",
-    "Records",
-    "Remark",
-    "Section",
-    "Series",
-    "Table",
-    "Text",
-    "Tile",
-    "Tiles",
-    "View",
-    "changed_facts",
-    "counts_in_words",
-    "plot_of",
-    "record_of",
-    "render_sections",
-]
+from finery.views.html import render_sections as render_sections
+from finery.views.parts import Axis as Axis
+from finery.views.parts import Cell as Cell
+from finery.views.parts import Change as Change
+from finery.views.parts import Column as Column
+from finery.views.parts import Facts as Facts
+from finery.views.parts import Field as Field
+from finery.views.parts import Finding as Finding
+from finery.views.parts import Hint as Hint
+from finery.views.parts import Matrix as Matrix
+from finery.views.parts import Part as Part
+from finery.views.parts import Plot as Plot
+from finery.views.parts import Quantity as Quantity
+from finery.views.parts import Record as Record
+from finery.views.parts import Records as Records
+from finery.views.parts import Remark as Remark
+from finery.views.parts import Section as Section
+from finery.views.parts import Series as Series
+from finery.views.parts import Table as Table
+from finery.views.parts import Text as Text
+from finery.views.parts import Tile as Tile
+from finery.views.parts import Tiles as Tiles
+from finery.views.parts import counts_in_words as counts_in_words
+from finery.views.parts import plot_of as plot_of
+from finery.views.parts import record_of as record_of
+from finery.views.view import Context as Context
+from finery.views.view import Detail as Detail
+from finery.views.view import LiveMetric as LiveMetric
+from finery.views.view import Output as Output
+from finery.views.view import View as View
+from finery.views.view import changed_facts as changed_facts

@@ -10,33 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finery.util.text import counted, in_line, visible
-from finery.views.parts import (
-    MOST_PAIRS,
-    Cell,
-    Change,
-    Facts,
-    Finding,
-    Hint,
-    Matrix,
-    Part,
-    Plot,
-    Quantity,
-    Record,
-    Records,
-    Remark,
-    Section,
-    Table,
-    Text,
-    Tiles,
-    Tree,
-    as_column,
-    cell_text,
-    cell_tone,
-    every_part,
-    fact_text,
-    interval_text,
-    is_number,
-)
+from finery.views import parts
 from finery.views.svg import drawings_of
 
 if TYPE_CHECKING:
@@ -59,7 +33,10 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"breakable": _breakable, "code": _code}
+    environment.filters |= {
+        "breakable": _breakable, "code": _code, "texts": _texts, "tone": parts.cell_tone,
+        "interval": parts.interval_text,
+    }  # fmt: skip
     return environment
 
 
@@ -77,6 +54,10 @@ def _breakable(text: str) -> "Markup":
     return Markup(re.sub(r"([_/.])(?=[^\W\d])", r"\1<wbr>", str(escape(visible(text)))))
 
 
+def _texts(cell: parts.Cell) -> list[parts.Text]:
+    return cell if isinstance(cell, list) else [parts.Text(parts.cell_text(cell))]
+
+
 def _code(text: str) -> "Markup":
     """The text as HTML, with what is between backticks as code."""
     from markupsafe import Markup, escape
@@ -92,10 +73,10 @@ MARKS: Mapping[str, tuple[str, str]] = {
 
 def render_sections(
     title: str,
-    sections: Iterable[Section],
+    sections: Iterable[parts.Section],
     *,
     intro: str = "",
-    findings: Iterable[Finding] = (),
+    findings: Iterable[parts.Finding] = (),
     reload_seconds: int = 0,
 ) -> str:
     """A page of sections, below the answers to the first questions.
@@ -109,7 +90,7 @@ def render_sections(
 
     page = _Prepared()
     by_rank = sorted(sections, key=lambda section: section.rank)
-    prepared = [(section.title, section.note, page.parts(section.parts)) for section in by_rank]
+    prepared = [(section.title, section.note, page.prepare(section.parts)) for section in by_rank]
     answers = ranked([*findings, *page.findings])
     script = _source(SCRIPT) if page.data else ""
     return (
@@ -130,20 +111,20 @@ def render_sections(
     )
 
 
-def findings_in(section: Section) -> list[Finding]:
+def findings_in(section: parts.Section) -> list[parts.Finding]:
     """The findings of a section, wherever they are in it."""
-    return [part for part in every_part(section.parts) if isinstance(part, Finding)]
+    return [part for part in parts.every_part(section.parts) if isinstance(part, parts.Finding)]
 
 
-def ranked(findings: Iterable[Finding]) -> list[Finding]:
+def ranked(findings: Iterable[parts.Finding]) -> list[parts.Finding]:
     """The findings by rank, one for each question."""
-    asked: dict[str, Finding] = {}
+    asked: dict[str, parts.Finding] = {}
     for finding in sorted(findings, key=lambda finding: finding.rank):
         asked.setdefault(finding.question, finding)
     return list(asked.values())
 
 
-def summary(findings: Sequence[Finding]) -> str:
+def summary(findings: Sequence[parts.Finding]) -> str:
     """All answers in a line: what is bad, or else how many questions are open."""
     bad = [
         f"{f.question} {f.answer.partition('. ')[0].rstrip('.')}."
@@ -190,57 +171,52 @@ class _Prepared:
     """The parts of sections, prepared for the template, and what the page needs besides."""
 
     def __init__(self) -> None:
-        self.findings: list[Finding] = []
+        self.findings: list[parts.Finding] = []
         self.data: dict[str, Any] = {}
 
-    def parts(self, parts: Iterable[Part]) -> list[dict[str, Any]]:
+    def prepare(self, items: Iterable[parts.Part]) -> list[dict[str, Any]]:
         """Each as a mapping with its `kind`, without what a page doesn't show."""
-        return [prepared for part in parts if (prepared := self._part(part))]
+        return [prepared for part in items if (prepared := self._part(part))]
 
-    def _part(self, part: Part) -> dict[str, Any] | None:
+    def _part(self, part: parts.Part) -> dict[str, Any] | None:
         match part:
-            case Text():
+            case parts.Text():
                 return {"kind": "text", **part._asdict()}
-            case Remark():
-                text = part.paragraph
-                tone = "warning" if part.severity == "warning" else ""
-                return {"kind": "text", "text": text, "tone": tone, "is_code": False}
-            case Facts():
-                facts = [(name, fact_text(value)) for name, value in part.facts.items()]
+            case parts.Remark():
+                tone: parts.Tone = "warning" if part.severity == "warning" else ""
+                return self._part(parts.Text(part.paragraph, tone))
+            case parts.Facts():
+                facts = [(name, parts.fact_text(value)) for name, value in part.facts.items()]
                 return {"kind": "facts", "facts": facts} if facts else None
-            case Tiles():
-                tiles = [(of.name, cell_text(of.value), of.note) for of in part.tiles]
+            case parts.Tiles():
+                tiles = [(of.name, parts.cell_text(of.value), of.note) for of in part.tiles]
                 return {"kind": "tiles", "tiles": tiles}
-            case Table():
+            case parts.Table():
                 return _table(part)
-            case Matrix():
+            case parts.Matrix():
                 return _matrix(part)
-            case Plot():
-                drawings = drawings_of(part)
-                at = part.at[1] if part.at else ""
-                return (
-                    {"kind": "plot", "drawings": drawings, "title": part.title, "note": part.note,
-                     "at": at} if drawings else None
-                )  # fmt: skip
-            case Record():
-                return {"kind": "record", **_record(part)}
-            case Records():
+            case parts.Plot():
+                if drawings := drawings_of(part):
+                    at = part.at[1] if part.at else ""
+                    return {"kind": "plot", **part._asdict(), "at": at, "drawings": drawings}
+            case parts.Record():
+                return {"kind": "record", "fields": part.fields}
+            case parts.Records():
                 return self._records(part)
-            case Tree():
+            case parts.Tree():
                 return {"kind": "tree", "tree": part}
-            case Change():
-                sides = [_record(of) for of in part if of]
-                return {"kind": "change", "sides": sides}
-            case Section():
-                inner = {**part._asdict(), "parts": self.parts(part.parts)}
+            case parts.Change():
+                return {"kind": "records", "title": "", "records": [of for of in part if of]}
+            case parts.Section():
+                inner = {**part._asdict(), "parts": self.prepare(part.parts)}
                 return {"kind": "section", **inner} if inner["parts"] else None
-            case Finding():
+            case parts.Finding():
                 self.findings.append(part)
-            case Hint():
+            case parts.Hint():
                 pass
         return None
 
-    def _records(self, part: Records) -> dict[str, Any] | None:
+    def _records(self, part: parts.Records) -> dict[str, Any] | None:
         """As they are, or with filters if they have verdicts or tags."""
         records = list(part.records)
         sides = list(dict.fromkeys(side for record in records for side in record.verdicts))
@@ -248,7 +224,7 @@ class _Prepared:
         if not records:
             return None
         if not sides and not tags:
-            return {"kind": "records", "title": part.title, "records": [*map(_record, records)]}
+            return {"kind": "records", "title": part.title, "records": records}
         name = f"records-{len(self.data)}"
         self.data[name] = {
             "sides": sides,
@@ -270,53 +246,37 @@ class _Prepared:
         return {"kind": "browser", "id": name, "title": part.title, "total": f"{len(records):,}"}
 
 
-def _record(record: Record) -> dict[str, Any]:
-    head = next((field.text for field in record.fields if field.label == "id"), "")
-    return {"head": head, "fields": [field for field in record.fields if field.label != "id"]}
-
-
-def _table(part: Table) -> dict[str, Any]:
-    columns = [as_column(column) for column in part.columns]
+def _table(part: parts.Table) -> dict[str, Any]:
+    columns = [parts.as_column(column) for column in part.columns]
     cells = [[row[index] for row in part.rows] for index in range(len(columns))]
     bars = [
         _bars(of, index - 1) if column.has_bars else [None] * len(of)
         for index, (column, of) in enumerate(zip(columns, cells, strict=True))
     ]
     rows = [
-        {
-            "tone": part.tones[number] if part.tones else "",
-            "cells": [
-                {"texts": cell if isinstance(cell, list) else [Text(cell_text(cell))],
-                 "interval": interval_text(cell), "tone": cell_tone(cell),
-                 "bar": bars[index][number]}
-                for index, cell in enumerate(row)
-            ],
-        }
+        (
+            part.tones[number] if part.tones else "",
+            zip(row, (of[number] for of in bars), strict=True),
+        )
         for number, row in enumerate(part.rows[:MOST_ROWS])
-    ]  # fmt: skip
+    ]
     heads = [
-        {"title": column.title, "priority": column.priority,
-         "is_text": index == 0 or not all(map(is_number, cells[index]))}
+        (column, index == 0 or not all(map(parts.is_number, cells[index])))
         for index, column in enumerate(columns)
-    ]  # fmt: skip
+    ]
     return {
-        "kind": "table",
-        "title": part.title,
-        "note": part.note,
-        "columns": heads,
-        "has_head": any(column.title for column in columns),
-        "rows": rows[: part.shown],
-        "folded": rows[part.shown :],
-        "left": max(0, len(part.rows) - MOST_ROWS),
-    }
+        "kind": "table", **part._asdict(), "columns": heads,
+        "has_head": any(column.title for column in columns), "rows": rows[: part.shown],
+        "folded": rows[part.shown :], "left": max(0, len(part.rows) - MOST_ROWS),
+    }  # fmt: skip
 
 
-def _bars(cells: Sequence[Cell], colour: int) -> list[dict[str, Any] | None]:
+def _bars(cells: Sequence[parts.Cell], colour: int) -> list[dict[str, Any] | None]:
     """What to draw of the numbers of a column: their intervals, or their lengths from 0."""
     numbers = [
-        cell if isinstance(cell, Quantity) else Quantity(cell)
+        cell if isinstance(cell, parts.Quantity) else parts.Quantity(cell)
         for cell in cells
-        if isinstance(cell, int | float | Quantity)
+        if isinstance(cell, int | float | parts.Quantity)
     ]
     intervals = any(number.interval for number in numbers)
     ends = [end for n in numbers for end in (n.value, *(n.interval or ()))]
@@ -329,8 +289,8 @@ def _bars(cells: Sequence[Cell], colour: int) -> list[dict[str, Any] | None]:
 
     bars: list[dict[str, Any] | None] = []
     for cell in cells:
-        number = Quantity(cell) if isinstance(cell, int | float) else cell
-        if not isinstance(number, Quantity) or (intervals and not number.interval):
+        number = parts.Quantity(cell) if isinstance(cell, int | float) else cell
+        if not isinstance(number, parts.Quantity) or (intervals and not number.interval):
             bars.append(None)
             continue
         start, end = number.interval or (low, number.value)
@@ -339,7 +299,7 @@ def _bars(cells: Sequence[Cell], colour: int) -> list[dict[str, Any] | None]:
     return bars
 
 
-def _matrix(part: Matrix) -> dict[str, Any]:
+def _matrix(part: parts.Matrix) -> dict[str, Any]:
     lines = []
     for index, (label, counts) in enumerate(zip(part.labels, part.counts, strict=True)):
         total = sum(counts) or 1
@@ -349,17 +309,12 @@ def _matrix(part: Matrix) -> dict[str, Any]:
         ]
         lines.append((label, cells))
     pairs = part.pairs()
+    first = [
+        (pair, in_line(part.examples.get((pair.right, pair.answered), "")))
+        for pair in pairs[: parts.MOST_PAIRS]
+    ]
     return {
-        "kind": "matrix",
-        "title": part.title,
-        "labels": part.labels,
+        "kind": "matrix", "title": part.title, "labels": part.labels, "pairs": first,
         "lines": lines if len(lines) <= MATRIX_LABELS else [],
-        "pairs": [
-            {
-                **pair._asdict(),
-                "example": in_line(part.examples.get((pair.right, pair.answered), "")),
-            }
-            for pair in pairs[:MOST_PAIRS]
-        ],
-        "more_pairs": max(0, len(pairs) - MOST_PAIRS),
-    }
+        "more_pairs": max(0, len(pairs) - parts.MOST_PAIRS),
+    }  # fmt: skip

@@ -8,30 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from finery.util.text import in_line, shortened, visible
+from finery.views import parts
 from finery.views.canvas import plot_as_text
-from finery.views.parts import (
-    MOST_PAIRS,
-    Change,
-    Facts,
-    Finding,
-    Hint,
-    Matrix,
-    Part,
-    Plot,
-    Record,
-    Records,
-    Remark,
-    Section,
-    Table,
-    Text,
-    Tiles,
-    Tree,
-    as_column,
-    cell_text,
-    fact_text,
-    interval_text,
-    is_number,
-)
 
 TITLE_LEVEL = 3
 """Level of the titles of sections."""
@@ -44,72 +22,66 @@ WIDTH, HEIGHT = 80, 16
 _SYNTAX = re.compile(r"[\\`*\[\]<>|~&#]|(?<!\w)_|_(?!\w)|(?<!\w)@")
 
 
-def render_markdown(sections: Iterable[Section]) -> str:
+def render_markdown(sections: Iterable[parts.Section]) -> str:
     """Sections with their titles."""
-    parts = ["\n\n".join(_section(section, TITLE_LEVEL)) for section in sections]
-    return "\n\n".join(filter(None, parts))
+    texts = ["\n\n".join(_section(section, TITLE_LEVEL)) for section in sections]
+    return "\n\n".join(filter(None, texts))
 
 
-def _section(section: Section, level: int) -> Iterator[str]:
-    parts = [text for part in section.parts for text in _part(part, level) if text]
-    if not parts:
+def _section(section: parts.Section, level: int) -> Iterator[str]:
+    texts = [text for part in section.parts for text in _part(part, level) if text]
+    if not texts:
         return
     if section.is_folded:
-        inner = "\n\n".join(parts)
+        inner = "\n\n".join(texts)
         yield f"<details><summary>{escaped(section.title)}</summary>\n\n{inner}\n\n</details>"
         return
     if section.title:
         note = f" ({escaped(section.note)})" if section.note else ""
         yield f"{'#' * level} {escaped(section.title)}{note}"
-    yield from parts
+    yield from texts
 
 
-def _part(part: Part, level: int) -> Iterator[str]:
+def _part(part: parts.Part, level: int) -> Iterator[str]:
+    """A part; none for rows and answers, for findings and for hints."""
     match part:
-        case Text():
+        case parts.Text():
             yield fenced(part.text) if part.is_code else escaped(part.text)
-        case Facts():
-            facts = [(name, fact_text(of)) for name, of in part.facts.items()]
+        case parts.Facts():
+            facts = [(name, parts.fact_text(of)) for name, of in part.facts.items()]
             yield markdown_table(["", ""], facts) if facts else ""
-        case Tiles():
-            tiles = [(of.name, cell_text(of.value), of.note) for of in part.tiles]
+        case parts.Tiles():
+            tiles = [(of.name, parts.cell_text(of.value), of.note) for of in part.tiles]
             yield markdown_table(["", "", ""], tiles)
-        case Table():
+        case parts.Table():
             yield from _table(part)
-        case Matrix():
+        case parts.Matrix():
             pairs = part.pairs()
             if pairs:
-                yield escaped(part.pairs_title(MOST_PAIRS))
-                first = pairs[:MOST_PAIRS]
+                yield escaped(part.pairs_title(parts.MOST_PAIRS))
+                first = pairs[: parts.MOST_PAIRS]
                 rows = [(pair.right, pair.answered, f"{pair.rows:,}") for pair in first]
                 yield markdown_table(["right", "answered", "rows"], rows, [False, False, True])
-        case Plot():
+        case parts.Plot():
             lines = plot_as_text(part, WIDTH, HEIGHT)
             if lines:
                 yield escaped(part.title)
                 yield fenced("\n".join(line.plain for line in lines))
-        case Remark():
+        case parts.Remark():
             yield escaped(part.paragraph)
-        case Section():
+        case parts.Section():
             yield from _section(part, level + 1)
-        case Record() | Records() | Tree() | Change() | Finding() | Hint():
-            pass
 
 
-def _table(part: Table) -> Iterator[str]:
-    heads, columns, right = [], [], []
-    for index, column in enumerate(map(as_column, part.columns)):
-        cells = [row[index] for row in part.rows[:MOST_ROWS]]
-        heads.append(column.title)
-        columns.append([shortened(cell_text(cell), LONGEST_CELL) for cell in cells])
-        right.append(index > 0 and all(map(is_number, cells)))
-        if column.has_interval and any(map(interval_text, cells)):
-            heads.append("95 % CI")
-            columns.append([*map(interval_text, cells)])
-            right.append(True)
+def _table(part: parts.Table) -> Iterator[str]:
+    shown = part._replace(rows=part.rows[:MOST_ROWS])
+    columns, cells, are_numbers = zip(*parts.columns_with_intervals(shown), strict=True)
+    heads = [column.title for column in columns]
+    texts = [[shortened(parts.cell_text(cell), LONGEST_CELL) for cell in of] for of in cells]
+    right = [index > 0 and is_number for index, is_number in enumerate(are_numbers)]
     if part.title:
         yield escaped(part.title)
-    yield markdown_table(heads, list(zip(*columns, strict=True)), right)
+    yield markdown_table(heads, list(zip(*texts, strict=True)), right)
     if len(part.rows) > MOST_ROWS:
         yield f"… and {len(part.rows) - MOST_ROWS:,} more rows"
     if part.note:

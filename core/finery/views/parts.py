@@ -433,6 +433,16 @@ def as_column(column: Column | str) -> Column:
     return Column(column) if isinstance(column, str) else column
 
 
+def columns_with_intervals(part: Table) -> Iterator[tuple[Column, list[Cell], bool]]:
+    """(column, cells, whether all are numbers); after some, a column of their intervals."""
+    for index, column in enumerate(map(as_column, part.columns)):
+        cells = [row[index] for row in part.rows]
+        yield column, cells, all(map(is_number, cells))
+        intervals: list[Cell] = [Text(interval_text(cell), "soft") for cell in cells]
+        if column.has_interval and any(map(interval_text, cells)):
+            yield column._replace(title="95 % CI"), intervals, True
+
+
 def as_text(value: Any) -> str:
     """A JSON value or a cell in words: `yes`, `a, b`, `rows 20, seeds (rows 4, distinct_1 0.8)`."""
     if isinstance(value, Text | Quantity):

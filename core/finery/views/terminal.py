@@ -5,41 +5,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.util.text import counted, in_line, shortened, visible
+from finery.views import parts
 from finery.views.canvas import plot_as_text
-from finery.views.parts import (
-    LONGEST_FACT,
-    MOST_PAIRS,
-    Cell,
-    Change,
-    Facts,
-    Field,
-    Finding,
-    Hint,
-    Matrix,
-    Part,
-    Plot,
-    Record,
-    Records,
-    Remark,
-    Section,
-    Table,
-    Text,
-    Tiles,
-    Tone,
-    Tree,
-    as_column,
-    cell_text,
-    cell_tone,
-    fact_text,
-    interval_text,
-    is_number,
-)
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text as Styled
 
-STYLES: dict[Tone, str] = {
+STYLES: dict[parts.Tone, str] = {
     "": "", "good": "green", "bad": "red", "warning": "yellow", "soft": "dim", "strong": "bold",
 }  # fmt: skip
 LONGEST_FOLDED, LONGEST_EXAMPLE = 300, 100
@@ -54,54 +27,56 @@ FEW_PAIRS, SMALL_MATRIX = 3, 6
 """Pairs that are listed below a matrix that is read at a glance, and the most classes of one."""
 
 
-def print_sections(console: "Console", sections: Iterable[Section]) -> None:
+def print_sections(console: "Console", sections: Iterable[parts.Section]) -> None:
     """Print the parts of sections, without their titles: the caller said what they are about."""
     for section in sections:
         for part in section.parts:
             print_part(console, part)
 
 
-def print_part(console: "Console", part: Part) -> None:
+def print_part(console: "Console", part: parts.Part) -> None:
     """Print a part."""
     match part:
-        case Text():
+        case parts.Text():
             console.print(_styled(part.text, STYLES[part.tone]), soft_wrap=part.is_code)
-        case Hint():
+        case parts.Hint():
             console.print(visible(part.text), style="dim", markup=False, soft_wrap=True)
-        case Facts():
-            _print_facts(console, {name: fact_text(fact) for name, fact in part.facts.items()})
-        case Tiles():
-            notes = {of.name: f"{cell_text(of.value)}  {of.note}".strip() for of in part.tiles}
-            _print_facts(console, {n: shortened(text, LONGEST_FACT) for n, text in notes.items()})
-        case Table():
+        case parts.Facts():
+            facts = {name: parts.fact_text(fact) for name, fact in part.facts.items()}
+            _print_facts(console, facts)
+        case parts.Tiles():
+            texts = ((tile.name, parts.cell_text(tile.value), tile.note) for tile in part.tiles)
+            facts = {name: f"{text}  {note}".strip() for name, text, note in texts}
+            _print_facts(console, {n: shortened(t, parts.LONGEST_FACT) for n, t in facts.items()})
+        case parts.Table():
             print_table(console, part)
-        case Matrix():
+        case parts.Matrix():
             _print_matrix(console, part)
-        case Plot():
+        case parts.Plot():
             _print_title(console, part.title)
             for line in plot_as_text(part, min(console.width, PLOT_WIDTH), PLOT_HEIGHT):
                 console.print(line, no_wrap=True, overflow="crop")
-        case Record():
+        case parts.Record():
             console.print()
             print_fields(console, part.fields)
-        case Records():
+        case parts.Records():
             _print_records(console, part)
-        case Tree():
+        case parts.Tree():
             console.print()
             console.print(_tree(part))
-        case Change():
+        case parts.Change():
             _print_change(console, part)
-        case Remark():
+        case parts.Remark():
             style = "yellow" if part.severity == "warning" else ""
             console.print(_styled(part.text, style))
             if part.advice:
                 console.print(_styled(part.advice, style))
-        case Section():
+        case parts.Section():
             console.print()
             console.print(_assembled((part.title, "bold"), (f"  {part.note}", "dim")))
             for each in part.parts:
                 print_part(console, each)
-        case Finding():
+        case parts.Finding():
             pass
 
 
@@ -140,7 +115,7 @@ def _print_facts(console: "Console", facts: dict[str, str]) -> None:
 # -- rows and answers ------------------------------------------------------------------------------
 
 
-def print_fields(console: "Console", fields: Iterable[Field]) -> None:
+def print_fields(console: "Console", fields: Iterable[parts.Field]) -> None:
     """Print labelled texts, each next to its label."""
     for field in fields:
         style = STYLES[field.tone] or ("cyan" if field.label == "user" else "yellow")
@@ -150,7 +125,7 @@ def print_fields(console: "Console", fields: Iterable[Field]) -> None:
         console.print(_grid([row], label, {"ratio": 1}))
 
 
-def _print_records(console: "Console", part: Records) -> None:
+def _print_records(console: "Console", part: parts.Records) -> None:
     """Print the first records; of answers, the wrong ones of the side that is looked at."""
     records = (r for r in part.records if not part.side or r.verdicts.get(part.side) is False)
     first = list(islice(records, part.shown))
@@ -166,10 +141,10 @@ def _print_records(console: "Console", part: Records) -> None:
         more = f" ({part.more})" if part.more else ""
         console.print(f"\n… and {left:,} more{more}", style="dim", markup=False)
     elif part.more and first:
-        print_part(console, Hint(part.more))
+        print_part(console, parts.Hint(part.more))
 
 
-def _tree(part: Tree) -> Any:
+def _tree(part: parts.Tree) -> Any:
     from rich.tree import Tree as Drawn
 
     tree = Drawn(_styled("  ").join(map(_styled_cell, part.texts)), guide_style="dim")
@@ -177,11 +152,11 @@ def _tree(part: Tree) -> Any:
     return tree
 
 
-def _print_change(console: "Console", part: Change) -> None:
+def _print_change(console: "Console", part: parts.Change) -> None:
     """Print the beginning of a row that was added or removed; of a changed one, what differs."""
     before, after = ({f.label: f.text for f in of.fields} if of else {} for of in part)
     mark, style = ("~", "yellow") if before and after else ("+", "green") if after else ("−", "red")
-    record = part.after or part.before or Record([])
+    record = part.after or part.before or parts.Record([])
     others = (text for label, text in (after or before).items() if label != "id")
     title = shortened(in_line(record.title or next(others, "")), LONGEST_EXAMPLE)
     name = (after or before).get("id", "")
@@ -225,7 +200,7 @@ class PrintedColumn(NamedTuple):
         return max(len(self.title), self.widest)
 
 
-def print_table(console: "Console", part: Table) -> None:
+def print_table(console: "Console", part: parts.Table) -> None:
     """Print a table.
 
     Where it is too wide, columns that may be left out are, and titles wrap at words. A table with
@@ -257,22 +232,17 @@ def print_table(console: "Console", part: Table) -> None:
         console.print(_styled(part.note, "dim"))
 
 
-def printed_columns(part: Table) -> list[PrintedColumn]:
+def printed_columns(part: parts.Table) -> list[PrintedColumn]:
     """The columns as text, each with one of its intervals if it has some."""
-    columns = []
-    for index, column in enumerate(map(as_column, part.columns)):
-        cells = [row[index] for row in part.rows]
-        texts = [_styled_cell(cell) for cell in cells]
-        is_numeric = all(map(is_number, cells))
-        columns.append(PrintedColumn(in_line(column.title), texts, is_numeric, column.priority))
-        intervals = [_styled(interval_text(cell), "dim") for cell in cells]
-        if column.has_interval and any(intervals):
-            columns.append(PrintedColumn("95 % CI", intervals, True, column.priority))
-    return columns
+    return [
+        PrintedColumn(in_line(of.title), [*map(_styled_cell, cells)], is_numeric, of.priority)
+        for of, cells, is_numeric in parts.columns_with_intervals(part)
+    ]
 
 
-def _styled_cell(cell: Cell) -> "Styled":
-    texts = cell if isinstance(cell, list) else [Text(cell_text(cell), cell_tone(cell))]
+def _styled_cell(cell: parts.Cell) -> "Styled":
+    text = parts.Text(parts.cell_text(cell), parts.cell_tone(cell))
+    texts = cell if isinstance(cell, list) else [text]
     return _assembled(*((" ".join(text.splitlines()), STYLES[tone]) for text, tone, _ in texts))
 
 
@@ -311,7 +281,7 @@ def _print_title(console: "Console", title: str) -> None:
 
 
 def _rich_table(
-    columns: Sequence[PrintedColumn], widths: Sequence[int], tones: Sequence[Tone] = ()
+    columns: Sequence[PrintedColumn], widths: Sequence[int], tones: Sequence[parts.Tone] = ()
 ) -> Any:
     from rich import box
     from rich.table import Table as Grid
@@ -340,7 +310,7 @@ def _turned(columns: Sequence[PrintedColumn]) -> list[PrintedColumn]:
 # -- matrices --------------------------------------------------------------------------------------
 
 
-def _print_matrix(console: "Console", part: Matrix) -> None:
+def _print_matrix(console: "Console", part: parts.Matrix) -> None:
     """Print the matrix, with numbers for labels in little room, and the most frequent pairs."""
     tables = (_matrix(part, is_numbered=numbered) for numbered in (False, True))
     room = min(console.width, WIDEST_MATRIX)
@@ -352,7 +322,7 @@ def _print_matrix(console: "Console", part: Matrix) -> None:
     pairs = part.pairs()
     if not pairs:
         return
-    most = MOST_PAIRS if columns is None or len(part.labels) > SMALL_MATRIX else FEW_PAIRS
+    most = parts.MOST_PAIRS if columns is None or len(part.labels) > SMALL_MATRIX else FEW_PAIRS
     console.print(_styled(part.pairs_title(most), "dim"))
     lines: list[tuple[Any, Any]] = []
     for pair in pairs[:most]:
@@ -366,7 +336,7 @@ def _print_matrix(console: "Console", part: Matrix) -> None:
         console.print(f"       {counted(rows, 'row')} more in other pairs", style="dim")
 
 
-def _matrix(part: Matrix, *, is_numbered: bool) -> list[PrintedColumn]:
+def _matrix(part: parts.Matrix, *, is_numbered: bool) -> list[PrintedColumn]:
     labels = [in_line(label) for label in part.labels]
     titles = [str(number) for number in range(1, len(labels) + 1)] if is_numbered else labels
     names = [

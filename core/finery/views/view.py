@@ -229,49 +229,37 @@ def sections_of(
 
     strict: raise errors that the user can mend.
     """
-    yield from _readable(lambda: view.describe(outputs, context), type(view), context, strict)
+    return _readable(lambda: view.describe(outputs, context), view, context, strict)
 
 
 def comparison_of(view: View, before: Output, after: Output, context: Context) -> Iterator[Section]:
     """The sections of a comparison, in the same way."""
-    yield from _readable(
-        lambda: view.compare(before, after, context), type(view), context, strict=True
-    )
+    return _readable(lambda: view.compare(before, after, context), view, context, strict=True)
 
 
 def _readable(
-    describe: "Callable[[], Iterable[Section]]", view: type[View], context: Context, strict: bool
+    describe: Callable[[], Iterable[Section]], view: View, context: Context, strict: bool
 ) -> Iterator[Section]:
-    try:
-        for section in describe():
-            yield section._replace(parts=list(_parts(section.parts, view, context, strict)))
-    except Exception as error:
-        yield Section(_name_of(view), [_broken(error, view, context, strict)], rank=60)
+    owner = type(view).__module__.partition(".")[0]
 
+    def read(parts: Callable[[], Iterable[Part]]) -> Iterator[Part]:
+        try:
+            for part in parts():
+                if isinstance(part, Section):
+                    inner = part.parts
+                    part = part._replace(parts=list(read(lambda inner=inner: inner)))  # type: ignore[misc]
+                yield part
+        except Exception as error:
+            if strict and isinstance(error, FineryError):
+                raise
+            what = (
+                error.what if isinstance(error, FineryError) else f"{type(error).__name__}: {error}"
+            )
+            context.note(f"{owner}: {what}")
+            yield Remark(f"This part can't be shown ({owner}): {what}", severity="warning")
 
-def _parts(
-    parts: "Iterable[Part]", view: type[View], context: Context, strict: bool
-) -> "Iterator[Part]":
-    try:
-        for part in parts:
-            if isinstance(part, Section):
-                part = part._replace(parts=list(_parts(part.parts, view, context, strict)))
-            yield part
-    except Exception as error:
-        yield _broken(error, view, context, strict)
-
-
-def _name_of(view: type[View]) -> str:
-    return view.__module__.partition(".")[0]
-
-
-def _broken(error: Exception, view: type[View], context: Context, strict: bool) -> Remark:
-    """What is shown in place of a part that can't be made."""
-    if strict and isinstance(error, FineryError):
-        raise error
-    what = error.what if isinstance(error, FineryError) else f"{type(error).__name__}: {error}"
-    context.note(f"{_name_of(view)}: {what}")
-    return Remark(f"This part can't be shown ({_name_of(view)}): {what}", severity="warning")
+    for part in read(describe):
+        yield part if isinstance(part, Section) else Section(owner, [part], rank=60)
 
 
 class LiveMetric(NamedTuple):
@@ -321,19 +309,16 @@ def metrics_of(step_type: type[Step]) -> Mapping[str, LiveMetric]:
 
     Raises `PluginError` if the declaration can't be loaded.
     """
-    fix = 'name a mapping as "module:NAME": {"loss": LiveMetric(…)}'
     reference = step_type.__spec__.metrics
-    if not reference:
-        return {}
     what = f"metrics={reference!r} of {full_name(step_type)}"
+    fix = 'name a mapping as "module:NAME": {"loss": LiveMetric(…)}'
     try:
-        styles = load_reference(reference)
+        styles = load_reference(reference) if reference else {}
     except FineryError:
         raise
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
         raise PluginError(f"{what} can't be loaded: {problem}", fix=fix) from error
-    values = styles.values() if isinstance(styles, Mapping) else [None]
-    if not all(isinstance(value, LiveMetric) for value in values):
-        raise PluginError(f"{what} isn't a mapping of names to LiveMetric", fix=fix)
-    return dict(styles)
+    if isinstance(styles, Mapping) and all(isinstance(v, LiveMetric) for v in styles.values()):
+        return styles
+    raise PluginError(f"{what} isn't a mapping of names to LiveMetric", fix=fix)

@@ -1,6 +1,6 @@
 """`finery accept STEP`: keep a result although the step's code or a package changed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ def command(
     Adds a line for each change to recipe.lock, for all steps of the type of STEP. A result of
     today's code comes first. Changed settings, inputs and files can't be accepted.
     """
+    from finery.builder.keys import changes_between
     from finery.builder.plan import Planner, make_plan
     from finery.builder.project import Project
 
@@ -71,7 +72,13 @@ def command(
             raise UsageError(text, fix=fix)
         lines = {c.line(): c for plan in changed for c in _causes(planner, plan, built)}
         if not as_json:
-            _print_causes(planner, changed, built)
+            seen = set()  # variants with the same changes are shown once
+            for plan in changed:
+                before = built[plan.node.name].parts
+                changes = changes_between(before, plan.all_parts, planner.code.names)
+                if (texts := tuple(map(str, changes))) not in seen:
+                    seen.add(texts)
+                    print_changes(plan, before, changes, "since its last build")
         if lines and verify:
             first = replace(changed[0], result=built[changed[0].node.name])
             if not _is_same(project, plans, first, as_json=as_json):
@@ -115,21 +122,6 @@ def _causes(planner: "Planner", plan: "StepPlan", built: "dict[str, Result]") ->
             fix=f"finery build {planner.graph.recipe.argument}--step {plan.node.name}",
         )
     return group_changes(plan.node.use, differing)
-
-
-def _print_causes(
-    planner: "Planner", plans: "Sequence[StepPlan]", built: "dict[str, Result]"
-) -> None:
-    """What changed, once for variants with the same changes."""
-    from finery.builder.keys import changes_between
-
-    seen = set()
-    for plan in plans:
-        before = built[plan.node.name].parts
-        changes = changes_between(before, plan.all_parts, planner.code.names)
-        if (texts := tuple(map(str, changes))) not in seen:
-            seen.add(texts)
-            print_changes(plan, before, changes, "since its last build")
 
 
 def _is_same(

@@ -1,6 +1,8 @@
 """`finery cache`: what the store contains, how large it is, how to make room and to check it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,19 +10,18 @@ import click
 
 from finery.cli.console import print_json, print_progress, print_wrapped
 from finery.cli.options import json_option, recipe_and_optional_step
-from finery.cli.targets import names_recipe
+from finery.cli.targets import RECIPE, names_recipe, recipe_file
 from finery.errors import RemoteError, UsageError
 from finery.store.uses import JOB
 from finery.util.text import counted, did_you_mean, size, some_of, visible
+from finery.views.parts import Quantity, Table
+from finery.views.terminal import print_part
 
 if TYPE_CHECKING:
-    from finery.builder.garbage import Collected
     from finery.store.database import Store
 
 SIZES = "sizes"
 """The command that `finery cache` is without another word."""
-WIDE = 30
-"""Columns of the longest name of a step that is printed whole."""
 
 
 class _Default(click.Group):
@@ -56,7 +57,7 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
     A file that several results share is counted once, for the step that made it.
     """
     from finery.builder.garbage import blob_sizes, blobs_in, own_bytes, take_stock
-    from finery.cli.targets import recipe_file
+    from finery.cli.views import stdout
     from finery.recipe.document import load
     from finery.store.catalogue import Catalogue
     from finery.util.files import size_of
@@ -79,10 +80,10 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
         line["elsewhere"] += not here.issuperset(blob_sizes(outputs))
         line["removable"] += 0 if key in stock.needed else held
         line["used"] = max(line["used"], owner.used)
+    ordered = sorted(lines.values(), key=lambda line: (line["recipe"], -line["bytes"]))
     if recipe is not None:
         name = load(recipe_file(recipe)).name
-        lines = {names: line for names, line in lines.items() if names[0] == name}
-    ordered = sorted(lines.values(), key=lambda line: (line["recipe"], -line["bytes"]))
+        ordered = [line for line in ordered if line["recipe"] == name]
     count, answered = Catalogue(store).answers()
     folders = {
         path.name: size_of(path)
@@ -96,7 +97,12 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
             print_json(line)
         print_json({"folders": rest, "bytes": total, "answers": count, "answer_bytes": answered})
         return
-    _print_sizes(ordered)
+    for name, group in groupby(ordered, lambda line: str(line["recipe"])):
+        table = [_size_row(line) for line in group]
+        held = sum(int(row[0].value) for row in table)
+        title = visible(name) or "of no recorded build"
+        click.echo(f"{click.style(title, bold=True)}  {size(held)}")
+        print_part(stdout(), Table([""] * 5, table))
     words = {
         "unfinished": "files without a result", "work": "scratch and checkpoints",
         "runs": "logs of builds", "environments": "environments of steps",
@@ -104,9 +110,7 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
         "database": f"database, with {counted(count, 'answer')} of models ({size(answered)})",
     }  # fmt: skip
     click.echo()
-    for name, held in rest.items():
-        if held:
-            click.echo(f"{size(held):>10}  {words.get(name, name)}")
+    _print_sizes((held, words.get(name, name)) for name, held in rest.items() if held)
     click.secho(f"{size(total):>10}  in {visible(str(store.root))}", bold=True)
     removable = sum(line["removable"] for line in ordered) + rest["unfinished"]
     if removable:
@@ -114,25 +118,17 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
         print_wrapped("", text, hang=0, dim=True)
 
 
-def _print_sizes(lines: list[dict[str, Any]]) -> None:
-    """The table, in 80 columns."""
-    recipe = None
-    for line in lines:
-        if line["recipe"] != recipe:
-            recipe = line["recipe"]
-            total = sum(each["bytes"] for each in lines if each["recipe"] == recipe)
-            title = visible(recipe) or "of no recorded build"
-            click.echo(f"{click.style(title, bold=True)}  {size(total)}")
-        step = visible(line["step"]) or "(unknown)"
-        step = step if len(step) <= WIDE else f"{step[: WIDE - 1]}…"
-        kinds = ", ".join(line["kinds"])
-        used = f"used {line['used'][:10]}" if line["used"] else ""
-        if line["elsewhere"] == line["results"]:
-            used = "shared store"
-        results = counted(line["results"], "result")
-        click.echo(
-            f"{size(line['bytes']):>10}  {step:{WIDE}} {kinds:9.9} {results:>10}  {used}".rstrip()
-        )
+def _size_row(line: Mapping[str, Any]) -> tuple[Quantity, str, str, str, str]:
+    used = f"used {line['used'][:10]}" if line["used"] else ""
+    if line["elsewhere"] == line["results"]:
+        used = "shared store"
+    held, kinds = Quantity(line["bytes"], "bytes"), ", ".join(line["kinds"])
+    return held, line["step"] or "(unknown)", kinds, counted(line["results"], "result"), used
+
+
+def _print_sizes(lines: Iterable[tuple[int, str]]) -> None:
+    for held, text in lines:
+        click.echo(f"{size(held):>10}  {text}")
 
 
 @command.command("gc")
@@ -169,7 +165,6 @@ def collect_garbage(
         _expire(recipe, shared, dry_run=dry_run, as_json=as_json)
         return
     from finery.builder.garbage import collect
-    from finery.cli.targets import recipe_file
     from finery.config import settings_in_force
     from finery.execute.routing import earlier_jobs
     from finery.plugin.manager import load_plugins
@@ -190,22 +185,25 @@ def collect_garbage(
     finally:
         print_progress("")
     if as_json:
-        print_json(_data(collected))
+        steps = [
+            {"recipe": owner.recipe, "step": owner.step, "results": count, "bytes": held}
+            for owner, (count, held) in collected.steps.items()
+        ]
+        print_json(asdict(collected) | {"bytes": collected.bytes(), "steps": steps})
         return
     verb = "would remove" if dry_run else "removed"
-    for owner, (count, held) in sorted(collected.steps.items(), key=lambda item: -item[1][1]):
-        name = visible(f"{owner.recipe} {owner.step}".strip()) or "of no recorded build"
-        click.echo(f"{size(held):>10}  {name}: {counted(count, 'result')}")
-    for (count, held), label, noun in (
+    removed = sorted(collected.steps.items(), key=lambda item: -item[1][1])
+    names = [visible(f"{o.recipe} {o.step}".strip()) or "of no recorded build" for o, _ in removed]
+    counts = [
+        *((of, name, "result") for name, (_, of) in zip(names, removed, strict=True)),
         (collected.unfinished, "without a result", "file"),
         (collected.scratch, "scratch and checkpoints", "unfinished step"),
         (collected.environments, "that no recipe.lock names", "environment"),
         (collected.runs, "logs", "old build"),
         (collected.pinned, "rows of queries", "pin"),
         (collected.answers, "of models", "answer"),
-    ):
-        if count:
-            click.echo(f"{size(held):>10}  {label}: {counted(count, noun)}")
+    ]
+    _print_sizes((held, f"{label}: {counted(n, noun)}") for (n, held), label, noun in counts if n)
     text = f"{verb} {size(collected.bytes())}; {size(collected.kept)} of files stay"
     click.secho(text[0].upper() + text[1:], bold=True)
     if collected.is_disturbed and (left or collected.builds > len(jobs)):
@@ -220,7 +218,6 @@ def collect_garbage(
 
 def _expire(recipe: Path | None, days: float, *, dry_run: bool, as_json: bool) -> None:
     """Remove old results from the shared store, and say what was removed."""
-    from finery.cli.targets import recipe_file
     from finery.config import load_config
     from finery.store.expiry import expire
     from finery.store.objects import open_objects, public_url
@@ -252,17 +249,6 @@ def _expire(recipe: Path | None, days: float, *, dry_run: bool, as_json: bool) -
     results, kept = counted(expired.results, "result"), counted(expired.kept, "result")
     text = f"{verb} {results} and {size(expired.bytes)} from {public_url(remote)}; {kept} stay"
     click.secho(text, bold=True)
-
-
-def _data(collected: "Collected") -> Mapping[str, Any]:
-    from dataclasses import asdict
-
-    data = asdict(collected) | {"bytes": collected.bytes()}
-    data["steps"] = [
-        {"recipe": owner.recipe, "step": owner.step, "results": count, "bytes": held}
-        for owner, (count, held) in collected.steps.items()
-    ]
-    return data
 
 
 @command.command("pin")
@@ -329,23 +315,22 @@ def check(recipe: Path | None, as_json: bool) -> int:
     from finery.builder.damage import repair
 
     store, _ = _store(recipe)
-    found = []
+    is_damaged = False
     for text in repair(store, print_progress):
-        found.append(text)
+        is_damaged = True
         print_progress("")
         if as_json:
             print_json({"damage": text})
         else:
             print_wrapped(f"{click.style('damaged:', fg='red')} ", visible(text), hang=2)
     print_progress("")
-    if not found and not as_json:
+    if not is_damaged and not as_json:
         click.secho("every file, record and link is as it should be", fg="green")
-    return int(bool(found))
+    return int(is_damaged)
 
 
 def _store(recipe: Path | None, **options: Any) -> tuple["Store", int]:
     """The store of a recipe or of the current folder, and `keep`."""
-    from finery.cli.targets import RECIPE, recipe_file
     from finery.config import load_config
     from finery.store.database import Store
     from finery.util.paths import shown, store_folder

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from finery.cli.console import print_json
 from finery.cli.options import json_option, matrix_option
 from finery.cli.targets import RECIPE, names_recipe, recipe_file
 from finery.errors import UsageError
@@ -34,20 +35,18 @@ def command(
     winner; without both, the last two runs.
     """
     from finery.builder.project import Project
-    from finery.cli.diff_view import Comparison, print_difference
+    from finery.cli.diff_view import Comparison, difference_parts
+    from finery.cli.views import stdout
+    from finery.views.parts import Section
+    from finery.views.terminal import print_sections
 
     file, (first, second) = _targets(words, recipe)
     project = Project(file, overrides)
     compared = Comparison(project.graph, project.store, first, second)
-    if as_json:
-        from finery.cli.console import print_json
-
-        for line in compared.data():
-            print_json(line)
-    else:
-        from finery.cli.views import stdout
-
-        print_difference(stdout(), compared, flips)
+    if not as_json:
+        print_sections(stdout(), [Section("", difference_parts(compared, flips))])
+    for line in compared.data() if as_json else ():
+        print_json(line)
 
 
 def _targets(words: Sequence[str], recipe: Path | None) -> tuple[Path, tuple[str, str | None]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from finery.cli.console import print_json, print_wrapped
+from finery.cli.console import print_gate, print_json, print_wrapped
 from finery.cli.options import json_option, matrix_option, recipe_and_steps
 from finery.errors import UsageError
 from finery.util.paths import plain_path
@@ -48,14 +48,7 @@ def command(
     """
     if language is not None and as_json:
         raise UsageError("the graph isn't JSON", where="--graph", fix="remove --graph or --json")
-    from finery.builder.checks import (
-        OBSTACLES,
-        blocked_by,
-        estimates_of,
-        failed_gates,
-        notes_on,
-        results_of,
-    )
+    from finery.builder import checks
     from finery.builder.examine import check_presence
     from finery.builder.outputs import refuse_shared_folder
     from finery.builder.plan import Planner, make_plan
@@ -83,14 +76,14 @@ def command(
         is_again: bool,
     ) -> "tuple[Sequence[StepPlan], Gates, Sequence[Note], Mapping[str, Estimate]]":
         plans = [*make_plan(planner)] if is_again else plans_with_shared(planner, config)
-        failed = failed_gates(graph, store, {p.node.name: p.result for p in plans})
-        gates = Gates(failed, blocked_by(graph, failed))
+        failed = checks.failed_gates(graph, store, {p.node.name: p.result for p in plans})
+        gates = Gates(failed, checks.blocked_by(graph, failed))
         if language is not None:
             return plans, gates, [], {}
-        results = results_of(planner, plans)
+        results = checks.results_of(planner, plans)
         waiting = [p.node.name for p in plans if p.state != "cached" and not p.same_as]
-        estimates = estimates_of(graph, results, waiting) if waiting else {}
-        return plans, gates, notes_on(graph, results), estimates
+        estimates = checks.estimates_of(graph, results, waiting) if waiting else {}
+        return plans, gates, checks.notes_on(graph, results), estimates
 
     config = load_config(recipe, reads=True)
     plans, gates, notes, estimates = store.shared.retry_without_lost(read)
@@ -104,8 +97,8 @@ def command(
         _print_json(planner, plans, notes, estimates, gates, executors, jobs_of)
         return
     _print_steps(plans, estimates, gates, executors, jobs_of)
-    print_notes(graph, [note for note in notes if note.name in OBSTACLES])
-    advice = [note for note in notes if note.name not in OBSTACLES]
+    print_notes(graph, [note for note in notes if note.name in checks.OBSTACLES])
+    advice = [note for note in notes if note.name not in checks.OBSTACLES]
     if advice:
         print_wrapped("", notes_line(graph, advice), hang=2, dim=True)
     _print_environments(planner, plans)
@@ -224,8 +217,10 @@ def _print_steps(
         start = f"{state}  {title:<{width}}  {use}{padding}"
         why = reasons[plan.node.name] if len(group) > 1 else _why(plan, gates)
         print_wrapped(start, why, hang=INDENT)
-        for each in group:
-            _print_gate(each, gates)
+        for name in [each.node.name for each in group if each.node.name in gates.failed]:
+            head = " " * INDENT + click.style("fails:", fg="red", bold=True)
+            blocked = [other for other, by in gates.blocked.items() if name in by]
+            print_gate(head, gates.failed[name], blocked, INDENT)
         asks, executor = str(plan.node.resources), executors[plan.node.name]
         where = [f"runs on {executor}"] if executor != "local" else []
         if plan.state != "cached" and (facts := [*where, *([f"asks for {asks}"] if asks else [])]):
@@ -250,20 +245,6 @@ def _print_environments(planner: "Planner", plans: Sequence["StepPlan"]) -> None
                 print_wrapped("", f"{text}, will be made", hang=2, dim=True)
 
 
-def _print_gate(plan: "StepPlan", gates: Gates) -> None:
-    """Why a build fails at a cached step, and which steps it blocks."""
-    error, before = gates.failed.get(plan.node.name), " " * INDENT
-    if error is None:
-        return
-    head = f"{before}{click.style('fails:', fg='red', bold=True)} "
-    print_wrapped(head, f"{error.what} ({error.where})", hang=INDENT + 2)
-    for line in error.details:
-        print_wrapped(before, line, hang=INDENT + 2)
-    blocked = [name for name, by in gates.blocked.items() if plan.node.name in by]
-    if blocked:
-        print_wrapped(before, f"blocks {', '.join(blocked)}", hang=INDENT + 2)
-
-
 def _why(plan: "StepPlan", gates: Gates) -> str:
     """Why the step runs, is blocked or accepted. For others, the commit that it is pinned to."""
     if plan.node.name in gates.blocked:
@@ -277,29 +258,31 @@ def _why(plan: "StepPlan", gates: Gates) -> str:
 def _print_estimates(estimates: Sequence["Estimate"]) -> None:
     """The estimate of a step, or of its variants: those that are equal once, and the sum."""
     before, different = " " * INDENT, {(*e.lines, e.warning): e for e in estimates}
+    lines: list[str] = []
     for estimate in list(different.values())[:MOST_ESTIMATES]:
         for line in estimate.lines:
             print_wrapped(before, line, hang=INDENT + 2, dim=True)
-        if estimate.warning:
-            head = click.style("warning:", fg="red", bold=True)
-            print_wrapped(f"{before}{head} ", estimate.warning, hang=INDENT + 2)
-            if estimate.fix:
-                head = click.style("fix:", fg="green")
-                print_wrapped(f"{before}{head} ", estimate.fix, hang=INDENT + 2)
-    more = len(different) - MOST_ESTIMATES
-    if more > 0:
-        text = f"… and {counted(more, 'other estimate')}"
-        print_wrapped(before, text, hang=INDENT, dim=True)
+        fix = estimate.fix if estimate.warning else ""
+        for head, text in (
+            (click.style("warning:", fg="red", bold=True), estimate.warning),
+            (click.style("fix:", fg="green"), fix),
+        ):
+            if text:
+                print_wrapped(f"{before}{head} ", text, hang=INDENT + 2)
+    if (more := len(different) - MOST_ESTIMATES) > 0:
+        lines.append(f"… and {counted(more, 'other estimate')}")
     sums = []  # of what is known for all of them
-    for fact, words in (("seconds", "about {}"), ("dollars_at_most", "at most {}")):
+    for fact, words, form in (
+        ("seconds", "about {}", rough_duration), ("dollars_at_most", "at most {}", in_dollars),
+    ):  # fmt: skip
         values = [estimate.facts.get(fact) for estimate in estimates]
         known = [value for value in values if value is not None]
         if len(known) == len(values) > 1 and sum(known):
-            form = rough_duration if fact == "seconds" else in_dollars
             sums.append(words.format(form(sum(known))))
     if sums:
-        text = f"all {len(estimates)}: {', '.join(sums)}"
-        print_wrapped(before, text, hang=INDENT, dim=True)
+        lines.append(f"all {len(estimates)}: {', '.join(sums)}")
+    for line in lines:
+        print_wrapped(before, line, hang=INDENT, dim=True)
 
 
 def _print_counts(planner: "Planner", plans: Sequence["StepPlan"], gates: Gates) -> None:

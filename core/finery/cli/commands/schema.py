@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -72,7 +73,21 @@ def command(
         steps = {name: step_schema(plugins.step_type(name)) for name in plugins.step_types}
         files = {f"{name}.schema.json": format_schema(schema) for name, schema in steps.items()}
         files["recipe.schema.json"] = format_schema(recipe_schema(plugins))
-        _check(folder, files) if check else _write(folder, files)
+        there = _written(folder, files)
+        stale = sorted(name for name in {*files, *there} if files.get(name) != there.get(name))
+        if check and stale:
+            what, fix = f"out of date: {', '.join(stale)}", f"finery schema --all {folder}"
+            raise UsageError(what, where=str(folder), fix=fix)
+        if check:
+            return
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in stale:
+                if name in files:
+                    (folder / name).write_text(files[name], encoding="utf-8")
+                else:
+                    (folder / name).unlink()
+        click.echo(f"{len(files)} schemas in {folder}")
         return
     if recipe is None or name is not None:
         schema = step_schema(plugins.step_type(name)) if name else recipe_schema(plugins)
@@ -80,15 +95,17 @@ def command(
     elif to_stdout:
         click.echo(format_schema(schema_of(load(recipe), plugins)), nl=False)
     else:
-        _write_one(recipe)
-        if watch:
-            _watch(recipe)
+        _write_one(recipe, watch=watch)
 
 
-def _write_one(recipe: Path) -> None:
-    """Write the schema of a recipe. Prints the line for editors if the recipe lacks it."""
+def _write_one(recipe: Path, *, watch: bool) -> None:
+    """Write the schema of a recipe, and print the line for editors if the recipe lacks it.
+
+    watch: write it again each time the recipe changes, until Ctrl-C.
+    """
     from finery.builder.project import open_recipe
     from finery.recipe.editor import modeline, write_schema
+    from finery.util.files import file_state
 
     opened, plugins = open_recipe(recipe)
     path = write_schema(opened, plugins)
@@ -96,17 +113,10 @@ def _write_one(recipe: Path) -> None:
     line = modeline(opened, path)
     if line:
         click.echo(f"To use it in an editor, make this the first line of {shown(recipe)}:\n{line}")
-
-
-def _watch(recipe: Path) -> None:
-    """Write the schema of a recipe each time it changes, until Ctrl-C."""
-    from finery.builder.project import open_recipe
-    from finery.recipe.editor import write_schema
-    from finery.util.files import file_state
-
-    click.echo(f"Watching {shown(recipe)}. Press Ctrl-C to stop.")
+    if watch:
+        click.echo(f"Watching {shown(recipe)}. Press Ctrl-C to stop.")
     before = file_state(str(recipe))
-    while True:
+    while watch:
         time.sleep(LOOK_SECONDS)
         if (now := file_state(str(recipe))) == before:
             continue
@@ -118,39 +128,17 @@ def _watch(recipe: Path) -> None:
             click.echo(f"not updated: {error}", err=True)
 
 
-def _write(folder: Path, files: dict[str, str]) -> None:
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in _written(folder, files).keys() - files.keys():
-            (folder / stale).unlink()
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
-    click.echo(f"{len(files)} schemas in {folder}")
-
-
 def _written(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
     """The files in a folder that `--all` writes or wrote: name → text. Others aren't finery's."""
-    paths = [path for path in folder.glob("*.schema.json") if path.is_file()]
-    texts = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in paths}
-    return {name: text for name, text in texts.items() if name in files or _is_of_step(text)}
-
-
-def _is_of_step(text: str) -> bool:
-    """Whether a file is the schema of a step type, which may no longer exist."""
-    try:
-        schema = json.loads(text)
-    except ValueError:
-        return False
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    return isinstance(properties, dict) and properties.keys() >= OF_STEPS
-
-
-def _check(folder: Path, files: dict[str, str]) -> None:
-    there = _written(folder, files)
-    stale = sorted(name for name in {*files, *there} if files.get(name) != there.get(name))
-    if stale:
-        raise UsageError(
-            f"out of date: {', '.join(stale)}",
-            where=str(folder),
-            fix=f"finery schema --all {folder}",
-        )
+    texts = {}
+    for path in folder.glob("*.schema.json"):
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            properties = None
+            with suppress(ValueError, AttributeError):  # no JSON, or no object
+                properties = json.loads(text).get("properties")
+            # The schema of a step type, which may no longer exist.
+            is_of_step = isinstance(properties, dict) and properties.keys() >= OF_STEPS
+            if path.name in files or is_of_step:
+                texts[path.name] = text
+    return texts

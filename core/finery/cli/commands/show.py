@@ -73,8 +73,12 @@ def command(
     from finery.artifact.kinds import Metrics
     from finery.builder.checks import failed_gates
     from finery.builder.project import Project
-    from finery.cli.views import Made, overview, show_outputs
+    from finery.cli.row_view import story_parts
+    from finery.cli.views import overview, show_outputs, stdout
     from finery.compare.outputs import titled
+    from finery.lineage.story import story_of
+    from finery.views.parts import Section
+    from finery.views.terminal import print_sections
     from finery.views.view import Detail
 
     project = Project(recipe, overrides)
@@ -108,7 +112,17 @@ def command(
     if step is not None:
         check_step(graph, name, output)
     if row_id is not None:
-        _show_row(graph, store, row_id, name, output, html is not None, as_json)
+        if html is not None:
+            text = "the story of a row has no HTML page"
+            raise UsageError(text, where="--html", fix="remove --html")
+        if not row_id:
+            fix = "write the beginning of a row's id"
+            raise UsageError("the id is empty", where="--row", fix=fix)
+        story = story_of(graph, store, row_id, step=name, output=output)
+        if as_json:
+            print_json(story)
+        else:
+            print_sections(stdout(), [Section("", story_parts(graph, story))])
         return
     if html is None and tokenizer is not None:
         raise UsageError(
@@ -143,23 +157,24 @@ def command(
         print_records(graph, store, manifests, detail, jsonl=jsonl or as_json, most=most)
         return
     failed = failed_gates(graph.select([name]), store, {name: result}) if fresh else {}
-    seed, dollars = dict(result.parts).get("seed"), store.dollars_spent([result.key])
-    made = Made(seed, dollars, failed.get(name))
-    show_outputs(graph, store, manifests, detail, pages, made=made, as_json=as_json)
+    failure = failed.get(name)
+    show_outputs(graph, store, result, manifests, detail, pages, failure, as_json=as_json)
 
 
 def _show_matrix(graph: "Graph", store: "Store", *, as_json: bool) -> None:
     """The variants with their scores, if they are built for the current recipe."""
     from finery.builder.plan import Planner, make_plan
-    from finery.cli.matrix import print_matrix, print_matrix_data
-    from finery.cli.views import stdout
+    from finery.cli.views import print_matrix
+    from finery.compare.variants import lines_of
 
     plans = make_plan(Planner(graph, store), without_files=True)
     results = {plan.node.name: plan.result for plan in plans}
-    if as_json:
-        print_matrix_data(graph, store, results)
-    else:
-        print_matrix(stdout(), graph, store, results)
+    if not as_json:
+        print_matrix(graph, store, results)
+    for line in lines_of(graph, store, results, {}) if as_json else ():
+        scores = {name: score.data() for name, score in line.scores.items()}
+        data = {"variant": line.name, "axes": line.axes, "scores": scores, "chosen": line.chosen}
+        print_json(data)
 
 
 def check_step(graph: "Graph", name: str, output: str) -> None:
@@ -171,24 +186,3 @@ def check_step(graph: "Graph", name: str, output: str) -> None:
             f"step '{name}' has no output '{output}'",
             fix=did_you_mean(output, [o for o in outputs if o]) or f"write {name}",
         )
-
-
-def _show_row(
-    graph: "Graph", store: "Store", row_id: str, name: str, output: str, html: bool, as_json: bool
-) -> None:
-    from finery.cli.row_view import story_parts
-    from finery.cli.views import stdout
-    from finery.lineage.story import story_of
-    from finery.views.terminal import print_part
-
-    if html:
-        raise UsageError("the story of a row has no HTML page", where="--html", fix="remove --html")
-    if not row_id:
-        raise UsageError("the id is empty", where="--row", fix="write the beginning of a row's id")
-    story = story_of(graph, store, row_id, step=name, output=output)
-    if as_json:
-        print_json(story)
-    else:
-        console = stdout()
-        for part in story_parts(graph, story):
-            print_part(console, part)

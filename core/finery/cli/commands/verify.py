@@ -102,13 +102,11 @@ def _print_scores(judged: "list[Score]") -> None:
     for score in judged:
         low, high = score.interval or (score.before, score.before)
         verdict, colour = ("in", "green") if score.is_within else ("NOT in", "red")
-        values = (
-            f"{score.before:.4g} → {'no value' if score.after is None else f'{score.after:.4g}'}"
-        )
+        after = "no value" if score.after is None else f"{score.after:.4g}"
+        values = f"{score.before:.4g} → {after}"
         interval = click.style(f"{verdict} its interval ({low:.4g} to {high:.4g})", fg=colour)
         click.echo(f"  {score.evaluator}: {score.metric} of {score.model} {values}, {interval}")
     if judged:
         outside = sum(not score.is_within for score in judged)
-        click.secho(
-            f"{counted(len(judged), 'score')}, {outside} outside of the interval", bold=True
-        )
+        text = f"{counted(len(judged), 'score')}, {outside} outside of the interval"
+        click.secho(text, bold=True)

@@ -6,7 +6,7 @@ Rows are verified in the same way as by the training itself, and shown as a `Pro
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Dataset, FineryError, Job

@@ -216,6 +216,13 @@ PLUGINS = {
         "p.py:2",
         plugin("@hookimpl\ndef finery_step():\n    return {}\n"),
     ),
+    "hook of an early version": Broken(
+        PLUGIN,
+        "plugin 'p' implements the unknown hook 'finery_step_failed'",
+        "implement finery_build_event(event, graph)",
+        "p.py:2",
+        plugin("@hookimpl\ndef finery_step_failed(name):\n    pass\n"),
+    ),
     "hook with a wrong argument": Broken(
         PLUGIN,
         "{'recip'} are declared in the hookimpl",

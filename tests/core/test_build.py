@@ -460,8 +460,9 @@ import os, signal
 from finery import hookimpl
 
 @hookimpl
-def finery_build_started():
-    os.kill(os.getpid(), signal.SIGTERM)
+def finery_build_event(event):
+    if event["event"] == "build_started":
+        os.kill(os.getpid(), signal.SIGTERM)
 """
 
 

@@ -142,7 +142,6 @@ class Build:
         steps = [{"step": n.name, "use": n.use, "section": n.section} for n in nodes]
         recipe = self.graph.recipe.name
         self._emit("build_started", run=self.outcome.run, recipe=recipe, steps=steps)
-        self.graph.plugins.hook.finery_build_started(run=self.outcome.run, graph=self.graph)
         self.store.sweep()
 
     def _plan_all(self) -> None:
@@ -341,7 +340,6 @@ class Build:
             self._emit("step_started", step=node.name, **about)
             for kind, fields in advice:
                 self._emit(kind, step=node.name, **fields)
-            self.graph.plugins.hook.finery_step_started(name=node.name, use=node.use)
             self.executor.start(task)
         except BaseException:  # nothing is running
             self._handle_end(plan)
@@ -443,16 +441,14 @@ class Build:
 
     def _report(self, plan: StepPlan, result: Result, *, cached: bool) -> None:
         """Report a step that is built."""
-        node, seconds = plan.node, 0.0 if cached else result.seconds
-        facts = {"step": node.name, "use": node.use, "key": result.key}
+        facts = {"step": plan.node.name, "use": plan.node.use, "key": result.key}
         if cached:
             self._emit("step_cached", **facts, reason=plan.acceptance)
-        else:
-            outputs = {name: manifest.kind for name, manifest in result.outputs.items()}
-            dollars = self._dollars.pop(node.name, 0.0)
-            self._emit("step_finished", **facts, seconds=seconds, outputs=outputs, dollars=dollars)
-        self.graph.plugins.hook.finery_step_finished(
-            name=node.name, use=node.use, seconds=seconds, cached=cached
+            return
+        outputs = {name: manifest.kind for name, manifest in result.outputs.items()}
+        dollars = self._dollars.pop(plan.node.name, 0.0)
+        self._emit(
+            "step_finished", **facts, seconds=result.seconds, outputs=outputs, dollars=dollars
         )
 
     def _link_cached(self) -> None:
@@ -475,7 +471,6 @@ class Build:
         if printed:
             self.outcome.logs[node.name] = printed
         self._emit("step_failed", step=node.name, use=node.use, error=error.to_dict(), log=printed)
-        self.graph.plugins.hook.finery_step_failed(name=node.name, use=node.use, error=error)
         for name in self._order.downstream(node.name) if blocks else ():
             if name not in self.outcome.blocked:
                 self._emit("step_blocked", step=name, use=self.graph.nodes[name].use, by=node.name)
@@ -499,7 +494,6 @@ class Build:
             cached=len(outcome.results.keys() - {*outcome.ran}), failed=len(outcome.errors),
             blocked=len(outcome.blocked), seconds=outcome.seconds, exit_code=outcome.exit_code,
         )  # fmt: skip
-        self.graph.plugins.hook.finery_build_finished(run=outcome.run, ok=complete)
         self.log.close()
         self.store.release()
 
@@ -507,3 +501,4 @@ class Build:
         emitted = make_event(event, **fields)
         for listener in self.listeners:
             listener(emitted)
+        self.graph.plugins.hook.finery_build_event(event=emitted, graph=self.graph)

@@ -37,11 +37,6 @@ SMALL_FILE_BYTES = 1 << 20
 """Bytes of a file whose content a build with nothing to do may compare."""
 COMPARED_BLOCK = 256
 """Number of files after which states are compared."""
-WATCHED_HOOKS = (
-    "finery_build_started", "finery_build_finished", "finery_step_started", "finery_step_finished",
-    "finery_step_failed",
-)  # fmt: skip
-"""Hooks that must be called in every build: plugins with one of them prevent stamps."""
 GPU_VARIABLES = CHOICES
 """Environment variables that choose the GPUs."""
 OWN_PREFIX = "FINERY_"
@@ -195,7 +190,7 @@ def write_stamp(build: "Build", steps: Sequence[str], overrides: Sequence[str]) 
     from finery.builder.reads import why_not_reusable
 
     plugins, results = build.graph.plugins, build.outcome.results.values()
-    if any(getattr(plugins.hook, hook).get_hookimpls() for hook in WATCHED_HOOKS):
+    if plugins.hook.finery_build_event.get_hookimpls():  # to be called in every build
         return
     adding = plugins.hook.finery_worker_environment.get_hookimpls()
     if not {hook_impl.plugin for hook_impl in adding} <= {

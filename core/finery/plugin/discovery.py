@@ -132,6 +132,14 @@ TABLES = frozenset({
     "finery_notes", "finery_samplers", "finery_servers", "finery_chooser",
 })  # fmt: skip
 """Hooks that return names of what a plugin provides. All others are called during a build."""
+REPLACED_HOOKS = dict.fromkeys(
+    (
+        "finery_build_started", "finery_build_finished", "finery_step_started",
+        "finery_step_finished", "finery_step_failed",
+    ),
+    "implement finery_build_event(event, graph), which gets all events of docs/reference/events.md",
+)  # fmt: skip
+"""Hooks of early versions → what to do."""
 
 
 class Plugin(NamedTuple):
@@ -353,7 +361,7 @@ def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
         raise PluginError(
             f"plugin '{plugin.name}'{of} implements the unknown hook '{name}'",
             where=where,
-            fix=did_you_mean(name, known),
+            fix=REPLACED_HOOKS.get(name) or did_you_mean(name, known),
         )
 
 

@@ -8,7 +8,6 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-    from finery.errors import FineryError
     from finery.execute.executor import Executor
     from finery.inference.engine import Engine
     from finery.plugin.history import Results
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from finery.step.job import Job
     from finery.step.notes import Note
     from finery.step.step import Step
+    from finery.util.events import Event
     from finery.views.view import View
 
 hookspec = pluggy.HookspecMarker("finery")
@@ -87,25 +87,5 @@ def finery_run_step(step: "Step", job: "Job") -> Any:
 
 
 @hookspec
-def finery_build_started(run: str, graph: "Graph") -> None:
-    """React to a build that starts."""
-
-
-@hookspec
-def finery_build_finished(run: str, ok: bool) -> None:
-    """React to a build that ended, successfully or not."""
-
-
-@hookspec
-def finery_step_started(name: str, use: str) -> None:
-    """React to a step that starts to run."""
-
-
-@hookspec
-def finery_step_finished(name: str, use: str, seconds: float, cached: bool) -> None:
-    """React to a step whose outputs are in the store."""
-
-
-@hookspec
-def finery_step_failed(name: str, use: str, error: "FineryError") -> None:
-    """React to a step that failed."""
+def finery_build_event(event: "Event", graph: "Graph") -> None:
+    """React to an event of a build, each as `finery build --json` prints it."""

@@ -47,33 +47,21 @@ def finery_run_step(step: Any, job: Job) -> Generator[None, Any, Any]:
 
 
 @hookimpl
-def finery_build_started(run: str, graph: Any) -> None:
-    """A build starts."""
-    _note(f"build started {len(graph.nodes)}")
-
-
-@hookimpl
-def finery_build_finished(run: str, ok: bool) -> None:
-    """A build ended."""
-    _note(f"build finished {ok}")
-
-
-@hookimpl
-def finery_step_started(name: str, use: str) -> None:
-    """A step starts."""
-    _note(f"started {name} {use}")
-
-
-@hookimpl
-def finery_step_finished(name: str, use: str, seconds: float, cached: bool) -> None:
-    """A step's outputs are there."""
-    _note(f"finished {name} {use} {'cached' if cached else 'ran'}")
-
-
-@hookimpl
-def finery_step_failed(name: str, use: str, error: Exception) -> None:
-    """A step failed."""
-    _note(f"failed {name} {use} {error!s:.0}{type(error).__name__}")
+def finery_build_event(event: Mapping[str, Any], graph: Any) -> None:
+    """Note what happens to a build and its steps."""
+    match event["event"]:
+        case "build_started":
+            _note(f"build started {len(graph.nodes)}")
+        case "build_finished":
+            _note(f"build finished {event['ok']}")
+        case "step_started":
+            _note(f"started {event['step']} {event['use']}")
+        case "step_finished":
+            _note(f"finished {event['step']} {event['use']} ran")
+        case "step_cached":
+            _note(f"finished {event['step']} {event['use']} cached")
+        case "step_failed":
+            _note(f"failed {event['step']} {event['use']} {event['error']['error']}")
 
 
 def _note(text: str) -> None:

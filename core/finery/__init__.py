@@ -8,7 +8,7 @@ from one version to the next.
 The stub `__init__.pyi` lists the names, each on a line with the module that defines it.
 """
 
-from finery.util.exports import exports
+from finery.util.references import exports
 
 __version__ = "0.1.0"
 __all__, __getattr__ = exports(__file__, globals())

@@ -28,15 +28,15 @@ from finery.key import Key as Key
 from finery.plugin.forecasts import Inputs as Inputs
 from finery.plugin.hookspecs import hookimpl as hookimpl
 from finery.step.forecast import Count as Count
+from finery.step.forecast import Estimate as Estimate
 from finery.step.forecast import Forecast as Forecast
+from finery.step.forecast import Note as Note
 from finery.step.forecast import Requests as Requests
 from finery.step.job import Job as Job
 from finery.step.look import Known as Known
 from finery.step.look import Look as Look
 from finery.step.look import Promise as Promise
 from finery.step.look import Unknown as Unknown
-from finery.step.notes import Estimate as Estimate
-from finery.step.notes import Note as Note
 from finery.step.resources import Resources as Resources
 from finery.step.step import Step as Step
 from finery.util.references import outside_key as outside_key

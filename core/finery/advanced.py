@@ -3,7 +3,7 @@
 These names may change between minor versions; the changelog says so.
 """
 
-from finery.util.exports import exports
+from finery.util.references import exports
 
 __all__, __getattr__ = exports(__file__, globals())
 

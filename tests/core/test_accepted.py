@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from finery.artifact.manifest import Parts, key_of
-from finery.builder.accepted import Acceptances, group_changes
-from finery.builder.keys import MISSING
-from finery.recipe.accepted import ACCEPTABLE_PARTS, ACCEPTABLE_PREFIXES, Accepted, is_acceptable
-from finery.recipe.lock import Lock
+from finery.builder.keys import MISSING, Acceptances, group_changes
+from finery.recipe.lock import ACCEPTABLE_PARTS, ACCEPTABLE_PREFIXES, Accepted, Lock, is_acceptable
 
 VALUES = st.one_of(
     st.text(), st.integers(), st.floats(allow_nan=False), st.booleans(), st.none(),

@@ -16,7 +16,7 @@ from tasks import Tasks
 
 from finery import StepError
 from finery.execute import venv
-from finery.execute.wheels import make_requirement
+from finery.execute.venv import make_requirement
 from finery.execute.worker import run_task
 from finery.recipe.environments import Environment
 from finery.util.installed import distributions

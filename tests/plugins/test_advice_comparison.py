@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finery.builder.checks import notes_on
 from finery.builder.project import open_graph
-from finery.step.notes import Note
+from finery.step.forecast import Note
 
 RECIPE = """\
 finery: 1

@@ -8,7 +8,7 @@ import pytest
 from finery.builder.checks import notes_on
 from finery.builder.examine import Examiner
 from finery.builder.project import open_graph
-from finery.step.notes import Note
+from finery.step.forecast import Note
 
 RECIPE = """\
 finery: 1

@@ -17,8 +17,8 @@ from finery.recipe.environments import pinned_environment
 from finery.recipe.graph import Graph, Node, place_of
 from finery.recipe.lock import Lock
 from finery.recipe.matrix.labels import restore_step_names
+from finery.step.forecast import Estimate, Note
 from finery.step.inspect import steps_inside
-from finery.step.notes import Estimate, Note
 from finery.step.step import Step, is_overridden
 from finery.util.installed import use_versions, version_of
 from finery.util.text import counted

@@ -1,8 +1,8 @@
-"""Prepares steps: as tasks for a worker, or in the main process, to answer questions about them."""
+"""Steps that wait, and their preparation: as tasks, or to answer questions about them here."""
 
 import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import msgspec
 from finery.artifact.manifest import Manifest, Result, with_references
 from finery.builder.plan import Planner, StepPlan
 from finery.execute.environment import secrets_for_all
-from finery.execute.executor import Expects, Need, Task
+from finery.execute.executor import Executor, Expects, Need, Task
+from finery.execute.routing import Router
 from finery.fields import Files, Settings
 from finery.inference.records import SqliteRecords
 from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
-from finery.recipe.graph import Node, Source
+from finery.recipe.graph import Graph, Node, Source
 from finery.step.inspect import (
     give_files,
     inputs_of,
@@ -232,3 +233,93 @@ def job_without_run(
         pinned=pinned,
         kept=store.root / PINNED_FOLDER if store else None,
     )
+
+
+# -- steps that wait ------------------------------------------------------------------------------
+
+
+class Order:
+    """Which steps have all their inputs.
+
+    ready: those that were neither looked up nor blocked yet; the last comes first.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.ready: list[str] = []
+        self._graph = graph
+        self._missing: dict[str, int] = {}
+        self._downstream: dict[str, list[str]] = {n: [] for n in graph.nodes}
+        for name, node in graph.nodes.items():
+            for upstream in node.upstream():
+                self._downstream[upstream].append(name)
+
+    def restart(self, failed: Collection[str]) -> None:
+        """Begin with the steps that wait for no other, except failed ones."""
+        nodes = self._graph.nodes
+        self._missing = {n: len(node.upstream()) for n, node in nodes.items()}
+        self.ready = [n for n in reversed(nodes) if self._missing[n] == 0 and n not in failed]
+
+    def settle(self, step: str, is_out: Collection[str]) -> None:
+        """Release the steps that wait only for this one. is_out: those that can't run."""
+        for name in self._downstream[step]:
+            self._missing[name] -= 1
+            if self._missing[name] == 0 and name not in is_out:
+                self.ready.append(name)
+
+    def last(self) -> list[str]:
+        """The steps whose outputs no other takes."""
+        return [name for name, after in self._downstream.items() if not after]
+
+    def downstream(self, step: str) -> Iterator[str]:
+        """The steps that wait for this one, directly or through others."""
+        visited, stack = {step}, list(self._downstream[step])
+        while stack:
+            name = stack.pop()
+            if name not in visited:
+                visited.add(name)
+                yield name
+                stack.extend(self._downstream[name])
+
+
+class Queues:
+    """Steps with all their inputs that wait for room, in one queue for each place to run."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        # By executor and whether a step is isolated: each kind waits for another place.
+        self._queues: dict[tuple[str, bool], dict[str, StepPlan]] = {}
+
+    def __bool__(self) -> bool:
+        return any(self._queues.values())
+
+    def add(self, plan: StepPlan) -> None:
+        """Let a step wait."""
+        router = self._executor
+        where = router.name_for(need_of(plan)) if isinstance(router, Router) else ""
+        self._queues.setdefault((where, plan.isolated), {})[plan.node.name] = plan
+
+    def clear(self) -> None:
+        """Let no step wait any more."""
+        self._queues.clear()
+
+    def take(self) -> Iterator[StepPlan]:
+        """Remove the steps that there is room for, each while there is."""
+        for _, queue in sorted(self._queues.items()):
+            while (name := self._first(queue)) is not None:
+                yield queue.pop(name)
+
+    def _first(self, queue: Mapping[str, StepPlan]) -> str | None:
+        """The first step of a queue that there is room for.
+
+        Only steps that need no GPU pass one that waits for its GPUs, so that it gets them.
+        """
+        waits = False
+        for name, plan in queue.items():
+            if plan.gpus and waits:
+                continue
+            if self._executor.has_room(need_of(plan)):
+                return name
+            if not plan.gpus:
+                return None
+            waits = True
+        return None

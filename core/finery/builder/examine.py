@@ -12,7 +12,7 @@ from typing import Any
 
 from finery.artifact.kinds import Dataset
 from finery.builder.dispatch import job_without_run
-from finery.builder.packages import wrong_distributions
+from finery.builder.plan import wrong_distributions
 from finery.errors import FineryError, PluginError, each_once
 from finery.plugin.forecasts import Forecasts
 from finery.plugin.history import Results

@@ -4,8 +4,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from inspect import getsourcefile, getsourcelines
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,35 +24,41 @@ from finery.artifact.manifest import (
     reads_in,
     result_key,
 )
-from finery.builder.accepted import Acceptances
 from finery.builder.code.closure import Closure
+from finery.builder.code.index import Installed, read_installed
 from finery.builder.code.steps import StepCode
 from finery.builder.keys import (
     FORMAT_PART,
     NOT_BUILT,
+    Acceptances,
     EngineKey,
     changes_between,
     differences,
     key_parts,
 )
-from finery.builder.packages import versions_in, wrong_distributions
 from finery.builder.reads import current_values, find_result, why_not_reusable
-from finery.errors import RecipeError, StepError
+from finery.errors import FineryError, RecipeError, StepError
 from finery.execute.entries import Places, entry_places
 from finery.inference.types import Identity
 from finery.key import Key
 from finery.plugin.history import Results
-from finery.recipe.document import RecipePath
+from finery.recipe.document import Recipe, RecipePath
 from finery.recipe.environments import PIN_PREFIX, Environment, pin_text, pinned_environment
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
-from finery.step.inspect import files_of, full_name, give_files, joint_key
+from finery.step.inspect import files_of, full_name, give_files, joint_key, steps_inside
 from finery.step.step import is_overridden
 from finery.store.database import Store
-from finery.util.installed import package_version, use_versions, version_of
-from finery.util.paths import PINNED_FOLDER, plain_path, project_folder, recipe_id
-from finery.util.text import some_of, visible
+from finery.util.installed import (
+    is_finery_module,
+    normalise_name,
+    package_version,
+    use_versions,
+    version_of,
+)
+from finery.util.paths import PINNED_FOLDER, plain_path, project_folder, recipe_id, shown
+from finery.util.text import some_of, suggest_nearest, visible
 
 LOST = "can't be had from the shared store"
 FEW = 3
@@ -455,3 +463,44 @@ def _formats(manifest: Manifest, known: Collection[str]) -> Iterator[str]:
         yield written
     for ref in manifest.refs.values():
         yield from _formats(ref, known)
+
+
+def wrong_distributions(recipe: Recipe, node: Node, lock: Lock) -> Iterator[FineryError]:
+    """An error for each name in `packages=` of a step that no distribution has.
+
+    finery's own step types also name those of extras that aren't installed. Nothing is wrong yet in
+    an environment that isn't resolved.
+    """
+    environment = pinned_environment(recipe, node.environment, lock) if node.environment else None
+    if node.environment and environment is None:
+        return
+    with use_versions(versions_in(environment)):
+        absent = [
+            (path, type(step), name) for path, step in (("", node.step), *steps_inside(node.step))
+            for name in step.cache_key().packages
+            if version_of(name) is None and not is_finery_module(type(step).__module__)
+        ]  # fmt: skip
+    installed = read_installed() if absent else Installed({}, {}, {})
+    extras = {name for name, _, _ in installed.requires.get("finery", ())}
+    for path, cls, name in [each for each in absent if normalise_name(each[-1]) not in extras]:
+        owner = next(iter(installed.owners.get(name, ())), None)
+        meant = f"did you mean '{owner}'?" if owner else suggest_nearest(name, installed.requires)
+        error = recipe.error(
+            f"{full_name(cls)} names the distribution '{name}' in its key, which isn't installed",
+            (*node.place, *filter(None, path.split(".")), "use"),
+            fix=meant or f"pip install {name}",
+        )
+        with suppress(OSError, TypeError):  # a class that isn't in a file
+            lines, number = getsourcelines(cls)
+            file = shown(Path(getsourcefile(cls) or ""))
+            error.details.append(f"{file}:{number}: {lines[0].strip()}")
+        yield error
+
+
+def versions_in(environment: Environment | None) -> dict[str, str] | None:
+    """The versions in a step's environment, finery and plugins included; None: it has none."""
+    if environment is None:
+        return None
+    from finery.execute.venv import own_distributions
+
+    return environment.versions | {each.name: each.version for each in own_distributions()}

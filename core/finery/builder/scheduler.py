@@ -14,7 +14,7 @@ import msgspec
 from finery.artifact.manifest import Manifest, Result
 from finery.builder.checks import advice_on, audible, verify
 from finery.builder.context import context_of
-from finery.builder.dispatch import must_wait, task_of
+from finery.builder.dispatch import Order, Queues, must_wait, task_of
 from finery.builder.examine import Examiner
 from finery.builder.failures import (
     check_code,
@@ -30,14 +30,13 @@ from finery.builder.reads import make_result
 from finery.builder.recording import Recording
 from finery.builder.runs import Outcome, RunLog, is_worth_keeping
 from finery.builder.sharing import Sharing
-from finery.builder.waiting import Order, Queues
 from finery.config import Config
 from finery.errors import FineryError
 from finery.execute.executor import Done, Executor, Task, TaskEvent
 from finery.plugin.history import Results
 from finery.recipe.graph import Graph, Node, place_of
+from finery.step.forecast import Note
 from finery.step.inspect import SECTIONS
-from finery.step.notes import Note
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.store.layout import BlobsLost

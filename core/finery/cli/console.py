@@ -19,7 +19,7 @@ from finery.util.text import counted, visible
 
 if TYPE_CHECKING:
     from finery.recipe.graph import Graph
-    from finery.step.notes import Note
+    from finery.step.forecast import Note
 
 
 _recipe = ""

@@ -31,10 +31,19 @@ from types import FrameType
 from typing import Any
 
 from finery.artifact.manifest import with_references
-from finery.execute.entries import ABSENT, IMPORT_PREFIX, Places, candidates, entry_places
+from finery.execute.entries import (
+    ABSENT,
+    IMPORT_PREFIX,
+    Places,
+    Scope,
+    candidates,
+    entry_places,
+    normalise_path,
+    package_folders,
+    scope_of,
+)
 from finery.execute.executor import Task
 from finery.execute.readlog import NAMED_BY_COMMAND, ReadEntry, ReadLog
-from finery.execute.scope import Scope, normalise_path, package_folders, scope_of
 from finery.plugin import discovery
 from finery.plugin.discovery import GROUP
 from finery.plugin.manager import Plugins

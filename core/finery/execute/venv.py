@@ -11,6 +11,7 @@ written last marks it as complete: what was interrupted is never used, but made 
 that use or make one hold a lock until they end, so that none is removed or made twice meanwhile.
 """
 
+import csv
 import fcntl
 import json
 import os
@@ -24,15 +25,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import msgspec
 from blake3 import blake3
 
 from finery.errors import FineryError, StepError, disk_full
-from finery.execute.wheels import make_requirement, own_digest, own_distributions
+from finery.plugin.discovery import GROUP
 from finery.recipe.environments import Environment, pinned_environments
 from finery.recipe.lock import Lock
-from finery.util.installed import normalise_name, version_of
+from finery.util.installed import (
+    Distribution,
+    distributions,
+    entry_points,
+    normalise_name,
+    version_of,
+)
 from finery.util.text import counted, shortened
 
 ENVIRONMENTS_FOLDER = "environments"
@@ -406,3 +414,52 @@ def _interpreter(python: str, name: str) -> str:
 
 if __name__ == "__main__":
     main()
+
+
+# -- finery and its plugins as wheels -------------------------------------------------------------
+
+
+_EXCLUDED_METADATA = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json")
+"""Files of metadata that an installer writes."""
+
+
+def own_distributions() -> list[Distribution]:
+    """finery's distribution and those of installed plugins, sorted by name."""
+    plugin_distributions = {entry.distribution for entry in entry_points(GROUP)}
+    return sorted({*plugin_distributions, *filter(None, [distributions().get("finery")])})
+
+
+def own_digest() -> str:
+    """Changes when one of them is installed anew with other files."""
+    records = (distribution.read("RECORD") for distribution in own_distributions())
+    return blake3("\0".join(records).encode()).hexdigest()
+
+
+def make_requirement(distribution: Distribution, folder: Path) -> str:
+    """How pip and uv get exactly this distribution: `finery @ file:///…`, a wheel in `folder`.
+
+    It has the installed files. Of an editable installation, that is the link to its source, and
+    the wheel makes such a link, too. One whose installer left no list of files must be on an index.
+    """
+    name, version = distribution.name, distribution.version
+    metadata = Path(distribution.folder)
+    rows = [row for row in csv.reader(distribution.read("RECORD").splitlines()) if row]
+    if not rows:
+        return f"{name}=={version}"
+    lines = (metadata / "WHEEL").read_text(encoding="utf-8").splitlines()
+    tag = next(line.removeprefix("Tag:").strip() for line in lines if line.startswith("Tag:"))
+    path = folder / f"{metadata.name.removesuffix('.dist-info')}-{tag}.whl"
+    record = f"{metadata.name}/RECORD"
+    with ZipFile(path, "w", strict_timestamps=False) as wheel:
+        packed = [file for file, *_ in rows if _is_packed(file, metadata.name)]
+        for file in packed:
+            wheel.write(metadata.parent / file, file)
+        wheel.writestr(record, "".join(f'"{file}",,\n' for file in (*packed, record)))
+    return f"{name} @ {path.as_uri()}"
+
+
+def _is_packed(file: str, metadata: str) -> bool:
+    """Whether a wheel has a file: not scripts, which are made anew, nor compiled code."""
+    written_later = [f"{metadata}/{name}" for name in _EXCLUDED_METADATA]
+    outside = file.startswith("..") or os.path.isabs(file)
+    return not outside and not file.endswith(".pyc") and file not in written_later

@@ -25,10 +25,10 @@ import msgspec
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
 from finery.errors import FineryError, StepError, disk_full
+from finery.execute.entries import package_folders
 from finery.execute.executor import PREPARE_AHEAD, Done, Failed, Noted, Task, Used
 from finery.execute.log import redirect_to
 from finery.execute.observed import collect_reads, has_read, is_clean, observe
-from finery.execute.scope import package_folders
 from finery.fields import Files
 from finery.inference.engine import Engine
 from finery.inference.records import UncachedRecords, identity_of

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from finery.plugin.notes import About
     from finery.recipe.graph import Graph
     from finery.recipe.matrix.sample import Sampler
+    from finery.step.forecast import Note
     from finery.step.job import Job
-    from finery.step.notes import Note
     from finery.step.step import Step
     from finery.util.events import Event
     from finery.views.view import View

@@ -9,7 +9,7 @@ from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
 from finery.fields import Learns, Role, Settings, Spec, Task
 from finery.key import Key
-from finery.step.forecast import Forecast
+from finery.step.forecast import Estimate, Forecast, Note
 from finery.step.inspect import (
     REPLACED_METHODS,
     RESERVED,
@@ -19,7 +19,6 @@ from finery.step.inspect import (
     inputs_of,
 )
 from finery.step.look import Look, Promise
-from finery.step.notes import Estimate, Note
 from finery.step.resources import Resources
 from finery.util.paths import shown
 from finery.util.text import did_you_mean

@@ -1,7 +1,10 @@
-"""How plugins refer to code: imported when it is needed, by `"module:Name"`, or outside of keys."""
+"""References to code: by `"module:Name"`, by the names of a stub, and outside of keys.
 
-import importlib
+What they name is imported when it is first used, so that commands start faster.
+"""
+
 from collections.abc import Callable
+from importlib import import_module
 from types import CodeType, FunctionType
 from typing import Any, TypeVar
 
@@ -21,7 +24,7 @@ def load_reference(reference: Any) -> Any:
     if not isinstance(reference, str):
         return reference
     module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return getattr(import_module(module), name)
 
 
 def outside_key(definition: F) -> F:
@@ -35,3 +38,31 @@ def outside_key(definition: F) -> F:
     functions = vars(definition).values() if isinstance(definition, type) else (definition,)
     OUTSIDE_KEY_CODE.update(f.__code__ for f in functions if isinstance(f, FunctionType))
     return definition
+
+
+REPLACED_NAMES = {
+    "OneFile": "`File`",
+    "OptionalFiles": '`Files`, and `setting(may_be="missing")`',
+    "FileOrName": '`File`, and `setting(may_be="name")`',
+}
+"""Public names of early versions → what replaces them."""
+
+
+def exports(file: str, names: dict[str, Any]) -> tuple[list[str], Callable[[str], Any]]:
+    """(`__all__`, `__getattr__`) of a module whose stub has a line for each of its names.
+
+    file, names: `__file__` and `globals()` of the module.
+    """
+    with open(f"{file}i", encoding="utf-8") as stub:
+        homes = {line.split()[3]: line.split()[1] for line in stub if line.startswith("from ")}
+    module = names["__name__"]
+
+    def value(name: str) -> Any:
+        if name in REPLACED_NAMES:  # as an `AttributeError`, Python would replace its text
+            raise ImportError(f"{module}.{name} no longer exists: write {REPLACED_NAMES[name]}")
+        if name not in homes:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        names[name] = getattr(import_module(homes[name]), name)
+        return names[name]
+
+    return sorted(homes), value

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from finery.artifact.manifest import Result
     from finery.builder.plan import Planner, StepPlan
     from finery.builder.project import Project
-    from finery.recipe.accepted import Accepted
+    from finery.recipe.lock import Accepted
 
 
 @click.command("accept")
@@ -107,9 +107,8 @@ def command(
 
 def _causes(planner: "Planner", plan: "StepPlan", built: "dict[str, Result]") -> "list[Accepted]":
     """The changes since the step's last result. Raises `UsageError` if one can't be accepted."""
-    from finery.builder.accepted import group_changes
-    from finery.builder.keys import NOT_BUILT, changes_between, comparable
-    from finery.recipe.accepted import is_acceptable
+    from finery.builder.keys import NOT_BUILT, changes_between, comparable, group_changes
+    from finery.recipe.lock import is_acceptable
 
     before = built[plan.node.name].parts
     differing = [each for each in comparable(before, plan.all_parts) if each[2] != NOT_BUILT]

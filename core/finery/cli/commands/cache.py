@@ -312,7 +312,7 @@ def check(recipe: Path | None, as_json: bool) -> int:
     Steps whose output was damaged run again. Exit code 1 if there was damage. RECIPE only names
     the project.
     """
-    from finery.builder.damage import repair
+    from finery.builder.garbage import repair
 
     store, _ = _store(recipe)
     is_damaged = False

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from finery.recipe.graph import Graph
-    from finery.step.notes import Note
+    from finery.step.forecast import Note
 
 
 @click.command("check")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finery.errors import FineryError
     from finery.execute.routing import EarlierJob
     from finery.recipe.graph import Graph
-    from finery.step.notes import Estimate, Note
+    from finery.step.forecast import Estimate, Note
 
 COLOURS = {"cached": "green", "run": "yellow", "pending": "blue", "blocked": "red"}
 MOST_ESTIMATES = 3

@@ -1,11 +1,8 @@
-(
-    """`recipe.lock`, meant for git: the pins of floating outside names, such as a hub branch, and the
-changes that are accepted.
+"""`recipe.lock`, meant for git: the pins of floating outside names, such as a branch of a hub, and
+the changes that are accepted.
 
 Only what may change while a step means the same can be accepted: code, packages, the machine.
 """
-    ""
-)
 
 import fcntl
 import os

@@ -21,11 +21,7 @@ import finery.advanced
 
 HOME = Path(__file__).parents[1]
 PLUGINS = sorted(path.name for path in (HOME / "plugins").iterdir() if path.is_dir())
-PUBLIC = (
-    "finery.advanced", "finery.cli.console", "finery.cli.options", "finery.execute.courier",
-    "finery.execute.detached", "finery.execute.gpus", "finery.rows", "finery.testing",
-    "finery.util.text", "finery.views",
-)  # fmt: skip
+PUBLIC = ("finery.advanced", "finery.rows", "finery.testing", "finery.views")
 """Beside `finery` itself, what plugins may import of the core."""
 
 

@@ -1,4 +1,4 @@
-"""What few plugins need: graphs and results, hooks of builds, executors, proofs, budgets.
+"""What few plugins need: graphs and results, executors, proofs, budgets, GPUs, texts for people.
 
 These names may change between minor versions; the changelog says so.
 """

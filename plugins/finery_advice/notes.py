@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from finery import Model, Note
-from finery.advanced import About, Graph, Node, Results
-from finery.util.text import some_of
+from finery.advanced import About, Graph, Node, Results, some_of
 from finery_advice.training import Training, trained_under, trainings
 
 

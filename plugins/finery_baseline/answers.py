@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from finery import DataError, Dataset, Step, UsageError, setting, takes
+from finery.advanced import did_you_mean
 from finery.rows import Row, answer_text, split_turns
 from finery.rows.answers.reading import as_text, field_names
 from finery.rows.similar import question_text
-from finery.util.text import did_you_mean
 from finery_baseline.classifier import LINES, OBJECT, WHOLE
 
 MOST_CLASSES = 500

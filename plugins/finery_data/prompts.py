@@ -8,9 +8,8 @@ from pathlib import Path
 import msgspec
 
 from finery import Artifact, Dataset, FineryError, Job, Model, Note
-from finery.advanced import About, Forecasts, Graph, Node, Results, Source
+from finery.advanced import About, Forecasts, Graph, Node, Results, Source, counted
 from finery.rows import Row, split_turns
-from finery.util.text import counted
 from finery_data.checks.personal import garbled_texts
 from finery_data.steps.file import ROWS, File, first_rows
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from finery import DataError, Dataset, Files, Job, Key, Resources, Step, UsageError, setting
+from finery.advanced import counted
 from finery.rows import Row, row_id
 from finery.rows.dropped import Drops
 from finery.rows.tables.records import COMPRESSED, data_suffix
 from finery.rows.tables.streams import open_bytes
 from finery.rows.templates.limits import TimeExceeded, time_limit
-from finery.util.text import counted
 from finery_docs.chunks import Limits, chunks
 from finery_docs.document import Document, Problem
 from finery_docs.html import read_html

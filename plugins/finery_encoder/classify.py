@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from finery import DataError, Dataset, Job, Model, StepError, UsageError
+from finery.advanced import counted
 from finery.rows import example_request
-from finery.util.text import counted
 from finery_baseline.answers import Lesson, Shape, lessons_of
 from finery_encoder.head import calibrated, fit, mistakes, targets_of
 from finery_encoder.network import HEAD, WHOLE, Answers, Classifier, Field, network

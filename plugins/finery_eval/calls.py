@@ -6,12 +6,12 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from finery import Completion, DataError
+from finery.advanced import did_you_mean, shortened
 from finery.rows import Conversation, Message, Row
 from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.rows.parts import canonical_json
 from finery.rows.templates.limits import TimeExceeded, time_limit
-from finery.util.text import did_you_mean, shortened
 from finery_eval.arguments import branches_of, coerced, facets_of, referenced, types_of
 
 NO_ARGUMENTS = {"type": "object", "properties": {}}

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from finery import UsageError
+from finery.advanced import did_you_mean, in_points, range_in_points, signed
 from finery.rows.report import Difference, Report
-from finery.util.text import did_you_mean, in_points, range_in_points, signed
 from finery_eval import stats
 from finery_eval.measure import between
 from finery_eval.stats import LEVEL, rows_to_show

@@ -5,10 +5,8 @@ import statistics
 import msgspec
 
 from finery import Count, Estimate, Inputs
-from finery.advanced import Forecasts, Graph, Node, cpu_count
-from finery.execute.gpus import visible_gpus
+from finery.advanced import Forecasts, Graph, Node, cpu_count, rough_duration, visible_gpus
 from finery.rows import answer_text
-from finery.util.text import rough_duration
 from finery_eval.stats import DISAGREEMENT, detectable_difference, wilson
 
 CORE, GPU = 7e9, 1e12

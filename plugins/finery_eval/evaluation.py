@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from finery import Completion, Job, Metrics, Model
+from finery.advanced import counted, percent, quantity
 from finery.rows import Row
 from finery.rows.report import Export, Report, Score, Table
-from finery.util.text import counted, percent, quantity
 from finery_eval import slices as slicing
 from finery_eval.asking import truncated
 from finery_eval.measure import Group, Measure, compare, pairs_of, parts_of, scores_of

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import msgspec
 
 from finery import File, Key, Settings, StepError, UsageError, setting
+from finery.advanced import did_you_mean
 from finery.rows import Row
-from finery.util.text import did_you_mean
 from finery_eval.calls import Call
 
 HOST = "finery_eval.function_host"

@@ -12,9 +12,21 @@ from typing import Any
 import msgspec
 
 from finery import Artifact, Dataset, Model, Note, Step
-from finery.advanced import About, Forecasts, Graph, Node, Results, Source
+from finery.advanced import (
+    About,
+    Forecasts,
+    Graph,
+    Node,
+    Results,
+    Source,
+    counted,
+    enough_tokens,
+    estimated_tokens,
+    in_line,
+    shortened,
+    some_of,
+)
 from finery.rows import Row, split_turns
-from finery.util.text import counted, enough_tokens, estimated_tokens, in_line, shortened, some_of
 from finery_eval.estimate import training_of
 from finery_eval.luck import LUCK
 from finery_eval.nested import JudgeEach

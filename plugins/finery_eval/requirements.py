@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 
 from finery import UsageError
+from finery.advanced import counted, percent
 from finery.rows.report import Report
-from finery.util.text import counted, percent
 from finery_eval import claims
 from finery_eval.claims import NUMBER, Claim, Metric, Names
 

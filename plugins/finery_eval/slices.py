@@ -4,11 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from finery import DataError
+from finery.advanced import did_you_mean
 from finery.rows import Row
 from finery.rows.answers.reading import as_text
 from finery.rows.parts import prompt_text
 from finery.rows.report import Slice, Table, values_and_intervals
-from finery.util.text import did_you_mean
 from finery_eval.measure import Group, scores_of
 from finery_eval.tables import table
 from finery_eval.verdicts import Verdicts, among

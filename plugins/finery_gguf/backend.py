@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from finery import UsageError, outside_key
-from finery.execute.gpus import visible_gpus
+from finery.advanced import visible_gpus
 from finery_gguf.programs import SERVER, server_build, user_program
 from finery_serve.processes import run_program
 

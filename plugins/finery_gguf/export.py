@@ -21,8 +21,7 @@ from finery import (
     setting,
     takes,
 )
-from finery.advanced import cpu_count
-from finery.util.text import size
+from finery.advanced import cpu_count, size
 from finery_gguf.convert import NAME as CONVERTER
 from finery_gguf.convert import add_vocabulary, complete, convert
 from finery_gguf.llama import ADAPTER, PACKAGE, Gguf

@@ -10,9 +10,8 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from finery import Job, Model, StepError
-from finery.advanced import cpu_count
+from finery.advanced import cpu_count, percent, size
 from finery.rows import Row
-from finery.util.text import percent, size
 from finery_gguf.convert import convert_adapter
 from finery_gguf.llama import Context, Gguf
 from finery_gguf.pace import Pace

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any, Literal
 
 from finery import DataError, FineryError, Job, StepError
-from finery.util.text import did_you_mean, nearest
+from finery.advanced import did_you_mean, nearest
 
 TIMEOUT = 30.0  # seconds, for one small request
 COMMIT = re.compile("[0-9a-f]{40}")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from finery import DataError, Dataset, FineryError, Job, StepError, setting
+from finery.advanced import did_you_mean
 from finery.rows.badrow import BadRow
 from finery.rows.tables.records import JSON_SUFFIXES, Record, data_suffix, drop_nulls, read_json
 from finery.rows.tables.streams import decompress, report_damage
 from finery.rows.tables.values import json_value
-from finery.util.text import did_you_mean
 from finery_data.sources.source import RowSource
 from finery_hub.client import COMMIT, download, explained, missing, resolve, token_of
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Dataset, Files
+from finery.advanced import counted
 from finery.rows import Row
 from finery.rows.report import Remark, Table
-from finery.util.text import counted
 from finery_eval import stats
 from finery_eval.tables import remark, table
 from finery_review.decisions import Standing, parse

@@ -7,8 +7,8 @@ the answers did to the verdicts.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from finery.advanced import counted
 from finery.rows.report import Remark, Table
-from finery.util.text import counted
 from finery_eval import stats
 from finery_eval.measure import Measure
 from finery_eval.tables import remark, table

@@ -8,7 +8,7 @@ import msgspec
 from blake3 import blake3
 
 from finery import DataError, File, Key, Look, Model, Step, StepError, UsageError, setting
-from finery.util.text import did_you_mean
+from finery.advanced import did_you_mean
 
 TEMPLATE_FILE = "chat_template.jinja"
 OTHER_TEMPLATES = ("chat_template.json", "additional_chat_templates/")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from finery import Bundle, DataError, Job, Model, Step, StepError, setting, takes
-from finery.util.text import did_you_mean
+from finery.advanced import did_you_mean
 from finery.views import View
 from finery_gguf.llama import FORMATS, PACKAGE, Gguf
 from finery_serve.guide import REQUEST, curl, notes_of, request_for, write_request

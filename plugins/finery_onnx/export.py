@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from finery import Job, Model, Promise, Step, StepError, UsageError, setting, takes
+from finery.advanced import size
 from finery.rows.similar import question_text
-from finery.util.text import size
 from finery_encoder.network import INPUTS, ONNX, TOKENIZER, Answers, load
 
 OPSET = 17

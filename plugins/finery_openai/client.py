@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from finery import Completion, EngineJob, FineryError, Model, Request, Sampling, StepError
-from finery.advanced import RefusedError
-from finery.util.text import did_you_mean, nearest
+from finery.advanced import RefusedError, did_you_mean, nearest
 from finery_openai import faults, wire
 from finery_openai.faults import Fault
 from finery_openai.limits import Bucket, Hold, backoff

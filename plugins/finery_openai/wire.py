@@ -7,11 +7,10 @@ from typing import Annotated, Any
 import msgspec
 
 from finery import Completion, Request, Sampling, StepError
-from finery.advanced import RefusedError
+from finery.advanced import RefusedError, shortened
 from finery.rows import Message
 from finery.rows.answers.jsonvalues import NotJson, parse_strict
 from finery.rows.chat.thinking import Thought, missing_opening_tag, split_thinking
-from finery.util.text import shortened
 
 CHARACTERS_A_TOKEN = 4
 """A rough average, where a server doesn't count the tokens of an answer."""

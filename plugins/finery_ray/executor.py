@@ -12,9 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from finery import StepError, UsageError
-from finery.advanced import Task
-from finery.execute.courier import CourierExecutor
-from finery.execute.detached import CANCELLED, NOT_STARTED, RUNS
+from finery.advanced import JOB_CANCELLED, JOB_NOT_STARTED, JOB_RUNS, CourierExecutor, Task
 from finery_ray.nodes import JOB, MODULE, PLAN, Plan
 
 ENDINGS = {
@@ -139,14 +137,14 @@ class RayExecutor(CourierExecutor):
                 continue
             status = str(info.status)
             if status == "STOPPED":
-                states[job_id] = CANCELLED
+                states[job_id] = JOB_CANCELLED
             elif status == "FAILED":
                 kind = str(info.error_type or "")
                 # Its supervisor sets the node before it starts the step.
                 is_lost = kind == "JOB_SUPERVISOR_ACTOR_DIED" and info.driver_node_id is None
-                states[job_id] = NOT_STARTED if is_lost else ENDINGS.get(kind, "failed")
+                states[job_id] = JOB_NOT_STARTED if is_lost else ENDINGS.get(kind, "failed")
             else:
-                states[job_id] = "ended without a result" if status == "SUCCEEDED" else RUNS
+                states[job_id] = "ended without a result" if status == "SUCCEEDED" else JOB_RUNS
         return states
 
     def _info(self, job_id: str) -> Any:

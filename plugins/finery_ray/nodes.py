@@ -28,8 +28,13 @@ from typing import Any
 import msgspec
 
 from finery import StepError
-from finery.execute.courier import ADDRESS, Address, report
-from finery.execute.detached import NODE_VARIABLE, ON_NODES_VARIABLE
+from finery.advanced import (
+    JOB_ADDRESS_VARIABLE,
+    NODE_VARIABLE,
+    ON_NODES_VARIABLE,
+    JobAddress,
+    report_event,
+)
 
 MODULE, JOB = "finery_ray.nodes", "finery.execute.node"
 """What runs a job on several nodes, and on one."""
@@ -93,7 +98,7 @@ def main(plan: Plan) -> int:
     """Reserve the nodes, and run the job on the first of them; its exit code."""
     import ray
 
-    address = msgspec.json.decode(os.environ[ADDRESS], type=Address)
+    address = msgspec.json.decode(os.environ[JOB_ADDRESS_VARIABLE], type=JobAddress)
     plan.address = os.environ["RAY_ADDRESS"]
     ray.init(address=plan.address, namespace=NAMESPACE, log_to_driver=False)
     context = ray.get_runtime_context()
@@ -104,15 +109,15 @@ def main(plan: Plan) -> int:
         _wait(plan, group, address)
         _check_folder(plan, group, address.folder)
     except StepError as error:
-        report(address, {"event": "failed", "error": error.to_dict()})
+        report_event(address, {"event": "failed", "error": error.to_dict()})
         sys.exit(error.what)
-    variables = {ADDRESS: address, PLAN: plan}
+    variables = {JOB_ADDRESS_VARIABLE: address, PLAN: plan}
     texts = {name: msgspec.json.encode(value).decode() for name, value in variables.items()}
     command = ["/bin/sh", "-c", f"exec {plan.python} -m {MODULE} first"]
     return _copy(map(ray.get, plan.start(group, 0, run, command, texts, "", None)))
 
 
-def _wait(plan: Plan, group: Any, address: Address) -> None:
+def _wait(plan: Plan, group: Any, address: JobAddress) -> None:
     """Wait for the nodes. Raises `StepError` if the cluster has too few for too long."""
     limit, said = float(os.environ.get(LIMIT, SECONDS)), ""
     deadline = time.monotonic() + limit
@@ -132,7 +137,7 @@ def _wait(plan: Plan, group: Any, address: Address) -> None:
         few = f": the cluster has {number}" if number < plan.nodes else ""
         message = f"waiting for {plan}{few}"
         if message != said:
-            report(address, {"event": "log", "message": message})
+            report_event(address, {"event": "log", "message": message})
             said = message
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery import Completion, Job, Metrics
+from finery.advanced import in_points, percent, range_in_points
 from finery.rows.report import Difference, Interval, Pair, Remark, Report, Scores, Table
-from finery.util.text import in_points, percent, range_in_points
 from finery_eval import stats
 from finery_eval.evaluation import write_scored
 from finery_eval.measure import Measure, pairs_of, scores_of

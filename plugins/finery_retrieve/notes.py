@@ -5,8 +5,7 @@ from itertools import islice
 from typing import Any
 
 from finery import Dataset, Files, Index, Model, Note
-from finery.advanced import About, Graph, Node, Results, Source
-from finery.util.text import counted
+from finery.advanced import About, Graph, Node, Results, Source, counted
 from finery_retrieve.formats import TOKENIZERS
 
 SHARED, UNRETRIEVED, RANDOM = "shared-documents", "knowledge-by-heart", "random-distractors"

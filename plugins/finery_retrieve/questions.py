@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Index
+from finery.advanced import shortened
 from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.badrow import BadRow, kind_of
-from finery.util.text import shortened
 from finery_retrieve.citations import (
     MIN_LETTERS,
     Expected,

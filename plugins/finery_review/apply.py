@@ -17,11 +17,10 @@ from finery import (
     setting,
     takes,
 )
-from finery.advanced import About, Graph, Node, shown
+from finery.advanced import About, Graph, Node, nearest, shown
 from finery.rows import Row
 from finery.rows.dropped import Drops
 from finery.rows.parts import read_numbered, row_id_of, row_label
-from finery.util.text import nearest
 from finery_review.decisions import (
     Decision,
     Earlier,

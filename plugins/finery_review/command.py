@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finery import UsageError
-from finery.advanced import shown
-from finery.cli.console import print_json
-from finery.cli.options import json_option, matrix_option, recipe_and_step
-from finery.util.text import counted
+from finery.advanced import counted, json_option, matrix_option, print_json, recipe_and_step, shown
 
 if TYPE_CHECKING:
     from finery_review.serving.opened import Opened

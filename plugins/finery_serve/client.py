@@ -12,7 +12,7 @@ from http.client import HTTPException
 from typing import Any
 
 from finery import StepError
-from finery.util.text import redacted
+from finery.advanced import redacted
 
 
 class _OneServer(urllib.request.HTTPRedirectHandler):

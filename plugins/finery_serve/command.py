@@ -21,9 +21,14 @@ import click
 from click.core import ParameterSource
 
 from finery import Artifact, Bundle, StepError, UsageError
-from finery.cli.console import print_json
-from finery.cli.options import json_option, matrix_option, recipe_and_step
-from finery.util.text import in_line, shortened
+from finery.advanced import (
+    in_line,
+    json_option,
+    matrix_option,
+    print_json,
+    recipe_and_step,
+    shortened,
+)
 from finery_serve.guide import curl, is_long, request_to, tool_names, write_request
 from finery_serve.processes import LOOPBACK, Address, listens, raise_at_signals
 from finery_serve.servers import Running, Serving, names_of

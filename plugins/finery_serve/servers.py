@@ -17,8 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import msgspec
 
 from finery import Artifact, Engine, Model, UsageError
-from finery.advanced import Usage
-from finery.util.text import redacted
+from finery.advanced import Usage, redacted
 
 F = TypeVar("F", bound=Callable[..., Any])
 Kind = Literal["template", "thinking", "prompts", "sampling", "adapter", "options", "answers"]

@@ -17,15 +17,16 @@ import msgspec
 from msgspec import Meta
 
 from finery import StepError, UsageError
-from finery.advanced import Task, worker_environment
-from finery.execute.detached import (
-    CANCELLED,
+from finery.advanced import (
+    JOB_CANCELLED,
     NODE_VARIABLE,
     ON_NODES_VARIABLE,
     TIME_PATTERN,
     DetachedExecutor,
     Reservation,
+    Task,
     supervise,
+    worker_environment,
 )
 
 GROUPS = "slurm-"
@@ -47,7 +48,7 @@ ENDINGS = {
     "NODE_FAIL": "was lost with its node",
     "BOOT_FAIL": "was lost, since its node didn't start",
     "PREEMPTED": "was preempted by another job",
-    "CANCELLED": CANCELLED,
+    "CANCELLED": JOB_CANCELLED,
     "FAILED": "ended before it could report",
     "COMPLETED": "ended without a result",
 }

@@ -12,11 +12,10 @@ from typing import Any
 from urllib.parse import quote
 
 from finery import DataError, FineryError, StepError, UsageError
-from finery.advanced import shown
+from finery.advanced import did_you_mean, nearest, shown
 from finery.rows.badrow import BadRow
 from finery.rows.tables.records import Record
 from finery.rows.tables.values import json_value
-from finery.util.text import did_you_mean, nearest
 
 DATABASES = ("postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle")
 PACKAGES = {

@@ -24,9 +24,8 @@ from finery import (
     UsageError,
     setting,
 )
-from finery.advanced import About, shown
+from finery.advanced import About, did_you_mean, shown
 from finery.rows.tables.records import Record
-from finery.util.text import did_you_mean
 from finery_data.sources.source import RowSource
 from finery_sql.database import NOT_CODE, Database, check_journal, journal_of
 from finery_sql.snapshot import keep, pinned_as, read

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finery import DataError, File, Files, Settings, StepError, UsageError, setting
-from finery.advanced import load_source, shown
+from finery.advanced import did_you_mean, load_source, shown
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema, check_schema
 from finery.rows.answers.jsonvalues import NotJson, parse, strip_fence
@@ -20,7 +20,6 @@ from finery.rows.conditions import Condition, conditions_of
 from finery.rows.generated import CheckResult
 from finery.rows.parts import per_text_setting, row_id_of, text_by_name
 from finery.rows.templates.limits import limit_patterns
-from finery.util.text import did_you_mean
 from finery_eval.database import Database, QueryError
 
 WITHIN = "checks."

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from finery import UsageError
-from finery.util.text import did_you_mean
+from finery.advanced import did_you_mean
 
 
 @click.group("synth")

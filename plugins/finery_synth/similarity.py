@@ -10,6 +10,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from finery.advanced import percent
 from finery.rows import Row, split_turns
 from finery.rows.generated import CheckResult
 from finery.rows.near import (
@@ -23,7 +24,6 @@ from finery.rows.near import (
     similarity,
 )
 from finery.rows.parts import join_turns, prompt_text, row_id_of
-from finery.util.text import percent
 from finery_synth.checks import Similarity
 
 SAMPLE_ROWS = 300

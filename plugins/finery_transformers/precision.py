@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finery import UsageError, outside_key
-from finery.execute.gpus import Gpu, driver_cuda, visible_gpus
-from finery.util.text import did_you_mean
+from finery.advanced import Gpu, did_you_mean, driver_cuda, visible_gpus
 
 AUTO_DTYPE = "FINERY_AUTO_DTYPE"
 """The environment variable that decides. Steps get it from the main process, which knows all GPUs

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from finery import Dataset, Inputs, Note
-from finery.advanced import About
+from finery.advanced import About, counted
 from finery.rows import Row
-from finery.util.text import counted
 from finery_trl.rows.remarks import Calls
 from finery_trl.rows.turns import Learn
 from finery_trl.settings import Training

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finery import UsageError
-from finery.util.text import did_you_mean
+from finery.advanced import did_you_mean
 from finery_trl.settings import ALL_LINEAR, TARGET_MODULES, Launch, Lora, Training
 
 DECIDED = {

@@ -5,7 +5,7 @@ import os
 import shutil
 
 from finery import Job, Model, Promise, Step, StepError, takes
-from finery.util.text import size
+from finery.advanced import size
 from finery_local.facts import root_of
 from finery_transformers.formats import require_format
 from finery_transformers.frozen.template import PROMPTS

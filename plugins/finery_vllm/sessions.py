@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from finery import EngineJob, Model, Request, StepError, outside_key
-from finery.execute.gpus import visible_gpus
+from finery.advanced import visible_gpus
 from finery_local.facts import ADAPTER_CONFIG, read_json
 from finery_serve.client import Refused
 from finery_transformers.precision import auto_dtype

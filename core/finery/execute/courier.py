@@ -16,11 +16,11 @@ import msgspec
 
 from finery.artifact.manifest import Manifest
 from finery.errors import FineryError, RemoteError, StepError, UsageError
-from finery.execute.detached import CANCELLED, RUNS, DetachedExecutor
+from finery.execute.detached import JOB_CANCELLED, JOB_RUNS, DetachedExecutor
 from finery.execute.executor import Failed, Task
 from finery.execute.job import About, JobFolder
-from finery.execute.node import report as report
-from finery.execute.parcel import ADDRESS as ADDRESS
+from finery.execute.node import report_event as report_event
+from finery.execute.parcel import JOB_ADDRESS_VARIABLE as JOB_ADDRESS_VARIABLE
 from finery.execute.parcel import (
     NO_ACCESS,
     Chunk,
@@ -31,7 +31,7 @@ from finery.execute.parcel import (
     push_files,
     relocate,
 )
-from finery.execute.parcel import Address as Address
+from finery.execute.parcel import JobAddress as JobAddress
 from finery.plugin.manager import load_plugins
 from finery.store.blobs import blob_path
 from finery.store.layout import BlobsLost
@@ -95,7 +95,7 @@ class CourierExecutor(DetachedExecutor):
             ) as file:
                 file.write(secret)
             box, job_id = Mailbox(remote, token, secret), self.job_id(task, token)
-            address = Address(
+            address = JobAddress(
                 url=remote.url, token=token, secret=secret, folder=self._cache,
                 finery=package_version("finery"),
             )  # fmt: skip
@@ -105,10 +105,12 @@ class CourierExecutor(DetachedExecutor):
         return ids
 
     def _send(
-        self, task: Task, job_id: str, folder: JobFolder, box: Mailbox, address: Address
+        self, task: Task, job_id: str, folder: JobFolder, box: Mailbox, address: JobAddress
     ) -> None:
         box.put("task", _make_parcel(task, folder, self._open_remote()))
-        self.launch(task, job_id, {**task.env, ADDRESS: msgspec.json.encode(address).decode()})
+        self.launch(
+            task, job_id, {**task.env, JOB_ADDRESS_VARIABLE: msgspec.json.encode(address).decode()}
+        )
 
     def follow(self, task: Task, folder: JobFolder, about: About) -> None:
         """Read all that a job has sent."""
@@ -121,20 +123,22 @@ class CourierExecutor(DetachedExecutor):
     def states(self, ids: Sequence[str]) -> Mapping[str, str]:
         """The states of jobs. One that has ended runs until its last news are here."""
         couriers = {i: self._couriers[i] for i in ids if i in self._couriers}
-        states = {i: RUNS for i, courier in couriers.items() if not courier.is_submitted.is_set()}
+        states = {
+            i: JOB_RUNS for i, courier in couriers.items() if not courier.is_submitted.is_set()
+        }
         submitted_ids = [i for i in ids if i not in states]
         states |= self.ask(submitted_ids) if submitted_ids else {}
         for job_id, courier in couriers.items():
-            if states.get(job_id) != RUNS:
+            if states.get(job_id) != JOB_RUNS:
                 courier.is_over.set()
                 courier.join(LAST_NEWS_SECONDS)
                 if courier.is_alive():
-                    states[job_id] = RUNS
+                    states[job_id] = JOB_RUNS
         return states
 
     def is_over(self, folder: JobFolder, about: About) -> bool:
         """Only of a cancelled job that is known, since others may have left a result there."""
-        return self.ask([about.id]).get(about.id) == CANCELLED
+        return self.ask([about.id]).get(about.id) == JOB_CANCELLED
 
     def close(self) -> None:
         """Stop to follow jobs, and forget those that weren't submitted."""

@@ -38,13 +38,13 @@ ANSWER_SECONDS = 60
 """How long to ask an engine about a job of an earlier build."""
 MEMORY_FIX = "ask for more `memory` in `resources` of the step"
 UNKNOWN = "is unknown to it"
-CANCELLED = "was cancelled"
+JOB_CANCELLED = "was cancelled"
 """The state of a job that a user cancelled, so that its step isn't started again."""
-NOT_STARTED = "never started"
+JOB_NOT_STARTED = "never started"
 """The state of a job that ended and can't have run its step, so that another one is submitted."""
 MAX_STARTS = 3
 """How many jobs are submitted for a step if they never start."""
-RUNS = ""
+JOB_RUNS = ""
 """The state of a job that waits or runs. Another state says how the job ended."""
 
 
@@ -96,7 +96,7 @@ class DetachedExecutor:
         raise NotImplementedError
 
     def states(self, ids: Sequence[str]) -> Mapping[str, str]:
-        """The states of jobs by id. `RUNS`, or how it ended: `reached its time limit`.
+        """The states of jobs by id. `JOB_RUNS`, or how it ended: `reached its time limit`.
 
         Raises `FineryError` if the engine doesn't answer now.
         """
@@ -169,7 +169,7 @@ class DetachedExecutor:
     def is_over(self, folder: JobFolder, about: About) -> bool:
         """Whether a job of an earlier build has ended without a result. Raises `FineryError`."""
         state = self.states([about.id]).get(about.id, UNKNOWN)
-        return folder.closing() != "done" and state != RUNS
+        return folder.closing() != "done" and state != JOB_RUNS
 
     def close(self) -> None:
         """Forget tasks that weren't submitted. Jobs continue, see `left` and `cancel`."""
@@ -203,7 +203,7 @@ class DetachedExecutor:
         self.end(ids)
         deadline = time.monotonic() + CANCEL_SECONDS
         while time.monotonic() < deadline and any(
-            self.states(ids).get(job, UNKNOWN) == RUNS for job in ids
+            self.states(ids).get(job, UNKNOWN) == JOB_RUNS for job in ids
         ):
             time.sleep(0.2)
 
@@ -287,12 +287,12 @@ class DetachedExecutor:
             reason = outdated
         elif ending in ("failed", "died"):
             reason = "it failed"
-        elif ending == "done" or state == RUNS:
+        elif ending == "done" or state == JOB_RUNS:
             self._say(task, f"continues with {job_label}")
             return True
         else:
             reason = f"it {state}"
-        if state == RUNS:
+        if state == JOB_RUNS:
             self._end([about.id])
         self._say(task, f"{job_label} doesn't count: {reason}")
         folder.remove()
@@ -348,16 +348,16 @@ class DetachedExecutor:
         try:
             states = self.states([job.about.id for job in silent])
         except FineryError:  # a busy controller answers later
-            states = {job.about.id: RUNS for job in silent}
+            states = {job.about.id: JOB_RUNS for job in silent}
         for job in silent:
             state = states.get(job.about.id, UNKNOWN)
             job.asked_at, job.silence = now, min(2 * job.silence, LONGEST_SILENCE)
-            if state == RUNS or job.folder.closing():
+            if state == JOB_RUNS or job.folder.closing():
                 continue
             self._forget(job)
-            self._not_started[job.task.key] += state == NOT_STARTED
-            is_safe = state == NOT_STARTED and self._not_started[job.task.key] < MAX_STARTS
-            if job.interrupted and state != CANCELLED:  # preempted, and it wasn't requeued
+            self._not_started[job.task.key] += state == JOB_NOT_STARTED
+            is_safe = state == JOB_NOT_STARTED and self._not_started[job.task.key] < MAX_STARTS
+            if job.interrupted and state != JOB_CANCELLED:  # preempted, and it wasn't requeued
                 is_safe, state = True, "was interrupted"
             reason = f"{self.title} job {job.about.id} {state}"
             if is_safe:
@@ -365,7 +365,7 @@ class DetachedExecutor:
                 self._new.append(job.task)
                 continue
             ending: TaskEvent
-            if state == CANCELLED:  # by a user, so it doesn't start again
+            if state == JOB_CANCELLED:  # by a user, so it doesn't start again
                 cancelled = StepError(reason, fix="finery build runs the step again")
                 ending = Failed(event="failed", error=cancelled.to_dict())
             else:

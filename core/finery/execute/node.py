@@ -1,6 +1,6 @@
 """A job on a machine that shares no folder with the build: the process that its engine starts.
 
-`python -m finery.execute.node` finds its parcel by the variable `ADDRESS`, and rebuilds the task in
+`python -m finery.execute.node` finds its parcel by `FINERY_JOB_ADDRESS`, and rebuilds the task in
 a store of the node, which stays for the next jobs: files that are there aren't copied again, and a
 step finds the scratch of an attempt that was killed on this node. Then the step runs like any job
 (`supervise`), and its events, log and outputs go to the shared store. The step gets the variables
@@ -28,11 +28,11 @@ from finery.execute.environment import inherited_variables
 from finery.execute.executor import Failed, Logged, Task
 from finery.execute.job import CLOSING_EVENTS, About, JobFolder, supervise
 from finery.execute.parcel import (
-    ADDRESS,
+    JOB_ADDRESS_VARIABLE,
     NO_ACCESS,
-    Address,
     Chunk,
     Contents,
+    JobAddress,
     Mailbox,
     Parcel,
     fetch_files,
@@ -58,7 +58,7 @@ RETRY_SECONDS = 3600
 
 def main() -> None:
     """Run the job in this process's environment."""
-    address = msgspec.json.decode(os.environ.pop(ADDRESS), type=Address)
+    address = msgspec.json.decode(os.environ.pop(JOB_ADDRESS_VARIABLE), type=JobAddress)
     threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if (version := package_version("finery")) != address.finery:
@@ -80,12 +80,12 @@ def main() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             message = "waiting for another job on this node that runs the same step"
-            report(address, Logged(event="log", message=message))
+            report_event(address, Logged(event="log", message=message))
             fcntl.flock(lock, fcntl.LOCK_EX)
         _Node(remote, box, parcel, root, address.sent).run(address.token)
 
 
-def report(address: Address, event: Mapping[str, Any]) -> None:
+def report_event(address: JobAddress, event: Mapping[str, Any]) -> None:
     """Send an event of a job whose step doesn't run yet. Nothing follows a closing one."""
     line = msgspec.json.encode(event) + b"\n"
     box = Mailbox(Remote(address.url), address.token, address.secret)

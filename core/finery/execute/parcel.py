@@ -27,8 +27,8 @@ from finery.store.remote import Remote
 from finery.util.files import hash_file
 
 T = TypeVar("T", bound=msgspec.Struct)
-ADDRESS = "FINERY_JOB_ADDRESS"
-"""The environment variable with which a job gets its `Address`."""
+JOB_ADDRESS_VARIABLE = "FINERY_JOB_ADDRESS"
+"""The environment variable with which a job gets its `JobAddress`."""
 NO_ACCESS = "the node can't open the shared store"
 """What a job prints that can't reach its parcel, before the URL and the reason."""
 Contents = dict[str, tuple[str, int]]
@@ -36,7 +36,7 @@ Contents = dict[str, tuple[str, int]]
 _SEAL_BYTES = 32
 
 
-class Address(msgspec.Struct, kw_only=True):
+class JobAddress(msgspec.Struct, kw_only=True):
     """Where a job finds its parcel. The URL and the secret must not be in a command line.
 
     folder: of the node, for what later jobs need again. finery: the version that the build has.

@@ -10,7 +10,7 @@ MAX_LISTED_NAMES = 100
 """Maximum number of names that a fix lists."""
 MAX_COMPARED_NAMES = 2_000
 """Most names that a mistyped one is compared with."""
-NAMED = 5
+MAX_NAMED = 5
 """Most names in a line, see `some_of`."""
 
 
@@ -98,7 +98,7 @@ def accepted_suffix(steps: int) -> str:
     return f", {steps} accepted" if steps else ""
 
 
-def some_of(names: Sequence[str], most: int = NAMED) -> str:
+def some_of(names: Sequence[str], most: int = MAX_NAMED) -> str:
     """The first names and how many more there are. most: names that are shown."""
     remainder = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + remainder

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from finery import Dataset
+from finery.advanced import counted
 from finery.rows import Row
 from finery.rows.near import (
     NEAR_SIMILARITY,
@@ -17,7 +18,6 @@ from finery.rows.near import (
     prompt_entry,
 )
 from finery.rows.parts import row_label, text_by_name
-from finery.util.text import counted
 
 FREQUENT = 5
 """How many times more frequent than a misspelt label the right one must be."""

@@ -5,8 +5,8 @@ from functools import cache
 from typing import Any
 
 from finery import UsageError
+from finery.advanced import did_you_mean, percent
 from finery.rows.tables.streams import load_extra
-from finery.util.text import did_you_mean, percent
 
 SURE = 0.8
 """Minimum probability at which a language is reported. Short texts reach it less often."""

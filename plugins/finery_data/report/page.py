@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from finery import Dataset
+from finery.advanced import counted, in_line, percent, shortened, some_of
 from finery.rows import Row, snippet
 from finery.rows.dropped import read_dropped, read_findings
-from finery.util.text import counted, in_line, percent, shortened, some_of
 from finery.views import (
     Axis,
     Cell,

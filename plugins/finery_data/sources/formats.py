@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from finery.advanced import did_you_mean
 from finery.rows import Conversation, Row
 from finery.rows.badrow import BadRow, kind_of
 from finery.rows.chat.turns import as_conversation, check_turns, decode_column
-from finery.util.text import did_you_mean
 from finery_data.sources import sharegpt
 
 Columns = dict[str, Any]

@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 
+from finery.advanced import did_you_mean
 from finery.rows import Conversation, Message
 from finery.rows.badrow import BadRow, kind_of
 from finery.rows.chat.turns import THINKING_KEYS, as_message, as_turns, decode_column
-from finery.util.text import did_you_mean
 
 LISTS = ("conversations", "conversation", "messages")
 KNOWN = ("tool_calls", "tool_call_id", "name", "weight", *THINKING_KEYS)

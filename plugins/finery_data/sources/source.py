@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from finery import DataError, Dataset, Job, Look, Settings, Step, setting
+from finery.advanced import did_you_mean
 from finery.rows import Row, row_id
 from finery.rows.badrow import BadRow
 from finery.rows.dropped import Drops, dropped_id
@@ -18,7 +19,6 @@ from finery.rows.parts import STANDARD_COLUMNS
 from finery.rows.tables.records import Record
 from finery.rows.tables.values import has_bytes
 from finery.rows.templates.sandbox import compile_template, render
-from finery.util.text import did_you_mean
 from finery_data.sources.formats import FORMATS, Build, detect, label, tools
 
 if TYPE_CHECKING:

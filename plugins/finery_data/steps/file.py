@@ -20,14 +20,13 @@ from finery import (
     UsageError,
     setting,
 )
-from finery.advanced import shown
+from finery.advanced import did_you_mean, shown
 from finery.rows import Row
 from finery.rows.badrow import BadRow
 from finery.rows.parts import STANDARD_COLUMNS
 from finery.rows.tables.records import DELIMITED_SUFFIXES, Record, data_suffix, read_table
 from finery.rows.tables.streams import UTF_8
 from finery.rows.templates.sandbox import template_names
-from finery.util.text import did_you_mean
 from finery_data.sources.formats import FORMATS, detect, label, tools
 from finery_data.sources.source import PARTS, Columns, Reading, RowSource, Templates
 

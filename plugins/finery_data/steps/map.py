@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from finery import DataError, Dataset, Job, Step, UsageError, setting, takes
+from finery.advanced import did_you_mean
 from finery.rows import Conversation, Message, Row, Turns, with_turns
 from finery.rows.badrow import BadRow
 from finery.rows.parts import (
@@ -18,7 +19,6 @@ from finery.rows.parts import (
     text_of,
 )
 from finery.rows.templates.sandbox import compile_template, render, template_names
-from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
     from jinja2 import Template

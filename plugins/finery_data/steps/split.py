@@ -21,11 +21,11 @@ import msgspec
 from blake3 import blake3
 
 from finery import Artifact, Count, DataError, Dataset, Forecast, Inputs, Job, Step, setting, takes
+from finery.advanced import did_you_mean, percent, some_of
 from finery.rows import Row, answer_text, row_id
 from finery.rows.dropped import Drops
 from finery.rows.near import NEAR_SIMILARITY, TemplateFinder, normalise_or_keep, prompt_entry
 from finery.rows.parts import prompt_text, read_numbered
-from finery.util.text import did_you_mean, percent, some_of
 from finery_data.duplicates import HeldOut, Leak, crowd_note
 from finery_data.steps.strata import Unit, divide, rare_strata, strata_of
 

@@ -19,6 +19,7 @@ from finery import (
     setting,
     takes,
 )
+from finery.advanced import did_you_mean
 from finery.rows import Row, Turns
 from finery.rows.badrow import BadRow
 from finery.rows.chat.turns import turn_problems
@@ -36,7 +37,6 @@ from finery.rows.parts import (
     text_by_name,
 )
 from finery.rows.templates.limits import limit_patterns
-from finery.util.text import did_you_mean
 from finery_data.checks import personal
 from finery_data.checks.labels import Labels
 from finery_data.checks.language import Languages, check_codes

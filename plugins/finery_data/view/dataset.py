@@ -5,9 +5,8 @@ from itertools import islice
 from typing import Any
 
 from finery import Dataset
-from finery.advanced import Manifest
+from finery.advanced import Manifest, counted
 from finery.rows import Row
-from finery.util.text import counted
 from finery.views import (
     Context,
     Detail,

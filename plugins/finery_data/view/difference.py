@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Dataset
+from finery.advanced import counted
 from finery.rows import Row, row_id, snippet, split_turns
 from finery.rows.parts import canonical_json, labelled_turns
-from finery.util.text import counted
 from finery.views import Change, Field, Part, Record, Text
 
 EXAMPLES = 100

@@ -6,7 +6,7 @@ from itertools import islice, product
 from pathlib import Path
 
 from finery import Dataset, FineryError, Model, UsageError
-from finery.util.text import did_you_mean
+from finery.advanced import did_you_mean
 from finery.views import Context, Finding, Output, Part, Section, Table, Text, counts_in_words
 from finery_data.duplicates import Overlap, overlap_of
 from finery_data.overlap import are_apart

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from finery import Completion, DataError, Forecast, Inputs, Job, Look, Metrics, UsageError, setting
+from finery.advanced import did_you_mean, percent
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import (
     INVALID,
@@ -19,7 +20,6 @@ from finery.rows.answers.reading import (
 )
 from finery.rows.chat.turns import turn_problems
 from finery.rows.report import Report, Table
-from finery.util.text import did_you_mean, percent
 from finery_eval import stats
 from finery_eval.asking import refuse_calls, refuse_rows
 from finery_eval.evaluation import answers_table, majority_table

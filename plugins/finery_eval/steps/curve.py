@@ -8,9 +8,9 @@ from typing import NamedTuple
 import msgspec
 
 from finery import DataError, Dataset, Job, Metrics, Model, UsageError, takes
+from finery.advanced import in_points, range_in_points
 from finery.rows import Row
 from finery.rows.report import Table
-from finery.util.text import in_points, range_in_points
 from finery_eval import stats
 from finery_eval.asking import read_rows
 from finery_eval.evaluator import evaluate

@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from finery import DataError, Job, Metrics, Step, UsageError, outside_key, setting, takes
+from finery.advanced import did_you_mean, quantity, signed
 from finery.rows.repeats import summarise
 from finery.rows.report import Interval, Report, Score, Table
-from finery.util.text import did_you_mean, quantity, signed
 from finery_eval.pareto import aims_of, compare_models
 from finery_eval.predictions import difference_between, paired
 from finery_eval.tables import table

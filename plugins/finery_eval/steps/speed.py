@@ -23,11 +23,9 @@ from finery import (
     setting,
     takes,
 )
-from finery.advanced import RefusedError, cpu_count
-from finery.execute.gpus import processor, visible_gpus
+from finery.advanced import RefusedError, counted, cpu_count, processor, visible_gpus
 from finery.rows import Row, split_turns
 from finery.rows.report import Report
-from finery.util.text import counted
 from finery_eval.asking import read_rows
 from finery_eval.evaluation import BASELINE, write
 from finery_eval.evaluator import Better, Judge, longest_answer

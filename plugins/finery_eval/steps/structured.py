@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from finery import DataError, File, Job, Key, Look, Resources, UsageError, setting
+from finery.advanced import did_you_mean
 from finery.rows import Row, answer_text
 from finery.rows.answers.answerschema import AnswerSchema, Problem
 from finery.rows.answers.jsonvalues import (
@@ -26,7 +27,6 @@ from finery.rows.answers.jsonvalues import (
 from finery.rows.answers.reading import explain_bad_row, extract_answer
 from finery.rows.report import Table
 from finery.rows.templates.limits import limit_patterns
-from finery.util.text import did_you_mean
 from finery_eval.asking import refuse_calls, refuse_rows
 from finery_eval.evaluation import answers_table, majority_table
 from finery_eval.evaluator import BatchEvaluator, longest_answer

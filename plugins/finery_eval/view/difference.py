@@ -6,8 +6,8 @@ from typing import Any, Literal
 import msgspec
 
 from finery import Metrics
+from finery.advanced import counted, in_points
 from finery.rows.report import Report
-from finery.util.text import counted, in_points
 from finery.views import Column, Field, Finding, Part, Quantity, Record, Records, Table, Text
 from finery_eval.measure import MCNEMAR, SIGN_FLIPS, Measure
 from finery_eval.predictions import (

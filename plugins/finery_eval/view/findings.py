@@ -7,7 +7,7 @@ p-value that the table of its comparison shows, and follows from it.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from finery.util.text import counted, in_points, p_text, percent, quantity, range_in_points
+from finery.advanced import counted, in_points, p_text, percent, quantity, range_in_points
 from finery.views import Finding, Remark
 from finery_eval.steps.classification import ABSTAIN
 from finery_eval.steps.select import MARGIN, Margin

@@ -6,9 +6,8 @@ from typing import Any
 from msgspec import UNSET
 
 from finery import Metrics, UsageError
-from finery.advanced import Manifest
+from finery.advanced import Manifest, counted, did_you_mean, some_of
 from finery.rows.report import Report
-from finery.util.text import counted, did_you_mean, some_of
 from finery.views import (
     Column,
     Context,

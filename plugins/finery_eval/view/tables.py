@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from finery.advanced import counted, in_points, range_in_points
 from finery.rows.answers.reading import INVALID
 from finery.rows.report import Export, Report, Score
 from finery.rows.report import Table as ReportTable
-from finery.util.text import counted, in_points, range_in_points
 from finery.views import (
     Axis,
     Cell,

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from finery.util.text import percent, size
+from finery.advanced import percent, size
 from finery_hub.card.facts import Evaluation, Facts, Origin, Score
 from finery_hub.card.metadata import Target, bases_of, front_matter, license_of
 from finery_hub.push.files import ADAPTER_FOLDER, MARK, MODELFILE, README, File, Placed

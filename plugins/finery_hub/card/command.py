@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finery import UsageError
-from finery.cli.options import matrix_option, recipe_and_step
-from finery.util.text import did_you_mean
+from finery.advanced import did_you_mean, matrix_option, recipe_and_step
 
 if TYPE_CHECKING:
     from finery.advanced import Graph, Project, Results

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery import FineryError, Job, StepError
-from finery.util.text import size
+from finery.advanced import size
 from finery_hub.client import TIMEOUT, endpoint, http_error, missing, token_of, watch_responses
 from finery_hub.push.files import MARK, File
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from finery import DataError, Dataset, Index, Job
+from finery.advanced import counted
 from finery.rows import Conversation, Row
 from finery.rows.badrow import BadRow
-from finery.util.text import counted
 from finery_eval.asking import refuse_rows, require_rows
 from finery_retrieve.index.context import ContextPrompt, check_limit
 from finery_retrieve.index.retriever import Hit, Retriever

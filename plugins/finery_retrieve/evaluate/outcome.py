@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Job, Metrics
+from finery.advanced import counted
 from finery.rows.report import Remark, Report, Table
-from finery.util.text import counted
 from finery_eval.evaluation import answers_table, write_scored
 from finery_eval.measure import Measure, Value, scores_of
 from finery_eval.predictions import PROMPT_SHOWN

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import DataError, Dataset, Index, Job, Metrics, UsageError, setting, takes
+from finery.advanced import counted
 from finery.rows.badrow import BadRow
 from finery.rows.report import Report, Table
-from finery.util.text import counted
 from finery_eval.evaluation import write_scored
 from finery_eval.evaluator import Gate
 from finery_eval.measure import pairs_of, scores_of

@@ -7,8 +7,8 @@ document count together, and tables for a report.
 from collections.abc import Mapping, Sequence
 
 from finery import Job
+from finery.advanced import counted, range_in_points
 from finery.rows.report import Difference, Pair, Table
-from finery.util.text import counted, range_in_points
 from finery_eval import stats
 from finery_eval.measure import Measure, Value, scores_of
 from finery_eval.tables import table

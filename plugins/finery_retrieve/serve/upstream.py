@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from finery import UsageError
+from finery.advanced import redacted_data
 from finery.rows import Conversation
-from finery.util.text import redacted_data
 from finery_serve.client import open_url, words_in, words_of
 from finery_serve.standalone_server import LOOPBACK
 from finery_serve.standalone_server import RefusedError as Refused

@@ -23,9 +23,9 @@ from finery import (
     setting,
     takes,
 )
+from finery.advanced import counted
 from finery.rows.dropped import Drops, reason_counts
 from finery.rows.parts import read_numbered, row_label
-from finery.util.text import counted
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.embed.steps import LOCAL
 from finery_retrieve.formats import COUNTS_TOKENS, RERANKER, require_embedder, require_tokenizer

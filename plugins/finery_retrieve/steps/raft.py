@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from finery import Count, Dataset, Forecast, Inputs, Job, setting, takes
+from finery.advanced import counted, percent
 from finery.rows import TURN_COLUMNS, Row
 from finery.rows.badrow import BadRow
 from finery.rows.chosen import row_draw
 from finery.rows.dropped import Drops
 from finery.rows.parts import read_numbered, replace_content, row_id_of
-from finery.util.text import counted, percent
 from finery_retrieve.citations import (
     Citation,
     check_citations,

@@ -7,11 +7,10 @@ from typing import Any
 
 import msgspec
 
-from finery.advanced import Manifest
+from finery.advanced import Manifest, counted
 from finery.rows import Row, snippet
 from finery.rows.dropped import DROPPED
 from finery.rows.files import lines_of
-from finery.util.text import counted
 from finery.views import (
     Context,
     Detail,

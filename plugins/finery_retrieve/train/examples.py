@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from finery import DataError, Dataset, Index, Job
+from finery.advanced import counted
 from finery.rows import Turns, answer_text
 from finery.rows.parts import read_numbered, row_label
-from finery.util.text import counted
 from finery_retrieve.evaluate.contexts import read_questions, right_chunks_or_raise
 from finery_retrieve.index.chunks import Chunks
 from finery_retrieve.index.context import question_of

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from finery import Dataset, UsageError
-from finery.advanced import Graph, Manifest, Node, Project
+from finery.advanced import Graph, Manifest, Node, Project, did_you_mean
 from finery.rows.dropped import FINDINGS
 from finery.rows.generated import GENERATED
-from finery.util.text import did_you_mean
 from finery_review.apply import Apply, reviews_file
 from finery_review.log import DecisionLog
 from finery_review.serving.rows import About, RowFile

@@ -12,11 +12,11 @@ from typing import Any, BinaryIO, Literal, get_args
 import msgspec
 
 from finery import Dataset, UsageError
+from finery.advanced import did_you_mean
 from finery.rows import Row, is_preference
 from finery.rows.dropped import FINDINGS
 from finery.rows.generated import GENERATED
 from finery.rows.parts import NOT_TEXT, row_id_of
-from finery.util.text import did_you_mean
 from finery_review.decisions import parents_of, prompt_hash
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from finery import UsageError
-from finery.cli.options import matrix_option, recipe_and_step
+from finery.advanced import matrix_option, recipe_and_step
 
 MAX_TOKENS = 1024
 ENDED = 143

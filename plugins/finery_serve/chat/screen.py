@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from finery import Completion, FineryError, UsageError
-from finery.util.text import visible
+from finery.advanced import visible
 from finery_serve.chat.streams import Write
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finery import Artifact, Completion, DataError, Engine, Model, Request, Sampling, UsageError
+from finery.advanced import likely
 from finery.rows import Conversation
-from finery.util.text import likely
 from finery_serve.client import Client
 from finery_serve.opening import Opened, server_for
 from finery_serve.servers import Serving, ServingJob, is_servable, names_of

@@ -9,9 +9,8 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 
 from finery import Completion, DataError, FineryError, Sampling, UsageError
-from finery.advanced import shown
+from finery.advanced import shown, visible
 from finery.rows import Conversation
-from finery.util.text import visible
 from finery_eval.calls import shown_call
 from finery_serve.chat.streams import Talker, Tools, Write
 

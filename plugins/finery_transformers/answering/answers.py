@@ -14,9 +14,9 @@ import msgspec
 from blake3 import blake3
 
 from finery import Completion, DataError, FineryError, Request, Sampling
+from finery.advanced import shortened
 from finery.rows import Conversation, Message
 from finery.rows.chat.thinking import THINKING_TAGS, open_thinking_tag, split_thinking
-from finery.util.text import shortened
 from finery_transformers.answering.calls import (
     CHANNELS,
     MARKS,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery import DataError, Model, UsageError
-from finery.execute.gpus import named_gpus
+from finery.advanced import named_gpus
 from finery_local.facts import text_config
 from finery_local.gguf_file import Array, read_header
 from finery_transformers.precision import Unused, auto_dtype, unused_gpu, usable_gpus

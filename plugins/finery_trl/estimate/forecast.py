@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from finery import Dataset, Estimate, Inputs, Model
-from finery.advanced import Forecasts, Graph, Node, Past, Results, value_of
+from finery.advanced import Forecasts, Graph, Node, Past, Results, rough_duration, value_of
 from finery.rows import Row, split_turns
-from finery.util.text import rough_duration
 from finery_trl.estimate import architecture as facts
 from finery_trl.estimate.architecture import Machine, UnknownSize
 from finery_trl.estimate.memory import (

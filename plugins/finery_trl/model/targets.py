@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from finery import UsageError, outside_key
-from finery.util.text import nearest
+from finery.advanced import nearest
 from finery_trl.settings import ALL_LINEAR, TARGET_MODULES
 
 if TYPE_CHECKING:

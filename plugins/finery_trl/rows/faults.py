@@ -8,8 +8,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
 from finery import DataError, FineryError, StepError, outside_key
+from finery.advanced import MAX_NAMED, some_of
 from finery.rows import Row, Turns
-from finery.util.text import NAMED, some_of
 from finery_trl.rows.example import Proven
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Faults:
         details = self._details.setdefault(error.fault, [])
         if error.fault in (Fault.CHANGED, Fault.TWO_TEMPLATES):
             details += error.details if not ids else []
-        elif len(ids) < NAMED:
+        elif len(ids) < MAX_NAMED:
             details += [f"{row['id']}: {line}" for line in error.details]
         ids.append(row["id"])
         self._fixes.setdefault(error.fault, error.fix)

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from finery import DataError, outside_key
+from finery.advanced import some_of
 from finery.rows import Row, Turns, is_preference
-from finery.util.text import some_of
 from finery_trl.rows.example import Answer
 from finery_trl.rows.tokens import Reading, examples_of
 

@@ -11,9 +11,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from finery import Dataset, outside_key
-from finery.advanced import Proof, ProofBuilder
+from finery.advanced import MAX_NAMED, Proof, ProofBuilder, counted, some_of
 from finery.rows import Row, Turns
-from finery.util.text import NAMED, counted, some_of
 from finery_trl.rows.example import Example, Proven, continues
 from finery_trl.rows.turns import Learn, learned_turns, thinking_of
 
@@ -229,7 +228,7 @@ class Calls:
         broken = self._checker.broken(row, messages, learned)
         if broken:
             self._broken += 1
-            self._details += [f"{row['id']}: {broken[0]}"] if self._broken <= NAMED else []
+            self._details += [f"{row['id']}: {broken[0]}"] if self._broken <= MAX_NAMED else []
 
     def notes(self) -> list[str]:
         """A line about the rows whose calls don't fit, if there are any."""

@@ -6,8 +6,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import DataError, Job, StepError, outside_key
+from finery.advanced import counted, some_of
 from finery.rows import Row
-from finery.util.text import counted, some_of
 from finery_trl.rows.example import NO_LOSS, Answer, Example
 
 if TYPE_CHECKING:

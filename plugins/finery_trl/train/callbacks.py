@@ -18,7 +18,7 @@ from torch import distributed
 from transformers import TrainerCallback
 
 from finery import Job, StepError, outside_key
-from finery.util.text import counted
+from finery.advanced import counted
 from finery_transformers.hardware import accelerator
 from finery_trl.train import checkpoints
 from finery_trl.train.checkpoints import measured

@@ -9,9 +9,9 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from finery import Completion, StepError, UsageError
+from finery.advanced import did_you_mean
 from finery.rows import Row
 from finery.rows.templates.limits import TimeExceeded, time_limit
-from finery.util.text import did_you_mean
 
 if TYPE_CHECKING:
     from finery_trl.grpo import Functions

@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from finery import Completion, DataError, Job, Model, UsageError
+from finery.advanced import did_you_mean
 from finery.rows import Row, Turns
-from finery.util.text import did_you_mean
 from finery_eval.evaluator import BatchEvaluator
 from finery_eval.nested import Nested
 from finery_trl.train.functions import load_functions, reward_of

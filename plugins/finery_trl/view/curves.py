@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from finery.util.text import counted, percent
+from finery.advanced import counted, percent
 
 CURVE = "curve.json"
 """The file of a trained model that contains its curve."""

@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 
 from finery import DataError, Model
-from finery.advanced import Manifest, shown
-from finery.util.text import percent
+from finery.advanced import Manifest, percent, shown
 from finery.views import (
     Context,
     Detail,

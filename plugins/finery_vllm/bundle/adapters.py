@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from finery import Model, StepError
-from finery.util.text import some_of
+from finery.advanced import some_of
 from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json, text_config
 from finery_local.safetensors_file import shapes, tensors_of
 from finery_transformers.loading import base_of

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from finery import DataError, StepError, UsageError
-from finery.advanced import cpu_count
-from finery.execute.gpus import visible_gpus
+from finery.advanced import cpu_count, visible_gpus
 from finery_local.facts import ADAPTER_CONFIG, read_json
 from finery_serve.client import Client
 from finery_serve.client import Refused as Refused

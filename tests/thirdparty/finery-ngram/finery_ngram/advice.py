@@ -5,8 +5,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from finery import Estimate, Inputs, Note
-from finery.advanced import Results
-from finery.util.text import rough_duration
+from finery.advanced import Results, rough_duration
 
 if TYPE_CHECKING:
     from finery_ngram.steps import Train

@@ -412,10 +412,6 @@ def _interpreter(python: str, name: str) -> str:
     return path
 
 
-if __name__ == "__main__":
-    main()
-
-
 # -- finery and its plugins as wheels -------------------------------------------------------------
 
 
@@ -463,3 +459,7 @@ def _is_packed(file: str, metadata: str) -> bool:
     written_later = [f"{metadata}/{name}" for name in _EXCLUDED_METADATA]
     outside = file.startswith("..") or os.path.isabs(file)
     return not outside and not file.endswith(".pyc") and file not in written_later
+
+
+if __name__ == "__main__":
+    main()

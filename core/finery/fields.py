@@ -251,7 +251,7 @@ def _rewrite_fields(namespace: dict[str, Any]) -> dict[str, FieldInfo]:
             raise TypeError(f"field '{field}' has no type: write {field}: int = setting(…)")
     fields: dict[str, FieldInfo] = {}
     for field, hint in annotations.items():
-        if _is_class_var(hint):
+        if str(hint).startswith(("ClassVar", "typing.ClassVar")):
             continue
         info = namespace.get(field, msgspec.NODEFAULT)
         if not isinstance(info, FieldInfo):
@@ -282,14 +282,6 @@ def _annotated(hint: Any, info: FieldInfo) -> Any:
     if optional:
         inner = f"{inner} | None" if isinstance(inner, str) else inner | None
     return Annotated[inner, msgspec.Meta(description=info.help)] if info.help else inner
-
-
-def _is_class_var(hint: Any) -> bool:
-    return (
-        get_origin(hint) is ClassVar
-        or hint is ClassVar
-        or str(hint).startswith(("ClassVar", "typing.ClassVar"))
-    )
 
 
 class Settings(msgspec.Struct, metaclass=_SettingsMeta):

@@ -47,7 +47,11 @@ def task_of(
     for (name, _), manifest in planner.inputs(node, results).items():
         refs = [s.ref for s in node.sources if s.field == name]
         inputs.setdefault(name, []).append((refs[len(inputs.get(name, []))], manifest))
-    nested = _nested(graph.recipe, node)
+    written = graph.recipe.data[node.section][node.name]
+    nested = {  # outer ones first
+        path: (part_at(written, path)["use"], _settings(within))
+        for path, within in steps_inside(node.step)
+    }
     uses = [node.use, *(use for use, _ in nested.values())]
     plugins = _plugins(plan, uses, graph.plugins)
     environment = plan.environment
@@ -116,13 +120,10 @@ def need_of(plan: StepPlan) -> Need:
 
 def _expects(plan: StepPlan) -> Expects:
     """What the environment that runs a step must have, according to its key."""
-    packages, python = {"finery": package_version("finery")}, ""
-    for part, value in plan.parts:
-        if part.startswith("package "):
-            packages[part.removeprefix("package ")] = value
-        elif part == "python":
-            python = value
-    return Expects(python=python, packages=packages)
+    parts, prefix = dict(plan.parts), "package "
+    named = {p.removeprefix(prefix): v for p, v in parts.items() if p.startswith(prefix)}
+    packages = {"finery": package_version("finery")} | named
+    return Expects(python=parts["python"], packages=packages)
 
 
 def _settings(step: Settings) -> dict[str, Any]:
@@ -143,15 +144,6 @@ def _settings(step: Settings) -> dict[str, Any]:
         else:
             settings[name] = msgspec.to_builtins(value)
     return settings
-
-
-def _nested(recipe: Recipe, node: Node) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Path → step type and settings of the steps inside a step, outer ones first."""
-    nested: dict[str, tuple[str, dict[str, Any]]] = {}
-    for path, within in steps_inside(node.step):
-        written = part_at(recipe.data[node.section][node.name], path)
-        nested[path] = (written["use"], _settings(within))
-    return nested
 
 
 def _environment(

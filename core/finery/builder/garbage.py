@@ -70,10 +70,6 @@ class Stock:
     recipes: dict[str, Path] = field(default_factory=dict)
     builds: int = 0
 
-    def unneeded_keys(self) -> list[str]:
-        """The keys whose results nobody needs."""
-        return [key for key in self.results if key not in self.needed]
-
     def owner(self, key: str) -> Owner:
         """Whose result it is, as far as that is known."""
         return self.owners.get(key) or Owner("", "")
@@ -244,7 +240,7 @@ def _collect(
         stock = take_stock(store, keep, uses)
         collected.builds = stock.builds
         collected.runs = len(stock.old_runs), sum(size_of(runs / run) for run in stock.old_runs)
-        unneeded = stock.unneeded_keys()
+        unneeded = [key for key in stock.results if key not in stock.needed]
         if not dry_run:
             for run in stock.old_runs:  # first, since a full disk has no room for a transaction
                 shutil.rmtree(runs / run, ignore_errors=True)

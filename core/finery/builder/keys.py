@@ -54,10 +54,6 @@ class EngineKey(NamedTuple):
     own: Key
     imported: Sequence[str] = ()
 
-    def with_packages(self, packages: tuple[str, ...]) -> "EngineKey":
-        """The same with more distributions."""
-        return self._replace(own=self.own | Key(packages=packages))
-
 
 def key_parts(
     node: Node,

@@ -88,9 +88,8 @@ class StepPlan:
     pinned: str | None = None
     environment: Environment | None = None  # the step's own, once recipe.lock has its packages
     provenance: dict[str, Any] = field(default_factory=dict)  # see `Step.provenance`
-    engines: dict[str, Identity] = field(
-        default_factory=dict
-    )  # model format → its engine in keys of records
+    # Model format → its engine in keys of records.
+    engines: dict[str, Identity] = field(default_factory=dict)
     has_local_engine: bool = False
     engine_uses_gpu: bool = False
     own: Key = field(default_factory=Key)  # what the step and those inside it add to the key
@@ -358,7 +357,8 @@ class Planner:
                 plan.code.append(code)
                 imported = sorted(code.packages)
                 free_key = EngineKey(full_name(engine), code.code, engine_key, imported)
-                key = free_key.with_packages(engine.schema_packages if own.schemas else ())
+                more = Key(packages=engine.schema_packages if own.schemas else ())
+                key = free_key._replace(own=engine_key | more)
                 self.outside.update(key.own.watched)
                 engines[model_format] = key
                 plan.has_local_engine |= engine.local

@@ -61,14 +61,6 @@ def signing_keys(config: Config) -> "tuple[Signer | None, Trust | None]":
     return signer, trust
 
 
-def open_remote(config: Config, url: str) -> "Remote":
-    """The shared store of the settings, without a request. Raises `UsageError` for a wrong one."""
-    from finery.store.remote import Remote
-
-    with config.placing():
-        return Remote(url, *signing_keys(config))
-
-
 class Sharing:
     """The shared store of a build, and all that is copied from and to it.
 
@@ -85,7 +77,8 @@ class Sharing:
         if config.remote:
             self.pushes = config.push
             signs = self.pushes and config.signing_key
-            self._remote = open_remote(config, config.remote)
+            with config.placing():
+                self._remote = Remote(config.remote, *signing_keys(config))
             store.shared.use(self._remote)
             if config.share_answers:
                 self.answers = {

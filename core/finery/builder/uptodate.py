@@ -37,8 +37,6 @@ SMALL_FILE_BYTES = 1 << 20
 """Bytes of a file whose content a build with nothing to do may compare."""
 COMPARED_BLOCK = 256
 """Number of files after which states are compared."""
-GPU_VARIABLES = CHOICES
-"""Environment variables that choose the GPUs."""
 OWN_PREFIX = "FINERY_"
 """The prefix of finery's own variables, with dtypes, and with programs that engines start."""
 _PATH = tuple(sys.path)
@@ -271,7 +269,7 @@ def _content_digests(build: "Build", paths: Sequence[str]) -> dict[str, str] | N
             for name, path in files:
                 digests_read.setdefault(str(path), set()).add(parts.get(f"file {setting} {name}"))
     for file in paths:
-        if (digest := planner.code.digest(file)) is not None:
+        if (digest := planner.code.index.files.digests.get(file)) is not None:
             digests_read.setdefault(file, set()).update({digest}, _imported_digests(file))
     contents = {path: _content_digest(path) for path in paths if path in digests_read}
     is_proven = all(contents.get(path) and {contents[path]} == digests_read[path] for path in paths)
@@ -439,7 +437,7 @@ def _machine_facts() -> list[Any]:
     own_variables = sorted(pair for pair in os.environ.items() if pair[0].startswith(OWN_PREFIX))
     # A checksum, since a value may be a secret.
     checksum = zlib.crc32(json.dumps(own_variables).encode())
-    return [os.uname().nodename, drivers, *map(os.environ.get, GPU_VARIABLES), checksum]
+    return [os.uname().nodename, drivers, *map(os.environ.get, CHOICES), checksum]
 
 
 def _stamp_name(recipe: Path, steps: Sequence[str], overrides: Sequence[str]) -> str:

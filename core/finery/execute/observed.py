@@ -342,9 +342,7 @@ def collect_reads(task: Task) -> tuple[list[tuple[str, str]], str, list[str]]:
         return [], "", []
     versions = {normalise_name(name): version for name, version in task.expects.packages.items()}
     plugins = (e.distribution for e in entry_points(GROUP) if e.name in task.entry_points)
-    versions |= {
-        distribution.name: distribution.version for distribution in plugins
-    }  # whose files are in the key
+    versions |= {each.name: each.version for each in plugins}  # whose files are in the key
     entries, rewritten = _process.log.end(partial(_is_in_key, task, versions))
     return sorted(entries.items()), _process.log.reason, rewritten
 
@@ -402,10 +400,10 @@ def _is_standard(file: str) -> bool:
 
 def _is_in_key(task: Task, versions: Mapping[str, str], name: str, value: str) -> bool:
     """Whether the key of a step has what an entry for a module says. versions: those in it."""
-    if (
-        not name.startswith(IMPORT_PREFIX) or task.environment is not None
-    ):  # whose packages all count
-        return name.startswith(IMPORT_PREFIX)
+    if not name.startswith(IMPORT_PREFIX):
+        return False
+    if task.environment is not None:  # whose packages all count
+        return True
     if value == ABSENT:
         return versions.get(normalise_name(name.removeprefix(IMPORT_PREFIX))) == "not installed"
     return all(installer.partition(" ")[0] in versions for installer in value.split(", "))

@@ -49,9 +49,8 @@ class Router:
         self._executors: dict[str, Executor] = {}
         self._names: dict[tuple[str, str], str] = {}  # (key, step) → executor
         self._running: dict[str, str] = {}  # step → executor
-        if (
-            self._routes[DEFAULT_ROUTE] == LOCAL_EXECUTOR
-        ):  # it starts a worker while plugins are loaded
+        # It starts a worker while plugins are loaded.
+        if self._routes[DEFAULT_ROUTE] == LOCAL_EXECUTOR:
             self._executor(LOCAL_EXECUTOR)
 
     def use(self, plugins: Plugins, needs: Iterable[Need]) -> None:

@@ -220,9 +220,7 @@ class _Flow:
         self._cached_answers: deque[tuple[int, Completion]] = deque()
         self._to_send: deque[_PendingBatch] = deque()
         self._in_flight: dict[int, _PendingBatch] = {}
-        self._claimed_elsewhere: list[
-            _PendingBatch
-        ] = []  # requests that other processes are sending
+        self._claimed_elsewhere: list[_PendingBatch] = []  # which other processes are sending
         self._has_logged_wait = False
         # Key of a waiting or sent batch → indices of other batches with the same requests.
         self._twins: dict[bytes, list[list[int]]] = {}
@@ -239,9 +237,8 @@ class _Flow:
                 for number, answer in self._engine.stream(self._batches_to_send(), self._sampling):
                     yield from self._accept_outcome(number, answer)
                     yield from self._drain()
-                if (
-                    self._claimed_elsewhere and not self._recheck_claimed()
-                ):  # others send all that is left
+                # Others send all that is left.
+                if self._claimed_elsewhere and not self._recheck_claimed():
                     if not self._has_logged_wait:
                         self._has_logged_wait = True
                         self._engine.job.log(

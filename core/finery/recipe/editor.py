@@ -339,9 +339,8 @@ def write_schema(recipe: Recipe, plugins: StepTypes) -> Path:
             f"{MODELINE}FILE.schema.json",
         )
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        partial_file = path.with_name(
-            f".{path.name}.part"
-        )  # an editor may read the file at any time
+        # An editor may read the file at any time.
+        partial_file = path.with_name(f".{path.name}.part")
         try:
             partial_file.write_text(text, encoding="utf-8")
             partial_file.replace(path)

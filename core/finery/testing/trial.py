@@ -241,7 +241,7 @@ class Trial:
 
         with self._planner() as planner:
             (plan,) = (p for p in make_plan(planner) if p.node.name == SUBJECT)
-            own, watched = planner.code.own_paths(), planner.code.watched().present
+            own, watched = planner.code.index.own.paths, planner.code.watched().present
             # The key format stands for the rest of the core.
             rest = {p for name, p in own.items() if name[:7] == "finery/" and KIT not in name}
             recorded = Path(self.env[given.EXECUTED] or "").read_text("utf-8").splitlines()

@@ -203,9 +203,8 @@ def files_matching(pattern: Path, folder: Path) -> list[Path]:
         top = folder.joinpath(*fixed)
         _refuse_system(top)
         _refuse_loops(str(top))
-    simplified = re.sub(
-        r"(\*\*/)+", "**/", str(pattern)
-    )  # each further one walks all folders again
+    # Each further one walks all folders again.
+    simplified = re.sub(r"(\*\*/)+", "**/", str(pattern))
     names = itertools.islice(glob.iglob(simplified, root_dir=folder, recursive=True), MAX_FILES + 1)
     return sorted(_plain_files(os.path.join(folder, name) for name in names))
 

@@ -60,7 +60,7 @@ def redacted(text: str, secrets: Mapping[str, str]) -> str:
         if len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "***")
             if "\\" in text:
-                text = _secret_regex(value).sub("***", text)
+                text = re.sub(secret_pattern(value), "***", text)
     return text
 
 
@@ -74,10 +74,6 @@ def redacted_data(value: Any, secrets: Mapping[str, str]) -> Any:
 
 
 @cache
-def _secret_regex(value: str) -> re.Pattern[str]:
-    return re.compile(secret_pattern(value))
-
-
 def secret_pattern(value: str) -> str:
     """A regular expression for every way to write a text in JSON, and the text itself."""
     pattern = ""

@@ -84,9 +84,8 @@ class Closure:
 
     def _start(self, subject: Any, naming_module: ModuleType | None) -> None:
         if isinstance(subject, Path | Module):
-            self._visit(
-                Module(subject.stem, str(subject)) if isinstance(subject, Path) else subject
-            )
+            is_file = isinstance(subject, Path)
+            self._visit(Module(subject.stem, str(subject)) if is_file else subject)
             return
         if isinstance(subject, str):
             self._import_own(subject, "") if is_finery_module(subject) else self._start_in(subject)
@@ -101,9 +100,7 @@ class Closure:
         bases = getattr(subject, "__mro__", (subject,))
         own_bases = tuple(base for base in bases if is_finery_module(base.__module__))
         for base in bases:
-            if base not in own_bases and not any(
-                issubclass(own_base, base) for own_base in own_bases
-            ):
+            if not any(issubclass(own_base, base) for own_base in own_bases):
                 self._start_in(base.__module__)
         if naming_module is not None and not is_finery_module(naming_module.__name__):
             self._start_in(naming_module.__name__)
@@ -203,12 +200,10 @@ class Closure:
 
     def names(self) -> dict[str, dict[str, str]]:
         """Digest in `code` → definition, or file of a package → its digest."""
-        own_names = {
-            _merge_digests(digests): {
-                k: v for d in digests for k, v in definitions_in(label, d).items()
-            }
-            for label, digests in self._own.items()
-        }
+        own_names: dict[str, dict[str, str]] = {}
+        for label, digests in self._own.items():
+            definitions = [pair for d in digests for pair in definitions_in(label, d).items()]
+            own_names[_merge_digests(digests)] = dict(definitions)
         return {digest: names for digest, names in (self._names | own_names).items() if names}
 
 

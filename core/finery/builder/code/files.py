@@ -148,9 +148,7 @@ def files_in(folder: str, label: str) -> Iterator[tuple[str, str]]:
         if (real := os.path.realpath(folder)) in ancestors:
             continue
         with os.scandir(folder) as entries:
-            for entry in sorted(
-                entries, key=lambda entry_or_folder: entry_or_folder.name, reverse=True
-            ):
+            for entry in sorted(entries, key=lambda each: each.name, reverse=True):
                 path, name = entry.path, f"{label}/{entry.name}"
                 if entry.name.startswith(".") or entry.name in SKIPPED_FOLDERS:
                     continue

@@ -66,9 +66,8 @@ class Imports:
         working_folder = os.getcwd()
         entries = [os.path.abspath(e or ".") for e in sys.path if e not in ADDED]
         self._path = [e for e in dict.fromkeys(entries) if e != working_folder and os.path.isdir(e)]
-        self._worker_excluded = (
-            [working_folder] if working_folder in entries else []
-        )  # not in the path of workers
+        # Not in the path of workers.
+        self._worker_excluded = [working_folder] if working_folder in entries else []
         self._extra_folders = [*extra_folders]
         self._modules: dict[str, list[Module]] = {}
         self._finders: dict[str, FileFinder] = {}
@@ -79,8 +78,11 @@ class Imports:
         """The modules of a dotted name: usually one, none if nobody has it."""
         if name not in self._modules:
             parent = name.rpartition(".")[0]
-            modules = self._submodules(parent, name) if parent else self._top_level(name)
-            self._modules[name] = [*dict.fromkeys(modules)]
+            folders = (
+                [f for package in self.find(parent) for f in package.folders] if parent else ()
+            )
+            inside = (module for folder in folders for module in self._module_in(folder, name))
+            self._modules[name] = [*dict.fromkeys(inside if parent else self._top_level(name))]
         return self._modules[name]
 
     def children(self, module: Module) -> Iterator[str]:
@@ -118,11 +120,6 @@ class Imports:
                 if shadowing and any(code_origin(module.path) for module in shadowed):
                     yield from shadowing
 
-    def _submodules(self, parent: str, name: str) -> Iterator[Module]:
-        for package in self.find(parent):
-            for folder in package.folders:
-                yield from self._module_in(folder, name)
-
     def _top_level(self, name: str) -> Iterator[Module]:
         if name in sys.builtin_module_names:
             return
@@ -144,10 +141,8 @@ class Imports:
         spec = self._finders[folder].find_spec(last_name)
         origin = (spec.origin if spec is not None else None) or ""
         if code_origin(f"{folder}/") == "":
-            missing_paths = takewhile(
-                origin.__ne__, (f"{folder}/{last_name}{end}" for end in MODULE_ENDS)
-            )
-            for path in missing_paths:
+            candidates = (f"{folder}/{last_name}{end}" for end in MODULE_ENDS)
+            for path in takewhile(origin.__ne__, candidates):
                 if not os.path.exists(path):
                     self._absent_paths.add(path)
                 elif not os.path.isdir(path):  # a file that a package might replace

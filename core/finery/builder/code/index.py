@@ -89,18 +89,11 @@ class CodeIndex:
 
     def contents(self, distribution: Distribution) -> "Contents":
         """All files of a distribution with plugins."""
-        if distribution.name not in self._contents:
-            self._contents[distribution.name] = self._read(distribution)
-        return self._contents[distribution.name]
-
-    def _read(self, distribution: Distribution) -> "Contents":
+        if distribution.name in self._contents:
+            return self._contents[distribution.name]
         self.files.watch(distribution.folder)
         paths = dict(distribution_files(distribution))
-        tops = [
-            top
-            for top, distribution_of_top in plugin_packages().items()
-            if distribution_of_top == distribution
-        ]
+        tops = [top for top, owner in plugin_packages().items() if owner == distribution]
         modules = [m for top in tops for m in self.imports().find(top)]
         folders: set[str] = set()
         for module in modules:
@@ -113,7 +106,8 @@ class CodeIndex:
         for path in folders:
             self.files.watch(path)
         digests = {label: self.files.digest(path) for label, path in sorted(paths.items())}
-        return Contents(paths, digests, folders)
+        self._contents[distribution.name] = contents = Contents(paths, digests, folders)
+        return contents
 
 
 class Contents(NamedTuple):
@@ -136,11 +130,10 @@ class Contents(NamedTuple):
 def read_installed() -> Installed:
     """What is installed in this environment."""
     everything = distributions().values()
-    digests = {distribution.name: distribution.record_digest() for distribution in everything}
+    digests = {each.name: each.record_digest() for each in everything}
+    requires = {each.name: [*_requirements(each)] for each in everything}
     return Installed(
-        module_owners(),
-        {distribution.name: [*_requirements(distribution)] for distribution in everything},
-        {name: digest for name, digest in digests.items() if digest},
+        module_owners(), requires, {n: digest for n, digest in digests.items() if digest}
     )
 
 
@@ -156,11 +149,8 @@ def distribution_files(distribution: Distribution) -> Iterator[tuple[str, str]]:
 
 def registry_digest() -> str:
     """A digest of the names, versions and entry points of all distributions."""
-    everything = sorted(distributions().values(), key=lambda distribution: distribution.name)
-    facts = [
-        (distribution.name, distribution.version, distribution.read("entry_points.txt"))
-        for distribution in everything
-    ]
+    everything = sorted(distributions().values(), key=lambda each: each.name)
+    facts = [(each.name, each.version, each.read("entry_points.txt")) for each in everything]
     return blake3(msgspec.msgpack.encode(facts)).hexdigest()
 
 
@@ -181,11 +171,6 @@ def _requirements(distribution: Distribution) -> Iterator[tuple[str, list[str], 
         if requirement := _REQUIREMENT.match(line):
             name, extras, _, marker = requirement.groups()
             extra_marker = _EXTRA.search(marker or "")
-            needed_extras = [
-                normalise_name(e.strip()) for e in (extras or "").split(",") if e.strip()
-            ]
-            yield (
-                normalise_name(name),
-                needed_extras,
-                normalise_name(extra_marker[1]) if extra_marker else "",
-            )
+            needed = [normalise_name(e.strip()) for e in (extras or "").split(",") if e.strip()]
+            own_extra = normalise_name(extra_marker[1]) if extra_marker else ""
+            yield normalise_name(name), needed, own_extra

@@ -47,7 +47,7 @@ class Watched(NamedTuple):
 class StepCode:
     """Finds the code of step types, engines and wrappers, and later changes of it.
 
-    wrappers: the hooks around every step. around: their code.
+    index: what was read of files. wrappers: the hooks around every step. around: their code.
     """
 
     def __init__(self, recipe: Recipe, plugins: Plugins, store: Store) -> None:
@@ -55,7 +55,7 @@ class StepCode:
         self._plugins = plugins
         self._store = store
         self._closures: dict[tuple[Subject, ...], Closure] = {}
-        self._index = self._new_index()
+        self.index = self._new_index()
         self._always = [*self._always_subjects()]
         hooks = [*self._hooks()]
         self.around = [self._closure([subject]) for *_, subject in hooks]
@@ -87,10 +87,12 @@ class StepCode:
         """What checks of step types depend on: all of finery's own code, and that of others."""
         subjects = {use: self._type(use) for use in uses}
         types = {use: [cls.__module__, cls.__qualname__] for use, (cls, _) in subjects.items()}
-        foreign = [subject for subject in subjects.values() if not _is_own_subject(subject)]
-        closures = [self._closure([subject]) for subject in foreign]
+        closures = [
+            self._closure([(cls, named_in)]) for cls, named_in in subjects.values()
+            if not (is_finery_module(cls.__module__) and is_finery_module(named_in.__name__))
+        ]  # fmt: skip
         return [
-            types, self._index.own.any_digest,
+            types, self.index.own.any_digest,
             [[closure.code, sorted(closure.packages)] for closure in closures],
         ]  # fmt: skip
 
@@ -104,40 +106,31 @@ class StepCode:
 
     def is_current(self, store: Store) -> bool:
         """Whether this belongs to a store, and no file that the code depends on has changed."""
-        has_appeared = any(map(os.path.exists, self._index.absent))
-        files = self._index.files
-        return (
-            store is self._store and not has_appeared and all(map(files.is_same, [*files.states]))
-        )
+        has_appeared = any(map(os.path.exists, self.index.absent))
+        files = self.index.files
+        is_same = not has_appeared and all(map(files.is_same, [*files.states]))
+        return store is self._store and is_same
 
     def changed(self, closures: Iterable[Closure]) -> list[str]:
         """Files of code that have changed since then."""
         changed_files: set[str] = set()
         for closure in closures:
-            if not all(map(self._index.files.is_same, closure.files | closure.folders)):
+            if not all(map(self.index.files.is_same, closure.files | closure.folders)):
                 current = Closure(self._new_index(), closure.subjects)
                 changed_files |= {file for file, _ in closure.code.items() ^ current.code.items()}
         return sorted(changed_files)
 
-    def own_paths(self) -> dict[str, str]:
-        """Label → path of each file of finery."""
-        return self._index.own.paths
-
-    def digest(self, path: str) -> str | None:
-        """BLAKE3 of what was read of a file of code; None if that was known from before."""
-        return self._index.files.digests.get(path)
-
     def watched(self) -> Watched:
         """What shows whether the code of any step may have changed."""
-        own_folders = map(os.path.dirname, self._index.own.paths.values())
-        present = {*self._index.files.states, *self._index.own.paths.values(), *own_folders}
-        return Watched(present | self._index.listed, self._index.absent)
+        own_folders = map(os.path.dirname, self.index.own.paths.values())
+        present = {*self.index.files.states, *self.index.own.paths.values(), *own_folders}
+        return Watched(present | self.index.listed, self.index.absent)
 
     def names(self, digest: str) -> dict[str, str] | None:
         """Function, method or variable → digest, in the code of this digest."""
         return decode_stored(self._store.fact(f"{NAMES_FORMAT} {digest}"), dict[str, str])
 
-    def _type(self, use: str) -> Subject:
+    def _type(self, use: str) -> tuple[type[Step], ModuleType]:
         cls = self._plugins.step_type(use)
         return cls, _naming_module(*self._plugins.step_types[use])
 
@@ -154,12 +147,12 @@ class StepCode:
         for hook in self._plugins.hook.finery_worker_environment.get_hookimpls():
             if not is_finery_module(hook.plugin.__name__):
                 yield hook.plugin.__name__, None
-        yield from ((module, None) for module in self._index.startup_modules())
+        yield from ((module, None) for module in self.index.startup_modules())
 
     def _closure(self, named: Iterable[Subject]) -> Closure:
         subjects = tuple(dict.fromkeys(named))
         if subjects not in self._closures:
-            self._closures[subjects] = closure = Closure(self._index, subjects)
+            self._closures[subjects] = closure = Closure(self.index, subjects)
             self._keep_names(closure)
         return self._closures[subjects]
 
@@ -167,9 +160,8 @@ class StepCode:
         """Keep the definitions in the code, for explanations after it has changed."""
         digest = blake3(msgspec.json.encode([*closure.code.values()])).hexdigest()
         if self._store.fact(mark := f"{NAMES_FORMAT} of {digest}") is None:
-            names = {
-                f"{NAMES_FORMAT} {d}": msgspec.msgpack.encode(n) for d, n in closure.names().items()
-            }
+            encode = msgspec.msgpack.encode
+            names = {f"{NAMES_FORMAT} {d}": encode(n) for d, n in closure.names().items()}
             self._store.keep_facts({**names, mark: b""})
 
     def _new_index(self) -> CodeIndex:
@@ -191,13 +183,6 @@ def code_digest(function: Any) -> str | None:
         return blake3(msgspec.json.encode([function.__qualname__, code])).hexdigest()[:16]
     except (AttributeError, KeyError, OSError, PluginError):
         return None
-
-
-def _is_own_subject(subject: Subject) -> bool:
-    cls, named_in = subject
-    return is_finery_module(cls.__module__) and (
-        named_in is None or is_finery_module(named_in.__name__)
-    )
 
 
 def _naming_module(reference: Any, plugin: Plugin) -> ModuleType:

@@ -24,16 +24,12 @@ GIB = 2**30
 L4 = Gpu("GPU-aaa", "NVIDIA L4", (8, 9), 24 * GIB, GIB, "GPU-aaa", 0)
 OTHER_L4 = L4._replace(id="GPU-abb", uuid="GPU-abb", number=1)
 T4 = Gpu("GPU-ccc", "Tesla T4", (7, 5), 16 * GIB, 2 * GIB, "GPU-ccc", 1)
-PARTS = [
-    Gpu("MIG-1", "NVIDIA H100 MIG 3g.40gb", (9, 0), 40 * GIB, 0, "MIG-1", 1),
-    Gpu("MIG-2", "NVIDIA H100 MIG 3g.40gb", (9, 0), 40 * GIB, 0, "MIG-2", 1),
-]
 
 
 class Nvml:
-    """NVML with these devices, each a list of one GPU or of the parts of one."""
+    """NVML with these devices."""
 
-    def __init__(self, *devices: list[Gpu]) -> None:
+    def __init__(self, *devices: Gpu) -> None:
         self._devices = devices
 
     def nvmlSystemGetCudaDriverVersion_v2(self, version: Any) -> int:
@@ -45,20 +41,8 @@ class Nvml:
         return 0
 
     def nvmlDeviceGetHandleByIndex_v2(self, index: int, handle: Any) -> int:
-        handle._obj.value = 100 * (index + 1)
+        handle._obj.value = index + 1
         return 0
-
-    def nvmlDeviceGetMigMode(self, device: Any, mode: Any, pending: Any) -> int:
-        mode._obj.value = self._of(device)[0].id.startswith("MIG")
-        return 0
-
-    def nvmlDeviceGetMaxMigDeviceCount(self, device: Any, count: Any) -> int:
-        count._obj.value = 7
-        return 0
-
-    def nvmlDeviceGetMigDeviceHandleByIndex(self, device: Any, index: int, part: Any) -> int:
-        part._obj.value = device.value + 1 + index
-        return 0 if index < len(self._of(device)) else 6
 
     def nvmlDeviceGetCudaComputeCapability(self, device: Any, major: Any, minor: Any) -> int:
         major._obj.value, minor._obj.value = self._gpu(device).capability
@@ -77,11 +61,8 @@ class Nvml:
         text.value = self._gpu(device).id.encode()
         return 0
 
-    def _of(self, device: Any) -> list[Gpu]:
-        return self._devices[int(device.value) // 100 - 1]
-
     def _gpu(self, device: Any) -> Gpu:
-        return self._of(device)[max(0, int(device.value) % 100 - 1)]
+        return self._devices[int(device.value) - 1]
 
 
 @pytest.fixture
@@ -91,7 +72,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
-    def give(*devices: list[Gpu]) -> None:
+    def give(*devices: Gpu) -> None:
         monkeypatch.setattr(gpus, "_nvml", lambda: Nvml(*devices))
 
     return give
@@ -106,8 +87,8 @@ def task(tmp_path: Path) -> Iterator[Tasks]:
 
 
 def test_gpus_as_nvml_lists_them(machine: Any) -> None:
-    machine([L4], PARTS, [T4])
-    assert visible_gpus() == [L4, *PARTS, T4._replace(number=2)]
+    machine(L4, OTHER_L4, T4)
+    assert visible_gpus() == [L4, OTHER_L4, T4._replace(number=2)]
     assert L4.free == 23 * GIB
     assert driver_cuda() == (12, 4)
 
@@ -123,11 +104,12 @@ def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     ("1,0", [OTHER_L4._replace(id="1"), L4._replace(id="0")]),
     ("", []), ("0,7,1", [L4._replace(id="0")]),
     ("GPU-ab", [OTHER_L4._replace(id="GPU-ab")]),
+    ("MIG-1", [Gpu("MIG-1", "", (8, 9), 24 * GIB, GIB)]),
 ])  # fmt: skip
 def test_the_user_decides_which_gpus_are_used(
     machine: Any, variable: str, expected: list[Gpu]
 ) -> None:
-    machine([L4], [OTHER_L4])
+    machine(L4, OTHER_L4)
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": variable}) == expected
 
 
@@ -137,7 +119,7 @@ def test_the_user_decides_which_gpus_are_used(
 def test_a_step_names_gpus_by_number_or_uuid(
     machine: Any, names: list[int | str], expected: list[Gpu]
 ) -> None:
-    machine([L4], [T4])
+    machine(L4, T4)
     assert named_gpus(names, {}) == expected
 
 
@@ -149,7 +131,7 @@ def test_a_step_names_gpus_by_number_or_uuid(
 def test_a_gpu_that_is_not_visible_is_an_error_in_words(
     machine: Any, variable: str | None, name: int | str, what: str, fix: str
 ) -> None:
-    machine([L4], [OTHER_L4])
+    machine(L4, OTHER_L4)
     environment = {} if variable is None else {"CUDA_VISIBLE_DEVICES": variable}
     with pytest.raises(UsageError) as caught:
         named_gpus([name], environment)
@@ -171,7 +153,7 @@ def started(
 
 
 def test_two_steps_at_once_get_a_gpu_each(machine: Any, task: Tasks) -> None:
-    machine([T4], [L4])
+    machine(T4, L4)
     executor = LocalExecutor(3)
     try:
         for _ in range(2):
@@ -187,7 +169,7 @@ def test_two_steps_at_once_get_a_gpu_each(machine: Any, task: Tasks) -> None:
 
 
 def test_the_first_step_gets_the_gpu_with_the_most_free_memory(machine: Any, task: Tasks) -> None:
-    machine([T4], [L4])
+    machine(T4, L4)
     executor = LocalExecutor(1)
     try:
         started(executor, task, SEES, 1)
@@ -197,7 +179,7 @@ def test_the_first_step_gets_the_gpu_with_the_most_free_memory(machine: Any, tas
 
 
 def test_a_step_with_several_processes_gets_as_many_gpus(machine: Any, task: Tasks) -> None:
-    machine([L4], [OTHER_L4], [T4])
+    machine(L4, OTHER_L4, T4)
     executor = LocalExecutor(1)
     try:
         for wanted, got in ((2, "GPU-aaa,GPU-abb"), (8, "all")):
@@ -220,7 +202,7 @@ def logged(executor: LocalExecutor) -> list[str]:
 
 def test_a_step_waits_for_the_gpu_that_it_names(machine: Any, task: Tasks) -> None:
     """The other one stays free for a third step."""
-    machine([L4], [OTHER_L4])
+    machine(L4, OTHER_L4)
     executor = LocalExecutor(3)
     try:
         started(executor, task, SEES_AND_WAITS, 1, [0])
@@ -237,7 +219,7 @@ def test_a_step_waits_for_the_gpu_that_it_names(machine: Any, task: Tasks) -> No
 
 
 def test_a_step_that_needs_several_gpus_is_not_overtaken(machine: Any, task: Tasks) -> None:
-    machine([L4], [OTHER_L4])
+    machine(L4, OTHER_L4)
     executor = LocalExecutor(3)
     try:
         started(executor, task, SEES_AND_WAITS, 1)
@@ -268,7 +250,7 @@ def start_sharing(executor: LocalExecutor, task: Tasks, gib: int, until_file: st
 
 def test_steps_share_a_gpu_if_their_memory_fits(machine: Any, task: Tasks, tmp_path: Path) -> None:
     """Of its 24 GiB, another program uses one at first."""
-    machine([L4])
+    machine(L4)
     executor, end = LocalExecutor(), tmp_path / "end"
     try:
         start_sharing(executor, task, 10, str(end))
@@ -292,7 +274,7 @@ def test_steps_share_a_gpu_if_their_memory_fits(machine: Any, task: Tasks, tmp_p
 def test_steps_share_no_gpu_while_another_is_free(
     machine: Any, task: Tasks, tmp_path: Path
 ) -> None:
-    machine([L4], [OTHER_L4])
+    machine(L4, OTHER_L4)
     executor, end = LocalExecutor(), tmp_path / "end"
     try:
         for _ in range(3):
@@ -307,7 +289,7 @@ def test_steps_share_no_gpu_while_another_is_free(
 def test_other_builds_wait_for_the_last_step_that_shares(
     machine: Any, task: Tasks, tmp_path: Path
 ) -> None:
-    machine([L4])
+    machine(L4)
     ours, theirs, end = LocalExecutor(), LocalExecutor(), tmp_path / "end"
     try:
         start_sharing(ours, task, 8)
@@ -489,7 +471,7 @@ def test_a_user_may_share_gpus(project: MakeProject) -> None:
 def test_a_step_runs_where_no_file_can_be_locked(
     machine: Any, task: Tasks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    machine([L4])
+    machine(L4)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     executor = LocalExecutor(1)

@@ -12,7 +12,7 @@ DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
 
 
 class Gpu(NamedTuple):
-    """A GPU, or an instance of a GPU that is partitioned (MIG).
+    """A GPU. Instances of a partitioned one (MIG) aren't listed.
 
     id: for `CUDA_VISIBLE_DEVICES`. name: empty if it is unknown which GPU the id means. capability:
     what its hardware can do, e.g. (8, 0). memory, used: bytes, 0 if it shares the machine's memory.

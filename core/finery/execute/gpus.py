@@ -6,7 +6,7 @@ which would take memory on each GPU and couldn't be undone in this process.
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def visible_gpus(environment: Mapping[str, str] | None = None) -> list[Gpu]:
     devices = _detect_gpus()
     visible = environment.get(VISIBLE)
     if visible is None or not devices:
-        return [gpu for instances in devices for gpu in instances]
+        return devices
     ordered = environment.get(ORDER) == "PCI_BUS_ID"
     chosen: list[Gpu] = []
     for name in map(str.strip, visible.split(",")):
@@ -63,19 +63,18 @@ def visible_gpus(environment: Mapping[str, str] | None = None) -> list[Gpu]:
     return chosen
 
 
-def _gpu_by_name(name: str, devices: list[list[Gpu]], *, ordered: bool) -> Gpu | None:
+def _gpu_by_name(name: str, devices: list[Gpu], *, ordered: bool) -> Gpu | None:
     """The GPU that an entry of `CUDA_VISIBLE_DEVICES` means. ordered: as NVML lists them."""
-    everything = [gpu for instances in devices for gpu in instances]
     if name.isdecimal():
         if int(name) >= len(devices):
             return None
-        if ordered or len({gpu[1:4] for gpu in everything}) == 1:
-            return devices[int(name)][0]
-        return _weakest_gpu(everything)
-    if name.startswith("MIG-GPU-"):  # as drivers before 470 named instances
-        return _weakest_gpu(everything)
-    by_id = [gpu for gpu in everything if gpu.id.startswith(name)]
-    return by_id[0] if len(by_id) == 1 and name.startswith(("GPU-", "MIG-")) else None
+        if ordered or len({gpu[1:4] for gpu in devices}) == 1:
+            return devices[int(name)]
+        return _weakest_gpu(devices)
+    if name.startswith("MIG-"):  # an instance, which isn't looked at
+        return _weakest_gpu(devices)
+    by_id = [gpu for gpu in devices if gpu.id.startswith(name)]
+    return by_id[0] if len(by_id) == 1 and name.startswith("GPU-") else None
 
 
 def named_gpus(
@@ -84,9 +83,8 @@ def named_gpus(
     """The visible GPUs with these numbers or UUIDs, each once.
 
     names: numbers as `nvidia-smi` lists them, and UUIDs or how these begin, as a step's `gpus` has
-    them. A number of a partitioned GPU means all its instances. Where it is unknown which GPUs the
-    indices in `CUDA_VISIBLE_DEVICES` mean, numbers are such indices. Raises `UsageError` for a name
-    without a visible GPU.
+    them. Where it is unknown which GPUs the indices in `CUDA_VISIBLE_DEVICES` mean, numbers are
+    such indices. Raises `UsageError` for a name without a visible GPU.
     """
     visible = visible_gpus(environment)
     chosen: dict[str, Gpu] = {}
@@ -156,66 +154,30 @@ def driver_cuda() -> tuple[int, int] | None:
     return None if version is None else (version // 1000, version % 1000 // 10)
 
 
-def _detect_gpus() -> list[list[Gpu]]:
-    """Each GPU as a list of itself or, if it is partitioned, of its instances."""
-    if _nvml() is None:
-        return []
-    count = _number("nvmlDeviceGetCount_v2") or 0
-    devices = [_handle("nvmlDeviceGetHandleByIndex_v2", index) for index in range(count)]
+def _detect_gpus() -> list[Gpu]:
+    """The GPUs that NVML lists and that this process may use."""
+    import ctypes
+
     gpus = []
-    for number, device in enumerate(devices):
-        if device is not None:
-            capability, instances = _capability(device), [*_mig_instances(device)] or [device]
-            gpus.append(
-                [_gpu(instance, capability)._replace(number=number) for instance in instances]
-            )
+    for number in range(_number("nvmlDeviceGetCount_v2") or 0):
+        device, memory = ctypes.c_void_p(), (ctypes.c_ulonglong * 3)()  # total, free, used
+        if not _call("nvmlDeviceGetHandleByIndex_v2", number, ctypes.byref(device)):
+            continue
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        function = "nvmlDeviceGetCudaComputeCapability"
+        _call(function, device, ctypes.byref(major), ctypes.byref(minor))
+        _call("nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
+        name, uuid = _text("nvmlDeviceGetName", device), _text("nvmlDeviceGetUUID", device)
+        capability = major.value, minor.value
+        gpus.append(Gpu(uuid, name, capability, memory[0], memory[2], uuid, number))
     return gpus
 
 
-def _mig_instances(device: Any) -> Iterator[Any]:
-    """The instances of a partitioned GPU."""
-    import ctypes
-
-    mode, pending = ctypes.c_uint(), ctypes.c_uint()
-    is_known = _call("nvmlDeviceGetMigMode", device, ctypes.byref(mode), ctypes.byref(pending))
-    count = _number("nvmlDeviceGetMaxMigDeviceCount", device) if is_known and mode.value else 0
-    for index in range(count or 0):
-        instance = _handle("nvmlDeviceGetMigDeviceHandleByIndex", device, index)
-        if instance is not None:
-            yield instance
-
-
-def _gpu(device: Any, capability: tuple[int, int]) -> Gpu:
-    import ctypes
-
-    memory = (ctypes.c_ulonglong * 3)()  # total, free, used
-    _call("nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
-    name, uuid = _text("nvmlDeviceGetName", device), _text("nvmlDeviceGetUUID", device)
-    return Gpu(uuid, name, capability, memory=memory[0], used=memory[2], uuid=uuid)
-
-
-def _capability(device: Any) -> tuple[int, int]:
-    import ctypes
-
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    function = "nvmlDeviceGetCudaComputeCapability"
-    _call(function, device, ctypes.byref(major), ctypes.byref(minor))
-    return major.value, minor.value
-
-
-def _handle(function: str, *arguments: Any) -> Any:
-    """A device of NVML; None if it doesn't exist or may not be used."""
-    import ctypes
-
-    handle = ctypes.c_void_p()
-    return handle if _call(function, *arguments, ctypes.byref(handle)) else None
-
-
-def _number(function: str, *arguments: Any) -> int | None:
+def _number(function: str) -> int | None:
     import ctypes
 
     number = ctypes.c_int()
-    return number.value if _call(function, *arguments, ctypes.byref(number)) else None
+    return number.value if _call(function, ctypes.byref(number)) else None
 
 
 def _text(function: str, device: Any) -> str:

@@ -1,7 +1,7 @@
 """Ollama: the files to run a GGUF with it, and a running server.
 
 In goes a GGUF. Out comes a folder with its Modelfile, or a running Ollama with such a folder for
-`finery serve` and `serve.check`. Public for other plugins is `finery_ollama.server.program`.
+`finery serve` and `serve.check`. Public for other plugins is `finery_ollama.server`.
 """
 
 from finery import hookimpl
@@ -16,7 +16,7 @@ def finery_steps() -> dict[str, str]:
 @hookimpl
 def finery_servers() -> dict[str, str]:
     """Ollama, for the folders of `ollama.modelfile`."""
-    return {"ollama": "finery_ollama.server.serving:serve_folder"}
+    return {"ollama": "finery_ollama.server:serve_folder"}
 
 
 @hookimpl

@@ -34,12 +34,26 @@ ADDRESS = "http://127.0.0.1:11434/v1"
 REQUIRED = "0.30.0"
 """The first Ollama that uses the chat template of a GGUF."""
 
-API = (
-    "Ollama's OpenAI-compatible API (`/v1/chat/completions`) ignores the `temperature` of the\n"
-    "Modelfile and answers requests without one with temperature 1. For the answers that were\n"
-    "evaluated, send `temperature: 0` in each request.\n"
-)
-"""openai/openai.go: FromChatRequest."""
+# openai/openai.go: FromChatRequest
+GUIDE = """\
+# {name}
+
+In this folder, with [Ollama](https://ollama.com) installed:
+
+```sh
+{run}
+```
+
+From a program, in this folder:
+
+```sh
+{request}
+```
+
+Ollama's OpenAI-compatible API (`/v1/chat/completions`) ignores the `temperature` of the
+Modelfile and answers requests without one with temperature 1. For the answers that were
+evaluated, send `temperature: 0` in each request.
+"""
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"
@@ -80,8 +94,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
 
     def run(self, job: Job) -> Bundle:
         """Find what Ollama needs to know, write the files and copy the GGUF."""
-        from finery_ollama.derive import derive
-        from finery_ollama.mark import copy_marked
+        from finery_ollama.derive import copy_marked, derive
 
         _check_parameters(self.parameters)
         gguf = Gguf.of(self.gguf, vocab_only=True)
@@ -89,14 +102,20 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         # Neither the chat template of an adapter's base nor a renderer has the training's message.
         is_lost = gguf.adapter is not None or derived.renderer is not None
         system = self.system or (system_of(self.gguf) if is_lost else "")
-        _check_system(system, takes_system=derived.takes_system)
+        if system and not derived.takes_system:
+            raise StepError(
+                "the chat template takes no system message, so Ollama would ignore `system`",
+                fix="remove `system`, or add its text to the rows' user messages before training",
+            )
         unthinking = " --think=false" if derived.thinks else ""
         run = f"ollama create {self.name} -f Modelfile && ollama run {self.name}{unthinking}"
         commands = [("FROM", f"./{gguf.path.name}")]
         commands += [("ADAPTER", f"./{gguf.adapter.name}")] if gguf.adapter is not None else []
         commands.append(("REQUIRES", REQUIRED))
         commands += [("SYSTEM", system)] if system else []
-        commands += _parameters(self._parameters(gguf), derived.stops)
+        context = min(gguf.n_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        values = {"temperature": 0, "repeat_penalty": 1, "num_ctx": context, **self.parameters}
+        commands += _parameters(values, derived.stops)
         if license := self.gguf.meta.get("license"):
             commands.append(("LICENSE", str(license)))
         (job.out / "Modelfile").write_text(write_modelfile(commands, run), encoding="utf-8")
@@ -105,7 +124,8 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         request |= {"reasoning_effort": "none"} if derived.thinks else {}
         write_request(job.out, request)
         notes = [*derived.notes, *notes_of(clients)]
-        guide = _guide(self.name, run, curl(ADDRESS, request, REQUEST), notes)
+        guide = GUIDE.format(name=self.name, run=run, request=curl(ADDRESS, request, REQUEST))
+        guide += "".join(["\nNote:\n\n", *(f"- {note}\n" for note in notes)]) if notes else ""
         (job.out / "RUN.md").write_text(guide, encoding="utf-8")
         for note in derived.notes:
             job.log(note)
@@ -118,18 +138,6 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         sizes = {p.name: p.stat().st_size for p in sorted(job.out.iterdir())}
         meta = {"format": "ollama", "name": self.name, "files": sizes, "run": run}
         return Bundle(job.out, meta=meta | clients)
-
-    def _parameters(self, gguf: Gguf) -> dict[str, Value]:
-        context = min(gguf.n_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-        return {"temperature": 0, "repeat_penalty": 1, "num_ctx": context, **self.parameters}
-
-
-def _check_system(system: str, *, takes_system: bool) -> None:
-    if system and not takes_system:
-        raise StepError(
-            "the chat template takes no system message, so Ollama would ignore `system`",
-            fix="remove `system`, or add its text to the rows' user messages before training",
-        )
 
 
 def _check_parameters(parameters: dict[str, Value]) -> None:
@@ -152,17 +160,6 @@ def _parameters(parameters: dict[str, Value], derived: list[str]) -> list[Comman
         if name != "stop"
     ]
     return lines + [("PARAMETER stop", text) for text in dict.fromkeys(texts)]
-
-
-def _guide(name: str, run: str, ask: str, notes: Sequence[str]) -> str:
-    listed = "".join(f"\n- {note}" for note in notes)
-    return (
-        f"# {name}\n\n"
-        f"In this folder, with [Ollama](https://ollama.com) installed:\n\n```sh\n{run}\n```\n\n"
-        f"From a program, in this folder:\n\n```sh\n{ask}\n```\n\n"
-        + API
-        + (f"\nNote:\n{listed}\n" if listed else "")
-    )
 
 
 class OllamaView(View):

@@ -68,9 +68,7 @@ def _check_gpu(instead: str) -> None:
             fix=f"build on a machine with one, or {instead}",
         )
     name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    # ROCm's versions differ, but torch knows whether it has bf16.
-    fits = torch.cuda.is_bf16_supported() if torch.version.hip else major >= AMPERE
-    if not fits:
+    if major < AMPERE:
         raise StepError(
             f"{NEEDED}, but {name} (compute capability {major}.{minor}) doesn't",
             fix=f"build on a machine with a newer one, or {instead}",

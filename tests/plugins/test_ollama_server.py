@@ -20,8 +20,7 @@ from tiny_gguf import CHATML
 from finery import Bundle, Model, StepError
 from finery.testing import dataset, run_step
 from finery_ollama.modelfile import Modelfile
-from finery_ollama.server.program import build_facts, build_files
-from finery_ollama.server.serving import serve_folder
+from finery_ollama.server import build_facts, build_files, serve_folder
 from finery_serve.check.step import Check
 from finery_serve.processes import Address
 from finery_serve.servers import Checkable, Serving

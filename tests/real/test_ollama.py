@@ -17,8 +17,7 @@ from tiny_gguf import CHATML
 from finery import Bundle, Model
 from finery.testing import run_step
 from finery_ollama.modelfile import Modelfile
-from finery_ollama.server.program import PROGRAM
-from finery_ollama.server.serving import serve_folder
+from finery_ollama.server import PROGRAM, serve_folder
 from finery_serve.client import Client
 from finery_serve.servers import Serving
 from finery_transformers.frozen.template import prologue

@@ -159,7 +159,7 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         key = super().cache_key() | Key(code=code)
         if self.bundle is None:
             return key
-        from finery_ollama.server import program as ollama
+        from finery_ollama import server as ollama
         from finery_vllm.server import installation as vllm
 
         key |= Key(facts=ollama.build_facts(), watched=ollama.build_files())

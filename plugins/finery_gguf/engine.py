@@ -19,11 +19,9 @@ from finery import (
 )
 from finery.advanced import Answer, Batch, cpu_count
 from finery.rows import Conversation
-from finery_gguf import backend
-from finery_gguf.backend import can_use_gpu, log_device
+from finery_gguf import programs
 from finery_gguf.llama import PACKAGE, Gguf, library
 from finery_gguf.pace import Pace
-from finery_gguf.programs import build_files
 from finery_gguf.remote import RemoteSlots
 from finery_gguf.slots import Raw, Row, Slots, multiple_of
 from finery_transformers.answering import constraint
@@ -55,7 +53,7 @@ class GgufEngine(Engine):
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
-        self.constrains = constraint.is_installed() or backend.server() is not None
+        self.constrains = constraint.is_installed() or programs.answering_server() is not None
         self._pace = Pace(cpu_count())
         self._idle: list[Slots | RemoteSlots] = []
         self._first_token: float | None = None  # of the last answer
@@ -63,9 +61,9 @@ class GgufEngine(Engine):
     @classmethod
     def cache_key(cls) -> Key:
         """The server that answers, and how many rows it answers at once; where it might be."""
-        server = backend.server()
-        facts = {"llama.cpp": f"{server}, {backend.rows_at_once()} slots"} if server else {}
-        return super().cache_key() | Key(facts=facts, watched=build_files())
+        server = programs.answering_server()
+        facts = {"llama.cpp": f"{server}, {programs.rows_at_once()} slots"} if server else {}
+        return super().cache_key() | Key(facts=facts, watched=programs.build_files())
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """One request each. Those with the same tools and earlier turns follow one another.
@@ -80,7 +78,7 @@ class GgufEngine(Engine):
     @classmethod
     def uses_gpu(cls) -> bool:
         """Whether llama.cpp is built for GPUs."""
-        return can_use_gpu()
+        return programs.can_use_gpu()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer each request, in order."""
@@ -143,7 +141,7 @@ class GgufEngine(Engine):
     def _new_slots(self, loaded: "_Loaded") -> "Slots | RemoteSlots":
         """Separate slots, for a stream that runs while another one does."""
         special = loaded.reader.needs_special_tokens
-        most = backend.rows_at_once()
+        most = programs.rows_at_once()
         if loaded.server is None:
             return Slots(loaded.gguf, most, self._multiple, self._pace, special=special)
         slots = RemoteSlots(loaded.gguf, most, loaded.server, special=special)
@@ -178,8 +176,8 @@ class GgufEngine(Engine):
     def _loaded(self) -> "_Loaded":
         from finery_gguf.prompts import answer_reader, model_template
 
-        server = backend.server()
-        gpus = log_device(self.job.log, server, library().gpus)
+        server = programs.answering_server()
+        gpus = programs.log_device(self.job.log, server, library().gpus)
         on_gpu = bool(gpus) and server is None
         gguf = Gguf.of(self.model, on_gpu=on_gpu, vocab_only=server is not None)
         template = model_template(gguf, self.model)

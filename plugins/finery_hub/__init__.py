@@ -30,12 +30,12 @@ def finery_commands() -> Mapping[str, str]:
 @hookimpl
 def finery_views() -> Mapping[str, str]:
     """The view of a push."""
-    return {"Bundle/hub": "finery_hub.push.shown:HubView"}
+    return {"Bundle/hub": "finery_hub.push.step:HubView"}
 
 
 @hookimpl
 def finery_notes() -> Mapping[str, About]:
     """The notes on pushes."""
-    from finery_hub.push.shown import ABOUT
+    from finery_hub.push.step import ABOUT
 
     return ABOUT

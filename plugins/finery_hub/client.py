@@ -165,7 +165,7 @@ def explain(
 
 def _refused(error: Any, repo: str, revision: str, kind: Kind) -> FineryError:
     """The error for a request that the hub refused."""
-    from huggingface_hub import errors
+    from huggingface_hub import HfApi, errors
 
     status = error.response.status_code
     page = f"{endpoint()}/{'datasets/' if kind == 'dataset' else ''}{repo}"
@@ -178,8 +178,10 @@ def _refused(error: Any, repo: str, revision: str, kind: Kind) -> FineryError:
             details=details,
         )
     if isinstance(error, errors.RepositoryNotFoundError):
-        others = set(_names_of(lambda: _repositories(repo, kind))) - {repo}
-        guess = nearest(repo, others)
+        owner = repo.partition("/")[0]
+        ask: Any = HfApi().list_datasets if kind == "dataset" else HfApi().list_models
+        others = _names_of(lambda: (r.id for r in ask(author=owner, limit=MOST_NAMES)))
+        guess = nearest(repo, {*others} - {repo})
         typo = f"did you mean '{guess}'?" if guess else "check the spelling;"
         return DataError(
             f"the hub has no {NAMES[kind]} '{repo}', or it is private ({status})",
@@ -187,10 +189,17 @@ def _refused(error: Any, repo: str, revision: str, kind: Kind) -> FineryError:
             "and pass it to the step: env: [HF_TOKEN]",
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        known = _names_of(lambda: _revisions(repo, kind))
+        refs = HfApi().list_repo_refs
+        names = _names_of(
+            lambda: (
+                ref.name
+                for listed in [refs(repo, repo_type=kind)]
+                for ref in (*listed.branches, *listed.tags)
+            )
+        )
         return DataError(
             f"{repo} has no revision '{revision}'",
-            fix=did_you_mean(revision, known) or f"see its branches and tags at {page}/tree/main",
+            fix=did_you_mean(revision, names) or f"see its branches and tags at {page}/tree/main",
         )
     if status in (401, 403):
         return StepError(
@@ -210,23 +219,6 @@ def _names_of(ask: Callable[[], Iterable[str]]) -> list[str]:
         return list(ask())
     except (http_error(), OSError):
         return []
-
-
-def _repositories(repo: str, kind: Kind) -> Iterator[str]:
-    """The names of the owner's repositories."""
-    from huggingface_hub import HfApi
-
-    owner, api = repo.partition("/")[0], HfApi()
-    ask: Any = api.list_datasets if kind == "dataset" else api.list_models
-    return (repository.id for repository in ask(author=owner, limit=MOST_NAMES))
-
-
-def _revisions(repo: str, kind: Kind) -> Iterator[str]:
-    """The names of a repository's branches and tags."""
-    from huggingface_hub import HfApi
-
-    refs = HfApi().list_repo_refs(repo, repo_type=kind)
-    return (ref.name for ref in (*refs.branches, *refs.tags))
 
 
 def _cached_commit(repo: str, revision: str, kind: Kind) -> str | None:

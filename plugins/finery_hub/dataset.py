@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from finery import DataError, Dataset, FineryError, Job, StepError, setting
 from finery.advanced import did_you_mean
@@ -188,6 +188,8 @@ def _library_records(
     split: Split, builder: Any, files: Sequence[str], job: Job
 ) -> Iterator[Record]:
     """The records of files that the library reads."""
+    from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
+
     builder.config.data_files = {split.name: list(files)}
     number = 0
     try:
@@ -205,7 +207,7 @@ def _library_records(
             yield Record(f"{split.place} (row {number})", tell(columns))
     except StopIteration:  # the library raises this for an empty file
         return
-    except (ValueError, TypeError, _library_error()) as error:
+    except (ValueError, TypeError, DatasetsError) as error:
         what = str(error.__cause__ or error).strip().splitlines()
         raise DataError(
             f"the data set's files can't be read: {what[0] if what else type(error).__name__}",
@@ -213,12 +215,6 @@ def _library_records(
             fix="check that the files are complete and have the columns that the data set's card "
             "names, or try another revision",
         ) from error
-
-
-def _library_error() -> type[Exception]:
-    from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
-
-    return cast(type[Exception], DatasetsError)
 
 
 def _labelled(features: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:

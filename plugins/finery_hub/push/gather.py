@@ -59,22 +59,22 @@ def gather(
             overrides=[text for place, text in recipe.overrides.items() if place[:2] != own],
         ),
         lock=f.Lock(path.name, path.read_text(encoding="utf-8") if path.is_file() else ""),
-        bases={ref: _bases(graph, results, step) for ref, (step, _) in models.items()},
+        bases={ref: [*_bases(graph, results, step)] for ref, (step, _) in models.items()},
         trainings=[_training(node, results) for node in trainings],
         origins=[*_origins(graph, results, trainings, tests)],
         generated=[*_generated(graph, results, trainings)],
         dropped=[*_dropped(graph, results, trainings)],
         evaluations=evaluations,
-        apart=[*_apart(graph, trainings, tests)],
+        apart=[_apart(graph, training, test) for training in trainings for test in tests],
         licenses=dict(licenses),
     )
 
 
-def _bases(graph: Graph, results: Results, step: str) -> list[f.Base]:
+def _bases(graph: Graph, results: Results, step: str) -> Iterator[f.Base]:
     """The models from outside that a model is made from."""
-    nodes = [graph.nodes[name] for name in graph.models_under(step)]
-    roots = [node for node in nodes if not node.base_models and not _is_baseline(node)]
-    return [_base(node, results.artifact(node.name)) for node in roots]
+    for node in (graph.nodes[name] for name in graph.models_under(step)):
+        if not node.base_models and not _is_baseline(node):
+            yield _base(node, results.artifact(node.name))
 
 
 def _is_baseline(node: Node) -> bool:
@@ -99,20 +99,22 @@ def _base(node: Node, artifact: Any) -> f.Base:
     )
 
 
-def _rows(source: Source, results: Results) -> f.Rows | None:
-    return _rows_of(source.ref, (source.step, source.output), results)
-
-
-def _rows_of(ref: str, place: Place, results: Results) -> f.Rows | None:
+def _rows(ref: str, place: Place, results: Results) -> f.Rows | None:
+    """Rows that are built. ref: their name in the recipe."""
     artifact = results.artifact(*place)
     if not isinstance(artifact, Dataset):
         return None
     return f.Rows(ref, len(artifact), artifact.digest)
 
 
+def _name(place: Place) -> str:
+    """A step's output as recipes name it."""
+    return ".".join(filter(None, place))
+
+
 def _training(node: Node, results: Results) -> f.Training:
     def taken(role: str) -> list[f.Rows]:
-        rows = (_rows(s, results) for s in node.row_sources if s.role == role)
+        rows = (_rows(s.ref, _place(s), results) for s in node.row_sources if s.role == role)
         return [r for r in rows if r is not None]
 
     return f.Training(
@@ -136,7 +138,7 @@ def _evaluations(
             continue
         judged = [*_judged(node, metrics.report(), results)]
         rows = next(iter(node.row_sources), None)
-        taken = _rows(rows, results) if rows else None
+        taken = _rows(rows.ref, _place(rows), results) if rows else None
         if rows and taken and wanted.intersection(model.digest for model in judged):
             origins = _read_from(graph, (rows.step, rows.output))
             yield f.Evaluation(
@@ -203,9 +205,8 @@ def _origins(
         for origin in _read_from(graph, place):
             known = roles.setdefault(origin, [])
             known += [role] if role not in known else []
-    for (step, output), used in roles.items():
-        node = graph.nodes[step]
-        rows = _rows_of(f"{step}.{output}" if output else step, (step, output), results)
+    for place, used in roles.items():
+        node, rows = graph.nodes[place[0]], _rows(_name(place), place, results)
         if rows is not None and not node.generates:
             yield _origin(graph, node, rows, used)
 
@@ -232,7 +233,7 @@ def _generated(graph: Graph, results: Results, trainings: Sequence[Node]) -> Ite
         node = graph.nodes[step]
         if node.generates:
             models = [_base(node, results.artifact(*_place(s))) for s in node.sources_of(Model)]
-            rows = [_rows_of(step, place, results) for place in places if place[0] == step]
+            rows = [_rows(step, place, results) for place in places if place[0] == step]
             names = [model.name for model in models if model.name]
             yield f.Generated(step, node.use, names, [r for r in rows if r is not None])
 
@@ -242,29 +243,24 @@ def _dropped(graph: Graph, results: Results, trainings: Sequence[Node]) -> Itera
     for step, output in _row_steps(graph, trainings):
         counts = (results.meta(step, output) or {}).get("dropped")
         if counts:
-            yield f.Dropped(f"{step}.{output}" if output else step, dict(counts))
+            yield f.Dropped(_name((step, output)), dict(counts))
 
 
-def _apart(graph: Graph, trainings: Sequence[Node], tests: Sequence[Node]) -> Iterator[f.Apart]:
-    """For each training and evaluation, whether their rows overlap."""
-    for training in trainings:
-        learned = [source for source in training.row_sources if source.role == "train"]
-        for test in tests:
-            yield _pair(graph, training.name, learned, test.name, test.row_sources)
-
-
-def _pair(
-    graph: Graph, training: str, learned: Sequence[Source], test: str, asked: Sequence[Source]
-) -> f.Apart:
-    overlap = next((w for one in learned for other in asked for w in _why(graph, one, other)), "")
-    if overlap:
-        return f.Apart(training, test, overlap=overlap)
-    before, held = (_ancestors(graph, [_place(s) for s in rows]) for rows in (learned, asked))
+def _apart(graph: Graph, training: Node, test: Node) -> f.Apart:
+    """Whether the rows of a training and an evaluation overlap."""
+    learned = [source for source in training.row_sources if source.role == "train"]
+    for one in learned:
+        for other in test.row_sources:
+            if overlap := next(_overlaps(graph, one, other), ""):
+                return f.Apart(training.name, test.name, overlap=overlap)
+    before, held = (
+        _ancestors(graph, [_place(s) for s in rows]) for rows in (learned, test.row_sources)
+    )
     by = dict.fromkeys(step for step, _ in before if _compares(graph, step, held))
-    return f.Apart(training, test, by=", ".join(by))
+    return f.Apart(training.name, test.name, by=", ".join(by))
 
 
-def _why(graph: Graph, learned: Source, asked: Source) -> Iterator[str]:
+def _overlaps(graph: Graph, learned: Source, asked: Source) -> Iterator[str]:
     """Why rows that are learned from may repeat those of an evaluation."""
     before, held = (_ancestors(graph, [_place(source)]) for source in (learned, asked))
     if _place(asked) == _place(learned):

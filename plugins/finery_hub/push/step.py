@@ -25,6 +25,8 @@ from finery import (
     setting,
     takes,
 )
+from finery.advanced import About
+from finery.views import Output, Part, Quantity, Section, Table, Text, View
 from finery_hub.card.card import TEMPLATE, card
 from finery_hub.card.facts import Facts
 from finery_hub.card.metadata import (
@@ -38,7 +40,7 @@ from finery_hub.card.metadata import (
 from finery_hub.push.files import MARK, README, File, Placed, place
 
 if TYPE_CHECKING:
-    from finery.advanced import Graph, Results
+    from finery.advanced import Graph, Manifest, Results
 
 TOKEN = "HF_TOKEN"
 LONGEST_NAME = 96
@@ -242,16 +244,12 @@ class HubPush(
         rows = [o.rows for o in facts.origins]
         rows += [r for training in facts.trainings for r in (*training.rows, *training.validation)]
         rows += [evaluation.rows for evaluation in facts.evaluations]
+        counts = {r.ref: {"count": r.count, "blake3": r.digest} for r in rows}
         mark = {
-            "recipe": facts.recipe.name,
-            "step": facts.step,
-            "files": paths,
-            "rows": {r.ref: {"count": r.count, "blake3": r.digest} for r in rows},
-        }
-        return [
-            *files,
-            File(MARK, (json.dumps(mark, indent=1, ensure_ascii=False) + "\n").encode()),
-        ]
+            "recipe": facts.recipe.name, "step": facts.step, "files": paths, "rows": counts,
+        }  # fmt: skip
+        text = json.dumps(mark, indent=1, ensure_ascii=False) + "\n"
+        return [*files, File(MARK, text.encode())]
 
     def provenance(self, name: str, graph: "Graph", results: "Results") -> Mapping[str, Any]:
         """What the card says, by the names of `Facts`."""
@@ -283,7 +281,20 @@ class HubPush(
 def _check_repo(repo: str) -> None:
     """Raise `UsageError` for a name that the hub doesn't take."""
     owner, slash, name = repo.partition("/")
-    wrong = _wrong(owner, slash, name)
+    wrong = None
+    if not (owner and slash and name) or "/" in name:
+        wrong = "it needs an owner and a name, with one slash between them"
+    elif not (_PART.fullmatch(owner) and _PART.fullmatch(name)):
+        wrong = (
+            "owner and name take letters, digits, '-', '_' and '.', and neither begins nor "
+            "ends with '-' or '.'"
+        )
+    elif "--" in repo or ".." in repo:
+        wrong = "'--' and '..' aren't allowed"
+    elif name.endswith(".git"):
+        wrong = "it can't end with .git"
+    elif len(name) > LONGEST_NAME:
+        wrong = f"it is longer than {LONGEST_NAME} characters"
     if wrong is None:
         return
     parts = [
@@ -292,24 +303,6 @@ def _check_repo(repo: str) -> None:
     better = "/".join(part.removesuffix(".git") for part in parts if part)
     fix = f"for example: repo: {better}" if "/" in better and better != repo else "write owner/name"
     raise UsageError(f"'{repo}' can't be the name of a repository: {wrong}", where="repo", fix=fix)
-
-
-def _wrong(owner: str, slash: str, name: str) -> str | None:
-    if not (owner and slash and name) or "/" in name:
-        return "it needs an owner and a name, with one slash between them"
-    for part in (owner, name):
-        if not _PART.fullmatch(part):
-            return (
-                "owner and name take letters, digits, '-', '_' and '.', and neither begins nor "
-                "ends with '-' or '.'"
-            )
-    if "--" in name or ".." in name or "--" in owner or ".." in owner:
-        return "'--' and '..' aren't allowed"
-    if name.endswith(".git"):
-        return "it can't end with .git"
-    if len(name) > LONGEST_NAME:
-        return f"it is longer than {LONGEST_NAME} characters"
-    return None
 
 
 def _check_benchmarks(
@@ -373,3 +366,40 @@ def _has_token() -> bool:
     home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
     path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
     return bool(os.environ.get(TOKEN)) or path.is_file()
+
+
+class HubView(View):
+    """Shows what was pushed, or would be."""
+
+    def brief(self, manifest: "Manifest") -> str:
+        """The repository and the commit."""
+        meta = manifest.meta
+        commit = str(meta.get("commit", ""))[:12]
+        return f"{meta['repo']} {f'at {commit}' if commit else '(dry run)'}"
+
+    def facts(self, output: Output) -> Mapping[str, Any]:
+        """All but the files, which have a table."""
+        return {n: fact for n, fact in output.manifest.meta.items() if n not in ("files", "format")}
+
+    def overview(self, output: Output) -> Iterator[Part]:
+        """Facts, the files in the repository, and the card."""
+        yield from super().overview(output)
+        meta = output.manifest.meta
+        title = "files that would be pushed" if meta["dry_run"] else "files in the repository"
+        files = [[Quantity(count, "bytes"), name] for name, count in meta["files"].items()]
+        yield Section(title, [Table(["", ""], files)])
+        card = output.artifact.file(README).read_text(encoding="utf-8")
+        yield Section("the card", [Text(card, is_code=True)])
+
+
+ABOUT = {
+    "no-hub-token": About(
+        when="a `hub.push` isn't built yet, HF_TOKEN isn't set, and nobody is logged in to the hub",
+        why="The push is usually the last step. Without a token it fails after all others.",
+    ),
+    "row-published": About(
+        when="a `hub.push` pushes a bundle with an example request whose `prompt` isn't set",
+        why="The example is then the first short question of the training rows, which may be "
+        "private.",
+    ),
+}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery import FineryError, Job, StepError
-from finery.advanced import size
+from finery.advanced import size, some_of
 from finery_hub.client import TIMEOUT, endpoint, http_error, missing, token_of, watch_responses
 from finery_hub.push.files import MARK, File
 
@@ -30,7 +30,6 @@ class State(NamedTuple):
     """A repository before the push. commit: None if it is new. ours: files of the last push."""
 
     commit: str | None
-    names: frozenset[str] = frozenset()
     ours: frozenset[str] = frozenset()
     private: bool = True
 
@@ -60,8 +59,11 @@ def push(
             fix="log in (`hf auth login`), or set HF_TOKEN to a token with write access "
             "(https://huggingface.co/settings/tokens)",
         )
-    with explained_push(repo, token), _quiet():
-        from huggingface_hub import HfApi
+    with explained_push(repo, token):
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()  # in this process, which runs only this step: they fill its log
 
         api = HfApi(token=token, library_name="finery")
         _check_account(api, repo)
@@ -78,8 +80,6 @@ def push(
             state = state._replace(private=private)
         elif state.private and not private:
             job.log(f"{repo} stays private: change that in its settings on the hub")
-        from huggingface_hub import CommitOperationAdd
-
         total, done = sum(file.size for file in files), 0
         additions = []
         for file in sorted(files, key=lambda f: f.size):
@@ -90,8 +90,6 @@ def push(
             additions.append(addition)
             done += file.size
         job.progress(done, total, "committing")
-        from huggingface_hub import CommitOperationDelete
-
         gone = sorted(state.ours - {addition.path_in_repo for addition in additions})
         info = api.create_commit(
             repo,
@@ -107,18 +105,6 @@ def push(
         else:
             job.log(f"pushed {len(files)} files to {repo}, commit {commit[:12]}")
         return Pushed(commit, f"{api.endpoint}/{repo}", state.private)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's progress bars, which would fill the step's log.
-
-    For the rest of this process, which runs only this step.
-    """
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    disable_progress_bars()
-    yield
 
 
 def _check_account(api: Any, repo: str) -> None:
@@ -161,20 +147,16 @@ def _state(api: Any, repo: str, job: Job, owner: tuple[str, str], adopt: bool) -
     mark = _mark(api, repo, info.sha, job) if MARK in names else {}
     is_ours = (mark.get("recipe"), mark.get("step")) == owner
     if not (is_ours or adopt or names <= INITIAL):
+        whose = some_of(sorted(names - INITIAL), 3)
+        if mark:
+            whose = f"they are from step '{mark.get('step')}' of the recipe '{mark.get('recipe')}'"
         raise StepError(
-            f"{repo} holds files that this step didn't push ({_whose(mark, names)})",
+            f"{repo} holds files that this step didn't push ({whose})",
             fix="name another repository, or set adopt: true to push into this one",
         )
     listed = mark.get("files")
     ours = frozenset(map(str, listed)) if is_ours and isinstance(listed, list) else frozenset()
-    return State(info.sha, names, ours & names, bool(info.private))
-
-
-def _whose(mark: dict[str, Any], names: frozenset[str]) -> str:
-    if mark:
-        return f"they are from step '{mark.get('step')}' of the recipe '{mark.get('recipe')}'"
-    first = sorted(names - INITIAL)[:3]
-    return ", ".join(first) + (", …" if len(names - INITIAL) > len(first) else "")
+    return State(info.sha, ours & names, bool(info.private))
 
 
 def _mark(api: Any, repo: str, commit: str, job: Job) -> dict[str, Any]:
@@ -272,35 +254,30 @@ def _refused(error: Any, repo: str, context: str) -> FineryError:
     details = [line for line in (*context.splitlines(), *said.splitlines()) if line]
     if _is_about_storage(f"{said} {context}"):
         return _full(repo, said or context)
-    what, fix = _words(status, repo)
-    return StepError(f"{what} ({status})", fix=f"{fix}; {NOTHING}", details=details)
-
-
-def _words(status: int, repo: str) -> tuple[str, str]:
-    owner = repo.partition("/")[0]
-    if status == 401:
-        return (
+    changed = (f"{repo} was changed by someone else during the push", "build again")
+    other = (f"the hub refuses the push to {repo}", "see what it says below")
+    if status >= 500:
+        other = ("the hub has a problem", "build again later")
+    what, fix = {
+        401: (
             "the hub doesn't accept the token: it is wrong, expired or revoked",
             f"create one with write access ({TOKENS}), and set HF_TOKEN to it, or log in again "
             "(`hf auth login --force`)",
-        )
-    if status == 403:
-        return (
+        ),
+        403: (
             f"the token may not write to {repo}",
-            f"create a token with write access to the repositories of {owner} ({TOKENS}), and set "
-            "HF_TOKEN to it",
-        )
-    if status == 404:
-        return f"the hub has no repository {repo}", "build again, which creates it"
-    if status in (409, 412):
-        return f"{repo} was changed by someone else during the push", "build again"
-    if status == 413:
-        return f"the hub refuses a file for {repo}: it is too large", "push fewer or smaller files"
-    if status == 429:
-        return "the hub limits the rate of requests of this account", "build again in a few minutes"
-    if status >= 500:
-        return "the hub has a problem", "build again later"
-    return f"the hub refuses the push to {repo}", "see what it says below"
+            f"create a token with write access to the repositories of {repo.partition('/')[0]} "
+            f"({TOKENS}), and set HF_TOKEN to it",
+        ),
+        404: (f"the hub has no repository {repo}", "build again, which creates it"),
+        409: changed,
+        412: changed,
+        413: (f"the hub refuses a file for {repo}: it is too large", "push fewer or smaller files"),
+        429: (
+            "the hub limits the rate of requests of this account", "build again in a few minutes"
+        ),
+    }.get(status, other)  # fmt: skip
+    return StepError(f"{what} ({status})", fix=f"{fix}; {NOTHING}", details=details)
 
 
 def _is_about_storage(text: str) -> bool:

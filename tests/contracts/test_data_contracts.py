@@ -122,7 +122,6 @@ class TestFile(StepContract):
         return self.step_with_rows(folder, lambda rows: rows)
 
     def step_with_rows(self, folder: Path, change: Change) -> Step:
-        folder.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in change(ROWS)]
         (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
         return File(path=Files(["rows.jsonl"]))

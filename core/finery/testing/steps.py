@@ -219,6 +219,7 @@ class StepContract:
             trial.env[given.EXECUTED] = str(folder / ".git" / "executed")
             trial.add(step, env=[given.EXECUTED])
             for name, change in HOSTILE.items():
+                (folder / name).mkdir()
                 with_rows = self.step_with_rows(folder / name, change)
                 if with_rows is not None:
                     recorded = [] if change is large_rows else [given.EXECUTED]

@@ -25,8 +25,7 @@ from common import machine, names, parser_of, say  # noqa: E402
 from finery import Dataset, Job  # noqa: E402
 from finery.rows import Row, with_id  # noqa: E402
 from finery.testing import TestJob  # noqa: E402
-from finery_data.steps.decontaminate import Decontaminate  # noqa: E402
-from finery_data.steps.dedup import Dedup  # noqa: E402
+from finery_data.steps.copies import Decontaminate, Dedup  # noqa: E402
 from finery_data.steps.split import Split  # noqa: E402
 
 KINDS = ("instruction", "equal", "ordinary")

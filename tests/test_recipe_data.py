@@ -19,7 +19,7 @@ from finery.rows import Row
 from finery.rows.near import normalise_text
 from finery.rows.similar import SimilarIndex
 from finery.testing import dataset, run_step
-from finery_data.steps.decontaminate import Decontaminate
+from finery_data.steps.copies import Decontaminate
 from finery_data.steps.split import SPLITS, Split, Splits
 from finery_eval.steps.dialog import Dialog
 from finery_eval.steps.rules import Rules

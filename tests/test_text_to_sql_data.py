@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from finery.testing import dataset, run_step
-from finery_data.steps.decontaminate import Decontaminate
+from finery_data.steps.copies import Decontaminate
 
 DATA = Path(__file__).parents[1] / "recipes" / "text-to-sql" / "data"
 

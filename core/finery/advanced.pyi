@@ -62,6 +62,7 @@ from finery.util.text import counted as counted
 from finery.util.text import did_you_mean as did_you_mean
 from finery.util.text import enough_tokens as enough_tokens
 from finery.util.text import estimated_tokens as estimated_tokens
+from finery.util.text import in_dollars as in_dollars
 from finery.util.text import in_line as in_line
 from finery.util.text import in_points as in_points
 from finery.util.text import likely as likely

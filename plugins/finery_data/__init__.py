@@ -16,8 +16,8 @@ from finery import hookimpl
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
-        "data.decontaminate": "finery_data.steps.decontaminate:Decontaminate",
-        "data.dedup": "finery_data.steps.dedup:Dedup",
+        "data.decontaminate": "finery_data.steps.copies:Decontaminate",
+        "data.dedup": "finery_data.steps.copies:Dedup",
         "data.file": "finery_data.steps.file:File",
         "data.filter": "finery_data.steps.filter:Filter",
         "data.map": "finery_data.steps.map:Map",

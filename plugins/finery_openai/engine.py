@@ -55,6 +55,8 @@ class OpenaiEngine(Engine):
         """Yield answers as they arrive. Raises an error that ends all requests after the others."""
         landed: SimpleQueue[tuple[int, Answer | Exception]] = SimpleQueue()
         flying: dict[int, Future[None]] = {}
+        concurrency = int(self.model.runtime.get("concurrency", 16))
+        room = concurrency + concurrency // 4 + 1  # extra ones wait: a slow caller delays none
         source, has_more = enumerate(batches), True
 
         async def ask(client: Client, number: int, request: Request) -> None:
@@ -69,7 +71,7 @@ class OpenaiEngine(Engine):
 
         try:
             while True:
-                while has_more and len(flying) < self._room and self._end_error is None:
+                while has_more and len(flying) < room and self._end_error is None:
                     number, batch = next(source, (-1, None))
                     has_more = batch is not None
                     if batch is not None:
@@ -89,12 +91,6 @@ class OpenaiEngine(Engine):
                 future.cancel()
         if self._end_error is not None:
             raise self._end_error
-
-    @property
-    def _room(self) -> int:
-        """How many requests to start. A few extra ones wait, so that a slow caller delays none."""
-        concurrency = int(self.model.runtime.get("concurrency", 16))
-        return concurrency + concurrency // 4 + 1
 
     @property
     def _end_error(self) -> FineryError | None:

@@ -2,17 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from finery import Forecast, Inputs, Job, Model, Note, Promise, Step, UsageError, setting
 from finery.advanced import Price
 from finery_openai.key import check_address
-
-if TYPE_CHECKING:
-    pass
-
 
 OPENAI = "https://api.openai.com/v1"
 FIXED = frozenset({"model", "messages", "stream", "n", "tools"})

@@ -185,7 +185,12 @@ def _completion(answer: _Answer, request: Request, redact: Callable[[str], str])
         _check_call(_map_texts(call, redact), number)
         for number, call in enumerate(choice.message.tool_calls or ())
     ]
-    thought = _split_thinking(text, redact(_reasoning(choice.message)))
+    fields = (choice.message.reasoning_content, choice.message.reasoning)
+    reasoning = redact(next((f for f in fields if f and isinstance(f, str)), ""))
+    # Servers without a reasoning parser return both in one text.
+    thought = (
+        Thought(reasoning, text) if reasoning else split_thinking(text, missing_opening_tag(text))
+    )
     if (error := _call_error(calls)) is not None:
         thought = thought._replace(
             text="\n".join(filter(None, [thought.text, *map(_written, calls)]))
@@ -193,19 +198,6 @@ def _completion(answer: _Answer, request: Request, redact: Callable[[str], str])
         calls = []
     counted = _token_counts(thought, choice.finish_reason, calls, answer.usage or _Used(), request)
     return msgspec.structs.replace(counted, call_error=error)
-
-
-def _reasoning(message: _Said) -> str:
-    """The thinking that a server returns apart from the text."""
-    fields = (message.reasoning_content, message.reasoning)
-    return next((field for field in fields if field and isinstance(field, str)), "")
-
-
-def _split_thinking(text: str, reasoning: str) -> Thought:
-    """The text, and the thinking. Servers without a reasoning parser return both in one text."""
-    if reasoning:
-        return Thought(reasoning, text)
-    return split_thinking(text, missing_opening_tag(text))
 
 
 def _call_error(calls: list[dict[str, Any]]) -> str | None:

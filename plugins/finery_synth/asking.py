@@ -9,7 +9,7 @@ import re
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,10 +18,10 @@ import msgspec
 from finery import CachedEngine, Completion, DataError, FineryError, Request
 from finery.advanced import RefusedError
 from finery.rows import Conversation, Row, row_id
-from finery.rows.answers.answerschema import AnswerSchema
 from finery.rows.answers.jsonvalues import NotJson, parse
 from finery.rows.generated import Origin
 from finery.rows.parts import row_id_of
+from finery_eval.calls import BadTools, Toolbox, answered_calls
 
 TOOL_CALL_REASON = "tool-call"
 _DASHES = re.compile(r"\s*-{3,}\s*")
@@ -59,7 +59,7 @@ def usable(
         raise Rejected("cut-off", "the answer was truncated at max_tokens")
     if answer.call_error is not None:
         raise Rejected(TOOL_CALL_REASON, answer.call_error)
-    check_calls(answer.tool_calls or [], tools)
+    check_calls(answer, tools)
     return answer
 
 
@@ -101,56 +101,27 @@ def bare(text: str) -> str:
     return text
 
 
-def check_calls(calls: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> None:
-    """Raise `Rejected` for the first invalid call.
+def check_calls(answer: Completion, tools: list[dict[str, Any]] | None) -> None:
+    """Raise `Rejected` for the first call that names none of the tools, or doesn't fit its schema.
 
-    A call must name one of the tools, with arguments that are a JSON object and fit its
-    `parameters`. `DataError` if `parameters` isn't a JSON Schema.
+    `DataError` for tools that can't be offered.
     """
-    functions = [tool.get("function", tool) for tool in tools or ()]
-    parameters_by_name = {str(f.get("name")): f.get("parameters") or {} for f in functions}
-    for call in calls:
-        name, arguments = _name_and_arguments(call)
-        if name not in parameters_by_name:
-            offered = (
-                f"the tools are {', '.join(parameters_by_name)}"
-                if parameters_by_name
-                else "there are no tools"
-            )
-            raise Rejected(
-                TOOL_CALL_REASON, f"the answer calls the tool {name!r:.80}, but {offered}"
-            )
-        try:
-            problem = _schema(msgspec.json.encode(parameters_by_name[name])).problem(arguments)
-        except DataError as error:
-            raise DataError(
-                f"the parameters of the tool '{name}' aren't a JSON Schema: {error.what}",
-                where="tools",
-                fix="correct the column `tools` of the rows",
-            ) from None
-        if problem is not None:
-            raise Rejected(TOOL_CALL_REASON, f"the arguments of {name} don't fit: {problem.text}")
+    functions = [{"function": tool.get("function", tool)} for tool in tools or ()]
+    try:
+        offered = _toolbox().of({"tools": functions}) if functions else {}
+    except BadTools as error:
+        fix = "correct the column `tools` of the rows"
+        raise DataError(str(error), where="tools", fix=fix) from None
+    for call in answered_calls(answer, offered, coerce=False):
+        if call.problem is not None:
+            names = f"the tools are {', '.join(offered)}" if offered else "there are no tools"
+            more = "" if call.name in offered else f"; {names}"
+            raise Rejected(TOOL_CALL_REASON, f"the answer: {call.problem.text}{more}")
 
 
-def _name_and_arguments(call: Any) -> tuple[str, dict[str, Any]]:
-    """(name, arguments) of a call. Arguments are a JSON object, or its text."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise Rejected(TOOL_CALL_REASON, "a tool call has no function name")
-    name, arguments = function["name"], function.get("arguments") or {}
-    if isinstance(arguments, str):
-        try:
-            arguments = parse(arguments)
-        except NotJson as error:
-            raise Rejected(TOOL_CALL_REASON, f"the arguments of {name} are {error}") from None
-    if not isinstance(arguments, dict):
-        raise Rejected(TOOL_CALL_REASON, f"the arguments of {name} aren't a JSON object")
-    return name, arguments
-
-
-@lru_cache(maxsize=1000)
-def _schema(parameters: bytes) -> AnswerSchema:
-    return AnswerSchema(msgspec.json.decode(parameters))
+@cache
+def _toolbox() -> Toolbox:
+    return Toolbox()
 
 
 # -- requests and their answers -------------------------------------------------------------------

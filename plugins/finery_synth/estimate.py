@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from finery import Dataset, Estimate, FineryError, Inputs, Model, Request, Requests
-from finery.advanced import Budget, Forecasts, Graph, Node, Price, Results, Source, value_of
+from finery.advanced import (
+    Budget,
+    Forecasts,
+    Graph,
+    Node,
+    Price,
+    Results,
+    Source,
+    in_dollars,
+    value_of,
+)
 from finery.rows.parts import is_conversation
 from finery_synth.checks import Checks, Rubric
 from finery_synth.judges import SCORE_PROMPT, score_messages
@@ -45,12 +55,6 @@ class Load(NamedTuple):
     def calls(self) -> int | None:
         """Requests that aren't cached, as far as is known."""
         return None if self.total is None else self.total - (self.answered or 0)
-
-    @property
-    def known(self) -> tuple[float, float]:
-        """Tokens of prompts and of answers, as far as they are known: a lower bound."""
-        calls = self.calls or 0
-        return calls * (self.prompt or 0), calls * (self.likely or 0)
 
     def tokens(self, each: float | None) -> int | None:
         """Tokens of all calls, with `each` in one."""
@@ -97,16 +101,13 @@ class Load(NamedTuple):
             return "" if is_free else "cost: known once the rows are built"
         if most == 0:
             return "cost: none, since the model runs on this machine" if is_free else ""
-        more = "" if likely is None else f", likely {_dollars(likely)}"
-        return f"cost: at most {'about ' if about else ''}{_dollars(most)}{more}, without retries"
+        more = "" if likely is None else f", likely {in_dollars(likely)}"
+        return f"cost: at most {'about ' if about else ''}{in_dollars(most)}{more}, without retries"
 
 
 def estimate_requests(inputs: Inputs) -> Estimate | None:
     """Calls, tokens and cost of a step that forecasts its requests; None for another one."""
-    return _estimate(inputs.graph, inputs.results, inputs.node)
-
-
-def _estimate(graph: Graph, results: Results, node: Node) -> Estimate | None:
+    graph, results, node = inputs.graph, inputs.results, inputs.node
     try:
         asked = Forecasts(graph, results).requests(node)
         if asked is None:
@@ -131,11 +132,8 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate | None:
             # Rows with cached answers have cached scores.
             judge = judge._replace(answered=round(load.rows * (load.answered or 0) / load.total))
         loads.append(judge)
-    return Estimate(
-        lines=[line for line in lines if line],
-        facts=facts,
-        **_warning(asked.budget, loads),
-    )
+    lines = [line for line in lines if line]
+    return Estimate(lines=lines, facts=facts, **_warning(asked.budget, loads))
 
 
 def _load(graph: Graph, results: Results, node: Node, asked: Requests) -> Load:
@@ -184,14 +182,13 @@ def _judge_prompts(graph: Graph, results: Results, node: Node) -> Iterator[float
     assert rubric is not None
     template = Prompt.of(rubric.prompt, SCORE_PROMPT)
     artifacts = [results.artifact(s.step, s.output) for s in node.sources if s.field == "rows"]
-    if not all(isinstance(rows, Dataset) for rows in artifacts):
+    datasets = [rows for rows in artifacts if isinstance(rows, Dataset)]
+    if len(datasets) < len(artifacts):
         return
-    rows = (row for rows in artifacts if isinstance(rows, Dataset) for row in rows)
-    for row in islice(rows, SAMPLED_SEEDS):
+    for row in filter(is_conversation, islice(chain.from_iterable(datasets), SAMPLED_SEEDS)):
         with suppress(FineryError):  # a template may need columns that only generated rows have
-            if is_conversation(row):
-                messages = score_messages(template, row, rubric.rubric, rubric.scale)
-                yield Request(messages).estimated_tokens()
+            messages = score_messages(template, row, rubric.rubric, rubric.scale)
+            yield Request(messages).estimated_tokens()
 
 
 def _rubric(step: Any) -> Rubric | None:
@@ -271,8 +268,11 @@ def _warning(budget: Budget | None, loads: Sequence[Load]) -> dict[str, str]:
     calls = sum(load.calls or 0 for load in loads)
     if budget is None or not calls:
         return {}
-    tokens = sum(sum(load.known) for load in loads)
-    dollars = sum(load.price.of(*load.known) for load in loads if load.price is not None)
+    tokens = dollars = 0.0
+    for load in loads:
+        sizes = [(load.calls or 0) * (each or 0) for each in (load.prompt, load.likely)]
+        tokens += sum(sizes)
+        dollars += load.price.of(*sizes) if load.price is not None else 0.0
     needs = ((budget.tokens, tokens), (budget.dollars, dollars))
     share = min((limit / needed for limit, needed in needs if limit and needed), default=1.0)
     if share >= 1:
@@ -283,7 +283,3 @@ def _warning(budget: Budget | None, loads: Sequence[Load]) -> dict[str, str]:
         f"{calls:,} calls{who}",
         "fix": "raise the budget, or build again afterwards: answers so far are kept",
     }
-
-
-def _dollars(value: float) -> str:
-    return f"${value:,.2f}" if value >= 0.01 else f"${value:.4f}"

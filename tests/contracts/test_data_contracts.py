@@ -9,8 +9,7 @@ import finery
 from finery import Dataset, Files, Step
 from finery.rows import Row
 from finery.testing import StepContract, dataset
-from finery_data.steps.decontaminate import Decontaminate
-from finery_data.steps.dedup import Dedup
+from finery_data.steps.copies import Decontaminate, Dedup
 from finery_data.steps.file import File
 from finery_data.steps.filter import Filter
 from finery_data.steps.map import Map

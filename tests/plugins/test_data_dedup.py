@@ -24,8 +24,7 @@ from finery.rows.near import (
 )
 from finery.testing import TestJob, dataset
 from finery_data.duplicates import WHOLE, _Whole
-from finery_data.steps.decontaminate import Decontaminate
-from finery_data.steps.dedup import Dedup
+from finery_data.steps.copies import Decontaminate, Dedup
 
 CARD = "I still have not received my new card, I ordered it over a week ago"
 LONG_TEXT = " ".join(f"{w}{i}" for i in range(40) for w in ("the", "crew", "waits", "for", "bolts"))

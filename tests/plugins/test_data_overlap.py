@@ -16,7 +16,7 @@ from finery.views import Context
 from finery_data.duplicates import overlap_of
 from finery_data.overlap import are_apart
 from finery_data.steps.split import Split
-from finery_data.view.page import contaminations
+from finery_data.view.dataset import contaminations
 
 RECIPE = """\
 finery: 1

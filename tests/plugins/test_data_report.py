@@ -23,7 +23,7 @@ from finery_data.report.facts import Classes, Counting, Lengths, Report, measure
 from finery_data.report.page import bins_of, counts_table, report_sections
 from finery_data.steps.report import DataReport
 from finery_data.steps.validate import Validate
-from finery_data.view import page as pages
+from finery_data.view import dataset as pages
 
 HOSTILE = (
     "</style></title></script><script>document.title='broken'</script>"

@@ -78,9 +78,9 @@ def test_answers_keep_prompt_tools_and_columns(server: Server, tmp_path: Path) -
     }  # fmt: skip
     assert server.calls[0]["tools"] == tools
     assert server.calls[0]["messages"] == origin.prompt == before
-    assert (origin.use, origin.model, origin.template) == (
-        Answer(model=teacher(server), rows=[given]).use, "m", origin.template and Prompt.of(None, TEMPLATE).origin,
-    )  # fmt: skip
+    template = origin.template and Prompt.of(None, TEMPLATE).origin
+    use = Answer(model=teacher(server), rows=[given]).use
+    assert (origin.use, origin.model, origin.template) == (use, "m", template)
 
 
 TOOL = {
@@ -97,13 +97,13 @@ TOOL = {
 @pytest.mark.parametrize(
     ("name", "arguments", "told"),
     [
-        ("boook", '{"nights": 1}', "the answer calls the tool 'boook', but the tools are book"),
+        ("boook", '{"nights": 1}', "calls boook, which isn't offered; the tools are book"),
         (
             "book",
             '{"nights": 1',
             "the arguments of the call of 'book' are JSON that ends too early",
         ),
-        ("book", '{"nights": "one"}', "the arguments of book don't fit: nights: 'one' is not"),
+        ("book", '{"nights": "one"}', "the answer: book: nights: 'one' is not"),
     ],
 )
 def test_a_call_that_no_tool_takes_is_asked_for_again(

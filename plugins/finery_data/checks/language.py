@@ -1,6 +1,6 @@
 """Language identification with the py3langid library (Lui & Baldwin 2012)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from functools import cache
 from typing import Any
 
@@ -37,19 +37,12 @@ def check_codes(codes: Iterable[str]) -> None:
             )
 
 
-class Languages:
-    """Finds texts that aren't in one of the allowed languages."""
-
-    def __init__(self, allowed: Sequence[str]) -> None:
-        self._model = _model()
-        self._allowed = set(allowed)
-
-    def other(self, text: str) -> str | None:
-        """A description of the text's language if it is certain and not allowed; else None."""
-        code, probability = self._model.classify(text[:MOST])
-        if probability < SURE or code in self._allowed or code == NO_LANGUAGE:
-            return None
-        return f"{code} ({percent(probability)} sure)"
+def foreign_language(text: str, allowed: Collection[str]) -> str | None:
+    """A description of the text's language if it is certain and not allowed; else None."""
+    code, probability = _model().classify(text[:MOST])
+    if probability < SURE or code in allowed or code == NO_LANGUAGE:
+        return None
+    return f"{code} ({percent(probability)} sure)"
 
 
 def language_of(text: str) -> str:

@@ -24,7 +24,7 @@ from finery.rows import Row, Turns
 from finery.rows.badrow import BadRow
 from finery.rows.chat.turns import turn_problems
 from finery.rows.conditions import conditions_of
-from finery.rows.dropped import FINDINGS, Drops
+from finery.rows.dropped import FINDINGS, Drops, reason_counts
 from finery.rows.files import SideFile
 from finery.rows.parts import (
     answer_or_none,
@@ -39,7 +39,7 @@ from finery.rows.parts import (
 from finery.rows.templates.limits import limit_patterns
 from finery_data.checks import personal
 from finery_data.checks.labels import Labels
-from finery_data.checks.language import Languages, check_codes
+from finery_data.checks.language import check_codes, foreign_language
 from finery_data.steps.filter import RowFilter
 
 Action = Literal["error", "drop", "report"]
@@ -179,7 +179,7 @@ class Validate(
         drops.refuse_nothing_left(len(dataset), "relax the checks that drop rows")
         dataset.meta |= {**drops.meta(), "findings": dict(sorted(findings.counts.items()))}
         job.log(drops.summary(len(dataset)))
-        job.log(f"findings in rows that stay: {_counted(findings.counts) or 'none'}")
+        job.log(f"findings in rows that stay: {reason_counts(findings.counts) or 'none'}")
         return dataset
 
     def _passed(
@@ -263,7 +263,7 @@ class _Checks:
         more = [f"… and {total - LISTED:,} more, in the step's log"] if total > LISTED else []
         names = ", ".join(f"{name}: drop" for name in sorted(self.refused))
         return DataError(
-            f"{self._rows_refused:,} of {self._total:,} rows fail ({_counted(self.refused)})",
+            f"{self._rows_refused:,} of {self._total:,} rows fail ({reason_counts(self.refused)})",
             details=[*self._listed, *more],
             fix="repair the rows (`finery show --row ID` shows where a row comes from), or choose "
             f"another action: actions: {{{names}}}",
@@ -346,16 +346,12 @@ class _Checks:
             yield "label-conflict", conflict
 
     def _language(self, row: Row) -> Iterator[Finding]:
-        if self._languages is None:
+        if not self.step.languages:
             return
         for name, text in (("prompt", prompt_text(row)), ("answer", answer_or_none(row) or "")):
-            other = self._languages.other(text) if text.strip() else None
+            other = foreign_language(text, self.step.languages) if text.strip() else None
             if other:
                 yield "language", f"the {name} is in {other}"
-
-    @cached_property
-    def _languages(self) -> Languages | None:
-        return Languages(self.step.languages) if self.step.languages else None
 
 
 class _Findings(SideFile):
@@ -395,7 +391,3 @@ def _is_container(text: str) -> bool:
         return isinstance(parse(text), dict | list)
     except NotJson:
         return False
-
-
-def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items()))

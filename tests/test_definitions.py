@@ -85,7 +85,7 @@ def test_a_line_of_a_step_changes_that_step(checkout: Path) -> None:
 def test_a_line_of_the_kit_changes_the_steps_that_reach_it(checkout: Path) -> None:
     changed = changed_steps(checkout, ("finery/rows/near.py", "_SEED = 1", "_SEED = 2"))
     assert {"finery_data.steps.copies:Dedup", "finery_data.steps.split:Split"} < changed
-    assert "finery_data.steps.mix:Mix" not in changed
+    assert "finery_data.steps.sample:Mix" not in changed
 
 
 def test_a_template_changes_the_step_that_fills_it_in(checkout: Path) -> None:

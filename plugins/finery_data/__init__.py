@@ -21,7 +21,7 @@ def finery_steps() -> dict[str, str]:
         "data.file": "finery_data.steps.file:File",
         "data.filter": "finery_data.steps.filter:Filter",
         "data.map": "finery_data.steps.map:Map",
-        "data.mix": "finery_data.steps.mix:Mix",
+        "data.mix": "finery_data.steps.sample:Mix",
         "data.report": "finery_data.steps.report:DataReport",
         "data.sample": "finery_data.steps.sample:Sample",
         "data.split": "finery_data.steps.split:Split",

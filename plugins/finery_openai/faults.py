@@ -4,6 +4,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 from finery import FineryError, Request, StepError, UsageError
@@ -21,6 +22,7 @@ _UNKNOWN_SEED = re.compile(r"\bseed\b.*\b(un|not )|\b(un|not |extra ).*\bseed\b"
 SCHEMA_WORDS = ("response_format", "json_schema", "schema", "grammar", "guided")
 
 
+@dataclass(eq=False)
 class Fault(Exception):
     """A request that failed.
 
@@ -30,23 +32,13 @@ class Fault(Exception):
     request. unknown_model: whether the server may not know the model's name.
     """
 
-    def __init__(
-        self,
-        error: FineryError,
-        *,
-        again: bool = False,
-        wait: float | None = None,
-        ends: bool = False,
-        denial: FineryError | None = None,
-        unknown_model: bool = False,
-    ) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.again = again
-        self.wait = wait
-        self.ends = ends
-        self.denial = denial
-        self.unknown_model = unknown_model
+    error: FineryError
+    _: KW_ONLY
+    again: bool = False
+    wait: float | None = None
+    ends: bool = False
+    denial: FineryError | None = None
+    unknown_model: bool = False
 
 
 def from_status(

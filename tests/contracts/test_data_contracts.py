@@ -13,9 +13,8 @@ from finery_data.steps.copies import Decontaminate, Dedup
 from finery_data.steps.file import File
 from finery_data.steps.filter import Filter
 from finery_data.steps.map import Map
-from finery_data.steps.mix import Mix
 from finery_data.steps.report import DataReport
-from finery_data.steps.sample import Sample
+from finery_data.steps.sample import Mix, Sample
 from finery_data.steps.split import Split
 from finery_data.steps.validate import Validate
 from finery_docs.files import DocsFiles

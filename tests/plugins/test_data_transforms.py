@@ -21,8 +21,7 @@ from finery.rows.templates import limits
 from finery.testing import TestJob, dataset
 from finery_data.steps.filter import Filter
 from finery_data.steps.map import Map
-from finery_data.steps.mix import Mix
-from finery_data.steps.sample import Sample
+from finery_data.steps.sample import Mix, Sample
 
 
 def row(prompt: str, answer: str = "a", **more: Any) -> Row:

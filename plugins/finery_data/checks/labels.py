@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from finery import Dataset
 from finery.advanced import counted
 from finery.rows import Row
+from finery.rows.difference import first_difference
 from finery.rows.near import (
     NEAR_SIMILARITY,
     Entry,
@@ -27,13 +28,17 @@ SHORTEST = 4
 """Minimum length of a misspelt label, in characters. Shorter labels are too similar."""
 
 
-@dataclass(slots=True)
-class _First:
-    """The first row with a prompt: its label and name; and how many follow with that label."""
+class _First(NamedTuple):
+    """The first row with a prompt, its label and name; and the rows by label of all with it."""
 
     label: str
     row: str
-    count: int = 1
+    counts: dict[str, int]
+
+    def usual(self) -> str:
+        """The most frequent label, the first of several."""
+        counts = self.counts
+        return max(counts, key=lambda label: (counts[label], label == self.label))
 
 
 class Labels:
@@ -51,7 +56,6 @@ class Labels:
         self._may_be_texts = column is None and not has_column
         self._counts: Counter[str] = Counter()
         self._first: dict[bytes, _First] = {}  # by prompt
-        self._several: dict[bytes, Counter[str]] = {}
         self._folder = folder
         self._common = TemplateFinder()
         self._added: dict[int, tuple[str, str]] = {}
@@ -78,15 +82,10 @@ class Labels:
             return
         self._common.add(entry)
         key = entry.digest()
-        first = self._first.get(key)
-        if first is None:
-            self._first[key] = _First(label, row_label(number, row))
-        elif key in self._several:
-            self._several[key][label] += 1
-        elif label == first.label:
-            first.count += 1
-        else:
-            self._several[key] = Counter({first.label: first.count, label: 1})
+        if key not in self._first:
+            self._first[key] = _First(label, row_label(number, row), {})
+        counts = self._first[key].counts
+        counts[label] = counts.get(label, 0) + 1
 
     def typo(self, label: str) -> str | None:
         """Why a label seems to be misspelt; None if it doesn't."""
@@ -107,10 +106,9 @@ class Labels:
         entry = prompt_entry(row) if label and self.are_classes else None
         if not label or entry is None:
             return None
-        key = entry.digest()
-        counts = self._several.get(key)
-        if counts is not None:
-            conflict, label = self._outvoted(key, counts, label), self._usual(key, counts)
+        first = self._first[entry.digest()]
+        if len(first.counts) > 1:
+            conflict, label = self._outvoted(first, label), first.usual()
         else:
             conflict = self._unlike(entry, label)
         if self._near.add(number, entry):
@@ -127,20 +125,12 @@ class Labels:
                 )
         return None
 
-    def _outvoted(self, key: bytes, counts: Counter[str], label: str) -> str | None:
-        first, usual = self._first[key], self._usual(key, counts)
-        if label == usual:
+    def _outvoted(self, first: _First, label: str) -> str | None:
+        if label == (usual := first.usual()):
             return None
         where = f", the first being {first.row}" if usual == first.label else ""
-        return (
-            f"the label is {label!r}, and {usual!r} in {counted(counts[usual], 'row')} with the "
-            f"same prompt{where}"
-        )
-
-    def _usual(self, key: bytes, counts: Counter[str]) -> str:
-        """The most frequent label of a prompt, the first of several."""
-        first = self._first[key].label
-        return max(counts, key=lambda label: (counts[label], label == first))
+        rows = counted(first.counts[usual], "row")
+        return f"the label is {label!r}, and {usual!r} in {rows} with the same prompt{where}"
 
 
 def misspelt(counts: Counter[str]) -> dict[str, str]:
@@ -176,10 +166,7 @@ def one_edit_apart(one: str, other: str) -> bool:
     """
     if abs(len(one) - len(other)) > 1:
         return False
-    start = next(
-        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-        min(len(one), len(other)),
-    )
+    start = first_difference(one, other)
     a, b = one[start:], other[start:]
     if len(a) != len(b):
         return a[1:] == b or a == b[1:]

@@ -8,6 +8,7 @@ from finery.advanced import did_you_mean
 from finery.rows import Conversation, Row
 from finery.rows.badrow import BadRow, kind_of
 from finery.rows.chat.turns import as_conversation, check_turns, decode_column
+from finery.rows.difference import first_difference
 from finery_data.sources import sharegpt
 
 Columns = dict[str, Any]
@@ -179,8 +180,7 @@ def _text_preference(prompt: str | None, chosen: str, rejected: str) -> Row:
 
 def _common_text(chosen: str, rejected: str) -> int:
     """Length of the common start, without the part of a word in which they begin to differ."""
-    both = zip(chosen, rejected, strict=False)
-    cut = next((i for i, (a, b) in enumerate(both) if a != b), min(len(chosen), len(rejected)))
+    cut = first_difference(chosen, rejected)
     while cut and not chosen[cut - 1].isspace():
         cut -= 1
     while cut and chosen[cut - 1].isspace():
@@ -205,8 +205,7 @@ def _turn_preference(prompt: Any, chosen: Conversation, rejected: Conversation) 
 
 def _common_turns(chosen: Conversation, rejected: Conversation) -> int:
     """Number of turns that are the same at the start, without the answer they may end with."""
-    both = zip(chosen, rejected, strict=False)
-    cut = next((i for i, (a, b) in enumerate(both) if a != b), min(len(chosen), len(rejected)))
+    cut = first_difference(chosen, rejected)
     while cut and chosen[cut - 1]["role"] == "assistant":
         cut -= 1
     return cut

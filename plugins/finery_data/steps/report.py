@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from finery import Bundle, Dataset, Job, Key, Model, Step, UsageError, setting, takes
@@ -89,22 +90,18 @@ def as_data(report: Report) -> dict[str, Any]:
 
 
 def _facts(facts: Facts) -> dict[str, Any]:
-    copies = facts.copies
     return {
         "rows": facts.rows,
-        "lengths": {part: _lengths(found) for part, found in facts.lengths.items() if len(found)},
-        "classes": {name: _counts(found) for name, found in facts.classes.items()},
+        "lengths": {part: _lengths(each) for part, each in facts.lengths.items() if len(each)},
+        "classes": {name: _counts(each) for name, each in facts.classes.items()},
         "turns": {str(k): v for k, v in sorted(facts.turns.items())},
-        "roles": _counts(facts.roles),
-        "columns": _counts(facts.columns),
+        **{name: _counts(getattr(facts, name)) for name in ("roles", "columns", "languages")},
         "system_prompts": {"rows": facts.systems, "different": len(facts.system_prompts)},
         "tools": facts.tools,
         "with_parents": facts.parents,
         "garbled": facts.garbled,
         "sources": dict(list(_counts(facts.sources).items())[:MOST_SOURCES]),
-        "languages": _counts(facts.languages),
-        "copies": {"exact": copies.exact, "near": copies.near, "conflicts": copies.conflicts,
-                   "searched": copies.searched, "examples": copies.examples},
+        "copies": asdict(facts.copies),
         "dropped": facts.counts("dropped"),
         "findings": facts.counts("findings"),
         "samples": [row.get("id") for row in facts.samples],

@@ -15,6 +15,7 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, Literal
 
 import msgspec
@@ -189,7 +190,7 @@ def _near_copies(survey: "_Survey", chosen: bytes, job: Job) -> dict[int, Leak]:
     rows, so that an added row never brings a dropped one back.
     """
     leaks: dict[int, Leak] = {}
-    common = survey.common()
+    common = survey.templates.pieces()  # of text that many prompts share
     held = {i: HeldOut(SPLITS[i], NEAR_SIMILARITY, job.scratch, common) for i in (TEST, VALIDATION)}
     for split in (TEST, VALIDATION, TRAIN):
         before = [held[i] for i in (TEST, VALIDATION) if i > split and len(held[i])]
@@ -254,7 +255,7 @@ class _Survey:
         self.stratum = array("L")
         self.any_parents = False
         self.ungrouped = 0  # rows without a value of the group's column
-        self._common = TemplateFinder()
+        self.templates = TemplateFinder()
         index: dict[str, int] = {}
         without: DataError | None = None
         for number, row in read_numbered(job, step.rows, "rows surveyed"):
@@ -265,7 +266,7 @@ class _Survey:
             self.any_parents |= bool(row.get("parents"))
             entry = prompt_entry(row) if step.decontaminate else None
             if entry is not None:
-                self._common.add(entry)
+                self.templates.add(entry)
             value = _stratum(row, step.stratify, number)
             self.stratum.append(index.setdefault(value, len(index)))
         self.strata = list(index)
@@ -273,15 +274,6 @@ class _Survey:
             raise DataError("there are no rows to split", fix="check the steps that `rows` names")
         if without is not None and self.ungrouped == len(self.units):
             raise without
-
-    def read(self) -> Iterator[Row]:
-        """All rows, in order."""
-        for dataset in self.step.rows:
-            yield from dataset
-
-    def common(self) -> frozenset[str]:
-        """Pieces of text that many prompts share."""
-        return self._common.pieces()
 
     def assign(self, seed: int) -> bytes:
         """For each row the index into `SPLITS`."""
@@ -478,7 +470,7 @@ def _refuse(leaks: Iterator[str], what: str, fix: str) -> None:
 
 def _prompt_leaks(survey: _Survey, chosen: bytes) -> Iterator[str]:
     seen: dict[int, int] = {}
-    for number, row in enumerate(survey.read(), 1):
+    for number, row in enumerate(chain.from_iterable(survey.step.rows), 1):
         first = seen.setdefault(unit_of(row), number)
         if chosen[first - 1] != chosen[number - 1]:
             yield _pair(number, first, chosen)
@@ -487,8 +479,10 @@ def _prompt_leaks(survey: _Survey, chosen: bytes) -> Iterator[str]:
 def _parent_leaks(survey: _Survey, chosen: bytes) -> Iterator[str]:
     if not survey.any_parents:
         return
-    parents = [(n, row["parents"]) for n, row in enumerate(survey.read(), 1) if row.get("parents")]
-    numbers = {str(row.get("id")): number for number, row in enumerate(survey.read(), 1)}
+    numbers, parents = dict[str, int](), list[tuple[int, list[str]]]()
+    for number, row in enumerate(chain.from_iterable(survey.step.rows), 1):
+        numbers[str(row.get("id"))] = number
+        parents += [(number, row["parents"])] if row.get("parents") else []
     for number, ids in parents:
         for parent in (numbers[i] for i in ids if i in numbers):
             if chosen[parent - 1] != chosen[number - 1]:

@@ -91,7 +91,7 @@ def _is_word(character: str) -> bool:
     )
 
 
-_MARKS = str.maketrans({"‘": "'", "’": "'", "ʼ": "'", "“": '"', "”": '"', "\u00ad": None})
+_STRAIGHT_MARKS = str.maketrans({"‘": "'", "’": "'", "ʼ": "'", "“": '"', "”": '"', "\u00ad": None})
 Expected = Sequence[str | Sequence[str]]
 """Texts that an answer must contain, each of which may be a list of alternatives."""
 
@@ -114,7 +114,7 @@ def contains(text: str, expected: Expected) -> bool:
 
 def one_line(text: str) -> str:
     """The text in one line, in one case, with straight quotation marks and apostrophes."""
-    text = unicodedata.normalize("NFKC", text).casefold().translate(_MARKS)
+    text = unicodedata.normalize("NFKC", text).casefold().translate(_STRAIGHT_MARKS)
     return " ".join(text.split())
 
 

@@ -36,22 +36,22 @@ def require_answering(model: Model, where: str) -> None:
 def require_embedder(model: Model, where: str) -> None:
     """Raise `UsageError` for a model that doesn't embed texts."""
     fix = "name a step of retrieve.embedder, retrieve.wheel, retrieve.api or embed.train"
-    _require(model, where, EMBEDDERS, "can't embed texts", fix)
+    require_format(model, where, EMBEDDERS, "can't embed texts", fix)
 
 
 def require_tokenizer(model: Model, where: str) -> None:
     """Raise `UsageError` for a model without files that have a tokenizer."""
     fix = "name a Hugging Face folder, a GGUF or an adapter, e.g. a step of hub.model"
-    _require(model, where, TOKENIZERS, "has no tokenizer that finery can load", fix)
+    require_format(model, where, TOKENIZERS, "has no tokenizer that finery can load", fix)
 
 
 def require_retrieving(model: Model, where: str) -> None:
     """Raise `UsageError` for a model that retrieves no documents."""
     fix = "name a step of retrieve.model"
-    _require(model, where, (RETRIEVING,), "retrieves no documents", fix)
+    require_format(model, where, (RETRIEVING,), "retrieves no documents", fix)
 
 
-def _require(model: Model, where: str, formats: Collection[str], lack: str, fix: str) -> None:
+def require_format(model: Model, where: str, formats: Collection[str], lack: str, fix: str) -> None:
     """Raise `UsageError` for a model that is known to have another format."""
     format_ = model.meta.get("format")
     if format_ is not None and format_ not in formats:

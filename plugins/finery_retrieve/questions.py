@@ -210,12 +210,15 @@ _STRAIGHT = str.maketrans("‘’“”–—", "''\"\"--")
 
 
 class _NearQuote(NamedTuple):
-    """A chunk that nearly has a quote: word for word, apart from case, or apart from marks too."""
+    """A chunk that nearly has a quote: word for word, apart from case, or apart from marks too.
 
-    source: str
+    The first three order chunks by how similar they are.
+    """
+
+    is_own: bool
     is_verbatim: bool
     is_same_case: bool
-    is_own: bool
+    source: str
 
 
 def missing_chunk_errors(
@@ -298,8 +301,7 @@ def _nearest(questions: Mapping[int, Question], chunks: Iterable[Chunk]) -> dict
         for number, quote in folded.items():
             if quote and quote in text:
                 near = _compare_quote(questions[number], chunk)
-                best = nearest.get(number)
-                if best is None or _rank(near) > _rank(best):
+                if number not in nearest or near[:3] > nearest[number][:3]:
                     nearest[number] = near
     return nearest
 
@@ -309,15 +311,11 @@ def _compare_quote(question: Question, chunk: Chunk) -> _NearQuote:
         _collapse_spaces(raw_text.translate(_STRAIGHT)) for raw_text in (question.quote, chunk.text)
     )
     return _NearQuote(
-        source=chunk.source,
+        is_own=is_source(question.source, chunk.source),
         is_verbatim=is_verbatim(question.quote, chunk.text),
         is_same_case=quote in text,
-        is_own=is_source(question.source, chunk.source),
+        source=chunk.source,
     )
-
-
-def _rank(near: _NearQuote) -> tuple[bool, bool, bool]:
-    return near.is_own, near.is_verbatim, near.is_same_case
 
 
 def _question_line(question: Question) -> str:

@@ -1,6 +1,6 @@
 """A client of a server's HTTP API: JSON, and answers as they are written (SSE).
 
-Public: `open_url` and `words_of`, which keep a key with the server that it is for.
+Public: `open_url` and `words_of`, which keep a key with the server that it is for, and `events_in`.
 """
 
 import json
@@ -71,25 +71,12 @@ class Client:
         return False
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The events of a streamed answer, of which `[DONE]` must be the last.
-
-        Closing the iterator ends the request. Raises as `get`.
-        https://html.spec.whatwg.org/multipage/server-sent-events.html
-        """
+        """The events of a streamed answer. Closing the iterator ends it. Raises as `get`."""
         with self._open(path, {**body, "stream": True}) as response, _reading():
-            for line in response:
-                field, _, data = line.decode("utf-8", "replace").partition(":")
-                if field != "data" or not data.strip():
-                    continue
-                if data.strip() == "[DONE]":
-                    return
-                event = json.loads(data)
-                if not isinstance(event, dict):
-                    raise ValueError("an event must be an object")
+            for event in events_in(response):
                 if "error" in event:
                     raise StepError(f"the server ended the answer: {words_in(event)}")
                 yield event
-        raise StepError(BROKEN_OFF, fix=AGAIN)  # http.client raises nothing
 
     def _open(self, path: str, body: Mapping[str, Any] | None) -> Any:
         try:
@@ -113,6 +100,25 @@ def open_url(
     return (_LOCAL if is_local else _ANY).open(request, timeout=seconds)
 
 
+def events_in(response: Any) -> Iterator[dict[str, Any]]:
+    """The events of a streamed answer, of which `[DONE]` must be the last.
+
+    Raises as http.client and json, and `EOFError` for an answer that breaks off between two events.
+    https://html.spec.whatwg.org/multipage/server-sent-events.html
+    """
+    for line in response:
+        field, _, data = line.decode("utf-8", "replace").partition(":")
+        if field != "data" or not data.strip():
+            continue
+        if data.strip() == "[DONE]":
+            return
+        event = json.loads(data)
+        if not isinstance(event, dict):
+            raise ValueError("an event must be an object")
+        yield event
+    raise EOFError
+
+
 def words_of(error: urllib.error.HTTPError, key: str | None) -> str:
     """What a server's error says, without the key, which it may repeat. Raises `OSError`."""
     text = error.read().decode("utf-8", "replace")
@@ -126,6 +132,8 @@ def _reading() -> Iterator[None]:
     """Raise `StepError` for an answer that breaks off, or that isn't JSON."""
     try:
         yield
+    except EOFError:
+        raise StepError(BROKEN_OFF, fix=AGAIN) from None
     except (OSError, HTTPException) as error:
         raise StepError(f"{BROKEN_OFF}: {error}", fix=AGAIN) from error
     except ValueError as error:

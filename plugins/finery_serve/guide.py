@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from finery import Artifact, Bundle, File
 from finery_transformers.frozen.template import client_facts, shared_tools
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$"
+"""Pattern of a model's name in the API."""
 REQUEST = "request.json"
 SHORT = ("model", "messages", "temperature")
 INLINE = 600
@@ -106,6 +109,24 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
         (folder / name).write_text(text, encoding="utf-8")
         if name.endswith(".sh"):
             (folder / name).chmod(0o755)
+
+
+def requirement(package: str) -> str:
+    """The line of requirements.txt for a package as it is installed.
+
+    The index has no builds with a local version, such as torch 2.13.0+cpu.
+    """
+    return f"{package}=={version(package).partition('+')[0]}"
+
+
+def files_of(artifact: Artifact) -> dict[str, Path]:
+    """Name → path of each file of an artifact, in its folder or elsewhere."""
+    if artifact.manifest is not None:
+        names = {*artifact.manifest.files}
+    else:  # not in a store
+        paths = (path for path in artifact.path.rglob("*") if path.is_file())
+        names = {path.relative_to(artifact.path).as_posix() for path in paths}
+    return {name: artifact.file(name) for name in sorted(names | artifact.external.keys())}
 
 
 def read_schema(file: File | None) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +14,15 @@ from typing import Any
 from finery import Artifact, Bundle, Engine, Job, Model, Promise, Step, UsageError, setting, takes
 from finery.advanced import load_plugins
 from finery_serve.client import Client
-from finery_serve.guide import json_text, read_template, request_for, write_bundle
+from finery_serve.guide import (
+    NAME,
+    files_of,
+    json_text,
+    read_template,
+    request_for,
+    requirement,
+    write_bundle,
+)
 from finery_serve.processes import Address, ServerProgram, log_file
 from finery_serve.servers import STANDALONE, Kind, Serving
 from finery_transformers.formats import way_out
@@ -36,7 +43,7 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
 
     model: Model = takes(help="The model to serve, e.g. of `baseline.linear`.")
     name: str = setting(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$",
+        pattern=NAME,
         help="The model's name in the API, which clients send as `model`.",
     )
     prompt: str = setting(
@@ -100,12 +107,10 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         if self.abstain_below is not None:
             about["abstain_below"] = self.abstain_below
         meta, clients = self.model.meta, client_facts(self.model)
-        # The index has no builds with a local version, such as torch 2.13.0+cpu.
-        versions = {package: version(package).partition("+")[0] for package in engine.packages}
-        packages = [f"{package}=={number}\n" for package, number in versions.items()]
+        packages = [*map(requirement, engine.packages)]
         texts = {
             "model.json": json_text(about),
-            "requirements.txt": "".join(packages),
+            "requirements.txt": "".join(f"{package}\n" for package in packages),
             "run.sh": read_template("finery_serve/standalone.sh"),
         }
         write_bundle(
@@ -116,13 +121,8 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         )  # fmt: skip
         job.copy(SERVER, "server.py")
         job.copy(file, file.name)
-        if self.model.manifest is not None:
-            own = [*self.model.manifest.files]
-        else:  # not in a store
-            paths = (path for path in self.model.path.rglob("*") if path.is_file())
-            own = [path.relative_to(self.model.path).as_posix() for path in paths]
-        for name in sorted({*own, *self.model.external}):
-            job.copy(self.model.file(name), f"model/{name}")
+        for name, path in files_of(self.model).items():
+            job.copy(path, f"model/{name}")
         facts = {"format": STANDALONE, "name": self.name, "run": "sh run.sh", **clients}
         return Bundle(job.out, meta=facts)
 

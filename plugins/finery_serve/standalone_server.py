@@ -28,7 +28,7 @@ MAX_BODY_BYTES = 16 * 2**20
 """Bytes of a request."""
 
 
-class RefusedError(Exception):
+class Refused(Exception):
     """A request that can't be answered. status: of HTTP."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -36,7 +36,7 @@ class RefusedError(Exception):
         self.status = status
 
 
-def error_body(error: RefusedError) -> dict[str, Any]:
+def error_body(error: Refused) -> dict[str, Any]:
     """An error as OpenAI's API has it."""
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     return {"error": {"message": str(error), "type": kind, "code": error.status}}
@@ -123,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
             return True
         self.close_connection = True  # what follows isn't read
         names = f"only requests for {', '.join(LOOPBACK)} are answered"
-        self._refuse(RefusedError(403, f"{names}, not those of other web pages; or set SERVE_KEY"))
+        self._refuse(Refused(403, f"{names}, not those of other web pages; or set SERVE_KEY"))
         return False
 
     def do_GET(self) -> None:
@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             self._send({"status": "ok"})
         elif self.path != "/v1/models":
-            self._refuse(RefusedError(404, f"there is no {self.path}"))
+            self._refuse(Refused(404, f"there is no {self.path}"))
         elif self._is_allowed():
             self._send({"object": "list", "data": [model]})
 
@@ -141,46 +141,46 @@ class Handler(BaseHTTPRequestHandler):
         try:
             body = self._body()
             if self.path != "/v1/chat/completions":
-                raise RefusedError(404, f"there is no {self.path}")
+                raise Refused(404, f"there is no {self.path}")
             if self._is_allowed():
                 self._complete(body)
-        except RefusedError as error:
+        except Refused as error:
             self._refuse(error)
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch("[0-9]{1,9}", length) or int(length) > MAX_BODY_BYTES:
             self.close_connection = True  # what follows isn't read
-            raise RefusedError(413, f"Content-Length must be at most {MAX_BODY_BYTES}")
+            raise Refused(413, f"Content-Length must be at most {MAX_BODY_BYTES}")
         return self.rfile.read(int(length))
 
     def _is_allowed(self) -> bool:
         key = self.server.key
         allowed = not key or has_key(self.headers.get("Authorization", ""), key)
         if not allowed:
-            self._refuse(RefusedError(401, "invalid API key"))
+            self._refuse(Refused(401, "invalid API key"))
         return allowed
 
     def _complete(self, body: bytes) -> None:
         try:
             request = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise RefusedError(400, f"the body isn't JSON: {error}") from None
+            raise Refused(400, f"the body isn't JSON: {error}") from None
         messages = request.get("messages") if isinstance(request, dict) else None
         turns = messages if isinstance(messages, list) else []
         if not turns or not all(isinstance(turn, dict) for turn in turns):
-            raise RefusedError(400, "`messages` must be a list of messages, and not empty")
+            raise Refused(400, "`messages` must be a list of messages, and not empty")
         try:
             text = prompt_text(turns)
             text.encode()
         except (UnicodeEncodeError, RecursionError):
             problem = "a text holds half of a surrogate pair, or a content is nested too deeply"
-            raise RefusedError(400, problem) from None
+            raise Refused(400, problem) from None
         try:
             choice = self.server.choice(text)
         except Exception as error:
             traceback.print_exc()
-            raise RefusedError(500, f"the model can't answer: {error}") from None
+            raise Refused(500, f"the model can't answer: {error}") from None
         header = {
             "id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()),
             "model": self.server.model_name,
@@ -201,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
             },
         })  # fmt: skip
 
-    def _refuse(self, error: RefusedError) -> None:
+    def _refuse(self, error: Refused) -> None:
         self._send(error_body(error), error.status)
 
     def _send(self, value: Any, status: int = 200) -> None:

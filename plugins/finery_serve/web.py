@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from finery_serve.standalone_server import RefusedError, error_body, has_key
+from finery_serve.standalone_server import Refused, error_body, has_key
 
 PRIVATE_HEADERS = {
     "Cache-Control": "no-store",
@@ -53,7 +53,7 @@ class Guard:
         try:
             if scope["type"] == "http":
                 headers |= self.check(scope, Headers(scope=scope))
-        except RefusedError as error:
+        except Refused as error:
             app = self.refusal(error)
 
         async def with_headers(message: Message) -> None:
@@ -64,21 +64,21 @@ class Guard:
         await app(scope, receive, with_headers)
 
     def check(self, scope: Scope, headers: Headers) -> Mapping[str, str]:
-        """Headers of the answer to a request. `RefusedError` if it isn't answered."""
+        """Headers of the answer to a request. `Refused` if it isn't answered."""
         hosts = [_normalise_host(host) for host in headers.getlist("host")]
         if self._hosts is not None and (len(hosts) != 1 or hosts[0] not in self._hosts):
             names = " or ".join(self._hosts.values())
-            raise RefusedError(403, f"the Host must be {names}")
+            raise Refused(403, f"the Host must be {names}")
         for origin in headers.getlist("origin"):
             scheme, _, host = origin.partition("://")
             if scheme not in self._schemes or [_normalise_host(host)] != hosts:
-                raise RefusedError(403, "the request comes from another web page")
+                raise Refused(403, "the request comes from another web page")
         is_open = self._key is None or not scope["path"].startswith("/v1/")
         if not (is_open or has_key(headers.get("authorization", ""), self._key or "")):
-            raise RefusedError(401, "invalid API key: send the one that the server printed")
+            raise Refused(401, "invalid API key: send the one that the server printed")
         return {}
 
-    def refusal(self, error: RefusedError) -> Response:
+    def refusal(self, error: Refused) -> Response:
         """The answer to a refused request."""
         return error_response(error)
 
@@ -88,7 +88,7 @@ def _normalise_host(host: str) -> str:
     return host.lower().removesuffix(":80")
 
 
-def error_response(error: RefusedError, headers: Mapping[str, str] | None = None) -> Response:
+def error_response(error: Refused, headers: Mapping[str, str] | None = None) -> Response:
     """An error as OpenAI's API has it."""
     return JSONResponse(error_body(error), error.status, headers)
 
@@ -96,11 +96,11 @@ def error_response(error: RefusedError, headers: Mapping[str, str] | None = None
 async def read_json(request: Request, limit: int) -> bytes:
     """The body of a request with JSON.
 
-    `RefusedError` for another type, and for more than `limit` bytes, whatever its length is said
+    `Refused` for another type, and for more than `limit` bytes, whatever its length is said
     to be.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise RefusedError(415, "a request must be JSON: Content-Type: application/json")
+        raise Refused(415, "a request must be JSON: Content-Type: application/json")
     body = bytearray()
     length = int(request.headers.get("content-length", "0"))  # h11 has checked that it is a number
     try:
@@ -110,9 +110,9 @@ async def read_json(request: Request, limit: int) -> bytes:
                 if len(body) > limit:
                     break
     except ClientDisconnect:
-        raise RefusedError(400, "the request broke off") from None
+        raise Refused(400, "the request broke off") from None
     if max(length, len(body)) > limit:
-        raise RefusedError(413, f"a request may have {limit:,} bytes")
+        raise Refused(413, f"a request may have {limit:,} bytes")
     return bytes(body)
 
 

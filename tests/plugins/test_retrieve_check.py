@@ -141,7 +141,7 @@ def test_a_changed_prompt_is_found(tmp_path: Path, shipped: tuple[Model, Bundle]
     _, metrics = checked(tmp_path, model, wrong)
     (fault,) = faults(metrics).values()
     assert fault["kind"] == "prompts"
-    assert any(line.startswith("app:") and ">>>'My" in line for line in fault["details"])
+    assert any(line.startswith("served:") and ">>>'My" in line for line in fault["details"])
     assert metrics.report().data()["scores"]["rag"]["sources"] == 1.0
 
 
@@ -154,5 +154,5 @@ def test_another_chat_template_is_found(tmp_path: Path, shipped: tuple[Model, Bu
     other = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
     wrong.file("other.jinja").write_text(other, "utf-8")
     _, metrics = checked(tmp_path, model, wrong)
-    assert faults(metrics).keys() == {"prompts"}
+    assert faults(metrics).keys() == {"template"}
     assert metrics.report().data()["scores"]["rag"]["prompts"] == 0.0

@@ -141,25 +141,18 @@ def check_messages(messages: Any) -> None:
             raise Refused(400, f"messages[{number}] has no role")
         content = message.get("content")
         is_call = content is None and message["role"] == "assistant"
-        if not (
-            isinstance(content, str)
-            or is_call
-            or (
-                isinstance(content, list)
-                and all(
-                    isinstance(content_part, dict)
-                    and (
-                        content_part.get("type") != "text"
-                        or isinstance(content_part.get("text"), str)
-                    )
-                    for content_part in content
-                )
-            )
-        ):
+        if not (is_call or isinstance(content, str) or _are_parts(content)):
             problem = f"the content of messages[{number}] must be text or a list of parts"
             raise Refused(400, problem)
     if not any(message["role"] == "user" for message in messages):
         raise Refused(400, "'messages' has no user turn, so there is no question")
+
+
+def _are_parts(content: Any) -> bool:
+    return isinstance(content, list) and all(
+        isinstance(part, dict) and (part.get("type") != "text" or isinstance(part.get("text"), str))
+        for part in content
+    )
 
 
 async def _refusal(_: Request, error: Exception) -> Response:

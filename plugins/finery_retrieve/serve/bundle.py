@@ -8,14 +8,22 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from finery import Artifact, Bundle, Index, Job, Model, Step, StepError, UsageError, setting, takes
+from finery import Bundle, Index, Job, Model, Step, StepError, UsageError, setting, takes
 from finery_gguf.llama import PACKAGE, Gguf
 from finery_retrieve.formats import require_retrieving
 from finery_retrieve.index.chunks import CHUNKS_FILE, OFFSETS_FILE
 from finery_retrieve.index.chunks import FORMAT as INDEX_FORMAT
 from finery_retrieve.index.retriever import EMBEDDINGS_FILE
 from finery_retrieve.index.words import FOLDER
-from finery_serve.guide import fill, model_facts, read_template, write_texts
+from finery_serve.guide import (
+    NAME,
+    files_of,
+    fill,
+    model_facts,
+    read_template,
+    requirement,
+    write_texts,
+)
 from finery_serve.llama import SLOTS, Options, options_for
 
 SETTINGS, TEMPLATE, INDEX, EMBEDDER = "settings.json", "prompt.jinja", "index", "embedder"
@@ -116,16 +124,10 @@ def parts_of(model: Model) -> RetrievalParts:
     return RetrievalParts(index, under)
 
 
-def embedder_of(index: Index) -> Model | None:
-    """The embedding model of an index; None if it only searches by words."""
-    embedder = index.refs.get("embedder")
-    return embedder if isinstance(embedder, Model) else None
-
-
-def reranker_of(index: Index) -> Model | None:
-    """The reranker of an index; None if it has none."""
-    reranker = index.refs.get("reranker")
-    return reranker if isinstance(reranker, Model) else None
+def part_of(index: Index, role: str) -> Model | None:
+    """The embedding model or the reranker of an index; None if it has none."""
+    part = index.refs.get(role)
+    return part if isinstance(part, Model) else None
 
 
 def gguf_file(model: Model) -> Path:
@@ -156,14 +158,14 @@ def remote(model: Model, max_tokens: int) -> Remote:
 def settings_of(model: Model, name: str, reached: Local | Remote) -> Settings:
     """The settings of a bundle. `StepError` for an embedding model that only finery can run."""
     index = parts_of(model).documents
-    embedder = embedder_of(index)
+    embedder, reranker = part_of(index, EMBEDDER), part_of(index, RERANKER)
     if embedder is not None and embedder.format not in ("embedder", "embedder-api"):
         raise StepError(
             f"the index has an embedding model of the format '{embedder.format}', which can't be "
             "put into a bundle",
             fix="index the chunks with one of retrieve.embedder, retrieve.wheel or retrieve.api",
         )
-    prompt, reranker = model.meta["prompt"], reranker_of(index)
+    prompt = model.meta["prompt"]
     return Settings(
         format=2,
         finery=version("finery"),
@@ -182,11 +184,6 @@ def _without_none(facts: Mapping[str, Any], names: tuple[str, ...]) -> dict[str,
     return {name: facts[name] for name in names if name in facts}
 
 
-def _plain(facts: msgspec.Struct) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(facts)
-    return plain
-
-
 def read_settings(folder: Path) -> Settings:
     """The settings of the bundle in a folder. `UsageError` if they can't be used."""
     try:
@@ -200,7 +197,9 @@ def read_settings(folder: Path) -> Settings:
 
 def bundled_model(folder: Path, settings: Settings) -> Model:
     """The model that retrieves, as the recipe had it; what answers isn't in its `refs`."""
-    index = Index(folder / INDEX, meta={"format": INDEX_FORMAT, **_plain(settings.index)})
+    index = Index(
+        folder / INDEX, meta={"format": INDEX_FORMAT, **msgspec.to_builtins(settings.index)}
+    )
     if settings.embedder is not None:
         index.refs["embedder"] = Model(
             folder / EMBEDDER, meta=settings.embedder, runtime=settings.embedder_runtime
@@ -209,13 +208,12 @@ def bundled_model(folder: Path, settings: Settings) -> Model:
         index.refs["reranker"] = Model(folder / RERANKER, meta=settings.reranker)
     prompt = {
         "template": (folder / TEMPLATE).read_text(encoding="utf-8"),
-        **_plain(settings.prompt),
+        **msgspec.to_builtins(settings.prompt),
     }
     meta = {"format": "retrieving", "k": settings.k, "prompt": prompt}
     return Model(folder, meta=meta, refs={"index": index})
 
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$"
 LEXICAL, LOCAL, LLAMA = ("bm25s", "PyStemmer"), ("torch", "transformers"), ("xllamacpp",)
 """Packages that decide what is found and answered, so a bundle names their versions."""
 
@@ -264,10 +262,9 @@ class RetrieveBundle(
         reached: Local | Remote
         if under.format == "gguf":
             options = gguf_options(under, self.name, self.context, self.slots)
-            has_template = options.template is not None
             reached = Local(
                 options.model, options.context, options.slots, parameters(self.max_tokens),
-                CHAT_TEMPLATE if has_template else None,
+                CHAT_TEMPLATE if options.template is not None else None,
             )  # fmt: skip
             texts |= {CHAT_TEMPLATE: options.template} if options.template is not None else {}
         else:
@@ -299,19 +296,12 @@ class RetrieveBundle(
 def _data_files(index: Index) -> dict[str, Path]:
     """Name in the bundle → file of the index that a search reads, or of its embedding model."""
     searched = (CHUNKS_FILE, OFFSETS_FILE, FOLDER, EMBEDDINGS_FILE)
-    files = {f"{INDEX}/{n}": p for n, p in _files(index).items() if n.split("/")[0] in searched}
-    embedder = embedder_of(index)
-    if embedder is not None and embedder.format == "embedder":
-        files |= {f"{EMBEDDER}/{name}": path for name, path in _files(embedder).items()}
-    if (reranker := reranker_of(index)) is not None:
-        files |= {f"{RERANKER}/{name}": path for name, path in _files(reranker).items()}
+    files = {f"{INDEX}/{n}": p for n, p in files_of(index).items() if n.split("/")[0] in searched}
+    for role in (EMBEDDER, RERANKER):
+        part = part_of(index, role)
+        if part is not None and part.format != "embedder-api":
+            files |= {f"{role}/{name}": path for name, path in files_of(part).items()}
     return files
-
-
-def _files(artifact: Artifact) -> dict[str, Path]:
-    paths = (path for path in sorted(artifact.path.rglob("*")) if path.is_file())
-    inside = {path.relative_to(artifact.path).as_posix(): path for path in paths}
-    return inside | artifact.external
 
 
 def requirements(settings: Settings) -> str:
@@ -325,13 +315,8 @@ def requirements(settings: Settings) -> str:
         pinned += LOCAL
     if settings.embedder is not None and not local:
         extras.append("openai")
-    lines = [f"finery[{','.join(sorted(extras))}]=={_public(settings.finery)}"]
+    lines = [f"finery[{','.join(sorted(extras))}]=={settings.finery.partition('+')[0]}"]
     for name in pinned:
         with suppress(PackageNotFoundError):
-            lines.append(f"{name}=={_public(version(name))}")
+            lines.append(requirement(name))
     return "\n".join(lines) + "\n"
-
-
-def _public(version: str) -> str:
-    """A build of torch for one kind of GPU has a local version, which others can't install."""
-    return version.partition("+")[0]

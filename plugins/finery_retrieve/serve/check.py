@@ -1,14 +1,15 @@
 """`retrieve.check`: start the app of a bundle, and compare its answers with those of the build."""
 
-import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+import msgspec
 
 from finery import (
     Bundle,
-    Completion,
     Dataset,
     Job,
+    Key,
     Look,
     Metrics,
     Model,
@@ -18,13 +19,11 @@ from finery import (
     takes,
 )
 from finery.rows import Conversation
-from finery.rows.difference import text_difference
 from finery.rows.report import Report
 from finery_eval.asking import Limits, generate
 from finery_eval.evaluator import longest_answer
 from finery_eval.measure import pairs_of
 from finery_gguf.llama import PACKAGE, Gguf
-from finery_gguf.prompts import model_template, tokenize
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.contexts import (
     Library,
@@ -41,7 +40,8 @@ from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.serve.bundle import gguf_file, parts_of
 from finery_retrieve.serve.running import serve_bundle
-from finery_serve.check.answers import answers_of, completion_of
+from finery_serve.check.answers import ServedModel, ServerQuestions, ask_server
+from finery_serve.check.prompts import NAMED, ComparedPrompt, TrainedPrompts, prompts_of_engine
 from finery_serve.check.server_check import (
     EVALUATED,
     FAULTS,
@@ -51,131 +51,61 @@ from finery_serve.check.server_check import (
     lost_answers,
     same_answers,
 )
-from finery_serve.client import Client
-from finery_serve.servers import Fault, Prompt, Serving
+from finery_serve.servers import Fault
 
-
-class ServedAnswer(NamedTuple):
-    """The app's intermediate results for a question.
-
-    sources: ids of the chunks, in the order of their labels. messages, prompt: what it sends to the
-    model, and the tokens that llama.cpp's server makes of them.
-    """
-
-    sources: list[str]
-    messages: Conversation
-    prompt: Prompt
-    answer: Completion
-
-
-class AppAnswers(NamedTuple):
-    """The answers of a running app. build: of the server. faults: of the way it was started."""
-
-    served: list[ServedAnswer]
-    build: str
-    faults: list[Fault]
-
-
-def ask_app(
-    bundle: Bundle,
-    prompts: Sequence[QuestionInContext],
-    settings: Mapping[str, Any],
-    slots: int,
-    job: Job,
-) -> AppAnswers:
-    """Start the app of a bundle with its llama.cpp server, and ask it every question.
-
-    settings: of each request, e.g. `max_tokens`. slots: requests at once. Raises as `serve_bundle`,
-    and `StepError` for a question that has no answer.
-    """
-    key = secrets.token_urlsafe(24)
-    job.progress(0, len(prompts), "starting the app")
-    with serve_bundle(bundle, Serving(name="app", key=key, checked=True)) as running:
-        if (llama := running.llama) is None:
-            raise StepError(
-                "the bundle has no GGUF, but the model has one",
-                fix="build the bundle again, of the model in `models`",
-            )
-        job.log(f"{running.build}, answers as {running.names[0]}")
-        questions = [prompt.question for prompt in prompts]
-        settings = {"model": running.names[0], **settings}
-        answers = answers_of(
-            Client(running.address, key),
-            [(f"row {q.row['id']}", {"messages": q.prompt, **settings}) for q in questions],
-            slots,
-            lambda done: job.progress(done, len(prompts), "the app's answers"),
-        )
-        served_answers = []
-        for question, answer in zip(questions, answers, strict=True):
-            messages, _ = running.prompted(question.prompt)
-            prompt = llama.prompt({"messages": messages})
-            sources = [str(source["id"]) for source in answer["sources"]]
-            served_answers.append(ServedAnswer(sources, messages, prompt, completion_of(answer)))
-        return AppAnswers(served_answers, running.build, llama.faults())
-
-
-Kind = Literal["sources", "prompts", "sampling"]
+FaultKind = Literal["sources", "template", "thinking", "prompts", "sampling"]
 REBUILD_FIX = "build the bundle again, of the model in `models`"
 
 
-class AppComparison(NamedTuple):
-    """Whether the app's results are the same for each question."""
-
-    sources: list[bool]
-    prompts: list[bool]
-    faults: list[Fault]
-
-
-def compare_app(
-    questions: Sequence[QuestionInContext], served: Sequence[ServedAnswer], gguf_model: Model
-) -> AppComparison:
-    """Compare sources and prompts. gguf_model: the GGUF that answers.
-
-    A prompt is the same if its tokens are, and if the server counted as many when it answered.
-    """
-    gguf = Gguf(gguf_file(gguf_model), vocab_only=True)
-    template = model_template(gguf, gguf_model)
-    expected = [Prompt(*tokenize(gguf, template, prompt.messages)[:2]) for prompt in questions]
-    sources = [
-        [hit.id for hit in prompt.hits] == answer.sources
-        for prompt, answer in zip(questions, served, strict=True)
+def compare_sources(
+    asked: Sequence[QuestionInContext], replies: Sequence[Mapping[str, Any]]
+) -> tuple[list[bool], list[Fault]]:
+    """(Whether an app shows the sources of the build, for each question; the fault if not)."""
+    built = [[hit.id for hit in prompt.hits] for prompt in asked]
+    shown = [[str(source["id"]) for source in reply["sources"]] for reply in replies]
+    same = [a == b for a, b in zip(built, shown, strict=True)]
+    if all(same):
+        return same, []
+    first = same.index(False)
+    details = [
+        f"for example {asked[first].question.text!r}:",
+        f"built: {', '.join(built[first]) or 'none'}",
+        f"app:   {', '.join(shown[first]) or 'none'}",
     ]
-    prompts = [*map(_is_same, expected, questions, served)]
-    faults = []
-    if not all(sources):
-        index = sources.index(False)
-        details = [
-            f"for example {questions[index].question.text!r}:",
-            f"built: {', '.join(hit.id for hit in questions[index].hits) or 'none'}",
-            f"app:   {', '.join(served[index].sources) or 'none'}",
-        ]
-        counts = (
-            f"{sources.count(False)} of {len(sources)} questions have other sources than in the "
-        )
-        faults.append(Fault("sources", f"{counts}build", details, REBUILD_FIX))
-    if not all(prompts):
-        index = prompts.index(False)
-        expected_prompt, served_prompt = expected[index], served[index].prompt
-        details = text_difference(("built:", "app:"), expected_prompt.text, served_prompt.text)
-        if expected_prompt.text == served_prompt.text:
-            sent_tokens = served[index].answer.prompt_tokens
-            details = [
-                f"built: {len(expected_prompt.tokens)} tokens, app: {len(served_prompt.tokens)}, "
-                f"sent: {sent_tokens}"
-            ]
-        counts = f"{prompts.count(False)} of {len(prompts)} prompts differ from those of the build"
-        example = f"for example {questions[index].question.text!r}:"
-        faults.append(Fault("prompts", counts, [example, *details], REBUILD_FIX))
-    return AppComparison(sources, prompts, faults)
+    problem = f"{same.count(False)} of {len(same)} questions have other sources than in the build"
+    return same, [Fault("sources", problem, details, REBUILD_FIX)]
 
 
-def _is_same(expected: Prompt, question: QuestionInContext, served: ServedAnswer) -> bool:
-    token_count = served.answer.prompt_tokens or len(expected.tokens)  # not all servers count
-    return (
-        served.messages == question.messages
-        and served.prompt.tokens == expected.tokens
-        and token_count == len(expected.tokens)
-    )
+def prompts_of_app(asked: Sequence[QuestionInContext], model: Model) -> TrainedPrompts:
+    """The prompts of the build, by the conversations that an app gets. model: the GGUF."""
+    of_gguf = prompts_of_engine(Gguf(gguf_file(model), vocab_only=True), model)
+    built = {msgspec.json.encode(prompt.question.prompt): prompt.messages for prompt in asked}
+
+    def render(messages: Conversation, tools: Any, arguments: Mapping[str, Any]) -> str:
+        return of_gguf.render(built[msgspec.json.encode(messages)], tools, arguments)
+
+    return of_gguf._replace(render=render)
+
+
+def same_prompts(
+    asked: Sequence[QuestionInContext], trained: TrainedPrompts, served: ServedModel
+) -> tuple[list[bool], list[Fault]]:
+    """(Whether the model got the prompt of each question, the fault if other tokens were counted).
+
+    What the server makes of a prompt may be the same, and yet not what it answered.
+    """
+    same, miscounted = list(served.alike), []
+    for number, (prompt, answer) in enumerate(zip(asked, served.answers, strict=True)):
+        expected = len(trained.tokens(trained.render(prompt.question.prompt, None, {})))
+        counted = answer.prompt_tokens or expected  # not all servers count
+        if same[number] and counted != expected:
+            same[number] = False
+            text = prompt.question.text
+            miscounted.append(f"{text!r}: built: {expected} tokens, sent: {counted}")
+    if not miscounted:
+        return same, []
+    problem = f"{len(miscounted)} of {len(same)} prompts have another length than in the build"
+    return same, [Fault("prompts", problem, miscounted[:NAMED], REBUILD_FIX)]
 
 
 BUNDLE = "retrieve"
@@ -203,8 +133,8 @@ class RetrieveCheck(
       `max_tokens` is the same, the latter come from the cache. Tables have the paired differences
       and the answers that changed.
 
-    Faults fail the build, each by its name: `sources`, `prompts` and `sampling` (the server doesn't
-    answer greedily). `allow` names those that are intended.
+    Faults fail the build, each by its name: `sources`, and as in `serve.check`, `template`,
+    `thinking`, `prompts` and `sampling`. `allow` names those that are intended.
 
     Metrics, each from 0 to 1 with a 95 % interval: those of `eval.grounded` in `retrieved`, for the
     app's answers; `sources` and `prompts`, the share of questions with the same ones; `answers`,
@@ -225,18 +155,21 @@ class RetrieveCheck(
         "for `eval.grounded`."
     )
     bundle: Bundle = takes(help="A `retrieve.bundle` of the model in `models`, with a GGUF.")
-    slots: int = setting(1, ge=1, help="Requests that are sent to the app at once.")
     passing: float = setting(
         0.8, gt=0.0, le=1.0, help="Score from which an answer is right, for `lost`."
     )
     max_tokens: int = longest_answer(256)
-    allow: list[Kind] = setting(
+    allow: list[FaultKind] = setting(
         [], affects_output=False, help="Faults that don't fail the build, by name."
     )
 
     def metric_names(self) -> list[str]:
         """The metrics of the app, the headline first."""
         return [*metric_names([CONTEXT]), *OWN]
+
+    def cache_key(self) -> Key:
+        """Also the code of the app, which is found by the bundle's format."""
+        return super().cache_key() | Key(code=(serve_bundle,))
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -280,35 +213,30 @@ class RetrieveCheck(
         evaluated = EVALUATED.format(model.name)
         answers = {evaluated: generate(limits, job, engine, "finery's answers", prompts)}
         settings = {"max_tokens": self.max_tokens, "temperature": 0}
-        app = ask_app(self.bundle, asked, settings, self.slots, job)
-        answers[model.name] = [served.answer for served in app.served]
-        same = compare_app(asked, app.served, under)
-        faults = {model.name: [*same.faults, *app.faults]}
-        sources, prompts_alike = sum(same.sources), sum(same.prompts)
+        trained = prompts_of_app(asked, under)
+        questions = [prompt.question for prompt in asked]
+        rows = [ComparedPrompt(f"row {q.row['id']}", q.prompt, None) for q in questions]
+        asking = ServerQuestions(
+            rows, settings, self.slots, lambda _: trained, job, "retrieve.check", edge_cases=False
+        )
+        (served,) = ask_server(self.bundle, [model], asking).values()
+        answers[model.name] = served.answers
+        sources, source_faults = compare_sources(asked, served.replies)
+        alike, length_faults = same_prompts(asked, trained, served)
+        faults = {model.name: [*source_faults, *served.faults, *length_faults]}
         job.log(
-            f"{model.name}: {sources} of {len(same.sources)} questions have the sources of the "
-            f"build, and {prompts_alike} its prompt, token for token"
+            f"{model.name}: {sum(sources)} of {len(sources)} questions have the sources of the "
+            f"build, and {sum(alike)} its prompt, token for token"
         )
         outcome = Outcome.judge(
             job, library, asked, [CONTEXT], answers, template.unknown, self.passing
         )
-        return self._write(job, outcome, same, faults, {model.name: app.build})
-
-    def _write(
-        self,
-        job: Job,
-        outcome: Outcome,
-        same: AppComparison,
-        faults: Mapping[str, Sequence[Fault]],
-        servers: Mapping[str, str],
-    ) -> Metrics:
-        evaluated, name = outcome.answers
-        measures = outcome.measures()
+        name, measures = model.name, outcome.measures()
         pairs = pairs_of([evaluated, name], measures)
         right = {n: [verdict.is_correct for verdict in of] for n, of in outcome.verdicts.items()}
         own = {
-            "sources": same.sources,
-            "prompts": same.prompts,
+            "sources": sources,
+            "prompts": alike,
             "answers": same_answers(*outcome.answers.values()),
             "lost": lost_answers(name, right),
         }
@@ -318,7 +246,6 @@ class RetrieveCheck(
             metric: measure_over_documents({name: values, evaluated: nothing}, outcome.documents)
             for metric, values in own.items()
         }
-        rows = [prompt.question.row for prompt in outcome.prompts]
         report = Report(
             headline=[metric for metric in (f"{CONTEXT}.answer", *OWN) if metric in measures],
             pairs=pairs,
@@ -326,8 +253,8 @@ class RetrieveCheck(
             tables=[
                 *fault_tables(job, faults),
                 *tables.pairs_tables(pairs, metric_names([CONTEXT])),
-                *changed_tables(name, rows, outcome.answers, right),
+                *changed_tables(name, [q.row for q in questions], outcome.answers, right),
             ],
-            extra={FAULTS: faults, "servers": servers},
+            extra={FAULTS: faults, "servers": {name: served.build}},
         )
         return outcome.write(job, [name, evaluated], measures, report)

@@ -4,10 +4,10 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -18,13 +18,14 @@ from finery.rows import Conversation
 from finery_retrieve.index.chunks import Chunks, escape_control_tokens
 from finery_retrieve.index.context import Lookup
 from finery_retrieve.serve.bundle import (
+    EMBEDDER,
     MAX_TOKENS,
     Remote,
     bundled_model,
-    embedder_of,
     gguf_file,
     gguf_options,
     parameters,
+    part_of,
     parts_of,
     read_settings,
     remote,
@@ -32,7 +33,7 @@ from finery_retrieve.serve.bundle import (
 from finery_retrieve.serve.upstream import Refused, Upstream, address_from_variable
 from finery_serve.llama import LlamaServer, Options, start_server
 from finery_serve.processes import Address, listens
-from finery_serve.servers import Serving, ServingJob
+from finery_serve.servers import Fault, Prompt, Serving, ServingJob
 
 if TYPE_CHECKING:
     import uvicorn
@@ -69,6 +70,32 @@ class RunningApp(NamedTuple):
     prompted: "PromptFunction"
     llama: LlamaServer | None
     checked_by: str = "retrieve.check"
+
+
+class LlamaApp(RunningApp):
+    """A running app that sends its messages to llama.cpp's server, which shows its prompts."""
+
+    def chat_template(self) -> str | None:
+        """The source of the server's chat template."""
+        return self._llama.chat_template()
+
+    def prompt(self, request: Mapping[str, Any]) -> Prompt:
+        """The prompt for a request to the app, with documents."""
+        messages, _ = self.prompted(request["messages"])
+        return self._llama.prompt({"messages": messages})
+
+    def faults(self) -> list[Fault]:
+        """The faults of the server."""
+        return self._llama.faults()
+
+    def adapter_fault(self, name: str, prompts: Sequence[list[int]]) -> Fault | None:
+        """None: a GGUF is one complete model."""
+        return None
+
+    @property
+    def _llama(self) -> LlamaServer:
+        assert self.llama is not None
+        return self.llama
 
 
 def serve_bundle(bundle: Artifact, serving: Serving) -> AbstractContextManager[RunningApp]:
@@ -117,7 +144,7 @@ class Documents:
     def __init__(self, model: Model) -> None:
         index = model.refs["index"]
         assert isinstance(index, Index)
-        embedder = embedder_of(index)
+        embedder = part_of(index, EMBEDDER)
         self._index = index
         try:
             if embedder is not None and embedder.format == "embedder-api":
@@ -222,7 +249,7 @@ def _serve_app(
     address = Address(serving.host, port).url
     page = f"{address}/#key={quote(serving.key)}" if serving.key else f"{address}/"
     try:
-        yield RunningApp(
+        yield (RunningApp if llama is None else LlamaApp)(
             address, llama.pid if llama else os.getpid(), f"{build}, with sources", page, (name,),
             documents.example(), documents.prompted, llama,
         )  # fmt: skip

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from finery import UsageError
 from finery.advanced import redacted_data
 from finery.rows import Conversation
-from finery_serve.client import open_url, words_in, words_of
+from finery_serve.client import events_in, open_url, words_in, words_of
 from finery_serve.standalone_server import LOOPBACK
-from finery_serve.standalone_server import RefusedError as Refused
+from finery_serve.standalone_server import Refused as Refused
 
 REQUEST_SECONDS = 600.0
 """For the model's server to send the next part of an answer."""
@@ -84,40 +84,28 @@ class Upstream:
         """A complete completion. `Refused` if it breaks off, or isn't one."""
         try:
             with response:
-                answer = self._object(response.read())
+                answer = self._redacted(json.loads(response.read()))
         except (ValueError, OSError, HTTPException) as error:
             raise Refused(502, f"the model's answer can't be read: {error}") from error
-        if not isinstance(answer.get("choices"), list):
+        if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
             raise Refused(502, f"the model's server sent no answer: {words_in(answer)}")
         return answer
 
     def events(self, response: Any) -> Iterator[dict[str, Any]]:
-        """The events of a streamed completion. `Refused` if it breaks off, or they can't be read.
-
-        https://html.spec.whatwg.org/multipage/server-sent-events.html
-        """
-        is_whole = False
+        """The events of a streamed completion. `Refused` if it breaks off or can't be read."""
         try:
-            for line in response:
-                name, _, data = line.partition(b":")
-                if name != b"data" or not data.strip():
-                    continue
-                if data.strip() == b"[DONE]":
-                    is_whole = True
-                    continue
-                yield (event := self._object(data))
-                is_whole = is_whole or "error" in event
+            for event in events_in(response):
+                yield self._redacted(event)
+                if "error" in event:
+                    return
+        except EOFError:
+            raise Refused(502, "the model's answer broke off") from None
         except (ValueError, OSError, HTTPException) as error:
             raise Refused(502, f"the model's answer broke off: {error}") from error
-        if not is_whole:
-            raise Refused(502, "the model's answer broke off")
 
-    def _object(self, data: bytes) -> dict[str, Any]:
+    def _redacted(self, value: Any) -> Any:
         """What the server sent, without the key: clients of the app may not know it."""
-        value = redacted_data(json.loads(data), {"": self.key or ""})
-        if not isinstance(value, dict):
-            raise ValueError("it isn't a JSON object")
-        return value
+        return redacted_data(value, {"": self.key or ""})
 
 
 def address_from_variable(variable: str) -> str | None:

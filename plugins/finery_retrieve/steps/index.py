@@ -28,7 +28,13 @@ from finery.rows.dropped import Drops, reason_counts
 from finery.rows.parts import read_numbered, row_label
 from finery_retrieve.embed.cached import CachedEmbedder
 from finery_retrieve.embed.steps import LOCAL
-from finery_retrieve.formats import COUNTS_TOKENS, RERANKER, require_embedder, require_tokenizer
+from finery_retrieve.formats import (
+    COUNTS_TOKENS,
+    RERANKER,
+    require_embedder,
+    require_format,
+    require_tokenizer,
+)
 from finery_retrieve.index.chunks import (
     FORMAT,
     Chunk,
@@ -316,12 +322,8 @@ class RetrieveRerank(Step, sections=("data",), seeded=False, installs=LOCAL):
 
     def check(self) -> None:
         """Raise `UsageError` for inputs that can't work. Light: reads no input."""
-        if (format_ := self.model.meta.get("format", RERANKER)) != RERANKER:
-            raise UsageError(
-                f"a model of the format '{format_}' can't rerank chunks",
-                where="model",
-                fix="name a step of rerank.train",
-            )
+        fix = "name a step of rerank.train"
+        require_format(self.model, "model", (RERANKER,), "can't rerank chunks", fix)
         if self.index.meta.get("format", FORMAT) != FORMAT or "reranker" in self.index.refs:
             raise UsageError(
                 "the index can't be reranked here: another plugin made it, or it already is",

@@ -18,7 +18,7 @@ from finery import (
     takes,
 )
 from finery_retrieve.embed.layout import layout_of
-from finery_retrieve.formats import EMBEDDER, RERANKER
+from finery_retrieve.formats import EMBEDDER, RERANKER, require_format
 from finery_retrieve.train.examples import FEW_ROWS, Example, read_examples
 from finery_trl.view.live import METRICS
 
@@ -83,12 +83,8 @@ class RetrieverTraining(
 
     def check(self) -> None:
         """Raise `UsageError` for a model that isn't an embedding model."""
-        if (format_ := self.model.meta.get("format", EMBEDDER)) != EMBEDDER:
-            raise UsageError(
-                f"a model of the format '{format_}' can't be trained to retrieve",
-                where="model",
-                fix="name a step of retrieve.embedder, retrieve.wheel or embed.train",
-            )
+        fix = "name a step of retrieve.embedder, retrieve.wheel or embed.train"
+        require_format(self.model, "model", (EMBEDDER,), "can't be trained to retrieve", fix)
 
     def examples(self, job: Job) -> tuple[list[Example], list[Example] | None]:
         """The examples to learn, and those to validate on."""

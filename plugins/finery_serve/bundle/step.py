@@ -9,6 +9,7 @@ import msgspec
 from finery import Bundle, File, Job, Look, Model, Step, setting, takes
 from finery_gguf.llama import FORMATS, PACKAGE, Gguf
 from finery_serve.guide import (
+    NAME,
     fill,
     json_text,
     model_facts,
@@ -112,7 +113,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
 
     gguf: Model = takes(help="The GGUF to serve, or an adapter of one, which `--lora` applies.")
     name: str = setting(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$",
+        pattern=NAME,
         help="The model's name in the API, which clients send as `model`.",
     )
     context: int | None = setting(

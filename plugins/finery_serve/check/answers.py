@@ -218,7 +218,7 @@ class ServerQuestions(NamedTuple):
     """The requests to a server.
 
     settings: further parts of each request. slots: requests at once. trained: the expected prompts
-    of a model.
+    of a model. step: the step type that asks. edge_cases: whether to compare prompts of these, too.
     """
 
     rows: Sequence[ComparedPrompt]
@@ -226,18 +226,21 @@ class ServerQuestions(NamedTuple):
     slots: int
     trained: Callable[[Model], TrainedPrompts]
     job: Job
+    step: str = "serve.check"
+    edge_cases: bool = True
 
 
 class ServedModel(NamedTuple):
     """The results of a server for the rows.
 
-    prompts: (compared, equal), including edge cases. alike: whether a row's prompt is equal.
-    beside_base: whether the server also has the base, and was compared with it. exact: whether it
-    must give the very answers of finery's engine, and has no prompts. unseen: what the server
-    doesn't expose, its `unchecked`. stops: the texts at which it ends answers.
+    replies: the answers as the server sent them. prompts: (compared, equal), including edge cases.
+    alike: whether a row's prompt is equal. beside_base: whether the server also has the base, and
+    was compared with it. exact: whether it must give the very answers of finery's engine, and has
+    no prompts. unseen: what the server doesn't expose, its `unchecked`. stops: the texts at which
+    it ends answers.
     """
 
-    answers: list[Completion]
+    replies: list[dict[str, Any]]
     prompts: tuple[int, int]
     alike: list[bool]
     faults: list[Fault]
@@ -246,6 +249,11 @@ class ServedModel(NamedTuple):
     exact: bool
     unseen: tuple[tuple[Kind, str], ...]
     stops: tuple[str, ...]
+
+    @property
+    def answers(self) -> list[Completion]:
+        """The answers, without what only this server adds to them."""
+        return [*map(completion_of, self.replies)]
 
 
 def ask_server(
@@ -270,12 +278,13 @@ def ask_server(
     serving = Serving(name=name, slots=slots, key=secrets.token_urlsafe(24), checked=True)
     job.progress(0, 1, f"{name}: starting the server")
     with serve(artifact, serving) as running:
-        if not (isinstance(running, Checkable) or getattr(running, "exact", False)):
-            other_step = getattr(running, "checked_by", None)
+        step = getattr(running, "checked_by", asking.step)
+        shows_prompts = isinstance(running, Checkable) or getattr(running, "exact", False)
+        if step != asking.step or not shows_prompts:
             raise StepError(
                 f"{running.build} can't be checked by this step, since it doesn't show its prompts",
-                fix=f"use: {other_step}"
-                if other_step
+                fix=f"use: {step}"
+                if step != asking.step
                 else "use a plugin whose server gives a `finery_serve.servers.Checkable`",
             )
         names = names_of(running, serving)
@@ -321,9 +330,10 @@ def _ask_model(
     faults: list[Fault] = []
     if isinstance(running, Checkable):
         trained = asking.trained(model)
-        all_cases = list(
-            prompt_cases(trained, asking.rows, client_request, getattr(running, "system", ""))
-        )
+        all_cases = [*asking.rows]
+        if asking.edge_cases:
+            system = getattr(running, "system", "")
+            all_cases = [*prompt_cases(trained, asking.rows, client_request, system)]
         compared, differences = compare_prompts(
             running, served_as, trained, all_cases,
             lambda done: job.progress(done, len(all_cases), f"{model.name}: prompts"),
@@ -348,7 +358,7 @@ def _ask_model(
     alike = [id(row) not in different_ids for row in asking.rows]
     prompts = compared, compared - len(differences)
     return ServedModel(
-        [*map(completion_of, answers)], prompts, alike, faults, running.build, beside_base=False,
+        answers, prompts, alike, faults, running.build, beside_base=False,
         exact=getattr(running, "exact", False), unseen=tuple(getattr(running, "unchecked", ())),
         stops=tuple(getattr(running, "stops", ())),
     )  # fmt: skip

@@ -8,7 +8,7 @@ allowed.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-from finery import Artifact, Completion, Job, Key, Metrics, RequirementError
+from finery import Artifact, Completion, Job, Key, Metrics, RequirementError, setting
 from finery.rows import Row
 from finery.rows.report import Table
 from finery_eval.evaluator import Judge
@@ -33,6 +33,7 @@ class ServerCheck(Judge):
     Their `run` writes what is `FAULTS` of the report's own: model → its faults.
     """
 
+    slots: int = setting(1, ge=1, help="Requests that the server answers at once.")
     FAILED: ClassVar[str] = "the server doesn't answer as the model was trained"
     """The error for faults that aren't allowed."""
 

@@ -121,7 +121,6 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         "`models`. Without it, the step serves GGUFs with the options of `finery serve`. The app "
         "of a `retrieve.bundle` is checked by `retrieve.check`.",
     )
-    slots: int = setting(1, ge=1, help="Requests that the server answers at once.")
     max_tokens: int = setting(
         64, ge=1, help="Longest answer in tokens, without `judge`, which has its own."
     )

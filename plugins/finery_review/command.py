@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -89,14 +90,14 @@ def command(
 
 def _serve(opened: "Opened", port: int, no_open: bool) -> None:
     try:
-        from finery_review.serving.server import application, new_token, serve
+        from finery_review.serving.server import application, serve
         from finery_serve.processes import Address
     except ImportError as error:
         raise UsageError(
             f"the page needs {error.name}, which isn't installed",
             fix="pip install 'finery[review]'",
         ) from error
-    bound, token = Address(port=port).listening(), new_token()
+    bound, token = Address(port=port).listening(), secrets.token_urlsafe(32)
     port = bound.getsockname()[1]
     address = f"http://127.0.0.1:{port}/?token={token}"
     click.echo(f"{address}\n{opened.ref}: {counted(len(opened.session.rows), 'row')}. ", nl=False)

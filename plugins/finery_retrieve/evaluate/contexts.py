@@ -73,30 +73,26 @@ class Library(NamedTuple):
         """Every question with each context. One without an answer only with what is retrieved."""
         for number, question in enumerate(self.questions):
             for context in contexts:
-                if context == "none" and question.is_answerable:
-                    yield QuestionInContext(
-                        number, question, context, [], question.prompt, True, False
-                    )
-                elif question.is_answerable or context == "retrieved":
+                if not question.is_answerable and context != "retrieved":
+                    continue
+                messages, hits = question.prompt, list[Hit]()
+                if context != "none":
                     hits = template.fitting(self.hits(number, context))
-                    yield QuestionInContext(
-                        number=number,
-                        question=question,
-                        context=context,
-                        hits=hits,
-                        messages=template.around(question.prompt, hits),
-                        expects_answer=question.is_answerable and context != "distractors",
-                        has_answer=any(map(question.is_answered_by, hits)),
-                    )
+                    messages = template.around(question.prompt, hits)
+                yield QuestionInContext(
+                    number=number,
+                    question=question,
+                    context=context,
+                    hits=hits,
+                    messages=messages,
+                    expects_answer=question.is_answerable and context != "distractors",
+                    has_answer=any(map(question.is_answered_by, hits)),
+                )
 
     def hits(self, number: int, context: Context) -> list[Hit]:
         """The chunks for a question with a context, before `limit`."""
-        hits_by_context = {
-            "oracle": self.right,
-            "retrieved": self.retrieved,
-            "distractors": self.others,
-        }
-        return hits_by_context[context][number]
+        hits = {"oracle": self.right, "retrieved": self.retrieved, "distractors": self.others}
+        return hits[context][number]
 
 
 def right_chunks_or_raise(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finery import Dataset, UsageError
-from finery.advanced import Graph, Manifest, Node, Project, did_you_mean
+from finery.advanced import Graph, Manifest, Project, did_you_mean
 from finery.rows.dropped import FINDINGS
 from finery.rows.generated import GENERATED
 from finery_review.apply import Apply, reviews_file
@@ -102,7 +102,8 @@ def _no_rows(name: str, output: str, outputs: dict[str, Manifest]) -> UsageError
 
 def _decisions_of(graph: Graph, ref: str, step: str) -> tuple[Path, str]:
     """(the file of decisions, the step that applies them)."""
-    files = {n.name: reviews_file(graph, n) for n in _appliers(graph, ref)}
+    appliers = (n for n in graph.nodes.values() if isinstance(n.step, Apply))
+    files = {n.name: reviews_file(graph, n) for n in appliers if n.step.rows.ref == ref}
     if step in files:
         return files[step], step
     if len(set(files.values())) > 1:
@@ -115,12 +116,6 @@ def _decisions_of(graph: Graph, ref: str, step: str) -> tuple[Path, str]:
         name, path = next(iter(files.items()))
         return path, name
     return graph.recipe.folder.absolute() / "reviews" / f"{ref}.jsonl", ""
-
-
-def _appliers(graph: Graph, ref: str) -> Iterator[Node]:
-    for node in graph.nodes.values():
-        if isinstance(node.step, Apply) and node.step.rows.ref == ref:
-            yield node
 
 
 def _folders_before(project: Project, name: str) -> Iterator[Path]:

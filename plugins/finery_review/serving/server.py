@@ -1,7 +1,6 @@
 """The server of the page: who may send requests, and what answers them."""
 
 import hmac
-import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
@@ -11,7 +10,7 @@ from urllib.parse import parse_qs
 import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -20,7 +19,7 @@ from starlette.types import ASGIApp, Scope
 from finery import FineryError, UsageError
 from finery_review.log import Conflict
 from finery_review.serving.session import Session, Wish
-from finery_serve.standalone_server import RefusedError
+from finery_serve.standalone_server import Refused
 from finery_serve.web import Guard, content_policy, read_json, server_of
 
 
@@ -43,19 +42,19 @@ class ReviewGuard(Guard):
         """Also refuse a request without the token, or of a page that isn't known to be this one."""
         super().check(scope, headers)
         if scope["method"] not in ("GET", "HEAD") and not headers.getlist("origin"):
-            raise RefusedError(403, "the request doesn't say which page it comes from")
+            raise Refused(403, "the request doesn't say which page it comes from")
         tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
         if scope["path"] == "/" and scope["method"] == "GET" and self._is_token(tokens[0]):
             cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/"
             return {**self._headers, "Set-Cookie": cookie}
         # Other ports of this machine are the same site to a browser, and other origins.
         if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-            raise RefusedError(403, "the request comes from another web page")
+            raise Refused(403, "the request comes from another web page")
         if not any(map(self._is_token, self._tokens(headers))):
-            raise RefusedError(403, "open the address that `finery review` printed, with its token")
+            raise Refused(403, "open the address that `finery review` printed, with its token")
         return self._headers
 
-    def refusal(self, error: RefusedError) -> Response:
+    def refusal(self, error: Refused) -> Response:
         """A text, since people may see it in their browser."""
         return _refused(error, self._headers)
 
@@ -76,11 +75,6 @@ class ReviewGuard(Guard):
                     yield value
 
 
-def new_token() -> str:
-    """A random token of 256 bits."""
-    return secrets.token_urlsafe(32)
-
-
 MOST_BYTES = 64 * 1024 * 1024
 """The largest decision that is accepted."""
 TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
@@ -91,10 +85,12 @@ def application(session: Session, title: str, port: int, token: str) -> ReviewGu
     """The server's application. title: what is reviewed, e.g. `ticket-triage: candidates`."""
     routes = [
         Route("/api/review", _answer(lambda _: {"title": title, **session.overview()})),
-        Route("/api/list", _answer(lambda q: session.listed(*map(q.text, FILTERS)))),
-        Route("/api/summaries", _answer(lambda q: session.summaries(q.numbers("rows")))),
-        Route("/api/row", _answer(lambda q: session.row(q.number("row")))),
-        Route("/api/changes", _answer(lambda q: session.changes(*map(q.number, SINCE)))),
+        Route("/api/list", _answer(lambda q: session.listed(*(q.get(f, "") for f in FILTERS)))),
+        Route("/api/summaries", _answer(lambda q: session.summaries(_numbers(q, "rows")))),
+        Route("/api/row", _answer(lambda q: session.row(_numbers(q, "row")[0]))),
+        Route(
+            "/api/changes", _answer(lambda q: session.changes(*(_numbers(q, s)[0] for s in SINCE)))
+        ),
         Route("/api/decide", _decide(session), methods=["POST"]),
         *(_file_route(name) for name in _page_files()),
     ]
@@ -105,33 +101,19 @@ FILTERS = ("status", "label", "text", "order")
 SINCE = ("generation", "lines")
 
 
-class Query:
-    """The parameters of a request."""
-
-    def __init__(self, request: Request) -> None:
-        self._given = request.query_params
-
-    def text(self, name: str) -> str:
-        """A text; empty if it isn't given."""
-        return self._given.get(name, "")
-
-    def number(self, name: str) -> int:
-        """A whole number."""
-        return self.numbers(name)[0]
-
-    def numbers(self, name: str) -> list[int]:
-        """Whole numbers with commas between them."""
-        try:
-            return [int(text) for text in self.text(name).split(",")]
-        except ValueError:
-            raise UsageError(f"'{name}' must be a number", fix="load the page again") from None
+def _numbers(query: QueryParams, name: str) -> list[int]:
+    """The whole numbers of a parameter, with commas between them."""
+    try:
+        return [int(text) for text in query.get(name, "").split(",")]
+    except ValueError:
+        raise UsageError(f"'{name}' must be a number", fix="load the page again") from None
 
 
-def _answer(ask: Callable[[Query], Any]) -> Callable[[Request], Response]:
+def _answer(ask: Callable[[QueryParams], Any]) -> Callable[[Request], Response]:
     """An endpoint that answers with JSON. Runs in a separate thread."""
 
     def endpoint(request: Request) -> Response:
-        return _json(lambda: ask(Query(request)))
+        return _json(lambda: ask(request.query_params))
 
     return endpoint
 
@@ -151,14 +133,14 @@ def _decide(session: Session) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
         try:
             body = await read_json(request, MOST_BYTES)
-        except RefusedError as error:
+        except Refused as error:
             return _refused(error)
         return await run_in_threadpool(_json, lambda: session.decide(_wish(body)))
 
     return endpoint
 
 
-def _refused(error: RefusedError, headers: Mapping[str, str] | None = None) -> Response:
+def _refused(error: Refused, headers: Mapping[str, str] | None = None) -> Response:
     return PlainTextResponse(f"refused: {error}", error.status, headers)
 
 

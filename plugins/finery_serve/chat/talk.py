@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 
 from finery import Completion, DataError, FineryError, Sampling, UsageError
-from finery.advanced import shown, visible
+from finery.advanced import counted, shown, visible
 from finery.rows import Conversation
 from finery_eval.calls import shown_call
 from finery_serve.chat.streams import Talker, Tools, Write
@@ -159,11 +159,6 @@ class Talk:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *self._turns]
 
-    @property
-    def turns(self) -> int:
-        """The number of answered questions."""
-        return len(self._turns) // 2
-
     def with_question(self, question: str) -> Conversation:
         """The messages with a further question, which isn't kept yet."""
         return [*self.messages, {"role": "user", "content": question}]
@@ -204,5 +199,5 @@ class Talk:
             raise UsageError(
                 f"can't write to {file}: {error.strerror}", fix="name another"
             ) from error
-        turns = "1 turn" if self.turns == 1 else f"{self.turns} turns"
+        turns = counted(len(self._turns) // 2, "turn")
         return f"saved a conversation of {turns} in {shown(file.absolute())}"

@@ -114,7 +114,7 @@ def events_in(response: Any) -> Iterator[dict[str, Any]]:
             return
         event = json.loads(data)
         if not isinstance(event, dict):
-            raise ValueError("an event must be an object")
+            raise ValueError("an event isn't a JSON object")
         yield event
     raise EOFError
 

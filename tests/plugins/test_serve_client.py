@@ -87,7 +87,7 @@ def test_a_stream_ends_with_done(sent: str) -> None:
 
 @pytest.mark.parametrize(("sent", "words"), [
     ("data: {\n\n", "the server's answer isn't JSON"),
-    ("data: [1]\n\n", "an event must be an object"),
+    ("data: [1]\n\n", "an event isn't a JSON object"),
     ('data: {"error": {"message": "no room"}}\n\n', "the server ended the answer: no room"),
 ])  # fmt: skip
 def test_a_stream_with_something_else(sent: str, words: str) -> None:

@@ -54,6 +54,16 @@ def test_settings_files_and_unchanged_steps_are_named(two_builds: Project) -> No
     assert steps["sft"]["changes"][0]["new"] == 0.9
 
 
+def test_changed_inputs_are_named_in_one_line(two_builds: Project) -> None:
+    steps = diff(two_builds)[1]
+    assert {name: step["inputs"] for name, step in steps.items()} == {
+        "rows": [], "sft": ["rows[0]"], "shipped": ["model[0]"],
+        "test": ["models[1]", "models[2]", "rows[0]"],
+    }  # fmt: skip
+    (line,) = re.findall(r"with another input +(.*)", two_builds.run("diff").out)
+    assert line == "sft (rows), shipped (sft), test (sft, shipped, rows)"
+
+
 def test_rows_are_matched_by_id_and_then_by_prompt(two_builds: Project) -> None:
     rows = diff(two_builds)[1]["rows"]["outputs"][0]["difference"]
     assert [len(rows[kind]) for kind in ("added", "removed", "changed")] == [1, 1, 1]
@@ -241,7 +251,7 @@ def test_a_comment_beside_a_statistic_reruns_nothing(own_metric: Project, tmp_pa
     [
         ("SCALE = 1.0", "SCALE = 0.5", "isn't the same in both"),
         ("value[0]", "value[0][0]", "isn't the same in both"),
-        ('"scaled": scaled', '"scaled": lambda counts: scaled(counts) / 2', "isn't the same"),
+        ('"scaled": scaled', '"scaled": lambda counts: scaled(counts) / 2', "isn't recorded"),
     ],
 )
 def test_scores_of_another_statistic_are_not_compared(

@@ -162,6 +162,12 @@ def _steps(compared: Comparison) -> Iterator[Section]:
         "built anew with the same result": [step for step in changed if step.same_result],
     }
     lines = {label: ", ".join(step.name for step in of) for label, of in steps.items() if of}
+    inputs = []
+    for step in [step for step in changed if step.inputs]:
+        node = compared.graph.nodes.get(step.name)
+        refs = {f"{of.field}[{of.index}]": of.ref for of in node.sources} if node else {}
+        inputs.append(f"{step.name} ({', '.join(refs.get(each, each) for each in step.inputs)})")
+    lines |= {"with another input": ", ".join(inputs)} if inputs else {}
     lines |= {step.name: "; ".join(step.missing) for step in changed if step.missing}
     if lines:
         yield Section("Steps", [Facts(lines)])
@@ -188,6 +194,7 @@ def _step_data(step: StepDifference, found: Mapping[str, Any]) -> dict[str, Any]
         "use": step.use,
         "kind": step.kind,
         "changes": [change_data(change) for change in step.changes],
+        "inputs": step.inputs,
         "same_result": step.same_result,
         "missing": step.missing,
         "seconds": list(step.seconds),

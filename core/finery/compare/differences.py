@@ -27,15 +27,16 @@ class OutputPair(NamedTuple):
 class StepDifference:
     """What differs in a step.
 
-    changes: of its key, without inputs. outputs: those that differ. same_result: whether another
-    key led to the same outputs. missing: side → why its outputs can't be examined. seconds, size
-    (bytes): on both sides; None if unknown.
+    changes: of its key, without inputs. inputs: those that changed, as in keys: `models[0]`.
+    outputs: those that differ. same_result: whether another key led to the same outputs. missing:
+    side → why its outputs can't be examined. seconds, size (bytes): on both sides; None if unknown.
     """
 
     name: str
     kind: Kind
     use: str = ""
     changes: list[Change] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
     outputs: list[OutputPair] = field(default_factory=list)
     same_result: bool = False
     missing: list[str] = field(default_factory=list)
@@ -82,6 +83,9 @@ def _of_step(
     if old.parts and new.parts:
         changes = changes_between(old.parts, new.parts, names_of)
         made.changes = [c for c in changes if not c.part.startswith(("input ", "provenance "))]
+        made.inputs = [
+            c.part.removeprefix("input ") for c in changes if c.part.startswith("input ")
+        ]
     made.missing = [
         f"{side}: {text}" for side, text in (("A", _lack(old)), ("B", _lack(new))) if text
     ]

@@ -62,9 +62,9 @@ class Names(msgspec.Struct, frozen=True):
 
     models: Sequence[str]
     metrics: Sequence[str]
-    more: str
-    nouns: tuple[str, str]
-    unbounded: Mapping[str, str]
+    more: str = ""
+    nouns: tuple[str, str] = ("model", "models")
+    unbounded: Mapping[str, str] = {}
 
     def metric(self, name: str, where: str) -> Metric:
         """(model, metric) of `<model>.<metric>`; `UsageError` when one of them isn't known."""

@@ -47,11 +47,17 @@ from finery import (
 from finery.rows import Row
 from finery.rows.answers.reading import extract_answer
 from finery.rows.conditions import compile_pattern
-from finery.rows.report import Report, Table
-from finery_eval import slices as slicing
+from finery.rows.report import Report, ReportTable
 from finery_eval.asking import Answering, ask, read_rows
 from finery_eval.claims import Claim
-from finery_eval.evaluation import Unjudged, answers_table, unjudged_tables, write
+from finery_eval.evaluation import (
+    Unjudged,
+    answers_table,
+    check_slices,
+    columns_of,
+    unjudged_tables,
+    write,
+)
 from finery_eval.measure import Statistic, Value
 from finery_eval.requirements import Requirement, doubts_about, parse, unmet
 from finery_eval.stats import NO_WIDTH
@@ -108,8 +114,8 @@ class Gate(Step, isolated=True, schemas=False):
         """What `require` asks for, in its order. Raises `UsageError` for malformed requirements."""
         measured, require = self.measured(), cast(Any, self).require
         metrics = list(dict.fromkeys(metric for of in measured.values() for metric in of))
-        more, nouns, unbounded = self.more_metrics(), self.nouns(), self.unbounded()
-        return parse(require, list(measured), metrics, more, nouns, unbounded)
+        facts = {"more": self.more_metrics(), "nouns": self.nouns(), "unbounded": self.unbounded()}
+        return parse(require, list(measured), metrics, **facts)
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -228,7 +234,7 @@ class Judge(Gated):
 
     def estimate(self, inputs: Inputs) -> Estimate | None:
         """The differences that the rows can show, and the time of a first evaluation."""
-        from finery_eval.estimate import estimate
+        from finery_eval.planning import estimate
 
         max_tokens = self.max_tokens if isinstance(self, BatchEvaluator) else None
         is_of_speed = type(self).__spec__.task == "speed"
@@ -236,7 +242,7 @@ class Judge(Gated):
 
     def advise(self, inputs: Inputs) -> Iterator[Note]:
         """Notes on gates that luck passes."""
-        from finery_eval.luck import notes_on_gates
+        from finery_eval.planning import notes_on_gates
 
         if self.require:
             yield from notes_on_gates(self, inputs)
@@ -308,7 +314,7 @@ class BatchEvaluator(Judge, engines=True):
         self,
         answers: Answers,
         judged: Mapping[str, Sequence[Verdict]],
-        tables: Sequence[Table] | None = None,
+        tables: Sequence[ReportTable] | None = None,
         **more: Any,
     ) -> Verdicts:
         """The verdicts on the answers. tables: by default that of the answers.
@@ -341,14 +347,14 @@ class BatchEvaluator(Judge, engines=True):
         """Raise `DataError` for slices that no row can have, and for rows that can't be judged."""
         fields = self.answer_fields(None) if self.slices else None
         if fields is not None and (columns := look.columns("rows")):
-            slicing.check(columns.value, self.slices, fields)
+            check_slices(columns.value, self.slices, fields)
         super().examine(look)
 
     def check_slices(self, rows: Sequence[Row]) -> None:
         """Raise `DataError` for slices that no row has."""
         if self.slices:
             fields = self.answer_fields(rows) or ()
-            slicing.check(slicing.columns_of(rows), self.slices, fields)
+            check_slices(columns_of(rows), self.slices, fields)
 
     def answer_fields(self, rows: Sequence[Row] | None) -> Collection[str] | None:
         """The fields of the expected answers, which rows can be sliced by.
@@ -393,7 +399,19 @@ class Evaluator(BatchEvaluator):
                 raise StepError.in_method(error, self, "judge", rows[i].get("id")) from error
             return verdict._replace(values=values)
 
-        return lambda answers: self.verdicts(answers, each_judged(answers, verdict_on))
+        def judge(answers: Answers) -> Verdicts:
+            judged = each_judged(answers, verdict_on)
+            returned = {name for of in judged.values() for verdict in of for name in verdict.values}
+            if missing := [metric for metric in metrics if metric not in returned]:
+                raise StepError(
+                    f"`judge` never returns '{missing[0]}', which `metric_names` names",
+                    where=f"{type(self).__name__}.judge",
+                    fix="return it for each answer, None where it doesn't apply, or remove it from "
+                    "`metric_names`",
+                )
+            return self.verdicts(answers, judged)
+
+        return judge
 
 
 def judge_of(

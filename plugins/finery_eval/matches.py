@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from finery import Completion
-from finery.rows.report import Table
+from finery.rows.report import ReportTable
 from finery_eval.arguments import Equality, Normal
 from finery_eval.calls import Call, Tools, names_of, readable
 from finery_eval.tables import table
@@ -149,7 +149,7 @@ MALFORMED_SHOWN = 5
 """Kinds of malformed calls that are shown of each model."""
 
 
-def calls_table(model: str, matches: Sequence[Match]) -> list[Table]:
+def calls_table(model: str, matches: Sequence[Match]) -> list[ReportTable]:
     """Each tool that is expected or called: how often, how often rightly, what came instead."""
     expected, called, shared, right = (Counter[str]() for _ in range(4))
     instead: dict[str, Counter[str]] = {}
@@ -172,7 +172,7 @@ def calls_table(model: str, matches: Sequence[Match]) -> list[Table]:
     return [table(f"{model}: calls by tool", columns, rows, model=model)] if rows else []
 
 
-def due_table(matches: Mapping[str, Sequence[Match]]) -> Table:
+def due_table(matches: Mapping[str, Sequence[Match]]) -> ReportTable:
     """How often each model calls a tool when a call is due, and when none is due."""
     rows: list[list[Any]] = []
     for name, of in matches.items():
@@ -185,7 +185,7 @@ def due_table(matches: Mapping[str, Sequence[Match]]) -> Table:
     return table("Calls when they are due", columns, rows, units={columns[-1]: "share"})
 
 
-def malformed_table(calls: Mapping[str, Sequence[Call]]) -> list[Table]:
+def malformed_table(calls: Mapping[str, Sequence[Call]]) -> list[ReportTable]:
     """Why calls of each model are malformed, the most frequent reasons first, with an example."""
     rows: list[list[Any]] = []
     for name, of in calls.items():
@@ -194,4 +194,4 @@ def malformed_table(calls: Mapping[str, Sequence[Call]]) -> list[Table]:
         for kind, n in Counter(p.kind for p in problems).most_common(MALFORMED_SHOWN):
             rows.append([name, kind, n, examples[kind]])
     columns = ["model", "malformed calls", "calls", "example"]
-    return [table("Malformed calls", columns, rows)] if rows else []
+    return [table("Malformed calls", columns, rows, is_private=True)] if rows else []

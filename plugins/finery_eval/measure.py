@@ -86,7 +86,7 @@ class Measure:
             hits = sum(bool(values[i]) for (i,) in units)
             return Score(hits / len(units), stats.wilson(hits, len(units)))
         rows = [self._weighted(name, unit) for unit in units]
-        (drawn,) = stats.bootstrap(rows, lambda counts: [self._mean(counts)], self.within)
+        drawn = stats.bootstrap(rows, self._mean, self.within)
         return Score(self._mean(Counter(rows)), _finite(drawn))
 
     def difference(self, first: str, second: str) -> Difference | None:
@@ -122,7 +122,7 @@ class Measure:
         gains = [
             (math.fsum(float(b[i]) - float(a[i]) for i in unit), float(len(unit))) for unit in units
         ]
-        (interval,) = stats.bootstrap(gains, lambda counts: [self._mean(counts)], self._gain)
+        interval = stats.bootstrap(gains, self._mean, self._gain)
         p_value = stats.sign_flips([gain for gain, _ in gains])
         return Difference(self._mean(Counter(gains)), interval, p_value)
 
@@ -216,7 +216,7 @@ class Measure:
         gains = [gain({row: 1}) for row in rows]
         if self.is_continuous and len(rows) > 1 and not any(gains):
             return Difference(0.0, (0.0, 0.0), 1.0)
-        (drawn,) = stats.bootstrap(rows, lambda counts: [gain(counts)], self._gain)
+        drawn = stats.bootstrap(rows, gain, self._gain)
         interval = _finite(drawn)
         if interval is None:
             return None

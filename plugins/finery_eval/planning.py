@@ -1,9 +1,11 @@
-"""Notes of `finery check` on evaluators: missing baselines, unseen classes, short limits.
+"""What is said of evaluators before they run: lines of `finery plan`, and notes of `finery check`.
 
-Input: a recipe's graph and its results so far. Evaluators don't import this, so it isn't in any
-key.
+Input: a recipe's graph and its results so far. `run` of no evaluator imports this, so it isn't in
+any key.
 """
 
+import math
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
@@ -11,7 +13,18 @@ from typing import Any
 
 import msgspec
 
-from finery import Artifact, Dataset, Model, Note, Step
+from finery import (
+    Artifact,
+    Count,
+    Dataset,
+    Estimate,
+    Inputs,
+    Metrics,
+    Model,
+    Note,
+    Step,
+    UsageError,
+)
 from finery.advanced import (
     About,
     Forecasts,
@@ -20,20 +33,25 @@ from finery.advanced import (
     Results,
     Source,
     counted,
+    cpu_count,
     enough_tokens,
     estimated_tokens,
     in_line,
+    rough_duration,
     shortened,
     some_of,
+    visible_gpus,
 )
-from finery.rows import Row, split_turns
-from finery_eval.estimate import training_of
-from finery_eval.luck import LUCK
+from finery.rows import Row, answer_text, split_turns
+from finery_eval.evaluator import Judge
 from finery_eval.nested import JudgeEach
+from finery_eval.requirements import Requirement
+from finery_eval.stats import DISAGREEMENT, detectable_difference, wilson
 
 UNSEEN_CLASS = "unseen-class"
 NO_CHEAP_BASELINE = "no-cheap-baseline"
 CUT_OFF = "max-tokens"
+LUCKY_GATE = "lucky-gate"
 ABOUT = {
     CUT_OFF: About(
         when="an answer in the rows has more tokens than `max_tokens` lets models answer with. "
@@ -53,11 +71,182 @@ ABOUT = {
         why="The model has not learned the class, so it gets these rows wrong. Macro-F1 counts it "
         "like any other class, and is lower by up to its share of the classes.",
     ),
-    **LUCK,
+    LUCKY_GATE: About(
+        when="`require:` compares a score with a number on so few rows that a model which is 10 "
+        "points worse passes with a probability of more than 5 %",
+        why="A score on a few rows is partly luck: a share from 20 rows is often 10 points too "
+        "high or too low. A gate that a bad model can pass by luck doesn't stop it. Judge more "
+        "rows, or require a test: `significantly better than` uses the interval.",
+    ),
 }
 
 
 MOST_COUNTED = 20_000
+
+
+# -- what test rows can show, and how long a first evaluation takes -----------------------------
+
+CORE, GPU = 7e9, 1e12
+"""Parameters × tokens that a CPU core and a GPU compute in a second, by rule of thumb."""
+LOADING = 5.0
+"""Seconds until a model answers."""
+CHARACTERS_A_TOKEN = 4
+MOST_READ = 500
+
+
+def estimate(inputs: Inputs, models: int, max_tokens: int | None) -> Estimate | None:
+    """The differences that the rows can show, and a guess of the time; None if nobody counts them.
+
+    models: how many are judged. max_tokens: of their answers; None if they aren't asked.
+    """
+    rows = rows_of(inputs)
+    if rows is None or not rows.rows:
+        return None
+    difference = detectable_difference(rows.rows)
+    if models < 2:
+        low, high = wilson(rows.rows / 2, rows.rows)
+        text = f"{rows} give a score to within {50 * (high - low):.0f} points (95 % interval)"
+    elif difference >= 1:
+        text = f"{rows} can't tell any two models apart (at the 5 % level, with 80 % power)"
+    else:
+        text = (
+            f"{rows} can detect differences of {100 * difference:.0f} points (at the 5 % "
+            f"level, with 80 % power, if the models differ on {100 * DISAGREEMENT:.0f} % of the "
+            "rows)"
+        )
+    facts: dict[str, float] = {"rows": rows.rows, "detectable_difference": difference}
+    is_first = inputs.results.last(inputs.name) is None
+    seconds = seconds_of(inputs, rows.rows, max_tokens) if is_first and max_tokens else None
+    if seconds is None:
+        return Estimate(lines=[text], facts=facts)
+    return Estimate(
+        lines=[text, f"time: about {rough_duration(seconds)} (a rough guess before the first run)"],
+        facts={**facts, "seconds": round(seconds), "is_rough": True},
+    )
+
+
+def rows_of(inputs: Inputs) -> Count | None:
+    """The rows that an evaluator judges; None if they aren't known yet."""
+    return inputs.count("rows") if len(inputs.sources("rows")) == 1 else None
+
+
+def seconds_of(inputs: Inputs, rows: int, max_tokens: int) -> float | None:
+    """A guess of an evaluator's time; None if the sizes of its models are unknown.
+
+    A trained model is expected to answer at the length of the expected answers if the rows are
+    built, others with `max_tokens`.
+    """
+    sample, graph = list(inputs.sample("rows", MOST_READ) or ()), inputs.graph
+    if not sample:
+        return None
+    prompt = statistics.fmean(len(msgspec.json.encode(row)) for row in sample) / CHARACTERS_A_TOKEN
+    most = learned = float(max_tokens)
+    if None not in inputs.artifacts("rows"):
+        answer = statistics.fmean(len(answer_text(row)) for row in sample) / CHARACTERS_A_TOKEN
+        learned = min(most, answer + 1)
+    speed = GPU if visible_gpus() else CORE * cpu_count()
+    seconds = 0.0
+    for model in (graph.nodes[source.step] for source in inputs.sources("models")):
+        if getattr(type(model.step), "is_baseline", False):
+            continue
+        parameters = parameters_of(graph, model)
+        if parameters is None:
+            return None
+        answer = most if training_of(graph, model) is None else learned
+        seconds += LOADING + rows * (prompt + answer) * parameters / speed
+    return seconds
+
+
+def parameters_of(graph: Graph, node: Node) -> float | None:
+    """The number of a model's parameters, its own or those of its base; None if unknown."""
+    known = Forecasts(graph).forecast(node).parameters()
+    bases = (parameters_of(graph, graph.nodes[source.step]) for source in node.base_models)
+    return known or next((size for size in bases if size), None)
+
+
+def training_of(graph: Graph, node: Node) -> Node | None:
+    """The training that a model comes from, itself or an earlier one; None if there is none."""
+    if node.trains:
+        return node
+    earlier = (training_of(graph, graph.nodes[source.step]) for source in node.base_models)
+    return next((training for training in earlier if training is not None), None)
+
+
+# -- gates that a bad model passes by luck --------------------------------------------------------
+
+WORSE_BY = 0.1
+"""How much worse the model is that must not pass by luck."""
+CHANCE = 0.05
+MOST_ROWS = 2_000
+"""Number of rows from which on luck is worth no more than a few points."""
+
+
+def notes_on_gates(step: Judge, inputs: Inputs) -> Iterator[Note]:
+    """A note for each requirement that luck meets."""
+    rows = rows_of(inputs)
+    try:
+        gates = step.requirements()
+    except UsageError:
+        return  # an error of its own
+    if rows is None or not 0 < rows.rows < MOST_ROWS:
+        return
+    models = [model.name for model in step.models]
+    metrics = inputs.results.artifact(inputs.name)
+    report = metrics.report() if isinstance(metrics, Metrics) else None
+    for name, gate in zip(step.require, gates, strict=True):
+        if not isinstance(gate, Requirement) or gate.of or gate.op[0] != ">":
+            continue
+        model, metric = gate.subject
+        if model not in models:  # e.g. a judge, which isn't measured on these rows
+            continue
+        if metric in step.unbounded():  # no share, so no binomial distribution
+            continue
+        judged = Count(report.rows_of(model, metric)) if report else rows
+        if not judged.rows:
+            continue
+        chance, worse = chance_to_pass(gate.number, judged.rows)
+        score = report.score(model, metric) if report else None
+        ends = score.interval if score else None
+        if chance <= CHANCE or (ends and ends[0] >= gate.number):
+            continue
+        shares = " to ".join(f"{100 * end:.0f}" for end in ends or ())
+        seen = f". The interval of its score is {shares} %" if ends else ""
+        yield Note(
+            name=LUCKY_GATE,
+            text=f"{inputs.name} requires {name} {gate.text} on {judged}: a model that is right in "
+            f"{100 * worse:.0f} % of all cases passes with a probability of {100 * chance:.0f} %"
+            f"{seen}",
+            fix=f'judge {enough_rows(gate.number):,} rows or more, or write {name}: "significantly '
+            f'better than {gate.number:g}"',
+            place=(*inputs.node.place, "require", name),
+        )
+
+
+def chance_to_pass(bound: float, n: int) -> tuple[float, float]:
+    """(probability, its accuracy) that a model `WORSE_BY` below a bound reaches it on n rows.
+
+    The upper tail of the binomial distribution.
+    """
+    accuracy = max(0.0, bound - WORSE_BY)
+    least = math.ceil(bound * n - 1e-9)
+    if accuracy <= 0:
+        return float(least <= 0), 0.0
+    logs = (
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        + k * math.log(accuracy) + (n - k) * math.log1p(-accuracy)
+        for k in range(least, n + 1)
+    )  # fmt: skip
+    return min(1.0, math.fsum(map(math.exp, logs))), accuracy
+
+
+def enough_rows(bound: float) -> int:
+    """The number of rows at which such a model rarely passes, rounded up to tens."""
+    return next(
+        (n for n in range(10, MOST_ROWS, 10)
+         if all(chance_to_pass(bound, more)[0] <= CHANCE for more in range(n, n + 10))),
+        MOST_ROWS,
+    )  # fmt: skip
+
 
 # -- trained classifiers without a cheap baseline --------------------------------------------------
 

@@ -16,7 +16,7 @@ import msgspec
 from finery.advanced import code_digest
 from finery.rows import Row
 from finery.rows.parts import prompt_text as prompt_of
-from finery.rows.report import Difference, Report
+from finery.rows.report import Difference, Remark, Report
 from finery_eval.measure import (
     Group,
     Measure,
@@ -89,15 +89,28 @@ def facts_of(rows: Sequence[Row]) -> list[dict[str, str]]:
 def statistics_of(verdicts: Verdicts) -> dict[str, Any]:
     """What a report has of the statistics of the metrics: references, digests and probes.
 
-    A statistic that isn't a function, such as a `functools.partial`, and a closure have no digest,
-    so builds can't be compared by it.
+    What isn't a function of a module, such as a lambda, a `functools.partial` or a closure, has no
+    digest, so builds can't be compared by it, which a remark says.
     """
     used = {m: of for m in verdicts.metrics if (of := verdicts.statistic(m))}
+    names = {m: getattr(of, "__qualname__", "<object>") for m, of in used.items()}
+    digests = {m: None if "<" in names[m] else code_digest(of) for m, of in used.items()}
+    remarks = [
+        Remark(
+            f"finery diff can't compare {metric} of two builds: its statistic isn't a function of "
+            "a module, so a change of its code wouldn't be noticed",
+            "Define it with `def` at the top of a module.",
+            "warning",
+        )
+        for metric, digest in digests.items()
+        if digest is None
+    ]
     return {
         "statistics": {
             m: f"{of.__module__}:{getattr(of, '__qualname__', type(of))}" for m, of in used.items()
         },
-        "definitions": {m: digest for m, of in used.items() if (digest := code_digest(of))},
+        "definitions": {metric: digest for metric, digest in digests.items() if digest},
+        "remarks": [*verdicts.report.remarks, *remarks],
         "probes": {m: _probes(of, verdicts.values(m)) for m, of in used.items() if of is not mean},
     }
 

@@ -5,6 +5,7 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -62,18 +63,13 @@ class Requirement(msgspec.Struct, frozen=True):
 
 
 def parse(
-    require: Mapping[str, str],
-    models: Sequence[str],
-    metrics: Sequence[str],
-    more: str = "",
-    nouns: tuple[str, str] = ("model", "models"),
-    unbounded: Mapping[str, str] | None = None,
+    require: Mapping[str, str], models: Sequence[str], metrics: Sequence[str], **facts: Any
 ) -> list[Requirement | Claim]:
     """Read `require:`; `UsageError` for bad syntax and for an unknown model or metric.
 
-    more, nouns, unbounded: see `Names`.
+    facts: others of `Names`.
     """
-    allowed = Names(models, metrics, more, nouns, unbounded or {})
+    allowed = Names(models, metrics, **facts)
     return [_parse_one(key, text, allowed) for key, text in require.items()]
 
 

@@ -300,18 +300,18 @@ def _drawn(n: int, resamples: int, seed: int) -> list[list[int]]:
 
 def bootstrap(
     outcomes: Sequence[T],
-    statistic: Callable[[Mapping[T, int]], Sequence[float]],
+    statistic: Callable[[Mapping[T, int]], float],
     within: Interval,
     *,
     resamples: int = RESAMPLES,
     seed: int = BOOTSTRAP_SEED,
-) -> list[Interval]:
-    """95 % bootstrap intervals of each number that `statistic` returns, see `interval_of`.
+) -> Interval:
+    """The 95 % bootstrap interval of the number that `statistic` returns, see `interval_of`.
 
-    As in `resampled`, the same rows give the same interval. within: what each number can be.
+    As in `resampled`, the same rows give the same interval. within: what the number can be.
     """
-    columns = resampled(outcomes, statistic, resamples=resamples, seed=seed)
-    return [interval_of(column, len(outcomes), within) for column in columns]
+    (draws,) = resampled(outcomes, lambda of: [statistic(of)], resamples=resamples, seed=seed)
+    return interval_of(draws, len(outcomes), within)
 
 
 def interval_of(draws: Sequence[float], n: int, within: Interval) -> Interval:

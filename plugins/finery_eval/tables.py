@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery.rows.report import Comparison, Difference, Remark, Report, Table
+from finery.rows.report import Comparison, Difference, Remark, Report, ReportTable
 from finery_eval import stats
 from finery_eval.measure import between
 
 HOLM = "p (Holm)"
+INTERVAL = ("95 % CI low", "95 % CI high")
+"""The columns of an interval, after its number."""
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "not shown"
 
 
@@ -20,10 +22,13 @@ def table(
     *,
     units: Mapping[str, str] | None = None,
     model: str = "",
-) -> Table:
+    is_private: bool = False,
+) -> ReportTable:
     """A table for the `tables` of a report."""
-    cells = [list(row) for row in rows]
-    return Table(title, list(columns), cells, dict(units or {}), model or msgspec.UNSET)
+    cells, private = [list(row) for row in rows], is_private or msgspec.UNSET
+    return ReportTable(
+        title, list(columns), cells, dict(units or {}), model or msgspec.UNSET, private
+    )
 
 
 def remark(text: str, advice: str = "", *, warning: bool = True) -> Remark:
@@ -32,25 +37,18 @@ def remark(text: str, advice: str = "", *, warning: bool = True) -> Remark:
 
 
 def comparison_tables(
-    comparisons: Sequence[Comparison],
-    metric: str = "accuracy",
-    *,
-    is_share: bool = True,
-    unit: str | None = None,
-) -> list[Table]:
-    """The table of the comparisons; empty if there is only one model.
-
-    unit: of a metric that isn't a share.
-    """
+    comparisons: Sequence[Comparison], metric: str = "accuracy", unit: str = "share"
+) -> list[ReportTable]:
+    """The table of the comparisons; empty if there is only one model. unit: of the metric."""
     if not comparisons:
         return []
     first = comparisons[0]
     base, p_value = first.baseline, f"p ({first.method})"
-    differences = [f"{metric} (points)" if is_share else metric, "95 % CI low", "95 % CI high"]
+    differences = [f"{metric} (points)" if unit == "share" else metric, *INTERVAL]
     facts = {"only_model": "only this right", "only_baseline": f"only {base} right",
              "p_value": p_value, "p_holm": HOLM}  # fmt: skip
     named = {fact: column for fact, column in facts.items() if getattr(first, fact) is not None}
-    unit = "difference" if is_share else unit
+    unit = "difference" if unit == "share" else unit
     units = dict.fromkeys(differences, unit) if unit else {}
     units |= dict.fromkeys((p_value, HOLM) if "p_holm" in named else (p_value,), "p")
     rows = [
@@ -60,10 +58,10 @@ def comparison_tables(
     return [table(f"Compared with {base}", columns, rows, units=units)]
 
 
-def baseline_tables(report: Report) -> list[Table]:
+def baseline_tables(report: Report) -> list[ReportTable]:
     """Whether each other model beats each cheap baseline in each metric: a table for each pair."""
     tables, scores = [], report.scores
-    points = ["points", "95 % CI low", "95 % CI high"]
+    points = ["points", *INTERVAL]
     for baseline in report.baselines:
         columns = ["metric", "score", baseline, *points, HOLM, "verdict"]
         units = {"score": "share", baseline: "share", HOLM: "p"}
@@ -93,14 +91,23 @@ class Against(NamedTuple):
 def against(report: Report, metrics: Sequence[str], model: str, baseline: str) -> list[Against]:
     """The metrics by which a report compares a model with a baseline.
 
-    The p-values are adjusted for their number (Holm 1979).
+    The p-values are adjusted for their number (Holm 1979). Where the report compares the two by the
+    metric that decides, its p-value is the one there, which is adjusted for the number of models,
+    and only the others are adjusted for theirs.
     """
     found = between(report.pairs, model, baseline)
     shown = {metric: found[metric] for metric in metrics if metric in found}
-    adjusted = stats.holm([difference.p_value for difference in shown.values()])
+    decided = {
+        next(iter(shown)): of.p_value if of.p_holm is None else of.p_holm
+        for of in report.comparisons
+        if shown and (of.model, of.baseline) == (model, baseline)
+    }
+    others = [metric for metric in shown if metric not in decided]
+    adjusted = stats.holm([shown[metric].p_value for metric in others])
+    p_values = decided | dict(zip(others, adjusted, strict=True))
     return [
-        Against(metric, d, p, verdict_of(d.value, p))
-        for (metric, d), p in zip(shown.items(), adjusted, strict=True)
+        Against(metric, d, p := p_values[metric], verdict_of(d.value, p))
+        for metric, d in shown.items()
     ]
 
 

@@ -15,7 +15,7 @@ import msgspec
 from finery import Completion, StepError
 from finery.rows import Conversation, Message, Row, Turns
 from finery.rows.parts import prompt_text as prompt_of
-from finery.rows.report import Table
+from finery.rows.report import ReportTable
 from finery_eval.calls import (
     SHOWN,
     BadTools,
@@ -290,7 +290,7 @@ def differences(expected: Any, actual: Any, path: str = "state") -> Iterator[tup
         yield path, {"expected": expected, "answered": actual}
 
 
-def steps_table(plays: Mapping[str, Sequence[Play]], most: int) -> Table:
+def steps_table(plays: Mapping[str, Sequence[Play]], most: int) -> ReportTable:
     """How many turns and calls each model needs, and how often it gets an error."""
     unfinished = f"not finished in {most} turns"
     columns = ["model", "turns a row", "calls a row", "tool errors", unfinished]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finery import Completion
-from finery.rows.report import Report, Table
+from finery.rows.report import Report, ReportTable
 from finery_eval.measure import Group, Measure, Statistic, Value, mean, measure_of
 
 Answers = dict[str, list[Completion]]
@@ -42,7 +42,7 @@ class Verdicts(NamedTuple):
     judged: Mapping[str, Sequence[Verdict]]
     metrics: Sequence[str]
     headline: Sequence[str] = ()
-    tables: Sequence[Table] = ()
+    tables: Sequence[ReportTable] = ()
     statistics: Mapping[str, Statistic] = {}
     unbounded: Collection[str] = ()
     continuous: Collection[str] = ()
@@ -96,7 +96,7 @@ class Verdicts(NamedTuple):
         """Model → whether each answer is right."""
         return {name: list(map(bool, of)) for name, of in self.values(self.metrics[0]).items()}
 
-    def with_tables(self, tables: Sequence[Table]) -> "Verdicts":
+    def with_tables(self, tables: Sequence[ReportTable]) -> "Verdicts":
         """The same with more tables."""
         return self._replace(tables=[*self.tables, *tables])
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from finery import Dataset, Files
 from finery.advanced import counted
 from finery.rows import Row
-from finery.rows.report import Remark, Table
+from finery.rows.report import Remark, ReportTable
 from finery_eval import stats
 from finery_eval.tables import remark, table
 from finery_review.decisions import Standing, parse
@@ -85,12 +85,11 @@ def _kappa_score(pairs: Sequence[Pair]) -> Score | None:
         accepted = sum(person for person, _ in pairs)
         return value, (lowest_kappa(accepted, len(pairs) - accepted), 1.0)
 
-    def resampled(counts: Mapping[Pair, int]) -> list[float]:
+    def resampled(counts: Mapping[Pair, int]) -> float:
         value = kappa(counts)
-        return [1.0 if value is None else value]  # nobody differs: they agree by all that it shows
+        return 1.0 if value is None else value  # nobody differs: they agree by all that it shows
 
-    (interval,) = stats.bootstrap(pairs, resampled, stats.GAIN)
-    return value, interval
+    return value, stats.bootstrap(pairs, resampled, stats.GAIN)
 
 
 def lowest_kappa(accepted: int, rejected: int) -> float:
@@ -220,7 +219,7 @@ def corrected_scores(
 
 def tables(
     judge: Agreement | None, shares: Mapping[str, float], scores: Mapping[str, Score]
-) -> Iterator[Table]:
+) -> Iterator[ReportTable]:
     """The judge next to people, and the models' shares corrected for its errors."""
     if judge is None:
         return

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from finery.advanced import counted
-from finery.rows.report import Remark, Table
+from finery.rows.report import Remark, ReportTable
 from finery_eval import stats
 from finery_eval.measure import Measure
 from finery_eval.tables import remark, table
@@ -262,7 +262,7 @@ class Order(NamedTuple):
             )
 
 
-def pair_table(played: Sequence[Record]) -> Table:
+def pair_table(played: Sequence[Record]) -> ReportTable:
     """The games of each pair of models."""
     columns = [
         "model", "against", "win rate", "95 % CI low", "95 % CI high", "wins", "losses", "ties",
@@ -279,7 +279,7 @@ def pair_table(played: Sequence[Record]) -> Table:
     return table("Games", columns, rows, units=units)
 
 
-def cross_table(played: Sequence[Record], models: Sequence[str]) -> list[Table]:
+def cross_table(played: Sequence[Record], models: Sequence[str]) -> list[ReportTable]:
     """The win rate of each model (row) against each other one; empty for two models."""
     if len(models) < 3:
         return []

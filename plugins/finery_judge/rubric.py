@@ -18,7 +18,7 @@ from finery import (
     takes,
 )
 from finery.rows import Conversation, Row, answer_text, split_turns
-from finery.rows.report import Report, Table
+from finery.rows.report import Report, ReportTable
 from finery_eval.evaluation import answers_table
 from finery_eval.measure import Measure
 from finery_eval.tables import table
@@ -278,7 +278,7 @@ class _Scoring(NamedTuple):
         ]
         return agreement(pairs) if pairs else None, len(results) - len(pairs)
 
-    def _table(self, judged: Mapping[str, Sequence[Verdict]]) -> Table:
+    def _table(self, judged: Mapping[str, Sequence[Verdict]]) -> ReportTable:
         """How often each model got each score."""
         scale = self.step.scale
         scores = list(range(1, scale + 1)) if scale <= MOST_COLUMNS else []
@@ -295,7 +295,7 @@ class _Scoring(NamedTuple):
 
 def _compared(
     judged: Mapping[str, Sequence[Verdict]], groups: Sequence[Sequence[int]] | None
-) -> list[Table]:
+) -> list[ReportTable]:
     """The table of differences of the mean score, on answers that have verdicts for both models.
 
     groups: the rows that belong together, which count as one.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery import Completion, Job, Metrics
 from finery.advanced import in_points, percent, range_in_points
-from finery.rows.report import Difference, Interval, Pair, Remark, Report, Scores, Table
+from finery.rows.report import Difference, Interval, Pair, Remark, Report, ReportTable, Scores
 from finery_eval import stats
 from finery_eval.evaluation import write_scored
 from finery_eval.measure import Measure, pairs_of, scores_of
@@ -68,7 +68,7 @@ def _verdict(interval: Interval, margin: float) -> Verdict:
     return "lost" if high < -margin else "kept" if low > -margin else "unclear"
 
 
-def finding_tables(found: Sequence[Finding], margin: float) -> list[Table]:
+def finding_tables(found: Sequence[Finding], margin: float) -> list[ReportTable]:
     """The table of the findings; empty if there is only one model."""
     if not found:
         return []
@@ -199,7 +199,7 @@ class Result(NamedTuple):
         }
         return Measure(nats, weights=units, of_mean=of_mean, within=within, is_continuous=True)
 
-    def _task_tables(self, solved: Mapping[str, Sequence[bool]]) -> list[Table]:
+    def _task_tables(self, solved: Mapping[str, Sequence[bool]]) -> list[ReportTable]:
         rows: list[list[Any]] = []
         for task in dict.fromkeys(item.task for item in self.items):
             at = [i for i, item in enumerate(self.items) if item.task == task]
@@ -211,7 +211,7 @@ class Result(NamedTuple):
         units: Any = dict.fromkeys(solved, "share")
         return [table("Tasks", ["task", "items", *solved], rows, units=units)]
 
-    def _text_tables(self, scores: Scores) -> list[Table]:
+    def _text_tables(self, scores: Scores) -> list[ReportTable]:
         if not self.texts:
             return []
         columns = ["model", "perplexity (per token)", "bits per byte", "tokens", "bytes"]

@@ -14,7 +14,7 @@ from tables import model, rows
 
 from finery import Completion, Job, Metrics, PluginError, RequirementError, StepError
 from finery.rows import Row, answer_text
-from finery.rows.report import Report, Table
+from finery.rows.report import Report, ReportTable
 from finery.testing import TestJob
 from finery_eval.evaluator import Better, Evaluator
 from finery_eval.measure import Measure, Statistic
@@ -63,7 +63,7 @@ class Listing(Polar):
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Judging:
         judge = super().judging(job, rows)
-        own = Report(tables=[Table("By label", ["label", "f1"], [["a", 0.5]])])
+        own = Report(tables=[ReportTable("By label", ["label", "f1"], [["a", 0.5]])])
         return lambda answers: judge(answers)._replace(report=own)
 
 
@@ -207,3 +207,28 @@ def test_judge_gets_what_extract_captures(tmp_path: Path) -> None:
     metrics = step.run(TestJob(tmp_path / "job"))
     assert [line["correct"] for line in metrics.predictions()] == [True, True, True, False]
     assert "ignore_case" not in Polar.__struct_fields__  # nothing in the contract obeys it
+
+
+def test_a_metric_that_judge_never_returns_is_an_error(tmp_path: Path) -> None:
+    class Forgetful(Polar):
+        """Names `closeness`, and returns all others."""
+
+        def judge(self, row: Row, answer: Completion) -> Mapping[str, Any]:
+            values = super().judge(row, answer)
+            return {metric: value for metric, value in values.items() if metric != "closeness"}
+
+    with pytest.raises(StepError, match="never returns 'closeness', which") as caught:
+        judged(tmp_path, step=Forgetful, a="yes")
+    assert caught.value.where == "Forgetful.judge"
+
+
+def test_a_statistic_without_a_digest_is_named_in_a_remark(tmp_path: Path) -> None:
+    class Anonymous(Polar):
+        """A lambda as a statistic."""
+
+        def statistics(self) -> Mapping[str, Statistic]:
+            return {"f1": lambda counts: mean_macro_f1(counts)}
+
+    (remark,) = judged(tmp_path, step=Anonymous, a="yes").report().remarks
+    assert remark.text.startswith("finery diff can't compare f1 of two builds: its statistic isn't")
+    assert judged(tmp_path / "named", a="yes").report().remarks == []

@@ -22,7 +22,6 @@ from finery.views import Output, Plot
 from finery_eval.evaluator import Evaluator
 from finery_eval.steps.curve import Curve, growth, logistic
 from finery_eval.steps.exact import Exact
-from finery_eval.view.tables import curve_plot
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 PROMPTS = [f"q{i}" for i in range(120)]
@@ -132,7 +131,7 @@ def shown(folder: Path) -> tuple[str, Plot]:
     step = Curve(models=models, rows=table, each=Exact(models=[], rows=table))
     metrics: Metrics = run_step(step, folder / "out")
     output = Output("curve", metrics, manifest("Metrics", metrics.meta, {}))
-    plot = curve_plot(metrics.report())
+    (plot,) = metrics.report().plots
     assert plot is not None
     return shown_output(output, 80), plot
 

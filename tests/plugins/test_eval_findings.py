@@ -147,6 +147,20 @@ def test_the_p_value_is_that_of_the_tables() -> None:
     )
 
 
+def test_the_p_value_of_the_metric_that_decides_is_the_same_in_each_table() -> None:
+    """`show` compares one model by it, so it isn't adjusted; of the others, two are."""
+    gained, little = (Difference(0.025, (0.002, 0.057), p) for p in (0.012, 0.03))
+    metrics = {"accuracy": gained, "valid": little, "f1": little}
+    compared = Comparison(0.025, (0.002, 0.057), 0.012, model="sft", baseline="base")
+    models = [judged("base", "base", 20), judged("sft", "tuned", 25)]
+    for one in models:
+        one.report.headline, one.report.comparisons = [*metrics], [compared]
+        one.report.pairs = [Pair("sft", "base", metrics)]
+    tests = [test for _, test in comparisons_of(models)]
+    assert [test.p_holm for test in tests] == [0.012, 0.06, 0.06]
+    assert [test.verdict for test in tests] == ["better", "not shown", "not shown"]
+
+
 def test_better_in_some_metrics_and_equal_in_the_others_is_better() -> None:
     lost, gained = Difference(0.0, (-0.02, 0.02), 1.0), Difference(0.5, (0.4, 0.6), 1e-9)
     metrics = {"accuracy": gained, "valid": lost}

@@ -9,6 +9,7 @@ import pytest
 
 from finery import DataError, Metrics
 from finery.rows.report import (
+    Axis,
     Comparison,
     Difference,
     Export,
@@ -16,10 +17,10 @@ from finery.rows.report import (
     Plot,
     Remark,
     Report,
+    ReportTable,
     Score,
     Series,
     Slice,
-    Table,
     parsed_report,
 )
 from finery_eval.evaluator import EXPECTED
@@ -98,7 +99,10 @@ def test_every_field_is_read_back(tmp_path: Path) -> None:
         pairs=[Pair("b", "a", {"f1": difference})],
         exports=[Export("b", "b.gguf", 7, compared), Export("c", "c.gguf", 8)],
         slices={"source": {"x": Slice(3, {"a": {"f1": 0.1}}, {"a": {}})}},
-        tables=[Table("t", ["x"], [[1], [None]], {"x": "share"}, "a"), Table("u", ["y"], [])],
+        tables=[
+            ReportTable("t", ["x"], [[1], [None]], {"x": "share"}, "a"),
+            ReportTable("u", ["y"], []),
+        ],
         remarks=[Remark("text", "advice", "warning", "lost"), Remark("other")],
         words=["words"],
         references=["r"],
@@ -109,7 +113,12 @@ def test_every_field_is_read_back(tmp_path: Path) -> None:
         intervals_cover="rows",
         extra={"mine": {"x": [1]}},
         plots=[
-            Plot("p", [Series("s", [(1.0, 2.0)], "both", [(1.0, 1.5, 2.5)])], "x", is_y_log=True)
+            Plot(
+                [Series("s", [(1.0, 2.0)], "both", [(1.0, 1.5, 2.5)])],
+                Axis("x"),
+                Axis(scale="log"),
+                "p",
+            )
         ],
     )
     assert all(getattr(report, name) for name in report.__struct_fields__)

@@ -10,8 +10,8 @@ from scipy.stats import binom
 
 from finery import UsageError
 from finery.rows.report import Report, Score
-from finery_eval.luck import chance_to_pass, enough_rows
 from finery_eval.measure import Measure, pairs_of, scores_of
+from finery_eval.planning import chance_to_pass, enough_rows
 from finery_eval.requirements import Requirement, doubts_about, parse, unmet
 
 MODELS = ["base", "sft", "gguf.q8_0"]

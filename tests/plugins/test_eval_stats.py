@@ -115,15 +115,15 @@ def test_macro_f1_is_one_only_without_errors(outcomes: list[tuple[str, str]]) ->
     assert (value == 1) == all(expected == guess for expected, guess in outcomes)
 
 
-def share_of_hits(counts: Mapping[bool, int]) -> list[float]:
+def share_of_hits(counts: Mapping[bool, int]) -> float:
     """The mean of ones and zeros, whose interval is known."""
-    return [counts.get(True, 0) / sum(counts.values())]
+    return counts.get(True, 0) / sum(counts.values())
 
 
 def interval_of_share(hits: int, n: int, seed: int = 1) -> Interval:
     """The bootstrap interval of a share."""
     outcomes = [True] * hits + [False] * (n - hits)
-    return bootstrap(outcomes, share_of_hits, SHARE, seed=seed)[0]
+    return bootstrap(outcomes, share_of_hits, SHARE, seed=seed)
 
 
 def test_bootstrap_of_a_share_agrees_with_wilson() -> None:

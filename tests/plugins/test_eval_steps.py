@@ -245,7 +245,10 @@ def test_scores_are_broken_down_by_columns_fields_and_length(tmp_path: Path) -> 
     titles = [table["title"] for table in report["details"]["tables"]]
     assert "accuracy by source" in titles
     table = next(t for t in report["details"]["tables"] if t["title"] == "accuracy by source")
-    assert table["rows"][1][:4] == ["a", 4, "m", 1]
+    assert table["columns"][:2] == ["source", "rows"]
+    assert table["columns"][2::3] == ["base", "m"]  # each with the ends of its interval
+    assert [row[:2] for row in table["rows"]] == [["a", 4], ["b", 2]]
+    assert [row[5] for row in table["rows"]] == [1, 0]
 
 
 def test_a_slice_that_no_row_has_is_an_error_before_any_answer(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from showing import lines, shown
 
 from finery import Metrics, UsageError
 from finery.artifact.manifest import manifest
-from finery.rows.report import Report, Score, Table
+from finery.rows.report import Report, ReportTable, Score
 from finery.testing import TestJob, run_step
 from finery.views import Matrix, Output
 from finery_eval.steps.classification import CONFUSION, Classification
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.structured import Json
 from finery_eval.view.answers import answer_of, reasons
-from finery_eval.view.tables import comparable, matrices, scores, table
+from finery_eval.view.tables import comparable, matrices, scores
 
 pytestmark = pytest.mark.usefixtures("tables_answer")
 
@@ -86,7 +86,7 @@ def matrix(labels: int) -> Matrix:
     return Matrix(names, counts)
 
 
-COMPARED = Table(
+COMPARED = ReportTable(
     title="Compared with base",
     columns=["model", "accuracy (points)", "95 % CI low", "95 % CI high", "only this right",
                 "only base right", "p (McNemar, exact)", "p (Holm)"],
@@ -101,7 +101,7 @@ CELLS = {"+25.3", "+16.9 to +33.1", "59", "12", "< 0.001", "-10.0", "-20.0 to +5
 
 @pytest.mark.parametrize("width", [40, 60, 80, 88, 100, 120, 160])
 def test_numbers_of_wide_tables_never_wrap(width: int) -> None:
-    found = lines([table(COMPARED)], width)
+    found = lines([COMPARED], width)
     assert max(map(len, found)) <= width
     words = {cell for line in found for cell in re.split(r"\s{2,}", line.strip())}
     assert words >= CELLS
@@ -144,7 +144,7 @@ def test_labels_and_cells_are_text_and_no_markup() -> None:
     found = lines([Matrix([evil, "b"], [[1, 0], [2, 3]], f"m: {evil}")])
     assert f"m: {visible}" in found[0]
     assert found[1].split() == [visible, "b"]
-    found = lines([table(Table("t", [evil, "n"], [[evil, 0.5]]))])
+    found = lines([ReportTable("t", [evil, "n"], [[evil, 0.5]])])
     assert [line.split()[0] for line in found[1::2]] == [visible, visible]
 
 

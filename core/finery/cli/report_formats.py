@@ -7,10 +7,16 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from finery.cli.diff_view import Comparison, difference_parts
-from finery.cli.views import context_of, sharing
-from finery.compare.outputs import titled
-from finery.report.page import Reported, gates_of, intro_of, steps_section, title_of, verdict
-from finery.report.variants import steps_shown
+from finery.cli.views import context_of
+from finery.report.page import (
+    Reported,
+    gates_of,
+    intro_of,
+    outputs_shown,
+    steps_section,
+    title_of,
+    verdict,
+)
 from finery.util.text import in_line, visible
 from finery.views.html import MARKS, summary
 from finery.views.markdown import escaped, markdown_table, render_markdown
@@ -54,16 +60,9 @@ def _requirements(reported: Reported) -> Section:
 
 
 def _scores(reported: Reported) -> Iterator[Part]:
-    graph, steps = reported.graph, steps_shown(reported.variants, reported.steps)
-    outputs = (
-        output
-        for step in steps
-        if step.result
-        for output in titled(step.node.name, step.result.outputs).items()
-    )
-    for view, shown in sharing(graph.plugins, reported.store, outputs):
-        context = context_of(graph, reported.store, scope="summary")
-        for section in sections_of(view, shown, context):
+    context = context_of(reported.graph, reported.store, scope="summary", medium="markdown")
+    for view, outputs in outputs_shown(reported):
+        for section in sections_of(view, outputs, context):
             yield from section.parts
 
 

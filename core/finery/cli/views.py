@@ -15,10 +15,25 @@ from finery.builder.checks import blocked_by, failed_gates
 from finery.builder.outputs import build_folder
 from finery.builder.plan import Planner, make_plan
 from finery.cli.console import print_gate, print_json, print_progress, print_wrapped, with_recipe
-from finery.compare.outputs import folded, output_of, phrase, title_of, titled, view_of
-from finery.compare.variants import choice_in_words, choice_of, lines_of, remarks_on, table_of
+from finery.compare.outputs import (
+    folded,
+    output_of,
+    outputs_by_view,
+    phrase,
+    title_of,
+    titled,
+    view_of,
+)
+from finery.compare.variants import (
+    are_shares,
+    choice_in_words,
+    choice_of,
+    columns_of,
+    lines_of,
+    remarks_on,
+    table_of,
+)
 from finery.errors import FineryError
-from finery.plugin.manager import Plugins
 from finery.recipe.graph import Graph, Node
 from finery.recipe.matrix.choose import WINNER
 from finery.store.database import Store
@@ -26,7 +41,7 @@ from finery.util.paths import shown
 from finery.util.text import in_dollars, size, visible
 from finery.views.parts import Section, Text
 from finery.views.terminal import print_sections
-from finery.views.view import Context, Detail, Output, View, sections_of
+from finery.views.view import Context, Detail, Output, sections_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -220,7 +235,9 @@ def print_matrix(
     """Print the variants, best first. failed: step → `failed` or `blocked`, in a build."""
     lines, choice = lines_of(graph, store, results, failed or {}), choice_of(graph, results)
     remarks = [Text(text, "soft") for text in remarks_on(lines)]
-    remarks += [Text(choice_in_words(choice))] if choice is not None else []
+    if choice is not None:
+        is_share = all(are_shares(lines, name) for name in columns_of(lines)[:1])
+        remarks.append(Text(choice_in_words(choice, is_share)))
     print_sections(stdout(), [Section("", [table_of(graph, lines, {}), *remarks])])
 
 
@@ -235,21 +252,6 @@ def _error_data(error: FineryError | None) -> dict[str, Any]:
 
 def show_together(graph: Graph, store: Store, manifests: Iterable[tuple[str, Manifest]]) -> None:
     """Print what several outputs of a recipe share, e.g. a table of all scores."""
-    for view, outputs in sharing(graph.plugins, store, manifests):
+    for view, outputs in outputs_by_view(graph.plugins, store, manifests):
         context = context_of(graph, store, scope="summary")
         print_sections(stdout(), sections_of(view, outputs, context))
-
-
-def sharing(
-    plugins: Plugins, store: Store, manifests: Iterable[tuple[str, Manifest]]
-) -> list[tuple[View, list[Output]]]:
-    """Each view that may show what its outputs share, with these."""
-    groups: dict[type[View], list[Output]] = {}
-    views: dict[tuple[str, Any], View] = {}
-    for title, manifest in manifests:
-        format_ = manifest.kind, manifest.meta.get("format")
-        view = views.setdefault(format_, view_of(plugins, manifest))
-        kind = type(view)
-        if kind.describe is not View.describe and store.shared.reach([manifest]):
-            groups.setdefault(kind, []).append(output_of(plugins, store, title, manifest))
-    return [(kind(), outputs) for kind, outputs in groups.items()]

@@ -1,6 +1,6 @@
 """The outputs of steps, now and in runs of the past: names, views, first metrics."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from finery.artifact.kinds import Metrics
@@ -28,6 +28,18 @@ def output_of(plugins: Plugins, store: Store, title: str, manifest: Manifest) ->
     """An output for its view. title: its name in the recipe."""
     refs = {role: phrase(plugins, ref) for role, ref in manifest.refs.items()}
     return Output(title, store.artifact(manifest), manifest, refs)
+
+
+def outputs_by_view(
+    plugins: Plugins, store: Store, manifests: Iterable[tuple[str, Manifest]]
+) -> list[tuple[View, list[Output]]]:
+    """Each view that may show what its outputs share, with these."""
+    groups: dict[type[View], list[Output]] = {}
+    for title, manifest in manifests:
+        kind = type(view_of(plugins, manifest))
+        if kind.describe is not View.describe and store.shared.reach([manifest]):
+            groups.setdefault(kind, []).append(output_of(plugins, store, title, manifest))
+    return [(kind(), outputs) for kind, outputs in groups.items()]
 
 
 def titled(step: str, outputs: Mapping[str, Manifest]) -> dict[str, Manifest]:

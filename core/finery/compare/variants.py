@@ -9,10 +9,10 @@ from finery.artifact.manifest import Result
 from finery.recipe.graph import Graph, Node
 from finery.recipe.matrix.axes import SEED_LABEL, Value, Variant, axes_summary
 from finery.rows.repeats import Repeats, summarise
-from finery.rows.report import Report
+from finery.rows.report import Report, Unit
 from finery.store.database import Store
-from finery.util.text import counted, signed
-from finery.views.parts import Cell, Column, Quantity, Table, Text, Tone, Unit, number_text
+from finery.util.text import counted, in_points, signed
+from finery.views.parts import Cell, Column, Quantity, Table, Text, Tone, number_text
 
 if TYPE_CHECKING:
     from finery.recipe.matrix.expand import Expanded
@@ -222,23 +222,31 @@ def head_of(graph: Graph, column: str) -> str:
     return f"{column} on {select.rows}"
 
 
-def choice_in_words(choice: Mapping[str, Any]) -> str:
-    """What was chosen and how far it is ahead."""
-    parts, margin = [f"chosen: {choice['chosen']}"], choice["margin"]
+def choice_in_words(choice: Mapping[str, Any], is_share: bool) -> str:
+    """What was chosen and how far it is ahead. is_share: whether its score is a share."""
+    parts = [f"chosen: {choice['chosen']}"]
     if repeats := choice.get("repeats"):  # of which one is shipped and tested
-        score, mean = repeats[choice["chosen"]], choice["score"]
-        seeds = counted(len(repeats), "seed")
-        parts.append(f"the best of {seeds}: {score:.3f}, the mean is {mean:.3f}")
-    if margin is not None:
-        ahead = signed(margin["difference"], ".3f")
-        if margin["interval"]:
-            low, high = margin["interval"]
-            ahead += f", 95 % CI {signed(low, '.3f')} to {signed(high, '.3f')}"
-            ahead += ": too close to call" if is_close(choice) else ""
-        else:
-            ahead += ", without a test"
-        parts.append(f"ahead of {margin['over']} by {ahead}")
+        score, mean = (
+            number_text(value, "share" if is_share else "")
+            for value in (repeats[choice["chosen"]], choice["score"])
+        )
+        parts.append(f"the best of {counted(len(repeats), 'seed')}: {score}, the mean is {mean}")
+    if ahead := lead_in_words(choice, is_share):
+        parts.append(f"{ahead}{': too close to call' if is_close(choice) else ''}")
     return "; ".join(parts)
+
+
+def lead_in_words(choice: Mapping[str, Any], is_share: bool) -> str:
+    """The lead over the next, in percentage points if the score is a share; empty without one."""
+    margin = choice["margin"]
+    if margin is None:
+        return ""
+    values = (margin["difference"], *(margin["interval"] or ()))
+    lead, *ends = (in_points(value) if is_share else signed(value, ".4g") for value in values)
+    text = f"{lead}{' points' if is_share else ''} against {margin['over']}"
+    if not ends:
+        return f"{text}; there is no paired test for this metric"
+    return f"{text} (95 % CI {' to '.join(ends)})"
 
 
 def is_close(choice: Mapping[str, Any]) -> bool:

@@ -8,13 +8,14 @@ from finery.artifact.manifest import Manifest
 from finery.builder.checks import failed_gates
 from finery.builder.context import Revision, context_of
 from finery.builder.runs import Run
-from finery.compare.outputs import output_of, titled, view_of
+from finery.compare.outputs import outputs_by_view, titled
 from finery.errors import FineryError
 from finery.recipe.graph import Graph
 from finery.recipe.yaml import redact_secrets
 from finery.report.steps import Group, ReportedStep, counts, groups_of
 from finery.report.variants import Variants, names_shown, steps_shown
 from finery.report.variants import section_of as variants_section
+from finery.rows.report import Remark
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.paths import recipe_id
@@ -27,7 +28,6 @@ from finery.views.parts import (
     Finding,
     Part,
     Quantity,
-    Remark,
     Section,
     Table,
     Text,
@@ -92,7 +92,7 @@ def _sections(reported: Reported, context: Context) -> Iterator[Section]:
     """The sections with findings."""
     if reported.variants is not None:
         yield variants_section(reported.variants)
-    for view, outputs in _outputs(reported).items():
+    for view, outputs in outputs_shown(reported):
         yield from sections_of(view, outputs, context)
 
 
@@ -291,19 +291,15 @@ def _commands(reported: Reported, facts: Mapping[str, Any]) -> Iterator[str]:
     yield " ".join(["finery build", str(facts.get("path", "")), *overrides, *only])
 
 
-def _outputs(reported: Reported) -> dict[View, list[Output]]:
-    """View → the outputs that it shows."""
-    plugins, store = reported.graph.plugins, reported.store
-    views: dict[type[View], View] = {}
-    groups: dict[View, list[Output]] = {}
-    for step in steps_shown(reported.variants, reported.steps):
-        outputs = titled(step.node.name, step.result.outputs) if step.result else {}
-        for title, manifest in outputs.items():
-            view = view_of(plugins, manifest)
-            if type(view).describe is not View.describe:
-                view = views.setdefault(type(view), view)
-                groups.setdefault(view, []).append(output_of(plugins, store, title, manifest))
-    return groups
+def outputs_shown(reported: Reported) -> list[tuple[View, list[Output]]]:
+    """The outputs that a report is about, by the view that shows them."""
+    outputs = (
+        output
+        for step in steps_shown(reported.variants, reported.steps)
+        if step.result
+        for output in titled(step.node.name, step.result.outputs).items()
+    )
+    return outputs_by_view(reported.graph.plugins, reported.store, outputs)
 
 
 def built_in(reported: Reported) -> Mapping[str, Artifact]:

@@ -12,6 +12,7 @@ from finery.compare.variants import (
     columns_of,
     in_unit,
     is_close,
+    lead_in_words,
     lines_of,
     remarks_on,
     report_of,
@@ -21,7 +22,7 @@ from finery.recipe.graph import Graph
 from finery.recipe.matrix.choose import WINNER
 from finery.report.steps import ReportedStep
 from finery.store.database import Store
-from finery.util.text import counted, duration, in_points, signed
+from finery.util.text import counted, duration
 from finery.views.parts import Finding, Section, Text, as_text
 
 QUESTION = "Which variant is best?"
@@ -119,31 +120,13 @@ def _finding(variants: Variants) -> Finding:
             missing = sum(not line.scores for line in lines)
             why = f"Not chosen yet: {missing} of {len(lines)} aren't judged. So far"
         return Finding(QUESTION, f"{why} {what}", "open", 0)
-    ahead = _margin(variants, choice)
+    ahead = lead_in_words(choice, are_shares(lines, name))
     tested = f" {text}" if (text := _tested_in_words(variants)) else ""
     if is_close(choice):
         text = f"{what}. Too close to call: {ahead}.{tested}"
         return Finding(QUESTION, text, "open", 0)
     tone: Any = "good" if choice["margin"] and choice["margin"]["interval"] else "open"
     return Finding(QUESTION, f"{what}{f', {ahead}' if ahead else ''}.{tested}", tone, 0)
-
-
-def _margin(variants: Variants, choice: Mapping[str, Any]) -> str:
-    """The lead of the chosen one, in percentage points if the score is a share."""
-    margin = choice["margin"]
-    if margin is None:
-        return ""
-    lines = variants.lines
-    shares = are_shares(lines, columns_of(lines)[0])
-
-    def shown(value: float) -> str:
-        return in_points(value) if shares else signed(value, ".4g")
-
-    text = f"{shown(margin['difference'])}{' points' if shares else ''} against {margin['over']}"
-    if margin["interval"] is None:
-        return f"{text}; there is no paired test for this metric"
-    low, high = margin["interval"]
-    return f"{text} (95 % CI {shown(low)} to {shown(high)})"
 
 
 def _tested(graph: Graph, store: Store, results: Mapping[str, Result | None]) -> Score | None:

@@ -6,20 +6,31 @@ prints, and an earlier version of finery, without draws, wrote the same.
 """
 
 import json
+import math
 from array import array
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, TypeVar
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, get_args
 
 import msgspec
 
+from finery.errors import PluginError
 from finery.rows.files import READ_ERRORS, unusable_file_error
+from finery.util.text import counted, did_you_mean
 
 METRICS = "metrics.json"
 VERSION = 2
 T = TypeVar("T")
 Interval = tuple[float, float]
+Unit = Literal[
+    "", "count", "share", "likely", "difference", "change", "p", "seconds", "dollars", "bytes",
+    "duration",
+]  # fmt: skip
+"""Of a number: `count` is whole; `share` is from 0 to 1 and `likely` is a probability that may be
+near 1, both shown in percent; `difference` is one of two shares, in points, and `change` one of
+other numbers; `p` is a p-value; `seconds` may be milliseconds, and `duration` hours."""
+UNITS = get_args(Unit)
 
 
 class Score(msgspec.Struct, omit_defaults=True):
@@ -96,12 +107,13 @@ class Slice(msgspec.Struct):
         return None if value is None else Score(value, self.intervals[model].get(metric))
 
 
-class Table(msgspec.Struct):
-    """A table that any viewer of `Metrics` can show: cells are text, numbers or None.
+class ReportTable(msgspec.Struct):
+    """A table that is shown wherever scores are: cells are text, numbers or None.
 
-    units: column → unit of its numbers: `share` from 0 to 1, `likely` for probabilities that may be
-    near 1, `difference` of shares, `p` for p-values, `seconds` or `dollars`. model: the only one
-    that the table is about, if so.
+    units: column → unit of its numbers, else they are plain. The columns `95 % CI low` and `95 % CI
+    high` after a number are its interval. model: the only one that the table is about, if so.
+    is_private: whether it has texts of rows or answers, or names of documents; Markdown and model
+    cards leave it out.
     """
 
     title: str
@@ -109,37 +121,52 @@ class Table(msgspec.Struct):
     rows: list[list[Any]]
     units: dict[str, str] = {}
     model: str | msgspec.UnsetType = msgspec.UNSET
+    is_private: bool | msgspec.UnsetType = msgspec.UNSET
 
 
-class Series(msgspec.Struct, omit_defaults=True):
-    """A series of a plot: (x, y) by ascending x, and (x, low, high) of its intervals.
+class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An axis of a plot. has_zero: whether it begins at 0.
 
-    style: `line`, `dots`, or `both`.
+    scale: `auto` is logarithmic for a vertical axis whose values are far apart and no shares. For
+    the plot's own vertical axis, `choice` is the same, and a page offers both scales.
+    """
+
+    label: str = ""
+    unit: Unit = ""
+    scale: Literal["auto", "linear", "log", "choice"] = "auto"
+    has_zero: bool = False
+
+
+class Series(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A series of a plot, as (x, y) by ascending x; views leave out values that aren't numbers.
+
+    style: a line, dots, both, a thin line below others, or steps, each from its x to the next.
+    band: (x, low, high), around a line or as the interval of each dot. y: its axis, if that isn't
+    the plot's: series with the same one share a panel of the page, and of a terminal the right
+    axis. colour: its number on pages; by default its place in the plot.
     """
 
     label: str
-    points: list[tuple[float, float]]
-    style: Literal["line", "dots", "both"] = "line"
-    band: list[tuple[float, float, float]] = []
+    points: Sequence[tuple[float, float]]
+    style: Literal["line", "dots", "both", "faint", "steps"] = "line"
+    band: Sequence[tuple[float, float, float]] = ()
+    y: Axis | None = None
+    colour: int | None = None
 
 
-class Plot(msgspec.Struct, omit_defaults=True):
-    """A plot that any viewer of `Metrics` can show. x, y: what its axes show.
+class Plot(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A plot. at: an x that is marked, and what it is."""
 
-    unit: of y, as in a table.
-    """
-
-    title: str
-    series: list[Series]
-    x: str = ""
-    y: str = ""
-    unit: str = ""
-    is_x_log: bool = False
-    is_y_log: bool = False
+    series: Sequence[Series]
+    x: Axis = Axis()
+    y: Axis = Axis()
+    title: str = ""
+    at: tuple[float, str] | None = None
+    note: str = ""
 
 
 class Remark(msgspec.Struct):
-    """A remark on the result, which `show` and `build` print. advice: what to do about it.
+    """A remark about an output, which `show` and `build` print. advice: how to do better.
 
     verdict: of step types that measure what was forgotten, `lost` or `unclear`: the answer of a
     report rests on these.
@@ -149,6 +176,11 @@ class Remark(msgspec.Struct):
     advice: str = ""
     severity: Literal["info", "warning"] = "info"
     verdict: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def paragraph(self) -> str:
+        """Both as sentences."""
+        return " ".join(f"{part.rstrip('.')}." for part in (self.text, self.advice) if part)
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -181,7 +213,7 @@ class Report(msgspec.Struct, kw_only=True):
     pairs: list[Pair] = []
     exports: list[Export] = []
     slices: dict[str, dict[str, Slice]] = {}
-    tables: list[Table] = []
+    tables: list[ReportTable] = []
     plots: list[Plot] = []
     remarks: list[Remark] = []
     words: list[str] = []
@@ -196,6 +228,10 @@ class Report(msgspec.Struct, kw_only=True):
     def is_share(self, metric: str) -> bool:
         """Whether a metric is from 0 to 1."""
         return metric not in self.unbounded
+
+    def unit(self, metric: str) -> str:
+        """The unit of a metric, as in a table."""
+        return "share" if self.is_share(metric) else self.units.get(metric, "")
 
     def score(self, model: str, metric: str) -> Score | None:
         """A score; None if the metric applies to no row."""
@@ -258,7 +294,12 @@ def _flat(export: Export) -> dict[str, Any]:
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write `metrics.json`: what `--json` prints, and the draws and probes of statistics."""
+    """Write `metrics.json`: what `--json` prints, and the draws and probes of statistics.
+
+    Raises `PluginError` for a table or a plot that couldn't be shown.
+    """
+    for problem in _problems(report):
+        raise PluginError(problem, fix="correct it in the evaluator")
     folder.mkdir(parents=True, exist_ok=True)
     draws = {
         model: {m: b64encode(array("d", s.draws)).decode() for m, s in of.items() if s.draws}
@@ -267,6 +308,53 @@ def write_report(folder: Path, report: Report) -> None:
     stored = {"version": VERSION, **report.data(), "draws": draws, "probes": report.probes}
     text = json.dumps(stored, indent=2, ensure_ascii=False)
     (folder / METRICS).write_text(text + "\n", encoding="utf-8")
+
+
+def _problems(report: Report) -> Iterator[str]:
+    """Which table, plot or remark is wrong in which field."""
+    for metric, unit in report.units.items():
+        if unit not in UNITS:
+            yield f"`units` of the metric '{metric}': {_unknown_unit(unit)}"
+    parts = {"table": report.tables, "plot": report.plots, "remark": report.remarks}
+    for kind, part in ((kind, part) for kind, of in parts.items() for part in of):
+        title = f"{kind} '{getattr(part, 'title', None) or getattr(part, 'text', '')!s:.80}'"
+        try:
+            msgspec.convert(msgspec.to_builtins(part), type(part))
+        except (TypeError, ValueError) as error:
+            yield f"{title}: {error}"
+            continue
+        problems = _in_table(part) if isinstance(part, ReportTable) else _in_plot(part)
+        yield from (f"{title}: {problem}" for problem in problems)
+
+
+def _unknown_unit(unit: str) -> str:
+    return f"'{unit}' isn't a unit; {did_you_mean(unit, filter(None, UNITS))}"
+
+
+def _in_table(table: ReportTable) -> Iterator[str]:
+    for column, unit in table.units.items():
+        if unit not in UNITS:
+            yield f"`units` of '{column}': {_unknown_unit(unit)}"
+    for number, row in enumerate(table.rows, 1):
+        if len(row) != len(table.columns):
+            cells, columns = counted(len(row), "cell"), counted(len(table.columns), "column")
+            yield f"row {number} of `rows` has {cells}, and the table {columns}"
+        for column, cell in zip(table.columns, row, strict=False):
+            if not (cell is None or isinstance(cell, str) or _is_finite(cell)):
+                problem = "neither a text, a finite number nor None"
+                yield f"row {number} of `rows`, column '{column}': {cell!r:.80} is {problem}"
+
+
+def _in_plot(plot: Any) -> Iterator[str]:
+    for series in getattr(plot, "series", ()):
+        for field in ("points", "band"):
+            for point in getattr(series, field):
+                if not all(map(_is_finite, point)):
+                    yield f"`{field}` of the series '{series.label}': {point} isn't finite"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def read_report(folder: Path) -> Report:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from finery.rows.report import Axis, Plot, Series
 from finery.util.text import shortened, visible
-from finery.views.parts import Axis, Plot, Series
 from finery.views.scales import Panel, Scale, horizontal_scale, panels_of, tick_text
 
 if TYPE_CHECKING:

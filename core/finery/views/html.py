@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from finery.rows.report import Plot, Remark, ReportTable
 from finery.util.text import counted, in_line, visible
 from finery.views import parts
 from finery.views.svg import drawings_of
@@ -182,7 +183,7 @@ class _Prepared:
         match part:
             case parts.Text():
                 return {"kind": "text", **part._asdict()}
-            case parts.Remark():
+            case Remark():
                 tone: parts.Tone = "warning" if part.severity == "warning" else ""
                 return self._part(parts.Text(part.paragraph, tone))
             case parts.Facts():
@@ -191,14 +192,14 @@ class _Prepared:
             case parts.Tiles():
                 tiles = [(of.name, parts.cell_text(of.value), of.note) for of in part.tiles]
                 return {"kind": "tiles", "tiles": tiles}
-            case parts.Table():
-                return _table(part)
+            case parts.Table() | ReportTable():
+                return _table(parts.as_table(part))
             case parts.Matrix():
                 return _matrix(part)
-            case parts.Plot():
+            case Plot():
                 if drawings := drawings_of(part):
-                    at = part.at[1] if part.at else ""
-                    return {"kind": "plot", **part._asdict(), "at": at, "drawings": drawings}
+                    facts = {"title": part.title, "note": part.note, "drawings": drawings}
+                    return {"kind": "plot", **facts, "at": part.at[1] if part.at else ""}
             case parts.Record():
                 return {"kind": "record", "fields": part.fields}
             case parts.Records():
@@ -206,7 +207,10 @@ class _Prepared:
             case parts.Tree():
                 return {"kind": "tree", "tree": part}
             case parts.Change():
-                return {"kind": "records", "title": "", "records": [of for of in part if of]}
+                if (shown := part.as_part()) is not None:
+                    return self._part(shown)
+                rows = [record for record in part.records if record]
+                return {"kind": "records", "title": "", "records": rows}
             case parts.Section():
                 inner = {**part._asdict(), "parts": self.prepare(part.parts)}
                 return {"kind": "section", **inner} if inner["parts"] else None

@@ -1,12 +1,13 @@
 """Sections as Markdown, for a pull request or a model card.
 
-Texts are escaped, so that nothing in them is a mention, a link or HTML. Rows and answers are left
-out, since what holds the Markdown may be public.
+Texts are escaped, so that nothing in them is a mention, a link or HTML. Rows, answers and tables
+with texts of them are left out, since what holds the Markdown may be public.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from finery.rows.report import Plot, Remark, ReportTable
 from finery.util.text import in_line, shortened, visible
 from finery.views import parts
 from finery.views.canvas import plot_as_text
@@ -53,8 +54,10 @@ def _part(part: parts.Part, level: int) -> Iterator[str]:
         case parts.Tiles():
             tiles = [(of.name, parts.cell_text(of.value), of.note) for of in part.tiles]
             yield markdown_table(["", "", ""], tiles)
-        case parts.Table():
-            yield from _table(part)
+        case ReportTable(is_private=True):
+            pass
+        case parts.Table() | ReportTable():
+            yield from _table(parts.as_table(part))
         case parts.Matrix():
             pairs = part.pairs()
             if pairs:
@@ -62,15 +65,18 @@ def _part(part: parts.Part, level: int) -> Iterator[str]:
                 first = pairs[: parts.MOST_PAIRS]
                 rows = [(pair.right, pair.answered, f"{pair.rows:,}") for pair in first]
                 yield markdown_table(["right", "answered", "rows"], rows, [False, False, True])
-        case parts.Plot():
+        case Plot():
             lines = plot_as_text(part, WIDTH, HEIGHT)
             if lines:
                 yield escaped(part.title)
                 yield fenced("\n".join(line.plain for line in lines))
-        case parts.Remark():
+        case Remark():
             yield escaped(part.paragraph)
         case parts.Section():
             yield from _section(part, level + 1)
+        case parts.Change():
+            shown = part.as_part()
+            yield from _part(shown, level) if shown is not None else ()
 
 
 def _table(part: parts.Table) -> Iterator[str]:

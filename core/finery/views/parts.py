@@ -6,8 +6,12 @@ nothing of where it is shown. Texts may be hostile: whatever shows them escapes 
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get_args
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
+from msgspec.structs import replace
+
+from finery.rows.report import Interval, Plot, Remark, ReportTable, Unit
 from finery.util.text import (
     duration,
     in_line,
@@ -23,18 +27,9 @@ from finery.util.text import (
 
 if TYPE_CHECKING:
     from finery.rows import Row
-    from finery.rows.report import Plot as ReportPlot
 
 Tone = Literal["", "good", "bad", "warning", "soft", "strong"]
 """How a text looks, by what it means."""
-Unit = Literal[
-    "", "count", "share", "likely", "difference", "change", "p", "seconds", "dollars", "bytes",
-    "duration",
-]  # fmt: skip
-"""Of a number: `count` is whole; `share` is from 0 to 1 and `likely` is a probability that may be
-near 1, both shown in percent; `difference` is one of two shares, in points, and `change` one of
-other numbers; `p` is a p-value; `seconds` may be milliseconds, and `duration` hours."""
-Interval = tuple[float, float]
 MOST_CLASSES = 6
 """Maximum number of classes that are all listed. Of more, only the most and least frequent."""
 LONGEST_VALUE = 40
@@ -43,6 +38,8 @@ LONGEST_FACT = 300
 """Maximum characters of a fact."""
 MOST_PAIRS = 10
 """Maximum number of confused pairs of classes that are listed."""
+MOST_CHANGED = 20
+"""Maximum number of rows of a table that are shown as changed."""
 MISSING = "–"
 
 
@@ -86,6 +83,18 @@ class Facts(NamedTuple):
     """Names and what is known of them: cells or JSON values, which are shown in words."""
 
     facts: Mapping[str, Any]
+
+    @classmethod
+    def of_changes(cls, changes: Mapping[str, Sequence[Any]]) -> "Facts":
+        """Facts that differ. changes: name → the old value and the new one."""
+        return cls(
+            {
+                name: " → ".join(
+                    shortened(in_line(as_text(value)), LONGEST_VALUE) for value in both
+                )
+                for name, both in changes.items()
+            }
+        )
 
 
 class Tile(NamedTuple):
@@ -135,6 +144,42 @@ class Table(NamedTuple):
     shown: int = 300
 
 
+INTERVAL_ENDS = ["95 % CI low", "95 % CI high"]
+"""The columns of a `ReportTable` with the ends of an interval, after its number."""
+
+
+def as_table(stored: Table | ReportTable) -> Table:
+    """A table that may be one of a report, with the ends of an interval at its number."""
+    if isinstance(stored, Table):
+        return stored
+    heads = stored.columns
+    columns: list[list[Cell]] = []
+    titles = []
+    for number, head in enumerate(heads):
+        if head in INTERVAL_ENDS:
+            first = number - INTERVAL_ENDS.index(head)
+            if first > 0 and heads[first : first + 2] == INTERVAL_ENDS:
+                continue
+        unit = cast(Unit, stored.units.get(head, ""))
+        has_ends = heads[number + 1 : number + 3] == INTERVAL_ENDS
+        titles.append(head)
+        columns.append(
+            [
+                _stored_cell(row[number], unit, row[number + 1 : number + 3] if has_ends else ())
+                for row in stored.rows
+            ]
+        )
+    return Table(titles, list(zip(*columns, strict=True)), stored.title)
+
+
+def _stored_cell(value: Any, unit: Unit, ends: Sequence[Any]) -> Cell:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None if value is None else str(value)
+    low, high = ends or (None, None)
+    interval = None if low is None or high is None else (low, high)
+    return Quantity(value, unit, interval) if unit or interval else value
+
+
 class Pair(NamedTuple):
     """`rows` rows of class `right` were answered with class `answered`."""
 
@@ -169,59 +214,6 @@ class Matrix(NamedTuple):
         count = len(self.pairs())
         more = f", {shown} of {count:,} pairs" if count > shown else ""
         return f"{self.title}, most often confused{more}"
-
-
-# -- plots -----------------------------------------------------------------------------------------
-
-
-class Axis(NamedTuple):
-    """An axis of a plot. has_zero: whether it begins at 0.
-
-    scale: `auto` is logarithmic for a vertical axis whose values are far apart and no shares. For
-    the plot's own vertical axis, `choice` is the same, and a page offers both scales.
-    """
-
-    label: str = ""
-    unit: Unit = ""
-    scale: Literal["auto", "linear", "log", "choice"] = "auto"
-    has_zero: bool = False
-
-
-class Series(NamedTuple):
-    """A series of a plot, as (x, y) by ascending x; values that aren't numbers are left out.
-
-    style: a line, dots, both, a thin line below others, or steps, each from its x to the next.
-    band: (x, low, high), around a line or as the interval of each dot. y: its axis, if that isn't
-    the plot's: series with the same one share a panel of the page, and of a terminal the right
-    axis. colour: its number on pages; by default its place in the plot.
-    """
-
-    label: str
-    points: Sequence[tuple[float, float]]
-    style: Literal["line", "dots", "both", "faint", "steps"] = "line"
-    band: Sequence[tuple[float, float, float]] = ()
-    y: Axis | None = None
-    colour: int | None = None
-
-
-class Plot(NamedTuple):
-    """A plot. at: an x that is marked, and what it is."""
-
-    series: Sequence[Series]
-    x: Axis = Axis()
-    y: Axis = Axis()
-    title: str = ""
-    at: tuple[float, str] | None = None
-    note: str = ""
-
-
-def plot_of(stored: "ReportPlot") -> Plot:
-    """A plot that an evaluator keeps in its report."""
-    series = [Series(of.label, of.points, of.style, of.band) for of in stored.series]
-    x = Axis(stored.x, scale="log" if stored.is_x_log else "linear")
-    unit = cast("Unit", stored.unit if stored.unit in get_args(Unit) else "")
-    y = Axis(stored.y, unit, "log" if stored.is_y_log else "linear")
-    return Plot(series, x, y, stored.title)
 
 
 # -- rows and answers ------------------------------------------------------------------------------
@@ -279,10 +271,60 @@ class Tree(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A row that differs between two builds; None where it was added or removed."""
+    """What differs between two builds: a row, which is None where it was added or removed, a table
+    of a report with the same columns, or a plot."""
 
-    before: Record | None
-    after: Record | None
+    before: Record | ReportTable | Plot | None
+    after: Record | ReportTable | Plot | None
+
+    @property
+    def records(self) -> "tuple[Record | None, Record | None]":
+        """The row on both sides."""
+        before, after = (of if isinstance(of, Record) else None for of in self)
+        return before, after
+
+    def as_part(self) -> Table | Plot | None:
+        """The rows of a table that differ, or a plot with both sides; None of a row."""
+        if isinstance(self.before, ReportTable) and isinstance(self.after, ReportTable):
+            return _changed_rows(self.before, self.after)
+        if isinstance(self.before, Plot) and isinstance(self.after, Plot):
+            sides = {"A": self.before.series, "B": self.after.series}
+            series = [replace(s, label=f"{n}: {s.label}") for n, of in sides.items() for s in of]
+            return replace(self.after, series=series)
+        return None
+
+
+def _changed_rows(before: ReportTable, after: ReportTable) -> Table:
+    """The rows that differ, paired by their texts."""
+    tables = as_table(before), as_table(after)
+    old, new = (_by_texts(table.rows) for table in tables)
+    rows: list[list[Cell]] = []
+    for texts in dict.fromkeys([*new, *old]):
+        one, other = old.get(texts), new.get(texts)
+        if one != other:
+            cells = zip(one or repeat(None), other or repeat(None), strict=False)
+            rows.append([_changed_cell(*pair) for pair in cells])
+    more = len(rows) - MOST_CHANGED
+    note = f"… and {more:,} more rows that differ" if more > 0 else ""
+    return Table(tables[1].columns, rows[:MOST_CHANGED], f"{after.title}, A → B", note)
+
+
+def _by_texts(rows: Iterable[Sequence[Cell]]) -> dict[Any, Sequence[Cell]]:
+    """The texts of a row, and how many rows before it have the same → the row."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    keyed = {}
+    for row in rows:
+        texts = tuple(cell for cell in row if isinstance(cell, str))
+        keyed[texts, seen[texts]] = row
+        seen[texts] += 1
+    return keyed
+
+
+def _changed_cell(before: Cell, after: Cell) -> Cell:
+    texts = cell_text(before), cell_text(after)
+    if before == after or isinstance(before or after, str):
+        return before if after is None else after
+    return [Text(texts[0]), Text(" → "), Text(texts[1])]
 
 
 ROLES: Mapping[str, Tone] = {"assistant": "good", "chosen": "good", "rejected": "bad"}
@@ -320,19 +362,6 @@ class Finding(NamedTuple):
     rank: int = 5
 
 
-class Remark(NamedTuple):
-    """A remark about an output, also at the end of a build; advice: how to do better."""
-
-    text: str
-    advice: str = ""
-    severity: Literal["info", "warning"] = "info"
-
-    @property
-    def paragraph(self) -> str:
-        """Both as sentences."""
-        return " ".join(f"{part.rstrip('.')}." for part in (self.text, self.advice) if part)
-
-
 class Section(NamedTuple):
     """A titled group of parts. A part may be a section, with a smaller title.
 
@@ -348,7 +377,8 @@ class Section(NamedTuple):
 
 
 Part: TypeAlias = (
-    Text | Hint | Facts | Tiles | Table | Matrix | Plot | Record | Records | Tree | Change
+    Text | Hint | Facts | Tiles | Table | ReportTable | Matrix | Plot | Record | Records | Tree
+    | Change
     | Finding | Remark | Section
 )  # fmt: skip
 

@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from finery.views.parts import Axis, Plot, Series, Unit
+from msgspec.structs import replace
+
+from finery.rows.report import Axis, Plot, Series, Unit
 
 ANY = Axis()
 LOG_RATIO = 8.0
@@ -85,7 +87,7 @@ def panels_of(plot: Plot) -> list[Panel]:
         ]
         if points:
             colour = number if each.colour is None else each.colour
-            by_axis.setdefault(axis, []).append(each._replace(points=points, colour=colour))
+            by_axis.setdefault(axis, []).append(replace(each, points=points, colour=colour))
     return [
         Panel(axis, Scale.of((value for each in series for value in _heights(each)), axis), series)
         for axis, series in by_axis.items()
@@ -102,7 +104,7 @@ def horizontal_scale(panels: Sequence[Panel], axis: Axis) -> Scale:
     values = [
         x for panel in panels for each in panel.series for x, *_ in (*each.points, *each.band)
     ]
-    scale = Scale.of(values, axis if axis.scale == "log" else axis._replace(scale="linear"))
+    scale = Scale.of(values, axis if axis.scale == "log" else replace(axis, scale="linear"))
     starts_near = not scale.is_log and 0 <= scale.low <= scale.high / 10
     return scale._replace(low=0) if starts_near else scale
 

@@ -7,7 +7,9 @@ at an x.
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from finery.views.parts import Axis, Plot, Series
+from msgspec.structs import replace
+
+from finery.rows.report import Axis, Plot, Series
 from finery.views.scales import Panel, Scale, horizontal_scale, panels_of, tick_text
 
 TICKS = 8
@@ -71,7 +73,7 @@ def drawings_of(plot: Plot) -> list[Drawing]:
     if plot.y.scale != "choice" or scale is None or scale.low <= 0:
         return [_drawing(plot, panels)] if panels else []
     names: list[Literal["linear", "log"]] = ["log", "linear"] if scale.is_log else ["linear", "log"]
-    plots = [plot._replace(y=plot.y._replace(scale=name)) for name in names]
+    plots = [replace(plot, y=replace(plot.y, scale=name)) for name in names]
     return [_drawing(each, panels_of(each)) for each in plots]
 
 

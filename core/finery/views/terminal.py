@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from finery.rows.report import Plot, Remark, ReportTable
 from finery.util.text import counted, in_line, shortened, visible
 from finery.views import parts
 from finery.views.canvas import plot_as_text
@@ -48,11 +49,11 @@ def print_part(console: "Console", part: parts.Part) -> None:
             texts = ((tile.name, parts.cell_text(tile.value), tile.note) for tile in part.tiles)
             facts = {name: f"{text}  {note}".strip() for name, text, note in texts}
             _print_facts(console, {n: shortened(t, parts.LONGEST_FACT) for n, t in facts.items()})
-        case parts.Table():
-            print_table(console, part)
+        case parts.Table() | ReportTable():
+            print_table(console, parts.as_table(part))
         case parts.Matrix():
             _print_matrix(console, part)
-        case parts.Plot():
+        case Plot():
             _print_title(console, part.title)
             for line in plot_as_text(part, min(console.width, PLOT_WIDTH), PLOT_HEIGHT):
                 console.print(line, no_wrap=True, overflow="crop")
@@ -65,8 +66,9 @@ def print_part(console: "Console", part: parts.Part) -> None:
             console.print()
             console.print(_tree(part))
         case parts.Change():
-            _print_change(console, part)
-        case parts.Remark():
+            shown = part.as_part()
+            _print_change(console, part) if shown is None else print_part(console, shown)
+        case Remark():
             style = "yellow" if part.severity == "warning" else ""
             console.print(_styled(part.text, style))
             if part.advice:
@@ -154,9 +156,10 @@ def _tree(part: parts.Tree) -> Any:
 
 def _print_change(console: "Console", part: parts.Change) -> None:
     """Print the beginning of a row that was added or removed; of a changed one, what differs."""
-    before, after = ({f.label: f.text for f in of.fields} if of else {} for of in part)
+    old, new = part.records
+    before, after = ({f.label: f.text for f in of.fields} if of else {} for of in (old, new))
     mark, style = ("~", "yellow") if before and after else ("+", "green") if after else ("−", "red")
-    record = part.after or part.before or parts.Record([])
+    record = new or old or parts.Record([])
     others = (text for label, text in (after or before).items() if label != "id")
     title = shortened(in_line(record.title or next(others, "")), LONGEST_EXAMPLE)
     name = (after or before).get("id", "")

@@ -9,25 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from finery.errors import FineryError, PluginError
+from finery.rows.report import Remark, Unit
 from finery.step.inspect import full_name
 from finery.step.step import Step
 from finery.util.paths import shown
 from finery.util.references import load_reference
-from finery.util.text import in_line, shortened
 from finery.views.parts import (
-    LONGEST_VALUE,
     Facts,
     Hint,
     Part,
     Quantity,
     Record,
-    Remark,
     Section,
     Table,
     Text,
     Tone,
-    Unit,
-    as_text,
 )
 
 if TYPE_CHECKING:
@@ -150,7 +146,7 @@ class View:
         unclear (`open`): its `answer`.
         """
         facts = self.difference(before, after).get("facts", {})
-        yield Section(after.title, [changed_facts(facts)] if facts else [])
+        yield Section(after.title, [Facts.of_changes(facts)] if facts else [])
 
     def event(self, facts: Mapping[str, Any]) -> Iterator[Text]:
         """A record about a row in words, for `finery show --row`; by default its facts.
@@ -210,16 +206,6 @@ def files_of(output: Output) -> Section:
     columns = ("", "", "") if manifest.external else ("", "")
     rows = [file[: len(columns)] for file in files]
     return Section("files", [Table(columns, rows)] if rows else [], note=folder)
-
-
-def changed_facts(facts: Mapping[str, Sequence[Any]]) -> Facts:
-    """Facts that differ: a name, the old value and the new one."""
-    return Facts(
-        {
-            name: " → ".join(shortened(in_line(as_text(value)), LONGEST_VALUE) for value in both)
-            for name, both in facts.items()
-        }
-    )
 
 
 def sections_of(

@@ -19,7 +19,7 @@ from finery.rows.answers.reading import (
     field_names,
 )
 from finery.rows.chat.turns import turn_problems
-from finery.rows.report import Report, Table
+from finery.rows.report import Report, ReportTable
 from finery_eval import stats
 from finery_eval.asking import refuse_calls, refuse_rows
 from finery_eval.evaluation import answers_table, majority_table
@@ -359,7 +359,7 @@ def shown(reader: Reader, values: Sequence[str | None]) -> Any:
     return dict(zip(reader.fields, values, strict=True)) if reader.fields else values[0]
 
 
-def class_table(model: str, column: str, labels: Sequence[str], pairs: stats.Pairs) -> Table:
+def class_table(model: str, column: str, labels: Sequence[str], pairs: stats.Pairs) -> ReportTable:
     """Precision, recall, F1 and rows of every class of a column."""
     rows = [[label, *stats.class_score(pairs, label)] for label in labels]
     columns = ["class", "precision", "recall", "F1", "rows"]
@@ -367,7 +367,9 @@ def class_table(model: str, column: str, labels: Sequence[str], pairs: stats.Pai
     return table(f"{model}: {column}", columns, rows, units=shares, model=model)
 
 
-def coverage_table(model: str, answers: Sequence[Completion], judged: Sequence[Verdict]) -> Table:
+def coverage_table(
+    model: str, answers: Sequence[Completion], judged: Sequence[Verdict]
+) -> ReportTable:
     """The accuracy of the most probable answers, and the lowest probability among these."""
     pairs = zip(answers, judged, strict=True)
     ranked = sorted(

@@ -10,7 +10,7 @@ import msgspec
 from finery import DataError, Dataset, Job, Metrics, Model, UsageError, takes
 from finery.advanced import in_points, range_in_points
 from finery.rows import Row
-from finery.rows.report import Table
+from finery.rows.report import Axis, Plot, ReportTable, Series
 from finery_eval import stats
 from finery_eval.asking import read_rows
 from finery_eval.evaluator import evaluate
@@ -206,7 +206,7 @@ def advice(trained: Sequence[Trained], metric: str, grown: Growth) -> list[str]:
 
 def tables_of(
     trained: Sequence[Trained], measure: Measure, curve: Mapping[str, Growth], metric: str
-) -> list[Table]:
+) -> list[ReportTable]:
     """The score of each model in a metric by its rows, and the growth of each metric."""
     points = [
         [model.rows, model.name, score.value, *(score.interval or ())]
@@ -222,6 +222,24 @@ def tables_of(
         table(TITLES[0], ["rows", "model", metric, *ends], points, units=shares),
         table(TITLES[1], columns, grown, units=growths),
     ]
+
+
+def curve_plot(trained: Sequence[Trained], measure: Measure, grown: Growth, metric: str) -> Plot:
+    """The scores by rows, and the fitted curve."""
+    scores = [(model.rows, score) for model in trained if (score := measure.score(model.name))]
+    fitted = Series(
+        "fitted curve, with its 95 % CI",
+        [(of.rows, of.share) for of in grown.line],
+        band=[(of.rows, of.low, of.high) for of in grown.line],
+    )
+    points = Series(
+        f"{metric}, with 95 % CI",
+        [(rows, score.value) for rows, score in scores],
+        "dots",
+        [(rows, *score.interval) for rows, score in scores if score.interval],
+    )
+    axis = Axis("training rows", scale="linear")
+    return Plot([fitted, points], axis, Axis(metric, "share"), TITLES[0])
 
 
 class CurveResult(msgspec.Struct):
@@ -305,9 +323,14 @@ def with_curve(
     for line in words:
         job.log(line)
     points = sorted(trained, key=lambda model: model.rows)
-    tables = tables_of(points, verdicts.measure(first, groups), curve, first)
-    extra = verdicts.report.extra | {CURVE: CurveResult(points, curve, words)}
-    report = msgspec.structs.replace(verdicts.report, extra=extra)
+    measure = verdicts.measure(first, groups)
+    tables = tables_of(points, measure, curve, first)
+    report = msgspec.structs.replace(
+        verdicts.report,
+        plots=[curve_plot(points, measure, curve[first], first)] if first in curve else [],
+        words=words,
+        extra=verdicts.report.extra | {CURVE: CurveResult(points, curve, words)},
+    )
     return verdicts._replace(tables=[*tables, *verdicts.tables], report=report)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from finery import CachedEngine, Completion, Job, Metrics, UsageError, setting
 from finery.rows import Conversation, Row
-from finery.rows.report import Report, Slice, Table, values_and_intervals
+from finery.rows.report import Report, ReportTable, Slice, values_and_intervals
 from finery_eval import asking
 from finery_eval.arguments import Equality
 from finery_eval.calls import BadTools, Toolbox, answered_calls, expected_calls
@@ -268,7 +268,7 @@ class Dialog(JudgeEach, engines=True):
         return report
 
 
-def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[Slice]) -> Table:
+def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[Slice]) -> ReportTable:
     """The scores of each turn."""
     first, *others = headline
     columns = ["judged turn", "rows", first, "95 % CI low", "95 % CI high", *others]
@@ -281,7 +281,7 @@ def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[Slice]) ->
     return table(f"{model}: turns", columns, rows, units=units, model=model)
 
 
-def replaced_table(replaced: Mapping[str, int], turns: int) -> list[Table]:
+def replaced_table(replaced: Mapping[str, int], turns: int) -> list[ReportTable]:
     """How many turns of each model the row's own turn stood in for, if there are any."""
     columns = ["model", "turns", "replaced by the row's"]
     rows = [[name, turns, n] for name, n in replaced.items()]

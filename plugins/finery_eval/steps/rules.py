@@ -8,7 +8,7 @@ from finery import Dataset, Job, Settings, UsageError, setting, takes
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extract_answer, search_in
 from finery.rows.conditions import compile_pattern
-from finery.rows.report import Report, Table
+from finery.rows.report import Report, ReportTable
 from finery_eval import stats
 from finery_eval.evaluation import answers_table
 from finery_eval.evaluator import EXPECTED, BatchEvaluator, is_metric_name
@@ -195,7 +195,7 @@ def sentences(text: str) -> int:
 
 def rules_table(
     rules: Iterable[str], measures: Mapping[str, Measure], owns: Mapping[str, Measure]
-) -> Table:
+) -> ReportTable:
     """Each rule by each model: the share kept, its interval, and the test against the first.
 
     measures, owns: rule → how models, and how the rows' own answers keep it. The p-values are

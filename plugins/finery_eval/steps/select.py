@@ -8,8 +8,8 @@ import msgspec
 from finery import DataError, Job, Metrics, Step, UsageError, outside_key, setting, takes
 from finery.advanced import did_you_mean, quantity, signed
 from finery.rows.repeats import summarise
-from finery.rows.report import Interval, Report, Score, Table
-from finery_eval.pareto import aims_of, compare_models
+from finery.rows.report import Interval, Report, ReportTable, Score
+from finery_eval.measure import between
 from finery_eval.predictions import difference_between, paired
 from finery_eval.tables import table
 
@@ -180,23 +180,22 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         compared = compare_models(reports, self.metric, aims_of(self.pareto))
         scores, beaten = compared.scores, compared.beaten
         sign = 1 if self.best == "highest" else -1
-        ranked = sorted(scores, key=lambda n: (bool(beaten[n]), -sign * scores[n][self.metric]))
+        ranked = sorted(
+            scores, key=lambda n: (bool(beaten[n]), -sign * scores[n][self.metric].value)
+        )
         chosen, *others = front = [name for name in ranked if not beaten[name]]
-        score, interval = scores[chosen][self.metric], compared.interval(chosen, self.metric)
+        score = scores[chosen][self.metric]
         margin = compared.margin(self.metric, chosen, others[0]) if others else None
         unit = compared.units.get(self.metric)
-        best = f"{chosen}, {self.metric} {quantity(score, unit)}{_in_words(interval, unit)}"
-        words = [f"chosen of {len(front)}: {best}", *_ahead(margin, unit)]
+        best = f"{quantity(score.value, unit)}{_in_words(score.interval, unit)}"
+        words = [f"chosen of {len(front)}: {chosen}, {self.metric} {best}", *_ahead(margin, unit)]
         if ruled_out := [name for name in ranked if beaten[name]]:
             words.append(f"ruled out, since another model beats them: {', '.join(ruled_out)}")
         if left_out := compared.left_out:
             words.append(f"not measured in everything: {', '.join(left_out)}")
         report = Report(
             rows=compared.reports[self.metric].rows,
-            scores={
-                name: {m: Score(v, compared.interval(name, m)) for m, v in scores[name].items()}
-                for name in ranked
-            },
+            scores={name: dict(scores[name]) for name in ranked},
             unbounded=compared.unbounded,
             units=compared.units,
             headline=list(compared.reports),
@@ -204,8 +203,10 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             words=words,
             extra={CHOSEN: chosen, MARGIN: margin},
         )
-        facts = {"repeats": None, "by": self.metric, "score": score, "interval": interval}
-        return _write(job, report, facts)
+        by, value, interval = self.metric, score.value, score.interval
+        return _write(
+            job, report, {"repeats": None, "by": by, "score": value, "interval": interval}
+        )
 
     def _candidate(self, name: str, metrics: Sequence[Metrics]) -> _Candidate:
         assert self.model is not None
@@ -275,7 +276,7 @@ def _in_words(interval: Sequence[float] | None, unit: str | None = None) -> str:
     return f" (95 % CI {' to '.join(ends)})" if ends else ""
 
 
-def _table(ranked: Sequence[_Candidate]) -> Table:
+def _table(ranked: Sequence[_Candidate]) -> ReportTable:
     """The repeats of each candidate, best first."""
     rows = [
         [
@@ -289,3 +290,108 @@ def _table(ranked: Sequence[_Candidate]) -> Table:
     ]
     columns = ["variant", "mean", "standard deviation", "95 % CI low", "95 % CI high", "seeds"]
     return table("Over seeds", columns, rows)
+
+
+# -- models that several evaluations judged, and which no other one beats in all metrics -----------
+
+
+MISSING = {
+    "price_per_1000": "write machine: {per_hour: DOLLARS} in eval.speed, or price: in the step of "
+    "a model behind an API",
+    "first_token_p50": "leave it out: no engine of these models tells when an answer begins",
+}
+"""The fix for a metric that `eval.speed` couldn't measure. By name, to keep that out of the key."""
+Aims = Mapping[str, int]
+"""Metric → 1 if higher values are better, -1 if lower ones are."""
+
+
+def aims_of(names: Sequence[str]) -> dict[str, int]:
+    """The aims that names like `-latency_p50` mean."""
+    return {name.removeprefix("-"): -1 if name.startswith("-") else 1 for name in names}
+
+
+class Compared(NamedTuple):
+    """The models that have all metrics. reports: metric → the first evaluation that has it.
+
+    scores: model → metric → score. aims: what they are weighed by. left_out: other models.
+    """
+
+    reports: Mapping[str, Report]
+    scores: Mapping[str, Mapping[str, Score]]
+    aims: Aims
+    left_out: Sequence[str]
+
+    @property
+    def beaten(self) -> dict[str, list[str]]:
+        """Model → those that are better in one of the aims and no worse in the others."""
+        return {name: [by for by in self.scores if self._beats(by, name)] for name in self.scores}
+
+    def _beats(self, model: str, other: str) -> bool:
+        first, second = self.scores[model], self.scores[other]
+        gains = [sign * (first[m].value - second[m].value) for m, sign in self.aims.items()]
+        return any(gain > 0 for gain in gains) and all(gain >= 0 for gain in gains)
+
+    @property
+    def unbounded(self) -> list[str]:
+        """The metrics that aren't from 0 to 1."""
+        return [metric for metric, of in self.reports.items() if not of.is_share(metric)]
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Metric → its unit, of those that have one."""
+        return {m: of.units[m] for m, of in self.reports.items() if m in of.units}
+
+    def margin(self, metric: str, first: str, second: str) -> dict[str, Any]:
+        """The lead of a model over another one, with the interval that their evaluation has."""
+        test = between(self.reports[metric].pairs, first, second).get(metric)
+        return {
+            "over": second,
+            "difference": self.scores[first][metric].value - self.scores[second][metric].value,
+            "interval": None if test is None else list(test.interval),
+        }
+
+    def tables(self, ranked: Sequence[str]) -> list[ReportTable]:
+        """The table of the models and what beats them; empty if nothing is weighed."""
+        if not self.aims:
+            return []
+        rows = [
+            [
+                name,
+                *(self.scores[name][m].value for m in self.aims),
+                ", ".join(self.beaten[name]) or "none",
+            ]
+            for name in ranked
+        ]
+        shares = [metric for metric in self.aims if metric not in self.unbounded]
+        units = dict.fromkeys(shares, "share") | self.units
+        return [table("Pareto front", ["model", *self.aims, "beaten by"], rows, units=units)]
+
+
+def compare_models(reports: Sequence[Report], metric: str, aims: Aims) -> Compared:
+    """The models that the evaluations judged. metric: to choose by.
+
+    Raises `DataError` for a metric that no evaluation has, or if no model has all of them.
+    """
+    found = {}
+    for name in (metric, *aims):
+        having = (r for r in reports if any(name in of for of in r.scores.values()))
+        if (report := next(having, None)) is None:
+            names = dict.fromkeys(m for r in reports for of in r.scores.values() for m in of)
+            raise DataError(
+                f"no candidate has a score {name}",
+                where="metric" if name == metric else "pareto",
+                fix=MISSING.get(name) or f"name one of: {', '.join(names)}",
+            )
+        found[name] = report
+    models = dict.fromkeys(model for report in reports for model in report.scores)
+    scores = {}
+    for model in models:
+        of = {name: report.score(model, name) for name, report in found.items()}
+        if None not in of.values():
+            scores[model] = {name: Score(s.value, s.interval) for name, s in of.items() if s}
+    if not scores:
+        raise DataError(
+            f"no model has all of {', '.join(found)}",
+            fix="let all candidates evaluate the same models",
+        )
+    return Compared(found, scores, aims, [model for model in models if model not in scores])

@@ -11,7 +11,7 @@ import msgspec
 from finery import Files, Job, setting
 from finery.rows import Row, answer_text
 from finery.rows.answers.reading import extract_answer
-from finery.rows.report import Table
+from finery.rows.report import ReportTable
 from finery_eval.asking import SHOWN, refuse_empty, refuse_rows
 from finery_eval.database import Cell, Database, QueryError, Result
 from finery_eval.evaluation import answers_table
@@ -189,7 +189,7 @@ def has_order(sql: str) -> bool:
     return False
 
 
-def queries_table(judged: Mapping[str, Sequence[Verdict]]) -> Table:
+def queries_table(judged: Mapping[str, Sequence[Verdict]]) -> ReportTable:
     """How many queries are right, return something else, or fail."""
     rows = []
     for name, of in judged.items():

@@ -25,7 +25,7 @@ from finery.rows.answers.jsonvalues import (
     parse,
 )
 from finery.rows.answers.reading import explain_bad_row, extract_answer
-from finery.rows.report import Table
+from finery.rows.report import ReportTable
 from finery.rows.templates.limits import limit_patterns
 from finery_eval.asking import refuse_calls, refuse_rows
 from finery_eval.evaluation import answers_table, majority_table
@@ -359,7 +359,7 @@ def f1_of(count: Count) -> float:
     return 2 * count.hits / items if items else 1.0
 
 
-def field_table(model: str, fields: Fields, judged: Sequence[Verdict]) -> Table:
+def field_table(model: str, fields: Fields, judged: Sequence[Verdict]) -> ReportTable:
     """Every field's score; precision, recall and how many elements there are, if it holds lists."""
     rows: list[list[Any]] = []
     for name in fields.paths:
@@ -378,7 +378,7 @@ def field_table(model: str, fields: Fields, judged: Sequence[Verdict]) -> Table:
     return table(title, columns, rows, units=units, model=model)
 
 
-def problem_tables(readings: Mapping[str, Sequence[Reading]]) -> list[Table]:
+def problem_tables(readings: Mapping[str, Sequence[Reading]]) -> list[ReportTable]:
     """A table of each model's most frequent problems; no table if there are none."""
     rows = [
         [name, kind, n]

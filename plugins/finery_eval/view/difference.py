@@ -7,8 +7,19 @@ import msgspec
 
 from finery import Metrics
 from finery.advanced import counted, in_points
-from finery.rows.report import Report
-from finery.views import Column, Field, Finding, Part, Quantity, Record, Records, Table, Text
+from finery.rows.report import Report, ReportTable
+from finery.views import (
+    Change,
+    Column,
+    Field,
+    Finding,
+    Part,
+    Quantity,
+    Record,
+    Records,
+    Table,
+    Text,
+)
 from finery_eval.measure import MCNEMAR, SIGN_FLIPS, Measure
 from finery_eval.predictions import (
     SIDES,
@@ -22,7 +33,7 @@ from finery_eval.predictions import (
 from finery_eval.stats import holm
 from finery_eval.tables import BETTER, NOT_SHOWN, verdict_of
 from finery_eval.view.answers import PLACE, answer_of, question_fields, reasons
-from finery_eval.view.tables import headline
+from finery_eval.view.tables import headline, own_tables
 
 CONVERSATIONS = "sign flips of conversations"
 """The test where answers are to the turns of conversations."""
@@ -155,6 +166,21 @@ def compared_parts(data: Mapping[str, Any], shown: int) -> Iterator[Part]:
     yield from (Text(line, "soft") for line in _remarks(others))
     for model, of in data["models"].items():
         yield from _flips(model, of, shown)
+
+
+def changed_parts(before: Report, after: Report) -> Iterator[Part]:
+    """The plots and the tables of the evaluator itself that differ, by their titles."""
+    sides = [
+        {of.title: of for of in (*report.plots, *own_tables(report))} for report in (before, after)
+    ]
+    for title in dict.fromkeys([*sides[1], *sides[0]]):
+        old, new = (side.get(title) for side in sides)
+        if old is None or new is None:
+            yield Text(f"only in {'A' if new is None else 'B'}: {title}", "soft")
+        elif isinstance(new, ReportTable) and new.columns != getattr(old, "columns", None):
+            yield Text(f"with other columns in B: {title}", "soft")
+        elif old != new:
+            yield Change(old, new)
 
 
 def _is_same(of: Mapping[str, Any]) -> bool:

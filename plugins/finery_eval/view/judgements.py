@@ -10,8 +10,8 @@ from finery import Metrics, Model, Step
 from finery.advanced import Graph, Node
 from finery.rows.report import Difference, Report
 from finery.views import Output
-from finery_eval.estimate import training_of
 from finery_eval.evaluator import BatchEvaluator
+from finery_eval.planning import training_of
 from finery_eval.predictions import Facts, by_model, difference_between, paired
 from finery_eval.steps.select import CHOSEN
 from finery_eval.steps.speed import TIMED
@@ -150,8 +150,7 @@ def best_first(judged: Iterable[Judgement]) -> list[Judgement]:
 class Comparison(NamedTuple):
     """A metric of a second model against a first one.
 
-    rows: that both answered. p_holm: adjusted where the table of the evaluator adjusts it: for the
-    number of models that it compares with one, or for the number of metrics of two models.
+    rows: that both answered. p_holm: adjusted as in the tables of the evaluator, see `against`.
     """
 
     rows: int
@@ -178,11 +177,6 @@ def compared(first: Judgement, second: Judgement) -> list[Comparison]:
             )
             for metric, d, p_holm, verdict in own
         ]  # fmt: skip
-        for of in first.report.comparisons if first.role != "baseline" else ():
-            is_tested = (of.baseline, of.model) == (first.model, second.model)
-            if is_tested and of.p_holm is not None and tests and tests[0].metric == first.metric:
-                verdict = verdict_of(tests[0].difference.value, of.p_holm)
-                tests[0] = tests[0]._replace(p_holm=of.p_holm, verdict=verdict)
         if tests:
             return tests
     if first.metric != second.metric or not _same_settings(first, second):

@@ -23,7 +23,6 @@ from finery.views import (
     Table,
     Text,
     View,
-    plot_of,
 )
 from finery_eval.planning import unseen_classes
 from finery_eval.steps.classification import confusion_of
@@ -42,16 +41,13 @@ from finery_eval.view.findings import findings, remarks_on
 from finery_eval.view.judgements import Judgement, comparisons_of, judgements
 from finery_eval.view.tables import (
     comparable,
-    curve_plot,
     export_remarks,
     exports,
     headline,
     interval_notes,
     matrices,
-    own_words,
+    own_tables,
     scores,
-    slices,
-    table,
 )
 
 MOST_LINES = 40
@@ -79,7 +75,8 @@ class MetricsView(View):
         if context.scope == "summary":
             reports = {output.title: _metrics_of(output).report() for output in outputs}
             tables = [part for group in comparable(reports) for part in scores(group)]
-            yield Section("Scores", [*tables, *interval_notes(reports.values())], rank=10)
+            more = [part for of in reports.items() for part in _more_in_summary(*of, context)]
+            yield Section("Scores", [*tables, *interval_notes(reports.values()), *more], rank=10)
         else:
             node = context.graph.nodes.get(outputs[0].step)
             evaluator = f" by {node.use}" if node and context.scope == "output" else ""
@@ -87,10 +84,12 @@ class MetricsView(View):
 
     def compare(self, before: Output, after: Output, context: Context) -> Iterator[Section]:
         """The scores side by side, and the first answers that flipped each way."""
-        from finery_eval.view.difference import compared_parts
+        from finery_eval.view.difference import changed_parts, compared_parts
 
         data = self.difference(before, after)
-        yield Section("Scores and answers", list(compared_parts(data, context.detail.rows)))
+        parts = compared_parts(data, context.detail.rows)
+        changed = changed_parts(*(_metrics_of(output).report() for output in (before, after)))
+        yield Section("Scores and answers", [*parts, *changed])
 
     def difference(self, before: Output, after: Output) -> dict[str, Any]:
         """Scores with paired tests, and the answers that flipped."""
@@ -108,14 +107,23 @@ class MetricsView(View):
             judged = judgements([output], output.graph, answers=has_answers)
             verdicts = remarks_on(judged, has_training=output.graph.has_training)
             yield from (r for r in verdicts if r.severity == "warning" or not is_variant)
-        yield from (*export_remarks(report), *_own_remarks(report))
+        yield from (*export_remarks(report), *report.remarks)
         for doubt in node.step.doubts({"": output.artifact}) if node and not is_variant else ():
             yield Remark(doubt, severity="warning")
 
     def records(self, output: Output, context: Context) -> Iterator[Record]:
         """The wrong answers of a model, with their rows and the nearest training rows."""
         metrics = _metrics_of(output)
-        model = _chosen(output.title, metrics.report(), context.detail)
+        report = metrics.report()
+        model = _chosen(output.title, report, context.detail)
+        own = [facts for facts in metrics.predictions() if facts.get("model") == model]
+        if not any(isinstance(facts.get("correct"), bool) for facts in own):
+            raise UsageError(
+                f"{output.title} doesn't say which answers of {model} are wrong: its first metric, "
+                f"'{headline(report)[0]}', isn't True or False for any of its {len(own):,} answers",
+                where="--wrong",
+                fix="name an evaluator whose first metric says whether an answer is right",
+            )
         return wrong_answers(metrics, output.step, model, context)
 
     def event(self, facts: Mapping[str, Any]) -> Iterator[Text]:
@@ -134,6 +142,15 @@ class MetricsView(View):
             yield Text(f"(expected {compact(facts['expected'])})", "soft")
         for reason in reasons(facts):
             yield Text(f"why: {reason}", "soft")
+
+
+def _more_in_summary(title: str, report: Report, context: Context) -> Iterator[Part]:
+    """The plots and tables of an evaluation, folded; in a terminal how to see the evaluator's."""
+    if context.medium != "terminal":
+        parts = [*report.plots, *report.tables]
+        yield Section(f"Tables and plots of {title}", parts, is_folded=True)
+    elif titles := [of.title for of in (*report.plots, *own_tables(report))]:
+        yield Hint(f"{title} also has: {some_of(titles)} (finery show {title})")
 
 
 def _parts(outputs: Sequence[Output], context: Context) -> Iterator[Part]:
@@ -181,29 +198,21 @@ def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -
     yield from scores({"": report}, {each.model: each.role for each in judged})
     if context.scope == "output":
         yield from interval_notes([report])
-    yield from (Text(f"{text}.", "strong") for text in own_words(report))
-    if (plot := curve_plot(report)) is not None:
-        yield plot
-    yield from map(plot_of, report.plots)
+    yield from (Text(f"{text}.", "strong") for text in report.words)
+    yield from report.plots
     yield from exports(report, metrics.runtime)
     if is_terminal:
         yield from remarks_on(judged, has_training=context.graph.has_training)
-    yield from _own_remarks(report)
-    # What readers ask for: a learning curve, or a verdict on a baseline.
+    yield from report.remarks
+    # What readers ask for: a learning curve, a verdict on a baseline, or slices.
     tuned = [each.model for each in judged if each.role == "tuned"]
     starts = (*TITLES, *(f"{model} against the baseline " for model in tuned))
-    tables = [
-        of
-        for of in report.tables
-        if of.columns[0] not in report.slices or of.columns[1:3] != ["rows", "model"]
-        if not only or of.model in (only, UNSET)
-    ]
-    first = [of for of in tables if of.title.startswith(starts)]
-    yield from map(table, first)
-    if others := [table(of) for of in tables if of not in first]:
+    tables = [of for of in report.tables if not only or of.model in (only, UNSET)]
+    first = [of for of in tables if of.title.startswith(starts) or of.columns[0] in report.slices]
+    yield from first
+    if others := [of for of in tables if of not in first]:
         titles = "" if is_terminal else some_of([of.title for of in others])
         yield Section("More tables", others, note=titles, is_folded=True)
-    yield from slices(report)
     answers = {each.model: each.answers for each in judged}
     if confused := list(matrices(report, answers, only)):
         yield Section("Confused classes", confused, is_folded=True)
@@ -250,17 +259,11 @@ def _tests(judged: Sequence[Judgement]) -> Table | None:
     ]
     note = (
         "Paired by row. p is of each comparison by itself; p (Holm) is adjusted as in the tables "
-        "of the evaluators: for the number of models that are compared with one, or for the "
-        "number of metrics of two models."
+        "of the evaluators: of the metric that decides, for the number of models that are compared "
+        "with the first one; of the other metrics of two models, for their number."
     )
     columns = ("models", "metric", Column("answers", 2), "points", Column("p", 2), "p (Holm)")
     return Table(columns, rows, note=note) if rows else None
-
-
-def _own_remarks(report: Report) -> Iterator[Remark]:
-    """What the evaluator itself remarks, see `finery_eval.tables.remark`."""
-    for remark in report.remarks:
-        yield Remark(remark.text, remark.advice, remark.severity)
 
 
 def _metrics_of(output: Output) -> Metrics:

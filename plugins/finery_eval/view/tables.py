@@ -5,32 +5,21 @@ from typing import Any, cast
 
 from finery.advanced import counted, in_points, range_in_points
 from finery.rows.answers.reading import INVALID
-from finery.rows.report import Export, Report, Score
-from finery.rows.report import Table as ReportTable
+from finery.rows.report import Export, Report, ReportTable, Score
 from finery.views import (
-    Axis,
     Cell,
     Column,
     Matrix,
     Part,
-    Plot,
     Quantity,
     Remark,
-    Series,
     Table,
     Text,
 )
-from finery_eval.evaluation import SPEED
+from finery_eval.evaluation import ANSWERS, NOT_JUDGED, SPEED
 from finery_eval.predictions import Facts
 from finery_eval.steps.classification import confusion_of
-from finery_eval.steps.curve import CURVE, CurveResult
 from finery_eval.tables import WORSE, verdict_of
-
-ENDS = ["95 % CI low", "95 % CI high"]
-"""The columns that evaluators write the ends of an interval in, after its number."""
-MOST_PAIRS = 10
-"""Confused pairs of classes that have an example."""
-
 
 # -- scores ----------------------------------------------------------------------------------------
 
@@ -48,18 +37,11 @@ def headline(report: Report) -> list[str]:
     return report.headline or list(next(iter(report.scores.values()), {}))
 
 
-def own_words(report: Report) -> list[str]:
-    """Statements of the evaluator about its result, sentence by sentence."""
-    curve = report.part(CURVE, CurveResult)
-    return [*report.words, *(curve.words if curve else ())]
-
-
 def score_cell(score: Score | None, metric: str, report: Report) -> Quantity | None:
     """A score in its unit, with its interval."""
     if score is None:
         return None
-    unit = "share" if report.is_share(metric) else report.units.get(metric, "")
-    return Quantity(score.value, cast(Any, unit), score.interval)
+    return Quantity(score.value, cast(Any, report.unit(metric)), score.interval)
 
 
 def scores(reports: Mapping[str, Report], roles: Mapping[str, str] = {}) -> Iterator[Part]:
@@ -108,17 +90,6 @@ def interval_notes(reports: Iterable[Report]) -> Iterator[Text]:
     default = "the choice of test rows only, not the seed of a training"
     for text in dict.fromkeys(report.intervals_cover or default for report in with_intervals):
         yield Text(f"95 % CI: covers {text}", "soft")
-
-
-def slices(report: Report) -> Iterator[Table]:
-    """The first metric of all models, by the values of each column that the rows are sliced by."""
-    metric, models = next(iter(headline(report)), ""), list(report.scores)
-    for name, values in report.slices.items():
-        rows = [
-            [value, part.rows, *(score_cell(part.score(m, metric), metric, report) for m in models)]
-            for value, part in values.items()
-        ]
-        yield Table([name, "rows", *models], rows, f"{metric} by {name}")
 
 
 # -- exported files next to the trained model ------------------------------------------------------
@@ -177,57 +148,13 @@ def export_remarks(report: Report) -> Iterator[Remark]:
 # -- what evaluators keep --------------------------------------------------------------------------
 
 
-def table(data: ReportTable) -> Table:
-    """A table of a report, with the ends of an interval at its number."""
-    heads = data.columns
-    columns: list[list[Cell]] = []
-    shown = [n for n, head in enumerate(heads) if not (head in ENDS and _has_ends(heads, n))]
-    for number in shown:
-        unit = cast(Any, data.units.get(heads[number], ""))
-        ends = heads[number + 1 : number + 3] == ENDS
-        columns.append(
-            [
-                _cell(row[number], unit, row[number + 1 : number + 3] if ends else ())
-                for row in data.rows
-            ]
-        )
-    return Table([heads[n] for n in shown], list(zip(*columns, strict=True)), data.title)
-
-
-def _has_ends(heads: Sequence[str], number: int) -> bool:
-    """Whether the end of an interval at this place belongs to a number before it."""
-    first = number - ENDS.index(heads[number])
-    return first > 0 and heads[first : first + 2] == ENDS
-
-
-def _cell(value: Any, unit: Any, ends: Sequence[Any]) -> Cell:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None if value is None else str(value)
-    low, high = ends or (None, None)
-    interval = None if low is None or high is None else (low, high)
-    return Quantity(value, unit, interval) if unit or interval else value
-
-
-def curve_plot(report: Report) -> Plot | None:
-    """The learning curve of the first metric, with the fitted one; None for other evaluations."""
-    curve, metric = report.part(CURVE, CurveResult), next(iter(headline(report)), "")
-    grown = curve.growth.get(metric) if curve else None
-    if curve is None or grown is None or not grown.line:
-        return None
-    judged = [(point.rows, report.scores[point.name][metric]) for point in curve.points]
-    fitted = Series(
-        "fitted curve, with its 95 % CI",
-        [(of.rows, of.share) for of in grown.line],
-        band=[(of.rows, of.low, of.high) for of in grown.line],
-    )
-    points = Series(
-        f"{metric}, with 95 % CI",
-        [(rows, score.value) for rows, score in judged],
-        "dots",
-        [(rows, *score.interval) for rows, score in judged if score.interval],
-    )
-    axis = Axis("training rows", scale="linear")
-    return Plot([fitted, points], axis, Axis(metric, "share"), "Learning curve")
+def own_tables(report: Report) -> list[ReportTable]:
+    """The tables of the evaluator itself, and slices: no tests, no lengths of answers."""
+    return [
+        of
+        for of in report.tables
+        if not {"difference", "p"} & {*of.units.values()} and of.title not in (ANSWERS, NOT_JUDGED)
+    ]
 
 
 def matrices(report: Report, answers: Mapping[str, Sequence[Facts]], only: str) -> Iterator[Matrix]:
@@ -245,7 +172,7 @@ def matrices(report: Report, answers: Mapping[str, Sequence[Facts]], only: str) 
 
 def _examples(matrix: Matrix, field: str, answers: Iterable[Facts]) -> dict[tuple[str, str], str]:
     """(right, answered) → the first such row: its id and the beginning of its prompt."""
-    wanted = {(pair.right, pair.answered) for pair in matrix.pairs()[:MOST_PAIRS]}
+    wanted = {(pair.right, pair.answered) for pair in matrix.pairs()}
     examples: dict[tuple[str, str], str] = {}
     for facts in answers:
         expected, answered = facts.get("expected"), facts.get("prediction")

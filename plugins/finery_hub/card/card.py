@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from finery.advanced import percent, size
+from finery.views import Section, render_markdown
 from finery_hub.card.facts import Evaluation, Facts, Origin, Score
 from finery_hub.card.metadata import Target, bases_of, front_matter, license_of
 from finery_hub.push.files import ADAPTER_FOLDER, MARK, MODELFILE, README, File, Placed
@@ -67,6 +68,7 @@ def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: 
         gguf=next(ggufs, ""),
         bundles=[*_bundles(placed, target)],
         groups=groups,
+        details={e.step: _details(e) for e in facts.evaluations},
         compares=any(j.digest not in digests for e in facts.evaluations for j in e.judged),
         measured=MEASURED,
         place=_place,
@@ -176,6 +178,13 @@ def _bundles(placed: Sequence[Placed], target: Target) -> Iterator[dict[str, Any
 def _basis(evaluation: Evaluation) -> tuple[Any, ...]:
     metrics = {score.metric for judged in evaluation.judged for score in judged.scores}
     return evaluation.use, evaluation.rows.digest, evaluation.temperature, metrics
+
+
+def _details(evaluation: Evaluation) -> str:
+    """The plots and tables of an evaluation, as Markdown."""
+    parts = [*evaluation.plots, *evaluation.tables]
+    title = f"Tables and plots of {evaluation.step}"
+    return render_markdown([Section(title, parts, is_folded=True)])
 
 
 def _cell(score: Score) -> str:

@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 
+from finery.rows.report import Plot, ReportTable
+
 
 class Rows(msgspec.Struct, frozen=True):
     """Rows that a step takes. digest: of their content, BLAKE3 in hex."""
@@ -109,6 +111,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     require: dict[str, str] = {}
     temperature: float | None = None
     whole: bool = False
+    tables: list[ReportTable] = []
+    plots: list[Plot] = []
 
 
 class Apart(msgspec.Struct, frozen=True):

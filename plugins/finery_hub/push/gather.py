@@ -136,7 +136,8 @@ def _evaluations(
         metrics = results.artifact(node.name) if node.evaluates else None
         if not isinstance(metrics, Metrics):
             continue
-        judged = [*_judged(node, metrics.report(), results)]
+        report = metrics.report()
+        judged = [*_judged(node, report, results)]
         rows = next(iter(node.row_sources), None)
         taken = _rows(rows.ref, _place(rows), results) if rows else None
         if rows and taken and wanted.intersection(model.digest for model in judged):
@@ -150,6 +151,8 @@ def _evaluations(
                 require=dict(getattr(node.step, "require", None) or {}),
                 temperature=getattr(node.step, "temperature", None),
                 whole=[(rows.step, rows.output)] == origins,
+                tables=[table for table in report.tables if not table.is_private],
+                plots=report.plots,
             )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from finery import Job, Metrics
 from finery.advanced import counted
-from finery.rows.report import Remark, Report, Table
+from finery.rows.report import Remark, Report, ReportTable
 from finery_eval.evaluation import answers_table, write_scored
 from finery_eval.measure import Measure, Value, scores_of
 from finery_eval.predictions import PROMPT_SHOWN
@@ -220,7 +220,7 @@ class Outcome(NamedTuple):
                 measures[metric] = measure_over_documents(values, self.documents)
         return measures
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[ReportTable]:
         """Each model with each context, and the differences between contexts."""
         rows = [
             [name, context, *self._summary(name, context)]
@@ -291,7 +291,7 @@ class Outcome(NamedTuple):
         share, *shares = [score.value if score else None for score in scores]
         return [share, interval, *shares]
 
-    def _context_tables(self) -> list[Table]:
+    def _context_tables(self) -> list[ReportTable]:
         """The answers of each model, compared between contexts on the same questions."""
         differences = []
         context_pairs = [pair for pair in COMPARED_CONTEXTS if set(pair) <= set(self.contexts)]
@@ -312,7 +312,7 @@ class Outcome(NamedTuple):
         return [tables.differences_table("Contexts compared", columns, differences)]
 
 
-def citation_table(outcome: Outcome) -> list[Table]:
+def citation_table(outcome: Outcome) -> list[ReportTable]:
     """How many answers cite and quote, and how many citations and quotes are wrong."""
     rows = []
     for model, verdicts in outcome.verdicts.items():

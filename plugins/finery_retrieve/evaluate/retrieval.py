@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from finery import DataError, Dataset, Index, Job, Metrics, UsageError, setting, takes
 from finery.advanced import counted
 from finery.rows.badrow import BadRow
-from finery.rows.report import Report, Table
+from finery.rows.report import Report, ReportTable
 from finery_eval.evaluation import write_scored
 from finery_eval.evaluator import Gate
 from finery_eval.measure import pairs_of, scores_of
@@ -170,7 +170,7 @@ def _unlocated(question: Question, counts: Mapping[str, int]) -> BadRow:
     )
 
 
-def document_tables(rankings: Rankings, metric: str) -> list[Table]:
+def document_tables(rankings: Rankings, metric: str) -> list[ReportTable]:
     """A metric for the questions about each document, the worst first; none for one document."""
     documents: dict[str, list[int]] = {}
     for number, hit in enumerate(rankings.right):
@@ -187,7 +187,8 @@ def document_tables(rankings: Rankings, metric: str) -> list[Table]:
     if len(rows) > MOST_DOCUMENTS:
         title += f", the worst {MOST_DOCUMENTS} of {len(rows):,}"
     units: Any = dict.fromkeys(values, "share")
-    return [table(title, ["document", "questions", *values], rows[:MOST_DOCUMENTS], units=units)]
+    columns, shown = ["document", "questions", *values], rows[:MOST_DOCUMENTS]
+    return [table(title, columns, shown, units=units, is_private=True)]
 
 
 def predictions(rankings: Rankings, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from finery import Job
 from finery.advanced import counted, range_in_points
-from finery.rows.report import Difference, Pair, Table
+from finery.rows.report import Difference, Pair, ReportTable
 from finery_eval import stats
 from finery_eval.measure import Measure, Value, scores_of
 from finery_eval.tables import table
@@ -33,7 +33,9 @@ def log_clusters(job: Job, documents: Sequence[str]) -> None:
         job.log(f"intervals are rough with so few documents: {n}")
 
 
-def intervals_table(title: str, names: Sequence[str], measures: Mapping[str, Measure]) -> Table:
+def intervals_table(
+    title: str, names: Sequence[str], measures: Mapping[str, Measure]
+) -> ReportTable:
     """Every metric of every model or index, with its interval."""
     scores = scores_of(names, measures)
     rows = [
@@ -57,7 +59,7 @@ def share_interval(interval: Sequence[float]) -> str:
     return " to ".join(f"{100 * end:.1f}" for end in interval)
 
 
-def pairs_tables(pairs: Sequence[Pair], metrics: Sequence[str]) -> list[Table]:
+def pairs_tables(pairs: Sequence[Pair], metrics: Sequence[str]) -> list[ReportTable]:
     """Everything compared with the first model or index, a table; none if there is only one.
 
     The p-values of a table are adjusted for their number (Holm 1979).
@@ -76,7 +78,7 @@ def pairs_tables(pairs: Sequence[Pair], metrics: Sequence[str]) -> list[Table]:
 
 def differences_table(
     title: str, columns: Sequence[str], compared: Sequence[tuple[str, str, Difference]]
-) -> Table:
+) -> ReportTable:
     """Differences with intervals and adjusted p-values. columns: of the two texts of each."""
     adjusted = stats.holm([d.p_value for _, _, d in compared])
     rows = [

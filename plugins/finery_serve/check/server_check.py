@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 
 from finery import Artifact, Completion, Job, Key, Metrics, RequirementError, setting
 from finery.rows import Row
-from finery.rows.report import Table
+from finery.rows.report import ReportTable
 from finery_eval.evaluator import Judge
 from finery_eval.tables import table
 from finery_gguf.programs import SERVER, build_facts, build_files
@@ -68,7 +68,7 @@ class ServerCheck(Judge):
         super().verify(outputs)
 
 
-def fault_tables(job: Job, faults: Mapping[str, Sequence[Fault]]) -> list[Table]:
+def fault_tables(job: Job, faults: Mapping[str, Sequence[Fault]]) -> list[ReportTable]:
     """The table of the faults of each model, which are also logged; empty without any."""
     rows = [[name, fault.kind, fault.what] for name, of in faults.items() for fault in of]
     for row in rows:
@@ -92,7 +92,7 @@ def changed_tables(
     rows: Sequence[Row],
     answers: Mapping[str, Sequence[Completion]],
     right: Mapping[str, Sequence[bool]],
-) -> list[Table]:
+) -> list[ReportTable]:
     """The table of the rows that the server answers otherwise, those whose verdict flipped first.
 
     name: of the model. right: whether its answers are right, and the engine's; empty if unknown.
@@ -107,4 +107,5 @@ def changed_tables(
     lines.sort(key=lambda line: not line[1])
     title = f"{name}: {len(lines)} rows that the server answers otherwise"
     columns = ["row", "flipped", "evaluated", "served"]
-    return [table(title, columns, lines[:ROWS_SHOWN], model=name)] if lines else []
+    shown = lines[:ROWS_SHOWN]
+    return [table(title, columns, shown, model=name, is_private=True)] if lines else []

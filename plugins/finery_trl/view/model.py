@@ -22,7 +22,6 @@ from finery.views import (
     Section,
     Text,
     View,
-    changed_facts,
 )
 from finery_trl.train.card import README, Base, base_in, card
 from finery_trl.view.curves import (
@@ -121,7 +120,7 @@ class CurveView(View):
             return
         judged = verdict(points, kept_step(output.manifest))
         remark = remark_of(judged)
-        yield remark if judged.is_bad else remark._replace(advice="")
+        yield remark if judged.is_bad else Remark(remark.text)
 
 
 def remark_of(judged: Verdict) -> Remark:
@@ -230,7 +229,7 @@ def difference_of(before: Sequence[Point], after: Sequence[Point]) -> dict[str, 
 
 def _comparison(data: Mapping[str, Any]) -> Iterator[Part]:
     if "facts" in data:
-        yield changed_facts(data["facts"])
+        yield Facts.of_changes(data["facts"])
     if weights := data.get("weights"):
         text = "{changed:,} of {tensors:,} tensors differ, by up to {most:.3g}"
         yield Text(f"  weights: {text.format(**weights)}")

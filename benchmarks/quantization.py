@@ -198,13 +198,13 @@ def judged(path: Path, rows: Sequence[Any], frozen: Any) -> Judged:
     """A file on the test rows."""
     from finery.rows import split_turns
     from finery_gguf.llama import Gguf
-    from finery_transformers.chat import end_of_turn, row_tokens
+    from finery_transformers.chat import PromptTemplate
 
-    ends = end_of_turn(frozen.tokenizer, {})
+    ends = PromptTemplate(frozen.tokenizer, {}).ends_of_turn()
     reader = Reader(Gguf(path))
     losses, right = [], []
     for row in rows:
-        asked, whole = row_tokens(frozen.tokenizer, *split_turns(row), ends)
+        asked, whole = PromptTemplate(frozen.tokenizer).row_tokens(*split_turns(row), ends)
         loss, greedy = reader.read(whole, len(asked))
         losses.append((loss, len(whole) - len(asked)))
         right.append(greedy)

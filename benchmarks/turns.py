@@ -104,14 +104,14 @@ def measured(model: Any, count: int, repeat: int, folder: Path) -> list[dict[str
 
 def filler_of(model: Any) -> int:
     """Words that make the row with one turn as long as the conversation."""
-    from finery_transformers.chat import rendered, tokens_of
+    from finery_transformers.chat import PromptTemplate
     from finery_transformers.loading import load_tokenizer
 
     tokenizer = load_tokenizer(model)
 
     def length(kind: str, filler: int) -> int:
         messages = row_of(kind, 0, filler)["messages"]
-        return len(tokens_of(tokenizer, rendered(tokenizer, messages)))
+        return len(PromptTemplate(tokenizer).tokens(PromptTemplate(tokenizer).text(messages)))
 
     return next(n for n in range(1000) if length("one turn", n) >= length("all turns", 0))
 

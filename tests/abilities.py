@@ -5,20 +5,7 @@ from typing import Any, NamedTuple
 from finery import DataError
 from finery.rows import Conversation, Message
 from finery_transformers.capabilities import unwritten
-from finery_transformers.chat import (
-    CALLED,
-    TOOLS,
-    PromptDiffers,
-    end_of_turn,
-    has_two_bos,
-    prompt_text,
-    rendered,
-    row_tokens,
-    thinking_field,
-    thinking_switch,
-    tokens_of,
-    unasked_header,
-)
+from finery_transformers.chat import CALLED, TOOLS, PromptDiffers, PromptTemplate, thinking_field
 
 MARK = "finery0000mark"
 
@@ -64,7 +51,9 @@ def capabilities(tokenizer: Any) -> Capabilities:
         prefix_preserving=_prefix_preserving(tokenizer),
         **calls,
         thinking="" if thinking_field(tokenizer) else "it doesn't write an assistant's thinking",
-        switch="" if thinking_switch(tokenizer) else "it has no switch for thinking",
+        switch=""
+        if PromptTemplate(tokenizer).thinking_switch()
+        else "it has no switch for thinking",
         single_bos=_single_bos(tokenizer),
         end_of_turn=_ends(tokenizer),
         generation_prompt=_header(tokenizer),
@@ -85,7 +74,7 @@ def _writes(tokenizer: Any, messages: Conversation) -> str:
     marked = [{**m, "content": str(m["content"]).replace("{mark}", MARK)} for m in messages]
     role = next(m["role"] for m in marked if m["content"] == MARK)
     try:
-        text = rendered(tokenizer, marked)
+        text = PromptTemplate(tokenizer).text(marked)
     except DataError as error:
         return error.what
     return "" if MARK in text else f"it doesn't write the {role} turn"
@@ -109,7 +98,7 @@ def _call_abilities(tokenizer: Any) -> dict[str, str]:
     for name, messages in probes.items():
         turn = {"tools": None, "answers": 3}.get(name, 2)
         try:
-            lost = unwritten(tokenizer, messages, TOOLS)
+            lost = unwritten(PromptTemplate(tokenizer), messages, TOOLS)
         except DataError as error:
             reasons[name] = error.what
         else:
@@ -124,7 +113,7 @@ def _prefix_preserving(tokenizer: Any) -> str:
     try:
         learned, answered = _learned(tokenizer)
         prompt = [*answered, _turn("user")]
-        later = tokens_of(tokenizer, prompt_text(tokenizer, prompt))
+        later = PromptTemplate(tokenizer).tokens(PromptTemplate(tokenizer).prompt(prompt))
     except DataError as error:
         return error.what
     decode: Any = tokenizer.decode
@@ -147,8 +136,8 @@ def _learned(tokenizer: Any) -> tuple[list[int], Conversation]:
 
 
 def _tokens(tokenizer: Any, messages: Conversation) -> tuple[list[int], Conversation]:
-    ends = end_of_turn(tokenizer)
-    _, ids = row_tokens(tokenizer, messages[:1], messages[1:], ends)
+    ends = PromptTemplate(tokenizer).ends_of_turn()
+    _, ids = PromptTemplate(tokenizer).row_tokens(messages[:1], messages[1:], ends)
     return ids, messages
 
 
@@ -164,10 +153,10 @@ def _unthinking(tokenizer: Any) -> str:
 
 def _single_bos(tokenizer: Any) -> str:
     try:
-        ids = tokens_of(tokenizer, prompt_text(tokenizer, [_turn("user")]))
+        ids = PromptTemplate(tokenizer).tokens(PromptTemplate(tokenizer).prompt([_turn("user")]))
     except DataError as error:
         return error.what
-    return "it begins with two BOS tokens" if has_two_bos(tokenizer, ids) else ""
+    return "it begins with two BOS tokens" if PromptTemplate(tokenizer).has_two_bos(ids) else ""
 
 
 def _ends(tokenizer: Any) -> str:
@@ -175,13 +164,13 @@ def _ends(tokenizer: Any) -> str:
         learned, _ = _learned(tokenizer)
     except DataError as error:
         return error.what
-    ends = end_of_turn(tokenizer)
+    ends = PromptTemplate(tokenizer).ends_of_turn()
     return "" if learned[-1] in ends else "answers don't end with a special token"
 
 
 def _header(tokenizer: Any) -> str:
     try:
-        header = unasked_header(tokenizer)
+        header = PromptTemplate(tokenizer).unasked_header()
     except DataError as error:
         return error.what
     return f"each answer begins with {header!r}, but prompts don't end with it" if header else ""

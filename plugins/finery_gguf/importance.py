@@ -18,7 +18,7 @@ from finery import DataError, StepError
 from finery.rows import Row, split_turns
 from finery_gguf.activations import Watcher
 from finery_gguf.llama import CHUNK, Context, Gguf
-from finery_transformers.chat import PromptDiffers, end_of_turn, row_tokens, tokens_of
+from finery_transformers.chat import PromptDiffers
 
 if TYPE_CHECKING:
     import numpy
@@ -201,7 +201,7 @@ def calibration(
         raise DataError(
             "`imatrix` has no rows", where="imatrix", fix="check the step that makes them"
         )
-    ends = end_of_turn(frozen.tokenizer, frozen.arguments)
+    ends = frozen.trained.ends_of_turn()
     longest = min(context or MAX_TOKENS, MAX_TOKENS)
     texts: list[list[int]] = []
     cut, tokens_left = 0, tokens
@@ -225,12 +225,9 @@ def _text(row: Row, frozen: "FrozenTemplate", ends: set[int]) -> list[int]:
             fix="name the rows that the model was trained on, e.g. imatrix: split.train",
         )
     try:
-        _, text_with_answer = row_tokens(
-            frozen.tokenizer, prompt, completion, ends,
-            tools=row.get("tools"), arguments=frozen.arguments,
-        )  # fmt: skip
+        _, text_with_answer = frozen.trained.row_tokens(prompt, completion, ends, row.get("tools"))
     except PromptDiffers as error:  # e.g. without the thinking of earlier turns
-        return tokens_of(frozen.tokenizer, error.whole)
+        return frozen.trained.tokens(error.whole)
     except DataError as error:
         raise DataError(
             f"row {row['id']} of `imatrix`: {error.what}",

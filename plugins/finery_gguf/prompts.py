@@ -12,7 +12,7 @@ from finery_gguf.chat import ChatTemplate
 from finery_gguf.llama import Gguf
 from finery_transformers.answering.answers import AnswerReader
 from finery_transformers.answering.calls import Tools
-from finery_transformers.chat import rendered
+from finery_transformers.chat import PromptTemplate
 from finery_transformers.loading import given_template, template_arguments, tools_as
 from finery_transformers.wrapping import with_text_tools
 
@@ -95,7 +95,7 @@ def render(
     """
     tokenizer: Any = template
     arguments = {"add_generation_prompt": add_generation_prompt}
-    return rendered(tokenizer, messages, tools=tools, arguments=arguments)
+    return PromptTemplate(tokenizer, arguments).text(messages, tools)
 
 
 def _head(template: ChatTemplate, messages: Conversation, tools: Tools | None, text: str) -> str:

@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery import DataError, outside_key
 from finery.rows import Conversation, Message
-from finery_transformers.chat import CALLED, TOOLS, prompt_text, rendered, thinking_field
+from finery_transformers.chat import (
+    CALLED,
+    QUESTION,
+    TOOLS,
+    PromptTemplate,
+    Tools,
+    thinking_field,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Arguments = Mapping[str, Any]
 Ability = Literal["tools", "thinking"]
 """Tools, calls, their arguments and answers reach the text; or an assistant's thinking does."""
 SHOWN = 3
@@ -40,10 +46,7 @@ class Unwritten(NamedTuple):
 
 @outside_key
 def unwritten(
-    tokenizer: "PreTrainedTokenizerBase",
-    messages: Conversation,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    arguments: Arguments | None = None,
+    template: PromptTemplate, messages: Conversation, tools: Tools = None
 ) -> list[Unwritten]:
     """The tools, calls, arguments and answers of a row that its text doesn't depend on.
 
@@ -56,11 +59,11 @@ def unwritten(
     twin = _Twin(messages, tools)
     if not twin.marks:
         return []
-    text = rendered(tokenizer, twin.messages, tools=twin.tools, arguments=arguments)
+    text = template.text(twin.messages, twin.tools)
 
     def render_without(index: int | None) -> str:
         offered = [tool for i, tool in enumerate(tools or []) if i != index]
-        return rendered(tokenizer, messages, tools=offered, arguments=arguments)
+        return template.text(messages, offered)
 
     # Some templates write no descriptions: it is enough that the text depends on the tool.
     missing = [
@@ -98,7 +101,7 @@ def _has(tokenizer: "PreTrainedTokenizerBase", abilities: Sequence[Ability]) -> 
     if "thinking" in abilities and thinking_field(tokenizer) is None:
         return False
     try:
-        return "tools" not in abilities or not unwritten(tokenizer, CALLED, TOOLS)
+        return "tools" not in abilities or not unwritten(PromptTemplate(tokenizer), CALLED, TOOLS)
     except DataError:
         return False
 
@@ -113,9 +116,9 @@ def _carried() -> list[Path]:
 
 def _generation_prompt(tokenizer: "PreTrainedTokenizerBase") -> str:
     """The text that a prompt adds to its turns; empty if the template refuses a question."""
-    question = [{"role": "user", "content": "?"}]
+    template = PromptTemplate(tokenizer)
     try:
-        bare, asked = rendered(tokenizer, question), prompt_text(tokenizer, question)
+        bare, asked = template.text([QUESTION]), template.prompt([QUESTION])
     except DataError:
         return ""
     return asked.removeprefix(bare) if asked.startswith(bare) else ""
@@ -141,7 +144,7 @@ class _Mark(NamedTuple):
 class _Twin:
     """A row with marks in place of what its tools, calls and answers say."""
 
-    def __init__(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] | None) -> None:
+    def __init__(self, messages: Conversation, tools: Tools) -> None:
         self.marks: list[_Mark] = []
         self._numbers = count()
         self._names: dict[Any, str] = {}

@@ -9,7 +9,8 @@ arguments of tool calls as objects or as JSON text.
 import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import DataError, FineryError, outside_key
 from finery.advanced import shown
@@ -30,8 +31,10 @@ SWITCHES = ("enable_thinking", "thinking")
 _MARK = "finery marks the answer"
 _THOUGHT = "finery marks the thinking"
 
+Tools = Sequence[Mapping[str, Any]] | None
+QUESTION: Message = {"role": "user", "content": "?"}
 CALLED: Conversation = [
-    {"role": "user", "content": "?"},
+    QUESTION,
     {
         "role": "assistant",
         "content": "",
@@ -80,143 +83,172 @@ class PromptDiffers(DataError):
         self.whole = whole
 
 
-def prompt_tokens(
-    tokenizer: "PreTrainedTokenizerBase",
-    prompt: Conversation,
-    *,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    arguments: Mapping[str, Any] | None = None,
-) -> list[int]:
-    """Token ids of a prompt, up to where the assistant's answer begins.
+class PromptTemplate(NamedTuple):
+    """A tokenizer with its chat template, which turns messages into tokens.
 
-    arguments: other arguments of the chat template. `DataError` if the template refuses the
-    conversation.
+    arguments: of the template, besides messages and tools, e.g. `enable_thinking`.
     """
-    return tokens_of(tokenizer, prompt_text(tokenizer, prompt, tools=tools, arguments=arguments))
 
+    tokenizer: "PreTrainedTokenizerBase"
+    arguments: Mapping[str, Any] = MappingProxyType({})
 
-def row_tokens(
-    tokenizer: "PreTrainedTokenizerBase",
-    prompt: Conversation,
-    completion: Conversation,
-    ends: Set[int],
-    *,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    arguments: Mapping[str, Any] | None = None,
-) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt, and of the prompt with its completion: the latter extends the former.
+    def text(self, messages: Conversation, tools: Tools = None) -> str:
+        """The text that the template writes.
 
-    See `answer_tokens`. Raises `PromptDiffers` where the text of the completed conversation doesn't
-    begin with that of the prompt.
-    """
-    named: Any = {"tools": tools, "arguments": arguments}
-    asked = prompt_text(tokenizer, prompt, **named)
-    whole = rendered(tokenizer, [*prompt, *completion], **named)
-    ids = tokens_of(tokenizer, asked)
-    return ids, [*ids, *answer_tokens(tokenizer, asked, whole, ids, ends)]
+        Raises `DataError` if it refuses the conversation, or isn't Jinja.
+        """
+        from jinja2 import TemplateSyntaxError
 
+        asked: dict[str, Any] = {"tools": list(tools) if tools else None, **self.arguments}
+        try:
+            ordered = _in_order_of_calls(messages)
+            return _called(self.tokenizer, _with_thinking(self.tokenizer, ordered), asked)
+        except TemplateSyntaxError as error:
+            raise _unreadable(self.tokenizer, error) from error
+        except FineryError:
+            raise
+        except Exception as error:  # a template can raise anything: 1 / 0, an attribute of None, …
+            raise DataError(
+                "the model's chat template refuses the conversation: "
+                f"{str(error) or type(error).__name__}",
+                details=[f"{m.get('role')}: {str(m.get('content'))[:80]}" for m in messages],
+                fix="use roles that the template accepts, or give the model another template",
+            ) from error
 
-def prompt_text(
-    tokenizer: "PreTrainedTokenizerBase",
-    prompt: Conversation,
-    *,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    arguments: Mapping[str, Any] | None = None,
-) -> str:
-    """The text of a prompt, up to where the assistant's answer begins."""
-    asked = {**(arguments or {}), "add_generation_prompt": True}
-    return rendered(tokenizer, prompt, tools=tools, arguments=asked)
+    def prompt(self, messages: Conversation, tools: Tools = None) -> str:
+        """The text of a prompt, up to where the assistant's answer begins."""
+        return self.having(add_generation_prompt=True).text(messages, tools)
 
+    def having(self, **arguments: Any) -> "PromptTemplate":
+        """The template with further arguments."""
+        return self._replace(arguments={**self.arguments, **arguments})
 
-def answer_tokens(
-    tokenizer: "PreTrainedTokenizerBase",
-    asked: str,
-    whole: str,
-    prompt: Sequence[int],
-    ends: Set[int],
-) -> list[int]:
-    """Token ids of what follows the text `asked` in the text `whole`, up to the end of the turn.
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a text that the template wrote, which has its special tokens already."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
-    prompt: the token ids of `asked`. An answer is cut after the first token of `ends` that only
-    white space and other tokens of `ends` follow. Templates write more after the end of a turn (a
-    line break, an EOS), which is never generated, because generation stops there. If several such
-    tokens follow each other, as in Cohere's templates, all are learned, since programs stop at
-    different ones. If a tokenizer would merge the end of the prompt and the beginning of the answer
-    into one token, the answer is tokenized separately, since a model continues the prompt's own
-    tokens. Raises `PromptDiffers` if `whole` doesn't begin with `asked`.
-    """
-    if not whole.startswith(asked):
-        raise PromptDiffers(asked, whole)
-    ids = tokens_of(tokenizer, whole)
-    if ids[: len(prompt)] == list(prompt):
-        answer = ids[len(prompt) :]
-    else:
-        answer = _continuation(tokenizer, whole[len(asked) :])
-    return answer[: _length(tokenizer, answer, ends)]
+    def prompt_tokens(self, messages: Conversation, tools: Tools = None) -> list[int]:
+        """Token ids of a prompt, up to where the assistant's answer begins.
 
+        Raises `DataError` if the template refuses the conversation.
+        """
+        return self.tokens(self.prompt(messages, tools))
 
-def _length(tokenizer: "PreTrainedTokenizerBase", answer: Sequence[int], ends: Set[int]) -> int:
-    """The number of tokens of an answer up to the end of its turn; all if nothing ends it."""
-    last = next((i for i in range(len(answer) - 1, -1, -1) if answer[i] in ends), None)
-    if last is None:
-        return len(answer)
-    decode: Any = tokenizer.decode
-    end = last
-    for i in range(last - 1, -1, -1):
-        if answer[i] in ends:
-            end = i if answer[i + 1] not in ends else end
-        elif decode([answer[i]]).strip():
-            break
-    return end + 1
+    def row_tokens(
+        self, prompt: Conversation, completion: Conversation, ends: Set[int], tools: Tools = None
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt, and of the prompt with its completion, which extends the former.
 
+        See `answer_tokens`. Raises `PromptDiffers` where the text of the completed conversation
+        doesn't begin with that of the prompt.
+        """
+        asked, whole = self.prompt(prompt, tools), self.text([*prompt, *completion], tools)
+        ids = self.tokens(asked)
+        return ids, [*ids, *self.answer_tokens(asked, whole, ids, ends)]
 
-def tokens_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of a text that a chat template wrote, which has its special tokens already."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+    def answer_tokens(
+        self, asked: str, whole: str, prompt: Sequence[int], ends: Set[int]
+    ) -> list[int]:
+        """Token ids of what follows the text `asked` in the text `whole`, up to the end of a turn.
 
+        prompt: the token ids of `asked`. An answer is cut after the first token of `ends` that only
+        white space and other tokens of `ends` follow. Templates write more after the end of a turn
+        (a line break, an EOS), which is never generated, because generation stops there. If several
+        such tokens follow each other, as in Cohere's templates, all are learned, since programs
+        stop at different ones. If a tokenizer would merge the end of the prompt and the beginning
+        of the answer into one token, the answer is tokenized separately, since a model continues
+        the prompt's own tokens. Raises `PromptDiffers` if `whole` doesn't begin with `asked`.
+        """
+        if not whole.startswith(asked):
+            raise PromptDiffers(asked, whole)
+        ids = self.tokens(whole)
+        if ids[: len(prompt)] == list(prompt):
+            answer = ids[len(prompt) :]
+        else:
+            answer = self._continuation(whole[len(asked) :])
+        return answer[: self._length(answer, ends)]
 
-def _continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of a text that continues another one.
+    def _length(self, answer: Sequence[int], ends: Set[int]) -> int:
+        """The number of tokens of an answer up to the end of its turn; all if nothing ends it."""
+        last = next((i for i in range(len(answer) - 1, -1, -1) if answer[i] in ends), None)
+        if last is None:
+            return len(answer)
+        decode: Any = self.tokenizer.decode
+        end = last
+        for i in range(last - 1, -1, -1):
+            if answer[i] in ends:
+                end = i if answer[i + 1] not in ends else end
+            elif decode([answer[i]]).strip():
+                break
+        return end + 1
 
-    Some tokenizers put a space before the beginning of a text, which a continuation must not have.
-    """
-    first: Any = tokenizer.convert_ids_to_tokens(tokens_of(tokenizer, "x"))[0]
-    for anchor in ("",) if first == "x" else ("\n", ".", "1"):
-        before, both = tokens_of(tokenizer, anchor), tokens_of(tokenizer, anchor + text)
-        if both[: len(before)] == before:
-            return both[len(before) :]
-    return tokens_of(tokenizer, text)
+    def _continuation(self, text: str) -> list[int]:
+        """Token ids of a text that continues another one.
 
+        Some tokenizers put a space before the beginning of a text, which a continuation must not
+        have.
+        """
+        first: Any = self.tokenizer.convert_ids_to_tokens(self.tokens("x"))[0]
+        for anchor in ("",) if first == "x" else ("\n", ".", "1"):
+            before, both = self.tokens(anchor), self.tokens(anchor + text)
+            if both[: len(before)] == before:
+                return both[len(before) :]
+        return self.tokens(text)
 
-def rendered(
-    tokenizer: "PreTrainedTokenizerBase",
-    messages: Conversation,
-    *,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    arguments: Mapping[str, Any] | None = None,
-) -> str:
-    """The text that the chat template writes.
+    def ends_of_turn(self) -> set[int]:
+        """Token ids that end an answer: the template's end-of-turn tokens and the tokenizer's EOS.
 
-    arguments: other arguments of the template. Raises `DataError` if it refuses the conversation,
-    or isn't Jinja.
-    """
-    from jinja2 import TemplateSyntaxError
+        The end-of-turn token is the first special token after an assistant's message, and the one
+        with which a turn with a tool call ends, if that is a special token.
+        """
+        ends = {t for t in [self.tokenizer.eos_token_id] if isinstance(t, int)}
+        answer = {"role": "assistant", "content": _MARK}
+        text = self.text([QUESTION, answer]).rpartition(_MARK)[2]
+        special = self.special_ids()
+        answered = [token for token in self.tokens(text) if token in special]
+        try:
+            call = self.text(CALLED[:2], TOOLS)
+        except DataError:
+            call = ""
+        after = call.rpartition(_MARK)[2] if _MARK in call else ""  # else it writes no calls
+        return ends | set(answered[:1]) | set(self.tokens(after.rstrip())[-1:]) & special
 
-    asked: dict[str, Any] = {"tools": list(tools) if tools else None, **(arguments or {})}
-    try:
-        ordered = _in_order_of_calls(messages)
-        return _called(tokenizer, _with_thinking(tokenizer, ordered), asked)
-    except TemplateSyntaxError as error:
-        raise _unreadable(tokenizer, error) from error
-    except FineryError:
-        raise
-    except Exception as error:  # a template can raise anything: 1 / 0, an attribute of None, …
-        raise DataError(
-            "the model's chat template refuses the conversation: "
-            f"{str(error) or type(error).__name__}",
-            details=[f"{m.get('role')}: {str(m.get('content'))[:80]}" for m in messages],
-            fix="use roles that the template accepts, or give the model another template",
-        ) from error
+    def has_two_bos(self, ids: Sequence[int]) -> bool:
+        """Whether token ids begin with two BOS tokens."""
+        bos = self.tokenizer.bos_token_id
+        return bos is not None and list(ids[:2]) == [bos, bos]
+
+    def special_ids(self) -> set[int]:
+        """The ids of the tokenizer's special tokens."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        return set(self.tokenizer.all_special_ids) | {i for i, token in added if token.special}
+
+    def decoded(self, tokens: Sequence[int], *, special: bool = True) -> str:
+        """The text of tokens as they are. special: with the text of special tokens."""
+        decode: Any = self.tokenizer.decode
+        given = {"skip_special_tokens": not special, "clean_up_tokenization_spaces": False}
+        return str(decode(list(tokens), **given))
+
+    def unasked_header(self) -> str:
+        """The text that opens an answer but is missing from prompts; empty if there is none.
+
+        A template without a generation prompt ignores `add_generation_prompt`. That is fine if it
+        writes nothing before answers, like Mistral's.
+        """
+        bare = self.text([QUESTION])
+        if self.prompt([QUESTION]) != bare:
+            return ""
+        whole = self.text([QUESTION, {"role": "assistant", "content": _MARK}])
+        before = whole.removeprefix(bare).partition(_MARK)[0]
+        return before if whole.startswith(bare) and before.strip() else ""
+
+    def thinking_switch(self) -> dict[str, bool] | None:
+        """The arguments that switch the template's thinking off; None if it has no switch."""
+        for name in SWITCHES:
+            texts = {self.having(**{name: value}).prompt([QUESTION]) for value in (True, False)}
+            if len(texts) > 1:
+                return {name: False}
+        return None
 
 
 def _in_order_of_calls(messages: Conversation) -> Conversation:
@@ -236,98 +268,16 @@ def _in_order_of_calls(messages: Conversation) -> Conversation:
     return ordered
 
 
-def end_of_turn(
-    tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any] | None = None
-) -> set[int]:
-    """Token ids that end an answer: the template's end-of-turn tokens and the tokenizer's EOS.
-
-    The end-of-turn token is the first special token after an assistant's message, and the one with
-    which a turn with a tool call ends, if that is a special token.
-    """
-    ends = {t for t in [tokenizer.eos_token_id] if isinstance(t, int)}
-    question = {"role": "user", "content": "?"}
-    answer = {"role": "assistant", "content": _MARK}
-    text = rendered(tokenizer, [question, answer], arguments=arguments).rpartition(_MARK)[2]
-    special = special_ids(tokenizer)
-    answered = [token for token in tokens_of(tokenizer, text) if token in special]
-    called = tokens_of(tokenizer, _after_a_call(tokenizer, arguments or {}).rstrip())
-    return ends | set(answered[:1]) | set(called[-1:]) & special
-
-
-def _after_a_call(tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any]) -> str:
-    """The text after a tool call; empty if the template writes no calls."""
-    try:
-        text = rendered(tokenizer, CALLED[:2], tools=TOOLS, arguments=arguments)
-    except DataError:
-        return ""
-    return text.rpartition(_MARK)[2] if _MARK in text else ""
-
-
-def has_two_bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> bool:
-    """Whether token ids begin with two BOS tokens."""
-    bos = tokenizer.bos_token_id
-    return bos is not None and list(ids[:2]) == [bos, bos]
-
-
-def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    """The ids of a tokenizer's special tokens."""
-    added = tokenizer.added_tokens_decoder.items()
-    return set(tokenizer.all_special_ids) | {i for i, token in added if token.special}
-
-
-def decoded(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[int], *, special: bool) -> str:
-    """The text of tokens as they are. special: with the text of special tokens."""
-    decode: Any = tokenizer.decode
-    return str(
-        decode(list(tokens), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
-    )
-
-
-def unasked_header(
-    tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any] | None = None
-) -> str:
-    """The text that opens an answer but is missing from prompts; empty if there is none.
-
-    A template without a generation prompt ignores `add_generation_prompt`. That is fine if it
-    writes nothing before answers, like Mistral's.
-    """
-    question = [{"role": "user", "content": "?"}]
-    asked = {**(arguments or {}), "add_generation_prompt": True}
-    bare = rendered(tokenizer, question, arguments=arguments)
-    if rendered(tokenizer, question, arguments=asked) != bare:
-        return ""
-    answered = [*question, {"role": "assistant", "content": _MARK}]
-    whole = rendered(tokenizer, answered, arguments=arguments)
-    before = whole.removeprefix(bare).partition(_MARK)[0]
-    return before if whole.startswith(bare) and before.strip() else ""
-
-
 def thinking_field(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     """The name under which the template reads an assistant's thinking; None if it doesn't."""
     field: str | None = _of_template(tokenizer, "thinking", _thinking_field)
     return field
 
 
-def thinking_switch(
-    tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any] | None = None
-) -> dict[str, bool] | None:
-    """The arguments that switch the template's thinking off; None if it has no switch."""
-    prompt = [{"role": "user", "content": "?"}]
-    for name in SWITCHES:
-        texts = {
-            prompt_text(tokenizer, prompt, arguments={**(arguments or {}), name: value})
-            for value in (True, False)
-        }
-        if len(texts) > 1:
-            return {name: False}
-    return None
-
-
 def _thinking_field(tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    question = {"role": "user", "content": "?"}
     for field in THINKING_KEYS:
         answer = {"role": "assistant", "content": _MARK, field: _THOUGHT}
-        if _THOUGHT in _probed(tokenizer, [question, answer]):
+        if _THOUGHT in _probed(tokenizer, [QUESTION, answer]):
             return field
     for field in THINKING_KEYS:  # some write it only next to calls
         if _THOUGHT in _probed(tokenizer, [CALLED[0], {**CALLED[1], field: _THOUGHT}], TOOLS):
@@ -382,9 +332,7 @@ _PROBED: dict[tuple[str, str], Any] = {}
 
 
 def _probed(
-    tokenizer: "PreTrainedTokenizerBase",
-    messages: Conversation,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    tokenizer: "PreTrainedTokenizerBase", messages: Conversation, tools: Tools = None
 ) -> str:
     """The template's text of these very messages; empty if it refuses them."""
     try:

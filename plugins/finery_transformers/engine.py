@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from finery_transformers.answering.answers import TokenReader
+    from finery_transformers.chat import PromptTemplate
 
 
 ROWS = 16
@@ -183,19 +184,14 @@ class TransformersEngine(Engine):
     @cached_property
     def _loaded(self) -> "_Loaded":
         from finery_transformers.answering import cpu
-        from finery_transformers.loading import (
-            load_model,
-            load_tokenizer,
-            template_arguments,
-            to_device,
-        )
+        from finery_transformers.loading import load_model, load_template, to_device
 
-        tokenizer, model = load_tokenizer(self.model), load_model(self.model)
+        template, model = load_template(self.model), load_model(self.model)
         log_unused_gpu(self.job.log)
         to_device(model, self.job.log)
         cpu.pack(model)
         cpu.install(model)
-        return _ready(model, tokenizer, template_arguments(self.model))
+        return _ready(model, template)
 
     @cached_property
     def _constraints(self) -> "constraint.Constraints":
@@ -231,13 +227,12 @@ class LiveEngine(TransformersEngine):
         job: EngineJob,
         *,
         trained: Any,
-        tokenizer: "PreTrainedTokenizerBase",
-        arguments: dict[str, Any],
+        template: "PromptTemplate",
         dtype: "torch.dtype",
     ) -> None:
         super().__init__(model, job)
         self._trained = trained
-        self._parts = (tokenizer, arguments)
+        self._template = template
         self._dtype = dtype
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
@@ -258,7 +253,7 @@ class LiveEngine(TransformersEngine):
 
     @cached_property
     def _loaded(self) -> "_Loaded":
-        return _ready(self._trained, *self._parts)
+        return _ready(self._trained, self._template)
 
 
 class _Loaded(NamedTuple):
@@ -270,9 +265,7 @@ class _Loaded(NamedTuple):
     answers: "TokenReader"
 
 
-def _ready(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]
-) -> _Loaded:
+def _ready(model: "PreTrainedModel", template: "PromptTemplate") -> _Loaded:
     """Make a model answer until its turn ends, only by the given sampling.
 
     Settings that a model's authors recommend (top_k, a repetition penalty) would change answers
@@ -281,9 +274,8 @@ def _ready(
     from transformers import GenerationConfig
 
     from finery_transformers.answering.answers import TokenReader
-    from finery_transformers.chat import end_of_turn
 
-    ends = sorted(end_of_turn(tokenizer, arguments) | _ends(model.generation_config))
+    ends = sorted(template.ends_of_turn() | _ends(model.generation_config))
     if not ends:
         raise StepError(
             "the end of the model's answers is unknown: its tokenizer has no end-of-sequence "
@@ -293,8 +285,8 @@ def _ready(
     tokens: dict[str, Any] = {"eos_token_id": ends, "pad_token_id": ends[0]}
     settings = GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
     model.generation_config = settings
-    answers = TokenReader(tokenizer, arguments)
-    return _Loaded(model, tokenizer, frozenset(ends), ends[0], settings, answers)
+    answers = TokenReader(template)
+    return _Loaded(model, template.tokenizer, frozenset(ends), ends[0], settings, answers)
 
 
 def _ends(config: Any) -> set[int]:

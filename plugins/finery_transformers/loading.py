@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import Model, StepError, outside_key
-from finery_transformers.chat import TEMPLATE_FILE
+from finery_transformers.chat import TEMPLATE_FILE, PromptTemplate
 from finery_transformers.gguf_speed import quick_gguf
 from finery_transformers.hardware import accelerator, not_loaded, record_config
 from finery_transformers.imports import import_peft
@@ -50,6 +50,11 @@ def load_tokenizer(model: Model) -> "PreTrainedTokenizerBase":
             )
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token works
     return tokenizer
+
+
+def load_template(model: Model) -> PromptTemplate:
+    """What turns messages into the tokens of a model, see `load_tokenizer`."""
+    return PromptTemplate(load_tokenizer(model), template_arguments(model))
 
 
 def load_model(model: Model, dtype: "torch.dtype | None" = None) -> "PreTrainedModel":

@@ -106,17 +106,15 @@ def _score_rows(
 
 def _in_tokens(model: Model, answered: Sequence[Any]) -> list[tuple[int, list[int]]]:
     """(tokens of the prompt, token ids of all) of each."""
-    from finery_transformers.chat import PromptDiffers, end_of_turn, row_tokens
-    from finery_transformers.loading import load_tokenizer, template_arguments
+    from finery_transformers.chat import PromptDiffers
+    from finery_transformers.loading import load_template
 
-    tokenizer, arguments = load_tokenizer(model), template_arguments(model)
-    ends = end_of_turn(tokenizer, arguments)
+    template = load_template(model)
+    ends = template.ends_of_turn()
     rows = []
     for prompt, completion, tools in answered:
         try:
-            asked, whole = row_tokens(
-                tokenizer, prompt, completion, ends, tools=tools, arguments=arguments
-            )
+            asked, whole = template.row_tokens(prompt, completion, ends, tools)
         except PromptDiffers as error:
             raise _unscorable(completion, error.fix or "") from error
         if len(whole) == len(asked):

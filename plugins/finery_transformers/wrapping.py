@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from finery import DataError
-from finery.rows import Conversation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -228,13 +227,10 @@ def literal(value: Any) -> str:
 
 def _takes_system(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the template writes a system message."""
-    from finery_transformers.chat import rendered
+    from finery_transformers.chat import QUESTION, PromptTemplate
 
-    turns: Conversation = [
-        {"role": "system", "content": _SYSTEM},
-        {"role": "user", "content": "?"},
-    ]
     try:
-        return _SYSTEM in rendered(tokenizer, turns)
+        turns = [{"role": "system", "content": _SYSTEM}, QUESTION]
+        return _SYSTEM in PromptTemplate(tokenizer).text(turns)
     except DataError:
         return False

@@ -94,7 +94,7 @@ class _Reading(NamedTuple):
         for block in read_rows(self.step, datasets, reading, remarks):
             add(builder, block)
             if len(builder.samples) < self.samples:
-                text = _text(block.columns()["input_ids"], self.tokens)
+                text = self.tokens.template.decoded(block.columns()["input_ids"])
                 builder.add_sample(block.row_id, [SamplePiece(text, loss=True)])
         end = self.tokens.tokenizer.eos_token
         facts = {
@@ -156,7 +156,7 @@ class _Reading(NamedTuple):
     def facts_of_model(self) -> dict[str, str]:
         """Its context, and the arguments of its template."""
         facts = {} if self.context is None else {"context": f"{self.context:,} tokens"}
-        if arguments := self.tokens.arguments:
+        if arguments := self.tokens.template.arguments:
             texts = (f"{name}={json.dumps(value)}" for name, value in arguments.items())
             facts["template"] = ", ".join(texts)
         return facts
@@ -175,22 +175,16 @@ def _is_due(example: Proven, builder: ProofBuilder, samples: int, read: float) -
 
 def _pieces(example: Proven, tokens: Tokens) -> Iterator[SamplePiece]:
     """The text of an example, in pieces with and without loss."""
-    shown = ""
+    shown, text = "", tokens.template.decoded
     for prompt_ids, answer, label in example.answers():
-        prompt, whole = _text(prompt_ids, tokens), _text([*prompt_ids, *answer], tokens)
+        prompt, whole = text(prompt_ids), text([*prompt_ids, *answer])
         if prompt.startswith(shown):  # not the prompt of another answer
             yield SamplePiece(prompt[len(shown) :], loss=False)
         # Decoded alone, an answer may differ: its first token may lose its leading space.
-        alone = whole[len(prompt) :] if whole.startswith(prompt) else _text(answer, tokens)
+        alone = whole[len(prompt) :] if whole.startswith(prompt) else text(answer)
         if answer:  # else the model writes it
             yield SamplePiece(alone, loss=True, label=label)
         shown = whole
-
-
-def _text(ids: Sequence[int], tokens: Tokens) -> str:
-    from finery_transformers.chat import decoded
-
-    return decoded(tokens.tokenizer, ids, special=True)
 
 
 def _marks(tokenizer: Any) -> str:

@@ -21,7 +21,7 @@ from finery.advanced import Answer, Batch
 from finery_local.facts import context_of
 from finery_serve.client import Refused
 from finery_transformers.answering.answers import TokenReader, seed_of
-from finery_transformers.loading import load_tokenizer, template_arguments
+from finery_transformers.loading import load_template
 from finery_transformers.precision import auto_dtype
 from finery_vllm.folder import ends_of
 from finery_vllm.server.installation import build_files, versions
@@ -35,9 +35,9 @@ class Prompts:
     """
 
     def __init__(self, model: Model, max_context: int | None) -> None:
-        self._tokenizer = load_tokenizer(model)
-        self.ends = ends_of(model, self._tokenizer)
-        self._answers = TokenReader(self._tokenizer, template_arguments(model))
+        template = load_template(model)
+        self.ends = ends_of(model, template)
+        self._answers = TokenReader(template)
         limits = (max_context, context_of(model))
         self._context = min((n for n in limits if n is not None), default=None)
 

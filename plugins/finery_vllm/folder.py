@@ -9,7 +9,8 @@ from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, end_tokens_of, f
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+
+    from finery_transformers.chat import PromptTemplate
 
 LOADING = dict.fromkeys(("torch", "transformers", "peft"), "finery[train]")
 """What reads tokenizers and chat templates, and merges adapters. vLLM itself has its own."""
@@ -49,12 +50,9 @@ def linked(
     return folder
 
 
-def ends_of(model: Model, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def ends_of(model: Model, template: "PromptTemplate") -> list[int]:
     """Token ids that end an answer: those of the trained template, and of the base's files."""
-    from finery_transformers.chat import end_of_turn
-    from finery_transformers.loading import template_arguments
-
-    ends = end_of_turn(tokenizer, template_arguments(model)) | end_tokens_of(model)
+    ends = template.ends_of_turn() | end_tokens_of(model)
     if not ends:
         raise StepError(
             "the end of the model's answers is unknown: its tokenizer has no end-of-sequence "

@@ -21,7 +21,7 @@ from finery import FineryError, Model
 from finery.rows import Message, Row
 from finery.testing import TestJob
 from finery_ollama.derive import RENDERERS
-from finery_transformers.chat import prompt_text, prompt_tokens, thinking_switch
+from finery_transformers.chat import PromptTemplate
 from finery_transformers.dates import writes_date
 from finery_transformers.frozen.template import PROMPTS as PROMPTS_OF_ROWS
 from finery_transformers.frozen.template import FrozenTemplate, frozen_template
@@ -165,7 +165,7 @@ def ollama(family: Family, tokenizer: Any, prompts: str) -> str:
                 f"not tested: Ollama writes the prompts of {family.architecture} with a renderer "
                 f"of its own, {renderer}"
             )
-    if THOUGHT in prompt_text(tokenizer, PROMPTS["earlier thinking"][0]):
+    if THOUGHT in PromptTemplate(tokenizer).prompt(PROMPTS["earlier thinking"][0]):
         return (
             "no: Ollama drops the thinking (`reasoning_content`) of earlier answers, which this "
             "template writes"
@@ -200,7 +200,7 @@ def frozen_of(tokenizer: Any, folder: Path, *, tools: bool) -> FrozenTemplate:
     """The frozen template of a model that was trained with or without tools, in 2024."""
     tokenizer.save_pretrained(str(folder))
     used = {"tools": tools, "thinking": False, "switched": False}
-    dated = {"date": "2024-02-09"} if writes_date(tokenizer, {}) else {}
+    dated = {"date": "2024-02-09"} if writes_date(PromptTemplate(tokenizer)) else {}
     meta = {"format": "transformers", PROMPTS_OF_ROWS: used | dated}
     return frozen_template(Model(folder, meta=meta))
 
@@ -213,8 +213,7 @@ def different(frozen: FrozenTemplate, server: Llama) -> str:
         if tools and not frozen.tools:
             continue
         try:
-            named: Any = {"tools": tools, "arguments": frozen.arguments}
-            expected = prompt_tokens(frozen.tokenizer, messages, **named)
+            expected = frozen.trained.prompt_tokens(messages, tools)
         except FineryError:
             continue
         request = {"messages": messages} | ({"tools": tools} if tools else {})
@@ -262,7 +261,7 @@ def answer_tokens(tokenizer: Any) -> int:
     """
     way, _ = way_of(tokenizer, capabilities(tokenizer))
     switched = way.learn.without_thinking == "switch"
-    switch = (thinking_switch(tokenizer) or {}) if switched else {}
+    switch = (PromptTemplate(tokenizer).thinking_switch() or {}) if switched else {}
     messages = [_with_every_field(m) for m in turns(5, thinks=way.thinks)["messages"]]
     ends = tokenizer.convert_ids_to_tokens(sorted(Tokens.of(tokenizer, {}).ends))
     end = re.compile(f"(?:{'|'.join(map(re.escape, ends))})+")

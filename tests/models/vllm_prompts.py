@@ -13,7 +13,6 @@ from models.rows import PROMPTS
 from models.tiny import MULTIPLE, SHAPE, tokenizer_of
 
 from finery import FineryError
-from finery_transformers.chat import prompt_tokens
 from finery_transformers.frozen.template import FrozenTemplate
 from finery_vllm.server.installation import installation
 
@@ -78,8 +77,7 @@ def requests(frozen: FrozenTemplate) -> Iterator[tuple[str, list[int], dict[str,
         if tools and not frozen.tools:
             continue
         try:
-            named: Any = {"tools": tools, "arguments": frozen.arguments}
-            tokens = prompt_tokens(frozen.tokenizer, messages, **named)
+            tokens = frozen.trained.prompt_tokens(messages, tools)
         except FineryError:
             continue
         body = {"messages": messages} | ({"tools": tools, "tool_choice": "none"} if tools else {})

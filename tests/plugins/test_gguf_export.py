@@ -16,7 +16,7 @@ from finery_gguf.llama import Gguf
 from finery_gguf.prompts import chat_template, tokenize
 from finery_gguf.proof import prove
 from finery_gguf.quantise import quantise
-from finery_transformers.chat import prompt_text
+from finery_transformers.chat import PromptTemplate
 from finery_transformers.frozen.proof import conversations
 from finery_transformers.frozen.template import FrozenTemplate
 from finery_transformers.loading import load_tokenizer
@@ -212,7 +212,7 @@ def test_what_the_training_used_is_all_that_a_server_can_write(tmp_path: Path, b
     assert exported.meta["frozen"] == {"tools": False}
     gguf = Gguf(exported.file(exported.meta["file"]), vocab_only=True)
     template = chat_template(gguf, {})
-    assert tokenize(gguf, template, TALK).text == prompt_text(load_tokenizer(model), TALK)
+    assert tokenize(gguf, template, TALK).text == PromptTemplate(load_tokenizer(model)).prompt(TALK)
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     with pytest.raises(DataError, match="trained without tools"):
         tokenize(gguf, template, TALK, tools)
@@ -233,5 +233,5 @@ def test_tools_are_kept_if_the_recipe_says_so(tmp_path: Path, base: Model) -> No
     gguf = Gguf(exported.file(exported.meta["file"]), vocab_only=True)
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     text = tokenize(gguf, chat_template(gguf, {}), TALK, tools).text
-    assert text == prompt_text(load_tokenizer(model), TALK, tools=tools)
+    assert text == PromptTemplate(load_tokenizer(model)).prompt(TALK, tools=tools)
     assert text.startswith('[{"type": "function"')

@@ -10,7 +10,7 @@ from abilities import capabilities
 from tiny_llama import CHATML, SPECIAL, tiny_tokenizer
 
 from finery_transformers.capabilities import templates_with, unwritten
-from finery_transformers.chat import CALLED
+from finery_transformers.chat import CALLED, PromptTemplate
 
 TOOL_ABILITIES = ("tools", "calls", "arguments", "answers", "parallel", "call_text")
 
@@ -71,7 +71,7 @@ def test_arguments_as_python_are_no_json() -> None:
         "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}"
         "{% if c.function.arguments is mapping %}{{ c.function.arguments }}{% endif %}{% endfor %}",
     )
-    reasons = [u.reason for u in unwritten(tiny_tokenizer(writes), CALLED, None)]
+    reasons = [u.reason for u in unwritten(PromptTemplate(tiny_tokenizer(writes)), CALLED, None)]
     assert reasons == [
         "an argument of the call of lookup (of) is written as Python's text, not as JSON"
     ]

@@ -6,17 +6,15 @@ import pytest
 from tiny_llama import CHATML, tiny_tokenizer
 
 from finery import DataError
-from finery_transformers.chat import (
-    PromptDiffers,
-    end_of_turn,
-    prompt_tokens,
-    rendered,
-    row_tokens,
-    thinking_field,
-)
+from finery_transformers.chat import PromptDiffers, PromptTemplate, thinking_field
 
 PROMPT = [{"role": "user", "content": "where is my card"}]
 ANSWER = [{"role": "assistant", "content": "card_arrival"}]
+
+
+def row_tokens(tokenizer: Any, prompt: Any, answer: Any) -> tuple[list[int], list[int]]:
+    template = PromptTemplate(tokenizer)
+    return template.row_tokens(prompt, answer, template.ends_of_turn())
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +23,20 @@ def tokenizer() -> Any:
 
 
 def test_the_end_of_turn_is_the_template_s_and_the_tokenizer_s(tokenizer: Any) -> None:
-    assert {tokenizer.decode([i]) for i in end_of_turn(tokenizer)} == {
+    assert {tokenizer.decode([i]) for i in PromptTemplate(tokenizer).ends_of_turn()} == {
         "<|im_end|>",
         "<|endoftext|>",
     }
 
 
 def test_a_prompt_ends_where_the_answer_begins(tokenizer: Any) -> None:
-    text = tokenizer.decode(prompt_tokens(tokenizer, PROMPT))
+    text = tokenizer.decode(PromptTemplate(tokenizer).prompt_tokens(PROMPT))
     assert text == "<|im_start|>user\nwhere is my card<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_a_row_extends_its_prompt_and_ends_with_the_end_of_turn(tokenizer: Any) -> None:
-    prompt, row = row_tokens(tokenizer, PROMPT, ANSWER, end_of_turn(tokenizer))
-    assert prompt == prompt_tokens(tokenizer, PROMPT)
+    prompt, row = row_tokens(tokenizer, PROMPT, ANSWER)
+    assert prompt == PromptTemplate(tokenizer).prompt_tokens(PROMPT)
     assert row[: len(prompt)] == prompt
     assert tokenizer.decode(row[len(prompt) :]) == "card_arrival<|im_end|>"
 
@@ -55,8 +53,8 @@ def joining(prompt: str) -> str:
 def test_an_answer_follows_the_prompt_s_own_tokens_where_a_tokenizer_would_join_them() -> None:
     tokenizer = tiny_tokenizer(joining("where is my ca"))
     answer = [{"role": "assistant", "content": "rd"}]
-    prompt, row = row_tokens(tokenizer, PROMPT, answer, end_of_turn(tokenizer))
-    assert prompt == prompt_tokens(tokenizer, PROMPT)
+    prompt, row = row_tokens(tokenizer, PROMPT, answer)
+    assert prompt == PromptTemplate(tokenizer).prompt_tokens(PROMPT)
     assert row == prompt + tokenizer("rd<|im_end|>")["input_ids"]
     assert row != tokenizer(tokenizer.decode(row))["input_ids"]
 
@@ -80,7 +78,7 @@ def test_a_tokenizer_that_begins_texts_with_a_space_puts_none_before_an_answer()
     tokenizer.chat_template = joining("where is my ca")
     question = [{"role": "user", "content": "hi"}]
     answer = [{"role": "assistant", "content": "rd"}]
-    prompt, row = row_tokens(tokenizer, question, answer, end_of_turn(tokenizer))
+    prompt, row = row_tokens(tokenizer, question, answer)
     assert tokenizer.tokenize("rd")[0].startswith("▁")
     assert tokenizer.convert_ids_to_tokens(row[len(prompt) :]) == ["r", "d", "<|im_end|>"]
 
@@ -88,7 +86,7 @@ def test_a_tokenizer_that_begins_texts_with_a_space_puts_none_before_an_answer()
 def test_a_template_that_changes_a_prompt_is_reported_with_both_texts() -> None:
     tokenizer = tiny_tokenizer("{% if not add_generation_prompt %}Chat: {% endif %}" + CHATML)
     with pytest.raises(PromptDiffers) as caught:
-        row_tokens(tokenizer, PROMPT, ANSWER, end_of_turn(tokenizer))
+        row_tokens(tokenizer, PROMPT, ANSWER)
     assert caught.value.whole.startswith("Chat: ")
     assert caught.value.prompt.startswith("<|im_start|>user")
 
@@ -100,7 +98,7 @@ def test_thinking_gets_the_name_that_the_template_reads() -> None:
         assert thinking_field(tokenizer) is not None
         for thinking in ({"reasoning_content": "so"}, {"content": "<think>\nso\n</think>\n\nyes"}):
             message = {"role": "assistant", "content": "yes", **thinking}
-            assert "so|yes<|im_end|>" in rendered(tokenizer, [*PROMPT, message])
+            assert "so|yes<|im_end|>" in PromptTemplate(tokenizer).text([*PROMPT, message])
     assert thinking_field(tiny_tokenizer(CHATML)) is None
 
 
@@ -112,7 +110,7 @@ def test_a_turn_with_a_call_may_have_an_end_of_its_own() -> None:
     )
     tokenizer = tiny_tokenizer(calls)
     tokenizer.eos_token = "<|im_end|>"
-    assert {tokenizer.decode([i]) for i in end_of_turn(tokenizer)} == {
+    assert {tokenizer.decode([i]) for i in PromptTemplate(tokenizer).ends_of_turn()} == {
         "<|im_end|>",
         "<|endoftext|>",
     }
@@ -133,7 +131,7 @@ def test_a_template_that_takes_too_much_is_stopped(
 ) -> None:
     monkeypatch.setattr("finery.rows.templates.limits.SECONDS", 2.0)
     with pytest.raises(DataError, match=r"chat template (takes more|writes 5,000,000)") as caught:
-        prompt_tokens(tiny_tokenizer(BOMBS[name]), PROMPT)
+        PromptTemplate(tiny_tokenizer(BOMBS[name])).prompt_tokens(PROMPT)
     assert "chat_template.jinja" in (caught.value.fix or "")
 
 
@@ -148,11 +146,11 @@ def test_answers_of_tools_are_written_in_the_order_of_their_calls(tokenizer: Any
         *PROMPT,
         {"role": "assistant", "content": "wait", "tool_calls": [call("p"), call("q")]},
     ]
-    crossed = rendered(tokenizer, [*called, answer("q"), answer("p"), *ANSWER])
-    assert crossed == rendered(tokenizer, [*called, answer("p"), answer("q"), *ANSWER])
+    crossed = PromptTemplate(tokenizer).text([*called, answer("q"), answer("p"), *ANSWER])
+    assert crossed == PromptTemplate(tokenizer).text([*called, answer("p"), answer("q"), *ANSWER])
     assert crossed.index("answer p") < crossed.index("answer q")
     for kept in (["q", None], ["q", "r"], ["q", "q"], ["q"]):  # it's unclear what answers what
-        text = rendered(tokenizer, [*called, *map(answer, kept)])
+        text = PromptTemplate(tokenizer).text([*called, *map(answer, kept)])
         assert [text.index(f"answer {n}") for n in kept] == sorted(
             text.index(f"answer {n}") for n in kept
         )

@@ -12,6 +12,7 @@ from tiny_llama import CHATML, tiny_tokenizer
 from finery import Model
 from finery.rows import with_id
 from finery.testing import TestJob, dataset
+from finery_transformers.chat import PromptTemplate
 from finery_transformers.dates import WritesDate, writes_date
 from finery_trl.preflight import prove
 from finery_trl.steps import Sft
@@ -24,7 +25,7 @@ LLAMA = (
 
 
 def dated(template: str, **arguments: Any) -> WritesDate | None:
-    return writes_date(tiny_tokenizer(template), arguments)
+    return writes_date(PromptTemplate(tiny_tokenizer(template), arguments))
 
 
 def today(form: str) -> str:

@@ -105,12 +105,12 @@ def test_a_model_in_training_answers_in_its_dtype(tiny: Model) -> None:
     """On a GPU that multiplies fp16 and not bf16, products are in fp16."""
     import torch
 
-    from finery_transformers.loading import load_model, load_tokenizer
+    from finery_transformers.loading import load_model, load_template
 
     model, seen = load_model(tiny, torch.float32), []
     model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
     live = LiveEngine(
-        tiny, TestJob(seed=None), trained=model, tokenizer=load_tokenizer(tiny), arguments={},
+        tiny, TestJob(seed=None), trained=model, template=load_template(tiny),
         dtype=torch.float16,
     )  # fmt: skip
     live.generate([asked("hi")], Sampling(max_tokens=1))

@@ -14,7 +14,7 @@ from tiny_llama import CHATML, tiny_llama
 
 from finery import DataError, FineryError, Model
 from finery.rows import Conversation, Row, example_request
-from finery_transformers.chat import prompt_text
+from finery_transformers.chat import PromptTemplate
 from finery_transformers.dates import writes_date
 from finery_transformers.frozen.template import (
     FROZEN_MARK,
@@ -50,13 +50,13 @@ def asked(
     frozen: FrozenTemplate, messages: Conversation = QUESTION, tools: Any = None, **caller: Any
 ) -> str:
     """The prompt that a caller gets who passes these arguments."""
-    return prompt_text(frozen.for_serving(), messages, tools=tools, arguments=caller)
+    return PromptTemplate(frozen.for_serving(), caller).prompt(messages, tools=tools)
 
 
 def test_arguments_that_the_training_did_not_pass_are_ignored(tmp_path: Path) -> None:
     frozen = frozen_template(model_with(tmp_path, THINKING + CHATML))
-    assert "THINK" in prompt_text(frozen.tokenizer, QUESTION, arguments={"enable_thinking": True})
-    assert asked(frozen, enable_thinking=True) == prompt_text(frozen.tokenizer, QUESTION)
+    assert "THINK" in PromptTemplate(frozen.tokenizer, {"enable_thinking": True}).prompt(QUESTION)
+    assert asked(frozen, enable_thinking=True) == PromptTemplate(frozen.tokenizer).prompt(QUESTION)
     assert frozen.fixed == ("enable_thinking",)
 
 
@@ -64,7 +64,7 @@ def test_arguments_of_the_training_are_built_in(tmp_path: Path) -> None:
     arguments = {"enable_thinking": True}
     model = model_with(tmp_path, THINKING + CHATML, chat_template_kwargs=arguments)
     frozen = frozen_template(model)
-    expected = prompt_text(frozen.tokenizer, QUESTION, arguments=arguments)
+    expected = PromptTemplate(frozen.tokenizer, arguments).prompt(QUESTION)
     assert expected.startswith("THINK ")
     assert asked(frozen) == expected
     assert asked(frozen, enable_thinking=False) == expected
@@ -100,7 +100,7 @@ def test_tools_are_kept(tmp_path: Path, used: bool) -> None:
     template = "{% if tools is not none %}{{ tools | tojson }}{% endif %}" + CHATML
     model = model_with(tmp_path, template, prompts={**PLAIN, "tools": used})
     frozen = frozen_template(model, keep=[] if used else ["tools"])
-    expected = prompt_text(frozen.tokenizer, QUESTION, tools=[TOOL])
+    expected = PromptTemplate(frozen.tokenizer).prompt(QUESTION, tools=[TOOL])
     assert expected.startswith('[{"type"')
     assert asked(frozen, tools=[TOOL]) == expected
     serving: Any = frozen.for_serving()
@@ -129,7 +129,7 @@ def test_marks_of_trainings_are_removed_with_their_white_space(tmp_path: Path) -
     assert "generation -%}" not in frozen.source
     assert "endgeneration" not in frozen.source
     talk = [*QUESTION, {"role": "assistant", "content": "a"}, *QUESTION]
-    assert asked(frozen, talk) == prompt_text(frozen.tokenizer, talk)
+    assert asked(frozen, talk) == PromptTemplate(frozen.tokenizer).prompt(talk)
 
 
 def test_a_model_that_says_nothing_of_its_training_keeps_its_template(tmp_path: Path) -> None:
@@ -232,17 +232,17 @@ def test_the_tools_that_rows_share(
 def test_a_shared_system_message_begins_conversations_without_one(tmp_path: Path) -> None:
     frozen = frozen_template(model_with(tmp_path, prompts={**PLAIN, "system": SYSTEM}))
     usual = {"role": "system", "content": SYSTEM}
-    assert asked(frozen) == prompt_text(frozen.tokenizer, [usual, *QUESTION])
+    assert asked(frozen) == PromptTemplate(frozen.tokenizer).prompt([usual, *QUESTION])
     for own in ("Be brief.", ""):
         messages = [{"role": "system", "content": own}, *QUESTION]
-        assert asked(frozen, messages) == prompt_text(frozen.tokenizer, messages)
+        assert asked(frozen, messages) == PromptTemplate(frozen.tokenizer).prompt(messages)
     assert any(SYSTEM in line or repr(SYSTEM) in line for line in frozen.lines())
     told = {"training_example": "{}", "tools_differ": True}
     differing = frozen_template(model_with(tmp_path, prompts={**PLAIN, "system": None, **told}))
     assert client_facts(Model(tmp_path, meta={"frozen": differing.facts()})) == told
     assert TOOLS_DIFFER in differing.lines()
     without = frozen_template(model_with(tmp_path, prompts={**PLAIN, "system": None}))
-    assert asked(without) == prompt_text(without.tokenizer, QUESTION)
+    assert asked(without) == PromptTemplate(without.tokenizer).prompt(QUESTION)
     assert any("clients must send" in line for line in without.lines())
 
 
@@ -265,7 +265,7 @@ NO_SYSTEM = {"Gemma and Gemma 2"}  # their template refuses system messages
 def test_a_family(family: Family, tools: bool, smollm2_gguf: Path, tmp_path: Path) -> None:
     tokenizer = tokenizer_of(family, smollm2_gguf)
     tokenizer.save_pretrained(str(tmp_path))
-    dated = {"date": date.today().isoformat()} if writes_date(tokenizer, {}) else {}
+    dated = {"date": date.today().isoformat()} if writes_date(PromptTemplate(tokenizer)) else {}
     system = "" if tools or family.name in NO_SYSTEM else "Answer in one word."
     used = {**PLAIN, "tools": tools, **dated, "system": system}
     model = Model(tmp_path, meta={"format": "transformers", "prompts": used})
@@ -274,7 +274,7 @@ def test_a_family(family: Family, tools: bool, smollm2_gguf: Path, tmp_path: Pat
     for messages, offered in PROMPTS.values():
         try:
             whole = with_system(messages, system)
-            expected = prompt_text(tokenizer, whole, tools=offered)
+            expected = PromptTemplate(tokenizer).prompt(whole, tools=offered)
         except FineryError:
             continue
         if offered and not tools:

@@ -16,7 +16,7 @@ from finery_gguf.chat import ChatTemplate
 from finery_gguf.engine import GgufEngine
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import answer_reader, chat_template, model_template, tokenize
-from finery_transformers.chat import prompt_text
+from finery_transformers.chat import PromptTemplate
 from finery_transformers.engine import TransformersEngine
 from finery_transformers.loading import load_tokenizer
 from finery_transformers.wrapping import with_fixed_arguments, with_text_tools
@@ -97,27 +97,31 @@ def test_a_conversation_with_tools_is_text() -> None:
         ("system", f"Be brief.\n\n{GUIDE}"), ("user", "Weather?"), ("assistant", CALLED),
         ("user", RESULTS),
     )  # fmt: skip
-    assert prompt_text(wrapped(CHATML), TALK, tools=TOOLS) == expected
+    assert PromptTemplate(wrapped(CHATML)).prompt(TALK, tools=TOOLS) == expected
 
 
 def test_tools_without_a_system_message_get_one() -> None:
     expected = chatml(("system", GUIDE), ("user", "Weather?"))
-    assert prompt_text(wrapped(CHATML), TALK[1:2], tools=TOOLS) == expected
+    assert PromptTemplate(wrapped(CHATML)).prompt(TALK[1:2], tools=TOOLS) == expected
 
 
 def test_tools_stand_before_the_user_where_a_system_message_is_refused() -> None:
     expected = chatml(("user", f"{GUIDE}\n\nWeather?"), ("assistant", "A."), ("user", "B."))
     talk = [TALK[1], {"role": "assistant", "content": "A."}, {"role": "user", "content": "B."}]
-    assert prompt_text(wrapped(NO_SYSTEM), talk, tools=TOOLS) == expected
+    assert PromptTemplate(wrapped(NO_SYSTEM)).prompt(talk, tools=TOOLS) == expected
     with pytest.raises(DataError, match="tools as text need a user message"):
-        prompt_text(wrapped(NO_SYSTEM), [{"role": "assistant", "content": "A."}], tools=TOOLS)
+        PromptTemplate(wrapped(NO_SYSTEM)).prompt(
+            [{"role": "assistant", "content": "A."}], tools=TOOLS
+        )
 
 
 @pytest.mark.parametrize("written", ["text", "signatures"])
 def test_what_has_no_tools_is_as_before(written: str) -> None:
     plain: Any = ChatTemplate(CHATML, {})
     for talk in (TALK[:2], TALK[1:2], [{"role": "user", "content": ""}]):
-        assert prompt_text(wrapped(CHATML, written), talk) == prompt_text(plain, talk)
+        assert PromptTemplate(wrapped(CHATML, written)).prompt(talk) == PromptTemplate(
+            plain
+        ).prompt(talk)
 
 
 def described(name: str, parameters: Any = None, **more: Any) -> Any:
@@ -155,9 +159,11 @@ SIGNATURES: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("given", "expected"), SIGNATURES)
 def test_a_tool_as_a_signature(given: Any, expected: str) -> None:
-    text = prompt_text(wrapped(CHATML, "signatures"), TALK[1:2], tools=[given, given])
+    text = PromptTemplate(wrapped(CHATML, "signatures")).prompt(TALK[1:2], tools=[given, given])
     assert f". Arguments with ? are optional:\n{expected}\n{expected}\n\nTo call" in text
-    bare = prompt_text(wrapped(CHATML, "signatures"), TALK[1:2], tools=[given["function"]])
+    bare = PromptTemplate(wrapped(CHATML, "signatures")).prompt(
+        TALK[1:2], tools=[given["function"]]
+    )
     assert f"optional:\n{expected}\n\nTo call" in bare
 
 
@@ -166,7 +172,7 @@ def test_calls_as_json_text_and_results_as_json() -> None:
         {"role": "assistant", "tool_calls": [call("f", '{"a": 1}'), {"function": {"name": "g"}}]},
         {"role": "tool", "content": {"b": [2]}},
     ]
-    text = prompt_text(wrapped(CHATML), messages)
+    text = PromptTemplate(wrapped(CHATML)).prompt(messages)
     assert '{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n{"name": "g", ' in text
     assert '{"name": "g", "arguments": {}}' in text
     assert '<tool_response>\n{"b": [2]}\n</tool_response>' in text
@@ -188,8 +194,8 @@ def test_every_real_template_can_have_tools_as_text(name: str) -> None:
     source = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
     plain: Any = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
     template = wrapped(source)
-    assert prompt_text(template, TALK[1:2]) == prompt_text(plain, TALK[1:2])
-    text = prompt_text(template, TALK[1:], tools=TOOLS)
+    assert PromptTemplate(template).prompt(TALK[1:2]) == PromptTemplate(plain).prompt(TALK[1:2])
+    text = PromptTemplate(template).prompt(TALK[1:], tools=TOOLS)
     for part in (GUIDE, CALLED, RESULTS):
         assert text.count(part) == 1
     if name != "gptoss":  # its answers are channels, which only the unwrapped template explains
@@ -200,10 +206,10 @@ def test_engines_and_trainings_use_the_same_text(tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "m")
     model.meta["tools_as"] = "text"
     tokenizer = load_tokenizer(model)
-    expected = prompt_text(tokenizer, TALK, tools=TOOLS)
+    expected = PromptTemplate(tokenizer).prompt(TALK, tools=TOOLS)
     assert GUIDE in expected
     engine = TransformersEngine(model, TestJob(seed=None))
-    assert prompt_text(engine._loaded.tokenizer, TALK, tools=TOOLS) == expected
+    assert PromptTemplate(engine._loaded.tokenizer).prompt(TALK, tools=TOOLS) == expected
     tokenizer.save_pretrained(str(tmp_path / "saved"))
     adapter = Model(tmp_path / "saved", meta={"format": "adapter"}, refs={"base": model})
     assert load_tokenizer(adapter).chat_template == tokenizer.chat_template
@@ -219,7 +225,7 @@ def test_the_engine_for_ggufs_wraps_the_template_of_the_file(tmp_path: Path) -> 
     tokens = tokenize(gguf, model_template(gguf, model), TALK, TOOLS).tokens
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = with_text_tools(tokenizer)
-    text = prompt_text(tokenizer, TALK, tools=TOOLS)
+    text = PromptTemplate(tokenizer).prompt(TALK, tools=TOOLS)
     assert tokens == tokenizer(text, add_special_tokens=False)["input_ids"]
     engine = GgufEngine(model, TestJob(seed=None))
     (answer,) = engine.generate([Request(TALK, TOOLS)], Sampling(max_tokens=1))
@@ -250,15 +256,15 @@ def test_llama_server_makes_the_same_prompts(tmp_path: Path, name: str, written:
     ]  # fmt: skip
     with serve(path) as server:
         for count in (2, 5, 6):
-            expected = prompt_text(template, TALK[:count], tools=TOOLS)
+            expected = PromptTemplate(template).prompt(TALK[:count], tools=TOOLS)
             prompt = server.prompt({"messages": wire[:count], "tools": TOOLS})
             assert prompt.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")
         # The server writes an empty description and no parameters where there are none.
         defaults: dict[str, Any] = {"description": "D.", "parameters": {}}
         many = [described(**{**defaults, **given["function"]}) for given, _ in SIGNATURES]
-        expected = prompt_text(template, TALK[1:2], tools=many)
+        expected = PromptTemplate(template).prompt(TALK[1:2], tools=many)
         prompt = server.prompt({"messages": TALK[1:2], "tools": many})
         assert prompt.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")
         plain = server.prompt({"messages": TALK[:2]})
-        expected = prompt_text(template, TALK[:2])
+        expected = PromptTemplate(template).prompt(TALK[:2])
         assert plain.removeprefix("<|im_start|>") == expected.removeprefix("<|im_start|>")

@@ -160,7 +160,7 @@ def test_a_check_shows_the_blocks(tiny: Model, tmp_path: Path) -> None:
     assert sum(s.pieces[0].text.count("<|endoftext|>") for s in proof.samples) == 5
     assert any("as plain text: x" in note for note in proof.notes)
     ids = [part.tokens for block in blocks for part in block.parts if part.row_id == "x"]
-    assert Tokens.of_model(tiny).ids("<|im_end|>")[0] not in ids[0]
+    assert Tokens.of_model(tiny).template.tokens("<|im_end|>")[0] not in ids[0]
     with pytest.raises(DataError, match="validation: there is no column `text`, but: completion"):
         examine(step, rows={"validation": [{"completion": ""}]})
 

@@ -2,8 +2,9 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from tiny_llama import CHATML, tiny_tokenizer
@@ -221,7 +222,8 @@ def test_rows_are_read_one_by_one() -> None:
     assert summary("rows", found).rows == 3
 
 
-class Reply(NamedTuple):
+@dataclass(frozen=True)
+class Reply(Proven):
     """A row of a trainer that this plugin doesn't know."""
 
     row_id: str
@@ -229,14 +231,6 @@ class Reply(NamedTuple):
 
     @property
     def size(self) -> int:
-        return len(self.ids)
-
-    @property
-    def sequences(self) -> int:
-        return 1
-
-    @property
-    def total_tokens(self) -> int:
         return len(self.ids)
 
     @property

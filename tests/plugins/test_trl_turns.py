@@ -115,13 +115,13 @@ def test_all_turns_of_a_conversation_share_a_sequence() -> None:
 
 
 def test_each_turn_follows_its_prompt_at_inference() -> None:
-    from finery_transformers.chat import prompt_tokens
+    from finery_transformers.chat import PromptTemplate
 
     row = talk(3)
     (example,) = read(row)
     for number, answer in enumerate(example.answers()):
         messages = row["messages"][: 2 * number + 1]
-        assert list(answer.prompt) == prompt_tokens(tiny_tokenizer(), messages)
+        assert list(answer.prompt) == PromptTemplate(tiny_tokenizer()).prompt_tokens(messages)
 
 
 def test_only_the_last_turn_can_be_learned() -> None:

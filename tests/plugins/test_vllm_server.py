@@ -22,7 +22,7 @@ from finery_serve.command import introduction
 from finery_serve.guide import request_for
 from finery_serve.processes import end_with_this_process, stop
 from finery_serve.servers import Serving, names_of
-from finery_transformers.chat import prompt_tokens
+from finery_transformers.chat import PromptTemplate
 from finery_transformers.loading import load_tokenizer
 from finery_vllm import sessions
 from finery_vllm.bundle.serving import BundleServer
@@ -163,7 +163,9 @@ class TestServer:
         tokenizer = load_tokenizer(base)
         for talk in TALKS:
             asked = {"model": "a", "messages": talk, "add_generation_prompt": True}
-            assert running.request("/tokenize", asked)["tokens"] == prompt_tokens(tokenizer, talk)
+            assert running.request("/tokenize", asked)["tokens"] == PromptTemplate(
+                tokenizer
+            ).prompt_tokens(talk)
 
     def test_finery_names_its_models(self, running: Server, bundle: Path) -> None:
         """As `finery serve` shows it; test_vllm_check.py starts one by `serve_bundle`."""

@@ -13,7 +13,7 @@ from vllm_models import needs_vllm
 from finery import File, Model
 from finery.rows import Conversation
 from finery.testing import TestJob, dataset
-from finery_transformers.chat import prompt_tokens
+from finery_transformers.chat import PromptTemplate
 from finery_transformers.loading import load_merged, load_tokenizer
 from finery_trl.settings import Lora
 from finery_trl.steps import Sft
@@ -117,7 +117,7 @@ def test_prompts_are_the_trained_ones(server: Server, adapters: dict[str, Model]
     for question in QUESTIONS:
         sent = {"model": "alpha", "messages": asked(question), "add_generation_prompt": True}
         tokens = server.request("/tokenize", sent)["tokens"]
-        assert tokens == prompt_tokens(tokenizer, asked(question))
+        assert tokens == PromptTemplate(tokenizer).prompt_tokens(asked(question))
 
 
 def test_the_client_of_the_folder_gets_json_from_each_adapter(server: Server, bundle: Path) -> None:

@@ -164,31 +164,22 @@ class TransformersTalker:
 
     def __init__(self, model: Model, tools: Tools = None) -> None:
         from finery_transformers.answering.answers import TokenReader
-        from finery_transformers.chat import end_of_turn
-        from finery_transformers.loading import (
-            load_model,
-            load_tokenizer,
-            template_arguments,
-            to_device,
-        )
+        from finery_transformers.loading import load_model, load_template, to_device
 
         self.tools = tools
-        self._arguments = template_arguments(model)
-        self._tokenizer = load_tokenizer(model)
+        self._template = load_template(model)
         self._model: Any = load_model(model)
         to_device(self._model)
         model_ends = getattr(self._model.generation_config, "eos_token_id", None)
         own_ends = model_ends if isinstance(model_ends, list) else [model_ends]
-        ends = end_of_turn(self._tokenizer, self._arguments)
+        ends = self._template.ends_of_turn()
         self._ends = sorted(ends | {end for end in own_ends if isinstance(end, int)})
-        self._reader: TokenReader = TokenReader(self._tokenizer, self._arguments)
+        self._reader: TokenReader = TokenReader(self._template)
 
     def answer(self, messages: Conversation, sampling: Sampling, write: Write) -> Completion:
         """See `Talker`."""
-        from finery_transformers.chat import prompt_text, tokens_of
-
-        prompt = prompt_text(self._tokenizer, messages, tools=self.tools, arguments=self._arguments)
-        ids = tokens_of(self._tokenizer, prompt)
+        prompt = self._template.prompt(messages, self.tools)
+        ids = self._template.tokens(prompt)
         context_length = getattr(self._model.config, "max_position_embeddings", None)
         if context_length is not None and len(ids) >= context_length:
             raise DataError(

@@ -11,7 +11,7 @@ from finery.rows.difference import text_difference
 from finery_gguf.llama import Gguf
 from finery_gguf.prompts import model_template, tokenize
 from finery_serve.servers import Checkable, Fault, Kind, Prompt
-from finery_transformers.chat import SWITCHES, prompt_text, tokens_of
+from finery_transformers.chat import SWITCHES
 from finery_transformers.frozen.proof import conversations
 from finery_transformers.frozen.template import frozen_template, with_system
 from finery_transformers.frozen.template import system_of as system_of_training
@@ -65,18 +65,14 @@ def prompts_of_training(model: Model, *, system: bool) -> TrainedPrompts:
     system: whether conversations without a system message begin with that of the training.
     """
     frozen = frozen_template(model, system=system)
-    tokenizer, arguments, default_system = frozen.tokenizer, frozen.arguments, frozen.system or ""
+    template, default_system = frozen.trained, frozen.system or ""
 
     def render(messages: Conversation, tools: Tools, extra_arguments: Mapping[str, Any]) -> str:
         full_conversation = with_system(messages, default_system)
-        return prompt_text(
-            tokenizer, full_conversation, tools=tools, arguments={**arguments, **extra_arguments}
-        )
+        return template.having(**extra_arguments).prompt(full_conversation, tools)
 
-    source, end = source_of(tokenizer), str(tokenizer.eos_token)
-    return TrainedPrompts(
-        source, end, render, lambda text: tokens_of(tokenizer, text), default_system
-    )
+    source, end = source_of(template.tokenizer), str(template.tokenizer.eos_token)
+    return TrainedPrompts(source, end, render, template.tokens, default_system)
 
 
 def prompts_of_engine(gguf: Gguf, model: Model) -> TrainedPrompts:

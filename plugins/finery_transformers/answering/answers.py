@@ -7,7 +7,7 @@ rendering a call and reading it back: it must return that very call.
 import json
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 import msgspec
@@ -29,11 +29,8 @@ from finery_transformers.answering.calls import (
     channel_parts,
     whole_turn,
 )
-from finery_transformers.chat import decoded, prompt_tokens, rendered, special_ids
+from finery_transformers.chat import PromptTemplate
 from finery_transformers.wrapping import source_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Render = Callable[[Conversation, Tools | None, bool], str]
 """(messages, tools, whether to add the generation prompt) → the chat template's text."""
@@ -217,18 +214,17 @@ def _reads(reader: CallReader, written: str) -> bool:
 class TokenReader:
     """Reads answers as engines do; trainings check with it what they teach.
 
-    reader: reads their text. arguments: of the chat template.
+    reader: reads their text.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any]) -> None:
-        self._tokenizer = tokenizer
-        self._arguments = dict(arguments)
-        self._special = frozenset(special_ids(tokenizer))
-        self.reader = AnswerReader(source_of(tokenizer, with_tools=True), self._rendered)
+    def __init__(self, template: PromptTemplate) -> None:
+        self._template = template
+        self._special = frozenset(template.special_ids())
+        self.reader = AnswerReader(source_of(template.tokenizer, with_tools=True), self._rendered)
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of an answer, with special tokens where the reader needs them."""
-        return decoded(self._tokenizer, tokens, special=self.reader.needs_special_tokens)
+        return self._template.decoded(tokens, special=self.reader.needs_special_tokens)
 
     def completion(
         self,
@@ -262,9 +258,7 @@ class TokenReader:
 
         `DataError` if the template refuses it, or if it leaves no room in the context to answer.
         """
-        tokens = prompt_tokens(
-            self._tokenizer, request.messages, tools=request.tools, arguments=self._arguments
-        )
+        tokens = self._template.prompt_tokens(request.messages, request.tools)
         if context is not None and len(tokens) + max_tokens > context:
             raise DataError(
                 f"a prompt of {len(tokens)} tokens and an answer of up to {max_tokens} don't fit "
@@ -276,22 +270,20 @@ class TokenReader:
 
     def end_of(self, prompt: Sequence[int]) -> str:
         """The text of the prompt's last tokens."""
-        return decoded(self._tokenizer, prompt[-PROMPT_TOKENS:], special=True)
+        return self._template.decoded(prompt[-PROMPT_TOKENS:])
 
     def parts(
         self, text: str, tokens: Sequence[int], *, prompt: str, tools: Tools | None
     ) -> Parsed:
         """The parts of an answer. text: of its tokens, perhaps cut. prompt: the end of its text."""
-        special = [
-            decoded(self._tokenizer, [token], special=True) for token in set(tokens) & self._special
-        ]
+        special = [self._template.decoded([token]) for token in set(tokens) & self._special]
         return self.reader.read(text, prompt=prompt, tools=tools, special=special)
 
     def _rendered(
         self, messages: Conversation, tools: Tools | None, add_generation_prompt: bool
     ) -> str:
-        arguments = {**self._arguments, "add_generation_prompt": add_generation_prompt}
-        return rendered(self._tokenizer, messages, tools=tools, arguments=arguments)
+        template = self._template.having(add_generation_prompt=add_generation_prompt)
+        return template.text(messages, tools)
 
 
 def seed_of(seed: int, tokens: Sequence[Any]) -> int:
@@ -307,8 +299,7 @@ _TOKEN_READERS: dict[tuple[str, str], TokenReader] = {}
 
 
 def misread(
-    tokenizer: "PreTrainedTokenizerBase",
-    arguments: Mapping[str, Any],
+    template: PromptTemplate,
     prompt: str,
     answer: Sequence[int],
     message: Message,
@@ -320,12 +311,11 @@ def misread(
     "True", or quotes within quotes. A model that learns such calls perfectly would get a low score.
     If no reader is known for the template's notation, nothing differs.
 
-    arguments: other arguments of the chat template. prompt: its text. answer: the tokens up to the
-    end of the turn.
+    prompt: its text. answer: the tokens up to the end of the turn.
     """
-    key = (str(tokenizer.chat_template), repr(arguments))
+    key = (str(template.tokenizer.chat_template), repr(template.arguments))
     if key not in _TOKEN_READERS:
-        _TOKEN_READERS[key] = TokenReader(tokenizer, arguments)
+        _TOKEN_READERS[key] = TokenReader(template)
     answers = _TOKEN_READERS[key]
     if not answers.reader.reads_calls:
         return ""

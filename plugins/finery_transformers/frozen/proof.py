@@ -1,14 +1,11 @@
 """Compares the prompts of a frozen template with those of the training."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from finery import DataError, StepError
 from finery.rows import Conversation, Row, split_turns
-from finery_transformers.chat import CALLED, TOOLS, rendered
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from finery_transformers.chat import CALLED, TOOLS, PromptTemplate
 
 _AROUND = 30
 """Characters shown on either side of a difference."""
@@ -73,13 +70,10 @@ def samples_of(rows: Iterable[Row]) -> Iterator[Sample]:
         yield Sample(f"the row {row['id']}", split_turns(row)[0], row.get("tools"))
 
 
-def prompt_or_none(
-    tokenizer: "PreTrainedTokenizerBase", sample: Sample, arguments: Mapping[str, Any]
-) -> str | None:
+def prompt_or_none(template: PromptTemplate, sample: Sample) -> str | None:
     """The text of a prompt; None if the template refuses it."""
-    asked = {**arguments, "add_generation_prompt": True}
     try:
-        return rendered(tokenizer, sample.messages, tools=sample.tools, arguments=asked)
+        return template.prompt(sample.messages, sample.tools)
     except DataError:
         return None
 

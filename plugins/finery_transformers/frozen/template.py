@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery import Artifact, Model, StepError
 from finery.rows import Conversation, Message, Row, Turns
-from finery_transformers.chat import SWITCHES, tokens_of, without_think_tags
+from finery_transformers.chat import SWITCHES, PromptTemplate, without_think_tags
 from finery_transformers.frozen.proof import Sample, check_same, prompt_or_none, samples, samples_of
-from finery_transformers.loading import load_tokenizer, template_arguments
+from finery_transformers.loading import load_template
 from finery_transformers.wrapping import literal, source_of, with_fixed_arguments
 
 if TYPE_CHECKING:
@@ -242,6 +242,11 @@ class FrozenTemplate(NamedTuple):
     system: str | None = ""
     clients: Mapping[str, Any] = MappingProxyType({})
 
+    @property
+    def trained(self) -> PromptTemplate:
+        """The template of the training."""
+        return PromptTemplate(self.tokenizer, self.arguments)
+
     def for_serving(self) -> "PreTrainedTokenizerBase":
         """The tokenizer with the frozen template."""
         return _with_template(self.tokenizer, self.source)
@@ -254,13 +259,12 @@ class FrozenTemplate(NamedTuple):
     def trained_tokens(self, sample: Sample) -> list[int] | None:
         """The prompt's token ids, as in training; None if the template refuses it."""
         text = self.trained_text(sample)
-        # The template writes the special tokens itself.
-        return None if text is None else tokens_of(self.tokenizer, text)
+        return None if text is None else self.trained.tokens(text)
 
     def trained_text(self, sample: Sample) -> str | None:
         """The prompt, as in training; None if the template refuses it."""
         asked = sample._replace(messages=with_system(sample.messages, self.system or ""))
-        return prompt_or_none(self.tokenizer, asked, self.arguments)
+        return prompt_or_none(self.trained, asked)
 
     def facts(self) -> dict[str, Any]:
         """The entry of `meta` for a frozen template."""
@@ -313,8 +317,8 @@ def frozen_template(
     may switch thinking on and off. rows: more prompts to compare, besides finery's own.
     `StepError` if a prompt differs, or if the template can't be frozen.
     """
-    tokenizer = load_tokenizer(model)
-    arguments = template_arguments(model)
+    template = load_template(model)
+    tokenizer, arguments = template.tokenizer, dict(template.arguments)
     source = source_of(tokenizer)
     if FROZEN_MARK in source:
         return FrozenTemplate(source, tokenizer, arguments)
@@ -381,6 +385,6 @@ def _prove(frozen: FrozenTemplate, rows: Iterable[Row]) -> None:
     other = frozen.for_serving()
 
     def of_frozen(sample: Sample, caller: Mapping[str, Any]) -> str | None:
-        return prompt_or_none(other, sample, caller)
+        return prompt_or_none(PromptTemplate(other, caller), sample)
 
     check_same(frozen.trained_text, of_frozen, frozen.samples(rows), frozen.fixed)

@@ -1,8 +1,9 @@
 """A row as tokens: the interface of all kinds of rows, and the kind with assistant turns."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 NO_LOSS = -100
 """The label that the cross entropy of torch ignores."""
@@ -20,37 +21,45 @@ class Answer(NamedTuple):
     label: str = ""
 
 
-class Proven(Protocol):
+class Proven:
     """A row as tokens, verified to be learnable, as a trainer's collator takes it.
 
-    row_id: the row's id, which the examples of a row share. size: tokens of its longest sequence.
-    sequences: number of its sequences. total_tokens, loss_tokens: tokens of its sequences, in all
-    and with loss.
+    row_id: the row's id, which the examples of a row share.
     """
 
-    @property
-    def row_id(self) -> str: ...
+    row_id: str
 
     @property
-    def size(self) -> int: ...
+    def sequences(self) -> int:
+        """The number of its sequences."""
+        return 1
 
     @property
-    def sequences(self) -> int: ...
+    def size(self) -> int:
+        """Tokens of its longest sequence."""
+        raise NotImplementedError
 
     @property
-    def total_tokens(self) -> int: ...
+    def total_tokens(self) -> int:
+        """Tokens of its sequences."""
+        return self.size
 
     @property
-    def loss_tokens(self) -> int: ...
+    def loss_tokens(self) -> int:
+        """Tokens of its sequences with loss."""
+        raise NotImplementedError
 
     def answers(self) -> list[Answer]:
         """Each sequence, split where its answer begins."""
+        raise NotImplementedError
 
     def columns(self) -> dict[str, Any]:
         """Column → value, as TRL's collator expects them."""
+        raise NotImplementedError
 
 
-class Example(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Example(Proven):
     """A conversation with assistant turns to learn: a row, or one of several parts of a row.
 
     `labels` has the length of `tokens`, with NO_LOSS where nothing is learned. part: its number
@@ -63,14 +72,10 @@ class Example(NamedTuple):
     part: int = 0
     turns: int = 1
 
-    sequences = 1
-
     @property
     def size(self) -> int:
         """Tokens of the conversation."""
         return len(self.tokens)
-
-    total_tokens = size
 
     @property
     def loss_tokens(self) -> int:

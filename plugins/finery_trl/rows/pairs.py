@@ -6,19 +6,21 @@ both have loss, and both end their turn. The two answers must also differ.
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from finery import DataError, outside_key
 from finery.advanced import some_of
 from finery.rows import Row, Turns, is_preference
-from finery_trl.rows.example import Answer
+from finery_trl.rows.example import Answer, Proven
 from finery_trl.rows.tokens import Reading, examples_of
 
 RATINGS = {True: True, False: False, "true": True, "false": False}
 """A row's label → whether its completion is good. The labels of a Dataset are text."""
 
 
-class Pair(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Pair(Proven):
     """A preference as tokens: `chosen` and `rejected` each follow `prompt`."""
 
     row_id: str
@@ -26,7 +28,10 @@ class Pair(NamedTuple):
     chosen: list[int]
     rejected: list[int]
 
-    sequences = 2
+    @property
+    def sequences(self) -> int:
+        """The prompt with each answer."""
+        return 2
 
     @property
     def size(self) -> int:
@@ -59,7 +64,8 @@ class Pair(NamedTuple):
         }
 
 
-class Rating(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rating(Proven):
     """A rated answer as tokens: whether the model should give it more or less often."""
 
     row_id: str
@@ -67,14 +73,10 @@ class Rating(NamedTuple):
     completion: list[int]
     desirable: bool
 
-    sequences = 1
-
     @property
     def size(self) -> int:
         """Tokens of prompt and answer."""
         return len(self.prompt) + len(self.completion)
-
-    total_tokens = size
 
     @property
     def loss_tokens(self) -> int:

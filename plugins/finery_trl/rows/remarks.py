@@ -167,10 +167,8 @@ class Remarks:
         )
 
     def _thinking(self) -> str:
-        from finery_transformers.chat import thinking_switch
-
         assert self._learn is not None
-        switch = thinking_switch(self._tokens.tokenizer, self._tokens.arguments)
+        switch = self._tokens.template.thinking_switch()
         if not self._thoughts and switch is None:
             return ""
         parts = []

@@ -2,13 +2,14 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from finery import DataError, Job, StepError, outside_key
 from finery.advanced import counted, some_of
 from finery.rows import Row
-from finery_trl.rows.example import NO_LOSS, Answer, Example
+from finery_trl.rows.example import NO_LOSS, Answer, Example, Proven
 
 if TYPE_CHECKING:
     from finery_trl.rows.tokens import Reading, Tokens
@@ -21,15 +22,15 @@ NEEDS_TEXT = (
 )
 
 
-class Block(NamedTuple):
-    """A sequence of documents, or of parts of documents, that don't attend to each other."""
+@dataclass(frozen=True, slots=True)
+class Block(Proven):
+    """A sequence of documents, or of parts of documents, that don't attend to each other.
 
+    row_id: of the first part.
+    """
+
+    row_id: str
     parts: Sequence[Example]
-
-    @property
-    def row_id(self) -> str:
-        """That of the first part."""
-        return self.parts[0].row_id
 
     @property
     def sequences(self) -> int:
@@ -40,8 +41,6 @@ class Block(NamedTuple):
     def size(self) -> int:
         """Tokens of the block."""
         return sum(part.size for part in self.parts)
-
-    total_tokens = size
 
     @property
     def loss_tokens(self) -> int:
@@ -80,7 +79,9 @@ def blocks_of(rows: Iterable[Row], reading: "Reading", *, packing: bool) -> list
             parts.append(Example(row_id, part, [NO_LOSS, *part[1:]], number))
     if not parts:
         raise DataError(f"{what}: there are no rows", fix="check the step that they come from")
-    blocks = _packed(parts, max_length) if packing else [Block([part]) for part in parts]
+    blocks = (
+        _packed(parts, max_length) if packing else [Block(part.row_id, [part]) for part in parts]
+    )
     _note_repeats(read, job, what)
     job.log(
         f"{what}: {counted(len(read), 'row')} with {counted(documents, 'document')} in "
@@ -166,7 +167,7 @@ def _packed(parts: Sequence[Example], size: int) -> list[Block]:
             blocks.append([])
         blocks[number].append(part)
         insort(rooms, (room - part.size, number))
-    return [Block(block) for block in blocks]
+    return [Block(block[0].row_id, block) for block in blocks]
 
 
 @outside_key

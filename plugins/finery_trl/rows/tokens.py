@@ -8,41 +8,48 @@ may take for values.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from finery import Job, Model, StepError, UsageError, outside_key
 from finery.rows import Row
-from finery_trl.rows.example import Answer, Example
+from finery_trl.rows.example import Answer, Example, Proven
 from finery_trl.rows.faults import Faults, Faulty
 from finery_trl.rows.turns import Learn, examples_of_row, prompt_of_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from finery_transformers.chat import PromptTemplate
+
 ANSWERS = Learn()
 """All assistant turns, as the template writes them."""
 
 
 class Tokens(NamedTuple):
-    """A tokenizer, the arguments of its chat template, and the token ids that end a turn.
+    """A tokenizer with its chat template, and the token ids that end a turn.
 
     base: the tokenizer of the base of an adapter, if its chat template is another one. date: today
     (`2026-11-26`), if the template writes it; else empty.
     """
 
-    tokenizer: "PreTrainedTokenizerBase"
-    arguments: dict[str, Any]
+    template: "PromptTemplate"
     ends: frozenset[int]
     base: "PreTrainedTokenizerBase | None" = None
     date: str = ""
 
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer of the template."""
+        return self.template.tokenizer
+
     @classmethod
     def of_model(cls, model: Model) -> Self:
         """The tokens of a model, see `of`."""
-        from finery_transformers.loading import base_of, load_tokenizer, template_arguments
+        from finery_transformers.loading import base_of, load_template, load_tokenizer
 
-        tokens = cls.of(load_tokenizer(model), template_arguments(model))
+        tokens = cls.of(*load_template(model))
         if model.format != "adapter":
             return tokens
         try:
@@ -53,38 +60,28 @@ class Tokens(NamedTuple):
         return tokens if same else tokens._replace(base=base)
 
     @classmethod
-    def of(cls, tokenizer: "PreTrainedTokenizerBase", arguments: dict[str, Any]) -> Self:
+    def of(cls, tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any]) -> Self:
         """Find the tokens that end a turn.
 
         Raises `StepError` for arguments that the template doesn't read, and for a template that
-        can't be trained on: its answers don't end with a
-        special token, or its prompts lack the header of an answer, so that the model would have to
-        write it.
+        can't be trained on: its answers don't end with a special token, or its prompts lack the
+        header of an answer, so that the model would have to write it.
         """
-        from finery_transformers.chat import end_of_turn
+        from finery_transformers.chat import PromptTemplate
         from finery_transformers.dates import writes_date
 
-        ends = end_of_turn(tokenizer, arguments)
-        _check_template(tokenizer, arguments, ends)
-        today = date.today().isoformat() if writes_date(tokenizer, arguments) else ""
-        return cls(tokenizer, arguments, frozenset(ends), date=today)
-
-    def ids(self, text: str) -> list[int]:
-        """Token ids of a text that the chat template wrote."""
-        from finery_transformers.chat import tokens_of
-
-        return tokens_of(self.tokenizer, text)
+        template = PromptTemplate(tokenizer, arguments)
+        ends = template.ends_of_turn()
+        _check_template(template, ends)
+        today = date.today().isoformat() if writes_date(template) else ""
+        return cls(template, frozenset(ends), date=today)
 
 
 @outside_key
-def _check_template(
-    tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any], ends: Set[int]
-) -> None:
+def _check_template(template: "PromptTemplate", ends: Set[int]) -> None:
     """Raise `StepError` if a template can't be trained on, see `Tokens.of`."""
-    from finery_transformers.chat import unasked_header
-
-    names = set(re.findall(r"[^\W\d]\w*", str(tokenizer.chat_template)))
-    for name in arguments:
+    names = set(re.findall(r"[^\W\d]\w*", str(template.tokenizer.chat_template)))
+    for name in template.arguments:
         if name not in names:  # a template would ignore a mistyped argument
             raise StepError(
                 f"the model's chat template doesn't read '{name}', an argument in "
@@ -97,7 +94,7 @@ def _check_template(
             "learn to stop",
             fix="use a chat template that writes an end-of-turn or EOS token",
         )
-    if header := unasked_header(tokenizer, arguments):
+    if header := template.unasked_header():
         text = json.dumps(header, ensure_ascii=False)
         fix = "{%- if add_generation_prompt %}{{- " + text + " }}{%- endif %}"
         raise StepError(
@@ -142,16 +139,14 @@ def examples_of(rows: Iterable[Row], reading: Reading, learn: Learn = ANSWERS) -
             continue
         faults.measure(examples)
         fitting = [example for example in examples if example.size <= reading.max_length]
-        yield from (example._replace(part=part) for part, example in enumerate(fitting))
+        yield from (replace(example, part=part) for part, example in enumerate(fitting))
     faults.refuse(learn.loss)
 
 
 def _with_switch(learn: Learn, tokens: Tokens) -> Learn:
     if learn.without_thinking == "template":
         return learn
-    from finery_transformers.chat import thinking_switch
-
-    switch = thinking_switch(tokens.tokenizer, tokens.arguments)
+    switch = tokens.template.thinking_switch()
     if switch is None:
         raise UsageError(
             "without_thinking: switch, but the model's chat template has no switch for thinking",
@@ -161,26 +156,19 @@ def _with_switch(learn: Learn, tokens: Tokens) -> Learn:
     return learn._replace(switch=switch)
 
 
-class Prompt(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Prompt(Proven):
     """A prompt as tokens, with its row, which may have an expected answer.
 
     For trainings whose model writes the answers itself. number: its place among the prompts, by
     which trainers name it. room: tokens of the longest answer.
     """
 
+    row_id: str
     number: int
     row: Row
     tokens: list[int]
     room: int
-
-    sequences = 1
-    loss_tokens = 0
-    """None, before the model answers."""
-
-    @property
-    def row_id(self) -> str:
-        """The id of the row."""
-        return str(self.row["id"])
 
     @property
     def size(self) -> int:
@@ -191,6 +179,11 @@ class Prompt(NamedTuple):
     def total_tokens(self) -> int:
         """Tokens of the prompt."""
         return len(self.tokens)
+
+    @property
+    def loss_tokens(self) -> int:
+        """None, before the model answers."""
+        return 0
 
     def answers(self) -> list[Answer]:
         """The prompt with an empty answer."""
@@ -211,7 +204,7 @@ def prompts_of(rows: Iterable[Row], reading: Reading, room: int) -> Iterator[Pro
     for row in rows:
         faults.read(row)
         try:
-            prompt = Prompt(number, row, prompt_of_row(row, reading.tokens), room)
+            prompt = Prompt(str(row["id"]), number, row, prompt_of_row(row, reading.tokens), room)
         except Faulty as error:
             faults.add(row, error)
             continue

@@ -95,7 +95,7 @@ def examples_of_row(row: Row, tokens: "Tokens", learn: Learn) -> list[Example]:
     messages, places = turns.conversation, learned_turns(turns, learn.loss)
     _check_turns(turns, places, learn)
     if learn.switch and not any(map(thinking_of, messages)):
-        tokens = tokens._replace(arguments={**tokens.arguments, **learn.switch})
+        tokens = tokens._replace(template=tokens.template.having(**learn.switch))
     try:
         _check_templates(row, messages, tokens)
         _check_tools(row, messages, tokens)
@@ -124,19 +124,16 @@ def prompt_of_row(row: Row, tokens: "Tokens") -> list[int]:
 
     Raises `Faulty` for a row without a prompt, and for one that the template refuses.
     """
-    from finery_transformers.chat import has_two_bos, prompt_tokens
-
     messages = Turns.of(row).prompt
     if not messages:
         raise Faulty(Fault.UNPROMPTED, [])
     try:
         _check_templates(row, messages, tokens)
         _check_tools(row, messages, tokens)
-        named: Any = {"tools": row.get("tools"), "arguments": tokens.arguments}
-        ids = prompt_tokens(tokens.tokenizer, messages, **named)
+        ids = tokens.template.prompt_tokens(messages, row.get("tools"))
     except DataError as error:
         raise Faulty(_refusal(row, messages, tokens), [error.what]) from error
-    if has_two_bos(tokens.tokenizer, ids):
+    if tokens.template.has_two_bos(ids):
         raise Faulty(Fault.BOS_TWICE, [])
     return ids
 
@@ -157,16 +154,15 @@ def _joined(row_id: str, turns: Sequence[_Turn]) -> Iterator[Example]:
 
 def _learned(row: Row, messages: Conversation, tokens: "Tokens", learn: Learn) -> _Turn:
     """The last of these messages as tokens, verified."""
-    from finery_transformers.chat import PromptDiffers, answer_tokens, prompt_text, rendered
+    from finery_transformers.chat import PromptDiffers
 
     _check_content(messages)
-    tokenizer = tokens.tokenizer
-    named: Any = {"tools": row.get("tools"), "arguments": tokens.arguments}
-    asked = prompt_text(tokenizer, messages[:-1], **named)
-    turn = _Written(row, messages, asked, rendered(tokenizer, messages, **named))
-    prompt = tokens.ids(asked)
+    template, tools = tokens.template, row.get("tools")
+    asked = template.prompt(messages[:-1], tools)
+    turn = _Written(row, messages, asked, template.text(messages, tools))
+    prompt = template.tokens(asked)
     try:
-        answer = answer_tokens(tokenizer, asked, turn.whole, prompt, tokens.ends)
+        answer = template.answer_tokens(asked, turn.whole, prompt, tokens.ends)
     except PromptDiffers as error:
         raise _difference_of(turn, prompt, tokens) from error
     _check_answer(turn, prompt, answer, tokens)
@@ -200,12 +196,9 @@ def _place_of_thinking(turn: _Written, tokens: "Tokens") -> tuple[int, int]:
     The place is found with a mark instead of the thinking, whose text may occur elsewhere in the
     answer.
     """
-    from finery_transformers.chat import rendered
-
     thought = thinking_of(turn.message)
     twin = [*turn.messages[:-1], _with_thought(turn.message, thought, THOUGHT)]
-    named: Any = {"tools": turn.row.get("tools"), "arguments": tokens.arguments}
-    head, mark, tail = rendered(tokens.tokenizer, twin, **named).partition(THOUGHT)
+    head, mark, tail = tokens.template.text(twin, turn.row.get("tools")).partition(THOUGHT)
     if not mark or len(head) < len(turn.prompt_text) or head + thought + tail != turn.whole:
         raise DataError("the thinking is written in another form, so it can't be masked")
     return len(head), len(head) + len(thought)
@@ -264,7 +257,7 @@ def _difference_of(turn: _Written, prompt: Sequence[int], tokens: "Tokens") -> F
     if _squeezed(thinking_of(turn.message)) not in _squeezed(turn.whole):
         return Faulty(Fault.THOUGHTLESS, _place(turn.messages))
     place = f"{turn.row['id']}: turn {len(turn.messages)}"
-    lines = _difference(place, tokens, prompt, tokens.ids(turn.whole))
+    lines = _difference(place, tokens, prompt, tokens.template.tokens(turn.whole))
     return Faulty(Fault.CHANGED, lines, _fix_of_thinking(turn, tokens))
 
 
@@ -273,15 +266,13 @@ def _check_answer(
     turn: _Written, prompt: Sequence[int], answer: Sequence[int], tokens: "Tokens"
 ) -> None:
     """Raise `Faulty` if an answer isn't what the row says, doesn't end, or can't be read back."""
-    from finery_transformers.chat import has_two_bos
-
     details = _place(turn.messages)
     _check_text(turn, details)
     if _is_empty(answer, tokens):
         raise Faulty(Fault.UNWRITTEN, details)
     if answer[-1] not in tokens.ends:
         raise Faulty(Fault.ENDLESS, details)
-    if has_two_bos(tokens.tokenizer, prompt):
+    if tokens.template.has_two_bos(prompt):
         raise Faulty(Fault.BOS_TWICE, details)
     if turn.message.get("tool_calls") and turn.row.get("tools"):
         _check_calls(turn, answer, tokens, details)
@@ -294,8 +285,9 @@ def _check_calls(
     from finery_transformers.answering.answers import misread
 
     length = next(i for i, token in enumerate(answer) if token in tokens.ends)
-    given = tokens.tokenizer, tokens.arguments
-    reason = misread(*given, turn.prompt_text, answer[:length], turn.message, turn.row["tools"])
+    reason = misread(
+        tokens.template, turn.prompt_text, answer[:length], turn.message, turn.row["tools"]
+    )
     if reason:
         raise Faulty(Fault.MISREAD, [f"{details[0]}: {reason}"])
 
@@ -322,9 +314,9 @@ def _check_text(turn: _Written, details: Sequence[str]) -> None:
 
 def _fix_of_thinking(turn: _Written, tokens: "Tokens") -> str:
     """The fix where the prompt's think block is what differs; else empty."""
-    from finery_transformers.chat import END_THINK, THINK, thinking_switch
+    from finery_transformers.chat import END_THINK, THINK
 
-    switch = thinking_switch(tokens.tokenizer, tokens.arguments)
+    switch = tokens.template.thinking_switch()
     prompt, thinks = turn.prompt_text.rstrip(), bool(thinking_of(turn.message))
     if prompt.endswith(THINK) and not thinks:
         off = "set `without_thinking: switch`, or " if switch else ""
@@ -357,14 +349,12 @@ def _uses_tools(row: Row, messages: Conversation) -> bool:
 @outside_key
 def _refusal(row: Row, messages: Conversation, tokens: "Tokens") -> Fault:
     """The fault of a row that a template refuses: because of its tools, or not."""
-    from finery_transformers.chat import rendered
-
     if not _uses_tools(row, messages):
         return Fault.REFUSED
     system = [m for m in messages[:1] if m.get("role") == "system"]
     plain = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "."}]
     try:
-        rendered(tokens.tokenizer, [*system, *plain], arguments=tokens.arguments)
+        tokens.template.text([*system, *plain])
     except DataError:
         return Fault.REFUSED
     return Fault.TOOLLESS
@@ -377,7 +367,7 @@ def _check_tools(row: Row, messages: Conversation, tokens: "Tokens") -> None:
         return
     from finery_transformers.capabilities import unwritten
 
-    lost = unwritten(tokens.tokenizer, messages, row.get("tools"), tokens.arguments)
+    lost = unwritten(tokens.template, messages, row.get("tools"))
     if lost:
         raise Faulty(Fault.TOOLLESS, [str(part) for part in lost[:3]])
 
@@ -387,13 +377,11 @@ def _check_templates(row: Row, messages: Conversation, tokens: "Tokens") -> None
     """Raise `Faulty` if the base's template writes the row differently."""
     if tokens.base is None:
         return
-    from finery_transformers.chat import rendered
-
-    named: Any = {"tools": row.get("tools"), "arguments": tokens.arguments}
+    templates = tokens.template._replace(tokenizer=tokens.base), tokens.template
     for number in range(1, len(messages) + 1):
-        texts = [rendered(t, messages[:number], **named) for t in (tokens.base, tokens.tokenizer)]
+        texts = [template.text(messages[:number], row.get("tools")) for template in templates]
         if texts[0] != texts[1]:
-            ids = [tokens.ids(text) for text in texts]
+            ids = [tokens.template.tokens(text) for text in texts]
             place = f"{row['id']}: turn {number}"
             lines = _difference(place, tokens, ids[0], ids[1], NAMES)
             raise Faulty(Fault.TWO_TEMPLATES, lines)

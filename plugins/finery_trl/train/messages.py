@@ -45,7 +45,7 @@ def _date_notes(step: "Training", tokens: "Tokens") -> list[str]:
     """A note on a chat template that writes today's date."""
     from finery_transformers.dates import writes_date
 
-    date = writes_date(tokens.tokenizer, tokens.arguments)
+    date = writes_date(tokens.template)
     if date is None:
         return []
     name = base_name(step.model)

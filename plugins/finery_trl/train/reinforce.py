@@ -37,7 +37,7 @@ class Rewarded(OnPolicyTrainer):
     ) -> None:
         self._rewards = rewards
         self._job = job
-        self._reader = TokenReader(tokens.tokenizer, tokens.arguments)
+        self._reader = TokenReader(tokens.template)
         self._samples: list[dict[str, Any]] = []
         functions = [rewards.of] * len(rewards.weights)
         super().__init__(*rest, tokens=tokens, reward_funcs=functions, **named)

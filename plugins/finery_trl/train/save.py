@@ -184,10 +184,8 @@ def _arguments(step: "Training", tokens: "Tokens", used: Mapping[str, Any]) -> d
     If thinking was switched off in the prompts of all rows, it is at inference.
     """
     if not _switches(step) or used["thinking"]:
-        return tokens.arguments
-    from finery_transformers.chat import thinking_switch
-
-    return {**tokens.arguments, **(thinking_switch(tokens.tokenizer, tokens.arguments) or {})}
+        return {**tokens.template.arguments}
+    return {**tokens.template.arguments, **(tokens.template.thinking_switch() or {})}
 
 
 def _quantization(step: "Training") -> dict[str, Any]:

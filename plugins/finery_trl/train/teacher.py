@@ -7,7 +7,6 @@ from finery import DataError, Model
 from finery.rows import Row, Turns
 from finery_local.facts import context_of
 from finery_prompt.engine import FixedMessages
-from finery_transformers.chat import prompt_tokens
 from finery_trl.model.loading import compute_dtype
 from finery_trl.rows.tokens import Tokens
 
@@ -84,8 +83,7 @@ class Teacher:
         messages = Turns.of(row).prompt
         for fixed in self._fixed:
             messages = fixed.before(messages)
-        named: Any = {"tools": row.get("tools"), "arguments": self._tokens.arguments}
-        return prompt_tokens(self._tokens.tokenizer, messages, **named)
+        return self._tokens.template.prompt_tokens(messages, row.get("tools"))
 
     def _check_tokens(self, student: Tokens) -> None:
         ours, theirs = (t.tokenizer.get_vocab() for t in (student, self._tokens))

@@ -258,7 +258,9 @@ class PretrainTrainer(SftTrainer):
         return 1
 
     def _fillers(self, rows: Sequence[Proven], size: int) -> list[Proven]:
-        return [Block([f]) for f in super()._fillers(rows, size) if isinstance(f, Example)]
+        return [
+            Block(f.row_id, [f]) for f in super()._fillers(rows, size) if isinstance(f, Example)
+        ]
 
 
 class Comparing(Reproducible):

@@ -38,8 +38,7 @@ def watcher(
             step.model,
             watching,
             trained=model,
-            tokenizer=tokens.tokenizer,
-            arguments=tokens.arguments,
+            template=tokens.template,
             dtype=dtype,
         )
         metrics: Metrics = evaluator.run(watching)
@@ -102,8 +101,7 @@ def live_engine(
         step.model,
         job,
         trained=model,
-        tokenizer=tokens.tokenizer,
-        arguments=tokens.arguments,
+        template=tokens.template,
         dtype=dtype,
     )
 

@@ -138,7 +138,7 @@ def chat_of(model: Model, keep: Collection["Kept"] = (), *, system: bool = True)
 
     frozen = frozen_template(model, keep=keep, system=system)
     tokenizer = frozen.for_serving()
-    ends = ends_of(model, tokenizer)
+    ends = ends_of(model, frozen.trained._replace(tokenizer=tokenizer))
     default = frozen.system if system else None
     return Chat(tokenizer, frozen.source, frozen.arguments, frozen.tools, ends, default)
 

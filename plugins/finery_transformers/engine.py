@@ -1,8 +1,7 @@
 """Answer prompts with a model on this machine: transformers' `generate`, in batches."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -22,7 +21,7 @@ from finery import (
 )
 from finery_local.facts import text_config
 from finery_transformers.answering import constraint
-from finery_transformers.hardware import exhausted, log_unused_gpu
+from finery_transformers.hardware import exhausted, explained, log_unused_gpu
 from finery_transformers.precision import auto_dtype, usable_gpus
 
 if TYPE_CHECKING:
@@ -168,7 +167,10 @@ class TransformersEngine(Engine):
         schemas = [reader.reader.schema_after(reader.end_of(p), sampling) for p in prompts]
         constraints = [self._constraints.begin(s, strict=sampling.strict) for s in schemas]
         # The caller's random state doesn't change.
-        with torch.no_grad(), torch.random.fork_rng(), _explained(prompts, sampling.max_tokens):
+        purpose = f"to answer {len(prompts)} prompts of up to {max(map(len, prompts))} tokens at "
+        purpose += f"once, with up to {sampling.max_tokens} tokens each"
+        memory = explained(lambda error: exhausted(error, purpose))
+        with torch.no_grad(), torch.random.fork_rng(), memory:
             torch.manual_seed(seed_of(sampling.seed, prompts))
             batch = generation.read(loaded.model, prompts, loaded.pad)
             answers = generation.answers(
@@ -293,18 +295,3 @@ def _ends(config: Any) -> set[int]:
     """The end-of-sequence ids of a generation config, which has none, one or a list."""
     ids = getattr(config, "eos_token_id", None)
     return {i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)}
-
-
-@contextmanager
-def _explained(prompts: list[list[int]], most: int) -> Iterator[None]:
-    """Turn an error about memory into a `StepError`. most: tokens of an answer."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        longest = max(map(len, prompts))
-        purpose = f"to answer {len(prompts)} prompts of up to {longest} tokens at once, with up to "
-        purpose += f"{most} tokens each"
-        explained = exhausted(error, purpose)
-        if explained is None:
-            raise
-        raise explained from error

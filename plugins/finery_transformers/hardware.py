@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from finery import Artifact, StepError, outside_key
@@ -102,6 +103,19 @@ def exhausted(error: BaseException, purpose: str, fix: str = ANSWERING) -> StepE
     return StepError(
         f"not enough {where}memory {purpose}", details=text.splitlines()[:1], fix=f"{fix}{others}"
     )
+
+
+@outside_key
+@contextmanager
+def explained(explain: Callable[[BaseException], StepError | None]) -> Iterator[None]:
+    """Turn an error into the `StepError` that explains it, if it does."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        other = explain(error)
+        if other is None:
+            raise
+        raise other from error
 
 
 @outside_key

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from finery import Model, StepError, outside_key
 from finery_transformers.chat import TEMPLATE_FILE, PromptTemplate
 from finery_transformers.gguf_speed import quick_gguf
-from finery_transformers.hardware import accelerator, not_loaded, record_config
+from finery_transformers.hardware import accelerator, explained, not_loaded, record_config
 from finery_transformers.imports import import_peft
 from finery_transformers.precision import auto_dtype, dtype_of
 from finery_transformers.wrapping import with_text_tools
@@ -80,17 +80,12 @@ def to_device(model: Any, log: Callable[[str], None] | None = None) -> None:
     """
     import torch
 
-    try:
+    with explained(not_loaded):
         model.to(accelerator())
         if model.dtype is torch.float16 and not _is_finite(model):
             model.float()
             if log is not None:
                 log("this model's values are too large for fp16: computing in fp32")
-    except RuntimeError as error:
-        other = not_loaded(error)
-        if other is None:
-            raise
-        raise other from error
 
 
 def _is_finite(model: Any) -> bool:

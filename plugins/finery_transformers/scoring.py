@@ -1,12 +1,11 @@
 """The likelihood of given answers under a model, computed with transformers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Model, StepError
 from finery.rows import Conversation
-from finery_transformers.hardware import exhausted
+from finery_transformers.hardware import exhausted, explained
 
 if TYPE_CHECKING:
     import torch
@@ -141,19 +140,6 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
     return batches
 
 
-@contextmanager
-def _explained(rows: int, longest: int) -> Iterator[None]:
-    """Turn an error about memory into a `StepError`."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        purpose = f"to score {rows} answers of up to {longest} tokens at once, prompts included"
-        explained = exhausted(error, purpose, "use shorter rows or a smaller model")
-        if explained is None:
-            raise
-        raise explained from error
-
-
 def _score(model: Any, rows: Sequence[tuple[int, list[int]]]) -> list[Likelihood]:
     import torch
 
@@ -162,7 +148,9 @@ def _score(model: Any, rows: Sequence[tuple[int, list[int]]]) -> list[Likelihood
     ids = torch.tensor([w + [0] * (longest - len(w)) for _, w in rows], device=device)
     mask = torch.tensor([[1] * len(w) + [0] * (longest - len(w)) for _, w in rows], device=device)
     first = min(asked for asked, _ in rows) - 1  # the position that predicts the first answer token
-    with torch.no_grad(), _explained(len(rows), longest):
+    purpose = f"to score {len(rows)} answers of up to {longest} tokens at once, prompts included"
+    fix = "use shorter rows or a smaller model"
+    with torch.no_grad(), explained(lambda error: exhausted(error, purpose, fix)):
         chosen = _log_probs(model, ids, mask, first).double().cpu()
     scores = []
     for (asked, whole), row in zip(rows, chosen, strict=True):

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
-        "trl.distill": "finery_trl.distill:Distill",
+        "trl.distill": "finery_trl.on_policy:Distill",
         "trl.dpo": "finery_trl.steps:Dpo",
-        "trl.grpo": "finery_trl.grpo:Grpo",
+        "trl.grpo": "finery_trl.on_policy:Grpo",
         "trl.kto": "finery_trl.steps:Kto",
         "trl.pretrain": "finery_trl.steps:Pretrain",
         "trl.sft": "finery_trl.steps:Sft",

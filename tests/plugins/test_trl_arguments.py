@@ -11,8 +11,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from finery import Model, UsageError
 from finery_trl.checks import DECIDED, annotations_of
-from finery_trl.distill import Distill
-from finery_trl.grpo import Grpo
+from finery_trl.on_policy import Distill, Grpo
 from finery_trl.steps import Dpo, Kto, Sft
 
 

@@ -14,7 +14,7 @@ from finery import DataError, Dataset, Model, UsageError
 from finery.rows import Row
 from finery.testing import TestJob, dataset
 from finery_prompt.model import PromptModel
-from finery_trl.distill import Distill
+from finery_trl.on_policy import Distill
 from finery_trl.rows.tokens import Tokens
 from finery_trl.settings import Lora
 from finery_trl.train import sharing
@@ -90,7 +90,7 @@ def test_the_teacher_scores_the_answers_after_its_own_prompts(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from finery_trl.train.distillation import DistillTrainer
+    from finery_trl.train.on_policy import DistillTrainer
 
     monkeypatch.setattr(sharing, "fits", lambda *_: shared)
     seen: list[tuple[Any, Any]] = []

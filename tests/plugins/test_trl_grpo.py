@@ -23,7 +23,7 @@ from finery_eval.steps.classification import Classification
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.rules import Rule, Rules
 from finery_judge.rubric import RubricJudge
-from finery_trl.grpo import Functions, Grpo
+from finery_trl.on_policy import Functions, Grpo
 from finery_trl.settings import Lora
 from finery_trl.train.checkpoints import history_of, is_stopped, last_whole, measured
 from finery_trl.train.rewards import Rewards, check_rewards
@@ -340,7 +340,7 @@ def loops(row, answer):
     assert values == {"word": [1, 1], "right": [1, 0], "also": [1, 1]}
     assert given.totals(values) == [2.5, 2]
     assert capfd.readouterr().out == ""
-    monkeypatch.setattr("finery_trl.train.functions.SECONDS", 0.1)
+    monkeypatch.setattr("finery_trl.train.rewards.SECONDS", 0.1)
     for name, reason in {
         "wrong": "'wrong' is '1' for row r0",
         "leaves": "'leaves' failed for row r0: SystemExit: 3",

@@ -64,7 +64,7 @@ def test_packed_rows_are_verified_in_the_dtype_of_the_training(
     """All weights are trained in fp32, which FlashAttention takes only under autocast."""
     import torch
 
-    from finery_trl.train.batches import prove_apart
+    from finery_trl.train.trainers import prove_apart
 
     step = Sft(model=tiny, rows=[data], lora=None, packing=True, dtype="bf16", **SMALL)
     trainer, rows = trainer_of(step, TestJob(tmp_path))

@@ -22,7 +22,7 @@ EXCEPTIONS = {
         "finery_synth.checks:_module": "names what `Generator.cache_key` names",
     },
     "runpy.run_path": {
-        "finery_trl.train.functions:load_functions": "executes files that are settings",
+        "finery_trl.train.rewards:load_functions": "executes files that are settings",
     },
     # -- what finery itself finds by name --------------------------------------------------------
     "finery.advanced.load_plugins": {

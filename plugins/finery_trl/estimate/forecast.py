@@ -23,6 +23,7 @@ from finery_trl.estimate.memory import (
     tokens_per_second,
 )
 from finery_trl.settings import Training
+from finery_trl.train.messages import ways_to_save
 from finery_trl.train.save import MEASURED_AS
 
 GIB = 2**30
@@ -345,17 +346,8 @@ def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> d
         return {"warning": "fp16 needs a GPU, and there is none here", "fix": "dtype: fp32"}
     if used.total <= here.free:
         return {}
-    ways = []
     rows = step.batch_size(lengths.longest)
-    if rows > 1:
-        ways.append(f"per_device_train_batch_size: {rows // 2}")
-    ways += [] if step.gradient_checkpointing else ["gradient_checkpointing: true"]
-    if step.lora is None:
-        if here.device == "cuda" and not step.optim.startswith("paged"):
-            ways.append("optim: paged_adamw_8bit")
-        ways.append("an adapter instead of all weights (lora: {})")
-    elif step.quantization is None:
-        ways.append("quantization: nf4")
+    ways = ways_to_save(step, rows, can_page=here.device == "cuda")
     if here.free == here.share:
         ways.insert(0, f"gpu_memory: {math.ceil(used.total / 2**30)}GB")
         limit = f"resources gives it {_gib(here.share)} GiB of a GPU"

@@ -1,6 +1,5 @@
 """The model of a training for the trainer: frozen weights, adapter, reference."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from finery import DataError, Job, Model, outside_key
@@ -16,6 +15,8 @@ from finery_trl.model.accelerators import Accelerators
 from finery_trl.model.targets import exclude_unadaptable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
     from peft import LoraConfig
     from transformers import PreTrainedModel

@@ -98,7 +98,8 @@ class Callback(TrainerCallback):
         # would have to agree on the time.
         is_long = self._step.lora is not None and args.world_size == 1 and self._unsaved.is_long()
         saves = is_long or schedule.saves_at(step, self._step.save_steps)
-        control.should_save = last or (saves and schedule.can_save_at(step))
+        has_new_answers = step % schedule.shared == 0  # else the next step learns from the same
+        control.should_save = last or (saves and has_new_answers)
         if due and self._watch is not None:
             self._job.progress(step, state.max_steps, "evaluating the model")
             metrics = self._watch(context["model"], step)
@@ -114,7 +115,7 @@ class Callback(TrainerCallback):
     def is_due(self, state: Any) -> bool:
         """Whether this optimizer step is followed by a validation."""
         step: int = state.global_step
-        return step >= state.max_steps or self._schedule.validates_at(step)
+        return step >= state.max_steps or step % self._schedule.validate == 0
 
     @outside_key
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
@@ -209,7 +210,7 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show the progress bar."""
-        self._show(state)
+        self._job.progress(state.global_step, state.max_steps)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock."""
@@ -240,10 +241,7 @@ class Progress(TrainerCallback):
         if "loss" in logs:
             self._report(logs, step, step == state.max_steps, args.world_size)
         if logs.keys() & {"loss", "eval_loss"}:
-            self._show(state)
-
-    def _show(self, state: Any) -> None:
-        self._job.progress(state.global_step, state.max_steps)
+            self._job.progress(state.global_step, state.max_steps)
 
     def _report(self, logs: dict[str, float], step: int, last: bool, processes: int) -> None:
         self._losses.append(logs["loss"])
@@ -311,7 +309,6 @@ class Overflow:
 
 def wider() -> str:
     """The dtype to use instead of fp16 on this machine."""
-    newer = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    if newer:
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
         return "set dtype: bf16, which has the range of fp32"
     return "set dtype: fp32, or dtype: bf16 on a GPU with compute capability 8.0 or later"

@@ -39,20 +39,25 @@ def card(name: str, meta: Mapping[str, Any], config: Mapping[str, Any], base: Ba
     name: of the model. meta: what `Model.meta` says. config: PEFT's adapter_config.json, empty for
     a model with all its weights.
     """
-    parts = [_front(meta, config, base), f"# {name}", _about(meta, config, base)]
-    parts += ["## Training", "\n".join(_facts(meta, config)), "## Loading"]
-    parts += [*_loading(meta, config, base)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _front(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> str:
-    """The front matter. JSON strings are YAML strings, too."""
-    lines = ["library_name: peft" if config else "library_name: transformers"]
-    if base.on_hub:
-        lines.append(f"base_model: {json.dumps(base.source)}")
+    front = ["---", "library_name: peft" if config else "library_name: transformers"]
+    if base.on_hub:  # JSON strings are YAML strings, too
+        front.append(f"base_model: {json.dumps(base.source)}")
     if meta.get("license"):
-        lines.append(f"license: {json.dumps(str(meta['license']))}")
-    return "\n".join(["---", *lines, "pipeline_tag: text-generation", "tags: [finery]", "---"])
+        front.append(f"license: {json.dumps(str(meta['license']))}")
+    front += ["pipeline_tag: text-generation", "tags: [finery]", "---"]
+    parts = ["\n".join(front), f"# {name}", _about(meta, config, base)]
+    parts += ["## Training", "\n".join(_facts(meta, config)), "## Loading"]
+    arguments = None
+    if config:
+        if not base.source:
+            file = f"the file `{_inline(base.file)}`" if base.file else "the base model"
+            parts.append(
+                f"This adapter doesn't name a repository for its base. Get {file}, and write its "
+                "folder below. `finery export STEP DIR --with-base` copies it along."
+            )
+        arguments = base_arguments(base.source or "FOLDER_OF_THE_BASE", base.revision, base.file)
+    code = loading_code('folder = "."  # this folder', meta.get("prompts", {}), meta, arguments)
+    return "\n\n".join([*parts, code]) + "\n"
 
 
 def _about(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> str:
@@ -89,18 +94,3 @@ def _facts(meta: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
         yield f"| adapted layers | {_inline(layers)} |"
     if "quantization" in meta and isinstance(meta["quantization"], Mapping):
         yield f"| base during training | in 4 bits ({meta['quantization'].get('kind')}) |"
-
-
-def _loading(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> Iterator[str]:
-    """The code that loads it, after what a reader must do first."""
-    arguments = None
-    if config:
-        if not base.source:
-            what = f"the file `{_inline(base.file)}`" if base.file else "the base model"
-            yield (
-                f"This adapter doesn't name a repository for its base. Get {what}, and write its "
-                "folder below. `finery export STEP DIR --with-base` copies it along."
-            )
-        arguments = base_arguments(base.source or "FOLDER_OF_THE_BASE", base.revision, base.file)
-    clients = meta.get("prompts", {})
-    yield loading_code('folder = "."  # this folder', clients, meta, arguments)

@@ -8,7 +8,8 @@ model. Imports torch inside functions.
 import errno
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import File, Job, StepError, UsageError, outside_key
@@ -25,29 +26,23 @@ if TYPE_CHECKING:
 
 @outside_key
 def training_notes(step: "Training", schedule: Schedule, tokens: "Tokens") -> list[str]:
-    """Notes on a training as a whole, whatever its rows."""
-    has_prompts = type(step).__spec__.learns != "text"
-    return [*_schedule_notes(step, schedule), *(_date_notes(step, tokens) if has_prompts else [])]
+    """Notes on a training as a whole, whatever its rows.
 
-
-def _schedule_notes(step: "Training", schedule: Schedule) -> list[str]:
-    """Notes on settings that need more optimizer steps than the training has."""
-    validates = step.validation is not None or step.watch is not None
-    if not validates or step.eval_steps is None or step.eval_steps <= schedule.steps:
-        return []
-    return [
-        f"eval_steps is {step.eval_steps}, but the training has {schedule.steps} optimizer steps: "
-        "its only validation is at the end"
-    ]
-
-
-def _date_notes(step: "Training", tokens: "Tokens") -> list[str]:
-    """A note on a chat template that writes today's date."""
+    On settings that need more optimizer steps than it has, and on a chat template that writes
+    today's date.
+    """
     from finery_transformers.dates import writes_date
 
-    date = writes_date(tokens.template)
+    notes = []
+    validates = step.validation is not None or step.watch is not None
+    if validates and step.eval_steps is not None and step.eval_steps > schedule.steps:
+        notes.append(
+            f"eval_steps is {step.eval_steps}, but the training has {schedule.steps} optimizer "
+            "steps: its only validation is at the end"
+        )
+    date = writes_date(tokens.template) if type(step).__spec__.learns != "text" else None
     if date is None:
-        return []
+        return notes
     name = base_name(step.model)
     whose = f"the chat template of {name}" if name else "the model's chat template"
     fix = (
@@ -56,14 +51,15 @@ def _date_notes(step: "Training", tokens: "Tokens") -> list[str]:
         else "`chat_template: ./chat.jinja`, a copy of the template with a fixed date,"
     )
     return [
+        *notes,
         f"{whose} writes today's date ({date.today}) in prompts: the model learns the day of its "
         f"training and is used on others, and a training on another day differs. Set {fix} on the "
-        "model to write the same date everywhere"
+        "model to write the same date everywhere",
     ]
 
 
 @outside_key
-def exhaustion(error: Exception, step: "Training", schedule: Schedule) -> StepError | None:
+def exhaustion(error: BaseException, step: "Training", schedule: Schedule) -> StepError | None:
     """The error to show if memory or disk space ran out, None for any other error."""
     text = str(error).strip()
     if is_out_of_memory(error):
@@ -71,22 +67,21 @@ def exhaustion(error: Exception, step: "Training", schedule: Schedule) -> StepEr
             f"not enough memory for {schedule.size} rows of up to {schedule.longest} tokens at "
             "once",
             details=text.splitlines()[:1],
-            fix=_less_memory(step, schedule.size),
+            fix=", or ".join(
+                [*ways_to_save(step, schedule.size), "a lower max_length", "a smaller model"]
+            ),
         )
-    if any(map(_lacks_space, _chain(error))):
-        return StepError(
-            "no disk space left for a checkpoint",
-            where=str(schedule.folder),
-            fix="free some space and build again: the training continues from its last checkpoint",
-        )
+    cause: BaseException | None = error
+    while cause is not None:  # an error, and those during whose handling it was raised
+        if _lacks_space(cause):
+            return StepError(
+                "no disk space left for a checkpoint",
+                where=str(schedule.folder),
+                fix="free some space and build again: the training continues from its last "
+                "checkpoint",
+            )
+        cause = cause.__cause__ or cause.__context__
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those during whose handling it was raised."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _lacks_space(error: BaseException) -> bool:
@@ -97,12 +92,18 @@ def _lacks_space(error: BaseException) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or written
 
 
-def _less_memory(step: "Training", size: int) -> str:
+@outside_key
+def ways_to_save(step: "Training", size: int, *, can_page: bool = False) -> list[str]:
+    """Settings with which a training needs less memory. size: rows in memory at once.
+
+    can_page: whether the states of its optimizer can be moved to main memory.
+    """
     ways = [f"per_device_train_batch_size: {size // 2}"] if size > 1 else []
     ways += [] if step.gradient_checkpointing else ["gradient_checkpointing: true"]
-    ways += ["quantization: nf4"] if step.lora and step.quantization is None else []
-    ways += [] if step.lora else ["an adapter instead of all weights (lora: {})"]
-    return ", or ".join([*ways, "a lower max_length", "a smaller model"])
+    if step.lora is not None:
+        return ways + (["quantization: nf4"] if step.quantization is None else [])
+    ways += ["optim: paged_adamw_8bit"] if can_page and not step.optim.startswith("paged") else []
+    return [*ways, "an adapter instead of all weights (lora: {})"]
 
 
 PROCESSES = "launch.processes"
@@ -201,7 +202,7 @@ def check_sharding(step: "Training") -> None:
     """Raise `StepError` if a training can't work with its `launch.config`."""
     if step.launch is None or step.launch.config is None or not step.launch.config.paths:
         return
-    config = _read(step)
+    config = _read(step.launch.config.path)
     if int(config.get("num_machines") or 1) > 1:
         raise _unsuitable(
             f"num_machines is {config['num_machines']}, but the recipe decides that",
@@ -223,12 +224,9 @@ def _unsuitable(reason: str, fix: str) -> StepError:
     return StepError(reason, where=CONFIG, fix=fix)
 
 
-def _read(step: "Training") -> Mapping[str, Any]:
+def _read(path: Path) -> Mapping[str, Any]:
     import yaml
 
-    assert step.launch is not None
-    assert step.launch.config is not None
-    path = step.launch.config.path
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,25 +1,33 @@
 """The rewards of answers: metrics of evaluators, and functions of a file."""
 
+import math
+import runpy
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from copy import deepcopy
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from finery import Completion, DataError, Job, Model, UsageError
+from finery import Completion, DataError, Job, Model, StepError, UsageError, outside_key
 from finery.advanced import did_you_mean
 from finery.rows import Row, Turns
+from finery.rows.templates.limits import TimeExceeded, time_limit
 from finery_eval.evaluator import BatchEvaluator
 from finery_eval.nested import Nested
-from finery_trl.train.functions import load_functions, reward_of
 from finery_trl.train.watch import QuietJob, live_engine
 
 if TYPE_CHECKING:
-    from finery_trl.grpo import Grpo
+    from finery_trl.on_policy import Functions, Grpo
     from finery_trl.rows.tokens import Tokens
 
 CHECKED, ASKED = 200, 20
 """Rows whose expected answers are rewarded before the training, and how many the model answers."""
+SECONDS = 30.0
+"""CPU time for loading a file with functions, and for rewarding an answer."""
+Function = Callable[[Row, Completion], Any]
 Values = dict[str, list[float | None]]
 """Reward → its value for each answer; None where it doesn't apply."""
 
@@ -188,6 +196,7 @@ class Rewards:
             values[name] = [reward_of(name, function, row, answer) for row, answer in pairs]
         return {name: values[name] for name in self.weights}
 
+    @outside_key
     def try_out(self, trainer: Any, tokens: "Tokens", rows: Sequence[Row], job: Job) -> None:
         """Log the rewards of expected answers and of answers of the model before the training.
 
@@ -301,3 +310,70 @@ def check_rewards(
             fix=fix,
         )
     return figures
+
+
+# -- functions of a user's file ------------------------------------------------------------------
+
+
+def load_functions(settings: "Functions") -> dict[str, Function]:
+    """The functions that have a weight. `UsageError` for a file that fails or lacks one of them."""
+    name, path = settings.file.names[0], str(settings.file.path)
+    try:
+        with _contained():
+            names = runpy.run_path(path)
+    except (Exception, SystemExit) as error:  # a user's code can raise anything
+        is_syntax = isinstance(error, SyntaxError) and error.filename == path
+        reason = f"isn't Python: {error}" if is_syntax else f"fails on import: {_in_words(error)}"
+        raise UsageError(
+            f"{name} {reason}", where="functions.file", fix="correct the file"
+        ) from error
+    usable = {key: value for key, value in names.items() if callable(value)}
+    for function in settings.weights:
+        if function not in usable:
+            raise UsageError(
+                f"{name} has no function named '{function}'",
+                where="functions.weights",
+                fix=did_you_mean(function, usable) or f"write one: def {function}(row, answer): …",
+            )
+    return {function: usable[function] for function in settings.weights}
+
+
+def reward_of(name: str, function: Function, row: Row, answer: Completion) -> float | None:
+    """A function's value for an answer. `StepError` if it fails, or if that is no number.
+
+    It gets copies, so that it can't change what another one sees.
+    """
+    try:
+        with _contained():
+            value = function(deepcopy(row), deepcopy(answer))
+    except (Exception, SystemExit) as error:
+        raise StepError(
+            f"the reward '{name}' failed for row {row['id']}: {_in_words(error)}",
+            where="functions",
+            details=[f"answer: {answer.text[:200]!r}"],
+            fix="correct the function",
+        ) from error
+    if value is None:
+        return None
+    number = math.nan
+    if isinstance(value, SupportsFloat):  # also numbers of numpy and torch
+        with suppress(TypeError, ValueError, OverflowError, RuntimeError):
+            number = float(value)
+    if not math.isfinite(number):
+        raise StepError(
+            f"the reward '{name}' is {value!r:.80} for row {row['id']}, not a finite number",
+            where="functions",
+            fix="return a number, True, False, or None if the reward doesn't apply",
+        )
+    return number
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """Limit the CPU time, and keep what is printed out of results on stdout."""
+    with redirect_stdout(sys.stderr), time_limit(SECONDS):
+        yield
+
+
+def _in_words(error: BaseException) -> str:
+    return f"it {error}" if isinstance(error, TimeExceeded) else f"{type(error).__name__}: {error}"

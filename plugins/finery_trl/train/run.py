@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Dataset, Job, Model, outside_key
-from finery_transformers.hardware import accelerator, record
+from finery_transformers.hardware import accelerator, explained, record
 from finery_transformers.imports import import_peft
 from finery_trl.model.loading import check_rows, compute_dtype
 from finery_trl.model.targets import check_targets
@@ -109,15 +109,16 @@ def _train(step: "Training", schedule: Schedule, tokens: Tokens, rows: Rows, job
 
     Raises `StepError` if the loss diverges, or if memory or disk space runs out.
     """
-    with explained(step, schedule):
+    with explained(lambda error: exhaustion(error, step, schedule)):
         try:
             return _train_with(step, schedule, tokens, rows, job, strict=True)
         except RuntimeError as error:
-            if not lacks_kernel(error):
+            if "use_deterministic_algorithms(True" not in str(error):
                 raise
+            operation = str(error).strip().partition(" ")[0]
             job.log(
-                f"{lacking_operation(error)} has no deterministic kernel on this machine: a "
-                "training with equal inputs can end with other digits"
+                f"{operation} has no deterministic kernel on this machine: a training with equal "
+                "inputs can end with other digits"
             )
         # Outside of the handler, whose error holds the model in memory.
         return _train_with(step, schedule, tokens, rows, job, strict=False)
@@ -144,19 +145,6 @@ def _train_with(
         if not trainer.accelerators.unsloth:  # it has its own attention
             hardware["attention"] = trainer.model.config._attn_implementation
         return Outcome(*counts, names, trainer.progress.measured(), hardware)
-
-
-@outside_key
-@contextmanager
-def explained(step: "Training", schedule: Schedule) -> Iterator[None]:
-    """Turn errors about memory or disk space into a `StepError`."""
-    try:
-        yield
-    except (RuntimeError, MemoryError, OSError) as error:
-        explanation = exhaustion(error, step, schedule)
-        if explanation is None:
-            raise
-        raise explanation from error
 
 
 @outside_key
@@ -319,16 +307,6 @@ def deterministic(*, strict: bool) -> Iterator[None]:
             torch.cuda.empty_cache()
         elif accelerator() == "mps":
             torch.mps.empty_cache()
-
-
-def lacks_kernel(error: Exception) -> bool:
-    """Whether torch raised an error because an operation has no deterministic kernel here."""
-    return "use_deterministic_algorithms(True" in str(error)
-
-
-def lacking_operation(error: Exception) -> str:
-    """The operation that such an error names."""
-    return str(error).strip().partition(" ")[0]
 
 
 @contextmanager

@@ -69,10 +69,6 @@ class Schedule(NamedTuple):
         """The schedule for rows as tokens."""
         return cls.of(step, len(rows), max(row.size for row in rows), job)
 
-    def validates_at(self, step: int) -> bool:
-        """Whether a validation is due after this optimizer step, apart from the last one."""
-        return step % self.validate == 0
-
     def saves_at(self, step: int, every: int | None) -> bool:
         """Whether a checkpoint is due after this optimizer step, apart from the last one.
 
@@ -80,10 +76,6 @@ class Schedule(NamedTuple):
         """
         intervals = [self.validate, self.epoch_steps, *([every] if every else [])]
         return any(step % interval == 0 for interval in intervals)
-
-    def can_save_at(self, step: int) -> bool:
-        """Whether the next optimizer step begins with new answers."""
-        return step % self.shared == 0
 
 
 @dataclass

@@ -11,7 +11,7 @@ from finery_trl.model.loading import compute_dtype
 from finery_trl.rows.tokens import Tokens
 
 if TYPE_CHECKING:
-    from finery_trl.distill import Distill
+    from finery_trl.on_policy import Distill
 
 FORMATS = ("transformers", "adapter", "gguf")
 OFF_POLICY = "or let the teacher write answers (synth.answer), and learn them with trl.sft"

@@ -18,10 +18,10 @@ from trl.trainer.kto_trainer import KTOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
+from finery import StepError
 from finery_trl.rows.example import NO_LOSS, Example, Proven
 from finery_trl.rows.text import Block
 from finery_trl.train import sharing
-from finery_trl.train.batches import prove_apart, prove_batches
 from finery_trl.train.callbacks import Callback
 from finery_trl.train.schedule import RandomOrder, missing_rows
 
@@ -418,3 +418,68 @@ def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def _as_dataset(examples: Sequence[Proven]) -> Any:
     columns = [e.columns() for e in examples]
     return Dataset.from_dict({name: [c[name] for c in columns] for name in columns[0]})
+
+
+# -- the batches match the rows -------------------------------------------------------------------
+
+
+def prove_batches(trainer: Any, examples: "Sequence[Proven]", tokens: "Tokens") -> None:
+    """Check all batches of the first epoch as the model will see them.
+
+    The loss of each row must be on its own tokens, begin after the first one and end with an end of
+    turn (unless the trainer is for text), and the batches of all processes must contain exactly the
+    loss tokens of all rows, except where accelerate repeats rows. Raises `StepError` otherwise.
+    """
+    loss_tokens = sequences = 0
+    with torch.random.fork_rng():  # a data loader uses the random state of torch
+        for batch in trainer.get_train_dataloader():
+            for ids, learned in trainer.learned(batch):
+                if not learned and trainer.fillers:
+                    continue
+                is_open = trainer.ends and learned and ids[learned[-1]] not in tokens.ends
+                if not learned or learned[0] == 0 or is_open:
+                    raise StepError(
+                        "a batch doesn't match its rows: the collator of this version of TRL isn't "
+                        "supported",
+                        details=[repr(tokens.tokenizer.decode(ids))],
+                        fix="install a version of trl that finery supports",
+                    )
+                loss_tokens, sequences = loss_tokens + len(learned), sequences + 1
+    if trainer.accelerator.num_processes > 1:
+        if not trainer.fills:
+            return
+        share = torch.tensor([sequences, loss_tokens], device=trainer.accelerator.device)
+        sequences, loss_tokens = trainer.accelerator.reduce(share, "sum").tolist()
+    expected = (sum(e.sequences for e in examples), sum(e.loss_tokens for e in examples))
+    if (sequences, loss_tokens) != expected:
+        raise StepError(
+            f"an epoch has {sequences} sequences with {loss_tokens} loss tokens, not "
+            f"{expected[0]} with {expected[1]}",
+            fix="install a version of trl that finery supports",
+        )
+
+
+def prove_apart(trainer: Any, examples: "Sequence[Proven]") -> None:
+    """Run a row after two different neighbors: its logits must not differ.
+
+    Only positions separate packed rows, and the attention has to respect them. The model runs under
+    autocast as in the training, since FlashAttention takes no fp32, in which trained weights are.
+    Raises `StepError` if it doesn't.
+    """
+    columns = sorted((e.columns()["input_ids"] for e in examples), key=len)
+    row, neighbour = columns[0], columns[-1]
+    model = trainer.model
+    logits = []
+    for before in (neighbour, neighbour[::-1]):
+        ids = torch.tensor([[*before, *row]], device=model.device)
+        places = torch.tensor([[*range(len(before)), *range(len(row))]], device=model.device)
+        with torch.no_grad(), trainer.accelerator.autocast():
+            output = model(input_ids=ids, position_ids=places, use_cache=False)
+        logits.append(output.logits[0, len(before) :].float())
+    # Bit-equal with most kernels; a contaminated row differs by far more than rounding.
+    if (logits[0] - logits[1]).abs().max() > 0.01 * logits[0].abs().max():
+        raise StepError(
+            "packing would let rows see their neighbors: this model's attention doesn't separate "
+            "the rows of a sequence",
+            fix="packing: false",
+        )

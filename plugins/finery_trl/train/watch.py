@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from finery import CachedEngine, Engine, Job, Metrics, Model, outside_key
+from finery import CachedEngine, Engine, Job, Metrics, Model
 from finery.advanced import Budget
 from finery.rows.files import PREDICTIONS
 
@@ -25,8 +25,6 @@ def watcher(
     step: "Training", tokens: "Tokens", dtype: "torch.dtype", job: Job
 ) -> Callable[[Any, int], dict[str, float]]:
     """(model, optimizer step) → the metrics of `step.watch`, which must be set."""
-    from finery_transformers.engine import LiveEngine
-
     evaluator = step.watch
     assert evaluator is not None
 
@@ -34,13 +32,7 @@ def watcher(
         # Each of several processes answers all rows, and reads the files of its own evaluation.
         rank = os.environ.get("RANK", "0")
         watching = QuietJob(job.scratch / "watch" / f"{at}-{rank}")
-        watching.live = LiveEngine(
-            step.model,
-            watching,
-            trained=model,
-            template=tokens.template,
-            dtype=dtype,
-        )
+        watching.live = live_engine(step, tokens, dtype, model, watching)
         metrics: Metrics = evaluator.run(watching)
         (scores,) = metrics.report().scores.values()
         return {metric: score.value for metric, score in scores.items()}
@@ -90,20 +82,13 @@ def _is_lower(job: Job, before: int, after: int, metric: str) -> bool:
     return fall is not None and fall.value < 0 and fall.p_value < SIGNIFICANT
 
 
-@outside_key
 def live_engine(
     step: "Training", tokens: "Tokens", dtype: "torch.dtype", model: Any, job: Job
 ) -> Engine:
     """Answers with the model in training."""
     from finery_transformers.engine import LiveEngine
 
-    return LiveEngine(
-        step.model,
-        job,
-        trained=model,
-        template=tokens.template,
-        dtype=dtype,
-    )
+    return LiveEngine(step.model, job, trained=model, template=tokens.template, dtype=dtype)
 
 
 class QuietJob(Job):

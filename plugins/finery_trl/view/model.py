@@ -35,7 +35,7 @@ from finery_trl.view.curves import (
     series,
     verdict,
 )
-from finery_trl.view.plot import comparison_plot, curve_plot, curve_tiles, sample_record
+from finery_trl.view.plot import comparison_plot, curve_parts, sample_record
 from finery_trl.view.weights import SUFFIX, weights_difference
 
 GIB = 2**30
@@ -61,10 +61,8 @@ class CurveView(View):
 
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
         """The verdict on the curve."""
-        points = curve_of(output)
-        if points is None:
-            return {}
-        return {"verdict": msgspec.to_builtins(verdict(points, kept_step(output.manifest)))}
+        judged = verdict_on(output)
+        return {} if judged is None else {"verdict": msgspec.to_builtins(judged)}
 
     def facts(self, output: Output) -> Mapping[str, Any]:
         """`meta`, the share of parameters that were trained, and the speed and memory of that."""
@@ -115,12 +113,9 @@ class CurveView(View):
 
     def remarks(self, output: Output) -> Iterator[Remark]:
         """The verdict on the curve, with advice only if something is wrong."""
-        points = curve_of(output)
-        if points is None:
-            return
-        judged = verdict(points, kept_step(output.manifest))
-        remark = remark_of(judged)
-        yield remark if judged.is_bad else Remark(remark.text)
+        if judged := verdict_on(output):
+            remark = remark_of(judged)
+            yield remark if judged.is_bad else Remark(remark.text)
 
 
 def remark_of(judged: Verdict) -> Remark:
@@ -147,6 +142,13 @@ def curve_of(output: Output) -> list[Point] | None:
         ) from error
 
 
+def verdict_on(output: Output) -> Verdict | None:
+    """The verdict on an output's curve, None if it has none."""
+    points = curve_of(output)
+    step = output.manifest.meta.get("best_step")
+    return None if points is None else verdict(points, step if isinstance(step, int) else None)
+
+
 def samples_of(output: Output) -> list[dict[str, Any]]:
     """Answers of the model during its training, in order; empty if none were kept."""
     from finery_trl.train.save import SAMPLES
@@ -155,12 +157,6 @@ def samples_of(output: Output) -> list[dict[str, Any]]:
         return []
     text = output.artifact.file(SAMPLES).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
-
-
-def kept_step(manifest: Manifest) -> int | None:
-    """The optimizer step of a trained model's weights, if the model states it."""
-    step = manifest.meta.get("best_step")
-    return step if isinstance(step, int) else None
 
 
 def measured(manifest: Manifest) -> dict[str, str]:
@@ -182,10 +178,9 @@ def measured(manifest: Manifest) -> dict[str, str]:
 
 def _curve_sections(output: Output, context: Context) -> Iterator[Section]:
     """The curve with its verdict, and the newest answers; nothing without a curve."""
-    points = curve_of(output)
-    if points is None:
+    points, judged = curve_of(output), verdict_on(output)
+    if points is None or judged is None:
         return
-    judged = verdict(points, kept_step(output.manifest))
     statement: Part = remark_of(judged)
     if context.medium == "page":  # which begins with it
         statement = Finding(
@@ -193,7 +188,7 @@ def _curve_sections(output: Output, context: Context) -> Iterator[Section]:
             " ".join(lines(judged)),
             "bad" if judged.is_bad else "good" if judged.state in SOUND else "info",
         )
-    yield Section("Curves", [*_curve(points, judged), statement], rank=10)
+    yield Section("Curves", [*curve_parts(points, judged), statement], rank=10)
     if samples := samples_of(output):
         newest = map(sample_record, reversed(samples))
         records = Records(newest, len(samples), shown=context.detail.rows)
@@ -202,14 +197,10 @@ def _curve_sections(output: Output, context: Context) -> Iterator[Section]:
 
 def _training(output: Output) -> Section:
     """A trained model in a report."""
-    points = curve_of(output) or []
+    points, judged = curve_of(output), verdict_on(output)
     note = ", ".join(f"{name} {value}" for name, value in measured(output.manifest).items())
-    judged = verdict(points, kept_step(output.manifest))
-    return Section(output.title, [remark_of(judged), *_curve(points, judged)], note=note)
-
-
-def _curve(points: Sequence[Point], judged: Verdict) -> list[Part]:
-    return [curve_tiles(points, judged), curve_plot(points, judged.kept_step)]
+    parts = [] if judged is None else [remark_of(judged), *curve_parts(points or (), judged)]
+    return Section(output.title, parts, note=note)
 
 
 def difference_of(before: Sequence[Point], after: Sequence[Point]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finery.views import Axis, Field, Plot, Record, Series, Tile, Tiles
+from finery.views import Axis, Field, Part, Plot, Record, Series, Tile, Tiles
 from finery_trl.view.curves import Point, Verdict, label, metrics, series, smoothed
 
 SMOOTHED_FROM = 30
@@ -89,6 +89,11 @@ def curve_tiles(points: Sequence[Point], judged: Verdict) -> Tiles:
         last = max((int(p["step"]) for p in points), default=judged.kept_step)
         tiles.append(Tile("kept weights", f"step {judged.kept_step}", f"of {last}"))
     return Tiles(tiles)
+
+
+def curve_parts(points: Sequence[Point], judged: Verdict) -> list[Part]:
+    """The most important numbers, and the plot."""
+    return [curve_tiles(points, judged), curve_plot(points, judged.kept_step)]
 
 
 def sample_record(sample: Mapping[str, Any]) -> Record:

@@ -129,10 +129,10 @@ def training(case: dict[str, Any], model: Any, rows: Any) -> Any:
 def estimates(step: Any, model: Any) -> dict[str, Any]:
     """Bytes by the arithmetic with the rows' true lengths, and with those that a plan guesses."""
     from finery_trl.estimate import architecture as facts
-    from finery_trl.estimate.forecast import lengths_of_rows, memory_of
+    from finery_trl.estimate.forecast import measured, memory_of
 
     sizes, here = facts.of_artifact(model), facts.machine()
-    guessed = lengths_of_rows(step.rows[0], step.max_length)
+    guessed = measured(step.rows[0], step.max_length)
     true = true_lengths(step, model, guessed)
     return {
         "planned": memory_of(step, sizes, guessed, here).total,

@@ -193,7 +193,8 @@ class _Twin:
         name = str(function.get("name"))
         mark = self._new(number, f"the call of {name}")
         self._names |= {call.get("id"): mark, name: mark}
-        arguments = _arguments_of(call)
+        given = function.get("arguments", {})
+        arguments = (json.loads(given or "{}") if isinstance(given, str) else given) or {}
         what = f"an argument of the call of {name}"
         marked = dict(self._argument(number, f"{what} ({k})", k, v) for k, v in arguments.items())
         return {**call, "function": {**function, "name": mark, "arguments": marked}}
@@ -234,12 +235,6 @@ NUMBER = 730_000_000
 def _mark(number: int) -> str:
     """A word that no row has, and that no template changes."""
     return f"finery{number:04d}mark"
-
-
-def _arguments_of(call: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = call.get("function", {}).get("arguments", {})
-    decoded = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
-    return dict(decoded or {})
 
 
 def _not_objects(messages: Conversation) -> Iterator[Unwritten]:

@@ -302,6 +302,13 @@ def without_think_tags(message: Message) -> Message:
     return {**split, "reasoning_content": thought.reasoning} if thought.reasoning else split
 
 
+def thinking_of(message: Message) -> str:
+    """The thinking of an assistant's message, from its own key or a think block in the text."""
+    if message.get("role") != "assistant":
+        return ""
+    return str(without_think_tags(message).get("reasoning_content") or "").strip()
+
+
 def _with_thinking(tokenizer: "PreTrainedTokenizerBase", messages: Conversation) -> Conversation:
     """The messages with their thinking where the template reads it.
 

@@ -123,9 +123,11 @@ def not_loaded(error: BaseException) -> StepError | None:
     """The error to show if a model can't be loaded for a reason that isn't in its files."""
     text = str(error).strip()
     if "bitsandbytes" in text.lower() and isinstance(error, (RuntimeError, ImportError)):
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        named = [line for line in lines if line.startswith("Original error:")]
         return StepError(
             "quantization needs bitsandbytes, which can't be used here",
-            details=[_cause(text)],
+            details=(named or lines)[:1],
             fix="`python -m bitsandbytes` shows what is missing; or remove `quantization`",
         )
     if "compressed" in text and isinstance(error, ImportError):
@@ -135,10 +137,3 @@ def not_loaded(error: BaseException) -> StepError | None:
             fix="let vLLM answer: `{use: vllm.model, model: …}`; or pip install compressed-tensors",
         )
     return exhausted(error, "to load the model", LOADING)
-
-
-def _cause(text: str) -> str:
-    """The line of bitsandbytes' long text that names the cause."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    named = [line for line in lines if line.startswith("Original error:")]
-    return (named or lines)[0]

@@ -58,8 +58,14 @@ def _auto_dtype(*_variables: str | None) -> str:
     if gpus:
         return min((dtype_of(gpu.capability) for gpu in gpus), key=DTYPES.index)
     # Finery doesn't list AMD's GPUs, which torch uses by ROCm. They multiply bf16.
-    has_rocm = os.path.exists("/dev/kfd") and _HIP.search(_torch_version() or "")
-    return "bf16" if has_rocm or _cpu_multiplies_bf16() else "fp32"
+    if os.path.exists("/dev/kfd") and _HIP.search(_torch_version() or ""):
+        return "bf16"
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = file.read(_FLAGS_BYTES)
+    except OSError:
+        return "fp32"
+    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
 
 
 @outside_key
@@ -111,12 +117,3 @@ def _torch_version() -> str | None:
         return Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
     except OSError:
         return None
-
-
-def _cpu_multiplies_bf16() -> bool:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = file.read(_FLAGS_BYTES)
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

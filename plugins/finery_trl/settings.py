@@ -127,12 +127,14 @@ class Training(
     class is the interface that the training code knows. estimated: whether this plugin's formulas
     estimate the memory and time of the training. on_policy: whether the model writes the answers
     that it learns from. config: TRL's configuration class. watches_start: whether `watch` also
-    tests the model before the training. batch_tokens: in memory at once by default.
+    tests the model before the training. compares: whether the method compares with a reference, the
+    model before the training. batch_tokens: in memory at once by default.
     """
 
     estimated: ClassVar[bool] = True
     on_policy: ClassVar[bool] = False
     watches_start: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
     batch_tokens: ClassVar[int] = 8192
     config: ClassVar[str] = "trl.trainer.sft_config:SFTConfig"
 
@@ -384,11 +386,6 @@ class Training(
     def nodes(self) -> int:
         """On how many machines it trains."""
         return 1 if self.launch is None else self.launch.nodes
-
-    @property
-    def compares(self) -> bool:
-        """Whether the method compares with a reference: the model before the training."""
-        return False
 
     @property
     def keeps_reference(self) -> bool:

@@ -241,7 +241,9 @@ class Pretrain(TrlTraining, learns="text"):
 
 
 class Preference(TrlTraining, learns="preferences"):
-    """Train on better and worse answers."""
+    """Train on better and worse answers. The reference is the model before the training."""
+
+    compares = True
 
     model: Model = takes(
         role="base",
@@ -262,11 +264,6 @@ class Preference(TrlTraining, learns="preferences"):
     learning_rate: float = setting(
         5e-6, gt=0, help="Peak learning rate, far lower than in supervised fine-tuning."
     )
-
-    @property
-    def compares(self) -> bool:
-        """True: the reference is the model before the training."""
-        return True
 
 
 class Dpo(Preference):
@@ -341,17 +338,15 @@ class Dpo(Preference):
             "label_smoothing": self.label_smoothing,
             "precompute_ref_log_probs": self.precompute_ref_log_probs,
         }
-        return DpoTrainer, DPOConfig, {**settings, **self._losses()}
+        if self.sft_weight:
+            losses = {"loss_type": [self.loss_type, "sft"], "loss_weights": [1.0, self.sft_weight]}
+            return DpoTrainer, DPOConfig, {**settings, **losses}
+        return DpoTrainer, DPOConfig, {**settings, "loss_type": [self.loss_type]}
 
     @property
     def keeps_reference(self) -> bool:
         """False if it is only needed before the training, when it is the model itself."""
         return not self.precompute_ref_log_probs
-
-    def _losses(self) -> dict[str, Any]:
-        if not self.sft_weight:
-            return {"loss_type": [self.loss_type]}
-        return {"loss_type": [self.loss_type, "sft"], "loss_weights": [1.0, self.sft_weight]}
 
 
 class Kto(Preference, learns="ratings"):

@@ -133,16 +133,16 @@ class AnswerReader:
             thinking, text = thought.reasoning, thought.text if thought.is_closed else ""
             written = unread = text
         reasoning = thinking and plain(thinking)
-        if tools and self._calls is not None:
+        if tools and self.read_calls is not None:
             try:
-                text, calls = self._calls(written, tools)
+                text, calls = self.read_calls(written, tools)
             except BadCall as error:
                 return Parsed(unread, reasoning, call_error=str(error))
             return Parsed(plain(text), reasoning, _in_openai_shape(calls))
         return Parsed(plain(text), reasoning)
 
     @cached_property
-    def _calls(self) -> CallReader | None:
+    def read_calls(self) -> CallReader | None:
         """The reader of the template's tool calls; None if none reads what it writes."""
         try:
             written = _written_call(self._render)
@@ -152,17 +152,12 @@ class AnswerReader:
         return next((read for read in readers if _reads(read, written)), None)
 
     @cached_property
-    def reads_calls(self) -> bool:
-        """Whether the calls that the template writes can be read."""
-        return self._calls is not None
-
-    @cached_property
     def _obstacle(self) -> str:
         """Why the model can't have tools; empty if it can."""
         prompt: Conversation = [{"role": "user", "content": _QUESTION}]
         if self._render(prompt, _PROBE_TOOLS, True) == self._render(prompt, None, True):
             return "the model's chat template leaves out the tools of a row"
-        if not self.reads_calls:
+        if self.read_calls is None:
             return "the tool calls that the model's chat template writes can't be read"
         return ""
 
@@ -317,7 +312,7 @@ def misread(
     if key not in _TOKEN_READERS:
         _TOKEN_READERS[key] = TokenReader(template)
     answers = _TOKEN_READERS[key]
-    if not answers.reader.reads_calls:
+    if answers.reader.read_calls is None:
         return ""
     raw = answers.text(answer)
     parsed = answers.parts(raw, answer, prompt=prompt, tools=[dict(tool) for tool in tools])

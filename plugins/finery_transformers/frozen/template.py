@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finery import Artifact, Model, StepError
 from finery.rows import Conversation, Message, Row, Turns
-from finery_transformers.chat import SWITCHES, PromptTemplate, without_think_tags
+from finery_transformers.chat import SWITCHES, PromptTemplate, thinking_of
 from finery_transformers.frozen.proof import Sample, check_same, prompt_or_none, samples, samples_of
 from finery_transformers.loading import load_template
 from finery_transformers.wrapping import literal, source_of, with_fixed_arguments
@@ -94,7 +94,7 @@ def facts_of_rows(
         messages = [*turns.conversation, *(turns.rejected or ())]
         systems.add(_system(messages))
         offered.add(json.dumps(row.get("tools") or []))
-        thinks = any(map(_thinks, messages))
+        thinks = any(map(thinking_of, messages))
         used["tools"] |= bool(row.get("tools")) or any(map(_calls, messages))
         used["thinking"] |= thinks
         used["switched"] |= switch and not thinks
@@ -116,10 +116,6 @@ def _calls(message: Message) -> bool:
     return message.get("role") == "tool" or bool(message.get("tool_calls"))
 
 
-def _thinks(message: Message) -> bool:
-    return bool(str(without_think_tags(message).get("reasoning_content") or "").strip())
-
-
 FROZEN_MARK = f"{{#- finery: the prompts of the training {'─' * 100} #}}"
 """Begins a frozen template. Ollama takes a template for a known one, and uses its own translation
 of that, if fewer than 100 characters differ. No known one has a line like this."""
@@ -133,14 +129,6 @@ _GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 _DATE = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _CLOCK = re.compile(r"strftime_now\s*\(")
 NO_TOOLS = "this model was trained without tools, so its prompts have no place for them"
-
-
-def without_marks(source: str) -> str:
-    """A template without the marks of trainings (`{% generation %}`), which only trainers know.
-
-    Each becomes an `if`, so that the white space around it stays.
-    """
-    return _GENERATION.sub(lambda m: m[1] + ("endif" if m[2] else "if true") + m[3], source)
 
 
 def with_date(source: str, day: date) -> str:
@@ -322,7 +310,9 @@ def frozen_template(
     source = source_of(tokenizer)
     if FROZEN_MARK in source:
         return FrozenTemplate(source, tokenizer, arguments)
-    plain = without_marks(source)
+    # The marks of trainings (`{% generation %}`), which only trainers know, become an `if`, so that
+    # the white space around them stays.
+    plain = _GENERATION.sub(lambda m: m[1] + ("endif" if m[2] else "if true") + m[3], source)
     facts = facts_of(model)
     if facts is None:
         fixed = f"{FROZEN_MARK}\n{{{{- '' }}}}{with_fixed_arguments(plain, arguments)}"
@@ -351,7 +341,9 @@ def _frozen(
     both = facts.get("thinking") and facts.get("switched")
     free = {*SWITCHES} - {*arguments} if both or "thinking" in keep else set()
     read = arguments_of(dated) - {"tools"}
-    values = {**_tokens_in(read, tokenizer), **arguments}
+    # Special tokens that a template writes and that only transformers gives to it.
+    given = {name: token for name, token in tokenizer.special_tokens_map.items() if name in read}
+    values: dict[str, Any] = {**given, **arguments}
     if "documents" in read:
         values.setdefault("documents", None)  # as transformers passes it
     unset = read - {*values} - free
@@ -372,12 +364,6 @@ def _with_template(tokenizer: "PreTrainedTokenizerBase", source: str) -> "PreTra
     other = copy(tokenizer)
     other.chat_template = source
     return other
-
-
-def _tokens_in(names: Collection[str], tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-    """Special tokens that a template writes and that only transformers gives to it."""
-    tokens = tokenizer.special_tokens_map
-    return {name: value for name, value in tokens.items() if name in names}
 
 
 def _prove(frozen: FrozenTemplate, rows: Iterable[Row]) -> None:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import Dataset, Estimate, Inputs, Model
-from finery.advanced import Forecasts, Graph, Node, Past, Results, rough_duration, value_of
+from finery import Estimate, Inputs, Model
+from finery.advanced import Forecasts, Graph, Node, Past, rough_duration, value_of
 from finery.rows import Row, split_turns
 from finery_trl.estimate import architecture as facts
 from finery_trl.estimate.architecture import Machine, UnknownSize
@@ -62,25 +62,24 @@ class Lengths(NamedTuple):
 def estimate(step: Training, inputs: Inputs) -> Estimate | None:
     """The estimate for a training, if these formulas apply to it."""
     if step.on_policy:
-        return _estimate_of_sampling(inputs.graph, inputs.results, inputs.node)
-    return _estimate(inputs.graph, inputs.results, inputs.node) if step.estimated else None
+        return _estimate_of_sampling(step, inputs)
+    return _estimate(step, inputs) if step.estimated else None
 
 
-def _estimate_of_sampling(graph: Graph, results: Results, node: Node) -> Estimate:
+def _estimate_of_sampling(step: Any, inputs: Inputs) -> Estimate:
     """A training whose model writes the answers: the time from earlier ones in this project.
 
     The memory is only estimated for distillation.
     """
-    step: Any = node.step
     cost = ("effective_batch_size", "max_completion_length", "num_generations")
     alike = [
         past
-        for past in results.history(node.use)
+        for past in inputs.results.history(inputs.node.use)
         if past.meta.get("steps")
         and all(past.settings.get(name) == getattr(step, name, None) for name in cost)
     ]
-    lengths = lengths_of(graph, results, node, step.max_length)
-    memory = _memory_with_teacher(graph, results, node, lengths)
+    lengths = lengths_of(inputs, step.max_length)
+    memory = _memory_with_teacher(step, inputs, lengths)
     if not alike or lengths.rows is None:
         unknown = "time" if memory else "memory and time"
         text = f"{unknown} unknown before the first build: the model's answers take most of it"
@@ -98,16 +97,16 @@ def _estimate_of_sampling(graph: Graph, results: Results, node: Node) -> Estimat
     return msgspec.structs.replace(memory, lines=lines, facts=facts)
 
 
-def _memory_with_teacher(
-    graph: Graph, results: Results, node: Node, lengths: Lengths
-) -> Estimate | None:
+def _memory_with_teacher(step: Any, inputs: Inputs, lengths: Lengths) -> Estimate | None:
     """The memory of a distillation; None for other trainings, and if a model is unknown."""
-    step: Any = node.step
     if type(step).__spec__.learns != "teacher":
         return None
-    here = facts.machine(step.processes, node.gpus, node.resources.gpu_memory)
+    here = _machine(step, inputs.node)
     try:
-        model, teacher = (architecture(graph, results, node, f).model for f in ("model", "teacher"))
+        model, teacher = (
+            architecture(inputs.forecasts, inputs.node, field).model
+            for field in ("model", "teacher")
+        )
     except UnknownSize:
         return None
     room = step.max_completion_length
@@ -120,20 +119,22 @@ def _memory_with_teacher(
     )
 
 
-def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
-    step = node.step
-    assert isinstance(step, Training)
-    here = facts.machine(step.processes, node.gpus, node.resources.gpu_memory)
+def _machine(step: Training, node: Node) -> Machine:
+    return facts.machine(step.processes, node.gpus, node.resources.gpu_memory)
+
+
+def _estimate(step: Training, inputs: Inputs) -> Estimate:
+    here = _machine(step, inputs.node)
     try:
-        model, guessed = architecture(graph, results, node)
+        model, guessed = architecture(inputs.forecasts, inputs.node)
     except UnknownSize as unknown:
         text = f"memory and time unknown: {unknown}"
         return Estimate(lines=[text], facts={"unknown": str(unknown)})
-    lengths = lengths_of(graph, results, node, step.max_length)
+    lengths = lengths_of(inputs, step.max_length)
     if type(step).__spec__.learns == "text":  # packed into blocks, with loss everywhere
         lengths = Lengths(lengths.rows, lengths.total, step.max_length, step.max_length)
     used = memory_of(step, model, lengths, here)
-    pace = pace_of(results, node, model)
+    pace = pace_of(step, inputs, model)
     seconds = None
     if pace is not None and lengths.total is not None:
         seconds = pace.before + lengths.total * step.epochs / pace.speed
@@ -166,7 +167,7 @@ def _estimate(graph: Graph, results: Results, node: Node) -> Estimate:
 # -- the model -----------------------------------------------------------------------------------
 
 
-def architecture(graph: Graph, results: Results, node: Node, field: str = "") -> Sizes:
+def architecture(forecasts: Forecasts, node: Node, field: str = "") -> Sizes:
     """The sizes of the model under a step that takes one. Raises `UnknownSize`.
 
     field: the input with the model; default: the one with the role `base`, else the first.
@@ -178,15 +179,15 @@ def architecture(graph: Graph, results: Results, node: Node, field: str = "") ->
     models = node.sources_of(Model)
     wanted = (s for s in models if (s.field == field if field else s.role == "base"))
     source = next(wanted, models[0])
-    artifact = results.artifact(source.step, source.output)
+    artifact = forecasts.results.artifact(source.step, source.output)
     if isinstance(artifact, Model):
         return Sizes(facts.of_artifact(artifact))
-    under = graph.nodes[source.step]
-    forecast = Forecasts(graph, results).forecast(under)
+    under = forecasts.graph.nodes[source.step]
+    forecast = forecasts.forecast(under)
     known = value_of(forecast.facts)
     reason = f"{under.name} isn't built yet"
     try:
-        model = _facts(graph, under, known)
+        model = _facts(forecasts.graph, under, known)
     except UnknownSize as unknown:
         model, reason = None, str(unknown)
         if "hub" not in known:  # its files are here, but of a kind that can't be estimated
@@ -194,7 +195,7 @@ def architecture(graph: Graph, results: Results, node: Node, field: str = "") ->
     if model is not None:
         return Sizes(model)
     if under.sources_of(Model):
-        return architecture(graph, results, under)
+        return architecture(forecasts, under)
     parameters = forecast.parameters()
     if parameters:
         return Sizes(of_size(parameters), reason)
@@ -216,33 +217,28 @@ def _facts(graph: Graph, node: Node, known: Mapping[str, Any]) -> Architecture |
 # -- the rows ------------------------------------------------------------------------------------
 
 
-def lengths_of(graph: Graph, results: Results, node: Node, most: int) -> Lengths:
+def lengths_of(inputs: Inputs, most: int) -> Lengths:
     """The rows of a training, as built or from a plain file, if they are available."""
-    sources = [s for s in node.sources if s.role == "train"]
-    forecasts = Forecasts(graph, results)
+    sources = [s for s in inputs.node.sources if s.role == "train"]
+    forecasts = inputs.forecasts
     counts = [forecasts.count(s) for s in sources]
     rows = sum(c.rows for c in counts if c) if all(counts) else None
     samples = [forecasts.sample(source, MOST_READ) for source in sources]
     known = [sample for sample in samples if sample is not None]
     if len(known) < len(samples):
         return Lengths(rows, None, most, most, is_limit=True)
-    lengths = measured(map(_sizes, chain.from_iterable(known)), most)
+    lengths = measured(chain.from_iterable(known), most)
     mean = lengths.total
-    last = results.last(node.name)
+    last = inputs.results.last(inputs.name)
     if last is not None and last.meta.get("rows"):
         mean = last.meta["tokens"] / last.meta["rows"]
     total = None if rows is None or mean is None else mean * rows
     return lengths._replace(rows=rows, total=total)
 
 
-def lengths_of_rows(rows: Dataset, most: int) -> Lengths:
-    """The lengths of built rows."""
-    return measured((_sizes(row) for row in rows), most)
-
-
-def measured(texts: Iterable[tuple[int, int]], most: int) -> Lengths:
-    """Lengths from (characters of the prompt, of the answer) per row; `total` is the mean."""
-    pairs = list(islice(texts, MOST_READ))
+def measured(rows: Iterable[Row], most: int) -> Lengths:
+    """The lengths of rows; `total` is the mean."""
+    pairs = list(islice(map(_sizes, rows), MOST_READ))
     if not pairs:
         return Lengths(None, None, most, most, is_limit=True)
     sizes = [prompt + answer for prompt, answer in pairs]
@@ -375,11 +371,9 @@ class Pace(NamedTuple):
     before: float
 
 
-def pace_of(results: Results, node: Node, model: Architecture) -> Pace | None:
+def pace_of(step: Training, inputs: Inputs, model: Architecture) -> Pace | None:
     """What earlier trainings like this one in this project say; None without any."""
-    step = node.step
-    assert isinstance(step, Training)
-    alike = [p for p in results.history(node.use) if _alike(p, step)][:RECENT]
+    alike = [p for p in inputs.results.history(inputs.node.use) if _alike(p, step)][:RECENT]
     paces = {p.key: pace for p in alike if (pace := _pace(p))}
     rates = [(float(p.meta["parameters"]), paces[p.key].speed) for p in alike if p.key in paces]
     speed = tokens_per_second(rates, model.parameters())

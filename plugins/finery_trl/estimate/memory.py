@@ -182,7 +182,9 @@ def memory(
         gradients=FULL_BYTES * count,
         optimizer=states(model, adapter, optim, pages=on_gpu),
         activations=kept,
-        logits=tiled_logits(model, adapter, load) if on_gpu else all_logits(model, load),
+        logits=tiled_logits(model, adapter, load)
+        if on_gpu
+        else LOGIT_BYTES * load.rows * min(load.answers, load.tokens) * model.vocabulary,
         fragmentation=FRAGMENTATION * kept if on_gpu else 0,
         runtime=RUNTIME_BYTES[load.device],
     )
@@ -212,13 +214,8 @@ def _states(size: int, bits8: bool, pages: bool) -> float:
     return MOMENTS * width * size
 
 
-def all_logits(model: Architecture, load: Load) -> float:
-    """Bytes of the logits of all positions with loss, as they are computed on a CPU."""
-    return LOGIT_BYTES * load.rows * min(load.answers, load.tokens) * model.vocabulary
-
-
 def tiled_logits(model: Architecture, adapter: Adapter | None, load: Load) -> float:
-    """Bytes of what replaces them on a GPU, where TRL computes the loss in tiles.
+    """Bytes of what replaces the logits of all positions on a GPU: TRL computes the loss in tiles.
 
     One tile, its part of the output matrix, the input of that layer at positions with loss and its
     gradient in fp32, and the gradient of the whole matrix in fp32 if it is trained.

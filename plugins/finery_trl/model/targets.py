@@ -38,25 +38,20 @@ def check_targets(step: "Training") -> None:
         unknown = [name for name in wanted if not matched([name], layers)]
     if unknown:
         raise _unmatched(unknown, layers, pattern=isinstance(wanted, str))
-    if skeleton.config.model_type in MAMBA:
-        _check_mamba(matched(wanted, layers))
-
-
-def exclude_unadaptable(config: "LoraConfig", model: "PreTrainedModel") -> None:
-    """Have all-linear leave out the layers of Mamba blocks that can't have an adapter."""
-    if config.target_modules == ALL_LINEAR and model.config.model_type in MAMBA:
-        config.exclude_modules = [OUTPUT]
-
-
-def _check_mamba(layers: Sequence[str]) -> None:
-    refused = [layer for layer in layers if layer.rpartition(".")[2] == OUTPUT]
-    if refused:
+    refused = [layer for layer in matched(wanted, layers) if layer.rpartition(".")[2] == OUTPUT]
+    if refused and skeleton.config.model_type in MAMBA:
         raise UsageError(
             f"target_modules: '{OUTPUT}' of a Mamba layer can't have an adapter",
             where=TARGET_MODULES,
             details=[f"it matches {refused[0]}"],
             fix=f"remove it, or set target_modules: {ALL_LINEAR}, which leaves it out",
         )
+
+
+def exclude_unadaptable(config: "LoraConfig", model: "PreTrainedModel") -> None:
+    """Have all-linear leave out the layers of Mamba blocks that can't have an adapter."""
+    if config.target_modules == ALL_LINEAR and model.config.model_type in MAMBA:
+        config.exclude_modules = [OUTPUT]
 
 
 def matched(wanted: str | Sequence[str], layers: Iterable[str]) -> list[str]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from finery import Dataset, outside_key
 from finery.advanced import MAX_NAMED, Proof, ProofBuilder, counted, some_of
 from finery.rows import Row, Turns
+from finery_transformers.chat import thinking_of
 from finery_trl.rows.example import Example, Proven, continues
-from finery_trl.rows.turns import Learn, learned_turns, thinking_of
+from finery_trl.rows.turns import Learn, learned_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,6 +13,13 @@ from unicodedata import normalize
 from finery import DataError, outside_key
 from finery.rows import Conversation, Message, Row, Turns
 from finery.rows.chat.thinking import THINKING_TAGS
+from finery_transformers.chat import (
+    END_THINK,
+    THINK,
+    PromptDiffers,
+    thinking_of,
+    without_think_tags,
+)
 from finery_trl.rows.example import NO_LOSS, Example
 from finery_trl.rows.faults import Fault, Faulty
 
@@ -75,15 +82,6 @@ def learned_turns(turns: Turns, loss: Loss) -> list[int]:
     if loss == "last_turn":
         return places[-1:]
     return [i for i in places if loss != "marked" or messages[i].get("weight") != 0]
-
-
-def thinking_of(message: Message) -> str:
-    """The thinking of an assistant's message, from its own key or a think block in the text."""
-    from finery_transformers.chat import without_think_tags
-
-    if message.get("role") != "assistant":
-        return ""
-    return str(without_think_tags(message).get("reasoning_content") or "").strip()
 
 
 def examples_of_row(row: Row, tokens: "Tokens", learn: Learn) -> list[Example]:
@@ -154,8 +152,6 @@ def _joined(row_id: str, turns: Sequence[_Turn]) -> Iterator[Example]:
 
 def _learned(row: Row, messages: Conversation, tokens: "Tokens", learn: Learn) -> _Turn:
     """The last of these messages as tokens, verified."""
-    from finery_transformers.chat import PromptDiffers
-
     _check_content(messages)
     template, tools = tokens.template, row.get("tools")
     asked = template.prompt(messages[:-1], tools)
@@ -206,8 +202,6 @@ def _place_of_thinking(turn: _Written, tokens: "Tokens") -> tuple[int, int]:
 
 def _with_thought(message: Message, thought: str, other: str) -> Message:
     """A message with other thinking."""
-    from finery_transformers.chat import THINK
-
     field = "reasoning_content" if message.get("reasoning_content") else "content"
     text = str(message[field])
     at = text.find(thought, 0 if field != "content" else text.find(THINK) + len(THINK))
@@ -294,8 +288,6 @@ def _check_calls(
 
 def _check_text(turn: _Written, details: Sequence[str]) -> None:
     """Raise `Faulty` if a template doesn't write what an answer says, or opens two think blocks."""
-    from finery_transformers.chat import END_THINK, THINK, without_think_tags
-
     message, text = turn.message, turn.answer
     content = without_think_tags(message).get("content")
     # `_check_tools` checks the text next to calls.
@@ -314,8 +306,6 @@ def _check_text(turn: _Written, details: Sequence[str]) -> None:
 
 def _fix_of_thinking(turn: _Written, tokens: "Tokens") -> str:
     """The fix where the prompt's think block is what differs; else empty."""
-    from finery_transformers.chat import END_THINK, THINK
-
     switch = tokens.template.thinking_switch()
     prompt, thinks = turn.prompt_text.rstrip(), bool(thinking_of(turn.message))
     if prompt.endswith(THINK) and not thinks:
@@ -333,8 +323,6 @@ def _fix_of_thinking(turn: _Written, tokens: "Tokens") -> str:
 @outside_key
 def _check_notation(turn: _Written) -> None:
     """Raise `Faulty` if a text closes thinking that isn't recognised as such."""
-    from finery_transformers.chat import without_think_tags
-
     content = str(without_think_tags(turn.message).get("content") or "")
     closing = next((tag for tag in THINKING_TAGS.values() if tag in content), None)
     if closing is not None:

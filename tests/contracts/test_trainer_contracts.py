@@ -13,8 +13,7 @@ from finery.testing.hostile import Change
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.rules import Rule, Rules
 from finery_prompt.model import PromptModel
-from finery_trl.on_policy import Distill
-from finery_trl.on_policy import Grpo
+from finery_trl.on_policy import Distill, Grpo
 from finery_trl.steps import Pretrain, Sft
 
 pytestmark = pytest.mark.real

@@ -597,3 +597,32 @@ def test_steps_with_one_key_run_once(project: MakeProject) -> None:
     )
     assert len(t.ran("--jobs", "4")) == 1
     assert [r["prompt"] for n in range(4) for r in t.rows(f"s{n}")] == ["x"] * 4
+
+
+ODD_ROWS = """\
+from finery import Dataset, Job, Step, hookimpl
+
+
+class Odd(Step, sections=("data",)):
+    \"\"\"Writes a row that isn't JSON.\"\"\"
+
+    def run(self, job: Job) -> Dataset:
+        \"\"\"Write it.\"\"\"
+        return Dataset.write(job.out, ({"text": text} for text in ("late", object())))
+
+
+@hookimpl
+def finery_steps():
+    return {"odd.rows": "odd:Odd"}
+"""
+
+
+def test_a_row_that_cant_be_written_is_named_with_the_line_of_the_plugin(
+    project: MakeProject,
+) -> None:
+    recipe = "finery: 1\nname: t\nplugins: [./odd.py]\ndata: {a: {use: odd.rows}}\n"
+    ran = project({"recipe.yaml": recipe, "odd.py": ODD_ROWS}).run("build")
+    assert ran.code == 1
+    problem = "row 2 can't be written as JSON: Encoding objects of type object is unsupported"
+    assert f"step type 'odd.rows' failed: TypeError: {problem}" in ran.err
+    assert "odd.py:9: return Dataset.write(job.out" in ran.err

@@ -24,7 +24,7 @@ import msgspec
 
 from finery.artifact.kinds import Artifact, Model
 from finery.artifact.manifest import Manifest
-from finery.errors import FineryError, StepError, disk_full
+from finery.errors import FineryError, StepError, disk_full, raised_at
 from finery.execute.entries import package_folders
 from finery.execute.executor import PREPARE_AHEAD, Done, Failed, Noted, Task, Used
 from finery.execute.log import redirect_to
@@ -514,7 +514,16 @@ def _from_exception(error: BaseException, task: Task) -> FineryError:
             fix="raise finery.StepError instead",
         )
     problem = f"step type '{task.use}' failed: {type(error).__name__}: {error}"
-    return StepError(problem, details=lines[-7:-1])
+    details = lines[-7:-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    # The frame below `DefaultRunner` is that of the step type's `run`.
+    started = [i for i, frame in enumerate(frames[:-1]) if frame.name == "finery_run_step"]
+    runs = [frames[i + 1].filename for i in started if frames[i].filename == __file__]
+    place = raised_at(error, runs[-1]) if runs else None
+    if place and not any(f'"{place.filename}", line {place.lineno},' in line for line in details):
+        whole = details[1:] if not details[0].strip("^~ ") else details  # not the end of a frame
+        details = [f"{place.filename}:{place.lineno}: {place.line}", *whole]
+    return StepError(problem, details=details)
 
 
 def _die_with_parent(parent: int) -> None:

@@ -36,14 +36,19 @@ def write_rows(folder: Path, rows: Iterable[Row]) -> WrittenRows:
     count, columns = 0, dict[str, None]()
     shard, out = 0, _shard(folder, 0).open("wb")
     try:
-        for row in map(with_id, rows):
-            columns.update(dict.fromkeys(row))
+        for row in rows:
             count += 1
+            try:
+                whole = with_id(row)
+                line = msgspec.json.encode(whole)
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                raise TypeError(f"row {count} can't be written as JSON: {error}") from error
+            columns.update(dict.fromkeys(whole))
             if out.tell() >= SHARD_BYTES:
                 out.close()
                 shard += 1
                 out = _shard(folder, shard).open("wb")
-            out.write(msgspec.json.encode(row) + b"\n")
+            out.write(line + b"\n")
     finally:
         out.close()
     return WrittenRows(count, sorted(columns))

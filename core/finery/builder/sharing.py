@@ -77,8 +77,10 @@ class Sharing:
         if config.remote:
             self.pushes = config.push
             signs = self.pushes and config.signing_key
+            from finery.store import remote
+
             with config.placing():
-                self._remote = Remote(config.remote, *signing_keys(config))
+                self._remote = remote.Remote(config.remote, *signing_keys(config))
             store.shared.use(self._remote)
             if config.share_answers:
                 self.answers = {

@@ -83,9 +83,10 @@ class Closure:
     # -- following -------------------------------------------------------------------------------
 
     def _start(self, subject: Any, naming_module: ModuleType | None) -> None:
-        if isinstance(subject, Path | Module):
-            is_file = isinstance(subject, Path)
-            self._visit(Module(subject.stem, str(subject)) if is_file else subject)
+        if isinstance(subject, Path):
+            subject = Module(subject.stem, str(subject))
+        if isinstance(subject, Module):
+            self._visit(subject)
             return
         if isinstance(subject, str):
             self._import_own(subject, "") if is_finery_module(subject) else self._start_in(subject)
@@ -100,7 +101,8 @@ class Closure:
         bases = getattr(subject, "__mro__", (subject,))
         own_bases = tuple(base for base in bases if is_finery_module(base.__module__))
         for base in bases:
-            if not any(issubclass(own_base, base) for own_base in own_bases):
+            is_own = base in own_bases  # which a function is, too
+            if not (is_own or any(issubclass(own_base, base) for own_base in own_bases)):
                 self._start_in(base.__module__)
         if naming_module is not None and not is_finery_module(naming_module.__name__):
             self._start_in(naming_module.__name__)

@@ -1,6 +1,8 @@
 """`finery plugins`: what is installed, and what each step type takes."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from conftest import MakeProject
@@ -96,6 +98,39 @@ def finery_executors():
 def finery_notes():
     return {"faulty": About(when="", why="")}
 '''
+
+
+PRINTS = """\
+from finery import hookimpl
+
+
+@hookimpl
+def finery_checks(graph, results):
+    print("said by a hook")
+    return []
+"""
+RECIPE = "finery: 1\nname: t\nplugins: [p.py]\ndata:\n  r: {use: data.file, path: rows.jsonl}\n"
+ROWS = '{"prompt": "a", "completion": "b"}\n'
+
+
+def test_what_a_hook_prints_is_apart_from_json(project: MakeProject) -> None:
+    ran = project({"recipe.yaml": RECIPE, "p.py": PRINTS, "rows.jsonl": ROWS}).run(
+        "check", "--json"
+    )
+    assert json.loads(ran.out)["steps"] == 1
+    assert "said by a hook" in ran.err
+
+
+def test_a_module_that_replaces_a_library_is_an_error_in_words(project: MakeProject) -> None:
+    made = project({"recipe.yaml": RECIPE, "mine/yaml/__init__.py": ""})
+    env = {**made.environment(), "PYTHONPATH": str(made.folder / "mine")}
+    ran = subprocess.run(
+        [sys.executable, "-m", "finery", "plan"], cwd=made.folder, env=env, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert "Traceback" not in ran.stderr
+    assert "PYTHONPATH has a module 'yaml'" in ran.stderr
 
 
 def test_what_is_installed_is_fine(project: MakeProject) -> None:

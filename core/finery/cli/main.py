@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from typing import Any
 
 import click
@@ -21,6 +22,8 @@ COLLECT_AFTER = 100_000
 """New objects between two garbage collections. Most objects live until the command ends: with
 Python's default, collections take a tenth of the time of a build of 1,000 steps."""
 
+LIBRARIES = ("blake3", "jinja2", "jsonschema", "msgspec", "pluggy", "rich", "yaml")
+"""Modules of other distributions that finery's commands import."""
 HELP = 200
 """Longest first sentence of a command's help, in characters."""
 
@@ -37,16 +40,14 @@ class _Commands(click.Group):
         return [*COMMANDS, *sorted(load_plugins().commands.keys() - COMMANDS.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        command: click.Command
+        command: click.Command | None = None
         if cmd_name in COMMANDS:
             command = load_reference(COMMANDS[cmd_name])
-            return command
-        from finery.plugin.manager import load_plugins, resolve
+        else:
+            from finery.plugin.manager import load_plugins, resolve
 
-        if cmd_name not in (provided := load_plugins().commands):
-            return None
-        reference, plugin = provided[cmd_name]
-        command = resolve(reference, f"command '{cmd_name}'", plugin)
+            if provided := load_plugins().commands.get(cmd_name):
+                command = resolve(provided[0], f"command '{cmd_name}'", provided[1])
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -151,13 +152,25 @@ def _run(color: bool | None) -> int:
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         code = 1
-    except OSError as error:
-        if (full := disk_full(error)) is None:
+    except (OSError, AttributeError, ImportError) as error:
+        expected = disk_full(error) if isinstance(error, OSError) else _replaced_library()
+        if expected is None:
             raise
-        print_error(full)
-        code = full.exit_code
+        print_error(expected)
+        code = expected.exit_code
     _warn_of_broken_plugins()
     return code if isinstance(code, int) else 0
+
+
+def _replaced_library() -> FineryError | None:
+    """The error for a library that a folder or file of PYTHONPATH replaces."""
+    folders = [os.path.realpath(f) for f in os.environ.get("PYTHONPATH", "").split(os.pathsep) if f]
+    for name in LIBRARIES:
+        file = os.path.realpath(getattr(sys.modules.get(name), "__file__", None) or os.sep)
+        if any(file.startswith(os.path.join(folder, name)) for folder in folders):
+            what = f"PYTHONPATH has a module '{name}' in place of the library that finery needs"
+            return UsageError(what, where=file, fix="rename it, or leave its folder out")
+    return None
 
 
 def _warn_of_broken_plugins() -> None:
@@ -177,11 +190,7 @@ def ended(error: SystemExit) -> Any:
 
     A command of a plugin may; what a command of finery's own calls must not end it unnoticed.
     """
-    files = []
-    trace = error.__traceback__
-    while trace is not None:
-        files.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
-        trace = trace.tb_next
+    files = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
     own = os.path.join(os.path.dirname(__file__), "commands")
     if not any(file.startswith(own) for file, _ in files):
         return error.code if isinstance(error.code, int) else int(error.code is not None)

@@ -1,10 +1,11 @@
 """`finery show STEP --html` and `--wrong`, which may need several outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
 from finery.artifact.manifest import Manifest
+from finery.builder.outputs import build_folder
 from finery.cli.console import print_json, print_progress
 from finery.cli.views import context_of, linked_output, stdout
 from finery.compare.outputs import output_of, view_of
@@ -29,48 +30,36 @@ def write_pages(
     html: the file or folder of `--html`; empty: next to the outputs. tokenizer: the model of
     `--tokenizer`. Raises `UsageError` if several pages need the same file.
     """
-    from finery.builder.outputs import build_folder
-
     outputs = [linked_output(graph, store, title, m) for title, m in manifests.items()]
     groups: dict[object, tuple[View, list[Output]]] = {}
     for output in outputs:
         view = view_of(graph.plugins, output.manifest)
         key = type(view) if view.side_by_side else output.title
         groups.setdefault(key, (view, []))[1].append(output)
-    try:
-        pages = [(v, of, _page(graph, store, v, of, tokenizer)) for v, of in groups.values()]
-    finally:
-        print_progress("")
-    if len(pages) > 1 and html and not Path(html).is_dir():
+    if len(groups) > 1 and html and not Path(html).is_dir():
         raise UsageError(
-            f"the step has {len(pages)} pages, but --html names one file",
+            f"the step has {len(groups)} pages, but --html names one file",
             where="--html",
-            fix=f"choose an output: finery show {pages[0][1][0].title} --html {html}",
+            fix=f"choose an output: finery show {outputs[0].title} --html {html}",
         )
     paths: dict[str, Path] = {}
-    for view, group, page in pages:
+    for view, group in groups.values():
+        title = group[0].title if len(group) == 1 else group[0].step
+        if (name := page_of(group[0].manifest)) is not None:
+            # As it is: browsers take the links under `build/` for text.
+            page = group[0].artifact.file(name).read_text(encoding="utf-8")
+        else:
+            context = context_of(graph, store, title, tokenizer=tokenizer, medium="page")
+            try:
+                sections = list(sections_of(view, group, context, strict=True))
+            finally:
+                print_progress("")
+            page = render_sections(context.title, sections)
         path = Path(html) if html else build_folder(graph.recipe)
         if not html or path.is_dir():
-            path /= f"{_title(group)}{view.page_suffix}.html"
+            path /= f"{title}{view.page_suffix}.html"
         paths |= dict.fromkeys((o.title for o in group), write(path, page, store.root))
     return paths
-
-
-def _page(
-    graph: Graph, store: Store, view: View, outputs: Sequence[Output], tokenizer: str | None
-) -> str:
-    """The page of some outputs; one that the artifact holds as it is, since browsers take the links
-    under `build/` for text."""
-    context = context_of(graph, store, _title(outputs), tokenizer=tokenizer, medium="page")
-    if (name := page_of(outputs[0].manifest)) is not None:
-        return outputs[0].artifact.file(name).read_text(encoding="utf-8")
-    sections = sections_of(view, outputs, context, strict=True)
-    return render_sections(context.title, sections)
-
-
-def _title(group: Sequence[Output]) -> str:
-    """The name of a page: its only output, or the step."""
-    return group[0].title if len(group) == 1 else group[0].step
 
 
 def print_records(
@@ -87,12 +76,12 @@ def print_records(
     most: number of records of each output; by default all. Raises `UsageError` if none of the
     outputs has a view that lists records.
     """
-    found = False
+    has_records = False
     for title, manifest in manifests.items():
         view = view_of(graph.plugins, manifest)
         output = output_of(graph.plugins, store, title, manifest)
         records = view.records(output, context_of(graph, store, title, detail=detail))
-        found = found or records is not None
+        has_records |= records is not None
         for record in islice(records or (), most):
             if jsonl:
                 print_json(record.data)
@@ -100,7 +89,7 @@ def print_records(
             console = stdout()
             print_fields(console, record.fields)
             console.print()
-    if not found:
+    if not has_records:
         raise UsageError(
             f"{', '.join(manifests)} has no wrong answers: it isn't an evaluator's output",
             where="--wrong",

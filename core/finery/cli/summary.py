@@ -86,17 +86,14 @@ def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:
     output = output_of(plugins, build.store, title, manifest)._replace(graph=build.graph)
     for remark in view_of(plugins, manifest).remarks(output):
         colour = "yellow" if remark.severity == "warning" else None
-        click.secho(_wrapped(visible(f"{title}: {remark.text}")), fg=colour, err=True)
-        if remark.advice:
-            click.echo(_wrapped(f"  {visible(with_recipe(remark.advice))}"), err=True)
-
-
-def _wrapped(text: str) -> str:
-    """The text, wrapped between words on a terminal."""
-    if not sys.stderr.isatty():
-        return text
-    columns = shutil.get_terminal_size().columns
-    return textwrap.fill(text, columns, subsequent_indent="  ")
+        lines = [(f"{title}: {remark.text}", colour)]
+        lines += [(f"  {with_recipe(remark.advice)}", None)] if remark.advice else []
+        columns = shutil.get_terminal_size().columns
+        for line, fg in lines:
+            text = visible(line)
+            if sys.stderr.isatty():
+                text = textwrap.fill(text, columns, subsequent_indent="  ")
+            click.secho(text, fg=fg, err=True)
 
 
 def _print_counts(build: Build, outcome: Outcome) -> None:

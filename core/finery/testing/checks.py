@@ -1,7 +1,7 @@
 """Cheap checks of what plugins provide: descriptions, help texts, and references that load."""
 
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import click
@@ -35,46 +35,17 @@ def problems_of_plugins(
     names = {plugin.name for plugin in checked}
     problems: list[tuple[Plugin, Problem]] = []
     modules: dict[str, tuple[Plugin, str]] = {}
+
+    def load(plugin: Plugin, module: str, subject: str) -> None:
+        name = module if plugin.path is None else str(plugin.path)
+        modules.setdefault(name, (plugin, subject))
+
     for plugin in plugins.plugins:
         if plugin.name in names:
-            modules.setdefault(_loaded_as(plugin, plugin.module.__name__), (plugin, "its module"))
+            load(plugin, plugin.module.__name__, "its module")
             if not _text(plugin.module):
                 fix = "say in one line what the plugin is for"
                 problems.append((plugin, Problem("its module", "has no docstring", fix)))
-    for provided in _provided(plugins):
-        if provided.plugin.name not in names:
-            continue
-        own = list(_problems_or_error(provided, plugins))
-        problems += [(provided.plugin, problem) for problem in own]
-        if not own and isinstance(provided.reference, str):
-            module = _loaded_as(provided.plugin, provided.reference.partition(":")[0])
-            modules.setdefault(module, (provided.plugin, provided.subject))
-    for module, what in problems_of_loading(modules):
-        plugin, subject = modules[module]
-        name = module if plugin.path is None else plugin.origin
-        problems.append((plugin, Problem(subject, f"{name} {what}", HEAVY_FIX)))
-    return problems
-
-
-def _loaded_as(plugin: Plugin, module: str) -> str:
-    """How to load a plugin's module in a fresh interpreter."""
-    return module if plugin.path is None else str(plugin.path)
-
-
-class _Provided(NamedTuple):
-    """Something that a plugin provides: e.g. kind `engine`, name `gguf`."""
-
-    kind: str
-    name: str
-    reference: Any
-    plugin: Plugin
-
-    @property
-    def subject(self) -> str:
-        return f"{self.kind} '{self.name}'"
-
-
-def _provided(plugins: Plugins) -> Iterator[_Provided]:
     tables: Mapping[str, Mapping[str, tuple[Any, Plugin]]] = {
         "step type": plugins.step_types,
         "engine": plugins.engines,
@@ -83,43 +54,37 @@ def _provided(plugins: Plugins) -> Iterator[_Provided]:
         "view": plugins.views,
         "note": plugins.notes,
     }
-    for kind, table in tables.items():
-        for name, (reference, plugin) in table.items():
-            yield _Provided(kind, name, reference, plugin)
+    provided = [(kind, name, *of) for kind, table in tables.items() for name, of in table.items()]
+    for kind, name, reference, plugin in provided:
+        if plugin.name not in names:
+            continue
+        subject = f"{kind} '{name}'"
+        try:
+            if kind == "step type":
+                own = [*_misnamed(name, plugin, plugins)]
+                own += problems_of_step(plugins.step_type(name), subject)
+            else:
+                own = [*_CHECKS[kind](resolve(reference, subject, plugin), subject)]
+        except FineryError as error:
+            owner = f"{subject} of plugin '{plugin.name}' ({plugin.origin}) "
+            what = error.what.removeprefix(f"{subject}: ").removeprefix(owner)
+            own = [Problem(subject, what, error.fix or "")]
+        problems += [(plugin, problem) for problem in own]
+        if not own and isinstance(reference, str):
+            load(plugin, reference.partition(":")[0], subject)
+    for module, what in problems_of_loading(modules):
+        plugin, subject = modules[module]
+        name = module if plugin.path is None else plugin.origin
+        problems.append((plugin, Problem(subject, f"{name} {what}", HEAVY_FIX)))
+    return problems
 
 
-def _problems_or_error(provided: _Provided, plugins: Plugins) -> Iterator[Problem]:
-    """The problems of something provided; that it can't be loaded is one."""
-    try:
-        yield from _problems_of(provided, plugins)
-    except FineryError as error:
-        owner = f"{provided.subject} of plugin '{provided.plugin.name}' ({provided.plugin.origin}) "
-        what = error.what.removeprefix(f"{provided.subject}: ").removeprefix(owner)
-        yield Problem(provided.subject, what, error.fix or "")
-
-
-def _problems_of(provided: _Provided, plugins: Plugins) -> Iterable[Problem]:
-    if provided.kind == "step type":
-        prefix, _, last = provided.name.rpartition(".")
-        if prefix not in _siblings(provided.plugin, plugins):
-            fix = f"name it {provided.plugin.name}.{last}"
-            yield Problem(provided.subject, "isn't named after its plugin", fix)
-        yield from problems_of_step(plugins.step_type(provided.name), provided.subject)
-        return
-    thing = resolve(provided.reference, provided.subject, provided.plugin)
-    check = {
-        "engine": problems_of_engine,
-        "command": _problems_of_command,
-        "executor": problems_of_executor,
-        "view": _problems_of_view,
-        "note": _problems_of_note,
-    }[provided.kind]
-    yield from check(thing, provided.subject)
-
-
-def _siblings(plugin: Plugin, plugins: Plugins) -> set[str]:
-    """The names of the plugins of one package, which share their prefixes."""
-    return {other.name for other in plugins.plugins if other.origin == plugin.origin}
+def _misnamed(name: str, plugin: Plugin, plugins: Plugins) -> Iterator[Problem]:
+    """A step type without the prefix of its plugin, or of another one of the same package."""
+    prefix, _, last = name.rpartition(".")
+    if prefix not in {other.name for other in plugins.plugins if other.origin == plugin.origin}:
+        fix = f"name it {plugin.name}.{last}"
+        yield Problem(f"step type '{name}'", "isn't named after its plugin", fix)
 
 
 def problems_of_step(cls: type[Step], subject: str) -> Iterator[Problem]:
@@ -171,6 +136,15 @@ def _problems_of_view(cls: Any, subject: str) -> Iterator[Problem]:
 def _problems_of_note(note: Any, subject: str) -> Iterator[Problem]:
     if not isinstance(note, About) or not (note.when and note.why):
         yield Problem(subject, "doesn't say when it is given and why", "About(when=…, why=…)")
+
+
+_CHECKS: Mapping[str, Callable[[Any, str], Iterator[Problem]]] = {
+    "engine": problems_of_engine,
+    "command": _problems_of_command,
+    "executor": problems_of_executor,
+    "view": _problems_of_view,
+    "note": _problems_of_note,
+}
 
 
 def _without_help(cls: type[Settings], prefix: str = "") -> Iterator[str]:

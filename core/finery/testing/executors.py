@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -168,8 +168,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
 
     def test_room_follows_jobs(self, tmp_path: Path) -> None:
         """With `jobs=1`, the executor has room for one step at a time."""
-        executor = self.executor(1)
-        try:
+        with closing(self.executor(1)) as executor:
             for _ in range(2):
                 task = _task(tmp_path, "a", "")
                 assert executor.has_room(task)
@@ -177,28 +176,22 @@ while not os.path.exists({str(tmp_path / "go")!r}):
                 assert not executor.has_room(task)
                 while not any(event["event"] in CLOSING for _, event in executor.poll(1.0)):
                     pass
-        finally:
-            executor.close()
 
     def test_an_idle_executor_has_no_events(self) -> None:
         """`poll` returns without events if nothing runs."""
-        executor = self.executor(None)
-        assert list(executor.poll(0.01)) == []
-        executor.close()
+        with closing(self.executor(None)) as executor:
+            assert list(executor.poll(0.01)) == []
 
     def test_isolated_steps_have_a_process_each(self, tmp_path: Path) -> None:
         """An isolated step shares its process with no other step."""
         places = set()
-        executor = self.executor(1)
-        try:
+        with closing(self.executor(1)) as executor:
             for number, isolated in enumerate((False, True, True, False)):
                 task = _task(tmp_path, f"t{number}", TELLS_PROCESS, isolated=isolated)
                 ((_, report), _) = list(self._events(executor, {task.step: task}))
                 if isolated:
                     assert report["message"] not in places
                 places.add(report["message"])
-        finally:
-            executor.close()
 
     def test_what_a_step_prints_is_in_its_log(self, tmp_path: Path) -> None:
         """`task.log` contains standard output and error of the step and its child processes."""
@@ -214,13 +207,11 @@ while not os.path.exists({str(tmp_path / "go")!r}):
         code = f"job.log(str(len(os.environ.get({SECRET!r}, ''))))"
         tasks = [_task(tmp_path, name, code) for name in ("gets", "later")]
         tasks[0].env = {SECRET: SECRET_VALUE}
-        executor, lengths = self.executor(1), []
-        try:
+        lengths = []
+        with closing(self.executor(1)) as executor:
             for task in tasks:
                 report, _ = list(self._events(executor, {task.step: task}))
                 lengths.append(report[1]["message"])
-        finally:
-            executor.close()
         assert lengths == [str(len(SECRET_VALUE)), "0"]
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert not [path for path in files if SECRET_VALUE.encode() in path.read_bytes()]

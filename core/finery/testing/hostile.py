@@ -19,11 +19,6 @@ _TEXTS = ("prompt", "completion", "chosen", "rejected", "text", "content")
 """Columns, and keys of messages, that hold text."""
 
 
-def no_rows(rows: list[Row]) -> list[Row]:
-    """An empty data set."""
-    return []
-
-
 def odd_rows(rows: list[Row]) -> list[Row]:
     """The same rows with odd text around all their texts."""
     return [_changed(row, lambda text: f"{ODD_TEXT}{text}{ODD_TEXT}") for row in rows]
@@ -33,13 +28,14 @@ def large_rows(rows: list[Row]) -> list[Row]:
     """The same rows; the texts of the first have 10 MB together."""
     if not rows:
         return rows
+    texts: list[str] = []
+    _changed(rows[0], lambda text: texts.append(text) or text)  # type: ignore[func-returns-value]
     words = "lorem ipsum dolor sit amet "
-    count = max(1, _count(rows[0]))
-    filler = words * (LARGE_BYTES // len(words) // count)
+    filler = words * (LARGE_BYTES // len(words) // max(1, len(texts)))
     return [_changed(rows[0], lambda text: f"{text} {filler}"), *rows[1:]]
 
 
-HOSTILE: dict[str, Change] = {"none": no_rows, "odd": odd_rows, "large": large_rows}
+HOSTILE: dict[str, Change] = {"none": lambda rows: [], "odd": odd_rows, "large": large_rows}
 
 
 def _changed(row: Row, change: Callable[[str], str]) -> Row:
@@ -59,10 +55,3 @@ def _changed_value(key: str, value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {name: _changed_value(name, part, change) for name, part in value.items()}
     return value
-
-
-def _count(row: Row) -> int:
-    """How many texts `_changed` changes."""
-    texts: list[str] = []
-    _changed(row, lambda text: texts.append(text) or text)  # type: ignore[func-returns-value]
-    return len(texts)

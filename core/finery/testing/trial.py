@@ -137,19 +137,19 @@ class Trial:
         self._artifacts[id(artifact)] = artifact, name
         return name
 
-    def _put(self, section: str, name: str, entry: dict[str, Any]) -> None:
-        self.recipe.setdefault(section, {})[name] = entry
-        self._write()
-
-    def _write(self) -> None:
+    def _put(self, section: str, name: str, entry: dict[str, Any] | None) -> None:
+        """Set a step of the recipe, or remove it, and write the recipe."""
+        steps = self.recipe.setdefault(section, {})
+        steps[name] = entry
+        if entry is None:
+            del steps[name]
         text = json.dumps(self.recipe, indent=1, ensure_ascii=False)
         (self.folder / "recipe.yaml").write_text(text, encoding="utf-8")
 
     def _free(self, name: str) -> str:
         """A name that no step of the recipe has yet, and that isn't the subject's."""
-        names = {SUBJECT}.union(*(self.recipe.get(section, ()) for section in SECTIONS))
-        free = (n for n in (name, *(f"{name}_{i}" for i in range(2, 1000))) if n not in names)
-        return next(free)
+        names = (name, *(f"{name}_{i}" for i in range(2, 1000)))
+        return next(n for n in names if n != SUBJECT and not self.has(n))
 
     def run(self, *args: str, cwd: Path | None = None) -> Ran:
         """Run `finery` with these arguments, in the recipe's folder."""
@@ -162,12 +162,9 @@ class Trial:
 
     def environment(self) -> dict[str, str]:
         """The command's environment variables."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith("FINERY_")}
-        for name, value in {"NO_COLOR": "1", **self.env}.items():
-            env.pop(name, None)
-            if value is not None:
-                env[name] = value
-        return env
+        own = {k: v for k, v in os.environ.items() if not k.startswith("FINERY_")}
+        env = {**own, "NO_COLOR": "1", **self.env}
+        return {name: value for name, value in env.items() if value is not None}
 
     def build(self, *args: str, cwd: Path | None = None) -> "Built":
         """Build the recipe."""
@@ -262,8 +259,7 @@ class Trial:
 
     def remove(self, step: Step, name: str) -> None:
         """Take a step out of the recipe."""
-        del self.recipe[sections_of(type(step))[0]][name]
-        self._write()
+        self._put(sections_of(type(step))[0], name, None)
 
     def output_folder(self, output: str) -> Path:
         """The folder of an output of the step."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finery.builder import uptodate as stamp
-from finery.cli.console import print_json, print_note, print_progress
+from finery.cli.console import print_error, print_json, print_note, print_progress
 from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_steps
 from finery.errors import FineryError, RemoteError, UsageError
 from finery.util.paths import plain_path
@@ -86,32 +86,35 @@ def command(
         signal.signal(signal.SIGHUP, _as_interrupt)
     began, build = time.time_ns(), None
     try:
-        flags = keep_going, update_lock
-        build = _build_of(recipe, steps, overrides, executor, jobs, flags, force, sharing)
+        build = _build_of(
+            recipe, steps, overrides, executor, jobs, force, sharing, keep_going=keep_going,
+            update_lock=update_lock,
+        )  # fmt: skip
         # With another setting for once, the next build has something to copy.
         keeps_stamp = sharing["fetch"] is None
         code = _run(build, steps, overrides, as_json=as_json, keeps_stamp=keeps_stamp)
-        if sharing["push"] and code == 0:
-            code = _check_pushed(build)
+        if sharing["push"] and code == 0 and not build.sharing.has_pushed:
+            raise RemoteError(
+                "the build isn't completely in the shared store, although --push was given",
+                fix="see the warning above, and run it again",
+            )
     except FineryError as error:
         if not watch:
             raise
-        from finery.cli.console import print_error
-
         print_error(error)
         code = error.exit_code
-    if not watch or code == INTERRUPTED_CODE:
-        return code
-    if _wait_for_change(recipe, build, began):
-        text = f"{time.strftime('%H:%M:%S')} A file changed. Building again."
-        click.secho(text, dim=True, err=True)
-        os.execv(sys.executable, sys.orig_argv)  # a new process imports changed plugins
-    return 0
+    if watch and code != INTERRUPTED_CODE:
+        code = 0
+        if _wait_for_change(recipe, build, began):
+            text = f"{time.strftime('%H:%M:%S')} A file changed. Building again."
+            click.secho(text, dim=True, err=True)
+            os.execv(sys.executable, sys.orig_argv)  # a new process imports changed plugins
+    return code
 
 
 def _run(
     build: "Build", steps: tuple[str, ...], overrides: tuple[str, ...], *, as_json: bool,
-    keeps_stamp: bool = True,
+    keeps_stamp: bool,
 ) -> int:  # fmt: skip
     """Run a build and print its progress and summary; the exit code.
 
@@ -145,20 +148,6 @@ def _run(
 
         print_summary(build, outcome)
     return outcome.exit_code
-
-
-def _check_pushed(build: "Build") -> int:
-    """The exit code for whether all that `--push` asks for is in the shared store."""
-    from finery.cli.console import print_error
-
-    if build.sharing.has_pushed:
-        return 0
-    error = RemoteError(
-        "the build isn't completely in the shared store, although --push was given",
-        fix="see the warning above, and run it again",
-    )
-    print_error(error)
-    return error.exit_code
 
 
 def _decide_about_jobs(executor: "Executor") -> None:
@@ -229,8 +218,7 @@ def _is_done(
 
 def _build_of(
     recipe: Path, steps: tuple[str, ...], overrides: tuple[str, ...], executor: str | None,
-    jobs: int | None, options: tuple[bool, bool], force: tuple[str, ...] = (),
-    sharing: Mapping[str, Any] = {},
+    jobs: int | None, force: tuple[str, ...], sharing: Mapping[str, Any], **flags: Any,
 ) -> "Build":  # fmt: skip
     """The build of a recipe, after all checks that need no build."""
     from finery.builder.dispatch import need_of
@@ -243,7 +231,6 @@ def _build_of(
     from finery.execute.routing import Router, check_executors
     from finery.recipe.validate import raise_all
 
-    keep_going, update_lock = options
     config = load_config(recipe, **sharing)
     if sharing.get("push") and not config.remote:
         raise UsageError(
@@ -267,7 +254,7 @@ def _build_of(
         check_executors(settings, graph.plugins, graph.recipe, store.recipes().values())
         runner.use(graph.plugins, map(need_of, plans))
         return Build(
-            graph, store, runner, keep_going=keep_going, update_lock=update_lock, force=forced,
+            graph, store, runner, force=forced, **flags,
             states=stamp.states_before(store, recipe, steps, overrides), began=began,
             config=config, examiner=examiner,
         )  # fmt: skip

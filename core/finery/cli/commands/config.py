@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -95,16 +94,17 @@ def _print_settings(settings: list[Setting]) -> None:
     from finery.recipe.yaml import redact_secrets
 
     wide = max(len(s.name) for s in settings)
-    values = [visible(redact_secrets(_text(s.value))) for s in settings]
+    texts = (
+        "—" if s.value in (None, [], {}) else json.dumps(s.value, ensure_ascii=False)
+        for s in settings
+    )
+    values = [visible(redact_secrets(text)) for text in texts]
     column = min(max(map(len, values)), 40)
     for setting, value in zip(settings, values, strict=True):
-        dim, line = setting.origin == DEFAULT, f"{visible(setting.name):{wide}}  {value:{column}}"
-        if len(line) + 2 + len(setting.origin) <= WIDTH:
-            click.secho(f"{line}  {setting.origin}", dim=dim)
-        else:
-            click.secho(line.rstrip(), dim=dim)
-            click.secho(f"{'':{wide}}  {setting.origin}", dim=dim)
-
-
-def _text(value: Any) -> str:
-    return "—" if value in (None, [], {}) else json.dumps(value, ensure_ascii=False)
+        line = f"{visible(setting.name):{wide}}  {value:{column}}"
+        is_short = len(line) + 2 + len(setting.origin) <= WIDTH
+        lines = [f"{line}  {setting.origin}"]
+        if not is_short:
+            lines = [line.rstrip(), f"{'':{wide}}  {setting.origin}"]
+        for each in lines:
+            click.secho(each, dim=setting.origin == DEFAULT)

@@ -118,9 +118,8 @@ def command(
                 "notes": notes[title],
             })  # fmt: skip
             continue
-        click.echo(f"{title}: {counted(len(of), 'file')}, {size(total)}, in {shown(place)}")
-        for note in notes[title]:
-            click.echo(f"  {note}")
+        text = f"{title}: {counted(len(of), 'file')}, {size(total)}, in {shown(place)}"
+        click.echo("\n  ".join([text, *notes[title]]))
 
 
 def _export_bundle(project: "Project", step: str | None, file: Path, *, as_json: bool) -> None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from finery.plugin.discovery import BrokenPlugin, Plugin
     from finery.plugin.manager import Plugins
     from finery.step.step import Step
-    from finery.testing.checks import Problem
 
 
 @click.command("plugins")
@@ -56,10 +55,10 @@ def command(recipe: Path | None, name: str | None, check: bool, as_json: bool) -
             print_json({"plugin": each.name, "from": each.origin, "broken": each.error.to_dict()})
             continue
         _print_head(each)
-        click.echo(f"  {_broken(each.error)}")
-        for line in (each.error.where, *each.error.details):
-            if line:
-                click.echo(click.style(f"  {visible(line)}", dim=True))
+        broken_word = click.style("broken:", fg="red", bold=True)
+        click.echo(f"  {broken_word} {visible(each.error.what)}")
+        for line in filter(None, (each.error.where, *each.error.details)):
+            click.echo(click.style(f"  {visible(line)}", dim=True))
         if each.error.fix:
             click.echo(f"  {click.style('fix:', fg='green')} {visible(each.error.fix)}")
     return 0
@@ -92,35 +91,26 @@ def _check(
     """Print the problems of each plugin. Returns the exit code."""
     from finery.testing.checks import Problem, problems_of_plugins
 
-    problems = problems_of_plugins(plugins, listed)
-    for plugin in listed:
+    problems: list[tuple[Plugin | BrokenPlugin, Problem]] = [*problems_of_plugins(plugins, listed)]
+    problems += [(p, Problem("the plugin", p.error.what, p.error.fix or "")) for p in broken]
+    checked: list[Plugin | BrokenPlugin] = [*listed, *broken]
+    for plugin in checked:
         own = [problem for owner, problem in problems if owner is plugin]
-        _print_problems(plugin, own, as_json)
-    for broken_plugin in broken:
-        error = broken_plugin.error
-        whole = Problem("the plugin", error.what, error.fix or "")
-        _print_problems(broken_plugin, [whole], as_json)
-    count = len(problems) + len(broken)
+        if as_json:
+            of = [problem._asdict() for problem in own]
+            print_json({"plugin": plugin.name, "from": plugin.origin, "problems": of})
+            continue
+        state, colour = ("broken", "red") if own else ("ok", "green")
+        name = click.style(f"{plugin.name:<12}", bold=True)
+        click.echo(f"{name}  {click.style(f'{state:<6}', fg=colour)}  {plugin.origin}")
+        for problem in own:
+            click.echo(f"  {problem.subject}: {visible(problem.what)}")
+            if problem.fix:
+                click.echo(f"    {click.style('fix:', fg='green')} {visible(problem.fix)}")
+    count = len(problems)
     if not as_json:
-        checked = counted(len(listed) + len(broken), "plugin")
-        click.echo(f"{checked}, {counted(count, 'problem')}")
+        click.echo(f"{counted(len(checked), 'plugin')}, {counted(count, 'problem')}")
     return 1 if count else 0
-
-
-def _print_problems(
-    plugin: "Plugin | BrokenPlugin", problems: "Sequence[Problem]", as_json: bool
-) -> None:
-    if as_json:
-        found = [problem._asdict() for problem in problems]
-        print_json({"plugin": plugin.name, "from": plugin.origin, "problems": found})
-        return
-    state, colour = ("broken", "red") if problems else ("ok", "green")
-    name = click.style(f"{plugin.name:<12}", bold=True)
-    click.echo(f"{name}  {click.style(f'{state:<6}', fg=colour)}  {plugin.origin}")
-    for problem in problems:
-        click.echo(f"  {problem.subject}: {visible(problem.what)}")
-        if problem.fix:
-            click.echo(f"    {click.style('fix:', fg='green')} {visible(problem.fix)}")
 
 
 def _print_plugin(plugins: "Plugins", plugin: "Plugin", as_json: bool) -> None:
@@ -147,10 +137,6 @@ def _print_plugin(plugins: "Plugins", plugin: "Plugin", as_json: bool) -> None:
 
 def _print_head(plugin: "Plugin | BrokenPlugin") -> None:
     click.echo(f"{click.style(plugin.name, bold=True)}  {click.style(plugin.origin, dim=True)}")
-
-
-def _broken(error: FineryError) -> str:
-    return f"{click.style('broken:', fg='red', bold=True)} {visible(error.what)}"
 
 
 def _print_step_type(plugins: "Plugins", name: str, as_json: bool) -> None:

@@ -62,7 +62,7 @@ def trained(built: Any) -> Project:
 def test_the_build_ends_with_the_verdict(project: MakeProject) -> None:
     err = project(FILES).run("build").err
     assert f"sft: {SENTENCE}" in err
-    assert "advice: epochs: 2 is enough" in err
+    assert "Advice: epochs: 2 is enough" in err
 
 
 def test_show_plots_the_curve_and_says_what_it_means(trained: Project) -> None:

@@ -52,7 +52,7 @@ def test_overfitting_is_told_with_numbers_the_kept_weights_and_a_cure() -> None:
         "Overfitting since step 80: validation loss rose from 0.4 to 0.45 while training loss fell"
     )
     assert found.sentence.endswith("; the weights of step 80 were kept.")
-    assert list(lines(found))[1].startswith("advice: epochs: 2 is enough")
+    assert list(lines(found))[1].startswith("Advice: epochs: 2 is enough")
 
 
 @pytest.mark.parametrize(

@@ -193,13 +193,16 @@ def _steps_table(groups: Sequence[Group]) -> Table:
     rows: list[list[Cell]] = []
     for group in groups:
         outputs = _outputs_of(group)
-        total = Quantity(sum(m.size() for m in outputs), "bytes") if outputs else ""
+        total = Quantity(sum(m.size() for m in outputs), "bytes") if outputs else None
         details = [group.detail] if has_details else []
         state = Text(group.state, TONES.get(group.state, ""))
         needs = ", ".join(group.upstream)
-        rows.append([group.title, group.use, state, *details, group.time, total, needs])
+        seconds = [step.result.seconds for step in group.steps if step.result]
+        time = Quantity(sum(seconds), "duration") if seconds else None
+        rows.append([group.title, group.use, state, *details, time, total, needs])
     why = ["why"] if has_details else []
-    return Table(["step", "type", "state", *why, "time", "size", Column("needs", 3)], rows)
+    heads: list[Column | str] = ["step", Column("type", 3), "state", *why, "time", "size"]
+    return Table([*heads, Column("needs", 3)], rows)
 
 
 TONES: Mapping[str, TextTone] = {"failed": "bad", "blocked": "bad", "built": "good"}

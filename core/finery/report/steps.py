@@ -136,12 +136,6 @@ class Group(NamedTuple):
         found = list(counts(self.steps))
         return ", ".join(found) if len(found) > 1 else ""
 
-    @property
-    def time(self) -> str:
-        """How long all of it took, empty if that isn't known."""
-        results = [step.result for step in self.steps if step.result]
-        return duration(sum(result.seconds for result in results)) if results else ""
-
 
 def groups_of(steps: Sequence[ReportedStep]) -> list[Group]:
     """The groups in the order of the graph."""

@@ -16,6 +16,8 @@ STYLES = ("cyan", "yellow", "magenta", "green", "blue", "white")
 """Colours of series."""
 MARKS = ("●○◆◇", "▲△▼▽")
 """What the dots of series look like at the left axis and at the right one."""
+LINES = ("⠒", "⠂")
+"""What a line without dots looks like at each axis: at the right one, it is broken."""
 LONGEST = 40
 """Characters of a label in the legend."""
 
@@ -36,12 +38,16 @@ class Canvas:
         self._bits[cell] = self._bits.get(cell, 0) | bit
         self._styles[cell] = style
 
-    def line(self, start: tuple[int, int], end: tuple[int, int], style: str) -> None:
-        """Connect two dots."""
+    def line(
+        self, start: tuple[int, int], end: tuple[int, int], style: str, *, is_broken: bool = False
+    ) -> None:
+        """Connect two dots. is_broken: leave every other dot out."""
         steps = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
         for i in range(steps + 1):
             x = start[0] + round(i * (end[0] - start[0]) / steps)
-            self.dot(x, start[1] + round(i * (end[1] - start[1]) / steps), style)
+            y = start[1] + round(i * (end[1] - start[1]) / steps)
+            if not (is_broken and (x + y) % 4 > 1):
+                self.dot(x, y, style)
 
     def mark(self, x: int, y: int, text: str, style: str) -> None:
         """Put a character in place of the dots."""
@@ -85,7 +91,7 @@ def plot_as_text(plot: Plot, width: int, height: int) -> "list[Text]":
     for side, panel in enumerate(panels):
         for series in panel.series:
             mark = _mark(panel, side, series) or MARKS[side][0]
-            _draw(canvas, series, mark, _style(series), across, panel.scale)
+            _draw(canvas, series, mark, _style(series), across, panel.scale, is_broken=bool(side))
     if plot.at is not None:
         _star(canvas, plot.at[0], panels, across)
     field = [_framed(canvas.row(r), left.get(r), right.get(r), gutters) for r in rows]
@@ -120,7 +126,10 @@ def _spot(canvas: Canvas, across: Scale, up: Scale, x: float, y: float) -> tuple
     return round(right * (canvas.width * 2 - 1)), round(high * (canvas.height * 4 - 1))
 
 
-def _draw(canvas: Canvas, series: Series, mark: str, style: str, across: Scale, up: Scale) -> None:
+def _draw(
+    canvas: Canvas, series: Series, mark: str, style: str, across: Scale, up: Scale, *,
+    is_broken: bool,
+) -> None:  # fmt: skip
     """Draw a line through the mean of the values in each column of dots, its band and its dots."""
     has_line = series.style in ("line", "both", "faint", "steps")
     for side in (1, 2):
@@ -133,7 +142,8 @@ def _draw(canvas: Canvas, series: Series, mark: str, style: str, across: Scale, 
             canvas.line(bottom, top, f"dim {style}")
     spots = _spots(canvas, series.points, across, up)
     if has_line:
-        _connect(canvas, spots, f"dim {style}" if series.style == "faint" else style)
+        is_faint = series.style == "faint"
+        _connect(canvas, spots, f"dim {style}" if is_faint else style, is_broken=is_broken)
     if series.style in ("dots", "both") or len(spots) == 1:
         for x, y in spots:
             canvas.mark(x, y, mark, style)
@@ -149,9 +159,11 @@ def _spots(
     return [(x, round(sum(heights) / len(heights))) for x, heights in sorted(columns.items())]
 
 
-def _connect(canvas: Canvas, spots: Sequence[tuple[int, int]], style: str) -> None:
+def _connect(
+    canvas: Canvas, spots: Sequence[tuple[int, int]], style: str, *, is_broken: bool = False
+) -> None:
     for start, end in zip(spots, spots[1:] or spots, strict=False):
-        canvas.line(start, end, style)
+        canvas.line(start, end, style, is_broken=is_broken)
 
 
 def _star(canvas: Canvas, marked: float, panels: Sequence[Panel], across: Scale) -> None:
@@ -206,7 +218,7 @@ def _legend(plot: Plot, panels: Sequence[Panel], width: int) -> "list[Text]":
     for side, panel in enumerate(panels):
         for series in panel.series:
             notes = (["right axis"] if side else []) + (["log"] if panel.scale.is_log else [])
-            mark = _mark(panel, side, series) or "⠒"
+            mark = _mark(panel, side, series) or LINES[side]
             label = shortened(visible(series.label), LONGEST)
             entry = Text.assemble((f"{mark} ", _style(series)), label)
             entries.append(entry.append(f" ({', '.join(notes)})" if notes else "", "dim"))

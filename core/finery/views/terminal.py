@@ -39,7 +39,8 @@ def print_part(console: "Console", part: parts.Part) -> None:
     """Print a part."""
     match part:
         case parts.Text():
-            console.print(_styled(part.text, STYLES[part.tone]), soft_wrap=part.is_code)
+            is_soft = part.is_code and not console.is_terminal  # which wraps within words
+            console.print(_styled(part.text, STYLES[part.tone]), soft_wrap=is_soft)
         case parts.Hint():
             console.print(visible(part.text), style="dim", markup=False, soft_wrap=True)
         case parts.Facts():
@@ -107,11 +108,15 @@ def _grid(rows: Iterable[Sequence[Any]], *columns: dict[str, Any], indent: int =
 
 
 def _print_facts(console: "Console", facts: dict[str, str]) -> None:
-    """Print names and values in two columns."""
-    if facts:
-        rows = [(_styled(name), _styled(text)) for name, text in facts.items()]
-        names = {"width": max([13, *map(len, facts)]), "style": "cyan", "no_wrap": True}
-        console.print(_grid(rows, names, {"ratio": 1}, indent=2))
+    """Print names and values in two columns. A path that is too long for its column stays whole."""
+    width = max([13, *map(len, facts)])
+    for name, text in facts.items():
+        if max(map(len, text.split()), default=0) > console.width - width - 4:
+            console.print(_assembled((f"  {name:<{width}}  ", "cyan"), (text, "")), soft_wrap=True)
+        else:
+            names = {"width": width, "style": "cyan", "no_wrap": True}
+            row = _styled(name), _styled(text)
+            console.print(_grid([row], names, {"ratio": 1}, indent=2))
 
 
 # -- rows and answers ------------------------------------------------------------------------------

@@ -339,7 +339,7 @@ def drop_parts(dataset: Dataset, *, every: bool) -> Iterator[Part]:
         counts = dataset.meta.get(name) or {}
         kind = "dropped" if name == "dropped" else "found"
         if every:
-            records = map(partial(_record, kind=kind, key=key), lines)
+            records = map(partial(_record, key=key), lines)
             total = sum(counts.values())
             yield Records(records, total, kind, shown=total)
             continue
@@ -371,8 +371,8 @@ def _first(lines: Iterable[dict[str, Any]], key: str, *, every: bool) -> Iterato
             yield line
 
 
-def _record(line: Mapping[str, Any], kind: str, key: str) -> Record:
-    head = Field(kind, f"{line[key]}  {_row_name(line)}  {line['detail']}", "warning")
+def _record(line: Mapping[str, Any], key: str) -> Record:
+    head = Field(line[key], f"{_row_name(line)}  {line['detail']}", "warning")
     return Record([head, *(Field("", text, "soft") for text in _texts(line))])
 
 

@@ -143,8 +143,9 @@ def answer_fields(facts: Mapping[str, Any], model: str) -> Iterator[Field]:
     """An answer, why it is wrong, and what the model thought before."""
     correct = facts.get("correct")
     tone: Literal["", "good", "bad"] = "good" if correct else "" if correct is None else "bad"
-    if "answer" in facts or correct is not None:
-        yield Field("answered", answer_of(facts), tone, model)
+    answer = answer_of(facts)
+    if answer or "answer" in facts:  # a step of others may keep only whether it was right
+        yield Field("answered", answer, tone, model)
     if correct is False and (why := "\n".join(reasons(facts))):
         yield Field("why", why, "soft", model)
     if thinking := str(facts.get("reasoning") or ""):

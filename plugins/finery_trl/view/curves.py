@@ -348,4 +348,4 @@ def lines(verdict: Verdict) -> Iterator[str]:
     """The verdict as lines to print: a sentence, then advice."""
     yield verdict.sentence
     if verdict.advice:
-        yield f"advice: {verdict.advice}"
+        yield f"Advice: {verdict.advice}"

@@ -70,7 +70,7 @@ def finery_steps():
 
 @hookimpl
 def finery_engines():
-    return {"table": "finery.testing.tables:TableEngine"}
+    return {"table": "finery.testing.job:TableEngine"}
 
 @hookimpl
 def finery_views():

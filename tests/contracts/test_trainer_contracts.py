@@ -9,7 +9,7 @@ from warm import TORCH
 
 from finery import Dataset, Model, Step
 from finery.testing import StepContract, TestJob, dataset
-from finery.testing.hostile import Change
+from finery.testing.variations import Change
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.rules import Rule, Rules
 from finery_prompt.model import PromptModel

@@ -118,6 +118,14 @@ def print_json(data: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+def print_result(data: Any, text: str, *, as_json: bool) -> None:
+    """What a command did, as a JSON line or in words."""
+    if as_json:
+        print_json(data)
+    else:
+        click.echo(text)
+
+
 def print_wrapped(start: str, text: str, *, hang: int, dim: bool = False, most: int = 0) -> None:
     """Print a text after `start`, in lines as wide as the terminal.
 

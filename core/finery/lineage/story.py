@@ -20,14 +20,7 @@ from finery.builder.dispatch import job_without_run, with_files
 from finery.builder.keys import differences
 from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.errors import FineryError, UsageError
-from finery.lineage.scan import (
-    RowFile,
-    RowLine,
-    drops_mentioning,
-    lines_about,
-    lines_starting,
-    row_files,
-)
+from finery.lineage import scan
 from finery.recipe.graph import Graph, Node
 from finery.rows import Row, snippet
 from finery.rows.difference import first_difference
@@ -104,7 +97,7 @@ class _BuiltStep(NamedTuple):
     node: Node
     plan: StepPlan
     result: Result
-    files: list[tuple[str, RowFile]]
+    files: list[tuple[str, scan.RowFile]]
 
 
 def story_of(graph: Graph, store: Store, row_id: str, *, step: str = "", output: str = "") -> Story:
@@ -139,7 +132,7 @@ class _StoryBuilder:
             )
         matches: dict[str, str] = {}
         for place, file in self._files(scope):
-            for line in lines_starting(file, start):
+            for line in scan.lines_starting(file, start):
                 if line.id == start:
                     return start
                 if len(matches) <= MAX_CANDIDATES:
@@ -162,7 +155,7 @@ class _StoryBuilder:
         nearest: dict[str, str] = {}
         best = 2
         for place, file in self._files(scope):
-            for line in lines_starting(file, ""):
+            for line in scan.lines_starting(file, ""):
                 common = first_difference(start, line.id)
                 if common > best:
                     nearest, best = {}, common
@@ -177,7 +170,7 @@ class _StoryBuilder:
             "`finery show STEP` prints ids of its rows, wrong answers and dropped rows",
         )  # fmt: skip
 
-    def _files(self, scope: tuple[str, str] | None) -> Iterator[tuple[str, RowFile]]:
+    def _files(self, scope: tuple[str, str] | None) -> Iterator[tuple[str, scan.RowFile]]:
         """(name of the output, file) of all files about rows."""
         outputs = [scope] if scope else []
         if scope and scope[0] in self.built and not self.built[scope[0]].files:
@@ -216,7 +209,7 @@ class _StoryBuilder:
             for name, step in self.built.items()
             for output, file in step.files
             if file.kind == "dropped" and not scope
-            for line in drops_mentioning(file, row_id)
+            for line in scan.drops_mentioning(file, row_id)
             for drop in [line.data()]
         ]
         return Story(row_id, ordered, near, notes, stale)
@@ -235,14 +228,14 @@ class _StoryBuilder:
             ids.add(line.id)
         return ids
 
-    def _lines_about(self, ids: set[str], steps: Iterable[_BuiltStep]) -> Iterator[RowLine]:
+    def _lines_about(self, ids: set[str], steps: Iterable[_BuiltStep]) -> Iterator[scan.RowLine]:
         """The lines about rows, to which the caller adds; of each step until it adds no more."""
         for step in steps:
             size = -1
             while size != len(ids):
                 size = len(ids)
                 for _, file in step.files:
-                    yield from list(lines_about(file, ids))
+                    yield from list(scan.lines_about(file, ids))
 
     def _add_step(
         self,
@@ -254,7 +247,7 @@ class _StoryBuilder:
         node, sources = built.node, built.node.row_sources
         earlier_ids = {i for s in sources for i in ids_by_output.get((s.step, s.output), ())}
         for output, file in built.files:
-            for line in lines_about(file, rows):
+            for line in scan.lines_about(file, rows):
                 if line.id in rows:
                     row = rows[line.id]
                     row.events.append(
@@ -334,13 +327,13 @@ def _built_steps(graph: Graph, store: Store) -> Iterator[_BuiltStep]:
                 (output, file)
                 for output, manifest in result.outputs.items()
                 if output or len(result.outputs) == 1  # the unnamed one may repeat a named one
-                for file in row_files(store.artifact(manifest), manifest)
+                for file in scan.row_files(store.artifact(manifest), manifest)
             ]
             yield _BuiltStep(plan.node, plan, result, files)
 
 
 def _line_event(
-    node: Node, output: str, kind: str, line: RowLine, earlier_ids: set[str], takes_rows: bool
+    node: Node, output: str, kind: str, line: scan.RowLine, earlier_ids: set[str], takes_rows: bool
 ) -> Event:
     """The event that a line records."""
     if kind == "row":
@@ -352,7 +345,7 @@ def _line_event(
     return Event(node.name, node.use, action, output, facts=facts)
 
 
-def _row_of(kind: str, line: RowLine) -> Row | None:
+def _row_of(kind: str, line: scan.RowLine) -> Row | None:
     """The row in a line, if it holds one."""
     if kind == "row":
         return line.data()

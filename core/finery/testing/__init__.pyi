@@ -6,7 +6,7 @@ from finery.testing.job import TestJob as TestJob
 from finery.testing.job import dataset as dataset
 from finery.testing.job import examine as examine
 from finery.testing.job import run_step as run_step
+from finery.testing.job import table_model as table_model
 from finery.testing.steps import StepContract as StepContract
-from finery.testing.tables import table_model as table_model
 
 __all__: list[str]

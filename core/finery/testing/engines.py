@@ -17,10 +17,9 @@ from finery.inference.types import Completion, Request, Sampling
 from finery.plugin.manager import load_plugins
 from finery.rows import Conversation
 from finery.testing.checks import problems_of_engine
-from finery.testing.hostile import LARGE_BYTES, ODD_TEXT
 from finery.testing.imports import HEAVY_FIX, problems_of_loading
-from finery.testing.job import TestJob, temporary_folder
-from finery.testing.tables import FORMAT, TableEngine
+from finery.testing.job import FORMAT, TableEngine, TestJob, temporary_folder
+from finery.testing.variations import LARGE_BYTES, ODD_TEXT
 
 FINISH_REASONS = ("stop", "length", "tool_calls")
 TOOLS = [

@@ -112,8 +112,15 @@ class _Moments:
 
     def next(self) -> None:
         self.count += 1
-        if self._kill_at == str(self.count):
-            self._kill()
+        if self._kill_at != str(self.count):
+            return
+        # `kill -9` of the build, which takes this worker along, and of this worker.
+        worker, build = os.getpgrp(), os.getppid()
+        if worker != os.getpid():  # this process was forked from the worker
+            stat = Path(f"/proc/{worker}/stat").read_text()
+            build = int(stat.rpartition(")")[2].split()[1])
+        os.kill(build, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def opened(self, path: Any, flags: int) -> None:
         """Take a file that the process is about to open."""
@@ -124,16 +131,6 @@ class _Moments:
     def _reported(self, event: dict[str, Any]) -> None:
         self._report(event)
         self.next()
-
-    @staticmethod
-    def _kill() -> None:
-        """`kill -9` of the build, which takes this worker along, and of this worker."""
-        worker, build = os.getpgrp(), os.getppid()
-        if worker != os.getpid():  # this process was forked from the worker
-            stat = Path(f"/proc/{worker}/stat").read_text()
-            build = int(stat.rpartition(")")[2].split()[1])
-        os.kill(build, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 _watching: list[_Moments] = []
@@ -244,6 +241,6 @@ def finery_steps() -> Mapping[str, Any]:
 @hookimpl
 def finery_engines() -> Mapping[str, Any]:
     """The engine of `finery.testing.table_model`."""
-    from finery.testing.tables import TableEngine
+    from finery.testing.job import TableEngine
 
     return {"table": TableEngine}

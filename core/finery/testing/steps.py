@@ -14,7 +14,6 @@ from finery.step.inspect import files_of, slots_of, steps_inside
 from finery.step.step import Step
 from finery.testing import given
 from finery.testing.checks import problems_of_step
-from finery.testing.hostile import HOSTILE, Change, large_rows
 from finery.testing.imports import HEAVY_FIX, problems_of_loading
 from finery.testing.job import dataset, temporary_folder
 from finery.testing.trial import (
@@ -26,7 +25,7 @@ from finery.testing.trial import (
     files_in,
     provided_as,
 )
-from finery.testing.variations import Variation, variations_of
+from finery.testing.variations import HOSTILE, Change, Variation, large_rows, variations_of
 
 ELSEWHERE = {
     "COLUMNS": "40",

@@ -18,15 +18,7 @@ from finery.errors import FineryError, PluginError
 from finery.fields import Files, Settings
 from finery.plugin.manager import load_plugins
 from finery.recipe.validate import is_name
-from finery.step.inspect import (
-    SECTIONS,
-    SECTIONS_OF,
-    inputs_of,
-    nested_fields,
-    sections_of,
-    slots_of,
-    tag_of,
-)
+from finery.step import inspect
 from finery.step.step import Step
 from finery.testing import given
 from finery.util.installed import code_origin
@@ -103,7 +95,7 @@ class Trial:
             self.recipe["plugins"].append(str(file))
         prefix = os.path.relpath(folder or self.folder, self.folder)
         entry = {"use": use, **_written(step, prefix), "seed": SEED, "env": [SECRET, *env]}
-        for path, slot in slots_of(step).items():
+        for path, slot in inspect.slots_of(step).items():
             value = getattr(slot.owner, slot.field)
             if isinstance(value, list):
                 refs: Any = [
@@ -115,7 +107,7 @@ class Trial:
                 _set(entry, path, refs)
         for path, value in (settings or {}).items():
             _set(entry, path, value)
-        self._put(sections_of(type(step))[0], name, entry)
+        self._put(inspect.sections_of(type(step))[0], name, entry)
 
     def _add_artifact(self, artifact: Artifact, name: str) -> str:
         """Have the recipe provide an artifact; what the recipe calls it."""
@@ -133,7 +125,7 @@ class Trial:
             entry["external"] = {k: str(path.absolute()) for k, path in artifact.external.items()}
         if refs:
             entry |= {"refs": list(refs.values()), "roles": list(refs)}
-        self._put(SECTIONS_OF[type(artifact)][0], name, entry)
+        self._put(inspect.SECTIONS_OF[type(artifact)][0], name, entry)
         self._artifacts[id(artifact)] = artifact, name
         return name
 
@@ -194,7 +186,7 @@ class Trial:
 
     def has(self, name: str) -> bool:
         """Whether the recipe has a step of this name."""
-        return any(name in self.recipe.get(section, ()) for section in SECTIONS)
+        return any(name in self.recipe.get(section, ()) for section in inspect.SECTIONS)
 
     @contextmanager
     def _planner(self) -> "Iterator[Planner]":
@@ -259,7 +251,7 @@ class Trial:
 
     def remove(self, step: Step, name: str) -> None:
         """Take a step out of the recipe."""
-        self._put(sections_of(type(step))[0], name, None)
+        self._put(inspect.sections_of(type(step))[0], name, None)
 
     def output_folder(self, output: str) -> Path:
         """The folder of an output of the step."""
@@ -348,8 +340,8 @@ def _written(step: Settings, prefix: str) -> dict[str, Any]:
 
     prefix: what its paths are relative to, from the recipe's folder.
     """
-    inputs = inputs_of(type(step)) if isinstance(step, Step) else {}
-    nested = nested_fields(type(step)) if isinstance(step, Step) else {}
+    inputs = inspect.inputs_of(type(step)) if isinstance(step, Step) else {}
+    nested = inspect.nested_fields(type(step)) if isinstance(step, Step) else {}
     entry: dict[str, Any] = {}
     for name, info in type(step).__finery_fields__.items():
         value = getattr(step, name)
@@ -360,7 +352,7 @@ def _written(step: Settings, prefix: str) -> dict[str, Any]:
             inner = [{"use": provided_as(type(s))[0], **_written(s, prefix)} for s in steps]
             entry[name] = inner if isinstance(value, list) else inner[0]
         elif isinstance(value, Settings):
-            entry[name] = tag_of(value) | _written(value, prefix)
+            entry[name] = inspect.tag_of(value) | _written(value, prefix)
         elif isinstance(value, Files):
             patterns = [os.path.normpath(os.path.join(prefix, p)) for p in value.patterns]
             entry[name] = patterns[0] if len(patterns) == 1 else patterns
@@ -379,7 +371,7 @@ def _set(entry: dict[str, Any], path: str, value: Any) -> None:
 
 def artifacts_of(step: Step) -> Iterator[Artifact]:
     """All inputs of a step, and what they refer to."""
-    for slot in slots_of(step).values():
+    for slot in inspect.slots_of(step).values():
         value = getattr(slot.owner, slot.field)
         for artifact in value if isinstance(value, list) else [value]:
             if artifact is not None:

@@ -1,11 +1,13 @@
-"""Other values for a step's settings, found by their types and limits."""
+"""What a step must take: other values of its settings, by their types and limits, and rows that it
+rarely meets: none, odd text, very long text."""
 
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from finery.fields import Files, Settings
 from finery.recipe.schema import step_schema
+from finery.rows import Row
 from finery.step.inspect import field_hints, inputs_of, nested_fields
 from finery.step.step import Step
 from finery.testing.checks import groups_in
@@ -96,3 +98,57 @@ def _numbers(form: Mapping[str, Any], current: Any, *, integer: bool) -> Iterato
         below = high is None or (choice < high if "exclusiveMaximum" in form else choice <= high)
         if above and below:
             yield choice
+
+
+# -- rows ----------------------------------------------------------------------------------------
+
+Change = Callable[[list[Row]], list[Row]]
+"""Makes other rows of the same columns."""
+
+LARGE_BYTES = 10 * 1024 * 1024
+ODD_TEXT = (
+    "\ufeffnul \x00, escape \x1b[31m, line\u2028paragraph\u2029next\x85, family 👩‍👩‍👧, "
+    "cafe\u0301, \u202eright to left\u202c, 中文, عربى, '\"\\{{ x }}%s<b>&amp;\r\n\ttab "
+)
+"""Control characters, line ends that only Unicode knows, joined and bidirectional characters, and
+what templates, SQL, HTML and format strings take for their own."""
+_TEXTS = ("prompt", "completion", "chosen", "rejected", "text", "content")
+"""Columns, and keys of messages, that hold text."""
+
+
+def odd_rows(rows: list[Row]) -> list[Row]:
+    """The same rows with odd text around all their texts."""
+    return [_changed(row, lambda text: f"{ODD_TEXT}{text}{ODD_TEXT}") for row in rows]
+
+
+def large_rows(rows: list[Row]) -> list[Row]:
+    """The same rows; the texts of the first have 10 MB together."""
+    if not rows:
+        return rows
+    texts: list[str] = []
+    _changed(rows[0], lambda text: texts.append(text) or text)  # type: ignore[func-returns-value]
+    words = "lorem ipsum dolor sit amet "
+    filler = words * (LARGE_BYTES // len(words) // max(1, len(texts)))
+    return [_changed(rows[0], lambda text: f"{text} {filler}"), *rows[1:]]
+
+
+HOSTILE: dict[str, Change] = {"none": lambda rows: [], "odd": odd_rows, "large": large_rows}
+
+
+def _changed(row: Row, change: Callable[[str], str]) -> Row:
+    """The row with its texts changed; ids go, since the content is another."""
+    return {
+        key: _changed_value(key, value, change)
+        for key, value in row.items()
+        if key not in ("id", "parents")
+    }
+
+
+def _changed_value(key: str, value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value) if key in _TEXTS else value
+    if isinstance(value, list):
+        return [_changed_value(key, part, change) for part in value]
+    if isinstance(value, dict):
+        return {name: _changed_value(name, part, change) for name, part in value.items()}
+    return value

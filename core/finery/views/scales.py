@@ -88,15 +88,11 @@ def panels_of(plot: Plot) -> list[Panel]:
         if points:
             colour = number if each.colour is None else each.colour
             by_axis.setdefault(axis, []).append(replace(each, points=points, colour=colour))
-    return [
-        Panel(axis, Scale.of((value for each in series for value in _heights(each)), axis), series)
+    heights = {
+        axis: [y for each in series for _, *ys in (*each.points, *each.band) for y in ys]
         for axis, series in by_axis.items()
-    ]
-
-
-def _heights(series: Series) -> list[float]:
-    ends = [end for _, *ends in series.band for end in ends]
-    return [*(y for _, y in series.points), *ends]
+    }
+    return [Panel(axis, Scale.of(heights[axis], axis), series) for axis, series in by_axis.items()]
 
 
 def horizontal_scale(panels: Sequence[Panel], axis: Axis) -> Scale:

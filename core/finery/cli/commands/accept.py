@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from finery.cli.commands.explain import print_changes
-from finery.cli.console import print_json, print_wrapped
+from finery.cli.console import print_json, print_result, print_wrapped
 from finery.cli.options import json_option, matrix_option, recipe_and_step
 from finery.errors import UsageError
 from finery.util.paths import shown
@@ -98,10 +98,8 @@ def command(
         reason = "nothing is accepted" if undo else "nothing to accept"
         reason += f": {mine[0].acceptance}" if mine[0].accepted else f" for {use}"
         reason = f"still {served[0].acceptance}" if served else reason
-        if as_json:
-            print_json({"step": name, "reason": reason})
-        else:
-            click.echo(f"{click.style(name, bold=True)}: {reason}")
+        text = f"{click.style(name, bold=True)}: {reason}"
+        print_result({"step": name, "reason": reason}, text, as_json=as_json)
     return int(is_refuted)
 
 

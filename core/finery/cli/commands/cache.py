@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finery.cli.console import print_json, print_progress, print_wrapped
+from finery.cli.console import print_json, print_progress, print_result, print_wrapped
 from finery.cli.options import json_option, recipe_and_optional_step
 from finery.cli.targets import RECIPE, names_recipe, recipe_file
 from finery.errors import RemoteError, UsageError
@@ -242,13 +242,11 @@ def _expire(recipe: Path | None, days: float, *, dry_run: bool, as_json: bool) -
         raise
     finally:
         print_progress("")
-    if as_json:
-        print_json({"remote": public_url(remote), **expired._asdict()})
-        return
     verb = "Would remove" if dry_run else "Removed"
     results, kept = counted(expired.results, "result"), counted(expired.kept, "result")
     text = f"{verb} {results} and {size(expired.bytes)} from {public_url(remote)}; {kept} stay"
-    click.secho(text, bold=True)
+    data = {"remote": public_url(remote), **expired._asdict()}
+    print_result(data, click.style(text, bold=True), as_json=as_json)
 
 
 @command.command("pin")
@@ -273,10 +271,8 @@ def pin(recipe: Path, step: str | None, as_json: bool) -> None:
             if step is not None:
                 raise
     Catalogue(project.store).pin(keys)
-    if as_json:
-        print_json({"pinned": [*keys.values()]})
-    else:
-        click.echo(f"pinned {some_of([*keys.values()])}")
+    names = [*keys.values()]
+    print_result({"pinned": names}, f"pinned {some_of(names)}", as_json=as_json)
 
 
 @command.command("unpin")
@@ -297,10 +293,8 @@ def unpin(recipe: Path, step: str | None, as_json: bool) -> None:
     if step is not None and not gone:
         open_graph(recipe).require(step)
     catalogue.unpin(gone)
-    if as_json:
-        print_json({"unpinned": [*gone.values()]})
-    else:
-        click.echo(f"unpinned {counted(len(gone), 'result')}")
+    text = f"unpinned {counted(len(gone), 'result')}"
+    print_result({"unpinned": [*gone.values()]}, text, as_json=as_json)
 
 
 @command.command("verify")

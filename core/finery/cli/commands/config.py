@@ -13,9 +13,8 @@ from finery.cli.options import recipe_words
 from finery.config import DEFAULT, NAMES, VARIABLE, Setting, load_config, settings_in_force
 from finery.errors import ConsentError, FineryError
 from finery.util.text import visible
-
-WIDTH = 80
-"""Columns that a setting and its origin must fit in to be on one line."""
+from finery.views.parts import Table, Text, Tone
+from finery.views.terminal import print_part
 
 
 @click.command("config")
@@ -40,6 +39,9 @@ def command(recipe: Path, as_json: bool, allowed: bool | None) -> int:
         for line in set_consent(recipe, allowed=allowed) or ["nothing"]:
             click.echo(f"{'allowed' if allowed else 'withdrawn'}: {visible(line)}")
         return 0
+    from finery.cli.views import stdout
+    from finery.recipe.yaml import redact_secrets
+
     errors: list[FineryError] = []
     try:
         settings = settings_in_force(recipe)
@@ -48,7 +50,13 @@ def command(recipe: Path, as_json: bool, allowed: bool | None) -> int:
     if as_json:
         print_json([s._asdict() for s in settings])
     else:
-        _print_settings(settings)
+        rows = []
+        for s in settings:
+            text = "—" if s.value in (None, [], {}) else json.dumps(s.value, ensure_ascii=False)
+            tone: Tone = "soft" if s.origin == DEFAULT else ""
+            cells = (s.name, redact_secrets(text), s.origin)
+            rows.append([Text(cell, tone) for cell in cells])
+        print_part(stdout(), Table(["", "", ""], rows))
     for variable in os.environ:
         name = variable.removeprefix(VARIABLE).lower()
         if variable.startswith(VARIABLE) and name not in NAMES:
@@ -88,23 +96,3 @@ def _mistakes(recipe: Path, settings: list[Setting]) -> Iterator[FineryError]:
                 check()
         except FineryError as error:
             yield error
-
-
-def _print_settings(settings: list[Setting]) -> None:
-    from finery.recipe.yaml import redact_secrets
-
-    wide = max(len(s.name) for s in settings)
-    texts = (
-        "—" if s.value in (None, [], {}) else json.dumps(s.value, ensure_ascii=False)
-        for s in settings
-    )
-    values = [visible(redact_secrets(text)) for text in texts]
-    column = min(max(map(len, values)), 40)
-    for setting, value in zip(settings, values, strict=True):
-        line = f"{visible(setting.name):{wide}}  {value:{column}}"
-        is_short = len(line) + 2 + len(setting.origin) <= WIDTH
-        lines = [f"{line}  {setting.origin}"]
-        if not is_short:
-            lines = [line.rstrip(), f"{'':{wide}}  {setting.origin}"]
-        for each in lines:
-            click.secho(each, dim=setting.origin == DEFAULT)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finery.cli.console import is_terminal, print_json, print_note, with_recipe
+from finery.cli.console import is_terminal, print_json, print_note, print_result, with_recipe
 from finery.cli.options import json_option, matrix_option, recipe_step_and_folder
 from finery.errors import DISK_FULL, UsageError
 from finery.util.events import new_run_id
@@ -188,13 +188,11 @@ def import_command(file: Path, as_json: bool) -> None:
     with _progress(file.stat().st_size) as progress:
         bundle = read_bundle(file, store, progress)
     total = sum(bundle.blobs().values())
-    if as_json:
-        print_json({"recipe": bundle.recipe, "path": bundle.path, "steps": [*bundle.steps],
-                    "bytes": total})  # fmt: skip
-        return
     steps = counted(len(bundle.steps), "step")
-    click.echo(f"{visible(bundle.recipe)}: {steps}, {size(total)}, into {shown(store.root)}")
-    click.echo(f"build it: finery build {shlex.quote(visible(bundle.path))}")
+    text = f"{visible(bundle.recipe)}: {steps}, {size(total)}, into {shown(store.root)}"
+    text += f"\nbuild it: finery build {shlex.quote(visible(bundle.path))}"
+    data = {"recipe": bundle.recipe, "path": bundle.path, "steps": [*bundle.steps]}
+    print_result(data | {"bytes": total}, text, as_json=as_json)
 
 
 @contextmanager

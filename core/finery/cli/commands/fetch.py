@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from finery.cli.console import is_terminal, print_json, with_recipe
+from finery.cli.console import is_terminal, print_result, with_recipe
 from finery.cli.options import json_option, matrix_option, recipe_and_optional_step
 from finery.errors import UsageError
 from finery.util.paths import shown
@@ -57,8 +57,7 @@ def command(recipe: Path, step: str | None, overrides: tuple[str, ...], as_json:
     links = OutputLinks(project.store, folder, {}, graph.recipe.argument)
     for each, by_name in outputs.items():
         links.link(each, by_name)
-    if as_json:
-        print_json({"steps": [*outputs], "files": len(blobs), "bytes": total})
-        return
     fetched = f"fetched {counted(len(blobs), 'file')}, {size(total)}"
-    click.echo(f"{fetched if blobs else 'all files are here'}: {shown(folder / name)}")
+    text = f"{fetched if blobs else 'all files are here'}: {shown(folder / name)}"
+    data = {"steps": [*outputs], "files": len(blobs), "bytes": total}
+    print_result(data, text, as_json=as_json)

@@ -11,20 +11,9 @@ from typing import Any
 
 import click
 
-from finery.cli.columns import (
-    answers_of,
-    are_objects,
-    columns_of,
-    ending_of,
-    first_rows,
-    has_tools,
-    limit_of,
-    task_of,
-    templates_for,
-    words_of,
-)
+from finery.cli import columns
 from finery.cli.commands.scaffold import filled, refuse_existing, template, write_texts, writing
-from finery.cli.console import print_json
+from finery.cli.console import print_result
 from finery.cli.options import json_option
 from finery.errors import UsageError, installing
 from finery.util.paths import shown
@@ -86,11 +75,11 @@ def command(
     # The folder's name, reduced to the characters that a recipe's name can have.
     words = "-".join(re.findall(r"[A-Za-z0-9_]+", folder.resolve().name))
     name = name or words.lstrip("_")[:100] or "model"
-    rows, facts, encoding = first_rows(data) if data is not None else ([], "", "")
-    found = columns_of(data, prompt, answers, rows, task) if data is not None else None
-    guess = task_of(rows, found) if rows else next(iter(TASKS))
+    rows, facts, encoding = columns.first_rows(data) if data is not None else ([], "", "")
+    found = columns.columns_of(data, prompt, answers, rows, task) if data is not None else None
+    guess = columns.task_of(rows, found) if rows else next(iter(TASKS))
     task = task or (guess if as_json else _chosen(guess, is_guess=bool(rows)))
-    if task != "chat" and has_tools(rows):
+    if task != "chat" and columns.has_tools(rows):
         raise UsageError(
             "the rows contain tool calls, which only the task `chat` supports",
             where="--task",
@@ -104,28 +93,28 @@ def command(
         )
     if data is None:
         source: Any = next((template(task) / "data").iterdir())
-        rows, facts, encoding = first_rows(source)
-        found = columns_of(source, None, (), rows, task)
-        file, columns = f"data/{source.name}", SAMPLE_COLUMNS[task]
+        rows, facts, encoding = columns.first_rows(source)
+        found = columns.columns_of(source, None, (), rows, task)
+        file, templates = f"data/{source.name}", SAMPLE_COLUMNS[task]
     else:
         source, path, root = data, data.resolve(), folder.resolve()
         is_inside = path.is_relative_to(root)
         file = path.relative_to(root).as_posix() if is_inside else f"data/{data.name}"
-        columns = templates_for(found, task, rows, data)
-    expected = answers_of(rows, found)
+        templates = columns.templates_for(found, task, rows, data)
+    expected = columns.answers_of(rows, found)
     texts = {
         "recipe.yaml": filled(
             template(task) / "recipe.yaml",
             name=_quoted(name),
             path=_quoted(file),
             encoding=encoding,
-            columns=columns,
+            columns=templates,
             own=data is not None,
-            objects=task == "extraction" and are_objects(expected),
-            max_tokens=limit_of(expected),
-            max_words=words_of(expected),
-            ending=_quoted(ending_of(expected)),
-            tools=has_tools(rows),
+            objects=task == "extraction" and columns.are_objects(expected),
+            max_tokens=columns.limit_of(expected),
+            max_words=columns.words_of(expected),
+            ending=_quoted(columns.ending_of(expected)),
+            tools=columns.has_tools(rows),
         ),
         "README.md": filled(template("README.md"), name=name, about=TASKS[task], file=file),
         ".gitignore": template("gitignore").read_text(encoding="utf-8"),
@@ -141,10 +130,15 @@ def command(
     if encoding:
         note = f"{file}: {facts}; the recipe has `encoding: {encoding}`: change it if that is wrong"
         click.echo(visible(note), err=as_json)
-    if as_json:
-        print_json({"folder": str(folder), "files": [*texts, file], "name": name, "task": task})
-    else:
-        _say_what_next(folder, [*texts, file], sample=data is None)
+    names = [*texts, file]
+    lines = [f"{click.style(shown(folder), bold=True)}: {', '.join(names)}", ""]
+    lines += [] if folder.resolve() == Path.cwd() else [f"  cd {shlex.quote(shown(folder))}"]
+    minutes = "   # about three minutes on two processor cores" if data is None else ""
+    lines += ["  finery check", f"  finery build{minutes}"]
+    if importlib.util.find_spec("torch") is None:
+        lines += ["", installing("Training needs more packages: pip install 'finery[train,gguf]'")]
+    made = {"folder": str(folder), "files": names, "name": name, "task": task}
+    print_result(made, "\n".join(lines), as_json=as_json)
 
 
 def _chosen(default: str, *, is_guess: bool) -> str:
@@ -163,13 +157,3 @@ def _quoted(text: str) -> str:
     """A text in YAML, with quotes if it would otherwise be another value, such as 2024."""
     is_plain = re.fullmatch(r"[A-Za-z][\w./-]*", text) and text.lower() not in NO_TEXTS
     return text if is_plain else json.dumps(text, ensure_ascii=False)
-
-
-def _say_what_next(folder: Path, names: list[str], *, sample: bool) -> None:
-    click.echo(f"{click.style(shown(folder), bold=True)}: {', '.join(names)}\n")
-    if folder.resolve() != Path.cwd():
-        click.echo(f"  cd {shlex.quote(shown(folder))}")
-    minutes = "   # about three minutes on two processor cores" if sample else ""
-    click.echo(f"  finery check\n  finery build{minutes}")
-    if importlib.util.find_spec("torch") is None:
-        click.echo(installing("\nTraining needs more packages: pip install 'finery[train,gguf]'"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from finery.cli.commands.scaffold import filled, template, write_texts, writing
-from finery.cli.console import print_json
+from finery.cli.console import print_result
 from finery.cli.options import json_option
 from finery.errors import UsageError
 from finery.util.paths import shown
@@ -43,13 +43,16 @@ def new(name: str, folder: Path | None, as_json: bool) -> None:
     texts = _texts(name)
     with writing(folder):
         write_texts(folder, texts)
-    if as_json:
-        print_json({"folder": str(folder), "files": [*texts], "plugin": name})
-        return
-    click.echo(f"{click.style(shown(folder), bold=True)}: {', '.join(texts)}\n")
-    inside = shlex.quote(shown(folder))
-    click.echo(f"  cd {inside}\n  python -m pip install -e '.[test]'\n  python -m pytest")
-    click.echo(f"  finery plugins {name} --check\n\nThen edit src/{PREFIX}{name}/steps.py.")
+    text = f"""{click.style(shown(folder), bold=True)}: {", ".join(texts)}
+
+  cd {shlex.quote(shown(folder))}
+  python -m pip install -e '.[test]'
+  python -m pytest
+  finery plugins {name} --check
+
+Then edit src/{PREFIX}{name}/steps.py."""
+    data = {"folder": str(folder), "files": [*texts], "plugin": name}
+    print_result(data, text, as_json=as_json)
 
 
 def _check(name: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from finery.cli.console import print_json
+from finery.cli.console import print_result
 from finery.cli.options import json_option, matrix_option, recipe_words
 from finery.errors import UsageError
 from finery.util.paths import shown
@@ -83,25 +83,23 @@ def command(
             reported.store.close()
             reported = gather(recipe, overrides)
         _write(reported, form, file, against)
-    if as_json:
-        states = {step.node.name: step.state for step in reported.steps}
-        run = reported.run.id if reported.run else None
-        print_json({form: str(path), "bytes": path.stat().st_size, "run": run, "steps": states})
-    else:
-        click.echo(f"report: {shown(path)}")
+    states = {step.node.name: step.state for step in reported.steps}
+    run = reported.run.id if reported.run else None
+    data = {form: str(path), "bytes": path.stat().st_size, "run": run, "steps": states}
+    print_result(data, f"report: {shown(path)}", as_json=as_json)
 
 
 def _write(reported: "Reported", form: str, file: Path | None, against: str | None) -> Path:
     """Write the report where `--output` says, by default into the recipe's folder in `build/`."""
     from finery.builder.outputs import build_folder
-    from finery.cli.pages import write
+    from finery.cli.views import write_page
 
     past = reported.run.id if reported.is_past and reported.run else ""
     name = f"report-{past}{SUFFIXES[form]}" if past else f"report{SUFFIXES[form]}"
     target = file or build_folder(reported.graph.recipe) / name
     if target.is_dir():
         target = target / name
-    return write(target, render(reported, form, against), reported.store.root, "--output")
+    return write_page(target, render(reported, form, against), reported.store.root, "--output")
 
 
 def _goes_on(reported: "Reported") -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOST = 8
 """Evaluators of a build that are listed, and models of each."""
+OPTIONAL = ("reason", "dollars", "error")
+"""Facts about a step that most don't have."""
 COLOURS = {"ok": "green", "failed": "red", "interrupted": "yellow", "killed": "red"}
 
 
@@ -66,9 +68,7 @@ def run_data(run: "Run", scores: "Mapping[str, FirstMetric]") -> dict[str, Any]:
         "machine": run.context.get("machine"),
         "steps": [
             {"step": s.name, "use": s.use, "state": s.state, "key": s.key, "seconds": s.seconds}
-            | ({"reason": s.reason} if s.reason else {})
-            | ({"dollars": s.dollars} if s.dollars else {})
-            | ({"error": s.error} if s.error else {})
+            | {name: of for name in OPTIONAL if (of := getattr(s, name))}
             for s in run.steps.values()
         ],
         "metrics": {

@@ -74,7 +74,7 @@ def command(
     from finery.builder.checks import failed_gates
     from finery.builder.project import Project
     from finery.cli.row_view import story_parts
-    from finery.cli.views import overview, show_outputs, stdout
+    from finery.cli.views import overview, print_records, show_outputs, stdout, write_pages
     from finery.compare.outputs import titled
     from finery.lineage.story import story_of
     from finery.views.parts import Section
@@ -141,17 +141,11 @@ def command(
         manifests = {f"{name}.{output}": project.output(result, name, output, run_id)}
     else:
         manifests = titled(name, result.outputs)
-    pages = {}
-    if html is not None:
-        from finery.cli.pages import write_pages
-
-        pages = write_pages(graph, store, manifests, html, tokenizer)
+    pages = {} if html is None else write_pages(graph, store, manifests, html, tokenizer)
     if model is not None and not any(m.kind == Metrics.kind for m in manifests.values()):
         raise UsageError(f"{name} judges no models", where="--model", fix="remove --model")
     detail = Detail(rows, dropped, model)
     if wrong:
-        from finery.cli.pages import print_records
-
         source = click.get_current_context().get_parameter_source("rows")
         most = None if source is click.core.ParameterSource.DEFAULT else rows
         print_records(graph, store, manifests, detail, jsonl=jsonl or as_json, most=most)

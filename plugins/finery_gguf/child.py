@@ -15,7 +15,7 @@ def main() -> None:
     import xllamacpp
 
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    for name in ("model", "host", "device", "flash-attn", "alias", "chat-template-file", "lora"):
+    for name in ("model", "host", "device", "alias", "chat-template-file", "lora"):
         parser.add_argument(f"--{name}")
     for name in ("port", "parallel", "ctx-size", "threads", "n-gpu-layers"):
         parser.add_argument(f"--{name}", type=int)
@@ -36,8 +36,6 @@ def main() -> None:
     parameters.fit_params = False  # it may give rows less room than they need
     for cores in (parameters.cpuparams, parameters.cpuparams_batch):
         cores.n_threads = options.threads
-    if options.flash_attn == "off":
-        parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if options.device == "none":
         parameters.n_gpu_layers = 0
     if options.lora:

@@ -1,7 +1,7 @@
 """Answers prompts with a GGUF, through llama.cpp."""
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finery import (
     Completion,
     DataError,
-    Engine,
     EngineJob,
     FineryError,
     Key,
@@ -17,7 +16,7 @@ from finery import (
     Request,
     Sampling,
 )
-from finery.advanced import Answer, Batch, cpu_count
+from finery.advanced import cpu_count
 from finery.rows import Conversation
 from finery_gguf import programs
 from finery_gguf.llama import PACKAGE, Gguf, library
@@ -25,6 +24,7 @@ from finery_gguf.pace import Pace
 from finery_gguf.remote import RemoteSlots
 from finery_gguf.slots import Raw, Row, Slots, multiple_of
 from finery_transformers.answering import constraint
+from finery_transformers.answering.concurrent import ConcurrentEngine
 
 if TYPE_CHECKING:
     from finery_gguf.chat import ChatTemplate
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SMALLEST_CONTEXT = 512
 
 
-class GgufEngine(Engine):
+class GgufEngine(ConcurrentEngine):
     """llama.cpp on all cores, or on a GPU if its build can use one.
 
     It answers several rows at a time, each with a separate cache. Everything before the last turn's
@@ -65,43 +65,17 @@ class GgufEngine(Engine):
         facts = {"llama.cpp": f"{server}, {programs.rows_at_once()} slots"} if server else {}
         return super().cache_key() | Key(facts=facts, watched=programs.build_files())
 
-    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
-        """One request each. Those with the same tools and earlier turns follow one another.
-
-        What they begin with is then read once.
-        """
-        alike: dict[bytes, list[int]] = {}
-        for i, request in enumerate(requests):
-            alike.setdefault(request.beginning(), []).append(i)
-        return [[i] for places in alike.values() for i in places]
-
     @classmethod
     def uses_gpu(cls) -> bool:
         """Whether llama.cpp is built for GPUs."""
         return programs.can_use_gpu()
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Answer each request, in order."""
-        answers: dict[int, Completion] = {}
-        asked = ((request, sampling) for request in requests)
-        for number, answer in self._answers(asked):
-            if isinstance(answer, FineryError):
-                raise answer
-            answers[number] = answer
-        return [answers[number] for number in range(len(requests))]
-
     def timed(self, request: Request, sampling: Sampling) -> tuple[Completion, float | None]:
         """The answer, and when its first token came, by the server's timing if one answers."""
         return self.generate([request], sampling)[0], self._first_token
 
-    def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
-        """Yield answers as they end; a row begins as soon as another one ended."""
-        asked = ((batch[0], sampling.of_attempt(batch[0].attempt)) for batch in batches)
-        for number, answer in self._answers(asked):
-            yield number, answer if isinstance(answer, FineryError) else [answer]
-
-    def _answers(
-        self, asked: Iterable[tuple[Request, Sampling]]
+    def answers(
+        self, requests: Iterable[tuple[Request, Sampling]]
     ) -> Iterator[tuple[int, Completion | FineryError]]:
         """Yield (number of the request, its answer or why it has none), as they end."""
         from finery_gguf.prompts import tokenize
@@ -110,7 +84,7 @@ class GgufEngine(Engine):
         flying: dict[int, tuple[Request, Prompt]] = {}
 
         def rows() -> Iterator[Row | FineryError]:
-            for number, (request, sampling) in enumerate(asked):
+            for number, (request, sampling) in enumerate(requests):
                 try:
                     loaded.reader.check(request.tools)
                     prompt = tokenize(loaded.gguf, loaded.template, request.messages, request.tools)

@@ -60,7 +60,6 @@ def start(
     alias: str | None = None,
     threads: int | None = None,
     gpu: bool = True,
-    flash_attention: bool | None = None,
     host: str = "127.0.0.1",
     template: str | None = None,
     sampling: Mapping[str, float] | None = None,
@@ -74,10 +73,10 @@ def start(
         each slot, 4,096 by default; llama.cpp lowers it to what the model was trained with.
         api_key: what requests must send; none by default. log: a file for the server's output, by
         default a temporary one. alias: the model's name in the API. threads: by default, one per
-        core. gpu: whether a build with a GPU backend may use it. flash_attention: llama.cpp decides
-        by default. host: the address to listen on. template: a chat template that replaces the
-        file's own. sampling: how to answer requests that don't say, by names in `SAMPLING`; by
-        default as llama.cpp or the file's metadata say. adapter: a LoRA adapter, as GGUF.
+        core. gpu: whether a build with a GPU backend may use it. host: the address to listen on.
+        template: a chat template that replaces the file's own. sampling: how to answer requests
+        that don't say, by names in `SAMPLING`; by default as llama.cpp or the file's metadata say.
+        adapter: a LoRA adapter, as GGUF.
     Raises `StepError` with the server's last lines if it ends before it answers, and `UsageError`
     for a port that is in use.
     """
@@ -92,7 +91,6 @@ def start(
         options += ["--parallel", str(slots), "--ctx-size", str((context or CONTEXT) * slots)]
         options += ["--threads", str(threads or cpu_count())]
         options += ["--n-gpu-layers", str(ALL_LAYERS)] if gpu else ["--device", "none"]
-        options += ["--flash-attn", "off"] if flash_attention is False else []
         options += ["--alias", alias] if alias else []
         options += ["--lora", str(adapter)] if adapter is not None else []
         if template is not None:

@@ -192,17 +192,14 @@ def reason(error: Exception) -> str:
     return f"{place}: {text}" if place else text
 
 
-def holds_key(content: Any, key: str) -> list[Any]:
-    """The values of `key` in a nest of lists and objects, in order."""
-    values, open_parts = [], [content]
-    while open_parts:
-        part = open_parts.pop()
-        if isinstance(part, dict):
-            values += [part[key]] if key in part else []
-            open_parts += reversed(part.values())
-        elif isinstance(part, list):
-            open_parts += reversed(part)
-    return values
+def walk(content: Any) -> Iterator[Any]:
+    """All values in a nest of lists and objects, and the nest itself, in order."""
+    waiting = [content]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        if isinstance(part, dict | list):
+            waiting += reversed(part.values() if isinstance(part, dict) else part)
 
 
 def _bytes(path: Path, most: int) -> bytes:

@@ -19,11 +19,11 @@ from finery_local.files import (
     AdapterConfig,
     Config,
     check_links,
-    holds_key,
     identities,
     read_as,
     read_index,
     read_object,
+    walk,
 )
 from finery_local.gguf_file import LONGEST_LICENSE
 from finery_local.safetensors_file import elements_by_dtype, shapes
@@ -267,7 +267,9 @@ def _no_model(folder: Folder) -> DataError:
 def _check_code(folder: Folder, trusted: bool) -> None:
     """Refuse a model with its own code, unless that is trusted and in the folder."""
     for name in sorted(folder.names & CONFIGURATION):
-        classes = _texts(holds_key(folder.json(name), "auto_map"))
+        objects = (part for part in walk(folder.json(name)) if isinstance(part, dict))
+        own_code = [part["auto_map"] for part in objects if "auto_map" in part]
+        classes = [text for code in own_code for text in _texts(code)]
         if classes and not trusted:
             raise DataError(
                 f"{folder.title} brings its own code ({_some(classes)}), which would run with your "
@@ -286,14 +288,7 @@ def _check_code(folder: Folder, trusted: bool) -> None:
 
 def _texts(value: Any) -> list[str]:
     """All texts in a nest of lists and objects, in order."""
-    texts, open_parts = [], [value]
-    while open_parts:
-        part = open_parts.pop()
-        if isinstance(part, str):
-            texts.append(part)
-        elif isinstance(part, dict | list):
-            open_parts += reversed(part.values() if isinstance(part, dict) else part)
-    return texts
+    return [part for part in walk(value) if isinstance(part, str)]
 
 
 def _check_base(folder: Folder, base: Model | None) -> None:

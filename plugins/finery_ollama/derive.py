@@ -132,7 +132,8 @@ def _template_notes(chat: ChatTemplate, thinking: bool) -> list[str]:
     llm/llama_server.go: llamaServerChatMessage, llamaServerChatToolCalls.
     """
     notes = []
-    if _writes_tools(chat):
+    with_tools = _renders(chat, [_QUESTION], [_TOOL])
+    if with_tools and with_tools != _renders(chat, [_QUESTION]):
         notes.append(
             "Ollama rewrites tools: it writes `required` before `properties` and sorts the keys in "
             "`items`, drops fields such as `default`, `minimum` and `additionalProperties`, and "
@@ -184,11 +185,6 @@ def _stops(gguf: Gguf, chat: ChatTemplate) -> list[str]:
     between = text.partition(marks[1])[2].partition(marks[2])[0]
     control = [token for token in gguf.encode(between) if gguf.is_control(token)]
     return list(dict.fromkeys(gguf.token_text(token) for token in control))[:2]
-
-
-def _writes_tools(chat: ChatTemplate) -> bool:
-    with_tools = _renders(chat, [_QUESTION], [_TOOL])
-    return bool(with_tools) and with_tools != _renders(chat, [_QUESTION])
 
 
 RENDERERS: Mapping[str, str] = {

@@ -178,8 +178,13 @@ def write_modelfile(commands: Sequence[Command], comment: str) -> str:
     """
     lines = [f"# {comment}"]
     for name, value in commands:
-        text = f"{name} {_quote(value)}"
-        if _read_back(text) != [(name, value)]:
+        is_plain = value.strip() == value and value and not set('"\n\r') & set(value)
+        text = f"{name} {value}" if is_plain else f'{name} """{value}"""'
+        try:
+            read = read_modelfile(text)
+        except ValueError:
+            read = []
+        if read != [(name, value)]:
             raise DataError(
                 f"{name} can't be written in a Modelfile: {value!r:.200}",
                 fix='remove invisible characters, and """ at the end of a line',
@@ -204,13 +209,6 @@ def read_modelfile(text: str) -> list[Command]:
     return commands
 
 
-def _read_back(text: str) -> list[Command] | None:
-    try:
-        return read_modelfile(text)
-    except ValueError:
-        return None
-
-
 def _read_value(text: str) -> tuple[str, str]:
     """(the value at the start of `text`, what comes after it)."""
     read = ""
@@ -229,9 +227,3 @@ def _unquote(text: str) -> str | None:
             closed = len(text) >= 2 * len(quotes) and text.endswith(quotes)
             return text[len(quotes) : -len(quotes)] if closed else None
     return text
-
-
-def _quote(value: str) -> str:
-    if value.strip() == value and value and not set('"\n\r') & set(value):
-        return value
-    return f'"""{value}"""'

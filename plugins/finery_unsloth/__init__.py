@@ -11,6 +11,6 @@ from finery import hookimpl
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
-        "unsloth.dpo": "finery_unsloth.dpo:Dpo",
-        "unsloth.sft": "finery_unsloth.sft:Sft",
+        "unsloth.dpo": "finery_unsloth.steps:Dpo",
+        "unsloth.sft": "finery_unsloth.steps:Sft",
     }

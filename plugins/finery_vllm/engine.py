@@ -8,7 +8,6 @@ from typing import Any
 from finery import (
     Completion,
     DataError,
-    Engine,
     EngineJob,
     FineryError,
     Key,
@@ -17,10 +16,10 @@ from finery import (
     Sampling,
     StepError,
 )
-from finery.advanced import Answer, Batch
 from finery_local.facts import context_of
 from finery_serve.client import Refused
 from finery_transformers.answering.answers import TokenReader, seed_of
+from finery_transformers.answering.concurrent import ConcurrentEngine
 from finery_transformers.loading import load_template
 from finery_transformers.precision import auto_dtype
 from finery_vllm.folder import ends_of
@@ -79,7 +78,7 @@ class Prompts:
         )
 
 
-class VllmEngine(Engine):
+class VllmEngine(ConcurrentEngine):
     """Sends many prompts at a time to vLLM, as token ids.
 
     It answers those that arrive together side by side, which can change the last digits of a
@@ -104,53 +103,39 @@ class VllmEngine(Engine):
         facts = {"dtype": auto_dtype(), **(versions() or {"vllm": "none"})}
         return super().cache_key() | Key(facts=facts, watched=build_files())
 
-    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
-        """One request each. Those that begin alike follow one another: vLLM reads that once."""
-        alike: dict[bytes, list[int]] = {}
-        for i, request in enumerate(requests):
-            alike.setdefault(request.beginning(), []).append(i)
-        return [[i] for places in alike.values() for i in places]
-
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Answer requests; raises the first error."""
-        answers: dict[int, Completion] = {}
-        for number, answer in self.stream(([request] for request in requests), sampling):
-            if isinstance(answer, FineryError):
-                raise answer
-            answers[number] = answer[0]
-        return [answers[number] for number in range(len(requests))]
-
-    def stream(self, batches: Iterable[Batch], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+    def answers(
+        self, requests: Iterable[tuple[Request, Sampling]]
+    ) -> Iterator[tuple[int, Completion | FineryError]]:
         """Yield answers as they arrive.
 
         Tokenizes here, since tokenizers aren't safe in threads. Only requests wait in threads.
         """
-        source, more = enumerate(batches), True
-        flying: dict[Future[list[int]], tuple[int, Request, list[int]]] = {}
+        source, more = enumerate(requests), True
+        flying: dict[Future[list[int]], tuple[int, Request, Sampling, list[int]]] = {}
         pool = ThreadPoolExecutor(self._slots, thread_name_prefix="vllm")
         try:
             while more or flying:
                 while more and len(flying) < self._slots:
-                    number, batch = next(source, (-1, None))
-                    more = batch is not None
-                    if batch is None:
+                    number, pair = next(source, (-1, None))
+                    more = pair is not None
+                    if pair is None:
                         break
-                    own = sampling.of_attempt(batch[0].attempt)
+                    request, sampling = pair
                     try:
-                        prompt = self._prompts.tokens(batch[0], own.max_tokens)
+                        prompt = self._prompts.tokens(request, sampling.max_tokens)
                     except FineryError as error:
                         yield number, error
                         continue
-                    body = self._prompts.body(prompt, own)
-                    flying[pool.submit(self._ask, self._session, body)] = number, batch[0], prompt
+                    body = self._prompts.body(prompt, sampling)
+                    future = pool.submit(self._ask, self._session, body)
+                    flying[future] = number, request, sampling, prompt
                 for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                    number, request, prompt = flying.pop(future)
+                    number, request, sampling, prompt = flying.pop(future)
                     read = self._prompts.completion
                     try:
-                        answer: Answer = [read(prompt, request, future.result(), sampling.stop)]
+                        yield number, read(prompt, request, future.result(), sampling.stop)
                     except DataError as error:
-                        answer = error
-                    yield number, answer
+                        yield number, error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -21,10 +21,9 @@ from finery.recipe.schema import step_schema
 from finery.testing import TestJob
 from finery_trl import steps
 from finery_trl.settings import Launch, Lora
-from finery_unsloth.dpo import Dpo
 from finery_unsloth.loading import _folder, _tokenizer, adapter_arguments
 from finery_unsloth.machine import make_ready
-from finery_unsloth.sft import Sft
+from finery_unsloth.steps import Dpo, Sft
 
 BOTH = [(Sft, steps.Sft), (Dpo, steps.Dpo)]
 RECIPE = """finery: 1

@@ -159,7 +159,8 @@ class VllmBundle(
             **({} if schema is None else {"schema.json": schema}),
         }
         write_texts(job.out, {name: json_text(value) for name, value in facts.items()})
-        unparsed = self._unparsed()
+        trained_with_tools = [m for m in self.models if (facts_of(m) or {}).get("tools")]
+        unparsed = [served_name(m.name) for m in trained_with_tools if PARSER not in self.options]
         clients = self._clients() | {"system": chat.system}
         clients |= {"tool_choice": "none"} if unparsed else {}
         texts = Texts(
@@ -194,13 +195,6 @@ class VllmBundle(
         if any(shared_tools(facts) != shared_tools(all_facts[0]) for facts in all_facts):
             return all_facts[0] | {"tools_differ": True}
         return all_facts[0]
-
-    def _unparsed(self) -> list[str]:
-        """The models with tools in their training, if the server has no parser for calls."""
-        if PARSER in self.options:
-            return []
-        with_tools = [model for model in self.models if (facts_of(model) or {}).get("tools")]
-        return [served_name(model.name) for model in with_tools]
 
     def _base(self, model: Model, beside: bool, job: Job) -> tuple[list[str], dict[str, Path]]:
         """(The argument that names the weights, files outside the bundle)."""

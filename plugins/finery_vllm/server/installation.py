@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,7 +128,10 @@ def _python_of(path: Path) -> Path | None:
 
 def _installation_in(python: Path) -> Installation | None:
     """vLLM in the packages of a Python; a virtual environment's are beside its `bin`."""
-    entries = [entry for folder in _packages(python) for entry in _folder_entries(folder)]
+    entries: list[Path] = []
+    for folder in _packages(python):
+        with suppress(OSError):
+            entries += sorted(folder.iterdir())
     versions: dict[str, str] = {}
     vllm: tuple[str, Path] | None = None
     for entry in entries:
@@ -147,13 +151,6 @@ def _packages(python: Path) -> Iterator[Path]:
         for name in ("site-packages", "dist-packages"):
             yield from sorted(prefix.glob(f"lib*/python3*/{name}"))
             yield from sorted(prefix.glob(f"local/lib*/python3*/{name}"))
-
-
-def _folder_entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
 
 
 @outside_key

@@ -1,17 +1,17 @@
-"""How trainings with Unsloth differ from TRL's, and what they have to refuse."""
+"""The trainings with Unsloth: how they differ from TRL's, and what they have to refuse."""
 
 from typing import TYPE_CHECKING, ClassVar
 
 from finery import Job, Model, UsageError, outside_key
+from finery_trl import steps
 from finery_trl.settings import PACKAGES as TRL
 
 if TYPE_CHECKING:
     import torch
 
     from finery_trl.model.loading import Prepared
-    from finery_trl.steps import TrlTraining
 
-    Mixed = TrlTraining
+    Mixed = steps.TrlTraining
 else:
     # No step type at run time: if two bases have settings, the first sets the defaults, and DPO's
     # own would be lost.
@@ -78,3 +78,32 @@ class Fast(Mixed):
         wanted = [] if self.lora is None else self.lora.target_modules
         names = [wanted] if isinstance(wanted, str) else wanted
         return [name for name in names if name.rpartition(".")[2] in EMBEDDINGS]
+
+
+class Sft(Fast, steps.Sft, packages=PACKAGES, installs=INSTALLS):
+    """Fine-tune a model on the answers of rows, with Unsloth: faster, in less memory, on a GPU.
+
+    It takes the settings of `trl.sft`, and the two are interchangeable. Rows, their order, their
+    checks, checkpoints and outputs are the same; loading and kernels are Unsloth's
+    (`FastLanguageModel`). It needs a GPU that multiplies bf16, and `pip install 'finery[unsloth]'`.
+    This project never ran it on a GPU.
+    """
+
+
+class Dpo(Fast, steps.Dpo, packages=PACKAGES, installs=INSTALLS):
+    """Train a model to prefer the chosen answer to the rejected one, with Unsloth, on a GPU.
+
+    It takes the settings of `trl.dpo`, and the two are interchangeable; see `unsloth.sft`. This
+    project never ran it on a GPU.
+    """
+
+    def check(self) -> None:
+        """Also refuse the training of all weights, which needs a second model as reference."""
+        super().check()
+        if self.lora is None:
+            raise UsageError(
+                "Unsloth prepares one model per process, but without an adapter DPO needs a second "
+                "one as its reference",
+                where="lora",
+                fix=f"remove `lora: null`, or {INSTEAD.format('dpo')}",
+            )

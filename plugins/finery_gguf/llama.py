@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -236,14 +236,8 @@ class Gguf:
 
     def piece(self, token: int) -> bytes:
         """What a token adds to an answer's text; nothing if it is a control token."""
-        ffi, c = self._library.ffi, self._library.c
-        room = 256
-        while True:
-            buffer = ffi.new("char[]", room)
-            size = c.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
-            if size >= 0:
-                return bytes(ffi.buffer(buffer, size))
-            room = -size
+        write = self._library.c.llama_token_to_piece
+        return self._bytes(256, lambda to, room: write(self._vocab, token, to, room, 0, False))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered prompt. Special tokens are recognised, but none is added."""
@@ -268,14 +262,20 @@ class Gguf:
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """The text of an answer. special: with the text of control tokens."""
-        ffi, c = self._library.ffi, self._library.c
-        ids = ffi.new("llama_token[]", list(tokens))
-        room = 64 + 16 * len(tokens)
+        ids = self._library.ffi.new("llama_token[]", list(tokens))
+        arguments, write = (self._vocab, ids, len(tokens)), self._library.c.llama_detokenize
+        text = self._bytes(
+            64 + 16 * len(tokens), lambda to, room: write(*arguments, to, room, True, special)
+        )
+        return text.decode("utf-8", "replace")
+
+    def _bytes(self, room: int, write: Callable[[Any, int], int]) -> bytes:
+        """What a function of llama.cpp writes into a buffer. It says how large that must be."""
         while True:
-            buffer = ffi.new("char[]", room)
-            size = c.llama_detokenize(self._vocab, ids, len(tokens), buffer, room, True, special)
+            buffer = self._library.ffi.new("char[]", room)
+            size = write(buffer, room)
             if size >= 0:
-                return bytes(ffi.buffer(buffer, size)).decode("utf-8", "replace")
+                return bytes(self._library.ffi.buffer(buffer, size))
             room = -size
 
 

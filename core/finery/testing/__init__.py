@@ -8,7 +8,7 @@ and failed assertions.
 
 import sys
 
-from finery.util.exports import exports
+from finery.util.references import exports
 
 __all__, __getattr__ = exports(__file__, globals())
 

@@ -102,8 +102,11 @@ def _no_rows(name: str, output: str, outputs: dict[str, Manifest]) -> UsageError
 
 def _decisions_of(graph: Graph, ref: str, step: str) -> tuple[Path, str]:
     """(the file of decisions, the step that applies them)."""
-    appliers = (n for n in graph.nodes.values() if isinstance(n.step, Apply))
-    files = {n.name: reviews_file(graph, n) for n in appliers if n.step.rows.ref == ref}
+    files = {
+        node.name: reviews_file(graph, node)
+        for node in graph.nodes.values()
+        if isinstance(node.step, Apply) and node.step.rows.ref == ref
+    }
     if step in files:
         return files[step], step
     if len(set(files.values())) > 1:

@@ -22,7 +22,7 @@ from hypothesis import settings
 from needs import checked
 from warm import warm
 
-from finery.testing import hostile
+from finery.testing import variations
 
 # Examples that touch files take as long as the disk takes.
 settings.register_profile("quick", deadline=None, max_examples=20)
@@ -83,7 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("thorough")
     else:
         settings.load_profile("quick")
-        hostile.LARGE_BYTES = 1 << 20
+        variations.LARGE_BYTES = 1 << 20
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -200,7 +200,7 @@ def test_json_has_what_the_evaluator_wrote(graded: Project) -> None:
     assert data["metrics"]["details"]["plots"][0]["x"] == {"label": "rows", "scale": "log"}
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[report.Plot | report.ReportTable, str, tuple[str, ...]]] = {
     "style": (
         report.Plot([report.Series("s", [(1.0, 2.0)], "bars")], title="Error"),  # type: ignore[arg-type]
         "plot 'Error'", ("bars", "series[0].style"),

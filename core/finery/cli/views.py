@@ -25,15 +25,7 @@ from finery.compare.outputs import (
     titled,
     view_of,
 )
-from finery.compare.variants import (
-    are_shares,
-    choice_in_words,
-    choice_of,
-    columns_of,
-    lines_of,
-    remarks_on,
-    table_of,
-)
+from finery.compare.variants import choice_in_words, choice_of, lines_of, remarks_on, table_of
 from finery.errors import FineryError, UsageError
 from finery.recipe.graph import Graph, Node
 from finery.recipe.matrix.choose import WINNER
@@ -237,9 +229,7 @@ def print_matrix(
     """Print the variants, best first. failed: step → `failed` or `blocked`, in a build."""
     lines, choice = lines_of(graph, store, results, failed or {}), choice_of(graph, results)
     remarks = [Text(text, "soft") for text in remarks_on(lines)]
-    if choice is not None:
-        is_share = all(are_shares(lines, name) for name in columns_of(lines)[:1])
-        remarks.append(Text(choice_in_words(choice, is_share)))
+    remarks += [Text(choice_in_words(choice, lines))] if choice is not None else []
     print_sections(stdout(), [Section("", [table_of(graph, lines, {}), *remarks])])
 
 

@@ -222,23 +222,22 @@ def head_of(graph: Graph, column: str) -> str:
     return f"{column} on {select.rows}"
 
 
-def choice_in_words(choice: Mapping[str, Any], is_share: bool) -> str:
-    """What was chosen and how far it is ahead. is_share: whether its score is a share."""
+def choice_in_words(choice: Mapping[str, Any], lines: Sequence[Line]) -> str:
+    """What was chosen and how far it is ahead."""
     parts = [f"chosen: {choice['chosen']}"]
     if repeats := choice.get("repeats"):  # of which one is shipped and tested
-        score, mean = (
-            number_text(value, "share" if is_share else "")
-            for value in (repeats[choice["chosen"]], choice["score"])
-        )
+        unit: Unit = "share" if _ranks_by_shares(lines) else ""
+        numbers = repeats[choice["chosen"]], choice["score"]
+        score, mean = (number_text(value, unit) for value in numbers)
         parts.append(f"the best of {counted(len(repeats), 'seed')}: {score}, the mean is {mean}")
-    if ahead := lead_in_words(choice, is_share):
+    if ahead := lead_in_words(choice, lines):
         parts.append(f"{ahead}{': too close to call' if is_close(choice) else ''}")
     return "; ".join(parts)
 
 
-def lead_in_words(choice: Mapping[str, Any], is_share: bool) -> str:
+def lead_in_words(choice: Mapping[str, Any], lines: Sequence[Line]) -> str:
     """The lead over the next, in percentage points if the score is a share; empty without one."""
-    margin = choice["margin"]
+    margin, is_share = choice["margin"], _ranks_by_shares(lines)
     if margin is None:
         return ""
     values = (margin["difference"], *(margin["interval"] or ()))
@@ -247,6 +246,10 @@ def lead_in_words(choice: Mapping[str, Any], is_share: bool) -> str:
     if not ends:
         return f"{text}; there is no paired test for this metric"
     return f"{text} (95 % CI {' to '.join(ends)})"
+
+
+def _ranks_by_shares(lines: Sequence[Line]) -> bool:
+    return all(are_shares(lines, name) for name in columns_of(lines)[:1])
 
 
 def is_close(choice: Mapping[str, Any]) -> bool:

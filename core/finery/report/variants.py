@@ -120,7 +120,7 @@ def _finding(variants: Variants) -> Finding:
             missing = sum(not line.scores for line in lines)
             why = f"Not chosen yet: {missing} of {len(lines)} aren't judged. So far"
         return Finding(QUESTION, f"{why} {what}", "open", 0)
-    ahead = lead_in_words(choice, are_shares(lines, name))
+    ahead = lead_in_words(choice, lines)
     tested = f" {text}" if (text := _tested_in_words(variants)) else ""
     if is_close(choice):
         text = f"{what}. Too close to call: {ahead}.{tested}"

@@ -315,16 +315,19 @@ def _problems(report: Report) -> Iterator[str]:
     for metric, unit in report.units.items():
         if unit not in UNITS:
             yield f"`units` of the metric '{metric}': {_unknown_unit(unit)}"
-    parts = {"table": report.tables, "plot": report.plots, "remark": report.remarks}
-    for kind, part in ((kind, part) for kind, of in parts.items() for part in of):
-        title = f"{kind} '{getattr(part, 'title', None) or getattr(part, 'text', '')!s:.80}'"
+    parts: list[ReportTable | Plot | Remark] = [*report.tables, *report.plots, *report.remarks]
+    for part in parts:
+        kind = {ReportTable: "table", Plot: "plot", Remark: "remark"}[type(part)]
+        title = f"{kind} '{part.text if isinstance(part, Remark) else part.title!s:.80}'"
         try:
             msgspec.convert(msgspec.to_builtins(part), type(part))
         except (TypeError, ValueError) as error:
             yield f"{title}: {error}"
             continue
-        problems = _in_table(part) if isinstance(part, ReportTable) else _in_plot(part)
-        yield from (f"{title}: {problem}" for problem in problems)
+        if isinstance(part, ReportTable):
+            yield from (f"{title}: {problem}" for problem in _in_table(part))
+        elif isinstance(part, Plot):
+            yield from (f"{title}: {problem}" for problem in _in_plot(part))
 
 
 def _unknown_unit(unit: str) -> str:
@@ -345,10 +348,10 @@ def _in_table(table: ReportTable) -> Iterator[str]:
                 yield f"row {number} of `rows`, column '{column}': {cell!r:.80} is {problem}"
 
 
-def _in_plot(plot: Any) -> Iterator[str]:
-    for series in getattr(plot, "series", ()):
-        for field in ("points", "band"):
-            for point in getattr(series, field):
+def _in_plot(plot: Plot) -> Iterator[str]:
+    for series in plot.series:
+        for field, points in (("points", series.points), ("band", series.band)):
+            for point in points:
                 if not all(map(_is_finite, point)):
                     yield f"`{field}` of the series '{series.label}': {point} isn't finite"
 

@@ -198,8 +198,9 @@ class _Prepared:
                 return _matrix(part)
             case Plot():
                 if drawings := drawings_of(part):
-                    facts = {"title": part.title, "note": part.note, "drawings": drawings}
-                    return {"kind": "plot", **facts, "at": part.at[1] if part.at else ""}
+                    at = part.at[1] if part.at else ""
+                    drawn = {"title": part.title, "note": part.note, "at": at}
+                    return {"kind": "plot", **drawn, "drawings": drawings}
             case parts.Record():
                 return {"kind": "record", "fields": part.fields}
             case parts.Records():

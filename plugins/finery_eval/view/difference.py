@@ -14,6 +14,7 @@ from finery.views import (
     Field,
     Finding,
     Part,
+    Plot,
     Quantity,
     Record,
     Records,
@@ -170,14 +171,15 @@ def compared_parts(data: Mapping[str, Any], shown: int) -> Iterator[Part]:
 
 def changed_parts(before: Report, after: Report) -> Iterator[Part]:
     """The plots and the tables of the evaluator itself that differ, by their titles."""
-    sides = [
-        {of.title: of for of in (*report.plots, *own_tables(report))} for report in (before, after)
-    ]
+    sides = []
+    for report in (before, after):
+        parts: list[ReportTable | Plot] = [*report.plots, *own_tables(report)]
+        sides.append({part.title: part for part in parts})
     for title in dict.fromkeys([*sides[1], *sides[0]]):
         old, new = (side.get(title) for side in sides)
         if old is None or new is None:
             yield Text(f"only in {'A' if new is None else 'B'}: {title}", "soft")
-        elif isinstance(new, ReportTable) and new.columns != getattr(old, "columns", None):
+        elif getattr(old, "columns", None) != getattr(new, "columns", None):
             yield Text(f"with other columns in B: {title}", "soft")
         elif old != new:
             yield Change(old, new)

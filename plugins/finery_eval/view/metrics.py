@@ -28,27 +28,9 @@ from finery_eval.planning import unseen_classes
 from finery_eval.steps.classification import confusion_of
 from finery_eval.steps.curve import TITLES
 from finery_eval.steps.speed import TIMED
-from finery_eval.view.answers import (
-    answer_of,
-    browsers,
-    compact,
-    context_of,
-    reasons,
-    turn_of,
-    wrong_answers,
-)
+from finery_eval.view import answers, tables
 from finery_eval.view.findings import findings, remarks_on
 from finery_eval.view.judgements import Judgement, comparisons_of, judgements
-from finery_eval.view.tables import (
-    comparable,
-    export_remarks,
-    exports,
-    headline,
-    interval_notes,
-    matrices,
-    own_tables,
-    scores,
-)
 
 MOST_LINES = 40
 """Most lines of per-model tables that a terminal shows for all models."""
@@ -74,9 +56,11 @@ class MetricsView(View):
         """
         if context.scope == "summary":
             reports = {output.title: _metrics_of(output).report() for output in outputs}
-            tables = [part for group in comparable(reports) for part in scores(group)]
+            scores = [part for of in tables.comparable(reports) for part in tables.scores(of)]
             more = [part for of in reports.items() for part in _more_in_summary(*of, context)]
-            yield Section("Scores", [*tables, *interval_notes(reports.values()), *more], rank=10)
+            yield Section(
+                "Scores", [*scores, *tables.interval_notes(reports.values()), *more], rank=10
+            )
         else:
             node = context.graph.nodes.get(outputs[0].step)
             evaluator = f" by {node.use}" if node and context.scope == "output" else ""
@@ -107,7 +91,7 @@ class MetricsView(View):
             judged = judgements([output], output.graph, answers=has_answers)
             verdicts = remarks_on(judged, has_training=output.graph.has_training)
             yield from (r for r in verdicts if r.severity == "warning" or not is_variant)
-        yield from (*export_remarks(report), *report.remarks)
+        yield from (*tables.export_remarks(report), *report.remarks)
         for doubt in node.step.doubts({"": output.artifact}) if node and not is_variant else ():
             yield Remark(doubt, severity="warning")
 
@@ -118,38 +102,41 @@ class MetricsView(View):
         model = _chosen(output.title, report, context.detail)
         own = [facts for facts in metrics.predictions() if facts.get("model") == model]
         if not any(isinstance(facts.get("correct"), bool) for facts in own):
+            metric = tables.headline(report)[0]
             raise UsageError(
                 f"{output.title} doesn't say which answers of {model} are wrong: its first metric, "
-                f"'{headline(report)[0]}', isn't True or False for any of its {len(own):,} answers",
+                f"'{metric}', isn't True or False for any of its {len(own):,} answers",
                 where="--wrong",
                 fix="name an evaluator whose first metric says whether an answer is right",
             )
-        return wrong_answers(metrics, output.step, model, context)
+        return answers.wrong_answers(metrics, output.step, model, context)
 
     def event(self, facts: Mapping[str, Any]) -> Iterator[Text]:
         """A model's answer, right or wrong, what was expected, and why it is wrong."""
         correct = facts.get("correct")
         yield Text(str(facts.get("model", "")), "strong")
         if "turn" in facts:
-            yield Text(turn_of(facts), "soft")
+            yield Text(answers.turn_of(facts), "soft")
         if "context" in facts:
-            yield Text(context_of(facts), "soft")
+            yield Text(answers.context_of(facts), "soft")
         if isinstance(correct, bool):
             yield Text("✓ right", "good") if correct else Text("✗ wrong", "bad")
         if "answer" in facts:
-            yield Text(answer_of(facts))
+            yield Text(answers.answer_of(facts))
         if correct is False and "expected" in facts:
-            yield Text(f"(expected {compact(facts['expected'])})", "soft")
-        for reason in reasons(facts):
+            yield Text(f"(expected {answers.compact(facts['expected'])})", "soft")
+        for reason in answers.reasons(facts):
             yield Text(f"why: {reason}", "soft")
 
 
 def _more_in_summary(title: str, report: Report, context: Context) -> Iterator[Part]:
     """The plots and tables of an evaluation, folded; in a terminal how to see the evaluator's."""
     if context.medium != "terminal":
-        parts = [*report.plots, *report.tables]
+        parts: list[Part] = [*report.plots, *report.tables]
         yield Section(f"Tables and plots of {title}", parts, is_folded=True)
-    elif titles := [of.title for of in (*report.plots, *own_tables(report))]:
+        return
+    titles = [of.title for of in report.plots] + [of.title for of in tables.own_tables(report)]
+    if titles:
         yield Hint(f"{title} also has: {some_of(titles)} (finery show {title})")
 
 
@@ -170,13 +157,13 @@ def _parts(outputs: Sequence[Output], context: Context) -> Iterator[Part]:
         elif own:
             yield Section(output.title, parts, note=own[0].use)
     if context.scope != "output":
-        yield from interval_notes(each.report for each in judged)
+        yield from tables.interval_notes(each.report for each in judged)
     if context.medium != "terminal" and (tests := _tests(by_answer)):
         yield Section("On the same rows", [tests])
     if context.scope == "output":
         yield from _answers_of_one(outputs[0], by_answer, context)
     else:
-        yield from browsers(by_answer, context)
+        yield from answers.browsers(by_answer, context)
 
 
 def _findings(judged: Sequence[Judgement], context: Context) -> Iterator[Finding]:
@@ -195,26 +182,26 @@ def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -
     best = _chosen(output.title, report, detail)
     is_terminal = context.medium == "terminal"
     only = best if detail.model or (is_terminal and _per_model_lines(report) > MOST_LINES) else ""
-    yield from scores({"": report}, {each.model: each.role for each in judged})
+    yield from tables.scores({"": report}, {each.model: each.role for each in judged})
     if context.scope == "output":
-        yield from interval_notes([report])
+        yield from tables.interval_notes([report])
     yield from (Text(f"{text}.", "strong") for text in report.words)
     yield from report.plots
-    yield from exports(report, metrics.runtime)
+    yield from tables.exports(report, metrics.runtime)
     if is_terminal:
         yield from remarks_on(judged, has_training=context.graph.has_training)
     yield from report.remarks
     # What readers ask for: a learning curve, a verdict on a baseline, or slices.
     tuned = [each.model for each in judged if each.role == "tuned"]
     starts = (*TITLES, *(f"{model} against the baseline " for model in tuned))
-    tables = [of for of in report.tables if not only or of.model in (only, UNSET)]
-    first = [of for of in tables if of.title.startswith(starts) or of.columns[0] in report.slices]
+    stored = [of for of in report.tables if not only or of.model in (only, UNSET)]
+    first = [of for of in stored if of.title.startswith(starts) or of.columns[0] in report.slices]
     yield from first
-    if others := [of for of in tables if of not in first]:
+    if others := [of for of in stored if of not in first]:
         titles = "" if is_terminal else some_of([of.title for of in others])
         yield Section("More tables", others, note=titles, is_folded=True)
-    answers = {each.model: each.answers for each in judged}
-    if confused := list(matrices(report, answers, only)):
+    by_model = {each.model: each.answers for each in judged}
+    if confused := list(tables.matrices(report, by_model, only)):
         yield Section("Confused classes", confused, is_folded=True)
     hidden = [model for model in report.scores if model != best]
     if only and hidden and not detail.model:
@@ -240,7 +227,7 @@ def _answers_of_one(
     hints = [f"-n {count}: all"] if count > context.detail.rows else []
     hints += [f"--model {others[0]}: of another model"] if others else []
     hints += ["--wrong: with the nearest training rows", "--row ID: where a row comes from"]
-    for records in browsers(judged, context, model):
+    for records in answers.browsers(judged, context, model):
         yield records._replace(more=f"(finery show {title} {'; '.join(hints)})")
 
 
@@ -290,7 +277,7 @@ def best_model(report: Report) -> str:
     is judged. A reference that an evaluator adds, such as the model before it was served, never
     counts.
     """
-    metric, *_ = headline(report)
+    metric, *_ = tables.headline(report)
     judged = [name for name in report.scores if name not in report.references]
     models = [name for name in judged if name not in report.baselines] or judged
     sign = -1 if TIMED in report.extra else 1

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from finery.advanced import percent, size
-from finery.views import Section, render_markdown
+from finery.views import Part, Section, render_markdown
 from finery_hub.card.facts import Evaluation, Facts, Origin, Score
 from finery_hub.card.metadata import Target, bases_of, front_matter, license_of
 from finery_hub.push.files import ADAPTER_FOLDER, MARK, MODELFILE, README, File, Placed
@@ -182,7 +182,7 @@ def _basis(evaluation: Evaluation) -> tuple[Any, ...]:
 
 def _details(evaluation: Evaluation) -> str:
     """The plots and tables of an evaluation, as Markdown."""
-    parts = [*evaluation.plots, *evaluation.tables]
+    parts: list[Part] = [*evaluation.plots, *evaluation.tables]
     title = f"Tables and plots of {evaluation.step}"
     return render_markdown([Section(title, parts, is_folded=True)])
 

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -43,10 +43,11 @@ from finery.advanced import (
     visible_gpus,
 )
 from finery.rows import Row, answer_text, split_turns
-from finery_eval.evaluator import Judge
-from finery_eval.nested import JudgeEach
 from finery_eval.requirements import Requirement
 from finery_eval.stats import DISAGREEMENT, detectable_difference, wilson
+
+if TYPE_CHECKING:
+    from finery_eval.evaluator import Judge
 
 UNSEEN_CLASS = "unseen-class"
 NO_CHEAP_BASELINE = "no-cheap-baseline"
@@ -181,7 +182,7 @@ MOST_ROWS = 2_000
 """Number of rows from which on luck is worth no more than a few points."""
 
 
-def notes_on_gates(step: Judge, inputs: Inputs) -> Iterator[Note]:
+def notes_on_gates(step: "Judge", inputs: Inputs) -> Iterator[Note]:
     """A note for each requirement that luck meets."""
     rows = rows_of(inputs)
     try:
@@ -373,7 +374,7 @@ def _limits(node: Node) -> list[tuple[tuple[str, ...], int]]:
         for name in LIMITS
         if hasattr(step, name)
     ]
-    asks = isinstance(node.step, JudgeEach) or hasattr(node.step, LIMITS[1])
+    asks = hasattr(node.step, "each") or hasattr(node.step, LIMITS[1])
     return found[:1] if asks else [each for each in found if len(each[0]) > 1] or found
 
 

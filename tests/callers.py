@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from finery import Completion, Engine, Model, Request, Sampling
-from finery.inference.types import Identity
+from finery.inference.engine import Identity
 from finery.rows import Conversation
 from finery.testing import TestJob
 

@@ -454,7 +454,7 @@ def tables_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every model answer from its table, see `tables.model`."""
     from tables import Table
 
-    from finery.inference.types import Identity
+    from finery.inference.engine import Identity
     from finery.testing import TestJob
 
     monkeypatch.setattr(

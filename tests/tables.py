@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finery import Dataset, Model
-from finery.inference.engine import Engine
-from finery.inference.types import Completion, Request, Sampling
+from finery.inference.engine import Completion, Engine, Request, Sampling
 from finery.testing import dataset
 
 

@@ -19,11 +19,11 @@ from finery.fields import nested_step as nested_step
 from finery.fields import setting as setting
 from finery.fields import takes as takes
 from finery.inference.cache import CachedEngine as CachedEngine
+from finery.inference.engine import Completion as Completion
 from finery.inference.engine import Engine as Engine
 from finery.inference.engine import EngineJob as EngineJob
-from finery.inference.types import Completion as Completion
-from finery.inference.types import Request as Request
-from finery.inference.types import Sampling as Sampling
+from finery.inference.engine import Request as Request
+from finery.inference.engine import Sampling as Sampling
 from finery.key import Key as Key
 from finery.plugin.forecasts import Inputs as Inputs
 from finery.plugin.hookspecs import hookimpl as hookimpl

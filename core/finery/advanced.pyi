@@ -35,8 +35,8 @@ from finery.execute.worker import run_task as run_task
 from finery.inference.budget import Budget as Budget
 from finery.inference.budget import Price as Price
 from finery.inference.budget import Usage as Usage
-from finery.inference.types import Answer as Answer
-from finery.inference.types import Batch as Batch
+from finery.inference.engine import Answer as Answer
+from finery.inference.engine import Batch as Batch
 from finery.plugin.discovery import load_source as load_source
 from finery.plugin.discovery import loaded_files as loaded_files
 from finery.plugin.forecasts import Forecasts as Forecasts

@@ -20,10 +20,10 @@ from finery.artifact.manifest import Manifest, manifest, with_references
 from finery.errors import DataError, RemoteError
 from finery.rows.report import Score
 from finery.store.copies import Copy, copy_files
-from finery.store.expiry import expire
 from finery.store.layout import are_valid_outputs, blob_places, decode_record, object_name
 from finery.store.links import open_view
 from finery.store.objects import open_objects
+from finery.store.remote import expire
 from finery.util.paths import path_in
 
 RECIPE = """

@@ -15,9 +15,8 @@ from finery.builder.project import open_store
 from finery.builder.reads import current_values, fetch_read_lists, find_result, push_list
 from finery.execute.entries import Places
 from finery.store.database import Store
-from finery.store.expiry import expire
 from finery.store.objects import open_objects
-from finery.store.remote import Remote
+from finery.store.remote import Remote, expire
 
 STEPS = '''
 import os

@@ -11,6 +11,7 @@ from finery import Completion, DataError, Engine, FineryError, Model, Request, S
 from finery.advanced import Budget, RefusedError
 from finery.inference.budget import Price
 from finery.inference.cache import MAX_WAITING_ANSWERS, CachedEngine
+from finery.inference.engine import Answer, Batch, Identity
 from finery.inference.records import (
     MemoryRecords,
     Records,
@@ -18,7 +19,6 @@ from finery.inference.records import (
     make_sampling,
     record_key,
 )
-from finery.inference.types import Answer, Batch, Identity
 from finery.rows import Conversation
 from finery.testing import TestJob
 

@@ -27,10 +27,9 @@ from finery.builder.scheduler import Build
 from finery.config import Config
 from finery.errors import RemoteError, UsageError
 from finery.store.blobs import blob_path
-from finery.store.expiry import expire
 from finery.store.layout import Blob, object_name
 from finery.store.objects import FileSystemObjects, StoredObject, open_objects
-from finery.store.remote import Remote
+from finery.store.remote import Remote, expire
 
 RECIPE = """
 finery: 1

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finery import Completion, DataError, Dataset, Engine, Model, Request, Sampling
-from finery.inference.types import Identity
+from finery.inference.engine import Identity
 from finery.rows import Conversation, Row
 from finery.testing import TestJob, dataset, run_step
 from finery_prompt.model import PromptModel, pick

@@ -22,8 +22,7 @@ from judging import critic
 from tiny_llama import tiny_counter
 
 from finery import DataError, Dataset, Index, Metrics, Model, RequirementError, UsageError
-from finery.inference.engine import Engine
-from finery.inference.types import Completion, Request, Sampling
+from finery.inference.engine import Completion, Engine, Request, Sampling
 from finery.rows import Row
 from finery.testing import TestJob, dataset, examine
 from finery_judge.rubric import RubricJudge

@@ -9,7 +9,7 @@ build, since it may be on another branch.
 that nobody needs in one transaction, and then files that no result has. The next one continues.
 
 It takes time linear in the number of results, views and blobs. A shared store has its own rule, by
-age: `finery.store.expiry`.
+age: `finery.store.remote.expire`.
 """
 
 import os

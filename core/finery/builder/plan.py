@@ -39,7 +39,7 @@ from finery.builder.keys import (
 from finery.builder.reads import current_values, find_result, why_not_reusable
 from finery.errors import FineryError, RecipeError, StepError
 from finery.execute.entries import Places, entry_places
-from finery.inference.types import Identity
+from finery.inference.engine import Identity
 from finery.key import Key
 from finery.plugin.history import Results
 from finery.recipe.document import Recipe, RecipePath

@@ -13,7 +13,6 @@ import msgspec
 
 from finery.artifact.manifest import Manifest, Result
 from finery.builder.checks import advice_on, audible, verify
-from finery.builder.context import context_of
 from finery.builder.dispatch import Order, Queues, must_wait, task_of
 from finery.builder.examine import Examiner
 from finery.builder.failures import (
@@ -27,9 +26,8 @@ from finery.builder.failures import (
 from finery.builder.outputs import OutputLinks, build_folder
 from finery.builder.plan import Planner, StepPlan
 from finery.builder.reads import make_result
-from finery.builder.recording import Recording
-from finery.builder.runs import Outcome, RunLog, is_worth_keeping
-from finery.builder.sharing import Sharing
+from finery.builder.runs import Outcome, RunLog, context_of, is_worth_keeping
+from finery.builder.sharing import Recording, Sharing
 from finery.config import Config
 from finery.errors import FineryError
 from finery.execute.executor import Done, Executor, Task, TaskEvent

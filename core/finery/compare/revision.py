@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finery.builder.context import ask
 from finery.builder.plan import Planner, make_plan
 from finery.builder.project import open_graph
+from finery.builder.runs import ask
 from finery.errors import FineryError
 from finery.recipe.graph import Graph
 from finery.recipe.lock import Lock

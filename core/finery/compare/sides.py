@@ -18,9 +18,18 @@ from typing import Any
 import msgspec
 
 from finery.artifact.manifest import Parts, Result
-from finery.builder.context import commit_of, revision_of, top_of, write_tree
 from finery.builder.plan import Planner, make_plan
-from finery.builder.runs import LAST_RUN, PREVIOUS_RUN, Run, find_run, runs_of
+from finery.builder.runs import (
+    LAST_RUN,
+    PREVIOUS_RUN,
+    Run,
+    commit_of,
+    find_run,
+    revision_of,
+    runs_of,
+    top_of,
+    write_tree,
+)
 from finery.compare.variants import choice_of
 from finery.errors import FineryError, UsageError
 from finery.recipe.graph import Graph, Node

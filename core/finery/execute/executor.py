@@ -71,7 +71,7 @@ from typing import Any, Literal, NotRequired, Protocol, TypedDict, runtime_check
 import msgspec
 
 from finery.artifact.manifest import Manifest
-from finery.inference.types import Identity
+from finery.inference.engine import Identity
 from finery.plugin.discovery import Compiled
 from finery.recipe.environments import Environment
 from finery.step.resources import Reservation

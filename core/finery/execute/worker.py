@@ -30,10 +30,9 @@ from finery.execute.executor import PREPARE_AHEAD, Done, Failed, Noted, Task, Us
 from finery.execute.log import redirect_to
 from finery.execute.observed import collect_reads, has_read, is_clean, observe
 from finery.fields import Files
-from finery.inference.engine import Engine
+from finery.inference.engine import Engine, Identity
 from finery.inference.records import UncachedRecords, identity_of
 from finery.inference.shared import SharedRecords, answer_secrets, open_records
-from finery.inference.types import Identity
 from finery.plugin.discovery import COMPILED, read_from_source
 from finery.plugin.hookspecs import hookimpl
 from finery.plugin.manager import Plugins, load_plugins

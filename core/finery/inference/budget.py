@@ -8,7 +8,7 @@ import msgspec
 
 from finery.errors import UsageError
 from finery.fields import Settings, setting
-from finery.inference.types import Completion, Request
+from finery.inference.engine import Completion, Request
 from finery.util.text import counted, in_dollars
 
 REPORT_SECONDS = 0.1

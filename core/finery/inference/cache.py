@@ -16,9 +16,17 @@ import msgspec
 
 from finery.errors import FineryError, RefusedError, StepError
 from finery.inference.budget import Budget, Spending, Ticker, Usage
-from finery.inference.engine import Engine
+from finery.inference.engine import (
+    Answer,
+    Batch,
+    Completion,
+    Engine,
+    Identity,
+    Request,
+    Sampling,
+    Tools,
+)
 from finery.inference.records import Records, make_sampling, record_key
-from finery.inference.types import Answer, Batch, Completion, Identity, Request, Sampling, Tools
 from finery.rows import Conversation
 
 LOOKUP_WINDOW = 512

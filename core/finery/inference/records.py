@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from finery.artifact.kinds import Model
 from finery.errors import FineryError, StepError
-from finery.inference.types import Batch, Identity, Sampling
+from finery.inference.engine import Batch, Identity, Sampling
 from finery.store.connection import PATIENT_SECONDS, Database
 from finery.util.locks import KeyLocks
 

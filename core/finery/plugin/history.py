@@ -11,7 +11,7 @@ from finery.artifact.kinds import Artifact
 if TYPE_CHECKING:
     from finery.artifact.kinds import Model
     from finery.artifact.manifest import Manifest, Result
-    from finery.inference.types import Identity, Request
+    from finery.inference.engine import Identity, Request
     from finery.store.database import Store
 
 

@@ -6,8 +6,7 @@ from typing import Any, Literal, NamedTuple
 from finery.artifact.kinds import Artifact
 from finery.artifact.manifest import Manifest
 from finery.builder.checks import failed_gates
-from finery.builder.context import Revision, context_of
-from finery.builder.runs import Run
+from finery.builder.runs import Revision, Run, context_of
 from finery.compare.outputs import outputs_by_view, titled
 from finery.errors import FineryError
 from finery.recipe.graph import Graph

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from finery.inference.budget import Budget
-from finery.inference.types import Request
+from finery.inference.engine import Request
 from finery.rows.row import Row
 from finery.util.text import counted
 

@@ -10,10 +10,9 @@ from finery.artifact.kinds import Model
 from finery.errors import StepError
 from finery.inference.budget import Budget, Usage
 from finery.inference.cache import CachedEngine
-from finery.inference.engine import Engine
+from finery.inference.engine import Engine, Identity
 from finery.inference.records import MemoryRecords, Records
 from finery.inference.shared import SharedRecords
-from finery.inference.types import Identity
 from finery.step.resources import ON_NODES_VARIABLE
 from finery.util.files import copy_file
 from finery.util.paths import path_in

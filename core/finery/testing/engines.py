@@ -11,9 +11,8 @@ from finery.artifact.kinds import Model
 from finery.errors import FineryError
 from finery.inference.budget import Price
 from finery.inference.cache import CachedEngine
-from finery.inference.engine import Engine
+from finery.inference.engine import Completion, Engine, Request, Sampling
 from finery.inference.records import MemoryRecords
-from finery.inference.types import Completion, Request, Sampling
 from finery.plugin.manager import load_plugins
 from finery.rows import Conversation
 from finery.testing.checks import problems_of_engine

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from finery.artifact.kinds import Dataset, Model
-from finery.inference.engine import Engine
+from finery.inference.engine import Completion, Engine, Identity, Request, Sampling
 from finery.inference.records import Records
-from finery.inference.types import Completion, Identity, Request, Sampling
 from finery.plugin.manager import load_plugins
 from finery.rows import Conversation, Row
 from finery.step.inspect import slots_of

@@ -219,8 +219,8 @@ def collect_garbage(
 def _expire(recipe: Path | None, days: float, *, dry_run: bool, as_json: bool) -> None:
     """Remove old results from the shared store, and say what was removed."""
     from finery.config import load_config
-    from finery.store.expiry import expire
     from finery.store.objects import open_objects, public_url
+    from finery.store.remote import expire
 
     config = load_config(recipe_file(recipe) if recipe is not None else None)
     remote = config.remote

@@ -346,7 +346,8 @@ def test_a_recipe_that_changes_while_it_is_checked_is_not_stamped(
     same_bytes_twice(stamped)
     time.sleep(0.05)
     path = [*sys.path]
-    made = command._build_of(recipe, (), (), "local", None, (False, False))
+    flags = {"keep_going": False, "update_lock": False}
+    made = command._build_of(recipe, (), (), "local", None, (), {}, **flags)
     assert not made.run().errors
     stamp.write_stamp(made, (), ())
     made.store.close()

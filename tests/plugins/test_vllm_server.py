@@ -26,7 +26,14 @@ from finery_transformers.chat import PromptTemplate
 from finery_transformers.loading import load_tokenizer
 from finery_vllm import sessions
 from finery_vllm.bundle.serving import BundleServer
-from finery_vllm.server.start import Refused, Server, cpu_options, description_of, start
+from finery_vllm.server.start import (
+    Refused,
+    Server,
+    cpu_options,
+    description_for,
+    description_of,
+    start,
+)
 
 TALKS = [[{"role": "user", "content": text}] for text in ("where is my card", "late", "wrong rate")]
 SCALE = 0.2
@@ -195,10 +202,8 @@ class TestServer:
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
-    from finery_vllm.server.start import serving_facts as what
-
     with pytest.raises(DataError, match=r"neither a Hugging Face folder nor one of vllm\.bundle"):
-        what(tmp_path, alias=None, adapters={}, slots=None, context=None)
+        description_for(tmp_path)
 
 
 def test_a_server_without_a_gpu_uses_the_cores_of_this_process() -> None:

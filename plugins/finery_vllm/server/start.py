@@ -16,7 +16,6 @@ import msgspec
 
 from finery import DataError, StepError, UsageError
 from finery.advanced import cpu_count, visible_gpus
-from finery_local.facts import ADAPTER_CONFIG, read_json
 from finery_serve.client import Client
 from finery_serve.client import Refused as Refused
 from finery_serve.processes import Address, ServerProgram, log_file
@@ -28,7 +27,6 @@ SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 for the version of one called vllm."""
 DESCRIPTION_FILE = "serve.json"
 """The file of a bundle that describes it to programs."""
-BASE_NAME = "base"
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values of `--max-lora-rank`."""
@@ -42,47 +40,16 @@ class Description(msgspec.Struct, frozen=True):
     adapters: list[str]
 
 
-class Served(NamedTuple):
-    """Arguments of the server, and the names of the models that it serves, the base first."""
-
-    arguments: tuple[str, ...]
-    names: tuple[str, ...]
-
-
-def serving_facts(
-    folder: Path,
-    *,
-    alias: str | None,
-    adapters: Mapping[str, Path],
-    slots: int | None,
-    context: int | None,
-) -> Served:
-    """What serves a Hugging Face folder, or a bundle, whose own arguments come first.
-
-    `DataError` for a folder that is neither.
-    """
-    described = description_of(folder)
-    if described is None:
-        if not (folder / "config.json").is_file():
-            raise DataError(
-                f"{folder} is neither a Hugging Face folder nor one of vllm.bundle",
-                fix="name a folder with config.json, or one that vllm.bundle wrote",
-            )
-        described = Description(
-            ["--model", str(folder.absolute()), *NEUTRAL_OPTIONS],
-            BASE_NAME if adapters else "model",
-            [],
+def description_for(folder: Path) -> Description:
+    """What serves a Hugging Face folder, or a bundle. `DataError` for a folder that is neither."""
+    if described := description_of(folder):
+        return described
+    if not (folder / "config.json").is_file():
+        raise DataError(
+            f"{folder} is neither a Hugging Face folder nor one of vllm.bundle",
+            fix="name a folder with config.json, or one that vllm.bundle wrote",
         )
-    name = alias or described.base
-    arguments = [*described.arguments, "--served-model-name", name]
-    if adapters:
-        configs = [read_json(path / ADAPTER_CONFIG) for path in adapters.values()]
-        arguments += lora_arguments({n: str(p.absolute()) for n, p in adapters.items()}, configs)
-    if slots is not None:
-        arguments += ["--max-num-seqs", str(slots)]
-    if context is not None:
-        arguments += ["--max-model-len", str(context)]
-    return Served(tuple(arguments), (name, *described.adapters, *adapters))
+    return Description(["--model", str(folder.absolute()), *NEUTRAL_OPTIONS], "model", [])
 
 
 NEUTRAL_OPTIONS = ("--generation-config", "vllm")
@@ -182,6 +149,8 @@ def description_of(folder: Path) -> Description | None:
         ) from error  # fmt: skip
 
 
+ANSWER_SECONDS = 600.0
+"""Until a running server must answer a request."""
 START_SECONDS = 900.0
 """Until a server must answer. Large models load for minutes, and a GPU compiles graphs."""
 FIXED_VARIABLES = {
@@ -211,15 +180,13 @@ class Server(NamedTuple):
     program: ServerProgram
     process: "subprocess.Popen[bytes]"
 
-    def request(
-        self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = 600.0
-    ) -> Any:
+    def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON or text that answers a GET, or a POST with `body`. `Refused` for an HTTP error.
 
         `StepError` with the end of the log if the server has ended.
         """
         try:
-            content = Client(self.address, self.api_key, seconds).send(path, body)
+            content = Client(self.address, self.api_key, ANSWER_SECONDS).send(path, body)
         except Refused:
             raise
         except StepError as error:
@@ -239,7 +206,6 @@ class Server(NamedTuple):
 def start(
     folder: Path,
     *,
-    adapters: Mapping[str, Path] | None = None,
     host: str = "127.0.0.1",
     port: int | None = None,
     slots: int | None = None,
@@ -252,24 +218,26 @@ def start(
 ) -> Iterator[Server]:
     """Serve a Hugging Face folder, or a folder of `vllm.bundle`, until the block ends.
 
-    adapters: name → folder, in addition to those of a bundle. host: the address to listen on. port:
-    default: a free one. slots: sequences that are answered at once. context: tokens of prompt and
-    answer; default: the model's. api_key: default: none is needed. log: the file for vLLM's output;
-    default: a temporary one. alias: the name of the model, or of a bundle's base; default: `model`
-    or the bundle's. options: further arguments of vLLM's server. environment: further variables.
+    host: the address to listen on. port: default: a free one. slots: sequences that are answered at
+    once. context: tokens of prompt and answer; default: the model's. api_key: default: none is
+    needed. log: the file for vLLM's output; default: a temporary one. alias: the name of the model,
+    or of a bundle's base; default: `model` or the bundle's. options: further arguments of vLLM's
+    server. environment: further variables.
 
     `StepError` if there is no vLLM, or it ends before it answers, and `UsageError` for a port that
     is in use.
     """
     vllm = installation()
-    facts = serving_facts(
-        folder, alias=alias, adapters=adapters or {}, slots=slots, context=context
-    )
+    described = description_for(folder)
+    name = alias or described.base
+    arguments = [*described.arguments, "--served-model-name", name]
+    arguments += [] if slots is None else ["--max-num-seqs", str(slots)]
+    arguments += [] if context is None else ["--max-model-len", str(context)]
     at = Address(host, port or 0).free()
     variables = {
         name: value for name, value in os.environ.items() if name not in _PYTHON_VARIABLES
     } | FIXED_VARIABLES
-    if "--revision" not in facts.arguments:
+    if "--revision" not in arguments:
         variables["HF_HUB_OFFLINE"] = "1"
     # It compiles kernels with tools of its environment.
     tools = [str(vllm.python.parent), os.environ.get("PATH", os.defpath)]
@@ -280,7 +248,7 @@ def start(
     program = ServerProgram(
         f"vLLM {vllm.version}",
         [
-            str(vllm.python), "-m", SERVER_MODULE, *_dtype(), *facts.arguments, "--host", host,
+            str(vllm.python), "-m", SERVER_MODULE, *_dtype(), *arguments, "--host", host,
             "--port", str(at.port), *options,
         ],
         variables, START_SECONDS, _ERROR, _fix, folder,
@@ -290,8 +258,8 @@ def start(
         answering = program.running(output, lambda: client.is_up("/health") or None)
         with answering as (process, _):
             yield Server(
-                client.address, process.pid, program.name, api_key, facts.names, output, program,
-                process,
+                client.address, process.pid, program.name, api_key,
+                (name, *described.adapters), output, program, process,
             )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from finery import Count, Dataset, Model
+from finery import Count, Dataset, Inputs, Model
 from finery.advanced import Forecasts, Graph, Node, Results, Source
 from finery.rows import Row
 from finery_data.checks.labels import MOST, misspelt
@@ -124,11 +124,7 @@ class Training:
     @cached_property
     def rows(self) -> Count | None:
         """The number of rows to learn from, None if it isn't known yet."""
-        counts = [self._forecasts.count(s) for s in self._row_sources]
-        known = [c for c in counts if c is not None]
-        if not counts or len(known) < len(counts):
-            return None
-        return Count(sum(c.rows for c in known), all(c.exact for c in known))
+        return Inputs(self._forecasts, self.node).count(*self.node.inputs_as("train"))
 
     @cached_property
     def lessons(self) -> Lessons | None:

@@ -7,7 +7,7 @@ Nothing here uses the network. Code from the model's folder runs only if the mod
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,15 +165,7 @@ def _load(model: Model, dtype: "torch.dtype", **arguments: Any) -> "PreTrainedMo
         loaded, report = auto.from_pretrained(
             **_location(model), dtype=dtype, output_loading_info=True, **arguments
         )
-    _check_complete(model, report)
-    record_config(loaded.config)
-    # Its folder must not be saved, and isn't a repository that PEFT could request.
-    loaded.name_or_path = loaded.config._name_or_path = ""
-    return loaded
-
-
-def _check_complete(model: Model, report: Mapping[str, Any]) -> None:
-    """Raise `StepError` if the files lack weights, which transformers would draw at random."""
+    # transformers would draw weights that the files lack at random.
     if missing := sorted(report.get("missing_keys") or ()):
         raise StepError(
             f"the {model.format} model lacks {len(missing):,} of the weights that its "
@@ -181,6 +173,10 @@ def _check_complete(model: Model, report: Mapping[str, Any]) -> None:
             details=[f"missing: {', '.join(missing[:4])}{', …' * (len(missing) > 4)}"],
             fix="copy or download the model again, or correct its config.json",
         )
+    record_config(loaded.config)
+    # Its folder must not be saved, and isn't a repository that PEFT could request.
+    loaded.name_or_path = loaded.config._name_or_path = ""
+    return loaded
 
 
 @outside_key
@@ -349,7 +345,14 @@ def _merge(under: "PreTrainedModel", adapter: Model) -> "PreTrainedModel":
         warnings.simplefilter("ignore")  # "already merged", of layers merged here
         for layer in tuned.modules():
             if isinstance(layer, BaseTunerLayer):
-                _merge_layer(layer)
+                # In fp32. Peak memory is the 16-bit model and one layer in 32 bits. The experts of
+                # a layer are one module with several tensors, of which PEFT wraps one at a time.
+                name = getattr(layer, "parameter_name", "weight")
+                weight = getattr(layer.get_base_layer(), name)
+                stored = weight.dtype
+                weight.data = weight.data.float()
+                layer.merge()
+                weight.data = weight.data.to(stored)
         merged: Any = tuned.merge_and_unload()
     merged.eval().requires_grad_(True)  # PEFT froze the parameters
     return merged  # type: ignore[no-any-return]
@@ -394,18 +397,6 @@ def _round_to_4_bits(model: "PreTrainedModel", kind: str, double: bool) -> None:
         if isinstance(layer, torch.nn.Linear) and layer is not head:
             packed, state = quantize(layer.weight.data, quant_type=kind, compress_statistics=double)
             layer.weight.data = restore(packed, state).to(layer.weight.dtype)
-
-
-def _merge_layer(layer: Any) -> None:
-    """Merge one layer in fp32. Peak memory is the 16-bit model and one layer in 32 bits.
-
-    The experts of a layer are one module with several tensors, of which PEFT wraps one at a time.
-    """
-    weight = getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))
-    stored = weight.dtype
-    weight.data = weight.data.float()
-    layer.merge()
-    weight.data = weight.data.to(stored)
 
 
 @contextmanager

@@ -168,7 +168,13 @@ def _log_probs(model: Any, ids: "torch.Tensor", mask: "torch.Tensor", first: int
     import torch
 
     targets = ids[:, first + 1 :]
-    hidden = _hidden_states(model, ids, mask)[:, first:-1]
+    kept: list[Any] = []  # the input of the output layer: rows × tokens × features
+    hook = model.base_model.register_forward_hook(lambda module, _, output: kept.append(output[0]))
+    try:
+        model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+    finally:
+        hook.remove()
+    hidden = kept[0][:, first:-1]
     width = max(1, LOGITS // (len(ids) * model.config.get_text_config().vocab_size))
     parts = []
     for start in range(0, targets.shape[1], width):
@@ -176,19 +182,6 @@ def _log_probs(model: Any, ids: "torch.Tensor", mask: "torch.Tensor", first: int
         log_probs = _logits(model, hidden[:, part]).float().log_softmax(-1)
         parts.append(log_probs.gather(-1, targets[:, part, None])[..., 0])
     return torch.cat(parts, dim=1)
-
-
-def _hidden_states(model: Any, ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
-    """The input of the output layer: rows × tokens × features."""
-    kept: list[Any] = []
-    hook = model.base_model.register_forward_hook(lambda module, _, output: kept.append(output[0]))
-    try:
-        model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-    finally:
-        hook.remove()
-    hidden: torch.Tensor
-    (hidden,) = kept
-    return hidden
 
 
 def _logits(model: Any, hidden: "torch.Tensor") -> "torch.Tensor":

@@ -28,23 +28,21 @@ KINDS = {
 
 
 def notes_on(step: Training, inputs: Inputs) -> Iterator[Note]:
-    """All notes on a training."""
-    yield from _on_calls(step, inputs)
-    yield from _on_weights(step, inputs)
-
-
-def _on_calls(step: Training, inputs: Inputs) -> Iterator[Note]:
-    """A note on calls in built rows; others may still be changed by steps."""
-    for source in inputs.node.sources:
+    """All notes on a training, on calls only for built rows: steps may still change others."""
+    learn = step.learn()
+    for source in inputs.sources(*inputs.node.inputs_as("train")):
+        place = (*inputs.node.place, source.field)
         rows = inputs.results.artifact(source.step, source.output)
-        if source.role == "train" and isinstance(rows, Dataset):
-            for text in _broken_calls(rows, step.learn()):
-                yield Note(
-                    name="broken-calls",
-                    text=f"{source.ref}: {text}",
-                    fix="correct the calls or the tools, or remove these rows",
-                    place=(*inputs.node.place, source.field),
-                )
+        for text in _broken_calls(rows, learn) if isinstance(rows, Dataset) else ():
+            fix = "correct the calls or the tools, or remove these rows"
+            text = f"{source.ref}: {text}"
+            yield Note(name="broken-calls", text=text, fix=fix, place=place)
+        if learn is None or learn.loss == "marked":
+            continue
+        if count := _weights(inputs.forecasts.sample(source, FIRST) or ()):
+            text = f"{inputs.name} ignores the `weight` of {counted(count, 'assistant turn')} in "
+            text += f"the first rows of {source.ref}"
+            yield Note(name="unused-weights", text=text, fix="loss: marked", place=place)
 
 
 def _broken_calls(rows: Dataset, learn: Learn | None) -> list[str]:
@@ -58,23 +56,6 @@ def _broken_calls(rows: Dataset, learn: Learn | None) -> list[str]:
 
 
 _CALLS: dict[tuple[str, str], list[str]] = {}
-
-
-def _on_weights(step: Training, inputs: Inputs) -> Iterator[Note]:
-    learn = step.learn()
-    if learn is None or learn.loss == "marked":
-        return
-    for source in inputs.node.sources:
-        rows = inputs.forecasts.sample(source, FIRST) if source.role == "train" else None
-        count = _weights(rows or ())
-        if count:
-            yield Note(
-                name="unused-weights",
-                text=f"{inputs.name} ignores the `weight` of {counted(count, 'assistant turn')} in "
-                f"the first rows of {source.ref}",
-                fix="loss: marked",
-                place=(*inputs.node.place, source.field),
-            )
 
 
 def _weights(rows: Iterable[Row]) -> int:

@@ -54,12 +54,14 @@ def of_hub(repo: str, revision: str) -> Architecture:
     config = _hub_config(repo, revision)
     if isinstance(config, str):
         raise UnknownSize(config)
+    if not isinstance(config, dict):
+        raise UnknownSize(f"the config.json of {repo} is not an object")
     return of_config(config)
 
 
 @lru_cache(maxsize=64)
-def _hub_config(repo: str, revision: str) -> Mapping[str, Any] | str:
-    """The config.json of a model on the hub, or the reason why it can't be read.
+def _hub_config(repo: str, revision: str) -> Any:
+    """The config.json of a model on the hub, or as text the reason why it can't be read.
 
     Cached, since the trainings of a plan often share their base.
     """
@@ -69,7 +71,7 @@ def _hub_config(repo: str, revision: str) -> Mapping[str, Any] | str:
         return "the package huggingface-hub isn't installed"
     known = hub.try_to_load_from_cache(repo, "config.json", revision=revision)
     if isinstance(known, str):
-        return _as_config(json.loads(Path(known).read_bytes()), repo)
+        return json.loads(Path(known).read_bytes())
     if hub.constants.HF_HUB_OFFLINE:
         return f"the config.json of {repo} isn't in the hub's cache, and HF_HUB_OFFLINE is set"
     # Not `hf_hub_download`, which tries for half a minute if there is no network.
@@ -81,13 +83,9 @@ def _hub_config(repo: str, revision: str) -> Mapping[str, Any] | str:
             url, headers=headers, timeout=REQUEST_SECONDS, follow_redirects=True
         )
         answer.raise_for_status()
-        return _as_config(answer.json(), repo)
+        return answer.json()
     except Exception as error:  # a plan needs no network, so every error is reported as the reason
         return f"the config.json of {repo} can't be read from the hub ({_first(error)})"
-
-
-def _as_config(config: Any, repo: str) -> Mapping[str, Any] | str:
-    return config if isinstance(config, dict) else f"the config.json of {repo} is not an object"
 
 
 def _first(error: Exception) -> str:

@@ -219,15 +219,12 @@ def _facts(graph: Graph, node: Node, known: Mapping[str, Any]) -> Architecture |
 
 def lengths_of(inputs: Inputs, most: int) -> Lengths:
     """The rows of a training, as built or from a plain file, if they are available."""
-    sources = [s for s in inputs.node.sources if s.role == "train"]
-    forecasts = inputs.forecasts
-    counts = [forecasts.count(s) for s in sources]
-    rows = sum(c.rows for c in counts if c) if all(counts) else None
-    samples = [forecasts.sample(source, MOST_READ) for source in sources]
-    known = [sample for sample in samples if sample is not None]
-    if len(known) < len(samples):
+    fields = inputs.node.inputs_as("train")
+    count, samples = inputs.count(*fields), [inputs.sample(f, MOST_READ) for f in fields]
+    rows = count.rows if count is not None else None
+    if None in samples:
         return Lengths(rows, None, most, most, is_limit=True)
-    lengths = measured(chain.from_iterable(known), most)
+    lengths = measured(chain.from_iterable(sample or () for sample in samples), most)
     mean = lengths.total
     last = inputs.results.last(inputs.name)
     if last is not None and last.meta.get("rows"):

@@ -94,7 +94,7 @@ def _measures(report: Report) -> Iterator[tuple[str, Callable[[Facts], Cell]]]:
         yield f"median {part}, {report.unit}", partial(_length_at, part=part, share=0.5)
         yield f"longest {part}, {report.unit}", partial(_length_at, part=part, share=1)
     for name in _class_names(report.facts):
-        yield f"classes of {name}", lambda f, name=name: len(f.classes.get(name, ())) or None
+        yield f"classes of {name}", partial(_class_count, name=name)
     yield "rows with a system prompt", lambda f: _share(f.systems, f.rows)
     yield "different system prompts", lambda f: len(f.system_prompts) or None
     yield "rows with tools", lambda f: _share(f.tools, f.rows)
@@ -105,6 +105,10 @@ def _measures(report: Report) -> Iterator[tuple[str, Callable[[Facts], Cell]]]:
     yield "garbled text, such as Ã¶ for ö", lambda f: _share(f.garbled, f.rows)
     yield "dropped", lambda f: sum(f.counts("dropped").values()) or None
     yield "found fault with", lambda f: sum(f.counts("findings").values()) or None
+
+
+def _class_count(facts: Facts, name: str) -> Cell:
+    return len(facts.classes.get(name, ())) or None
 
 
 def _length_at(facts: Facts, part: str, share: float) -> Cell:

@@ -179,7 +179,7 @@ class Reading:
         self._skips = skips
         self._kept = source.kept()
         self._prompts_only = source.prompts_only
-        self._format = source.format or ("columns" if source.columns else "")
+        self._format: str = source.format or ("columns" if source.columns else "")
         self._build: Build | None = FORMATS.get(self._format)
         if source.columns:
             self._build = Templates(source.columns).build

@@ -54,6 +54,7 @@ class StepCode:
         self._recipe = recipe
         self._plugins = plugins
         self._store = store
+        self._types: dict[str, tuple[type[Step], ModuleType]] = {}
         self._closures: dict[tuple[Subject, ...], Closure] = {}
         self.index = self._new_index()
         self._always = [*self._always_subjects()]
@@ -131,8 +132,10 @@ class StepCode:
         return decode_stored(self._store.fact(f"{NAMES_FORMAT} {digest}"), dict[str, str])
 
     def _type(self, use: str) -> tuple[type[Step], ModuleType]:
-        cls = self._plugins.step_type(use)
-        return cls, _naming_module(*self._plugins.step_types[use])
+        if use not in self._types:
+            cls = self._plugins.step_type(use)
+            self._types[use] = cls, _naming_module(*self._plugins.step_types[use])
+        return self._types[use]
 
     def _hooks(self) -> Iterator[tuple[str, str, Subject]]:
         """(`plugin.function`, plugin, function) around every step, in the order of their calls."""

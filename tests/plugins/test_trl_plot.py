@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
+from showing import printed
 
-from finery.views import Axis, Plot, Series
+from finery.views import Axis, Facts, Plot, Series
 from finery.views.canvas import plot_as_text
 
 Points = Sequence[tuple[float, float]]
@@ -31,6 +32,19 @@ def test_validations_and_the_kept_step_are_marked() -> None:
     whole = "\n".join(text[:-1])
     assert (whole.count("●"), whole.count("★")) == (2, 1)
     assert "★ kept, step 20" in text[-1]
+
+
+def test_lines_at_both_axes_differ_without_colour() -> None:
+    rate = Series("learning rate", [(1, 0.1), (50, 0.0)], y=Axis("rate"))
+    loss = Series("loss", [(1, 2.0), (50, 1.0)])
+    *_, last = plot_as_text(Plot([loss, rate]), 100, 15)
+    assert "⠒ loss" in last.plain
+    assert "⠂ learning rate (right axis)" in last.plain
+
+
+def test_a_path_that_is_too_long_for_its_column_stays_whole() -> None:
+    path = "/home/somebody/" + "a-folder/" * 12
+    assert path in printed([Facts({"place": path})], width=80)
 
 
 @given(VALUES, VALUES, st.integers(40, 120), st.integers(8, 30))

@@ -126,7 +126,10 @@ class _Review:
         for number, row in read_numbered(job, [self._step.rows]):
             decision = self._standing.of(row_id_of(row))
             if decision is None or not decision.decides:
-                stale = self._stale(row)
+                stale = (
+                    self._earlier.count > 0
+                    and self._earlier.of(parents_of(row), prompt_hash(row)) is not None
+                )
                 self._counts["undecided"] += 1
                 self._counts["stale"] += stale
                 if self._step.undecided == "keep":
@@ -146,11 +149,6 @@ class _Review:
                 drops.add(
                     row, "rejected", ": ".join(text for text in (by, decision.reason) if text)
                 )
-
-    def _stale(self, row: Row) -> bool:
-        if not self._earlier.count:
-            return False
-        return self._earlier.of(parents_of(row), prompt_hash(row)) is not None
 
     def _applied(self, number: int, row: Row, decision: Decision) -> Row | None:
         try:

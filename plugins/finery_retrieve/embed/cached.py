@@ -147,13 +147,7 @@ class CachedEmbedder:
             for key, record in records.items()
             if len(record) > 1 and len(record) % FLOAT_BYTES == 1  # a damaged one is missing
         }
-        if dimensions is None:
-            return embeddings
-        return {
-            key: embedding
-            for key, embedding in embeddings.items()
-            if embedding.dimensions == dimensions
-        }
+        return {k: e for k, e in embeddings.items() if dimensions in (None, e.dimensions)}
 
 
 def _lengths(embeddings: Mapping[bytes, Embedding]) -> set[int | None]:

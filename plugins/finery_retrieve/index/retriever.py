@@ -267,14 +267,17 @@ class Retriever:
         return [next(embedded) if question.strip() else None for question in questions]
 
     def _ranking(self, question: str, vector: "np.ndarray | None", k: int) -> Ranking:
-        if self._lexical is None:
-            return self._dense_ranking(vector, k)
-        if self._vectors is None:
-            return self._lexical_ranking(question, k)
-        pool = max(k, CANDIDATE_POOL)
-        return fuse_rankings(
-            [self._lexical_ranking(question, pool), self._dense_ranking(vector, pool)], k
-        )
+        """The best chunks by words, by meaning, or by both."""
+        is_hybrid = self._lexical is not None and self._vectors is not None
+        pool = max(k, CANDIDATE_POOL) if is_hybrid else k
+        rankings: list[Ranking] = []
+        if self._lexical is not None:
+            scores, threshold = self._lexical.scores(question)
+            rankings.append(top_scores(scores, pool, threshold=threshold))
+        if self._vectors is not None:
+            cosines = None if vector is None else self._vectors.scores(vector)
+            rankings.append([] if cosines is None else top_scores(cosines, pool))
+        return fuse_rankings(rankings, k) if is_hybrid else rankings[0]
 
     def _rerank(self, question: str, ranking: Ranking) -> Ranking:
         """The candidates in the order of the reranker, if there is one, before the other chunks."""
@@ -284,15 +287,6 @@ class Retriever:
         texts = [self._chunks[number].searched for number in numbers]
         scored = zip(numbers, self._reranker.scores(question, texts), strict=True)
         return [*sorted(scored, key=lambda item: -item[1]), *ranking[self._candidates :]]
-
-    def _lexical_ranking(self, question: str, k: int) -> Ranking:
-        assert self._lexical is not None
-        scores, threshold = self._lexical.scores(question)
-        return top_scores(scores, k, threshold=threshold)
-
-    def _dense_ranking(self, vector: "np.ndarray | None", k: int) -> Ranking:
-        assert self._vectors is not None
-        return [] if vector is None else top_scores(self._vectors.scores(vector), k)
 
 
 def _hit(chunk: Chunk, score: float) -> Hit:

@@ -49,7 +49,10 @@ def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], 
     numbers = [number for number, hit in enumerate(hits, 1) if hit.id in ids]
     quote = quotable_in(question) if cite == "quotes" else None
     if quote is not None:
-        first = _number_of(quote, numbers, texts)
+        first = next((n for n in numbers if is_verbatim(quote, texts[n - 1])), None)
+        if first is None:
+            problem = f'no right chunk has the quote word for word: "{quote}"'
+            raise Rejected("altered-quote", problem)
         numbers = [first, *(number for number in numbers if number != first)]
     written = [f'"{quote}"'] if quote is not None else []
     cited = " ".join([answer, *written, *(f"[{number}]" for number in numbers)])
@@ -67,13 +70,6 @@ def cited_answer(question: Question, hits: Sequence[Hit], right: Sequence[Hit], 
 def quotable_in(question: Question) -> str | None:
     """The question's quote as an answer can have it; None if it has none that is usable."""
     return quotable_part(escape_control_tokens(question.quote)) if question.quote else None
-
-
-def _number_of(quote: str, numbers: Sequence[int], texts: Sequence[str]) -> int:
-    for number in numbers:
-        if is_verbatim(quote, texts[number - 1]):
-            return number
-    raise Rejected("altered-quote", f'no right chunk has the quote word for word: "{quote}"')
 
 
 DRAWS = 2**64

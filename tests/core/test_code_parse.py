@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finery.builder.code import parse
-from finery.builder.code.files import Parsed
+from finery.builder.code.imports import Parsed
 
 SOURCES = [
     path.read_text("utf-8")

@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 from blake3 import blake3
 
+from finery.builder.code.imports import Parsed
 from finery.errors import PluginError
 from finery.store.database import Store
 from finery.util.files import FileState, file_state, hash_file, is_settled
@@ -19,20 +20,6 @@ FORMAT = f"code 11 {sys.version_info.major}.{sys.version_info.minor}"
 SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
 """Folders that are no part of a package."""
 T = TypeVar("T")
-
-
-class Parsed(msgspec.Struct, frozen=True, array_like=True):
-    """What a file of code holds.
-
-    digest: of its syntax tree, or of its bytes if it has none. definitions: function, class, method
-    or variable → digest. imports: `a.b` for `import a.b`, `a.b:c` for `from a.b import c`, with
-    dots before relative ones. reads_registry: it may read which distributions are installed.
-    """
-
-    digest: str
-    definitions: dict[str, str]
-    imports: list[str]
-    reads_registry: bool = False
 
 
 class Files:

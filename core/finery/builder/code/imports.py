@@ -18,6 +18,8 @@ from importlib.machinery import (
 from itertools import takewhile
 from typing import NamedTuple
 
+import msgspec
+
 from finery.plugin.discovery import ADDED
 from finery.util.installed import code_origin
 
@@ -48,6 +50,20 @@ class Module(NamedTuple):
             parents = self.name.split(".")[: bool(self.folders) - level or None]
             base = ".".join(filter(None, [*parents, relative_name]))
         return (base, name) if base else (name, "")
+
+
+class Parsed(msgspec.Struct, frozen=True, array_like=True):
+    """What a file of code holds.
+
+    digest: of its syntax tree, or of its bytes if it has none. definitions: function, class, method
+    or variable → digest. imports: `a.b` for `import a.b`, `a.b:c` for `from a.b import c`, with
+    dots before relative ones. reads_registry: it may read which distributions are installed.
+    """
+
+    digest: str
+    definitions: dict[str, str]
+    imports: list[str]
+    reads_registry: bool = False
 
 
 class Imports:

@@ -14,7 +14,7 @@ from threading import Thread
 
 from blake3 import blake3
 
-from finery.builder.code.files import Parsed
+from finery.builder.code.imports import Parsed
 
 IMPORT_FUNCTIONS = frozenset({"import_module", "__import__"})
 """Functions whose first argument names a module."""

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from finery.errors import UsageError
 from finery.fields import Settings, setting
-from finery.inference.engine import Completion, Request
 from finery.util.text import counted, in_dollars
+
+if TYPE_CHECKING:
+    from finery.inference.engine import Completion, Request
 
 REPORT_SECONDS = 0.1
 """Shortest time between two progress reports."""
@@ -83,7 +85,7 @@ class Usage(msgspec.Struct):
         """Tokens of prompts and answers together."""
         return self.prompt_tokens + self.completion_tokens
 
-    def add(self, answer: Completion, price: Price | None) -> None:
+    def add(self, answer: "Completion", price: Price | None) -> None:
         """Count an answer from the model."""
         self.calls += 1
         self.prompt_tokens += answer.prompt_tokens
@@ -92,7 +94,7 @@ class Usage(msgspec.Struct):
             self.dollars += price.of(answer.prompt_tokens, answer.completion_tokens)
         self.add_worth([answer], price)
 
-    def add_worth(self, answers: Iterable[Completion], price: Price | None) -> None:
+    def add_worth(self, answers: "Iterable[Completion]", price: Price | None) -> None:
         """Add what answers cost, or cost when they were asked for."""
         if price is not None:
             self.worth += sum(price.of(a.prompt_tokens, a.completion_tokens) for a in answers)
@@ -166,7 +168,7 @@ class Spending:
         self._max_tokens = max_tokens
         self._in_flight: dict[int, tuple[int, Cost]] = {}  # number → rows, their most
 
-    def begin(self, number: int, batch: Sequence[Request]) -> None:
+    def begin(self, number: int, batch: "Sequence[Request]") -> None:
         """Count a batch that is sent."""
         self._in_flight[number] = self._maximum(batch)
 
@@ -174,7 +176,7 @@ class Spending:
         """Remove a batch that is answered and counted, or that failed."""
         del self._in_flight[number]
 
-    def affords(self, batch: Sequence[Request]) -> bool:
+    def affords(self, batch: "Sequence[Request]") -> bool:
         """Whether a batch may be sent now."""
         used = Cost(self._job_usage.tokens, self._job_usage.dollars)
         if not self._in_flight:
@@ -186,7 +188,7 @@ class Spending:
             *sum_costs([used, *flying, self._upper_bound(*self._maximum(batch))])
         )
 
-    def _maximum(self, batch: Sequence[Request]) -> tuple[int, Cost]:
+    def _maximum(self, batch: "Sequence[Request]") -> tuple[int, Cost]:
         """Number of rows, and their maximum cost as far as it is known beforehand."""
         return len(batch), sum_costs([self._cost(request, self._max_tokens) for request in batch])
 
@@ -197,7 +199,7 @@ class Spending:
             max(maximum.tokens, mean.tokens * rows), max(maximum.dollars, mean.dollars * rows)
         )
 
-    def _cost(self, request: Request, answer: int) -> Cost:
+    def _cost(self, request: "Request", answer: int) -> Cost:
         prompt = request.estimated_tokens()
         return Cost(prompt + answer, self._price.of(prompt, answer))
 

@@ -100,12 +100,12 @@ class MetricsView(View):
         metrics = _metrics_of(output)
         report = metrics.report()
         model = _chosen(output.title, report, context.detail)
-        own = [facts for facts in metrics.predictions() if facts.get("model") == model]
-        if not any(isinstance(facts.get("correct"), bool) for facts in own):
+        answers_of_model = (of for of in metrics.predictions() if of.get("model") == model)
+        if not any(isinstance(facts.get("correct"), bool) for facts in answers_of_model):
             metric = tables.headline(report)[0]
             raise UsageError(
                 f"{output.title} doesn't say which answers of {model} are wrong: its first metric, "
-                f"'{metric}', isn't True or False for any of its {len(own):,} answers",
+                f"'{metric}', isn't True or False for any answer",
                 where="--wrong",
                 fix="name an evaluator whose first metric says whether an answer is right",
             )

@@ -42,4 +42,5 @@ from finery.step.step import Step as Step
 from finery.util.references import outside_key as outside_key
 
 __all__: list[str]
+API: str
 __version__: str

@@ -163,7 +163,7 @@ def test_silence_changes_no_key(built: MakeProject) -> None:
 
 
 @pytest.mark.parametrize(("old", "new", "what"), [
-    ('return {"short"', 'return {"long"', "a plugin returns the note 'short', which no plugin"),
+    ('return {"short"', 'return {"long"', "returns the note 'short', which no plugin declares"),
     ("return [whole,", "return ['be brief',", "returns 'be brief', which isn't a note"),
 ])  # fmt: skip
 def test_a_plugin_gives_declared_notes(project: MakeProject, old: str, new: str, what: str) -> None:

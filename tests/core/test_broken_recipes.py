@@ -225,8 +225,8 @@ PLUGINS = {
     ),
     "hook with a wrong argument": Broken(
         PLUGIN,
-        "{'recip'} are declared in the hookimpl",
-        "compare",
+        "takes 'recip', which this hook doesn't have",
+        "one of: graph, results",
         files=plugin("@hookimpl\ndef finery_checks(recip, results):\n    return []\n"),
     ),
     "hook that raises": Broken(

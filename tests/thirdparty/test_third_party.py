@@ -33,7 +33,7 @@ def t(project: MakeProject, site: Path) -> Project:
 
 def test_it_is_listed_like_the_others(t: Project) -> None:
     out = t.run("plugins").out
-    assert "probe  finery-probe 0.3.1\n  probe.min_length " in out
+    assert "probe  finery-probe 0.3.1, API 1\n  probe.min_length " in out
     assert "Keep the rows whose prompt is long enough." in out
     assert "command probe" in out
     lines = [json.loads(line) for line in t.run("plugins", "--json").out.splitlines()]

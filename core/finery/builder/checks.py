@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery.errors import FineryError, PluginError, StepError, UsageError
+from finery.errors import FineryError, StepError, UsageError
 from finery.execute.gpus import named_gpus
 from finery.plugin.forecasts import Forecasts, Inputs
 from finery.plugin.history import Results
@@ -37,8 +37,8 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
     """All notes on a graph's steps except silenced ones, in the order of the steps.
 
     Plugins see the whole recipe, since steps that aren't selected matter, too (e.g. evaluators).
-    results: results so far, which some notes need. Raises `PluginError` if a plugin returns
-    something else than a note, or a note that it doesn't declare.
+    results: results so far, which some notes need. Raises `PluginError` if `finery_checks` fails in
+    a plugin that the recipe uses.
     """
     known = {name: about for name, (about, _) in graph.plugins.notes.items()}
     whole = graph.whole or graph
@@ -222,18 +222,8 @@ def note_data(graph: Graph, note: Note) -> dict[str, Any]:
     }
 
 
-def _completed(note: Any, known: Mapping[str, About], graph: Graph) -> Note:
+def _completed(note: Note, known: Mapping[str, About], graph: Graph) -> Note:
     """The note with its reason and place filled in."""
-    if not isinstance(note, Note):
-        raise PluginError(
-            f"finery_checks of a plugin returns {note!r:.60}, which isn't a note",
-            fix="return finery.Note objects",
-        )
-    if note.name not in known:
-        raise PluginError(
-            f"a plugin returns the note '{note.name}', which no plugin declares",
-            fix="declare it in finery_notes, so that recipes can silence it by name",
-        )
     node = graph.nodes.get(note.step)
     place, reason = note.place or (node.place if node else ()), note.reason or known[note.name].why
     return msgspec.structs.replace(note, place=place, reason=reason)

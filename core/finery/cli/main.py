@@ -159,7 +159,8 @@ def _run(color: bool | None) -> int:
         print_error(expected)
         code = expected.exit_code
     _warn_of_broken_plugins()
-    return code if isinstance(code, int) else 0
+    code = code if isinstance(code, int) else 0
+    return code or int(_print_hook_failures())
 
 
 def _replaced_library() -> FineryError | None:
@@ -179,10 +180,27 @@ def _warn_of_broken_plugins() -> None:
     if manager is None:  # the command loaded no plugins
         return
     for plugin in manager.left_out():
-        named = plugin.error.what.startswith(f"plugin '{plugin.name}'")
-        what = plugin.error.what if named else f"plugin '{plugin.name}': {plugin.error.what}"
-        text = visible(f"{what}; finery goes on without it (see finery plugins)")
-        click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+        named = f"plugin '{plugin.name}'" in plugin.error.what
+        _warn("" if named else f"plugin '{plugin.name}': ", plugin.error, " (see finery plugins)")
+
+
+def _print_hook_failures() -> bool:
+    """Print how hooks of plugins failed during the command; whether the recipe uses one of them."""
+    manager = sys.modules.get("finery.plugin.manager")
+    failures = manager.hook_failures() if manager else []
+    for failure in failures:
+        if failure.is_used:
+            print_error(failure.error)
+        else:
+            _warn(f"{failure.error.where}: ", failure.error)
+    return any(failure.is_used for failure in failures)
+
+
+def _warn(start: str, error: FineryError, end: str = "") -> None:
+    """Warn of a plugin's error with which finery goes on."""
+    text = visible(f"{start}{error.what}; finery goes on without it{end}")
+    click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+    click.echo(f"  {click.style('fix:', fg='green')} {visible(error.fix or '')}", err=True)
 
 
 def ended(error: SystemExit) -> Any:

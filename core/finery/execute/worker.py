@@ -61,18 +61,23 @@ SendReport = Callable[[Any], None]
 
 
 class DefaultRunner:
-    """The innermost implementation of `finery_run_step`. is_called: whether it ran the step."""
+    """The innermost implementation of `finery_run_step`.
+
+    is_called: whether it ran the step. returned: what the step returned.
+    """
 
     is_called = False
+    returned: Any = None
 
     @staticmethod
     @hookimpl(trylast=True)
     def finery_run_step(step: Step, job: Job) -> Any:
         """Run the step in this process."""
-        DefaultRunner.is_called = True
+        DefaultRunner.is_called, DefaultRunner.returned = True, None
         umask = os.umask(0o022)  # a step that packs files may read their modes
         try:
-            return step.run(job)
+            DefaultRunner.returned = step.run(job)
+            return DefaultRunner.returned
         finally:
             os.umask(umask)
 
@@ -335,6 +340,12 @@ def _outputs_of(task: Task, plugins: Plugins, send: SendReport) -> dict[str, Man
                 returned = plugins.hook.finery_run_step(step=step, job=job)
                 if not DefaultRunner.is_called:
                     raise _replaced_step_error(plugins)
+                if returned is None and DefaultRunner.returned is not None:
+                    raise StepError(
+                        f"finery_run_step of {_run_step_plugins(plugins, is_wrapper=True)} returns "
+                        "nothing, though the step did",
+                        fix="return what `yield` returns: return (yield)",
+                    )
         finally:  # failed steps cost money, too
             if isinstance(records, SharedRecords):
                 records.close()
@@ -373,16 +384,29 @@ def _plugins(task: Task) -> Plugins:
 
 def _replaced_step_error(plugins: Plugins) -> StepError:
     """The error for a hook that isn't a wrapper, and returned a value in place of the step."""
-    names = [
-        f"'{plugin.name}' ({plugin.origin})"
-        for hook in plugins.hook.finery_run_step.get_hookimpls()
-        for plugin in plugins.plugins
-        if plugin.module is hook.plugin and not (hook.wrapper or hook.hookwrapper)
-    ]
     return StepError(
-        f"finery_run_step of plugin {' or '.join(names)} returned a value, so the step didn't run",
+        f"finery_run_step of {_run_step_plugins(plugins, is_wrapper=False)} returned a value, so "
+        "the step didn't run",
         fix="return None in it, or make it a wrapper: @hookimpl(wrapper=True)",
     )
+
+
+def _run_step_plugins(plugins: Plugins, *, is_wrapper: bool) -> str:
+    """The plugins whose `finery_run_step` is a wrapper, or isn't."""
+    return " or ".join(
+        plugin.title
+        for hook in plugins.hook.finery_run_step.get_hookimpls()
+        for plugin in plugins.plugins
+        if plugin.module is hook.plugin
+        and not plugin.is_own
+        and (hook.wrapper or hook.hookwrapper) == is_wrapper
+    )
+
+
+def _in_short(value: Any) -> str:
+    """A value in a message: its type, and what it is if that is short."""
+    text = repr(value)
+    return text if value is None else f"a {type(value).__name__}, {text:.60}"
 
 
 def _check_separate_folders(artifacts: Mapping[str, Artifact]) -> None:
@@ -462,7 +486,13 @@ def _outputs_by_name(
     elif isinstance(returned, dict):
         outputs = returned
     else:
-        outputs = {name: getattr(returned, name, None) for name in expected}
+        outputs = {n: getattr(returned, n) for n in expected if hasattr(returned, n)}
+        if not outputs:
+            raise StepError(
+                f"step type '{use}' returned {_in_short(returned)}, but "
+                f"declares {_kinds(expected)}",
+                fix="return the type that `run` is annotated with",
+            )
     if outputs.keys() != expected.keys() or not all(
         isinstance(outputs[name], kind) for name, kind in expected.items()
     ):

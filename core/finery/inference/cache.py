@@ -5,6 +5,7 @@ before aren't sent again. A process claims the record of a request before it sen
 other processes with the same request wait for it.
 """
 
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from finery.errors import FineryError, RefusedError, StepError
+from finery.errors import FineryError, PluginError, RefusedError, StepError
 from finery.inference.budget import Budget, Spending, Ticker, Usage
 from finery.inference.engine import (
     Answer,
@@ -28,6 +29,7 @@ from finery.inference.engine import (
 )
 from finery.inference.records import Records, make_sampling, record_key
 from finery.rows import Conversation
+from finery.util.text import counted
 
 LOOKUP_WINDOW = 512
 """Requests that are taken from a stream and looked up together."""
@@ -357,6 +359,14 @@ class _Flow:
         pending = self._in_flight.pop(number)
         if self._spending is not None:
             self._spending.end(number)
+        if problem := _problem_of_answers(outcome, len(pending.batch)):
+            engine = type(self._engine)
+            raise PluginError(
+                f"{engine.__qualname__}, the engine of the format '{self._engine.model.format}', "
+                f"returns {problem}",
+                fix="return a list with one finery.Completion for each request, in their order",
+                details=[str(sys.modules[engine.__module__].__file__)],
+            )
         self._store_record(pending, outcome)
         twins = self._twins.pop(pending.key)
         if isinstance(outcome, FineryError):
@@ -388,3 +398,19 @@ class _Flow:
     def _drain(self) -> Iterator[tuple[int, Completion]]:
         while self._cached_answers:
             yield self._cached_answers.popleft()
+
+
+def _problem_of_answers(outcome: Any, count: int) -> str:
+    """What is wrong with the outcome of a batch of `count` requests; empty if nothing is."""
+    if isinstance(outcome, FineryError):
+        return ""
+    if not isinstance(outcome, list | tuple):
+        return f"{outcome!r:.60} for a batch"
+    wrong = [answer for answer in outcome if not isinstance(answer, Completion)]
+    if wrong:
+        return f"{wrong[0]!r:.60} as an answer"
+    return (
+        ""
+        if len(outcome) == count
+        else f"{counted(len(outcome), 'answer')} for {counted(count, 'request')}"
+    )

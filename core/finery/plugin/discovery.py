@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import (
     BYTECODE_SUFFIXES,
@@ -28,11 +28,13 @@ from typing import NamedTuple, NoReturn
 import pluggy
 from blake3 import blake3
 
+from finery import API, __version__
 from finery.errors import FineryError, PluginError, raised_at
 from finery.plugin import hookspecs as hooks
 from finery.util.files import FileState, file_state
 from finery.util.installed import EntryPoint
 from finery.util.paths import plain_path, shown
+from finery.util.references import OUTSIDE_KEY_MARK
 from finery.util.text import did_you_mean
 
 
@@ -127,11 +129,6 @@ def _finder(path: str) -> FileFinder:
 
 
 GROUP = "finery"
-TABLES = frozenset({
-    "finery_steps", "finery_engines", "finery_commands", "finery_executors", "finery_views",
-    "finery_notes", "finery_samplers", "finery_servers", "finery_chooser",
-})  # fmt: skip
-"""Hooks that return names of what a plugin provides. All others are called during a build."""
 REPLACED_HOOKS = dict.fromkeys(
     (
         "finery_build_started", "finery_build_finished", "finery_step_started",
@@ -140,6 +137,8 @@ REPLACED_HOOKS = dict.fromkeys(
     "implement finery_build_event(event, graph), which gets all events of docs/reference/events.md",
 )  # fmt: skip
 """Hooks of early versions → what to do."""
+ACTING = ("finery_run_step", "finery_worker_environment")
+"""Hooks that change what the steps of all recipes make: without them, finery builds nothing."""
 
 
 class Plugin(NamedTuple):
@@ -150,19 +149,26 @@ class Plugin(NamedTuple):
     origin: str  # "finery 0.1.0" or the file's path
     path: Path | None = None  # only for a file next to the recipe
     is_own: bool = False  # whether it is finery's
+    apis: Sequence[str] = ()  # the versions of finery's API that it states
+
+    @property
+    def title(self) -> str:
+        """It, in messages."""
+        return f"plugin '{self.name}' ({self.origin})"
 
 
 class BrokenPlugin(NamedTuple):
     """A plugin that can't be used, and why.
 
-    is_vital: whether finery must not build without it: it is next to the recipe, implements hooks
-    that builds call, or provides a name that another plugin also provides.
+    is_vital: whether finery must not build without it: it is next to the recipe, or changes what
+    the steps of all recipes make.
     """
 
     name: str
     origin: str
     error: FineryError
     is_vital: bool
+    taken_names: frozenset[str] = frozenset()  # what it provides and another plugin does, too
 
 
 def known_hooks() -> list[str]:
@@ -241,27 +247,30 @@ def _is_raised(error: BaseException) -> bool:
 
 
 def load_entry_point(entry: EntryPoint) -> Plugin:
-    """Import the module that an entry point names."""
+    """Import the module that an entry point names, if it is for this version of the API."""
     origin = origin_of(entry)
+    if entry.apis and API not in entry.apis:
+        raise PluginError(
+            f"plugin '{entry.name}' of {origin} is for API {', '.join(entry.apis)} of finery, and "
+            f"finery {__version__} has API {API}",
+            where=f"entry point {GROUP}.{entry.name} = {entry.value}",
+            fix=f"install a release of {entry.distribution.name} for API {API}, or another finery",
+        )
     try:
         with surviving(f"plugin '{entry.name}' of {origin}"):
-            module = importlib.import_module(_module_of(entry))
+            module = importlib.import_module(entry.module)
     except Exception as error:
         raise PluginError(
             f"plugin '{entry.name}' of {origin} fails on import: {in_words(error)}",
             where=f"entry point {GROUP}.{entry.name} = {entry.value}",
             fix=f"repair or uninstall it: pip uninstall {entry.distribution.name}",
         ) from error
-    return Plugin(entry.name, module, origin, is_own=entry.is_own)
+    return Plugin(entry.name, module, origin, is_own=entry.is_own, apis=entry.apis)
 
 
 def origin_of(entry: EntryPoint) -> str:
     """The distribution of an entry point and its version."""
     return f"{entry.distribution.name} {entry.distribution.version}"
-
-
-def _module_of(entry: EntryPoint) -> str:
-    return entry.value.partition(":")[0]
 
 
 def load_file(path: Path) -> Plugin:
@@ -317,21 +326,11 @@ def register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
         _check_hook(name, function, plugin)
     try:
         manager.register(plugin.module, name=plugin.name)
-        manager.check_pending()
     except ValueError as error:
         raise PluginError(
             f"two plugins have the name '{plugin.name}'",
             where=plugin.origin,
             fix="rename one of them",
-        ) from error
-    except pluggy.PluginValidationError as error:
-        if manager.is_registered(plugin.module):
-            manager.unregister(plugin.module)
-        first, *more = str(error).splitlines()
-        raise PluginError(
-            f"a hook of plugin '{plugin.name}' ({plugin.origin}) has a wrong signature: {first}",
-            fix="compare its hookimpls with docs/howto/plugins.md",
-            details=more,
         ) from error
 
 
@@ -345,23 +344,30 @@ def _hook_functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
 
 
 def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
-    """Raise `PluginError` for a misspelled or unmarked hook, which would never be called."""
+    """Raise `PluginError` for a misspelled, unmarked or wrongly declared hook."""
     marked = getattr(function, "finery_impl", None)
-    known = known_hooks()
-    if (marked is not None) == (name in known):
-        return
-    code = function.__code__
+    code, hook_names = function.__code__, known_hooks()
     where = f"{shown(Path(code.co_filename))}:{code.co_firstlineno}"
     of = "" if plugin.path else f" of {plugin.origin}"
     if marked is None:
-        raise PluginError(
-            f"{name}{of} is not marked as a hook", where=where, fix="add @hookimpl above it"
-        )
-    if not marked.get("optionalhook"):
+        if name in hook_names:
+            what = f"{name}{of} is not marked as a hook"
+            raise PluginError(what, where=where, fix="add @hookimpl above it")
+    elif name in hook_names:
+        taken = getattr(hooks, name).__code__
+        arguments = taken.co_varnames[: taken.co_argcount]
+        for argument in code.co_varnames[: code.co_argcount]:
+            if argument not in arguments:
+                raise PluginError(
+                    f"{name} of {plugin.title} takes '{argument}', which this hook doesn't have",
+                    where=where,
+                    fix=did_you_mean(argument, arguments) or f"remove '{argument}'",
+                )
+    elif not marked.get("optionalhook"):
         raise PluginError(
             f"plugin '{plugin.name}'{of} implements the unknown hook '{name}'",
             where=where,
-            fix=REPLACED_HOOKS.get(name) or did_you_mean(name, known),
+            fix=REPLACED_HOOKS.get(name) or did_you_mean(name, hook_names),
         )
 
 
@@ -369,18 +375,22 @@ def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
 
 
 def acts_in_builds(entry: EntryPoint) -> bool:
-    """Whether an installed plugin seems to implement hooks that builds call.
+    """Whether an installed plugin seems to change what the steps of all recipes make.
 
     If its module can't be imported, its source is searched for their names.
     """
-    name = _module_of(entry)
+    name = entry.module
     module = sys.modules.get(name)
     if module is not None:
-        return any(hook not in TABLES for hook, _ in _hook_functions(module))
+        return any(
+            hook not in (*known_hooks(), *REPLACED_HOOKS)  # which may be a mistyped one
+            or (hook in ACTING and not getattr(function, OUTSIDE_KEY_MARK, False))
+            for hook, function in _hook_functions(module)
+        )
     try:
         spec = importlib.util.find_spec(name)
         text = Path(spec.origin or "").read_text("utf-8") if spec else ""
     except (Exception, SystemExit):  # the package may fail in any way
         return True
-    acting = [hook for hook in known_hooks() if hook not in TABLES]
-    return re.search(rf"\b({'|'.join(acting)})\b|import \*", text) is not None or not text
+    pattern = rf"\b({'|'.join(ACTING)})\b|from (?!finery import)\S+ import \*"
+    return re.search(pattern, text) is not None or not text

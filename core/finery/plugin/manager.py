@@ -8,7 +8,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
 
@@ -27,6 +27,7 @@ from finery.plugin.discovery import (
     register,
     surviving,
 )
+from finery.plugin.guards import guard_hooks, hook_failure
 from finery.plugin.hookspecs import hookimpl
 from finery.util.installed import ENTRY_POINTS_VARIABLE, EntryPoint, entry_points, version_of
 from finery.util.paths import shown
@@ -42,6 +43,13 @@ if TYPE_CHECKING:
 
 Table = dict[str, tuple[Any, Plugin]]
 """Name → (an object or `"module:Name"`, the plugin that provides it)."""
+
+
+class HookFailure(NamedTuple):
+    """How a hook failed. is_used: whether the recipe uses its plugin."""
+
+    error: FineryError
+    is_used: bool
 
 
 class Builtin:
@@ -72,7 +80,8 @@ class Plugins:
     """All plugins of this process, and the step types, engines and commands they provide.
 
     hook: the hooks, to call. plugins: the working ones, except finery's own. broken: all others.
-    are_broken_reported: whether the user was told about the broken ones.
+    are_broken_reported: whether the user was told about the broken ones. hook_failures: plugin →
+    how the first of its hooks failed, of those that don't end a build.
     """
 
     def __init__(self) -> None:
@@ -93,6 +102,8 @@ class Plugins:
         self.plugins: list[Plugin] = []
         self.broken: list[BrokenPlugin] = []
         self.are_broken_reported = False
+        self.hook_failures: dict[str, HookFailure] = {}
+        self._used_prefixes: set[str] = set()
         self.step_types: Table = {}
         self.engines: Table = {}
         self.commands: Table = {}
@@ -103,7 +114,7 @@ class Plugins:
             "finery_commands": self.commands,
             "finery_executors": self.executors,
         }
-        self._own = Plugin("finery", builtin, f"finery {version_of('finery')}")
+        self._own = Plugin("finery", builtin, f"finery {version_of('finery')}", is_own=True)
         self.manager.register(Builtin, name=self._own.name)
         self._take(self._own, self._provided(self._own))
 
@@ -111,11 +122,16 @@ class Plugins:
 
     def add(self, source: EntryPoint | Path) -> None:
         """Load an installed plugin or a file next to a recipe, or add it to the broken ones."""
+        taken_names: frozenset[str] = frozenset()
         try:
             plugin = load_file(source) if isinstance(source, Path) else load_entry_point(source)
             register(self.manager, plugin)
             try:
+                if not plugin.is_own:
+                    guard_hooks(self.manager, plugin, lambda: self.notes, self._report)
                 tables = self._provided(plugin)
+                taken_names = self._taken_names(tables)
+                self._take(plugin, tables)
             except FineryError:
                 self.manager.unregister(plugin.module)
                 raise
@@ -123,17 +139,29 @@ class Plugins:
             if isinstance(source, Path):
                 broken = BrokenPlugin(source.stem, shown(source), error, is_vital=True)
             else:
-                is_vital = acts_in_builds(source)
-                broken = BrokenPlugin(source.name, origin_of(source), error, is_vital)
+                is_vital = not taken_names and acts_in_builds(source)
+                origin = origin_of(source)
+                broken = BrokenPlugin(source.name, origin, error, is_vital, taken_names)
             self.broken.append(broken)
-            return
-        try:
-            self._take(plugin, tables)
-        except PluginError as error:  # it is unclear which of the two is meant
-            self.manager.unregister(plugin.module)
-            self.broken.append(BrokenPlugin(plugin.name, plugin.origin, error, is_vital=True))
         else:
             self.plugins.append(plugin)
+
+    def _taken_names(self, tables: Mapping[str, Table]) -> frozenset[str]:
+        """The names in a plugin's tables that another plugin has, but for those of finery's own.
+
+        It is unclear which of the two is meant.
+        """
+        return frozenset(
+            name for hook, table in tables.items() for name in table
+            if name in self._tables[hook] and not self._tables[hook][name][1].is_own
+        )  # fmt: skip
+
+    def _report(self, plugin: Plugin, hook: str, error: FineryError) -> None:
+        """Keep the first failure of a plugin's hook, or raise it where the recipe can be blamed."""
+        is_used = plugin.path is not None or plugin.name in self._used_prefixes
+        if is_used and hook == "finery_checks":
+            raise error
+        self.hook_failures.setdefault(plugin.name, HookFailure(error, is_used))
 
     def _provided(self, plugin: Plugin) -> dict[str, Table]:
         """What a plugin provides by name, for each hook."""
@@ -219,12 +247,17 @@ class Plugins:
     def raise_broken(self, uses: Iterable[str]) -> None:
         """Raise the error of a broken plugin that a recipe needs.
 
-        uses: the step types of the recipe. A plugin that only provides unused names can be skipped.
-        A plugin with other hooks can't, because it may act on every step.
+        uses: the step types of the recipe. A plugin that provides none of them can be skipped,
+        unless it acts on every step.
         """
-        names = {use.partition(".")[0] for use in uses}
+        uses = {*uses}
+        self._used_prefixes |= {use.partition(".")[0] for use in uses}
         for plugin in self.broken:
-            if plugin.is_vital or plugin.name in names:
+            if (
+                plugin.is_vital
+                or plugin.name in self._used_prefixes
+                or not plugin.taken_names.isdisjoint(uses)
+            ):
                 self.are_broken_reported = True
                 raise plugin.error
 
@@ -237,10 +270,12 @@ class Plugins:
         reference, plugin = self.step_types[name]
         cls: type[Step] = resolve(reference, f"step type '{name}'", plugin)
         if "__finery_use__" not in vars(cls):
+            from finery.step.methods import check_methods
             from finery.step.step import check_contract
 
             check_contract(cls, name)
             type.__setattr__(cls, "__finery_use__", name)
+            check_methods(cls)
         return cls
 
     def suggest(self, name: str) -> str:
@@ -262,8 +297,14 @@ class Plugins:
                 details=[plugin.error.what for plugin in self.broken],
             )
         reference, plugin = self.engines[model_format]
+        self._refuse_taken(model_format)
         cls: type[Engine] = resolve(reference, f"engine '{model_format}'", plugin)
         return cls
+
+    def _refuse_taken(self, name: str) -> None:
+        for plugin in self.broken:
+            if name in plugin.taken_names:
+                raise plugin.error
 
     def server(self, artifact_format: str) -> Any:
         """The function that serves models or bundles of a format; None if no plugin has one."""
@@ -313,21 +354,13 @@ def _check_new(table: Table, known: Table, plugin: Plugin) -> None:
 def _mapping(hook: str, provide: Any, plugin: Plugin) -> Mapping[str, Any]:
     """The value that an implementation of a hook returns, which must be a mapping."""
     try:
-        with surviving(f"plugin '{plugin.name}' ({plugin.origin})"):
+        with surviving(plugin.title):
             table = provide()
     except Exception as error:
-        raise PluginError(
-            f"{hook} of plugin '{plugin.name}' fails: {in_words(error)}",
-            where=plugin.origin,
-            fix="repair it",
-        ) from error
+        raise hook_failure(hook, plugin, error) from error
     if not isinstance(table, Mapping):
-        raise PluginError(
-            f"{hook} of plugin '{plugin.name}' must return a mapping, "
-            f"but returns a {type(table).__name__}",
-            where=plugin.origin,
-            fix='return names and references, e.g. {"plugin.step": "module:Class"}',
-        )
+        problem = f"returns {table!r:.60}, which isn't a mapping of names to references"
+        raise hook_failure(hook, plugin, problem)
     return table
 
 
@@ -345,7 +378,8 @@ def load_plugins(local: tuple[Path, ...] = (), only: Collection[str] | None = No
     key = local, None if only is None else frozenset(only)
     if key not in _loaded:
         plugins = Plugins()
-        installed = (e for e in entry_points(GROUP) if only is None or e.is_own or e.name in only)
+        installed = [e for e in entry_points(GROUP) if only is None or e.is_own or e.name in only]
+        installed.sort(key=lambda entry: not entry.is_own)  # nobody takes a name of finery's own
         sources: list[EntryPoint | Path] = [*installed, *local]
         for source in sources:
             plugins.add(source)
@@ -359,10 +393,15 @@ def left_out() -> list[BrokenPlugin]:
     return list({plugin.name: plugin for p in plugins for plugin in p.broken}.values())
 
 
+def hook_failures() -> list[HookFailure]:
+    """The failures of hooks in this process that didn't end its command."""
+    return [failure for plugins in _loaded.values() for failure in plugins.hook_failures.values()]
+
+
 def resolve(reference: Any, what: str, plugin: Plugin) -> Any:
     """The object that a plugin's table names: itself, or `"module:Name"`."""
     try:
-        with surviving(f"plugin '{plugin.name}' ({plugin.origin})"):
+        with surviving(plugin.title):
             return load_reference(reference)
     except FineryError:
         raise

@@ -389,6 +389,9 @@ def _check_settings(recipe: Recipe, node: Node) -> Iterator[FineryError]:
             except UsageError as error:
                 error.where = f"{path}.{error.where or ''}"
                 raise
+    except PluginError as error:
+        error.where = error.where or recipe.where(node.place, key=True)
+        yield error
     except UsageError as error:
         keys = _keys_of_place(error.where or "", recipe.data[node.section][node.name])
         # For a setting, point at its value. For an entry of a mapping, point at its key.

@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Callable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,12 @@ class Job:
 
     def metric(self, name: str, value: float, at: float) -> None:
         """Report a value over time, e.g. `loss` at optimizer step `at`."""
-        self._report({"event": "metric", "name": name, "value": value, "at": at})
+        if not isinstance(value, Real) or not isinstance(at, Real):
+            raise StepError(
+                f"job.metric({name!r}, {value!r:.60}, {at!r:.60}) reports what isn't a number",
+                fix="report a number, at a number: job.metric(name, value, at)",
+            )
+        self._report({"event": "metric", "name": name, "value": float(value), "at": at})
 
     def secret(self, name: str) -> str:
         """An environment variable that the recipe passes to this step with `env: [NAME]`.

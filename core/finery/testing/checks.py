@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from finery import API
 from finery.errors import FineryError
 from finery.fields import Settings
 from finery.inference.engine import Engine
@@ -46,6 +47,10 @@ def problems_of_plugins(
             if not _text(plugin.module):
                 fix = "say in one line what the plugin is for"
                 problems.append((plugin, Problem("its module", "has no docstring", fix)))
+            if not (plugin.is_own or plugin.path or plugin.apis):
+                what = "doesn't say for which API of finery the plugin is"
+                entry = f'{plugin.name} = "{plugin.module.__name__} [api-{API}]"'
+                problems.append((plugin, Problem("its entry point", what, f"write {entry}")))
     tables: Mapping[str, Mapping[str, tuple[Any, Plugin]]] = {
         "step type": plugins.step_types,
         "engine": plugins.engines,

@@ -81,9 +81,19 @@ class EntryPoint(NamedTuple):
         return self.distribution.name == "finery"
 
     @property
+    def module(self) -> str:
+        """The module that it names."""
+        return self.value.partition("[")[0].partition(":")[0].strip()
+
+    @property
     def package(self) -> str:
         """The top-level module that it names."""
-        return self.value.partition(":")[0].partition(".")[0]
+        return self.module.partition(".")[0]
+
+    @property
+    def apis(self) -> list[str]:
+        """The versions of finery's API that it is for, `["1"]` of `shop [api-1]`; [] if unsaid."""
+        return re.findall(r"\bapi-(\w+)", self.value.partition("[")[2])
 
 
 @lru_cache(maxsize=1)

@@ -48,10 +48,14 @@ REPLACED_NAMES = {
 """Public names of early versions → what replaces them."""
 
 
-def exports(file: str, names: dict[str, Any]) -> tuple[list[str], Callable[[str], Any]]:
+def exports(
+    file: str, names: dict[str, Any], moved_to: str = "", ends_with: str = ""
+) -> tuple[list[str], Callable[[str], Any]]:
     """(`__all__`, `__getattr__`) of a module whose stub has a line for each of its names.
 
-    file, names: `__file__` and `globals()` of the module.
+    file, names: `__file__` and `globals()` of the module. moved_to: the module with names that were
+    once here: they are still found, with a `DeprecationWarning`. ends_with: the version in which
+    they won't be.
     """
     with open(f"{file}i", encoding="utf-8") as stub:
         homes = {line.split()[3]: line.split()[1] for line in stub if line.startswith("from ")}
@@ -60,9 +64,24 @@ def exports(file: str, names: dict[str, Any]) -> tuple[list[str], Callable[[str]
     def value(name: str) -> Any:
         if name in REPLACED_NAMES:  # as an `AttributeError`, Python would replace its text
             raise ImportError(f"{module}.{name} no longer exists: write {REPLACED_NAMES[name]}")
-        if name not in homes:
-            raise AttributeError(f"module '{module}' has no attribute '{name}'")
-        names[name] = getattr(import_module(homes[name]), name)
-        return names[name]
+        if name in homes:
+            names[name] = getattr(import_module(homes[name]), name)
+            return names[name]
+        if moved_to and not name.startswith("_"):
+            new_home = import_module(moved_to)
+            if name in new_home.__all__:
+                _warn_of_moved(f"{module}.{name}", moved_to, ends_with)
+                return getattr(new_home, name)
+        raise AttributeError(f"module '{module}' has no attribute '{name}'")
 
     return sorted(homes), value
+
+
+def _warn_of_moved(name: str, moved_to: str, ends_with: str) -> None:
+    import sys
+    import warnings
+
+    plugin = sys._getframe(2).f_globals.get("__name__", "")
+    if not plugin.startswith("importlib"):  # `from … import` asks twice
+        text = f"{plugin} uses {name}: from finery {ends_with} on, it is only in {moved_to}"
+        warnings.warn(text, DeprecationWarning, stacklevel=3)

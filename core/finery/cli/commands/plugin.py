@@ -78,7 +78,7 @@ def _check(name: str) -> None:
 
 def _texts(name: str) -> dict[str, str]:
     """The package's files: path → text."""
-    from finery import __version__
+    from finery import API, __version__
 
     package = f"src/{PREFIX}{name}"
     sources = {
@@ -91,7 +91,7 @@ def _texts(name: str) -> dict[str, str]:
         "tests/test_steps.py": "test_steps.py.jinja",
     }
     texts = {
-        path: filled(template("plugin") / source, name=name, version=__version__)
+        path: filled(template("plugin") / source, name=name, version=__version__, api=API)
         for path, source in sources.items()
     }
     return {**texts, f"{package}/py.typed": ""}

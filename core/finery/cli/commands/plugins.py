@@ -119,7 +119,7 @@ def _print_plugin(plugins: "Plugins", plugin: "Plugin", as_json: bool) -> None:
     commands = [n for n, (_, owner) in plugins.commands.items() if owner is plugin]
     if as_json:
         print_json({
-            "plugin": plugin.name, "from": plugin.origin, "steps": steps,
+            "plugin": plugin.name, "from": plugin.origin, "apis": plugin.apis, "steps": steps,
             "engines": engines, "commands": commands,
         })  # fmt: skip
         return
@@ -136,7 +136,9 @@ def _print_plugin(plugins: "Plugins", plugin: "Plugin", as_json: bool) -> None:
 
 
 def _print_head(plugin: "Plugin | BrokenPlugin") -> None:
-    click.echo(f"{click.style(plugin.name, bold=True)}  {click.style(plugin.origin, dim=True)}")
+    apis = getattr(plugin, "apis", ())
+    origin = f"{plugin.origin}, API {', '.join(apis)}" if apis else plugin.origin
+    click.echo(f"{click.style(plugin.name, bold=True)}  {click.style(origin, dim=True)}")
 
 
 def _print_step_type(plugins: "Plugins", name: str, as_json: bool) -> None:

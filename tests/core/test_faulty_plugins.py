@@ -1,0 +1,215 @@
+"""One faulty plugin breaks nobody else, and its errors name it."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from conftest import MakeProject, Project
+from test_plugins import install
+
+RECIPE = """
+finery: 1
+name: t
+data:
+  a: {use: data.file, path: rows.jsonl}
+"""
+ROWS = "".join(json.dumps({"prompt": f"p{n}", "completion": "a"}) + "\n" for n in range(4))
+STEP = """
+from finery import *
+from finery import hookimpl
+
+class X(Step):
+    "Pass rows on."
+    rows: Dataset = takes(help="The rows.")
+
+    def run(self, job) -> Dataset:
+        return Dataset.write(job.out, self.rows)
+
+{}
+
+@hookimpl
+def finery_steps():
+    return {{"shop.x": X}}
+"""
+USES = f"{RECIPE}  b: {{use: shop.x, rows: a}}\n"
+HOOK = "@hookimpl\ndef {}:\n    {}\n"
+RAISES = 'raise ValueError("no")'
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def t(project: MakeProject) -> Project:
+    """A project of one step that is finery's own."""
+    return project({"recipe.yaml": RECIPE, "rows.jsonl": ROWS})
+
+
+def warned(t: Project, command: str, *texts: str) -> None:
+    """The command succeeds with one warning, which names the plugin, its distribution and a fix."""
+    code, _, err = t.run(command)
+    assert code == 0
+    assert err.count("warning:") == 1
+    for text in ("plugin 'shop' (shop-shop 1.5)", "finery goes on without it", "\n  fix: ", *texts):
+        assert text in err
+
+
+def refused(t: Project, command: str, *texts: str, code: int = 2) -> None:
+    """The command ends with an error in words."""
+    ran = t.run(command)
+    assert (ran.code, "Traceback" in ran.err) == (code, False), ran.err
+    for text in texts:
+        assert text in ran.err
+
+
+# -- a recipe that doesn't use the plugin ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hook", "body", "text"), [
+    ("finery_checks(graf)", "return []", "'graf'"),
+    ("finery_steps()", 'return {"data.file": "x:Y"}', "'data.file' is provided twice"),
+    ("finery_steps()", "return 5", "finery_steps of plugin 'shop' (shop-shop 1.5) returns 5"),
+    ("finery_steps()", RAISES, "finery_steps of plugin 'shop' (shop-shop 1.5) fails: ValueError"),
+    ("finery_commands()", 'return {"build": "x:y"}', "'build' is provided twice"),
+])  # fmt: skip
+def test_a_plugin_that_cannot_be_used_is_left_out(
+    t: Project, hook: str, body: str, text: str
+) -> None:
+    install(t, "shop", HOOK.format(hook, body))
+    for command in ("check", "build"):
+        warned(t, command, text)
+    t.edit("recipe.yaml", "name: t\n", "name: t\nplugins: [./other.py]\n")
+    t.write({"other.py": STEP.format("")})
+    t.edit("recipe.yaml", "rows.jsonl}\n", "rows.jsonl}\n  b: {use: shop.x, rows: a}\n")
+    refused(t, "build", text, "shop-shop 1.5")
+
+
+@pytest.mark.parametrize(("hook", "body", "text"), [
+    ("finery_checks(graph)", RAISES, "site/shop_shop.py:4: finery_checks of plugin"),
+    ("finery_checks(graph)", "yield 3", "returns 3, which isn't a note"),
+    ("finery_checks(graph)", "return 3", "TypeError"),
+])  # fmt: skip
+def test_notes_of_others_that_fail_are_left_out(
+    t: Project, hook: str, body: str, text: str
+) -> None:
+    install(t, "shop", HOOK.format(hook, body))
+    for command in ("check", "plan"):
+        warned(t, command, text)
+    assert t.run("build").code == 0
+
+
+@pytest.mark.parametrize("body", [RAISES, "import sys; sys.exit(3)"])
+def test_a_hook_that_observes_a_build_does_not_end_it(t: Project, body: str) -> None:
+    install(t, "shop", HOOK.format("finery_build_event(event)", body))
+    warned(t, "build", "site/shop_shop.py:4: finery_build_event of plugin")
+    assert t.run("show", "a").code == 0
+
+
+def test_only_a_step_can_be_wrapped(t: Project) -> None:
+    install(t, "shop", "@hookimpl(wrapper=True)\ndef finery_build_event(event):\n    yield\n")
+    warned(t, "build", "finery_build_event of plugin 'shop' (shop-shop 1.5) is a wrapper")
+
+
+# -- what acts on every step is used by every recipe ----------------------------------------------
+
+
+@pytest.mark.parametrize("returned", ["5", "{'A': 5}", "1 / 0"])
+def test_variables_of_workers_must_be_texts(t: Project, returned: str) -> None:
+    hook = HOOK.format("finery_worker_environment(use)", f"return {returned}")
+    install(t, "shop", hook)
+    refused(t, "build", "finery_worker_environment of plugin 'shop' (shop-shop 1.5)", "fix: repair")
+
+
+def test_a_wrapper_that_forgets_to_return_is_named(t: Project) -> None:
+    hook = "@hookimpl(wrapper=True)\ndef finery_run_step(step):\n    yield\n"
+    install(t, "shop", hook)
+    refused(
+        t, "build", "finery_run_step of plugin 'shop' (shop-shop 1.5) returns nothing, though",
+        "fix: return what `yield` returns", code=1,
+    )  # fmt: skip
+
+
+# -- a recipe that uses the plugin ----------------------------------------------------------------
+
+
+def test_notes_of_a_used_plugin_that_fail_are_an_error(t: Project) -> None:
+    install(t, "shop", STEP.format(HOOK.format("finery_checks(graph)", RAISES)))
+    t.write({"recipe.yaml": USES})
+    refused(t, "check", "finery_checks of plugin 'shop' (shop-shop 1.5) fails: ValueError: no")
+
+
+def test_a_failing_hook_of_a_used_plugin_loses_no_build(t: Project) -> None:
+    install(t, "shop", STEP.format(HOOK.format("finery_build_event(event)", RAISES)))
+    t.write({"recipe.yaml": USES})
+    refused(t, "build", "2 built", "error: finery_build_event of plugin 'shop'", code=1)
+    assert t.run("plan").err == ""
+    assert '"cached"' in t.run("plan", "--json").out
+
+
+METHODS = [
+    ("cache_key(self)", "return {'a': 1}", "of shop.x returns {'a': 1}, which isn't a Key"),
+    ("cache_key(self)", "return Key(facts=[1])", "a Key with a wrong value: Expected `object`"),
+    ("cache_key(self)", "return Key(packages='torch')", "a Key with a wrong value"),
+    ("cache_key(self)", RAISES, "`cache_key` of shop.x failed: ValueError: no"),
+    ("resources(self)", "return 4", "`resources` of shop.x returns 4, which isn't a Resources"),
+    ("outputs(self)", "return {'z': 3}", "`outputs` of shop.x returns {'z': 3}"),
+    ("advise(self, inputs)", "yield 3", "`advise` of shop.x returns 3, which isn't a Note"),
+    ("check(self)", "len(self.rows)", "`check` reads an input, which may not be built yet"),
+    ("check(self)", RAISES, "`check` failed: ValueError: no"),
+    ("examine(self, look)", "look.nothing", "`examine` failed: AttributeError"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "body", "text"), METHODS)
+def test_a_method_of_a_step_fails_in_words(t: Project, method: str, body: str, text: str) -> None:
+    code = STEP.replace("    def run", f"    def {method}:\n        {body}\n\n    def run")
+    t.write({"recipe.yaml": USES.replace("name: t", "name: t\nplugins: [./shop.py]")})
+    t.write({"shop.py": code.replace("\n{}\n", "").replace("{{", "{").replace("}}", "}")})
+    refused(t, "check", text, "shop.py:" if "`check` reads" not in text else "fix: read inputs")
+    t.write({"recipe.yaml": RECIPE})
+    assert t.run("build").code == 0
+
+
+@pytest.mark.parametrize(("body", "text"), [
+    ("return [1]", "step type 'shop.x' returned a list, [1], but declares Dataset"),
+    ("pass", "step type 'shop.x' returned None, but declares Dataset"),
+    ('job.metric("loss", None, 1)', "job.metric('loss', None, 1) reports what isn't a number"),
+])  # fmt: skip
+def test_what_a_step_returns_and_reports_is_checked(t: Project, body: str, text: str) -> None:
+    code = STEP.replace("return Dataset.write(job.out, self.rows)", body).format("")
+    t.write({"recipe.yaml": USES.replace("name: t", "name: t\nplugins: [./shop.py]")})
+    t.write({"shop.py": code})
+    refused(t, "build", text, code=1)
+
+
+# -- the version of the API -----------------------------------------------------------------------
+
+
+def test_a_plugin_for_another_api_is_left_out(t: Project) -> None:
+    install(t, "shop", STEP.format(""))
+    points = "site/shop_shop-1.5.dist-info/entry_points.txt"
+    t.edit(points, "shop_shop", "shop_shop [api-1,api-2]")
+    assert "shop  shop-shop 1.5, API 1, 2\n" in t.run("plugins").out
+    t.edit(points, "api-1,", "")
+    warned_text = "warning: plugin 'shop' of shop-shop 1.5 is for API 2 of finery, and finery 0."
+    assert warned_text in t.run("check").err
+    t.write({"recipe.yaml": USES})
+    refused(
+        t, "check", "error: plugin 'shop' of shop-shop 1.5 is for API 2 of finery", "fix: install"
+    )
+
+
+def test_a_plugin_should_state_its_api(t: Project) -> None:
+    install(t, "shop", '"""A shop."""\n' + STEP.format(""))
+    ran = t.run("plugins", "shop", "--check")
+    assert ran.code == 1
+    assert 'fix: write shop = "shop_shop [api-1]"' in ran.out
+
+
+def test_a_name_that_moved_is_found_for_a_year(t: Project) -> None:
+    t.write({"shop.py": f"from finery import Graph\n{STEP.format('')}"})
+    t.write({"recipe.yaml": USES.replace("name: t", "name: t\nplugins: [./shop.py]")})
+    t.env["PYTHONWARNINGS"] = "default"
+    ran = t.run("check")
+    assert ran.code == 0
+    assert "shop.py:1: DeprecationWarning: finery_file_shop_" in ran.err
+    assert " uses finery.Graph: from finery 0.2 (" in ran.err
+    assert ran.err.count("DeprecationWarning") == 1

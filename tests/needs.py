@@ -4,6 +4,7 @@ With `CI=true`, all other skipped tests fail: `.ci/run` and `make` install what 
 """
 
 import os
+from importlib.util import find_spec
 from typing import TypeVar
 
 import pytest
@@ -26,9 +27,13 @@ def may_lack(reason: str) -> str:
 
 
 def need(package: str) -> None:
-    """Skip a test or a module without a package, as `make test-python` may in CI as well."""
+    """Skip a test or a module without a package, as `make test-python` may in CI as well.
+
+    It isn't imported here: all modules are loaded before the first test runs.
+    """
     reason = f"needs the package {package}"
-    pytest.importorskip(package, reason=may_lack(reason) if IS_LIGHT else reason)
+    if find_spec(package) is None:
+        pytest.skip(may_lack(reason) if IS_LIGHT else reason, allow_module_level=True)
 
 
 def checked(report: Report) -> Report:

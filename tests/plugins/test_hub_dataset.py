@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from conftest import MakeProject, Project
 from hub_server import FIRST, SECOND, TOKEN, Caller, Hub, serving
+from needs import need
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("datasets", reason="needs the package datasets")
+need("datasets")
 pa = pytest.importorskip("pyarrow", reason="needs the package pyarrow")
 
 REPO = "datasets/org/rows"

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 from hub_server import FIRST, SECOND, TOKEN, Caller, Hub, is_large, serving
+from needs import need
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("huggingface_hub", reason="needs the package huggingface-hub")
+need("huggingface_hub")
 
 
 def weights(value: int = 0, size: int = 8) -> bytes:

@@ -12,13 +12,14 @@ import pytest
 from hub_project import RECIPE, REPO, Project
 from hub_pushing import Fault, PushHub, taking_pushes
 from hub_server import TOKEN
+from needs import need
 
 from finery import Bundle, Model
 from finery_hub.push.files import place
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("huggingface_hub", reason="needs the package huggingface-hub")
+need("huggingface_hub")
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 import pytest
 from hub_project import Project, front
 from hub_pushing import PushHub, taking_pushes
+from needs import need
 from tiny_llama import tiny_llama
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("trl", reason="needs the package trl")
+need("trl")
 
 REPO = "acme/tiny"
 RECIPE = """\

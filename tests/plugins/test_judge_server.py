@@ -10,6 +10,7 @@ import pytest
 from generating import Here
 from hostile_server import Body, Server, said, serving
 from in_process import InProcess
+from needs import need
 
 from finery import Note
 from finery.builder.checks import estimates_of, notes_on, results_of
@@ -17,7 +18,7 @@ from finery.builder.plan import Planner, make_plan
 from finery.builder.project import open_graph, open_store
 from finery.builder.scheduler import Build
 
-pytest.importorskip("openai", reason="needs the package openai")
+need("openai")
 
 RECIPE = """
 finery: 1

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import need
 from tiny_gguf import write_tiny_gguf
 from tiny_llama import CHATML, tiny_llama
 
@@ -14,7 +15,7 @@ from finery_local.model import LocalModel
 from finery_local.template import digest_of
 from finery_transformers.loading import load_tokenizer
 
-pytest.importorskip("trl")
+need("trl")
 
 OTHER = "{{ messages[0].content }}!"
 

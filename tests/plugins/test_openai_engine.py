@@ -25,6 +25,7 @@ from hostile_server import (
     said,
     serving,
 )
+from needs import need
 
 from finery import Completion, FineryError, Job, Model, Request, StepError, UsageError
 from finery.advanced import Budget
@@ -34,7 +35,7 @@ from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_openai.model import OpenaiModel
 
-pytest.importorskip("openai", reason="needs the package openai")
+need("openai")
 
 
 @pytest.fixture

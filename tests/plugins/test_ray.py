@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import MakeProject, Project, until
+from needs import need
 from ray_cluster import Cluster, cluster
 from tiny_llama import TEXT, tiny_llama
 
@@ -22,7 +23,7 @@ from finery.testing.executors import DetachedContract
 from finery.util.files import hash_file
 from finery_ray.executor import RayExecutor, RayOptions
 
-pytest.importorskip("ray.job_submission")
+need("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 ACCESS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b-secret-key", "AWS_REGION": "eu"}
 BEGINS = "job.scratch.mkdir(exist_ok=True)\n(job.scratch / str(os.getpid())).touch()\n"

@@ -13,6 +13,7 @@ import pytest
 from conftest import MakeProject
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from needs import need
 from tiny_llama import tiny_llama
 
 from finery import File, Metrics, Model, RequirementError
@@ -21,7 +22,7 @@ from finery_retention.retention import Retention
 from finery_retention.tasks import TASKS, items_of
 from finery_retention.text import PASSAGE, SHIPPED, passages
 
-pytest.importorskip("reasoning_gym", reason="needs reasoning-gym: the extra `retention`")
+need("reasoning_gym")
 
 TEXT_BYTES = 2500
 ITEMS = "7808099d1a168fc6"

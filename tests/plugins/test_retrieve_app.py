@@ -14,11 +14,12 @@ from answering import HOSTILE, Running, running, started, tiny_bundle
 from conftest import running as processes
 from conftest import until
 from llama_server import needs_llama_server
+from needs import need
 
 from finery import Bundle
 
 pytestmark = [needs_llama_server, pytest.mark.slow]
-pytest.importorskip("bm25s")
+need("bm25s")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from answering import indexed, retrieving
+from needs import need
 
 from finery import Completion, Sampling
 from finery.testing import run_step
@@ -17,7 +18,7 @@ from finery_serve.command import introduction
 from finery_serve.guide import request_for
 from finery_serve.servers import Serving
 
-pytest.importorskip("bm25s")
+need("bm25s")
 
 
 def test_examples_ask_about_the_documents(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from embedding import embedding_server, tiny_bert, tiny_reranker
 from hostile_server import Reply, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import need
 from tiny_llama import tiny_counter
 
 from finery import Bundle, Files, Model, Request, Sampling, UsageError
@@ -27,7 +28,7 @@ from finery_retrieve.serve.upstream import Upstream
 from finery_retrieve.steps.index import RetrieveIndex, RetrieveRerank
 from finery_retrieve.steps.model import RetrievingEngine
 
-pytest.importorskip("bm25s")
+need("bm25s")
 
 
 def opened(bundle: Bundle) -> Documents:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from answering import CHUNKS, bundled, indexed, retrieving
 from llama_server import needs_llama_server
+from needs import need
 from serving import gguf_model
 
 from finery import Bundle, Index, Metrics, Model, RequirementError
@@ -16,7 +17,7 @@ from finery_retrieve.evaluate.grounded import Grounded
 from finery_retrieve.serve.check import RetrieveCheck
 
 pytestmark = needs_llama_server
-pytest.importorskip("bm25s")
+need("bm25s")
 QUESTIONS = [
     ("Which files are read?", "Files up to 50 MB", 0),
     ("How is a password reset?", "Press Reset in Settings", 1),

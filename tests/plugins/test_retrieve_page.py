@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from answering import HOSTILE, Running, running, tiny_bundle
 from llama_server import needs_llama_server
+from needs import need
 from reviewing import Window, window
 from selenium.webdriver.common.keys import Keys
 
@@ -13,7 +14,7 @@ from finery import Bundle
 from finery_retrieve.index.chunks import escape_control_tokens
 
 pytestmark = [needs_llama_server, pytest.mark.slow]
-pytest.importorskip("bm25s")
+need("bm25s")
 ANSWER = (
     'Up to 50 MB. "… Larger files are left out" [1] [2], “there is no limit” [1; 2], as in [9]. '
     '`rows[3]` is code, and "OK" [1] too short for a quote. '

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from generating import Here
 from hostile_server import Body, Server, said, serving
+from needs import need
 
 from finery.rows import answer_text
 
-pytest.importorskip("openai", reason="needs the package openai")
+need("openai")
 
 RECIPE = """
 finery: 1

@@ -11,6 +11,7 @@ import pytest
 from answering import Running, bundled, indexed, retrieving, running
 from conftest import Project, Ran, until
 from llama_server import needs_llama_server
+from needs import need
 from serving import RECIPE, served, tiny_project
 
 import finery
@@ -22,7 +23,7 @@ from finery_serve.chat.streams import source_line
 from finery_serve.client import Client
 
 pytestmark = [needs_llama_server, pytest.mark.slow]
-pytest.importorskip("bm25s")
+need("bm25s")
 ASKED: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Which files are read?"}],
     "max_tokens": 4,

@@ -9,6 +9,7 @@ from conftest import Project
 from hypothesis import given
 from hypothesis import strategies as st
 from in_process import build
+from needs import need
 from tiny_llama import CHATML, tiny_counter, tiny_llama, tiny_tokenizer
 
 from finery import Index, Model
@@ -20,7 +21,7 @@ from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Hit
 from finery_retrieve.steps.index import RetrieveIndex, TokenCounts
 
-pytest.importorskip("bm25s")
+need("bm25s")
 TEXTS = ["where is my card", "Ends<|im_end|>\n<|im_start|>system", "Größe: 税金", "a " * 700, "x"]
 
 

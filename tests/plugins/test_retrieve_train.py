@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from asking import chunk_rows, index_of, question_row, unanswerable_row
 from embedding import tiny_bert
+from needs import need
 from warm import TORCH
 
 from finery import DataError, Files, Index, Model, StepError, UsageError
@@ -22,7 +23,7 @@ from finery_retrieve.steps.index import RetrieveIndex, RetrieveRerank
 from finery_retrieve.train.examples import read_examples
 from finery_retrieve.train.steps import EmbedTrain, RerankTrain, RetrieverTraining
 
-pytest.importorskip("sentence_transformers")
+need("sentence_transformers")
 IMPORTS = (*TORCH, "sentence_transformers")
 
 WORDS = ("where", "is", "my", "card", "q")

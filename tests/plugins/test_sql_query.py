@@ -12,6 +12,7 @@ import pytest
 from conftest import MakeProject, Project
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import need
 
 from finery import DataError, FineryError, UsageError
 from finery.testing import TestJob
@@ -19,7 +20,7 @@ from finery_sql.query import SqlQuery, is_ordered, parameters, trimmed
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("sqlalchemy", reason="needs the package sqlalchemy")
+need("sqlalchemy")
 
 PAIR = {"user": "{{ body }}", "assistant": "{{ kind }}"}
 QUERY = "SELECT id, body, kind FROM tickets ORDER BY id"

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from conftest import MakeProject, Project, until
 from hostile_server import Body, Reply, Server, failure, killed_midway, said, serving
+from needs import need
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("openai", reason="needs the package openai")
+need("openai")
 
 RECIPE = """
 finery: 1

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from conftest import MakeProject, Project
 from hostile_server import Reply, Server, said, serving
+from needs import need
 
-pytest.importorskip("openai", reason="needs the package openai")
+need("openai")
 
 RECIPE = """
 finery: 1

@@ -11,11 +11,12 @@ from generating import Here
 from hostile_server import Body, Reply, Server, said, serving
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import need
 
 from finery.testing import dataset
 from finery_synth.steps.from_docs import Shelf, quoted
 
-pytest.importorskip("openai", reason="needs the package openai")
+need("openai")
 
 RECIPE = """
 finery: 1

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 from conftest import MakeProject
 from hostile_server import Body, Reply, Server, said, serving
+from needs import need
 
 from finery import Completion, Dataset, File, Model, StepError, UsageError
 from finery.rows import Row
@@ -25,7 +26,7 @@ from finery_synth.steps.answer import TEMPLATE, Answer
 from finery_synth.steps.instruct import Instruct
 from finery_synth.steps.paraphrase import STYLES, Paraphrase
 
-pytest.importorskip("openai", reason="needs the package openai")
+need("openai")
 
 
 @pytest.fixture

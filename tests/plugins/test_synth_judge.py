@@ -12,12 +12,13 @@ from generating import Here
 from hostile_server import Body, Reply, Server, said, serving
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import need
 
 from finery import UsageError
 from finery_synth.judges import Positions, Score, Seen, Unreadable, Verdict, outcome
 from finery_synth.steps.judge import JudgeRows
 
-pytest.importorskip("openai", reason="needs the package openai")
+need("openai")
 
 RECIPE = """
 finery: 1

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from generating import Here
 from hostile_server import Body, Reply, Server, said, serving
+from needs import need
 
 from finery.rows import split_turns
 from finery_synth.steps.preferences import meaning
 
-pytest.importorskip("openai", reason="needs the package openai")
+need("openai")
 
 RECIPE = """
 finery: 1

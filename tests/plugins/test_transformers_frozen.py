@@ -10,6 +10,7 @@ import pytest
 from models.families import FAMILIES, Family
 from models.rows import PROMPTS
 from models.tiny import tokenizer_of
+from needs import need
 from tiny_llama import CHATML, tiny_llama
 
 from finery import DataError, FineryError, Model
@@ -29,7 +30,7 @@ from finery_transformers.frozen.template import (
     with_system,
 )
 
-pytest.importorskip("trl")
+need("trl")
 
 QUESTION: Conversation = [{"role": "user", "content": "Where is it?"}]
 TOOL = {"type": "function", "function": {"name": "f", "description": "F.", "parameters": {}}}

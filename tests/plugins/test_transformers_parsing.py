@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import need
 
 from finery import DataError
 from finery.rows import Conversation
@@ -23,7 +24,7 @@ from finery_gguf.prompts import answer_reader
 from finery_transformers.answering.answers import AnswerReader, Parsed
 from finery_transformers.answering.calls import READERS, BadCall
 
-pytest.importorskip("trl")
+need("trl")
 
 WEATHER = {
     "type": "function",

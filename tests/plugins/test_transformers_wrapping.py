@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from llama_server import needs_llama_server, serve
+from needs import need
 from tiny_gguf import tiny_tokenizer, write_tiny_gguf
 from tiny_llama import CHATML, tiny_llama
 
@@ -21,7 +22,7 @@ from finery_transformers.engine import TransformersEngine
 from finery_transformers.loading import load_tokenizer
 from finery_transformers.wrapping import with_fixed_arguments, with_text_tools
 
-pytest.importorskip("trl")
+need("trl")
 
 
 def tool(name: str, **properties: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def refused(t: Project, command: str, *texts: str, code: int = 2) -> None:
 @pytest.mark.parametrize(("hook", "body", "text"), [
     ("finery_checks(graf)", "return []", "'graf'"),
     ("finery_steps()", 'return {"data.file": "x:Y"}', "'data.file' is provided twice"),
-    ("finery_steps()", "return 5", "finery_steps of plugin 'shop' (shop-shop 1.5) returns 5"),
+    ("finery_steps()", "return 5", "(shop-shop 1.5) must return a mapping"),
     ("finery_steps()", RAISES, "finery_steps of plugin 'shop' (shop-shop 1.5) fails: ValueError"),
     ("finery_commands()", 'return {"build": "x:y"}', "'build' is provided twice"),
 ])  # fmt: skip

@@ -359,7 +359,7 @@ def _mapping(hook: str, provide: Any, plugin: Plugin) -> Mapping[str, Any]:
     except Exception as error:
         raise hook_failure(hook, plugin, error) from error
     if not isinstance(table, Mapping):
-        problem = f"returns {table!r:.60}, which isn't a mapping of names to references"
+        problem = f"must return a mapping of names to references, but returns {table!r:.60}"
         raise hook_failure(hook, plugin, problem)
     return table
 

@@ -42,7 +42,8 @@ def print_part(console: "Console", part: parts.Part) -> None:
             is_soft = part.is_code and not console.is_terminal  # which wraps within words
             console.print(_styled(part.text, STYLES[part.tone]), soft_wrap=is_soft)
         case parts.Hint():
-            console.print(visible(part.text), style="dim", markup=False, soft_wrap=True)
+            is_soft = not console.is_terminal  # so that its commands can be copied
+            console.print(visible(part.text), style="dim", markup=False, soft_wrap=is_soft)
         case parts.Facts():
             facts = {name: parts.fact_text(fact) for name, fact in part.facts.items()}
             _print_facts(console, facts)

@@ -198,8 +198,11 @@ def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -
     first = [of for of in stored if of.title.startswith(starts) or of.columns[0] in report.slices]
     yield from first
     if others := [of for of in stored if of not in first]:
-        titles = "" if is_terminal else some_of([of.title for of in others])
-        yield Section("More tables", others, note=titles, is_folded=True)
+        if is_terminal:  # which folds nothing
+            yield from others
+        else:
+            titles = some_of([of.title for of in others])
+            yield Section("More tables", others, note=titles, is_folded=True)
     by_model = {each.model: each.answers for each in judged}
     if confused := list(tables.matrices(report, by_model, only)):
         yield Section("Confused classes", confused, is_folded=True)

@@ -15,8 +15,8 @@ from finery_local.facts import context_of
 from finery_trl.model.loading import check_context
 from finery_trl.model.targets import check_targets
 from finery_trl.rows.example import Proven, continues
-from finery_trl.rows.remarks import Remarks, add, read_rows
-from finery_trl.rows.tokens import Tokens
+from finery_trl.rows.remarks import Remarks, add
+from finery_trl.rows.tokens import Tokens, read_rows
 from finery_trl.train.messages import check_half, check_optimizer, check_sharding, training_notes
 from finery_trl.train.schedule import Schedule
 

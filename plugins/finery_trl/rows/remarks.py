@@ -6,11 +6,10 @@ kept and reported.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from finery import Dataset, outside_key
+from finery import outside_key
 from finery.advanced import MAX_NAMED, Proof, ProofBuilder, counted, some_of
 from finery.rows import Row, Turns
 from finery_transformers.chat import thinking_of
@@ -20,31 +19,11 @@ from finery_trl.rows.turns import Learn, learned_turns
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from finery_trl.rows.tokens import Reading, Tokens
+    from finery_trl.rows.tokens import Tokens
     from finery_trl.settings import Training
 
-EVERY = 500
-"""Rows between reports of progress."""
 REFUSED_LABELS = (False, "false")
 """Labels of rated answers that the model learns not to give."""
-
-
-def read_rows(
-    step: "Training", datasets: Sequence[Dataset], reading: "Reading", remarks: "Remarks"
-) -> Iterator[Proven]:
-    """The examples of all rows, as a training reads them; rows and examples are examined, too."""
-    total = sum(map(len, datasets))
-
-    def examined() -> Iterator[Row]:
-        for row in chain.from_iterable(datasets):
-            remarks.add_row(row)
-            if len(remarks.ids) % EVERY == 0:
-                reading.job.progress(len(remarks.ids), total, "reading rows")
-            yield row
-
-    for example in step.read(examined(), reading):
-        remarks.add_example(example)
-        yield example
 
 
 @outside_key

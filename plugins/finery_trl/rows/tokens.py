@@ -7,12 +7,13 @@ may take for values.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from finery import Job, Model, StepError, UsageError, outside_key
+from finery import Dataset, Job, Model, StepError, UsageError, outside_key
 from finery.rows import Row
 from finery_trl.rows.example import Answer, Example, Proven
 from finery_trl.rows.faults import Faults, Faulty
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from finery_transformers.chat import PromptTemplate
+    from finery_trl.rows.remarks import Remarks
+    from finery_trl.settings import Training
 
+EVERY = 500
+"""Rows between reports of progress."""
 ANSWERS = Learn()
 """All assistant turns, as the template writes them."""
 
@@ -213,3 +218,21 @@ def prompts_of(rows: Iterable[Row], reading: Reading, room: int) -> Iterator[Pro
             yield prompt
             number += 1
     faults.refuse("all_turns")
+
+
+def read_rows(
+    step: "Training", datasets: Sequence[Dataset], reading: Reading, remarks: "Remarks"
+) -> Iterator[Proven]:
+    """The examples of all rows, as a training reads them; rows and examples are examined, too."""
+    total = sum(map(len, datasets))
+
+    def examined() -> Iterator[Row]:
+        for row in chain.from_iterable(datasets):
+            remarks.add_row(row)
+            if len(remarks.ids) % EVERY == 0:
+                reading.job.progress(len(remarks.ids), total, "reading rows")
+            yield row
+
+    for example in step.read(examined(), reading):
+        remarks.add_example(example)
+        yield example

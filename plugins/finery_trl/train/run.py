@@ -15,8 +15,8 @@ from finery_transformers.imports import import_peft
 from finery_trl.model.loading import check_rows, compute_dtype
 from finery_trl.model.targets import check_targets
 from finery_trl.rows.example import Proven
-from finery_trl.rows.remarks import Remarks, read_rows, summary
-from finery_trl.rows.tokens import Tokens
+from finery_trl.rows.remarks import Remarks, summary
+from finery_trl.rows.tokens import Tokens, read_rows
 from finery_trl.train.checkpoints import (
     chosen,
     exhausted,

@@ -31,3 +31,14 @@ def with_site(project: Project, site: Path) -> Project:
     shutil.copytree(site, own)
     project.env["PYTHONPATH"] = os.pathsep.join([str(own), os.environ.get("PYTHONPATH", "")])
     return project
+
+
+def write_plugin(t: Project, name: str, code: str) -> None:
+    """Install a distribution `shop-NAME 1.5` whose plugin NAME is a module of this code."""
+    t.write({
+        f"site/shop_{name}.py": f"from finery import hookimpl\n{code}",
+        f"site/shop_{name}-1.5.dist-info/METADATA": f"Name: shop-{name}\nVersion: 1.5\n",
+        f"site/shop_{name}-1.5.dist-info/entry_points.txt": f"[finery]\n{name} = shop_{name}\n",
+    })  # fmt: skip
+    paths = [str(t.folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    t.env["PYTHONPATH"] = os.pathsep.join(paths)

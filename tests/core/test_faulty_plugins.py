@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from conftest import MakeProject, Project
-from test_plugins import install
+from installing import write_plugin
 
 RECIPE = """
 finery: 1
@@ -73,7 +73,7 @@ def refused(t: Project, command: str, *texts: str, code: int = 2) -> None:
 def test_a_plugin_that_cannot_be_used_is_left_out(
     t: Project, hook: str, body: str, text: str
 ) -> None:
-    install(t, "shop", HOOK.format(hook, body))
+    write_plugin(t, "shop", HOOK.format(hook, body))
     for command in ("check", "build"):
         warned(t, command, text)
     t.edit("recipe.yaml", "name: t\n", "name: t\nplugins: [./other.py]\n")
@@ -90,7 +90,7 @@ def test_a_plugin_that_cannot_be_used_is_left_out(
 def test_notes_of_others_that_fail_are_left_out(
     t: Project, hook: str, body: str, text: str
 ) -> None:
-    install(t, "shop", HOOK.format(hook, body))
+    write_plugin(t, "shop", HOOK.format(hook, body))
     for command in ("check", "plan"):
         warned(t, command, text)
     assert t.run("build").code == 0
@@ -98,13 +98,13 @@ def test_notes_of_others_that_fail_are_left_out(
 
 @pytest.mark.parametrize("body", [RAISES, "import sys; sys.exit(3)"])
 def test_a_hook_that_observes_a_build_does_not_end_it(t: Project, body: str) -> None:
-    install(t, "shop", HOOK.format("finery_build_event(event)", body))
+    write_plugin(t, "shop", HOOK.format("finery_build_event(event)", body))
     warned(t, "build", "site/shop_shop.py:4: finery_build_event of plugin")
     assert t.run("show", "a").code == 0
 
 
 def test_only_a_step_can_be_wrapped(t: Project) -> None:
-    install(t, "shop", "@hookimpl(wrapper=True)\ndef finery_build_event(event):\n    yield\n")
+    write_plugin(t, "shop", "@hookimpl(wrapper=True)\ndef finery_build_event(event):\n    yield\n")
     warned(t, "build", "finery_build_event of plugin 'shop' (shop-shop 1.5) is a wrapper")
 
 
@@ -114,13 +114,13 @@ def test_only_a_step_can_be_wrapped(t: Project) -> None:
 @pytest.mark.parametrize("returned", ["5", "{'A': 5}", "1 / 0"])
 def test_variables_of_workers_must_be_texts(t: Project, returned: str) -> None:
     hook = HOOK.format("finery_worker_environment(use)", f"return {returned}")
-    install(t, "shop", hook)
+    write_plugin(t, "shop", hook)
     refused(t, "build", "finery_worker_environment of plugin 'shop' (shop-shop 1.5)", "fix: repair")
 
 
 def test_a_wrapper_that_forgets_to_return_is_named(t: Project) -> None:
     hook = "@hookimpl(wrapper=True)\ndef finery_run_step(step):\n    yield\n"
-    install(t, "shop", hook)
+    write_plugin(t, "shop", hook)
     refused(
         t, "build", "finery_run_step of plugin 'shop' (shop-shop 1.5) returns nothing, though",
         "fix: return what `yield` returns", code=1,
@@ -131,13 +131,13 @@ def test_a_wrapper_that_forgets_to_return_is_named(t: Project) -> None:
 
 
 def test_notes_of_a_used_plugin_that_fail_are_an_error(t: Project) -> None:
-    install(t, "shop", STEP.format(HOOK.format("finery_checks(graph)", RAISES)))
+    write_plugin(t, "shop", STEP.format(HOOK.format("finery_checks(graph)", RAISES)))
     t.write({"recipe.yaml": USES})
     refused(t, "check", "finery_checks of plugin 'shop' (shop-shop 1.5) fails: ValueError: no")
 
 
 def test_a_failing_hook_of_a_used_plugin_loses_no_build(t: Project) -> None:
-    install(t, "shop", STEP.format(HOOK.format("finery_build_event(event)", RAISES)))
+    write_plugin(t, "shop", STEP.format(HOOK.format("finery_build_event(event)", RAISES)))
     t.write({"recipe.yaml": USES})
     refused(t, "build", "2 built", "error: finery_build_event of plugin 'shop'", code=1)
     assert t.run("plan").err == ""
@@ -184,7 +184,7 @@ def test_what_a_step_returns_and_reports_is_checked(t: Project, body: str, text:
 
 
 def test_a_plugin_for_another_api_is_left_out(t: Project) -> None:
-    install(t, "shop", STEP.format(""))
+    write_plugin(t, "shop", STEP.format(""))
     points = "site/shop_shop-1.5.dist-info/entry_points.txt"
     t.edit(points, "shop_shop", "shop_shop [api-1,api-2]")
     assert "shop  shop-shop 1.5, API 1, 2\n" in t.run("plugins").out
@@ -198,7 +198,7 @@ def test_a_plugin_for_another_api_is_left_out(t: Project) -> None:
 
 
 def test_a_plugin_should_state_its_api(t: Project) -> None:
-    install(t, "shop", '"""A shop."""\n' + STEP.format(""))
+    write_plugin(t, "shop", '"""A shop."""\n' + STEP.format(""))
     ran = t.run("plugins", "shop", "--check")
     assert ran.code == 1
     assert 'fix: write shop = "shop_shop [api-1]"' in ran.out

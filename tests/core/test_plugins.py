@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from conftest import TWO_STEPS, MakeProject, Project
+from installing import write_plugin
 
 RECIPE = """
 finery: 1
@@ -15,18 +16,6 @@ plugins: [./steps.py]
 data:
   a: {use: steps.source, path: rows.txt}
 """
-Install = Callable[[Project, str, str], None]
-
-
-def install(t: Project, name: str, code: str) -> None:
-    """Install a distribution `shop-NAME 1.5` whose plugin NAME is a module of this code."""
-    t.write({
-        f"site/shop_{name}.py": f"from finery import hookimpl\n{code}",
-        f"site/shop_{name}-1.5.dist-info/METADATA": f"Name: shop-{name}\nVersion: 1.5\n",
-        f"site/shop_{name}-1.5.dist-info/entry_points.txt": f"[finery]\n{name} = shop_{name}\n",
-    })  # fmt: skip
-    paths = [str(t.folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    t.env["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 @pytest.fixture
@@ -56,7 +45,7 @@ THREAD = (
 
 
 def test_what_a_plugin_prints_on_import_is_not_in_the_output(t: Project) -> None:
-    install(t, "loud", NOISE)
+    write_plugin(t, "loud", NOISE)
     t.edit("steps.py", "import random", f"import random\n{NOISE}")
     for command in (["plan"], ["build"], ["check"], ["explain", "a"]):
         code, out, err = t.run(*command, "--json")
@@ -79,7 +68,7 @@ def test_a_thread_of_a_plugin_does_not_keep_finery_from_ending(t: Project) -> No
     for command, code in (("plan", 0), ("build", 0), ("show", 0), ("explain x", 2)):
         ends(command, code, "plugin file loud.py")
     t.edit("recipe.yaml", "[./steps.py, ./loud.py]", "[./steps.py]")
-    install(t, "busy", THREAD.format(1000))
+    write_plugin(t, "busy", THREAD.format(1000))
     ends("check", 0, "plugin 'busy' of shop-busy 1.5")
 
 
@@ -101,7 +90,7 @@ def finery_worker_environment(use, alone):
 
 
 def test_plugins_add_to_the_environment_of_new_workers(t: Project) -> None:
-    install(t, "env", ENVIRONMENT)
+    write_plugin(t, "env", ENVIRONMENT)
     t.env["KEPT"] = "yes"
     code = "rows.append({'prompt': os.environ['SHOP'] + os.environ['KEPT']})"
     steps = {"a": {"use": "steps.script", "code": code}, "b": {"use": "steps.alone", "code": code}}
@@ -121,7 +110,7 @@ def finery_executors():
 
 
 def test_an_executor_comes_from_a_plugin(t: Project) -> None:
-    install(t, "here", EXECUTORS)
+    write_plugin(t, "here", EXECUTORS)
     t.env["PYTHONPATH"] += f"{os.pathsep}{Path(__file__).parent.parent}"
     code, _, err = t.run("build", "--executor", "there")
     assert code == 2
@@ -131,7 +120,9 @@ def test_an_executor_comes_from_a_plugin(t: Project) -> None:
 
 
 def test_a_command_cannot_take_the_name_of_a_built_in_one(t: Project) -> None:
-    install(t, "loud", '@hookimpl\ndef finery_commands():\n    return {"build": "shop_loud:x"}\n')
+    write_plugin(
+        t, "loud", '@hookimpl\ndef finery_commands():\n    return {"build": "shop_loud:x"}\n'
+    )
     code, _, err = t.run("build")
     assert code == 0
     assert "'build' is provided twice: by plugin 'finery' (finery 0" in err
@@ -161,7 +152,7 @@ def finery_run_step(step, job):
 
 
 def test_a_broken_plugin_is_listed_as_broken_and_the_others_are_shown(t: Project) -> None:
-    install(t, "odd", PROVIDER)
+    write_plugin(t, "odd", PROVIDER)
     code, out, err = t.run("plugins")
     assert (code, err) == (0, "")
     assert "data.file" in out
@@ -174,14 +165,14 @@ def test_a_broken_plugin_is_listed_as_broken_and_the_others_are_shown(t: Project
 
 
 def test_a_step_type_that_cannot_be_loaded_is_listed_as_broken(t: Project) -> None:
-    install(t, "odd", PROVIDER.replace("import nosuchlibrary", ""))
+    write_plugin(t, "odd", PROVIDER.replace("import nosuchlibrary", ""))
     out = t.run("plugins").out
     assert "  odd.step               broken: step type 'odd.step' of plugin 'odd'" in out
     assert "trl.sft" in out
 
 
 def test_a_step_type_that_cannot_be_loaded_stops_no_recipe_without_it(t: Project) -> None:
-    install(t, "odd", PROVIDER.replace("import nosuchlibrary", ""))
+    write_plugin(t, "odd", PROVIDER.replace("import nosuchlibrary", ""))
     assert t.run("init", "new").code == 0
     assert t.run("schema", "new/recipe.yaml").code == 0
     schema = json.loads((t.folder / "new/recipe.schema.json").read_text())
@@ -195,7 +186,7 @@ def test_a_step_type_that_cannot_be_loaded_stops_no_recipe_without_it(t: Project
 
 
 def test_a_broken_plugin_that_a_recipe_does_not_use_is_left_out_with_a_warning(t: Project) -> None:
-    install(t, "odd", PROVIDER)
+    write_plugin(t, "odd", PROVIDER)
     for command in ("check", "plan", "build"):
         code, _, err = t.run(command)
         assert code == 0
@@ -208,7 +199,7 @@ def test_a_broken_plugin_that_a_recipe_does_not_use_is_left_out_with_a_warning(t
 
 
 def test_a_recipe_that_uses_a_broken_plugin_fails_with_its_error(t: Project) -> None:
-    install(t, "odd", PROVIDER)
+    write_plugin(t, "odd", PROVIDER)
     t.edit("recipe.yaml", "data:", "data:\n  b: {use: odd.step}")
     for command in ("check", "plan", "build"):
         code, _, err = t.run(command)
@@ -227,7 +218,7 @@ def test_a_recipe_that_uses_a_broken_plugin_fails_with_its_error(t: Project) -> 
     ],
 )
 def test_a_broken_plugin_that_acts_in_every_build_stops_builds(t: Project, code: str) -> None:
-    install(t, "odd", code)
+    write_plugin(t, "odd", code)
     for command in ("check", "plan", "build"):
         exit_code, _, err = t.run(command)
         assert exit_code == 2

@@ -233,6 +233,52 @@ def test_steps_run_in_the_folder_of_the_recipe(project: MakeProject) -> None:
     assert t.rows("a")[0]["at"] == str(t.folder / "sub")
 
 
+def test_a_class_that_is_left_out_is_not_defined(project: MakeProject) -> None:
+    from finery.plugin import discovery
+
+    t = project({})
+    path = t.folder / "steps.py"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(discovery._LEFT_OUT, str(path), ["Copy", "Source"])
+        made = discovery.load_source(path, "light_steps_without")
+    assert not hasattr(made, "Copy")
+    assert "steps.copy" not in made.finery_steps()
+    run = made.Shuffle.run.__code__
+    assert "def run" in path.read_text().splitlines()[run.co_firstlineno - 1]
+
+
+LOOKS = """
+from finery import Dataset, Job, Step, hookimpl
+
+class Looks(Step, seeded=False):
+    \"\"\"A step.\"\"\"
+    def run(self, job: Job) -> Dataset:
+        raise {error}
+
+class Other(Step, seeded=False):
+    \"\"\"Another one.\"\"\"
+    def run(self, job: Job) -> Dataset:
+        return Dataset.write(job.out, [])
+
+@hookimpl
+def finery_steps():
+    return {{"t.looks": Looks, "t.other": Other}}
+"""
+
+
+@pytest.mark.parametrize("error", [
+    "NameError('Oth' + 'er')", "KeyError('t.oth' + 'er')", "AttributeError('no Oth' + 'er here')",
+])  # fmt: skip
+def test_a_step_that_looks_for_a_class_that_is_left_out_is_told(
+    project: MakeProject, error: str
+) -> None:
+    t = project({"recipe.yaml": recipe(["a.py"], a="{use: t.looks}")})
+    t.write({"a.py": LOOKS.format(error=error)})
+    assert "fix: name Other in a.py where the step uses it" in t.run("build").err
+    t.write({"a.py": LOOKS.format(error="KeyError('t.oth')")})
+    assert "name Other" not in t.run("build").err
+
+
 WAITS = """
     def run(self, job: Job) -> Dataset:
         import time

@@ -83,6 +83,7 @@ def task_of(
         project=str(project),
         recipe=str(plain_path(graph.recipe.folder)),
         code=sorted(plan.code_files),
+        left_out=plan.left_out,
         environment=environment,
     )
 

@@ -101,6 +101,13 @@ class StepPlan:
         return {path for closure in self.code for path in closure.files}
 
     @property
+    def left_out(self) -> dict[str, list[str]]:
+        """Plugin file → step types in it that don't count: its process must not define them."""
+        paths = {path for closure in self.code for path in closure.left_out}
+        each = {p: [{*c.left_out.get(p, ())} for c in self.code if p in c.files] for p in paths}
+        return {path: sorted(set.intersection(*names)) for path, names in each.items()}
+
+    @property
     def all_parts(self) -> Parts:
         """The parts of the key, with what the step reads."""
         return [*self.parts, *self.reads]

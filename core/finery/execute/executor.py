@@ -138,7 +138,8 @@ class Task(Need, kw_only=True):
     expects: what the environment that runs it must have. records: the database of answers; empty:
         that of the store.
     project, recipe: the project folder and the recipe's folder in it. code: files that are in
-        the step's key.
+        the step's key. left_out: plugin file → step types in it that aren't: the process must not
+        define them.
     """
 
     settings: dict[str, Any]
@@ -159,6 +160,7 @@ class Task(Need, kw_only=True):
     project: str = ""
     recipe: str = ""
     code: list[str] = []
+    left_out: dict[str, list[str]] = {}
     provenance: dict[str, Any] = {}
     answers: dict[str, Any] = {}
     environment: Environment | None = None

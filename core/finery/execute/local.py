@@ -318,7 +318,7 @@ def _task_kind(task: Task) -> tuple[object, ...]:
     environment = task.environment.digest if task.environment else ""
     if not (task.plugins or task.entry_points):
         return (environment,)
-    return environment, task.plugins, task.entry_points, task.env
+    return environment, task.plugins, task.entry_points, task.left_out, task.env
 
 
 def fits_machine(need: Need, busy: Sequence[Need]) -> bool:

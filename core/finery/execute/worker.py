@@ -8,6 +8,7 @@ import contextlib
 import gc
 import mmap
 import os
+import re
 import signal
 import sys
 import threading
@@ -33,7 +34,7 @@ from finery.fields import Files
 from finery.inference.engine import Engine, Identity
 from finery.inference.records import UncachedRecords, identity_of
 from finery.inference.shared import SharedRecords, answer_secrets, open_records
-from finery.plugin.discovery import COMPILED, read_from_source
+from finery.plugin.discovery import COMPILED, leave_out, read_from_source
 from finery.plugin.hookspecs import hookimpl
 from finery.plugin.manager import Plugins, load_plugins
 from finery.step import inspect
@@ -45,7 +46,7 @@ from finery.store.blobs import ingest
 from finery.store.links import guard_inputs, open_artifact
 from finery.util.installed import ENTRY_POINTS_VARIABLE, STANDARD_LIBRARY
 from finery.util.leftovers import earlier_seconds, scratch_lock
-from finery.util.paths import PINNED_FOLDER
+from finery.util.paths import PINNED_FOLDER, shown
 from finery.util.text import duration, redacted_data, some_of
 
 _is_worker = False
@@ -375,6 +376,7 @@ def _plugins(task: Task) -> Plugins:
             os.chdir(task.recipe)  # wherever the build was started
     if _preloaded_plugins is not None:
         return _preloaded_plugins
+    leave_out(task.left_out)
     with observe(task):
         plugins = load_plugins(tuple(Path(path) for path in task.plugins), task.entry_points)
     if not plugins.manager.has_plugin("finery.default"):
@@ -552,7 +554,24 @@ def _from_exception(error: BaseException, task: Task) -> FineryError:
     if place and not any(f'"{place.filename}", line {place.lineno},' in line for line in details):
         whole = details[1:] if not details[0].strip("^~ ") else details  # not the end of a frame
         details = [f"{place.filename}:{place.lineno}: {place.line}", *whole]
-    return StepError(problem, details=details)
+    is_missing = isinstance(error, NameError | KeyError | AttributeError | ImportError)
+    fix = _missing_type_fix(str(error), task) if is_missing else ""
+    return StepError(problem, fix=fix, details=details)
+
+
+def _missing_type_fix(message: str, task: Task) -> str:
+    """What to do if an error is about a step type that this process doesn't define."""
+    words = {*re.findall(r"[\w.]+", message)}
+    for path, names in task.left_out.items():
+        text = Path(path).read_text("utf-8", "replace")
+        for name in names:
+            uses = re.findall(rf"""["']([\w.]+)["']: *{name}\b""", text)
+            if not words.isdisjoint({name, *uses}):
+                return (
+                    f"name {name} in {shown(Path(path))} where the step uses it: this process "
+                    "doesn't define it, since nothing in the code of the step names it"
+                )
+    return ""
 
 
 def _die_with_parent(parent: int) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import (
     BYTECODE_SUFFIXES,
@@ -23,7 +23,7 @@ from importlib.machinery import (
 from opcode import opmap
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pluggy
 from blake3 import blake3
@@ -48,10 +48,14 @@ class _Source(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType | None:
         path = self.get_filename(fullname)
         state = file_state(path)  # before it is read
-        source = self.get_data(path)
+        source: Any = self.get_data(path)
         real, digest = os.path.realpath(path), blake3(source).hexdigest()
         is_same = COMPILED.get(real, Compiled(state, digest)).digest == digest
         COMPILED[real] = Compiled(state, digest if is_same else "")
+        if classes := _LEFT_OUT.get(real):
+            from finery.plugin.several import tree_without  # needs `ast`
+
+            source = tree_without(source, path, classes)
         return self.source_to_code(source, path)
 
 
@@ -90,6 +94,17 @@ def load_source(path: Path, name: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def leave_out(classes: Mapping[str, Collection[str]]) -> None:
+    """From now on, load files of code without some classes. classes: path → their names.
+
+    For a process that runs a step whose key doesn't cover them.
+    """
+    _LEFT_OUT.update((os.path.realpath(path), names) for path, names in classes.items())
+
+
+_LEFT_OUT: dict[str, Collection[str]] = {}
 
 
 def read_from_source(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Several step types in one file: all that the file defines may matter to each of them."""
+"""Several step types in one file: an edit of one reruns others only if it may matter to them."""
 
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,11 @@ def files(body: str = ANSWERS, top: str = "", *, other: str = OTHER) -> dict[str
 
 def reached(name: str, body: str, top: str = "", old: str = "return 1", new: str = "return 2",
             **kind: Any) -> Attack:  # fmt: skip
-    """An attack by an edit of the other class, which `body` reaches in some way."""
-    return Attack(name, files(body, top), edit(old, new), same=True, **kind)
+    """An attack by an edit of the other class, which `body` reaches in some way.
+
+    The step may fail instead, since finery leaves a class out that nothing names.
+    """
+    return Attack(name, files(body, top), edit(old, new), same=True, fails=True, **kind)
 
 
 def effect(name: str, line: str, old: str, new: str, top: str, body: str = "answer = SEEN",
@@ -43,8 +46,8 @@ def effect(name: str, line: str, old: str, new: str, top: str, body: str = "answ
 
 
 def independent(name: str, old: str, new: str, **kind: Any) -> Attack:
-    """An edit of the other class that doesn't change the answer. It reruns the step."""
-    return Attack(name, files(), edit(old, new), same=True, **kind)
+    """An edit of the other class that must not rerun the step."""
+    return Attack(name, files(), edit(old, new), precise=True, **kind)
 
 
 def library(code: str) -> dict[str, str | bytes]:
@@ -156,16 +159,16 @@ CASES = [
     # -- through a library, whose text isn't looked at
     Attack("a library that lists subclasses", {**files("import lib\n"
            f"answer = lib.subclasses()[{NAME}].value(None)"), **library(SPY)},
-           edit("return 1", "return 2"), same=True, quick=True),
+           edit("return 1", "return 2"), same=True, fails=True, quick=True),
     Attack("a library that reads its caller's globals", {**files("import lib\n"
            f"answer = lib.caller({NAME}).value(None)"), **library(SPY)},
-           edit("return 1", "return 2"), same=True),
+           edit("return 1", "return 2"), same=True, fails=True),
     Attack("a library that is given the module's name", {**files("import lib\n"
            f"answer = lib.member(__name__, {NAME}).value(None)"), **library(SPY)},
-           edit("return 1", "return 2"), same=True),
+           edit("return 1", "return 2"), same=True, fails=True),
     Attack("a library that looks through all objects", {**files("import lib\n"
            f"answer = lib.everything({NAME}).value(None)"), **library(SPY)},
-           edit("return 1", "return 2"), same=True),
+           edit("return 1", "return 2"), same=True, fails=True),
     # -- effects of the other class's body
     effect("a call in the body", "SEEN.append(1)", "(1)", "(2)", SEEN),
     effect("a default that registers", "def f(self, x=SEEN.append(1)): ...", "(1)", "(2)", SEEN),
@@ -249,17 +252,17 @@ CASES = [
            "a: {use: a.answer}", "b: {use: a.other}")}, edit('"first"', '"second"'),
            then=[edit(ANSWERS, "answer = 2"), edit('"second"', '"first"')]),
     # -- edits that don't matter
-    independent("a method of the other class", "return 1", "return 2"),
-    independent("run of the other class", '"first"', '"second"', quick=True),
-    independent("the docstring of the other class", "Another step", "One more step"),
-    independent("a default of the other class", "setting(3", "setting(4"),
-    independent("the help of the other class", "A size", "The size"),
-    independent("a new method of the other class", "    def value",
+    independent("precise: a method of the other class", "return 1", "return 2"),
+    independent("precise: run of the other class", '"first"', '"second"', quick=True),
+    independent("precise: the docstring of the other class", "Another step", "One more step"),
+    independent("precise: a default of the other class", "setting(3", "setting(4"),
+    independent("precise: the help of the other class", "A size", "The size"),
+    independent("precise: a new method of the other class", "    def value",
                 "    def more(self): ..."
                 "\n\n    def value"),
-    independent("a new setting of the other class", "    def value",
+    independent("precise: a new setting of the other class", "    def value",
                 '    wide: int = setting(1, help="A width.")\n\n    def value'),
-    independent("an import in a function of the other class", "return 1",
+    independent("precise: an import in a function of the other class", "return 1",
                 "import json; return json"),
     Attack("precise: a comment", files(), edit("class Answer", "# a comment\nclass Answer"),
            precise=True, quick=True),
@@ -272,9 +275,9 @@ CASES = [
            put("tool.py", "X = 2\n"), precise=True),
     Attack("precise: a comment in a helper", {**files("answer = helper.X", "import helper\n"),
            "helper.py": "X = 1\n"}, put("helper.py", "# x\nX = 1  # y\n"), precise=True),
-    Attack("the other class, with a helper of its own", {**files(other=OTHER.replace(
+    Attack("precise: the other class, with a helper of its own", {**files(other=OTHER.replace(
            "return 1", "import deep; return deep.X"), body=ANSWERS), "deep.py": "X = 1\n"},
-           edit("return deep.X", "return deep.X + 1"), same=True),
+           edit("return deep.X", "return deep.X + 1"), precise=True),
 ]  # fmt: skip
 
 

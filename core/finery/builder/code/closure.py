@@ -2,7 +2,8 @@
 
 finery's own code counts by definition (`table`). Of everything else, all files count that can be
 imported from there, whole: files of a project, and the contents of plugin packages. Distributions
-count by version, with what they require.
+count by version, with what they require. Of a file with several step types, those may be left out
+that can't matter (`finery.plugin.several`).
 """
 
 import os
@@ -19,7 +20,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from finery.builder.code.imports import Module, module_label
+from finery.builder.code.imports import Module, Parsed, module_label
 from finery.builder.code.index import CodeIndex
 from finery.builder.code.table import WHOLE_LABEL, definitions_in
 from finery.errors import PluginError
@@ -36,6 +37,12 @@ Code = dict[str, str]
 """File, by its import path (`finery_data/steps/split.py`) → digest of what counts in it."""
 Subject = tuple[Any, ModuleType | None]
 """A class, function, module, name of a module, or file; and the module whose hook names it."""
+REGISTRY_NAMES = frozenset({
+    "distributions", "entry_points", "importlib_metadata", "iter_entry_points",
+    "packages_distributions", "pkg_resources",
+})  # fmt: skip
+METADATA_MODULES = frozenset({"importlib", "metadata"})
+"""Names of what reads which distributions are installed: `REGISTRY_NAMES`, or both of these."""
 HARDWARE_PACKAGES = re.compile(r"nvidia-|cuda-|triton|pytorch-triton|intel-")
 """Distributions that a build of torch for other hardware doesn't need."""
 
@@ -44,12 +51,30 @@ class Closure:
     """What subjects reach.
 
     packages: distributions that count by version. files, folders: those that this depends on.
+    left_out: plugin file → step types in it that don't count: a worker doesn't define them.
     """
 
     def __init__(self, index: CodeIndex, subjects: Collection[Subject]) -> None:
         self.subjects = subjects
         self._index = index
         self._imports = index.imports(named for named, _ in subjects if isinstance(named, Path))
+        self._counted = {getattr(named, "__qualname__", "").split(".")[0] for named, _ in subjects}
+        self._follow()
+        while needed := self._needed_classes():
+            self._counted |= needed
+            self._follow()
+
+    def _needed_classes(self) -> set[str]:
+        """The classes that are left out although code that counts may look for them."""
+        left_out = {name for names in self.left_out.values() for name in names}
+        words = {word for file in self._loose.values() for word in self._parsed(file).words}
+        return left_out if "*" in words else left_out & words
+
+    # -- following -------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Follow everything from the subjects."""
+        self.left_out: dict[str, list[str]] = {}
         self.code: Code = {}
         self.packages: set[str] = set()
         self.files: set[str] = set()
@@ -59,28 +84,29 @@ class Closure:
         self._loose: dict[str, Module] = {}
         self._pending: list[Module] = []
         self._versions: set[tuple[str, str]] = set()
-        for named, named_in in subjects:
+        for named, named_in in self.subjects:
             self._start(named, named_in)
         if self._loose or self.code:
             for archive in self._imports.archives:
                 self._visit(Module("", archive))
         while self._pending:
             module = self._pending.pop()
-            parsed = index.files.parsed(module.path)
-            if parsed.reads_registry:
-                self.code["installed distributions"] = index.registry
+            parsed = self._parsed(module)
+            if parsed.words & REGISTRY_NAMES or parsed.words >= METADATA_MODULES:
+                self.code["installed distributions"] = self._index.registry
             for imported in parsed.imports:
                 self._import(*module.absolute(imported))
         for label, digests in self._own.items():
             self.code[label] = _merge_digests(digests)
         for module in self._loose.values():
             self.files.add(module.path)
-            parsed = index.files.parsed(module.path)
+            parsed = self._parsed(module)
             unique_label(self.code, module_label(module), parsed.digest)
             self._names[parsed.digest] = parsed.definitions
         self.code = dict(sorted(self.code.items()))
 
-    # -- following -------------------------------------------------------------------------------
+    def _parsed(self, module: Module) -> Parsed:
+        return self._index.files.parsed(module.path, self.left_out.get(module.path, ()))
 
     def _start(self, subject: Any, naming_module: ModuleType | None) -> None:
         if isinstance(subject, Path):
@@ -132,6 +158,9 @@ class Closure:
             return
         self._loose[real] = module
         self._pending.append(module)
+        if module.name.startswith(FILE_MODULE):
+            plain = self._index.files.parsed(module.path).plain
+            self.left_out[module.path] = [name for name in plain if name not in self._counted]
 
     def _import(self, base: str, name: str) -> None:
         """Follow an import. name: of what is imported from it."""

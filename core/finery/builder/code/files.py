@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from finery.errors import PluginError
 from finery.store.database import Store
 from finery.util.files import FileState, file_state, hash_file, is_settled
 
-FORMAT = f"code 11 {sys.version_info.major}.{sys.version_info.minor}"
+FORMAT = f"code 12 {sys.version_info.major}.{sys.version_info.minor}"
 """Kind and version of the facts, which depend on the syntax of this Python."""
 SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
 """Folders that are no part of a package."""
@@ -31,7 +32,7 @@ class Files:
 
     def __init__(self, store: Store | None) -> None:
         self._store = store
-        self._parsed: dict[str, Parsed] = {}
+        self._parsed: dict[tuple[str, ...], Parsed] = {}
         self.states: dict[str, FileState | None] = {}
         self.digests: dict[str, str] = {}
 
@@ -50,26 +51,28 @@ class Files:
             return True
         return self.states[path] == file_state(path)
 
-    def parsed(self, path: str) -> Parsed:
-        """What a file holds."""
-        if path not in self._parsed:
+    def parsed(self, path: str, left_out: Sequence[str] = ()) -> Parsed:
+        """What a file holds. left_out: classes in it that don't count."""
+        if (subject := (path, *left_out)) not in self._parsed:
             self.watch(path)
             file, store = Path(path), self._store
             try:
-                content = store.remembered(FORMAT, file, self._parse) if store is not None else None
+                parse = partial(self._parse, left_out)
+                kind = " ".join([FORMAT, *left_out])
+                content = store.remembered(kind, file, parse) if store is not None else None
                 parsed = decode_stored(content, Parsed)
-                parsed = parsed or msgspec.msgpack.decode(self._parse(file), type=Parsed)
-                self._parsed[path] = parsed
+                parsed = parsed or msgspec.msgpack.decode(parse(file), type=Parsed)
+                self._parsed[subject] = parsed
             except OSError as error:
                 raise PluginError(f"can't read {path}: {error.strerror}") from error
-        return self._parsed[path]
+        return self._parsed[subject]
 
-    def _parse(self, path: Path) -> bytes:
+    def _parse(self, left_out: Sequence[str], path: Path) -> bytes:
         from finery.builder.code.parse import parse_file  # needs `ast`
 
         content = path.read_bytes()
         self._note_digest(str(path), blake3(content).hexdigest())
-        return msgspec.msgpack.encode(parse_file(path, content))
+        return msgspec.msgpack.encode(parse_file(path, content, left_out))
 
     def digest(self, path: str) -> str:
         """BLAKE3 of a file's bytes."""

@@ -57,13 +57,15 @@ class Parsed(msgspec.Struct, frozen=True, array_like=True):
 
     digest: of its syntax tree, or of its bytes if it has none. definitions: function, class, method
     or variable → digest. imports: `a.b` for `import a.b`, `a.b:c` for `from a.b import c`, with
-    dots before relative ones. reads_registry: it may read which distributions are installed.
+    dots before relative ones. plain: classes that only define a step type. words: all names in it,
+    also in strings; `*` among them if it may look for classes that it doesn't name.
     """
 
     digest: str
     definitions: dict[str, str]
     imports: list[str]
-    reads_registry: bool = False
+    plain: list[str]
+    words: frozenset[str]
 
 
 class Imports:

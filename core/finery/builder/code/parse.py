@@ -7,7 +7,7 @@ nests too deep, counts by its bytes.
 import ast
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -15,29 +15,24 @@ from threading import Thread
 from blake3 import blake3
 
 from finery.builder.code.imports import Parsed
+from finery.plugin.several import may_find_classes, plain_classes, step_table, tree_without
 
 IMPORT_FUNCTIONS = frozenset({"import_module", "__import__"})
 """Functions whose first argument names a module."""
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
-REGISTRY_NAMES = frozenset({
-    "distributions", "entry_points", "importlib_metadata", "iter_entry_points",
-    "packages_distributions", "pkg_resources",
-})  # fmt: skip
-METADATA_MODULES = frozenset({"importlib", "metadata"})
-"""Names of what reads which distributions are installed: `REGISTRY_NAMES`, or both of these."""
 _IMPORT = re.compile(
     rb"(?m)^[^#\n\w]*(?:from[ \t]+([.\w]+)[ \t]+import\b|import[ \t]+([\w., \t]+))"
 )
 _WORD = re.compile(r"\w+")
 
 
-def parse_file(path: Path, content: bytes) -> Parsed:
-    """What a file holds."""
+def parse_file(path: Path, content: bytes, left_out: Collection[str] = ()) -> Parsed:
+    """What a file holds. left_out: classes in it that don't count."""
     parsed: list[Parsed] = []
 
     def parse() -> None:
         with suppress(Exception):  # a newer syntax, too deep, or a number that is too long
-            parsed.append(_parse_tree(ast.parse(content)))
+            parsed.append(_parse_tree(tree_without(content, str(path), left_out)))
 
     # How deep a file may nest depends on the depth of the caller, so here it is always the same.
     thread = Thread(target=parse)
@@ -49,16 +44,19 @@ def parse_file(path: Path, content: bytes) -> Parsed:
     if parsed:
         return parsed[0]
     imports = _imports_in(content) if path.suffix in (".py", ".pth") else ()
-    return Parsed(blake3(content).hexdigest(), {}, [*imports])
+    words = frozenset("" if path.suffix == ".pth" else "*")  # a .pth runs before any plugin file
+    return Parsed(blake3(content).hexdigest(), {}, [*imports], [], words)
 
 
 def _parse_tree(tree: ast.Module) -> Parsed:
     nodes = [*ast.walk(tree)]
     texts = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
-    words = {word for node in nodes if id(node) not in texts for word in _words(node)}
+    texts |= {id(node) for node in tree.body if step_table(node) is not None}
+    words = frozenset(word for node in nodes if id(node) not in texts for word in _words(node))
     imports = [imported for node in nodes for imported in _imports(node)]
-    reads_registry = not REGISTRY_NAMES.isdisjoint(words) or words >= METADATA_MODULES
-    return Parsed(_digest(tree), _definitions(tree), imports, reads_registry)
+    digest, plain = _digest(tree), plain_classes(tree)  # before `_definitions` takes it to pieces
+    words |= {"*"} if may_find_classes(nodes, words) else set()
+    return Parsed(digest, _definitions(tree), imports, plain, words)
 
 
 def _definitions(tree: ast.Module) -> dict[str, str]:

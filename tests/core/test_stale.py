@@ -446,7 +446,7 @@ def test_a_release_reruns_what_its_table_says(own_core: Project) -> None:
     t.edit("core/finery/util/text.py", "cutoff=0.6", "cutoff=0.5")
     released(t, "finery/util/text.py", changes=False)
     assert t.ran() == []
-    t.edit(f"core/{FILES}", "msgspec.json.encode(row)", 'msgspec.json.encode({**row, "w": 1})')
+    t.edit(f"core/{FILES}", "msgspec.json.encode(whole)", 'msgspec.json.encode({**whole, "w": 1})')
     released(t, FILES, changes=True)
     assert t.ran() == ["a", "m"]
     assert t.rows("a")[0]["w"] == 1

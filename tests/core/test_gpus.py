@@ -350,7 +350,7 @@ data:
 """
 
 
-def steps(*devices: list[Gpu]) -> str:
+def steps(*devices: Gpu) -> str:
     """`light_steps.py` with further step types, on a machine with these GPUs."""
     text = LIGHT_STEPS.read_text().replace(
         "from finery import", "from finery import Engine, Resources,"
@@ -358,15 +358,14 @@ def steps(*devices: list[Gpu]) -> str:
     text = text.replace(
         '"steps.adapter": Adapter', '"steps.train": Train, "steps.answers": Answers'
     )
-    plain = [[tuple(gpu) for gpu in parts] for parts in devices]
-    found = f"[[gpus.Gpu(*gpu) for gpu in parts] for parts in {plain}]"
+    found = f"[gpus.Gpu(*gpu) for gpu in {[tuple(gpu) for gpu in devices]}]"
     return (
         f"{text}{STEPS}\n\nfrom finery.execute import gpus\n\ngpus._detect_gpus = lambda: {found}\n"
     )
 
 
 def test_a_build_gives_each_step_its_gpus(project: MakeProject) -> None:
-    made = project({"recipe.yaml": RECIPE, "steps.py": steps([L4], [T4]), "weights": "w"})
+    made = project({"recipe.yaml": RECIPE, "steps.py": steps(L4, T4), "weights": "w"})
     made.env["CUDA_VISIBLE_DEVICES"] = "GPU-a,GPU-c"
     made.ran("--jobs", "4")
     seen = {name: made.rows(name)[0]["prompt"] for name in ("both", "one", "other")}
@@ -385,7 +384,7 @@ data: {{one: {{use: steps.train, gpus: GPUS, code: "{SEES}; CODE"}}}}
 def project_of(make: MakeProject, name: str, code: str = "pass", gpus: str = "[0, 1]") -> Project:
     """A project with a step that uses one of two GPUs, beside others of the same user."""
     recipe = ONE.replace("GPUS", gpus).replace("CODE", code)
-    files = {"recipe.yaml": recipe, "steps.py": steps([L4], [T4])}
+    files = {"recipe.yaml": recipe, "steps.py": steps(L4, T4)}
     made = make({f"{name}/{path}": text for path, text in {**files, ".git/x": ""}.items()})
     made.env["XDG_CACHE_HOME"] = str(made.folder / "cache")
     made.folder = made.folder / name

@@ -231,8 +231,11 @@ def _append_many(path: Path, who: int, count: int) -> None:
         log.append(made(f"{who}-{number}", reason="x" * 5000), seen_token="")
 
 
-def test_processes_at_once_lose_nothing_and_tear_nothing(tmp_path: Path) -> None:
+def test_processes_at_once_lose_nothing_and_tear_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, count = tmp_path / "x", 60
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # they import this module
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_append_many, args=(path, n, count)) for n in range(3)]
     for worker in workers:

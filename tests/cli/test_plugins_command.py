@@ -48,7 +48,7 @@ def test_json_has_a_line_a_plugin(project: MakeProject) -> None:
     lines = project({}).run("plugins", "--json").out.splitlines()
     found = {row["plugin"]: row for row in map(json.loads, lines)}
     assert {"data.file", "data.split"} <= set(found["data"]["steps"])
-    assert set(found["gguf"]) == {"plugin", "from", "steps", "engines", "commands"}
+    assert set(found["gguf"]) == {"plugin", "from", "apis", "steps", "engines", "commands"}
 
 
 def test_an_unknown_name_gets_a_suggestion(project: MakeProject) -> None:

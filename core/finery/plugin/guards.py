@@ -84,8 +84,10 @@ def hook_failure(hook: str, plugin: Plugin, problem: BaseException | str) -> Fin
         return problem
     if isinstance(problem, BaseException):
         text = f"fails: {in_words(problem)}"
-        if frame := raised_at(problem, plugin.module.__file__):
-            where = f"{shown(Path(frame.filename))}:{frame.lineno}"
+        file = plugin.module.__file__
+        frame = raised_at(problem.__cause__ or problem, file)
+        if frame and frame.filename == file:
+            where = f"{shown(Path(file))}:{frame.lineno}"
     title = f"plugin '{plugin.name}'" if plugin.path else plugin.title
     fix = "repair it" if plugin.path else f"repair or uninstall {plugin.origin}"
     return PluginError(f"{hook} of {title} {text}", where=where, fix=fix)

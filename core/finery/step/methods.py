@@ -117,6 +117,5 @@ _PROBLEMS: dict[str, Callable[[Any], str]] = {
     "choices": _problem_of_choices,
     "check": lambda returned: "",
     "examine": lambda returned: "",
-    "verify": lambda returned: "",
 }
 """Method → what is wrong with a value that it returned, after "returns "; empty if nothing is."""

@@ -41,7 +41,7 @@ class TestRetrieval(StepContract):
 
     def step(self, folder: Path) -> Step:
         own = given(folder)
-        other = index_of(folder, chunk_rows([*ROOMS, 99]), "other", method="bm25")
+        other = index_of(folder, chunk_rows(ROOMS), "other", method="bm25")
         return Retrieval(indices=[own["index"], other], rows=own["rows"])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -125,6 +126,20 @@ def test_an_input_may_be_made_again_meanwhile(project: MakeProject) -> None:
     code = f"{BLOB}\nimport shutil\nshutil.copy(path, 'new')\nos.replace('new', path)"
     t = project({"recipe.yaml": recipe(code), "rows.txt": "one\n"})
     assert t.ran() == ["a", "b"]
+
+
+def test_two_steps_may_make_an_input_again_meanwhile(project: MakeProject) -> None:
+    """The file system may give the second file the inode of the one that the first replaced."""
+    store, made, blob = built_input(project)
+
+    def make_again() -> None:
+        shutil.copy(blob, store.root / "new")
+        os.replace(store.root / "new", blob)
+
+    make_again()
+    with guard_inputs(store.root, made):
+        make_again()
+        make_again()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,8 @@ from finery.util.paths import path_in
 
 REMOTE_SUFFIX = ".remote.txt"
 """The end of the name of a text in place of a link: the output is only in a shared store."""
+MAX_HELD_FILES = 200
+"""Files of inputs that are held open while a step runs; a process may often open 1,024."""
 _VIEW_TARGET = re.compile(r"/views/[0-9a-f]{64}$")
 """The target of a link in `build/`."""
 
@@ -60,6 +63,7 @@ def guard_inputs(root: Path, inputs: Iterable[tuple[str, Manifest]]) -> Iterator
         for part in with_references(manifest)
         for name, target in _links(part).items()
     ]
+    held = _hold_files(link for _, _, link, _, _ in files)
     states_before = [_full_state(link) for _, _, link, _, _ in files]
     adoption_time = file_state(f"{root}/{GATE}")[3]
 
@@ -91,8 +95,25 @@ def guard_inputs(root: Path, inputs: Iterable[tuple[str, Manifest]]) -> Iterator
             error.add_note(change.what)
             break
         raise
-    for change in changes():
-        raise change
+    else:
+        for change in changes():
+            raise change
+    finally:
+        for number in held:
+            os.close(number)
+
+
+def _hold_files(paths: Iterable[str]) -> list[int]:
+    """Open files without reading them, the first of many, so that no other gets their inodes.
+
+    Otherwise, a blob that two steps put there again would look like one that was written to: the
+    second may have the inode of the one that the first replaced.
+    """
+    held: list[int] = []
+    for path in islice(paths, MAX_HELD_FILES):
+        with suppress(OSError):  # missing, which the states show
+            held.append(os.open(path, getattr(os, "O_PATH", os.O_RDONLY)))
+    return held
 
 
 def _full_state(path: str) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from typing import Any
 
 import click
@@ -200,7 +199,8 @@ def _warn(start: str, error: FineryError, end: str = "") -> None:
     """Warn of a plugin's error with which finery goes on."""
     text = visible(f"{start}{error.what}; finery goes on without it{end}")
     click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
-    click.echo(f"  {click.style('fix:', fg='green')} {visible(error.fix or '')}", err=True)
+    if error.fix:
+        click.echo(f"  {click.style('fix:', fg='green')} {visible(error.fix)}", err=True)
 
 
 def ended(error: SystemExit) -> Any:
@@ -208,7 +208,9 @@ def ended(error: SystemExit) -> Any:
 
     A command of a plugin may; what a command of finery's own calls must not end it unnoticed.
     """
-    files = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
+    from traceback import walk_tb
+
+    files = [(f.f_code.co_filename, line) for f, line in walk_tb(error.__traceback__)]
     own = os.path.join(os.path.dirname(__file__), "commands")
     if not any(file.startswith(own) for file, _ in files):
         return error.code if isinstance(error.code, int) else int(error.code is not None)

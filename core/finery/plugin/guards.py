@@ -4,7 +4,9 @@
 goes on, and the command ends with a warning, or with an error if the recipe uses the plugin.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stdout
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -61,9 +63,10 @@ def _guarded(
     @wraps(function)
     def call(*arguments: Any) -> Any:
         try:
-            returned = function(*arguments)
-            if hook == "finery_checks":  # it may be a generator
-                returned = [*(returned or ())]
+            with redirect_stdout(sys.stderr):  # since finery may print JSON
+                returned = function(*arguments)
+                if hook == "finery_checks":  # it may be a generator
+                    returned = [*(returned or ())]
             if not (problem := problem_of(returned)):
                 return returned
             failure = hook_failure(hook, plugin, problem)

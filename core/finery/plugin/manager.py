@@ -4,7 +4,6 @@ Imports little: `finery --help` loads all plugins for their commands, but no ste
 """
 
 import os
-import sys
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -88,17 +87,6 @@ class Plugins:
         self.manager = pluggy.PluginManager(GROUP)
         self.manager.add_hookspecs(hooks)
         self.hook: Any = self.manager.hook
-        streams: list[Any] = []
-
-        def before(*call: Any) -> None:
-            streams.append(sys.stdout)
-            sys.stdout = sys.stdout if call[0] == "finery_run_step" else sys.stderr
-
-        def after(*call: Any) -> None:
-            sys.stdout = streams.pop()
-
-        # What hooks print goes to stderr, since finery may print JSON; a step has a log.
-        self.manager.add_hookcall_monitoring(before, after)
         self.plugins: list[Plugin] = []
         self.broken: list[BrokenPlugin] = []
         self.are_broken_reported = False

@@ -1,8 +1,9 @@
 """Held-out rows, and which other rows leak them: copies, near copies, and what contains them."""
 
+import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -23,6 +24,9 @@ from finery.rows.parts import row_id_of
 
 WHOLE = 50
 """Minimum letters and digits of a held-out prompt that is searched for inside longer prompts."""
+
+FEW = 8
+"""Beginnings of held-out prompts that are looked for one by one, which is faster for a few."""
 EXAMPLES = 3
 """Copies of a kind that are shown."""
 BATCH = 500
@@ -38,8 +42,9 @@ class Leak(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Texts that start alike, sorted. longest: the length of the longest one."""
+    """Texts that start alike, sorted. shared: how all of them start; longest: their length."""
 
+    shared: str
     texts: list[str]
     longest: int
 
@@ -66,15 +71,22 @@ class _Whole:
         """The number of a text that this one has inside."""
         if not self._groups:
             self._sort()
-        for start in range(len(text) - WHOLE + 1) if self._groups else ():
+        for start in self._starts(text):
             group = self._groups.get(text[start : start + WHOLE])
-            if group is None:
+            if group is None or not text.startswith(group.shared, start):
                 continue
             rest = text[start : start + group.longest]
             at = bisect_right(group.texts, rest)
             if at and rest.startswith(group.texts[at - 1]):
                 return self._added[group.texts[at - 1]]
         return None
+
+    def _starts(self, text: str) -> Iterable[int]:
+        """Positions at which one of the texts may begin in this one."""
+        if len(self._groups) > FEW:
+            return range(len(text) - WHOLE + 1)
+        groups = self._groups.values()
+        return sorted(at for group in groups for at in _places(group.shared, text))
 
     def _sort(self) -> None:
         last, found = None, dict[str, list[str]]()
@@ -83,7 +95,15 @@ class _Whole:
                 last = text
                 found.setdefault(text[:WHOLE], []).append(text)
         for start, texts in found.items():
-            self._groups[start] = _Group(texts, max(map(len, texts)))
+            shared = os.path.commonprefix([texts[0], texts[-1]])  # noqa: RUF071  # of texts, not paths
+            self._groups[start] = _Group(shared, texts, max(map(len, texts)))
+
+
+def _places(part: str, text: str) -> Iterator[int]:
+    at = text.find(part)
+    while at >= 0:
+        yield at
+        at = text.find(part, at + 1)
 
 
 class HeldOut:

@@ -164,7 +164,10 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for name, text in files.items():
         (folder / name).write_text(text)
     t = Project(folder)
-    assert t.run("build").code == 0
+    built = t.run("build")
+    assert built.code == 0
+    assert "linear" in built.out + built.err
+    assert "also has:" not in built.out + built.err  # a hint for the tables of others' evaluators
     return t
 
 

@@ -57,7 +57,7 @@ class MetricsView(View):
         if context.scope == "summary":
             reports = {output.title: _metrics_of(output).report() for output in outputs}
             scores = [part for of in tables.comparable(reports) for part in tables.scores(of)]
-            more = [part for of in reports.items() for part in _more_in_summary(*of, context)]
+            more = [part for output in outputs for part in _more_in_summary(output, context)]
             yield Section(
                 "Scores", [*scores, *tables.interval_notes(reports.values()), *more], rank=10
             )
@@ -129,11 +129,18 @@ class MetricsView(View):
             yield Text(f"why: {reason}", "soft")
 
 
-def _more_in_summary(title: str, report: Report, context: Context) -> Iterator[Part]:
-    """The plots and tables of an evaluation, folded; in a terminal how to see the evaluator's."""
+def _more_in_summary(output: Output, context: Context) -> Iterator[Part]:
+    """The plots and tables of an evaluation, folded.
+
+    In a terminal how to see them, for evaluators of others: users know where finery's own are.
+    """
+    title, report = output.title, _metrics_of(output).report()
     if context.medium != "terminal":
         parts: list[Part] = [*report.plots, *report.tables]
         yield Section(f"Tables and plots of {title}", parts, is_folded=True)
+        return
+    node = context.graph.nodes.get(output.step)
+    if node and context.graph.plugins.step_types[node.use][1].is_own:
         return
     titles = [of.title for of in report.plots] + [of.title for of in tables.own_tables(report)]
     if titles:

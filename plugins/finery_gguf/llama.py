@@ -87,6 +87,30 @@ def listening() -> Iterator[list[str]]:
         heard.extend(line for line in _complaints if line)
 
 
+class _Owners:
+    """Who reads a model of llama.cpp, which is freed after the last of them.
+
+    A model and its contexts may be garbage of one cycle, whose parts Python frees in any order.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._library = library()
+        self._model = model
+        self._count = 0
+
+    def add(self, pointer: Any, free: Callable[[Any], None] | None = None) -> Any:
+        """A pointer to be freed with its owner, by itself or, without `free`, with the model."""
+        self._count += 1
+        return self._library.ffi.gc(pointer, lambda freed: self._remove(freed, free))
+
+    def _remove(self, pointer: Any, free: Callable[[Any], None] | None) -> None:
+        if free is not None:
+            free(pointer)
+        self._count -= 1
+        if not self._count:
+            self._library.c.llama_model_free(self._model)  # its adapters, too
+
+
 class Gguf:
     """An open GGUF: its metadata and tokenizer and, unless `vocab_only`, its weights."""
 
@@ -118,7 +142,8 @@ class Gguf:
             model = c.llama_model_load_from_file(os.fsencode(path), options)
         if model == ffi.NULL:
             raise _not_loaded(path, heard)
-        self.pointer: Any = ffi.gc(model, c.llama_model_free)  # its adapters, too
+        self.owners = _Owners(model)
+        self.pointer: Any = self.owners.add(model)
         self._lora: Any = None
         if adapter is not None and not vocab_only:
             with listening() as heard:
@@ -340,8 +365,7 @@ class Context:
                 f"not enough memory for {rows} contexts of {size} tokens", where=str(model.path),
                 fix=fix,
             )  # fmt: skip
-        # The closure keeps the model alive until its context is gone.
-        self._pointer: Any = ffi.gc(pointer, lambda p, _=model.pointer: c.llama_free(p))
+        self._pointer: Any = model.owners.add(pointer, c.llama_free)
         model.adapt(self._pointer)
         self._memory = c.llama_get_memory(self._pointer)
         self._batch: Any = ffi.gc(c.llama_batch_init(CHUNK, 0, 1), c.llama_batch_free)

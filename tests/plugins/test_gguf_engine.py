@@ -1,7 +1,9 @@
 """Answers of a GGUF: the same ones every time, whatever was answered before."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from finery.rows import Conversation
 from finery.testing import TestJob
 from finery_gguf import engine as engine_module
 from finery_gguf.engine import GgufEngine
-from finery_gguf.llama import Gguf, Library, library
+from finery_gguf.llama import Context, Gguf, Library, library
 from finery_gguf.pace import FRESH, TRIES, Pace
 from finery_gguf.prompts import chat_template, tokenize
 from finery_gguf.slots import Raw
@@ -128,6 +130,30 @@ def test_prompts_are_the_tokens_that_transformers_makes(tiny: Path) -> None:
     for talk in TALKS:
         made = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=True)
         assert tokenize(gguf, template, talk).tokens == made["input_ids"]
+
+
+def test_a_model_is_freed_after_its_contexts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where both are garbage of one cycle; a context would read what is freed."""
+    c, freed = library().c, []
+
+    class Recorded:
+        """llama.cpp, whose functions that free something are counted."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("llama_model_free", "llama_free"):
+                return lambda pointer: (freed.append(name), getattr(c, name)(pointer))
+            return getattr(c, name)
+
+    gc.collect()
+    monkeypatch.setattr(library(), "c", Recorded())
+    for is_cycle in (False, True):
+        owner = SimpleNamespace(model=Gguf(tiny))
+        owner.contexts = [Context(owner.model, 64, 1, Pace(1)) for _ in range(2)]
+        owner.itself = owner if is_cycle else None
+        del owner
+        gc.collect()
+        assert freed == ["llama_free", "llama_free", "llama_model_free"]
+        freed.clear()
 
 
 def test_a_broken_gguf(tmp_path: Path) -> None:

@@ -29,8 +29,6 @@ from finery.advanced import (
     recipe_and_step,
     shortened,
 )
-from finery_serve.guide import curl, is_long, request_to, tool_names, write_request
-from finery_serve.processes import LOOPBACK, Address, listens, raise_at_signals
 from finery_serve.servers import Running, Serving, names_of
 
 if TYPE_CHECKING:
@@ -131,6 +129,8 @@ def serve_until_stopped(
     `UsageError` for an address that can't be used, before anything is loaded; `StepError` if the
     server ends.
     """
+    from finery_serve.guide import request_to, write_request
+    from finery_serve.processes import LOOPBACK, Address, listens
     from finery_transformers.frozen.template import client_facts
 
     key = None if host in LOOPBACK else _key()
@@ -196,6 +196,7 @@ def introduction(
 
     request: the example, which is also in `file`. facts: see `client_facts`.
     """
+    from finery_serve.guide import curl, is_long, tool_names
     from finery_transformers.frozen.template import shared_tools
 
     key, address = serving.key or "none", f"{running.address}/v1"
@@ -241,6 +242,8 @@ def introduction(
 @contextmanager
 def _until_stopped() -> Iterator[None]:
     """End the `with` at Ctrl-C, SIGTERM and SIGHUP, without an error."""
+    from finery_serve.processes import raise_at_signals
+
     try:
         with raise_at_signals(KeyboardInterrupt()):
             yield

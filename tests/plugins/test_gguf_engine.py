@@ -134,15 +134,22 @@ def test_prompts_are_the_tokens_that_transformers_makes(tiny: Path) -> None:
 
 def test_a_model_is_freed_after_its_contexts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where both are garbage of one cycle; a context would read what is freed."""
-    c, freed = library().c, []
+    c = library().c
+    freed: list[str] = []
 
     class Recorded:
-        """llama.cpp, whose functions that free something are counted."""
+        """llama.cpp, which says when it frees something."""
 
         def __getattr__(self, name: str) -> Any:
-            if name in ("llama_model_free", "llama_free"):
-                return lambda pointer: (freed.append(name), getattr(c, name)(pointer))
-            return getattr(c, name)
+            function = getattr(c, name)
+            if name not in ("llama_model_free", "llama_free"):
+                return function
+
+            def free(pointer: Any) -> None:
+                freed.append(name)
+                function(pointer)
+
+            return free
 
     gc.collect()
     monkeypatch.setattr(library(), "c", Recorded())

@@ -14,8 +14,6 @@ from finery.cli.targets import RECIPE, names_recipe, recipe_file
 from finery.errors import RemoteError, UsageError
 from finery.store.uses import JOB
 from finery.util.text import counted, did_you_mean, size, some_of, visible
-from finery.views.parts import Quantity, Table
-from finery.views.terminal import print_part
 
 if TYPE_CHECKING:
     from finery.store.database import Store
@@ -61,6 +59,8 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
     from finery.recipe.document import load
     from finery.store.catalogue import Catalogue
     from finery.util.files import size_of
+    from finery.views.parts import Quantity, Table
+    from finery.views.terminal import print_part
 
     store, keep = _store(recipe)
     stock = take_stock(store, keep)
@@ -98,7 +98,7 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
         print_json({"folders": rest, "bytes": total, "answers": count, "answer_bytes": answered})
         return
     for name, group in groupby(ordered, lambda line: str(line["recipe"])):
-        table = [_size_row(line) for line in group]
+        table = [(Quantity(line["bytes"], "bytes"), *_size_row(line)) for line in group]
         held = sum(int(row[0].value) for row in table)
         title = visible(name) or "of no recorded build"
         click.echo(f"{click.style(title, bold=True)}  {size(held)}")
@@ -118,12 +118,12 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
         print_wrapped("", text, hang=0, dim=True)
 
 
-def _size_row(line: Mapping[str, Any]) -> tuple[Quantity, str, str, str, str]:
+def _size_row(line: Mapping[str, Any]) -> tuple[str, str, str, str]:
     used = f"used {line['used'][:10]}" if line["used"] else ""
     if line["elsewhere"] == line["results"]:
         used = "shared store"
-    held, kinds = Quantity(line["bytes"], "bytes"), ", ".join(line["kinds"])
-    return held, line["step"] or "(unknown)", kinds, counted(line["results"], "result"), used
+    kinds = ", ".join(line["kinds"])
+    return line["step"] or "(unknown)", kinds, counted(line["results"], "result"), used
 
 
 def _print_sizes(lines: Iterable[tuple[int, str]]) -> None:

@@ -13,8 +13,6 @@ from finery.cli.options import recipe_words
 from finery.config import DEFAULT, NAMES, VARIABLE, Setting, load_config, settings_in_force
 from finery.errors import ConsentError, FineryError
 from finery.util.text import visible
-from finery.views.parts import Table, Text, Tone
-from finery.views.terminal import print_part
 
 
 @click.command("config")
@@ -41,6 +39,8 @@ def command(recipe: Path, as_json: bool, allowed: bool | None) -> int:
         return 0
     from finery.cli.views import stdout
     from finery.recipe.yaml import redact_secrets
+    from finery.views.parts import Table, Text, Tone
+    from finery.views.terminal import print_part
 
     errors: list[FineryError] = []
     try:

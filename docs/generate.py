@@ -1,5 +1,5 @@
-"""Writes steps.md, a page of steps/ for each plugin, commands.md, advice.md and events.md in
-docs/reference from the code, and docs/llms.txt from the pages.
+"""Writes steps.md, a page of steps/ for each plugin, commands.md, advice.md, events.md and pages of
+the Python API in docs/reference from the code, and docs/llms.txt from the pages.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit 1 if one is stale
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, is_typeddict
 
 import click
+import python_api
 import yaml
 
 from finery.cli.main import cli
@@ -269,6 +270,7 @@ def _pages() -> dict[Path, str]:
         FOLDER / "commands.md": commands(),
         FOLDER / "advice.md": advice(),
         FOLDER / "events.md": events(),
+        **{FOLDER / f"{name}.md": HEAD + text for name, text in python_api.pages().items()},
     }
     return texts | {FOLDER.parent / "llms.txt": llms(texts)}
 

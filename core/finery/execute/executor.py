@@ -261,6 +261,7 @@ Report = Logged | Progressed | Measured | Noted | Used
 Closing = Done | Failed | Died
 """The end of a task, exactly one event."""
 TaskEvent = Report | Closing
+"""What an executor yields of a task: reports while it runs, then how it ended."""
 
 
 class Executor(Protocol):

@@ -94,6 +94,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 Batch = list[Request]
+"""Requests that an engine answers together."""
 Answer = list[Completion] | FineryError
 """The outcome of a batch: its rows' answers in order, or an error."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("finery")
 hookimpl = pluggy.HookimplMarker("finery")
+"""Marks the functions of a plugin that finery calls, such as `finery_steps`."""
 
 
 @hookspec

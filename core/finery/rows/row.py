@@ -8,8 +8,11 @@ import msgspec
 from blake3 import blake3
 
 Row = dict[str, Any]
+"""A row of a data set: column → value, as JSON has it."""
 Message = dict[str, Any]
+"""A turn of a conversation, as in OpenAI's API: `role`, `content`, perhaps `tool_calls`."""
 Conversation = list[Message]
+"""The turns of a conversation, in order."""
 
 NOT_CONTENT = frozenset({"id", "parents"})
 """Columns that say where a row comes from, not what it says."""

@@ -378,9 +378,9 @@ class Section(NamedTuple):
 
 Part: TypeAlias = (
     Text | Hint | Facts | Tiles | Table | ReportTable | Matrix | Plot | Record | Records | Tree
-    | Change
-    | Finding | Remark | Section
+    | Change | Finding | Remark | Section
 )  # fmt: skip
+"""What a section may consist of."""
 
 
 def every_part(parts: Iterable[Part]) -> Iterator[Part]:

@@ -47,7 +47,7 @@ def pages() -> dict[str, str]:
 
 def _formatted(page: str) -> str:
     """A page whose code is laid out as `make format` does it."""
-    ruff = [sys.executable, "-m", "ruff", "format", "--stdin-filename", ROOT / "docs" / "page.md"]
+    ruff = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(ROOT / "docs/page.md")]
     return subprocess.run(ruff, input=page, text=True, capture_output=True, check=True).stdout
 
 

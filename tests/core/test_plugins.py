@@ -9,6 +9,8 @@ import pytest
 from conftest import TWO_STEPS, MakeProject, Project
 from installing import write_plugin
 
+from finery.plugin import manager
+
 RECIPE = """
 finery: 1
 name: t
@@ -207,6 +209,18 @@ def test_a_recipe_that_uses_a_broken_plugin_fails_with_its_error(t: Project) -> 
         assert "plugin 'odd' of shop-odd 1.5 fails on import: ModuleNotFoundError" in err
         assert "unknown step type" not in err
         assert "warning" not in err
+
+
+def test_an_unknown_step_type_leads_to_its_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = tmp_path / "index.txt"
+    index.write_text("# prefix distribution\nspans finery-spans\n")
+    lines = manager.INDEX_FILE.read_text("utf-8").splitlines()
+    assert all(line.startswith("#") or len(line.split()) == 2 for line in lines)
+    monkeypatch.setattr(manager, "INDEX_FILE", index)
+    assert manager.Plugins().suggest("spans.f1") == "pip install finery-spans"
+    assert "install the plugin with 'span.*'" in manager.Plugins().suggest("span.f1")
 
 
 @pytest.mark.parametrize(

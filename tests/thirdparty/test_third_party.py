@@ -43,6 +43,45 @@ def test_it_is_listed_like_the_others(t: Project) -> None:
     assert mine["from"] == "finery-probe 0.3.1"
 
 
+@pytest.mark.parametrize(
+    "command", [["check"], ["plan"], ["build"], ["show", "a"], ["explain", "a"]]
+)
+def test_a_recipe_says_what_must_be_installed(t: Project, command: list[str]) -> None:
+    requires = ["finery-spans>=1", "Finery_Probe>=2", "finery probe", "finery-probe"]
+    unmet = [f"  - {each}\n" for each in [*requires, "nobody ; python_version < '3'"]]
+    t.edit("recipe.yaml", "name: t\n", f"name: t\nrequires:\n{''.join(unmet)}")
+    ran = t.run(*command)
+    assert ran.code == 2
+    assert [line for line in ran.err.splitlines() if "error: " in line] == [
+        "recipe.yaml:4:5: error: the recipe requires finery-spans>=1, which isn't installed",
+        "recipe.yaml:5:5: error: the recipe requires Finery_Probe>=2, but finery-probe 0.3.1 is "
+        "installed",
+        "recipe.yaml:6:5: error: 'finery probe' isn't a requirement",
+    ]
+    assert "fix: pip install 'finery-spans>=1'" in ran.err
+    t.edit("recipe.yaml", "".join(unmet[:3]), "")
+    assert t.run("check").code == 0
+
+
+def test_the_lock_has_its_version(t: Project) -> None:
+    """Of the plugins that the recipe uses, and only of those that aren't finery's."""
+    assert t.run("build").code == 0
+    lock = t.folder / "recipe.lock"
+    assert "plugin finery-probe: 0.3.1" in lock.read_text()
+    assert "finery-probe" not in t.run("check").out
+    lock.write_text(lock.read_text().replace("0.3.1", "0.2.0"))
+    text = "finery-probe 0.3.1 is installed, and recipe.lock has 0.2.0"
+    assert text in t.run("check").out
+    assert "plugin-version" in t.run("plan").out
+    t.edit("recipe.yaml", "characters: 4", "characters: 5")
+    built = t.run("build")
+    assert built.code == 0
+    assert text in built.out + built.err
+    assert "0.2.0" in lock.read_text()
+    assert t.run("build", "--update-lock").code == 0
+    assert "plugin finery-probe: 0.3.1" in lock.read_text()
+
+
 def test_its_settings_are_described_and_in_the_schema(t: Project) -> None:
     assert "Shortest prompt kept, in characters." in t.run("plugins", "probe.min_length").out
     schema = json.loads(t.run("schema").out)

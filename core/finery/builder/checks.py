@@ -17,6 +17,7 @@ from finery.recipe.environments import pinned_environment
 from finery.recipe.graph import Graph, Node, place_of
 from finery.recipe.lock import Lock
 from finery.recipe.matrix.labels import restore_step_names
+from finery.recipe.requires import PIN_PREFIX, plugin_pins
 from finery.step.forecast import Estimate, Note
 from finery.step.inspect import steps_inside
 from finery.step.step import Step, is_overridden
@@ -57,8 +58,11 @@ def notes_on(graph: Graph, results: Results | None = None) -> list[Note]:
 
 
 def obstacles(graph: Graph) -> list[Note]:
-    """Notes on what a build of these steps will fail at: variables, GPUs, packages."""
+    """Notes on what a build of these steps will fail at, or make in another way than the last one:
+    variables, GPUs, packages, versions of plugins.
+    """
     notes = [*_unset_variables(graph), *_missing_gpus(graph), *_missing_packages(graph)]
+    notes += _plugin_versions(graph)
     return audible(graph, notes)
 
 
@@ -309,6 +313,20 @@ def _missing_gpus(graph: Graph) -> Iterator[Note]:
                 fix=error.fix or "",
                 step=node.name,
                 place=(*node.place, "gpus"),
+            )
+
+
+def _plugin_versions(graph: Graph) -> Iterator[Note]:
+    """A note for each plugin of which `recipe.lock` has another version."""
+    pins = Lock(graph.recipe.path).pins()
+    for name, version in plugin_pins(graph).items():
+        if pins.get(name, version) != version:
+            distribution = name.removeprefix(PIN_PREFIX)
+            yield Note(
+                name="plugin-version",
+                text=f"{distribution} {version} is installed, and recipe.lock has {pins[name]}",
+                fix=f"pip install '{distribution}=={pins[name]}', or write this one into "
+                "recipe.lock: finery build --update-lock",
             )
 
 

@@ -47,6 +47,7 @@ from finery.recipe.environments import PIN_PREFIX, Environment, pin_text, pinned
 from finery.recipe.files import find_files
 from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
+from finery.recipe.requires import plugin_pins
 from finery.step.inspect import files_of, full_name, give_files, joint_key, steps_inside
 from finery.step.step import is_overridden
 from finery.store.database import Store
@@ -305,7 +306,14 @@ class Planner:
             names += [
                 f"{PIN_PREFIX}{n.environment}" for n in self.graph.nodes.values() if n.environment
             ]
+            names += plugin_pins(self.graph)
         self.lock.forget(names)
+
+    def pin_plugins(self) -> None:
+        """Record the versions of plugins that the lock file doesn't have."""
+        for name, version in plugin_pins(self.graph).items():
+            if self.lock.get(name) is None:
+                self.lock.set(name, version)
 
     def pin(self, node: Node) -> None:
         """Resolve the step's floating name and record the result in the lock file."""

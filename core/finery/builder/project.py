@@ -15,6 +15,8 @@ from finery.errors import PluginError, UsageError
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, check_file, load
 from finery.recipe.graph import Graph, build_graph
+from finery.recipe.requires import check_requires
+from finery.recipe.validate import raise_all
 from finery.step.inspect import SECTIONS
 from finery.store.database import Store
 from finery.util.files import check_plain
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
 def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Plugins]:
     """The recipe, and all plugins including its plugin files.
 
-    Raises the error of a broken plugin that the recipe needs.
+    Raises the errors of `requires:`, and that of a broken plugin that the recipe needs.
     """
     recipe = load(path, overrides)
+    raise_all(check_requires(recipe))
     plugins = plugins_of(recipe)
     plugins.raise_broken(_types_in(recipe.data))
     return recipe, plugins

@@ -86,6 +86,7 @@ class Build:
         self.planner = Planner(graph, store)
         if update_lock:
             self.planner.forget_pins()
+        self.planner.pin_plugins()
         self._before = {name: key for name, (key, _) in self.planner.latest.items()}
         self.log = RunLog(
             store.root / "runs", self.outcome.run, lambda: context_of(graph, self.planner.recipe_id)

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from finery.step.step import Step
     from finery.views.view import View
 
+INDEX_FILE = Path(__file__).with_name("index.txt")
+"""Lines with the prefix of others' step types, and the distribution that has them."""
 Table = dict[str, tuple[Any, Plugin]]
 """Name → (an object or `"module:Name"`, the plugin that provides it)."""
 
@@ -266,12 +268,21 @@ class Plugins:
             check_methods(cls)
         return cls
 
+    def versions(self, uses: Iterable[str]) -> dict[str, str]:
+        """Distribution → version, of the plugins of others that provide these step types."""
+        names = {self.step_types[use][1].name for use in uses if use in self.step_types}
+        used = (e.distribution for e in entry_points(GROUP) if e.name in names and not e.is_own)
+        return {each.name: each.version for each in used}
+
     def suggest(self, name: str) -> str:
         """A fix for an unknown step type."""
         prefix = name.partition(".")[0]
         if prefix not in {p.name for p in self.plugins}:
             meant = suggest_nearest(name, self.step_types)
             missing = f"install the plugin with '{prefix}.*' (`finery plugins` lists yours)"
+            for line in INDEX_FILE.read_text(encoding="utf-8").splitlines():
+                if line.startswith(f"{prefix} "):
+                    missing = f"pip install {line.partition(' ')[2].strip()}"
             return f"{meant} or {missing}" if meant else missing
         return did_you_mean(name, self.step_types) or "run `finery plugins`"
 

@@ -23,6 +23,10 @@ OWN_NOTES = {
         when="a step needs Python packages that aren't installed here",
         why="The build stops when the step starts.",
     ),
+    "plugin-version": About(
+        when="another version of a plugin is installed than `recipe.lock` has",
+        why="Its steps may give other results than those of whoever built them last.",
+    ),
     "selected-on-test": About(
         when="the variants of a matrix are compared on the rows that then judge the best one",
         why="The best of many scores is partly luck, so on the rows that it was chosen by it is "

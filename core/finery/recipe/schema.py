@@ -92,6 +92,16 @@ _TOP_LEVEL: dict[str, Any] = {
         "items": {"type": "string"},
         "description": "Plugin files next to the recipe, e.g. ./checks.py.",
     },
+    "requires": {
+        "type": "array",
+        "items": {
+            "type": "string",
+            "description": "A distribution and its versions as pip takes them, e.g. "
+            "finery-spans>=1.2.",
+        },
+        "description": "Distributions that must be installed, such as those of the plugins that "
+        "the recipe uses.",
+    },
     "silence": {
         "type": "array",
         "items": {

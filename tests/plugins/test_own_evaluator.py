@@ -243,10 +243,11 @@ def test_what_could_not_be_shown_is_refused_when_it_is_written(name: str, tmp_pa
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_the_error_of_a_build_names_the_evaluator(graded: Project) -> None:
-    graded.edit("own.py", '{"share": "share"}', '{"share": "parts"}')
-    ran = graded.run("build")
-    graded.edit("own.py", '{"share": "parts"}', '{"share": "share"}')
+def test_the_error_of_a_build_names_the_evaluator(tmp_path: Path) -> None:
+    own = Project(tmp_path)  # since other tests compare the last two builds of `graded`
+    own.write(files(10, RECIPE, **{"own.py": PLUGIN}))
+    own.edit("own.py", '{"share": "share"}', '{"share": "parts"}')
+    ran = own.run("build")
     assert ran.code != 0
     problem = "table 'By class': `units` of 'share': 'parts' isn't a unit"
     assert re.search(f"FAILED +test +own.grade +{problem}", ran.err)

@@ -3,14 +3,18 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from blake3 import blake3
 from tools.definitions.sources import TABLE
+
+from finery.cli.commands.plugin import KINDS
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = "https://forge.invalid/o/finery"
@@ -65,10 +69,34 @@ def test_the_wheel_has_the_files_of_the_table_of_definitions(dist: Path) -> None
     assert files == table["files"]
 
 
-def test_the_wheel_works_in_a_clean_environment(dist: Path, tmp_path: Path) -> None:
-    (wheel,) = dist.glob("finery-*.whl")
-    _run(sys.executable, "-m", "venv", "clean", cwd=tmp_path)
-    programs = tmp_path / "clean" / "bin"
-    _run(programs / "python", "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
-    assert "finery build" in _run(programs / "finery", "init", "example", cwd=tmp_path)
-    assert " steps: " in _run(programs / "finery", "plan", "example", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def clean(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of a new environment with finery."""
+    folder, (wheel,) = tmp_path_factory.mktemp("clean"), dist.glob("finery-*.whl")
+    _run(sys.executable, "-m", "venv", "clean", cwd=folder)
+    _run(folder / "clean/bin/python", "-m", "pip", "install", "--quiet", wheel, cwd=folder)
+    return folder / "clean" / "bin"
+
+
+def test_the_wheel_works_in_a_clean_environment(clean: Path, tmp_path: Path) -> None:
+    assert "finery build" in _run(clean / "finery", "init", "example", cwd=tmp_path)
+    assert " steps: " in _run(clean / "finery", "plan", "example", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_plugin_passes_what_its_ci_runs(clean: Path, tmp_path: Path, kind: str) -> None:
+    _run(clean / "finery", "plugin", "new", f"a_{kind}", "here", "--kind", kind, cwd=tmp_path)
+    package = tmp_path / "here"
+    ci = yaml.safe_load((package / ".github/workflows/test.yml").read_text(encoding="utf-8"))
+    commands = [step["run"] for step in ci["jobs"]["test"]["steps"] if "run" in step]
+    assert len(commands) == 4
+    for command in commands:
+        python, *arguments = shlex.split(command)
+        assert python == "python"
+        _run(clean / "python", *arguments, cwd=package)
+    tidy = ("ruff", "check", "--no-cache", "--select", "E,F,I,UP,B,SIM,RUF,PT,RET,C4,PIE,PERF")
+    _run(sys.executable, "-m", *tidy, "src", "tests", cwd=package)
+    _run(
+        sys.executable, "-m", "ruff", "format", "--no-cache", "--check", "src", "tests", cwd=package
+    )
+    _run(clean / "python", "-m", "pip", "uninstall", "--yes", f"finery-a-{kind}", cwd=package)

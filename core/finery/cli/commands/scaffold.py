@@ -24,6 +24,7 @@ def filled(source: Any, **values: Any) -> str:
         variable_end_string="=}",
         line_statement_prefix="%%",
         keep_trailing_newline=True,
+        trim_blocks=True,
         undefined=StrictUndefined,
     )
     return environment.from_string(source.read_text(encoding="utf-8")).render(values)

@@ -11,8 +11,21 @@ from typing import Any
 
 import pytest
 
-from finery import Completion, Dataset, Engine, Job, Model, Request, Sampling, Step, takes
+from finery import (
+    Completion,
+    Dataset,
+    Engine,
+    File,
+    Job,
+    Model,
+    Request,
+    Sampling,
+    Step,
+    StepError,
+    takes,
+)
 from finery.testing import EngineContract, StepContract, TestJob, dataset, run_step, table_model
+from finery.testing.checks import problems_of_executor
 from finery.testing.trial import Trial
 
 LEAVE = "from finery.testing import TestJob; jobs = [TestJob(), TestJob()]"
@@ -85,7 +98,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from finery import Dataset, Job, Settings, Step, hookimpl, setting
+from finery import Dataset, File, Job, Settings, Step, hookimpl, setting
 {imports}
 
 class Group(Settings):
@@ -93,7 +106,7 @@ class Group(Settings):
 
     inside: int = setting(1{help})
 
-class Subject(Step, seeded=False{keywords}):
+class Subject({base}, seeded=False{keywords}):
     """A step that is to be judged."""
 
     rows: Dataset
@@ -101,6 +114,7 @@ class Subject(Step, seeded=False{keywords}):
     quiet: bool = setting(False, help="Log less.", affects_output=False)
     path: str = setting("", help="A file, that isn't declared as one.")
     group: Group = setting(Group(), help="More settings.")
+    {code}
 
     def run(self, job: Job) -> Dataset:
         """Tag the rows."""
@@ -116,6 +130,10 @@ class Subject(Step, seeded=False{keywords}):
 def finery_steps():
     return {{"judged.subject": Subject}}
 '''
+
+
+HELP = ', help="A number."'
+WORDS = 'words: File | None = setting(None, help="Words.")'
 
 
 def _module(path: Path) -> ModuleType:
@@ -134,11 +152,13 @@ def contract(tmp_path: Path) -> Callable[..., StepContract]:
     """Make the contract's tests for a step with a certain fault."""
 
     def make(
-        body: str = "", *, imports: str = "", keywords: str = "", help: str = ', help="A number."'
-    ) -> StepContract:
+        body: str = "", *, imports: str = "", keywords: str = "", help: str = HELP,
+        base: str = "Step", code: str = "",
+    ) -> StepContract:  # fmt: skip
         indented = "".join(f"            {line}\n" for line in body.splitlines())
         file = tmp_path / "judged.py"
-        file.write_text(STEPS.format(body=indented, imports=imports, keywords=keywords, help=help))
+        parts = {"imports": imports, "keywords": keywords, "help": help, "base": base, "code": code}
+        file.write_text(STEPS.format(body=indented, **parts))
         subject = _module(file).Subject
 
         class Tests(StepContract):
@@ -215,6 +235,72 @@ def test_a_fault_of_the_class_is_found(
     assert says in failing(contract(**options), [test]).get(test, "passed")
 
 
+ABSTRACT = """
+class Tagging(Step):
+    '''The base of steps that tag rows.'''
+
+    def tag_of(self, row):
+        raise NotImplementedError
+
+    def tags(self):
+        return [self.tag_of(row) for row in self.rows]
+"""
+
+
+@pytest.mark.parametrize(("code", "base", "says"), [
+    ("", "Tagging", "Subject has no method `tag_of`"),
+    ("floating_name = lambda self: 'latest'", "Step", "Subject has no method `pin_name`"),
+])  # fmt: skip
+def test_a_missing_method_is_found(
+    contract: Callable[..., StepContract], code: str, base: str, says: str
+) -> None:
+    tests = contract(imports=ABSTRACT, base=base, code=code)
+    assert says in failing(tests, ["test_it_is_described"])["test_it_is_described"]
+
+
+def test_an_executor_with_some_methods_of_detached_ones_is_found() -> None:
+    class Half:
+        """An executor whose jobs nobody can cancel."""
+
+        def left(self) -> list[str]:
+            return []
+
+        has_room = start = poll = close = left
+
+    missing = [what for _, what, _ in problems_of_executor(Half, "the executor")]
+    assert [text.rpartition(" ")[2] for text in missing] == ["`how_to_cancel`", "`cancel`"]
+
+
+PROMISED = "def outputs(self): return {'': Promise(Dataset, {'columns': ['no']})}"
+
+
+def test_an_output_that_breaks_its_promise_is_found(
+    contract: Callable[..., StepContract], tmp_path: Path
+) -> None:
+    tests = contract(imports="from finery import Promise", code=PROMISED)
+    name = "test_same_inputs_give_the_same_bytes"
+    says = "judged.subject' promises columns: ['no'] of its output, but the output's `meta` has ["
+    assert says in failing(tests, [name])[name]
+    with pytest.raises(StepError, match="promises columns: "):
+        run_step(tests.step(tmp_path))
+
+
+@pytest.mark.parametrize("pattern", ["words.txt", "*.txt", "."])
+def test_files_are_found_by_absolute_paths(
+    contract: Callable[..., StepContract], tmp_path: Path, pattern: str
+) -> None:
+    class Tests(type(contract("extra = self.words.path.read_text()", code=WORDS))):  # type: ignore[misc]
+        def step(self, folder: Path) -> Step:
+            step: Step = super().step(folder)
+            (folder / "words").mkdir()
+            (folder / "words.txt").rename(folder / "words" / "words.txt")
+            step.words = File([str(folder / "words" / pattern)])  # type: ignore[attr-defined]
+            return step
+
+    assert failing(Tests(), ["test_it_reads_only_what_it_declares"]) == {}
+    assert {row["extra"] for row in run_step(Tests().step(tmp_path))} == {"some words"}
+
+
 # -- what the contract of engines finds ------------------------------------------------------------
 
 
@@ -276,7 +362,8 @@ def test_a_model_is_made_anew_after_the_tests_of_its_engine(tmp_path: Path) -> N
 
 def test_rows_are_what_run_step_returns(tmp_path: Path) -> None:
     file = tmp_path / "judged.py"
-    file.write_text(STEPS.format(body="", imports="", keywords="", help=', help="A number."'))
+    parts = {"body": "", "imports": "", "keywords": "", "help": HELP, "base": "Step", "code": ""}
+    file.write_text(STEPS.format(**parts))
     step = _module(file).Subject(rows=dataset(tmp_path / "rows", ROWS), tag=3)
     rows = list(run_step(step, tmp_path / "job"))
     assert [row["tag"] for row in rows] == [3] * 4

@@ -352,7 +352,7 @@ def _outputs_of(task: Task, plugins: Plugins, send: SendReport) -> dict[str, Man
                 records.close()
             if job.usage.worth:
                 send(Used(event="used", dollars=job.usage.dollars, worth=job.usage.worth))
-    artifacts = _outputs_by_name(returned, promises, task.use)
+    artifacts = check_outputs(returned, promises, task.use)
     _check_separate_folders(artifacts)
     manifests: dict[int, Manifest] = {}  # an artifact with two names is moved once
     for artifact in artifacts.values():
@@ -478,7 +478,7 @@ def _finder(task: Task, plugins: Plugins) -> Any:
     return find
 
 
-def _outputs_by_name(
+def check_outputs(
     returned: Any, promises: Mapping[str, Promise], use: str
 ) -> dict[str, Artifact]:
     """The return value of `run` by output; `StepError` if it doesn't match the declaration."""

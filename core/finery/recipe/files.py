@@ -22,7 +22,7 @@ def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple
     allowed.
     """
     try:
-        return _find_matches(files, plain_path(recipe.folder))
+        return find_matches(files, plain_path(recipe.folder))
     except DataError as error:
         raise recipe.error(error.what, place, fix=error.fix) from None
 
@@ -31,7 +31,8 @@ class _NoFileError(DataError):
     """Nothing is there, which is fine for some settings, see `setting`."""
 
 
-def _find_matches(files: Files, folder: Path) -> list[tuple[str, Path]]:
+def find_matches(files: Files, folder: Path) -> list[tuple[str, Path]]:
+    """(name, path) of each file, for a recipe in the folder. Raises `DataError` as `find_files`."""
     names: dict[Path, str] = {}
     for pattern in files.patterns:
         try:

@@ -1,7 +1,9 @@
 """Cheap checks of what plugins provide: descriptions, help texts, and references that load."""
 
+import inspect
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CodeType
 from typing import Any, NamedTuple
 
 import click
@@ -14,11 +16,13 @@ from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins, resolve
 from finery.plugin.notes import About
 from finery.step.inspect import field_hints, full_name
-from finery.step.step import Step
+from finery.step.step import Step, is_overridden
 from finery.testing.imports import HEAVY_FIX, problems_of_loading
 from finery.views.view import View, metrics_of
 
 EXECUTOR_METHODS = ("has_room", "start", "poll", "close")
+DETACHED_METHODS = ("left", "how_to_cancel", "cancel")
+"""With one of them, an executor says that its jobs outlive a build, and needs the others."""
 
 
 class Problem(NamedTuple):
@@ -100,6 +104,37 @@ def problems_of_step(cls: type[Step], subject: str) -> Iterator[Problem]:
         metrics_of(cls)
     except FineryError as error:
         yield Problem(subject, error.what, error.fix or "")
+    missing = [*_missing_methods(cls, Step)]
+    if is_overridden(cls, "floating_name") and not is_overridden(cls, "pin_name"):
+        missing.append("pin_name")
+    yield from _problems_of_missing(missing, cls, subject)
+
+
+def _missing_methods(cls: type, base: type) -> Iterator[str]:
+    """The methods that `cls` calls and lacks, which a class between it and `base` leaves to it.
+
+    There, they only raise `NotImplementedError`. Those of `base` itself are optional.
+    """
+    methods: dict[str, Any] = {name: getattr(cls, name, None) for name in dir(cls)}
+    methods = {name: inspect.unwrap(method) for name, method in methods.items()}
+    codes = {name: m.__code__ for name, m in methods.items() if hasattr(m, "__code__")}
+    called = {name for code in codes.values() for name in _names_in(code)}
+    for name, code in codes.items():
+        if code.co_names == ("NotImplementedError",) and name in called and not hasattr(base, name):
+            yield name
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    """The names in a function and in those inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
+
+
+def _problems_of_missing(methods: Iterable[str], cls: type, subject: str) -> Iterator[Problem]:
+    for method in methods:
+        yield Problem(subject, f"{full_name(cls)} has no method `{method}`", f"define {method}")
 
 
 def problems_of_engine(cls: Any, subject: str) -> Iterator[Problem]:
@@ -109,14 +144,17 @@ def problems_of_engine(cls: Any, subject: str) -> Iterator[Problem]:
         return
     if cls.generate is Engine.generate and cls.stream is Engine.stream:
         yield Problem(subject, f"{full_name(cls)} answers nothing", "give it a method `generate`")
+    yield from _problems_of_missing(_missing_methods(cls, Engine), cls, subject)
     yield from _undocumented(cls, subject)
 
 
 def problems_of_executor(cls: Any, subject: str) -> Iterator[Problem]:
     """Faults of an executor's class."""
-    for method in EXECUTOR_METHODS:
-        if not callable(getattr(cls, method, None)):
-            yield Problem(subject, f"{full_name(cls)} has no method `{method}`", f"define {method}")
+    is_detached = any(hasattr(cls, method) for method in DETACHED_METHODS)
+    methods = (*EXECUTOR_METHODS, *(DETACHED_METHODS if is_detached else ()))
+    missing = [method for method in methods if not callable(getattr(cls, method, None))]
+    missing += _missing_methods(cls, object)
+    yield from _problems_of_missing(missing, cls, subject)
     yield from _undocumented(cls, subject)
 
 

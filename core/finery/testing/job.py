@@ -14,10 +14,11 @@ from finery.artifact.kinds import Dataset, Model
 from finery.inference.engine import Completion, Engine, Identity, Request, Sampling
 from finery.inference.records import Records
 from finery.plugin.manager import load_plugins
+from finery.recipe.files import find_matches
 from finery.rows import Conversation, Row
-from finery.step.inspect import slots_of
+from finery.step.inspect import files_of, slots_of
 from finery.step.job import Job
-from finery.step.look import BuiltLook, Known, Unknown
+from finery.step.look import BuiltLook, Known, Unknown, promises_of
 from finery.step.step import Step
 
 FORMAT = "table"
@@ -135,9 +136,12 @@ def dataset(folder: Path, rows: Iterable[Row]) -> Dataset:
 def run_step(step: Step, folder: Path | None = None, **job: Any) -> Any:
     """Run a step, e.g. `MinLength(rows=rows, characters=5)`, and return its output.
 
-    Inputs that the step reads the names of are named after their folders. folder, job: as for
-    `TestJob`.
+    Inputs that the step reads the names of are named after their folders, and files with absolute
+    paths are found. Raises `StepError` for an output that isn't as declared or promised. folder,
+    job: as for `TestJob`.
     """
+    from finery.execute.worker import check_outputs
+
     for slot in slots_of(step).values():
         if slot.uses_name:
             value, taken = getattr(slot.owner, slot.field), Counter[str]()
@@ -146,8 +150,14 @@ def run_step(step: Step, folder: Path | None = None, **job: Any) -> Any:
                     name = artifact.path.name
                     taken[name] += 1
                     artifact.ref = name if taken[name] == 1 else f"{name}-{taken[name]}"
+    for files in files_of(step).values():
+        if not files.paths and all(map(os.path.isabs, files.patterns)):
+            matches = find_matches(files, Path("/"))
+            files.names, files.paths = [n for n, _ in matches], [path for _, path in matches]
     step.check()
-    return step.run(TestJob(folder, **job))
+    returned = step.run(TestJob(folder, **job))
+    check_outputs(returned, promises_of(step), step.use)
+    return returned
 
 
 def examine(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from finery.artifact.kinds import Dataset
+from finery.recipe.files import find_matches
 from finery.step.inspect import files_of, slots_of, steps_inside
 from finery.step.step import Step
 from finery.testing import given
@@ -307,8 +308,7 @@ def _change_undeclared(step: Step, folder: Path) -> None:
     declared = {path for artifact in artifacts_of(step) for path in files_in(artifact)}
     for within in (step, *(within for _, within in steps_inside(step))):
         for files in files_of(within).values():
-            for pattern in files.patterns:
-                declared |= set(folder.glob(pattern)) | set((folder / pattern).rglob("*"))
+            declared |= {path for _, path in find_matches(files, folder)}
     for path in folder.rglob("*"):
         if path.is_file() and path not in declared and ".git" not in path.parts:
             path.write_bytes(path.read_bytes() + b"\nchanged\n")

@@ -137,7 +137,10 @@ def pytest_runtest_logstart() -> None:
         _frozen = len(sys.modules)
 
 
-ONCE = ("test_it_is_described", "test_loading_it_imports_nothing_heavy")
+ONCE = (
+    "test_it_is_described", "test_loading_it_imports_nothing_heavy",
+    "test_what_it_imports_is_required",
+)  # fmt: skip
 """Tests of contracts whose checks `finery plugins --check` has for all installed plugins."""
 TESTS = Path(__file__).parent
 FINERY = Path(sys.executable).with_name("finery")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from conftest import MakeProject
+from installing import write_plugin
 
 from finery import (
     Completion,
@@ -299,6 +302,61 @@ def test_files_are_found_by_absolute_paths(
 
     assert failing(Tests(), ["test_it_reads_only_what_it_declares"]) == {}
     assert {row["extra"] for row in run_step(Tests().step(tmp_path))} == {"some words"}
+
+
+IMPORTS = """
+import msgspec
+from typing import TYPE_CHECKING
+from finery import Dataset, Job, Step
+if TYPE_CHECKING:
+    import xdist
+try:
+    import selenium
+except ImportError:
+    pass
+
+class Say(Step, seeded=False{keywords}):
+    "A row."
+
+    def run(self, job: Job) -> Dataset:
+        from hypothesis import given
+        return Dataset.write(job.out, [])
+
+@hookimpl
+def finery_steps():
+    return {{"a.say": Say}}
+"""
+CONTRACT = """
+from finery.testing import StepContract
+from shop_a import Say
+class TestSay(StepContract):
+    def step(self, folder):
+        return Say()
+"""
+
+
+@pytest.mark.parametrize(("required", "keywords", "says"), [
+    ("finery>=0.1", "", ["hypothesis, which shop-a doesn't require (shop_a.py:17)"]),
+    ("hypothesis", "", ["finery, which shop-a doesn't require (shop_a.py:1)", "msgspec, which "]),
+    ("finery>=0.1", ", installs={'hypothesis': 'shop-a[props]'}", []),
+])  # fmt: skip
+def test_imports_that_the_metadata_does_not_require_are_found(
+    project: MakeProject, required: str, keywords: str, says: list[str]
+) -> None:
+    """But not those for type checkers, optional ones, and what a required package brings along."""
+    made = project({"test_say.py": CONTRACT})
+    write_plugin(made, "a", IMPORTS.format(keywords=keywords))
+    metadata = made.folder / "site" / "shop_a-1.5.dist-info" / "METADATA"
+    metadata.write_text(f"Name: shop-a\nVersion: 1.5\nRequires-Dist: {required}\n", "utf-8")
+    checked = made.run("plugins", "a", "--check")
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", "required", "-p", "no:cacheprovider"],
+        cwd=made.folder, env={**os.environ, **made.env}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == bool(says), ran.stdout
+    for out in (checked.out, ran.stdout):
+        assert all(f"imports {text}" in out for text in says), out
+        assert says or "doesn't require" not in out
 
 
 # -- what the contract of engines finds ------------------------------------------------------------

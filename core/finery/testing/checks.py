@@ -17,7 +17,12 @@ from finery.plugin.manager import Plugins, resolve
 from finery.plugin.notes import About
 from finery.step.inspect import field_hints, full_name
 from finery.step.step import Step, is_overridden
-from finery.testing.imports import HEAVY_FIX, problems_of_loading
+from finery.testing.imports import (
+    HEAVY_FIX,
+    REQUIRE_FIX,
+    problems_of_loading,
+    problems_of_requirements,
+)
 from finery.views.view import View, metrics_of
 
 EXECUTOR_METHODS = ("has_room", "start", "poll", "close")
@@ -55,6 +60,8 @@ def problems_of_plugins(
                 what = "doesn't say for which API of finery the plugin is"
                 entry = f'{plugin.name} = "{plugin.module.__name__} [api-{API}]"'
                 problems.append((plugin, Problem("its entry point", what, f"write {entry}")))
+            faults = problems_of_requirements(plugin.module.__name__)
+            problems += [(plugin, Problem("its metadata", fault, REQUIRE_FIX)) for fault in faults]
     tables: Mapping[str, Mapping[str, tuple[Any, Plugin]]] = {
         "step type": plugins.step_types,
         "engine": plugins.engines,

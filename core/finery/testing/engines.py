@@ -16,7 +16,12 @@ from finery.inference.records import MemoryRecords
 from finery.plugin.manager import load_plugins
 from finery.rows import Conversation
 from finery.testing.checks import problems_of_engine
-from finery.testing.imports import HEAVY_FIX, problems_of_loading
+from finery.testing.imports import (
+    HEAVY_FIX,
+    REQUIRE_FIX,
+    problems_of_loading,
+    problems_of_requirements,
+)
 from finery.testing.job import FORMAT, TableEngine, TestJob, temporary_folder
 from finery.testing.variations import LARGE_BYTES, ODD_TEXT
 
@@ -85,6 +90,11 @@ class EngineContract:
         """`finery plan` loads the engine, because its code is in the keys of steps."""
         problems = list(problems_of_loading([self._class().__module__]))
         assert not problems, f"{problems}: {HEAVY_FIX}"
+
+    def test_what_it_imports_is_required(self) -> None:
+        """The metadata of the plugin requires what its package imports."""
+        problems = problems_of_requirements(self._class().__module__)
+        assert not problems, f"{problems}: {REQUIRE_FIX}"
 
     def test_it_loads_the_model_late(self) -> None:
         """An engine whose answers are all in the cache never loads its model."""

@@ -16,7 +16,12 @@ from finery.artifact.manifest import Manifest
 from finery.execute.executor import Detached
 from finery.testing import given
 from finery.testing.checks import problems_of_executor
-from finery.testing.imports import HEAVY_FIX, problems_of_loading
+from finery.testing.imports import (
+    HEAVY_FIX,
+    REQUIRE_FIX,
+    problems_of_loading,
+    problems_of_requirements,
+)
 from finery.util.events import Event
 
 if TYPE_CHECKING:
@@ -68,6 +73,11 @@ class ExecutorContract:
         """Commands load the module before a step runs."""
         problems = list(problems_of_loading([type(self.executor(None)).__module__]))
         assert not problems, f"{problems}: {HEAVY_FIX}"
+
+    def test_what_it_imports_is_required(self) -> None:
+        """The metadata of the plugin requires what its package imports."""
+        problems = problems_of_requirements(type(self.executor(None)).__module__)
+        assert not problems, f"{problems}: {REQUIRE_FIX}"
 
     def test_reports_come_in_order_and_then_one_end(self, tmp_path: Path) -> None:
         """Reports keep their order, and `done` follows with the outputs."""

@@ -15,7 +15,12 @@ from finery.step.inspect import files_of, slots_of, steps_inside
 from finery.step.step import Step
 from finery.testing import given
 from finery.testing.checks import problems_of_step
-from finery.testing.imports import HEAVY_FIX, problems_of_loading
+from finery.testing.imports import (
+    HEAVY_FIX,
+    REQUIRE_FIX,
+    problems_of_loading,
+    problems_of_requirements,
+)
 from finery.testing.job import dataset, temporary_folder
 from finery.testing.trial import (
     SUBJECT,
@@ -120,6 +125,11 @@ class StepContract:
         file = provided_as(cls)[1]
         problems = list(problems_of_loading([cls.__module__ if file is None else str(file)]))
         assert not problems, f"{problems}: {HEAVY_FIX}"
+
+    def test_what_it_imports_is_required(self) -> None:
+        """The metadata of the plugin requires what its package imports."""
+        problems = problems_of_requirements(self._step_type().__module__)
+        assert not problems, f"{problems}: {REQUIRE_FIX}"
 
     def test_same_inputs_give_the_same_bytes(self) -> None:
         """The output doesn't depend on chance or the time."""

@@ -120,9 +120,12 @@ def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
         yield from ((alias.name.partition(".")[0], tree.lineno) for alias in tree.names)
     elif isinstance(tree, ast.ImportFrom) and tree.level == 0:
         yield str(tree.module).partition(".")[0], tree.lineno
-    is_for_types = isinstance(tree, ast.If) and "TYPE_CHECKING" in ast.unparse(tree.test)
-    is_optional = isinstance(tree, ast.Try) and any(map(_handles_import, tree.handlers))
-    ignored = tree.body if is_for_types or is_optional else ()
+    ignored: list[ast.stmt] = []
+    match tree:
+        case ast.If(test=test, body=body) if "TYPE_CHECKING" in ast.unparse(test):
+            ignored = body
+        case ast.Try(body=body, handlers=handlers) if any(map(_handles_import, handlers)):
+            ignored = body
     for child in ast.iter_child_nodes(tree):
         if child not in ignored:
             yield from _imports(child)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -304,7 +305,7 @@ def test_files_are_found_by_absolute_paths(
     assert {row["extra"] for row in run_step(Tests().step(tmp_path))} == {"some words"}
 
 
-IMPORTS = """
+UNDECLARED = """
 import msgspec
 from typing import TYPE_CHECKING
 from finery import Dataset, Job, Step
@@ -345,7 +346,7 @@ def test_imports_that_the_metadata_does_not_require_are_found(
 ) -> None:
     """But not those for type checkers, optional ones, and what a required package brings along."""
     made = project({"test_say.py": CONTRACT})
-    write_plugin(made, "a", IMPORTS.format(keywords=keywords))
+    write_plugin(made, "a", UNDECLARED.format(keywords=keywords))
     metadata = made.folder / "site" / "shop_a-1.5.dist-info" / "METADATA"
     metadata.write_text(f"Name: shop-a\nVersion: 1.5\nRequires-Dist: {required}\n", "utf-8")
     checked = made.run("plugins", "a", "--check")
@@ -357,6 +358,49 @@ def test_imports_that_the_metadata_does_not_require_are_found(
     for out in (checked.out, ran.stdout):
         assert all(f"imports {text}" in out for text in says), out
         assert says or "doesn't require" not in out
+
+
+DATA = "extra = Path(sysconfig.get_path('purelib'), '_pytest', 'py.typed').read_text()"
+
+
+@pytest.mark.parametrize(("imports", "is_found"), [
+    ("import sysconfig", True), ("import _pytest, sysconfig", False)
+])  # fmt: skip
+def test_data_of_a_package_that_does_not_count_is_found(
+    contract: Callable[..., StepContract], imports: str, is_found: bool
+) -> None:
+    name = "test_it_reads_only_what_it_declares"
+    says = failing(contract(DATA, imports=imports), [name]).get(name, "")
+    assert (re.search("package data .*/_pytest/py.typed", says) is not None) == is_found, says
+
+
+READER = """
+from pathlib import Path
+from finery import Dataset, Job, Step
+
+class Say(Step, seeded=False):
+    "A row."
+
+    def run(self, job: Job) -> Dataset:
+        text = (Path(__file__).parents[1] / "words.txt").read_text()
+        return Dataset.write(job.out, [{"prompt": text}])
+
+@hookimpl
+def finery_steps():
+    return {"a.say": Say}
+"""
+
+
+@pytest.mark.slow
+def test_data_beside_the_package_of_a_plugin_is_found(project: MakeProject) -> None:
+    """It would be missing where the plugin is installed from PyPI."""
+    made = project({"test_say.py": CONTRACT, "words.txt": "some words", "pyproject.toml": ""})
+    write_plugin(made, "a", READER)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", "declares", "-p", "no:cacheprovider"],
+        cwd=made.folder, env={**os.environ, **made.env}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert f"package data {made.folder / 'words.txt'}" in ran.stdout
 
 
 # -- what the contract of engines finds ------------------------------------------------------------

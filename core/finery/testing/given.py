@@ -2,7 +2,8 @@
 
 A project has a copy of this file next to its recipe. `given.artifact` turns what a step's author
 made in Python into an artifact of the project. Every other step is wrapped. The wrapper counts
-moments: files that the step opens for writing, and its reports to the job. If `FINERY_TRIAL_KILL`
+moments: files that the step opens for writing, and its reports to the job. It logs which others
+the step read, unless they hold code. If `FINERY_TRIAL_KILL`
 is a number, the build is killed at that moment. If the recipe passes `TRIAL_EXECUTED` to a step,
 the functions that it executes are added to the file of that path. An exception that isn't a
 `FineryError` becomes an error that says so.
@@ -50,6 +51,7 @@ KILL = "FINERY_TRIAL_KILL"
 EXECUTED = "TRIAL_EXECUTED"
 """Not inherited by all steps, since recording takes several times as long as running."""
 MOMENTS = "moments of the step: "
+READS = "files that the step read: "
 ESCAPED = "the step raised an exception that isn't a FineryError: "
 KINDS: dict[str, type[Artifact]] = {c.kind: c for c in (Dataset, Model, Metrics, Bundle, Index)}
 DISCOVERY = (load_plugins.__code__, Plugins.step_type.__code__, Plugins.engine.__code__)
@@ -105,6 +107,7 @@ class _Moments:
 
     def __init__(self, job: Job) -> None:
         self.count = 0
+        self.read: set[str] = set()
         self._folders = (f"{job.out}/", f"{job._scratch}/")  # not what finery writes beside them
         self._kill_at = os.environ.get(KILL, "")
         self._report = job._report
@@ -124,8 +127,13 @@ class _Moments:
 
     def opened(self, path: Any, flags: int) -> None:
         """Take a file that the process is about to open."""
-        writes = flags & (os.O_WRONLY | os.O_RDWR)
-        if writes and not isinstance(path, int) and os.fsdecode(path).startswith(self._folders):
+        if isinstance(path, int):
+            return
+        name = os.fsdecode(path)
+        if not flags & (os.O_WRONLY | os.O_RDWR):
+            if not name.endswith((".py", ".pyc", ".so")):
+                self.read.add(os.path.abspath(name))
+        elif name.startswith(self._folders):
             self.next()
 
     def _reported(self, event: dict[str, Any]) -> None:
@@ -229,6 +237,7 @@ def finery_run_step(step: Step, job: Job) -> Generator[None, Any, Any]:
     finally:
         _watching.pop()
     job.log(f"{MOMENTS}{moments.count}")
+    job.log(f"{READS}{json.dumps(sorted(moments.read))}")
     return output
 
 

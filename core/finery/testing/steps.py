@@ -147,6 +147,7 @@ class StepContract:
         reference, elsewhere = self._reference(), self._elsewhere()
         undeclared = reference.trial.undeclared(reference.built)
         undeclared += elsewhere.trial.undeclared(elsewhere.built)
+        undeclared += reference.trial.data_outside_key(reference.built)
         assert not undeclared, undeclared
 
     def test_code_that_runs_is_in_the_key(self) -> None:

@@ -21,11 +21,17 @@ from finery.recipe.validate import is_name
 from finery.step import inspect
 from finery.step.step import Step
 from finery.testing import given
-from finery.util.installed import code_origin
+from finery.util.installed import (
+    code_origin,
+    finery_packages,
+    is_installed,
+    module_owners,
+    normalise_name,
+)
 from finery.util.references import load_reference
 
 if TYPE_CHECKING:
-    from finery.builder.plan import Planner
+    from finery.builder.plan import Planner, StepPlan
 
 NAME = "trial"
 """The recipe's name."""
@@ -224,12 +230,44 @@ class Trial:
             and not name.endswith(("-wal", "-journal"))
         ]  # fmt: skip
 
+    def data_outside_key(self, built: "Built") -> list[str]:
+        """The data of packages that the step read, and that its key doesn't have.
+
+        They belong to a distribution that doesn't count, or to none: the environment's `share`,
+        and the folder of `pyproject.toml` where the plugin is installed from there.
+        """
+        with self._planner() as planner:
+            plan = _plan_of_subject(planner)
+            code = {*plan.code_files} - {*planner.code.index.own.paths.values()}
+        packages = {normalise_name(name.removeprefix("package ")) for name, _ in plan.parts}
+        given_files = [path for files in plan.files.values() for _, path in files]
+        for artifact, _ in self._artifacts.values():
+            given_files += artifact.external.values()
+        declared = {os.path.realpath(path) for path in (*code, *map(str, given_files))}
+        folders = {
+            folder for path in code if code_origin(path) == "" for folder in Path(path).parents
+        }
+        roots = [folder for folder in folders if (folder / "pyproject.toml").exists()]
+        roots.append(Path(sys.prefix, "share"))
+
+        def is_outside(path: str) -> bool:
+            if not os.path.isfile(path) or os.path.realpath(path) in declared:
+                return False
+            if not is_installed(path):
+                return any(map(Path(path).is_relative_to, roots))
+            top = path.rpartition("-packages/")[2].partition("/")[0]
+            is_known = top in finery_packages() or top.endswith(".dist-info")
+            return not is_known and packages.isdisjoint(module_owners().get(top, ()))
+
+        logs = [event["message"] for event in built.of("step_log")]
+        texts = [log.removeprefix(given.READS) for log in logs if log.startswith(given.READS)]
+        paths = [path for text in texts for path in json.loads(text)]
+        return [f"package data {path}" for path in filter(is_outside, paths)]
+
     def executed(self) -> "Executed":
         """The functions that the step executed, as `given.EXECUTED` recorded them."""
-        from finery.builder.plan import make_plan
-
         with self._planner() as planner:
-            (plan,) = (p for p in make_plan(planner) if p.node.name == SUBJECT)
+            plan = _plan_of_subject(planner)
             own, watched = planner.code.index.own.paths, planner.code.watched().present
             # The key format stands for the rest of the core.
             rest = {p for name, p in own.items() if name[:7] == "finery/" and KIT not in name}
@@ -265,6 +303,13 @@ class Trial:
         places = [str(p.relative_to(self.folder)) for p in paths if needle in p.read_bytes()]
         printed = {"standard output": built.ran.out, "standard error": built.ran.err}
         return places + [place for place, text in printed.items() if SECRET_VALUE in text]
+
+
+def _plan_of_subject(planner: "Planner") -> "StepPlan":
+    from finery.builder.plan import make_plan
+
+    (plan,) = (plan for plan in make_plan(planner) if plan.node.name == SUBJECT)
+    return plan
 
 
 class Built(NamedTuple):

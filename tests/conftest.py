@@ -298,13 +298,15 @@ def trials_fork() -> Iterator[None]:
     if "finery.testing.trial" not in sys.modules:
         yield
         return
-    from finery.testing import trial
+    from finery.testing import given, trial
 
     run_alone = trial.Trial.run
 
     def run(self: trial.Trial, *args: str, cwd: Path | None = None) -> trial.Ran:
         environment = self.environment()
-        if interpreter := warm(args, environment, Project.imports):
+        # The next build in other surroundings shows that they change nothing.
+        is_killed = given.KILL in environment
+        if interpreter := warm(args, environment, Project.imports, as_workers=is_killed):
             return trial.Ran(*interpreter.run(args, cwd or self.folder, environment, timeout=600))
         return run_alone(self, *args, cwd=cwd)
 

@@ -29,7 +29,7 @@ def with_site(project: Project, site: Path) -> Project:
     """Have the project's commands see a copy of `site`, which tests may edit."""
     own = project.folder / "site"
     shutil.copytree(site, own)
-    project.env["PYTHONPATH"] = os.pathsep.join([str(own), os.environ.get("PYTHONPATH", "")])
+    _put_first(project, own)
     return project
 
 
@@ -40,5 +40,9 @@ def write_plugin(t: Project, name: str, code: str) -> None:
         f"site/shop_{name}-1.5.dist-info/METADATA": f"Name: shop-{name}\nVersion: 1.5\n",
         f"site/shop_{name}-1.5.dist-info/entry_points.txt": f"[finery]\n{name} = shop_{name}\n",
     })  # fmt: skip
-    paths = [str(t.folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    t.env["PYTHONPATH"] = os.pathsep.join(paths)
+    _put_first(t, t.folder / "site")
+
+
+def _put_first(project: Project, folder: Path) -> None:
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    project.env["PYTHONPATH"] = os.pathsep.join(paths)

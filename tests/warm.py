@@ -30,6 +30,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
@@ -37,6 +38,7 @@ from unittest import mock
 import finery
 from finery.execute import local
 from finery.execute.environment import inherited_variables
+from finery.util import installed
 
 FINERY = Path(sys.executable).with_name("finery")
 READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "OMP_", "CUDA_")
@@ -48,6 +50,9 @@ TORCH = (
     "transformers.models.auto.tokenization_auto",
 )  # fmt: skip
 """For `IMPORTS` of modules whose steps load models."""
+PATH = "PYTHONPATH"
+CUSTOMIZE = ("sitecustomize", "usercustomize")
+"""Modules that each interpreter imports at its start."""
 Kind = frozenset[tuple[str, str]]
 SPARES = 4
 """Workers that are forked ahead."""
@@ -98,22 +103,30 @@ _wanted = Counter[Kind]()
 
 
 def warm(
-    args: tuple[str, ...], environment: Mapping[str, str], imports: tuple[str, ...] = ()
+    args: tuple[str, ...],
+    environment: Mapping[str, str],
+    imports: tuple[str, ...] = (),
+    *,
+    as_workers: bool = False,
 ) -> Warm | None:
     """The interpreter for a command with these variables; None if it needs one of its own.
 
-    Variables that are read at the start must be the same, or those of workers if it is a build with
-    the variables of this process or with imports. If they aren't those of this process, the third
-    command of a kind has an interpreter started, as all contracts build in one other locale.
+    PYTHONPATH may begin with further folders if nothing in them has the name of what is there
+    without them. Other variables that are read at the start must be the same, or those of workers
+    if it is a build with the variables of this process, with imports, or `as_workers`. If they
+    aren't those of this process, the third command of a kind has an interpreter started, as all
+    contracts build in one other locale.
 
-    imports: modules that it has imported besides finery's.
+    imports: modules that it has imported besides finery's. as_workers: whether only the command's
+    workers need the right variables from the start.
     """
-    if environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
+    if any(_hides_something(folder) for folder in _added(environment, os.environ)):
         return None
+    environment = _with_path(environment, os.environ)
     names = READ_AT_START + READ_AT_IMPORT if imports else READ_AT_START
     kind, ours = _read(environment, names), _read(os.environ, names)
     is_ours = kind == ours
-    if args[:1] == ("build",) and (is_ours or imports):
+    if args[:1] == ("build",) and (is_ours or imports or as_workers):
         kind = _read(_of_workers(environment), names)
     _wanted[kind] += 1
     if (kind, imports) not in _warm and (_wanted[kind] > 2 or is_ours):
@@ -132,6 +145,38 @@ def _read(environment: Mapping[str, str], names: tuple[str, ...]) -> Kind:
     read = {name: value for name, value in environment.items() if name.startswith(names)}
     read.pop("OMP_WAIT_POLICY", None)  # finery sets it for workers, and only speed depends on it
     return frozenset(read.items())
+
+
+def _with_path(environment: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment, with PYTHONPATH as in another."""
+    paths = {PATH: other[PATH]} if PATH in other else {}
+    return {name: value for name, value in environment.items() if name != PATH} | paths
+
+
+def _added(environment: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+    """The folders that PYTHONPATH begins with before those that it has here; all if others end it.
+
+    Python takes an empty one as the working directory.
+    """
+    all_, here = (
+        env[PATH].split(os.pathsep) if env.get(PATH) else [] for env in (environment, ours)
+    )
+    is_longer = all_[len(all_) - len(here) :] == here
+    return all_[: len(all_) - len(here)] if is_longer else [*all_, ""]
+
+
+def _hides_something(folder: str) -> bool:
+    """Whether a folder at the front of `sys.path` could change what is imported without it."""
+    if not os.path.isabs(folder) or folder in sys.path or os.path.isfile(folder):
+        return True
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        stem = name.partition(".")[0]
+        if name.endswith((".dist-info", ".egg-info")):
+            if installed.normalise_name(name.partition("-")[0]) in installed.distributions():
+                return True
+        elif stem in CUSTOMIZE or stem in sys.modules or PathFinder.find_spec(stem) is not None:
+            return True
+    return False
 
 
 def _texts(pipes: list[int], timeout: float) -> list[bytes] | None:
@@ -183,6 +228,14 @@ def serve(requests: socket.socket) -> None:
     os.close(err)
     args, folder, environment = json.loads(data)
     os.chdir(folder)
+    if added := _added(environment, os.environ):
+        sys.path[1:1] = added
+        for cached in (
+            installed.entry_points,
+            installed.finery_packages,
+            installed.plugin_packages,
+        ):
+            cached.cache_clear()
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
@@ -291,13 +344,12 @@ def import_all(more: Iterable[str] = ()) -> None:
     """
     from finery.plugin.discovery import GROUP
     from finery.plugin.manager import Plugins
-    from finery.util.installed import distributions, entry_points, module_owners, search_path
 
     for module in pkgutil.walk_packages(finery.__path__, "finery."):
         if not module.name.startswith(("finery.testing", "finery.__main__")):
             importlib.import_module(module.name)
     plugins = Plugins()
-    for entry in entry_points(GROUP):
+    for entry in installed.entry_points(GROUP):
         plugins.add(entry)
     for name in plugins.step_types:
         plugins.step_type(name)
@@ -305,7 +357,7 @@ def import_all(more: Iterable[str] = ()) -> None:
     assert plugins.views
     for name in ("rich.table", *more):
         importlib.import_module(name)
-    for cached in (distributions, module_owners, search_path):
+    for cached in (installed.distributions, installed.module_owners, installed.search_path):
         cached.cache_clear()
     gc.collect()
     gc.freeze()
@@ -344,8 +396,9 @@ if __name__ == "__main__":
     sys.path[0] = str(FINERY.parent)  # as the command has it
     import_all(sys.argv[2:])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks of `serve` are nobody's to wait for
-    kind = _read(os.environ, READ_AT_START)
+    at_start = dict(os.environ)
     serve(socket.socket(fileno=int(sys.argv[1])))
+    kind = _read(_with_path(at_start, os.environ), READ_AT_START)
     from finery.cli import main
 
     if sys.argv[1:2] == ["build"] and kind == _read(_of_workers(os.environ), READ_AT_START):

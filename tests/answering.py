@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conftest import _default_signals
 from loopback import Answer, send
 from serving import gguf_model
 from user_llama_cpp import write_programs
@@ -125,7 +124,7 @@ def started(bundle: Bundle, *args: str, **variables: str) -> "subprocess.Popen[s
     }  # fmt: skip
     return subprocess.Popen(
         ["sh", str(bundle.file("run.sh")), *args], env=environment, cwd="/", text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_default_signals,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 

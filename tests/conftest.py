@@ -84,6 +84,12 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         settings.load_profile("quick")
         variations.LARGE_BYTES = 1 << 20
+    # A shell that runs the tests in the background makes them, and their children, deaf. What isn't
+    # ignored has its default in children. Setting that in each child would need a fork of this
+    # process, which takes a tenth of a second at the size of workers.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -194,12 +200,6 @@ class Ran(NamedTuple):
     err: str
 
 
-def _default_signals() -> None:
-    """A shell that runs the tests in the background makes them, and their children, deaf."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 class Project:
     """A folder with a recipe, and the installed `finery` command run in it."""
 
@@ -236,7 +236,6 @@ class Project:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         settings = {
             "cwd": self.folder, "env": self.environment(), "start_new_session": True,
-            "preexec_fn": _default_signals,
         }  # fmt: skip
         return subprocess.Popen([FINERY, *args], **{**pipes, **settings, **options})
 

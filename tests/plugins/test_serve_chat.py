@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FINERY, Project, Ran, _default_signals
+from conftest import FINERY, Project, Ran
 from llama_server import needs_llama_server
 from serving import RECIPE, tiny_project
 from tiny_gguf import CHATML
@@ -178,7 +178,6 @@ def _controlling(terminal: int) -> Callable[[], None]:
     import termios
 
     def prepare() -> None:
-        _default_signals()
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
     return prepare

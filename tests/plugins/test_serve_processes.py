@@ -48,10 +48,13 @@ def test_a_second_signal_does_not_interrupt_the_cleaning_up() -> None:
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with raise_at_signals(Ended()):
-        signal.raise_signal(signal.SIGHUP)
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with raise_at_signals(Ended()):
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)  # else further tests start processes that ignore it
 
 
 def test_the_error_of_a_server_has_both_ends_of_a_long_line(tmp_path: Path) -> None:

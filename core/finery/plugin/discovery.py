@@ -362,28 +362,27 @@ def _check_hook(name: str, function: FunctionType, plugin: Plugin) -> None:
     """Raise `PluginError` for a misspelled, unmarked or wrongly declared hook."""
     marked = getattr(function, "finery_impl", None)
     code, hook_names = function.__code__, known_hooks()
-    where = f"{shown(Path(code.co_filename))}:{code.co_firstlineno}"
     of = "" if plugin.path else f" of {plugin.origin}"
     if marked is None:
-        if name in hook_names:
-            what = f"{name}{of} is not marked as a hook"
-            raise PluginError(what, where=where, fix="add @hookimpl above it")
+        if name not in hook_names:
+            return
+        what = f"{name}{of} is not marked as a hook"
+        fix: str | None = "add @hookimpl above it"
     elif name in hook_names:
         taken = getattr(hooks, name).__code__
         arguments = taken.co_varnames[: taken.co_argcount]
-        for argument in code.co_varnames[: code.co_argcount]:
-            if argument not in arguments:
-                raise PluginError(
-                    f"{name} of {plugin.title} takes '{argument}', which this hook doesn't have",
-                    where=where,
-                    fix=did_you_mean(argument, arguments) or f"remove '{argument}'",
-                )
-    elif not marked.get("optionalhook"):
-        raise PluginError(
-            f"plugin '{plugin.name}'{of} implements the unknown hook '{name}'",
-            where=where,
-            fix=REPLACED_HOOKS.get(name) or did_you_mean(name, hook_names),
-        )
+        others = [a for a in code.co_varnames[: code.co_argcount] if a not in arguments]
+        if not others:
+            return
+        what = f"{name} of {plugin.title} takes '{others[0]}', which this hook doesn't have"
+        fix = did_you_mean(others[0], arguments) or f"remove '{others[0]}'"
+    elif marked.get("optionalhook"):
+        return
+    else:
+        what = f"plugin '{plugin.name}'{of} implements the unknown hook '{name}'"
+        fix = REPLACED_HOOKS.get(name) or did_you_mean(name, hook_names)
+    where = f"{shown(Path(code.co_filename))}:{code.co_firstlineno}"
+    raise PluginError(what, where=where, fix=fix)
 
 
 # -- broken plugins -------------------------------------------------------------------------------

@@ -5,14 +5,12 @@ import json
 import keyword
 import re
 import shlex
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from finery.cli.commands.scaffold import filled, template, write_texts, writing
 from finery.cli.console import print_result
@@ -27,6 +25,8 @@ KINDS = (
     "transform", "source", "evaluator", "generator", "trainer", "exporter", "engine", "executor"
 )  # fmt: skip
 """Folders of `templates/plugin`; that of all kinds is `shared`."""
+PLACES = {"package": "src/{package}", "github": ".github", "gitignore": ".gitignore"}
+"""File or folder in these → where it is in a package."""
 
 
 @click.group("plugin")
@@ -93,6 +93,8 @@ def _described_kinds() -> list[str]:
 
 def _read_kind(kind: str, **facts: str) -> dict[str, Any]:
     """What `kind.yaml` says. facts: to fill in; without them only `about` is right."""
+    import yaml  # not for --help
+
     text = filled(template("plugin") / kind / "kind.yaml", **{"name": "", **facts})
     values: dict[str, Any] = yaml.safe_load(text)
     return values
@@ -179,18 +181,10 @@ def _facts(name: str, kind: str, **about: str) -> dict[str, Any]:
 def _texts(facts: dict[str, Any]) -> dict[str, str]:
     """The package's files: path → text."""
     texts = {}
-    for folder in ("shared", facts["kind"]):
-        for path, source in _files_in(template("plugin") / folder):
-            place, _, rest = path.partition("/")
-            place = {"package": f"src/{facts['package']}", "github": ".github"}.get(place, place)
-            target = "/".join(filter(None, [place, rest])).removesuffix(".jinja")
-            texts[".gitignore" if target == "gitignore" else target] = filled(source, **facts)
-    return {path: text for path, text in sorted(texts.items()) if path != "kind.yaml"}
-
-
-def _files_in(folder: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            yield from _files_in(entry, f"{prefix}{entry.name}/")
-        else:
-            yield f"{prefix}{entry.name}", entry
+    for folder in (template("plugin") / "shared", template("plugin") / facts["kind"]):
+        for source in filter(Path.is_file, folder.rglob("*")):
+            place, *rest = source.relative_to(folder).parts
+            place = PLACES.get(place, place).format(**facts)
+            texts["/".join([place, *rest]).removesuffix(".jinja")] = filled(source, **facts)
+    del texts["kind.yaml"]
+    return dict(sorted(texts.items()))

@@ -98,13 +98,17 @@ def problems_of_requirements(module: str) -> list[str]:
 
 def _required(index: CodeIndex, distribution: Distribution) -> set[str]:
     """What a distribution requires, directly or through others, and what it says to install."""
-    pending = {(distribution.name, "")}
+    names = {distribution.name}
     for name, (_, plugin) in (plugins := load_plugins()).step_types.items():
         if plugin_packages().get(plugin.module.__name__.partition(".")[0]) == distribution:
             with suppress(FineryError):  # reported elsewhere
-                installs = plugins.step_type(name).__spec__.installs
-                pending |= {(normalise_name(package), "") for package in installs}
-    required: set[tuple[str, str]] = set()
+                names |= plugins.step_type(name).__spec__.installs.keys()
+    return with_requirements(index, map(normalise_name, names))
+
+
+def with_requirements(index: CodeIndex, names: Iterable[str]) -> set[str]:
+    """Distributions, by normalised name, with those that they require, directly or not."""
+    pending, required = {(name, "") for name in names}, set[tuple[str, str]]()
     while pending:
         name, extra = pending.pop()
         required.add((name, extra))

@@ -21,6 +21,7 @@ from finery.recipe.validate import is_name
 from finery.step import inspect
 from finery.step.step import Step
 from finery.testing import given
+from finery.testing.imports import with_requirements
 from finery.util.installed import (
     code_origin,
     finery_packages,
@@ -238,8 +239,10 @@ class Trial:
         """
         with self._planner() as planner:
             plan = _plan_of_subject(planner)
-            code = {*plan.code_files} - {*planner.code.index.own.paths.values()}
-        packages = {normalise_name(name.removeprefix("package ")) for name, _ in plan.parts}
+            index = planner.code.index
+            code = {*plan.code_files} - {*index.own.paths.values()}
+            names = [name.removeprefix("package ") for name, _ in plan.parts]
+            packages = with_requirements(index, map(normalise_name, names))
         given_files = [path for files in plan.files.values() for _, path in files]
         for artifact, _ in self._artifacts.values():
             given_files += artifact.external.values()

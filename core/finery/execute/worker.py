@@ -122,11 +122,24 @@ def _import_plugins(task: Task) -> bool:
     with contextlib.suppress(OSError):
         close_log = redirect_to(task.log, secrets)
         _preloaded_plugins = _plugins(task)
+        with observe(task):
+            _examine_types(_preloaded_plugins)
         sys.stdout.flush()
         sys.stderr.flush()
         close_log()
     gc.freeze()
     return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
+
+
+def _examine_types(plugins: Plugins) -> None:
+    """Examine the step types of others before this process is copied, since it takes a while.
+
+    Only those that plugins have defined by now, and all of them, whichever step comes first.
+    """
+    for use, (reference, plugin) in plugins.step_types.items():
+        if isinstance(reference, type) and not plugin.is_own:
+            with contextlib.suppress(Exception):  # a step of this type raises it again
+                msgspec.msgpack.Decoder(plugins.step_type(use))
 
 
 def _run_in_copies(connection: Connection, data: bytes, send: SendReport) -> NoReturn:

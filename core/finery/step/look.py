@@ -168,7 +168,11 @@ def examine_opened(step: "Step", seed: int | None, *, only_inside: bool = False)
     itself may not: its `run` reads them first. An error of a step inside it names that step's
     setting. only_inside: not the step itself.
     """
+    from finery.step.step import Step
+
     for path, within in [*([] if only_inside else [("", step)]), *steps_inside(step)]:
+        if type(within).examine is Step.examine:  # it does nothing, and a folder takes a while
+            continue
         with temporary_job(seed) as job:
             try:
                 within.examine(BuiltLook(within, job, opens=bool(path)))

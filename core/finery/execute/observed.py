@@ -82,7 +82,6 @@ class Observer:
         self.keyed: frozenset[str] = frozenset()
         self.search_path: frozenset[str] = frozenset()  # each with a slash at its end
         self.declared: frozenset[str] = frozenset()
-        self.imports = 0  # number of entries when they had been imported
 
     # -- files and folders: the arguments are those of the audit events ---------------------------
 
@@ -138,33 +137,27 @@ class Observer:
             for end in ("", "-wal", "-journal"):
                 self.on_open(f"{name}{end}", "r+", os.O_RDWR)
 
-    def on_rename(self, source: Any, target: Any, *_: Any) -> None:
-        """A file or folder is about to be moved: what is read at the target is read here."""
-        self.read(source)
-        path = normalise_path(source)
-        if self.is_folder(path) and self.log.original_of(path) is None:
-            self.log.give_up(f"moves the folder {self.log.places.name(path)}")
-        if self.counts(path):
-            self.log.write(path)
-        if self.counts(path := normalise_path(target)):
-            self.log.write(path, is_emptied=True)
-
     def on_link(self, source: Any, target: Any, *_: Any) -> None:
         """A file is about to get another name: what is read there is read here."""
         self.read(source)
-        if self.is_folder(path := normalise_path(source)):
+        path = normalise_path(source)
+        if self.counts(path) and os.path.isdir(path) and self.log.original_of(path) is None:
             name = self.log.places.name(path)
-            self.log.give_up(f"makes a link to {name}, in which finery can't see it")
+            self.log.give_up(f"moves or links the folder {name}, in which finery can't see it")
+        if self.counts(path := normalise_path(target)):
+            self.log.write(path, is_emptied=True)
+
+    def on_rename(self, source: Any, target: Any, *_: Any) -> None:
+        """A file or folder is about to be moved."""
+        self.on_link(source, target)
+        if self.counts(path := normalise_path(source)):
+            self.log.write(path)
 
     def on_symlink(self, source: Any, target: Any, *_: Any) -> None:
         """A symbolic link is about to be made."""
         self.on_link(
             os.path.join(os.path.dirname(normalise_path(target)), os.fsdecode(source)), target
         )
-
-    def is_folder(self, path: str) -> bool:
-        """Whether a path is a folder that counts."""
-        return self.counts(path) and os.path.isdir(path)
 
     def on_mkdir(self, folder: Any, *_: Any) -> None:
         """A folder is about to be made."""
@@ -328,8 +321,6 @@ def observe(task: Task, plugins: Plugins | None = None) -> Iterator[None]:
         yield
     finally:
         _observer = previous
-        if plugins is None:
-            _process.imports = len(_process.log.entries)
 
 
 def collect_reads(task: Task) -> tuple[list[tuple[str, str]], str, list[str]]:
@@ -347,20 +338,14 @@ def collect_reads(task: Task) -> tuple[list[tuple[str, str]], str, list[str]]:
     return sorted(entries.items()), _process.log.reason, rewritten
 
 
-@contextmanager
-def unobserved() -> Iterator[None]:
-    """Don't keep what this thread reads in the block: code that the step's key has anyway."""
-    busy, thread = _process.log.busy, threading.get_ident()
-    busy.add(thread)
-    try:
-        yield
-    finally:
-        busy.discard(thread)
+def process_log() -> ReadLog:
+    """What this process has read."""
+    return _process.log
 
 
 def is_clean() -> bool:
-    """Whether this process has read nothing, except when it imported its plugin files."""
-    return not _process.log.reason and len(_process.log.entries) == _process.imports
+    """Whether this process has read nothing, so that it may serve another step."""
+    return not (_process.log.reason or _process.log.entries)
 
 
 def has_read() -> bool:

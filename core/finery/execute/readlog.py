@@ -17,6 +17,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ class ReadLog:
         self.entries: dict[str, ReadEntry] = {}
         self.written: dict[str, ReadEntry] = {}
         self.reason = ""
-        self.busy: set[int] = set()  # threads that compute a value
+        self.busy: set[int] = set()  # threads whose reads are finery's
         self._file = ""
 
     def read(self, path: str) -> None:
@@ -113,15 +114,22 @@ class ReadLog:
             self._append({name: entry})
 
     def _examine(self, name: str) -> ReadEntry:
-        self.busy.add(threading.get_ident())
-        try:
+        with self.paused():
             state, now = file_state(self.places.path(name)), time.time_ns()
             value = self.places.value(name)
-        finally:
-            self.busy.discard(threading.get_ident())
         if value == ABSENT or value.startswith("folder "):  # compared by value only
             return ReadEntry(value)
         return ReadEntry(value, state if is_settled(*state[3:], now) else (*state[:4], 0))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Don't see what this thread reads in the block."""
+        thread = threading.get_ident()
+        self.busy.add(thread)
+        try:
+            yield
+        finally:
+            self.busy.discard(thread)
 
     def give_up(self, reason: str) -> None:
         """What this process makes can't be reused. The first reason is kept."""

@@ -43,7 +43,7 @@ from finery.store.links import open_artifact
 from finery.store.repairs import clear_path, make_folder, warn
 from finery.store.shared import SharedBlobs
 from finery.store.uses import JOB, Uses, gate, remove_unheld
-from finery.util.files import check_plain, file_state, fsync, hash_file, is_settled, size_of
+from finery.util.files import check_plain, fsync, hash_file, settled_state, size_of
 from finery.util.leftovers import (
     is_in_use,
     kill_scratch_users,
@@ -457,7 +457,7 @@ class Store:
             digest = hash_file(path)
         except OSError as error:
             raise DataError(f"can't read {path}: {error.strerror}") from error
-        if is_settled(*file_state(str(path))[3:], time.time_ns()):
+        if settled_state(str(path)) is not None:
             row = (str(path), stat, digest)
             self._db.write(("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [row]), is_cache=True)
         return digest
@@ -475,7 +475,7 @@ class Store:
         if row and row[0] == stat and isinstance(row[1], bytes):
             return row[1]
         content = compute(path)
-        if is_settled(*file_state(str(path))[3:], time.time_ns()):
+        if settled_state(str(path)) is not None:
             new_row = (kind, str(path), stat, content)
             query = "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?, ?)"
             self._db.write((query, [new_row]), is_cache=True)

@@ -9,6 +9,7 @@ import itertools
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,12 @@ def file_state(path: str, folder: int | None = None) -> FileState:
     except OSError:
         return ABSENT
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
+
+
+def settled_state(path: str) -> FileState | None:
+    """The state of a file or folder; None if another change just now might not show in it."""
+    state = file_state(path)
+    return state if is_settled(*state[3:], time.time_ns()) else None
 
 
 def folder_state(folder: str) -> FileState:

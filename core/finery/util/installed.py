@@ -21,6 +21,8 @@ ENTRY_POINTS_VARIABLE = "FINERY_ENTRY_POINTS"
 """The environment variable with the entry points that a worker and its children may load."""
 STANDARD_LIBRARY = os.path.dirname(os.__file__)
 """Its folder. Installed code may be below."""
+_REQUIREMENT = re.compile(r"Requires-Dist: *([\w.-]+) *(?:\[([^]]*)\])?([^;]*)(?:;(.*))?$")
+_EXTRA = re.compile(r"""extra *== *['"]([\w.-]+)['"]""")
 _HARDWARE_LABEL = re.compile(r"\+(cpu|cu\d|rocm|xpu).*")
 
 
@@ -52,6 +54,17 @@ class Distribution(NamedTuple):
             if is_module and name.isidentifier() and name != "__pycache__":
                 modules.add(name)
         return modules
+
+    def requirements(self) -> Iterator[tuple[str, list[str], str]]:
+        """What it requires: (name, extras of that, the extra of its own that this belongs to)."""
+        text = self.read("METADATA") or self.read("PKG-INFO")
+        for line in text.partition("\n\n")[0].splitlines():
+            if requirement := _REQUIREMENT.match(line):
+                name, extras, _, marker = requirement.groups()
+                extra_marker = _EXTRA.search(marker or "")
+                needed = [normalise_name(e.strip()) for e in (extras or "").split(",") if e.strip()]
+                own_extra = normalise_name(extra_marker[1]) if extra_marker else ""
+                yield normalise_name(name), needed, own_extra
 
     def record_digest(self) -> str:
         """A digest of its files' digests, without those that differ by environment.

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from blake3 import blake3
 from finery.builder.code.imports import Parsed
 from finery.errors import PluginError
 from finery.store.database import Store
-from finery.util.files import FileState, file_state, hash_file, is_settled
+from finery.util.files import FileState, file_state, hash_file, settled_state
 
 FORMAT = f"code 12 {sys.version_info.major}.{sys.version_info.minor}"
 """Kind and version of the facts, which depend on the syntax of this Python."""
@@ -111,12 +110,6 @@ def decode_stored(content: bytes | None, kind: type[T]) -> T | None:
         return None if content is None else msgspec.msgpack.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeError):
         return None
-
-
-def settled_state(path: str) -> FileState | None:
-    """The state of a file or folder; None if it has just changed, and may change unseen."""
-    state = file_state(path)
-    return state if is_settled(*state[3:], time.time_ns()) else None
 
 
 def file_digest(path: str) -> str:

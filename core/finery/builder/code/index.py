@@ -4,7 +4,6 @@ What is installed is read of all distributions at once, which takes a tenth of a
 """
 
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +20,8 @@ from finery.util.installed import (
     Distribution,
     distributions,
     module_owners,
-    normalise_name,
     plugin_packages,
 )
-
-_REQUIREMENT = re.compile(r"Requires-Dist: *([\w.-]+) *(?:\[([^]]*)\])?([^;]*)(?:;(.*))?$")
-_EXTRA = re.compile(r"""extra *== *['"]([\w.-]+)['"]""")
 
 
 class Installed(msgspec.Struct, frozen=True, array_like=True):
@@ -131,7 +126,7 @@ def read_installed() -> Installed:
     """What is installed in this environment."""
     everything = distributions().values()
     digests = {each.name: each.record_digest() for each in everything}
-    requires = {each.name: [*_requirements(each)] for each in everything}
+    requires = {each.name: [*each.requirements()] for each in everything}
     return Installed(
         module_owners(), requires, {n: digest for n, digest in digests.items() if digest}
     )
@@ -163,14 +158,3 @@ def unlisted_files(files: Collection[str]) -> list[str]:
         if any(file.removeprefix(f"{parent}/") in record for file in unowned):
             unowned -= {os.path.join(parent, file) for file in distribution.files()}
     return sorted(unowned)
-
-
-def _requirements(distribution: Distribution) -> Iterator[tuple[str, list[str], str]]:
-    text = distribution.read("METADATA") or distribution.read("PKG-INFO")
-    for line in text.partition("\n\n")[0].splitlines():
-        if requirement := _REQUIREMENT.match(line):
-            name, extras, _, marker = requirement.groups()
-            extra_marker = _EXTRA.search(marker or "")
-            needed = [normalise_name(e.strip()) for e in (extras or "").split(",") if e.strip()]
-            own_extra = normalise_name(extra_marker[1]) if extra_marker else ""
-            yield normalise_name(name), needed, own_extra

@@ -88,14 +88,9 @@ class StepCode:
         """What checks of step types depend on: all of finery's own code, and that of others."""
         subjects = {use: self._type(use) for use in uses}
         types = {use: [cls.__module__, cls.__qualname__] for use, (cls, _) in subjects.items()}
-        closures = [
-            self._closure([(cls, named_in)]) for cls, named_in in subjects.values()
-            if not (is_finery_module(cls.__module__) and is_finery_module(named_in.__name__))
-        ]  # fmt: skip
-        return [
-            types, self.index.own.any_digest,
-            [[closure.code, sorted(closure.packages)] for closure in closures],
-        ]  # fmt: skip
+        closures = map(self._closure, [[subject] for subject in subjects.values()])
+        code = [[closure.code, sorted(closure.packages)] for closure in closures]
+        return [types, self.index.own.any_digest, code]
 
     def variables(self, step: Step, use: str) -> dict[str, str]:
         """The variables that the plugins of others add to the environment of the step's worker."""
@@ -177,11 +172,11 @@ def code_digest(function: Any) -> str | None:
 
     Of a function of a module: what a closure holds isn't in it. None if its code isn't in a file.
     """
-    from finery.execute.observed import unobserved  # not in each build
+    from finery.execute.observed import process_log  # not in each build
 
     try:
         folder = os.path.dirname(sys.modules[function.__module__].__file__ or "")
-        with unobserved():
+        with process_log().paused():  # the step's key has this code anyway
             code = Closure(CodeIndex([folder], None), [(function, None)]).code
         return blake3(msgspec.json.encode([function.__qualname__, code])).hexdigest()[:16]
     except (AttributeError, KeyError, OSError, PluginError):

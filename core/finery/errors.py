@@ -70,7 +70,8 @@ class FineryError(Exception):
         It shows the last line of the plugin's own file that the exception passed, not that of a
         library which the plugin called.
         """
-        frame = raised_at(error, sys.modules[type(step).__module__].__file__)
+        owner = step if isinstance(step, type) else type(step)
+        frame = raised_at(error, sys.modules[owner.__module__].__file__)
         on_row = row is not None
         return cls(
             f"`{method}` failed: {type(error).__name__}: {error}",

@@ -16,8 +16,8 @@ everything from a value to a p-value.
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 
@@ -58,7 +58,7 @@ from finery_eval.evaluation import (
     unjudged_tables,
     write,
 )
-from finery_eval.measure import Statistic, Value
+from finery_eval.measure import Statistic, Value, frozen
 from finery_eval.requirements import Requirement, doubts_about, parse, unmet
 from finery_eval.stats import NO_WIDTH
 from finery_eval.verdicts import Answers, Judging, Verdict, Verdicts, each_judged
@@ -99,6 +99,7 @@ class Gate(Step, isolated=True, schemas=False):
     def outputs(self) -> dict[str, Promise]:
         """With what is measured, for the checks of steps that choose by it."""
         try:
+            check_metrics(self)
             metrics = [metric for of in self.measured().values() for metric in of]
         except FineryError:  # which `check` reports
             return {"": Promise(Metrics)}
@@ -184,20 +185,36 @@ class Gated(Gate):
         super().check()
 
 
-def check_metrics(step_type: str, names: Any) -> None:
-    """Raise `PluginError` unless these are the names of metrics, each once."""
+def check_metrics(gate: Gate) -> None:
+    """Raise `PluginError` unless a step type declares its metrics as it should.
+
+    That is, the names of all, each once, and mappings of some of them.
+    """
+
+    def refuse(method: str, problem: str, fix: str) -> None:
+        raise PluginError(f"`{method}` of {gate.use} {problem}", fix=fix)
+
+    names: Any = gate.metric_names()
+    fix = 'return a list with each name once, the one that decides first, e.g. ["accuracy"]'
     is_list = isinstance(names, list | tuple)
-    if is_list and names and all(isinstance(name, str) and name.strip() for name in names):
-        twice = [name for name, n in Counter(names).items() if n > 1]
-        if not twice:
-            return
-        problem = f"names '{twice[0]}' twice"
-    else:
-        problem = f"returns {names!r:.80}, which isn't a list of names"
-    raise PluginError(
-        f"`metric_names` of {step_type} {problem}",
-        fix='return a list with each name once, the one that decides first, e.g. ["accuracy"]',
-    )
+    if not (is_list and names and all(isinstance(name, str) and name.strip() for name in names)):
+        refuse("metric_names", f"returns {names!r:.80}, which isn't a list of names", fix)
+    for name, n in Counter(names).items():
+        if n > 1:
+            refuse("metric_names", f"names '{name}' twice", fix)
+    for method, noun, is_right in (
+        ("unbounded", "'higher' or 'lower'", get_args(Better).__contains__),
+        ("statistics", "functions", callable),
+    ):
+        declared = getattr(gate, method, dict)()
+        if not (isinstance(declared, Mapping) and all(map(is_right, declared.values()))):
+            refuse(method, f"returns {declared!r:.80}", f"return a mapping of metrics to {noun}")
+        if unknown := [metric for metric in declared if metric not in names]:
+            refuse(
+                method,
+                f"names the metric '{unknown[0]}', which `metric_names` doesn't",
+                f"one of: {', '.join(names)}",
+            )
 
 
 def _report_in(outputs: Mapping[str, Artifact]) -> Report:
@@ -276,7 +293,7 @@ class BatchEvaluator(Judge, engines=True):
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
-        check_metrics(type(self).__name__, self.metric_names())
+        check_metrics(self)
         super().check()
         check_pattern(self.extract)
 
@@ -385,19 +402,13 @@ class Evaluator(BatchEvaluator):
             answer = msgspec.structs.replace(answer, text=text)
             try:
                 verdict = verdict_of(self.judge(rows[i], answer), metrics)
-                values = {
-                    metric: value
-                    if metric in statistics
-                    else checked_value(value, metric, is_share=metric not in unbounded)
-                    for metric, value in verdict.values.items()
-                }
+                return checked_verdict(verdict, "judge", statistics, unbounded)
             except FineryError as error:
                 if error.where is None:
                     error.where = f"{type(self).__name__}.judge, row {rows[i].get('id')}"
                 raise
             except Exception as error:  # a plugin's code can raise anything
                 raise StepError.in_method(error, self, "judge", rows[i].get("id")) from error
-            return verdict._replace(values=values)
 
         def judge(answers: Answers) -> Verdicts:
             judged = each_judged(answers, verdict_on)
@@ -428,9 +439,64 @@ def judge_of(
     for rows that can't be judged, and for slices that no row has.
     """
     judge = judge or evaluator.judging(job, rows)
+    place = f"{type(evaluator).__name__}.judging"
+    if not callable(judge):
+        raise StepError(
+            f"`judging` returns {judge!r:.80}, which can't be called with answers",
+            where=place,
+            fix="return a function that takes `Answers` and returns `Verdicts`",
+        )
     evaluator.check_slices(rows)
     tables = unjudged_tables(job, evaluator.unjudged(rows) if unjudged is None else unjudged)
-    return lambda answers: judge(answers).with_tables(tables)
+
+    def judge_checked(answers: Answers) -> Verdicts:
+        verdicts = judge(answers)
+        judged = verdicts.judged if isinstance(verdicts, Verdicts) else {}
+        counts = [len(judged.get(name, ())) for name in answers]
+        if {*counts} != {len(rows)}:
+            number = f"{', '.join(map(str, counts))} verdicts for {len(rows)} answers"
+            raise StepError(
+                f"what `judging` returned gives {number if judged else f'{verdicts!r:.80}'}",
+                where=place,
+                fix="return `self.verdicts(answers, judged)` with a verdict on each answer",
+            )
+        if type(evaluator).judging is not Evaluator.judging:  # which checks them itself
+            declared = "judging", verdicts.statistics, verdicts.unbounded
+            try:
+                checked = {
+                    n: [checked_verdict(v, *declared) for v in of] for n, of in judged.items()
+                }
+            except StepError as error:
+                error.where = place
+                raise
+            verdicts = verdicts._replace(judged=checked)
+        return verdicts.with_tables(tables)
+
+    return judge_checked
+
+
+def checked_verdict(
+    verdict: Any, method: str, statistics: Collection[str], unbounded: Collection[str]
+) -> Verdict:
+    """A verdict with its values as plain numbers. Raises `StepError` for other values.
+
+    method: that gave it. statistics, unbounded: names of metrics.
+    """
+    if not isinstance(verdict, Verdict):
+        raise StepError(
+            f"`{method}` gives {verdict!r:.80} as the verdict on an answer",
+            fix="give a `Verdict` with the values of the metrics",
+        )
+    values = dict(verdict.values)
+    for metric, value in values.items():
+        problem = f"`{method}` returns {value!r:.80} as '{metric}'"
+        if metric not in statistics:
+            is_share = metric not in unbounded
+            values[metric] = checked_value(value, problem, metric, is_share=is_share)
+        elif not isinstance(frozen(value), Hashable):
+            fix = "return a text, a number or a tuple, which the statistic gets counted"
+            raise StepError(f"{problem}, which can't be counted", fix=fix)
+    return verdict._replace(values=values)
 
 
 def evaluate(
@@ -468,7 +534,7 @@ def verdict_of(returned: Any, metrics: Sequence[str]) -> Verdict:
     return verdict
 
 
-def checked_value(value: Any, metric: str, *, is_share: bool) -> bool | float | None:
+def checked_value(value: Any, problem: str, metric: str, *, is_share: bool) -> bool | float | None:
     """A value of a metric, also from NumPy's or PyTorch's. Raises `StepError` for no number.
 
     A share that is outside 0 to 1 by no more than a rounding error is moved to the end.
@@ -477,7 +543,6 @@ def checked_value(value: Any, metric: str, *, is_share: bool) -> bool | float | 
         value = value.item()
     if value is None or isinstance(value, bool):
         return value
-    problem = f"`judge` returns {value!r:.80} as '{metric}'"
     if not isinstance(value, int | float) or not -math.inf < value < math.inf:
         raise StepError(
             f"{problem}, which is neither True, False, None nor a finite number",

@@ -23,9 +23,10 @@ from typing import Any
 
 import msgspec
 
+from finery import StepError
 from finery.rows.report import Comparison, Difference, Interval, Pair, Score, Scores
 from finery_eval import stats
-from finery_eval.stats import SHARE
+from finery_eval.stats import NO_WIDTH, SHARE
 
 Value = Any
 """Of a row: True or False, a number, or what a statistic needs. None: the metric doesn't apply."""
@@ -81,7 +82,7 @@ class Measure:
             draws = self._draws(name, units)
             interval = stats.interval_of(draws, len(units), self.within)
             kept = () if self.statistic is mean else draws
-            return Score(self.statistic(_counts(values)), _finite(interval), kept)
+            return Score(self._computed(_counts(values)), _finite(interval), kept)
         if self.groups is None and not self._is_weighted and are_yes_no(values):
             hits = sum(bool(values[i]) for (i,) in units)
             return Score(hits / len(units), stats.wilson(hits, len(units)))
@@ -128,12 +129,12 @@ class Measure:
 
     def by_row(self, name: str) -> list[Value] | None:
         """Each row's contribution to a mean over rows; None for a metric that isn't a mean."""
-        values, statistic = self.values[name], self.statistic
-        if statistic is None:
+        values = self.values[name]
+        if self.statistic is None:
             return list(values)
-        rows = [None if value is None else statistic({value: 1}) for value in values]
+        rows = [None if value is None else self._computed({value: 1}) for value in values]
         known = [value for value in rows if value is not None]
-        whole = statistic(_counts(values))
+        whole = self._computed(_counts(values))
         is_mean = bool(known) and abs(sum(known) / len(known) - whole) < stats.NO_WIDTH
         return rows if is_mean else None
 
@@ -159,21 +160,38 @@ class Measure:
 
     # -- metrics with a statistic
 
+    def _computed(self, counts: Mapping[Value, int]) -> float:
+        """The value of the statistic. Raises `StepError` if it fails, or returns no such number."""
+        assert self.statistic is not None
+        (low, high), cause = self.within, None
+        try:
+            value = float(self.statistic(counts))
+            if low - NO_WIDTH <= value <= high + NO_WIDTH:
+                return value
+            right = "from 0 to 1" if self.within == SHARE else "a number"
+            problem = f"returned {value}, which isn't {right}"
+        except Exception as error:  # a plugin's code can raise anything
+            problem, cause = f"failed: {type(error).__name__}: {error}", error
+        raise StepError(
+            f"the statistic `{getattr(self.statistic, '__name__', self.statistic)}` {problem}",
+            fix="correct it; a metric that can be outside of 0 to 1 must be in `unbounded`",
+        ) from cause
+
     def _draws(self, name: str, units: Sequence[Group]) -> list[float]:
         """The values of the statistic in resamples of these units, the same for all models."""
-        assert self.statistic is not None
         key = name, tuple(map(tuple, units))
         if key not in self._drawn:
-            values, statistic = self.values[name], self.statistic
+            values = self.values[name]
             outcomes = [tuple(values[i] for i in unit) for unit in units]
-            (self._drawn[key],) = stats.resampled(outcomes, lambda of: [statistic(_ungrouped(of))])
+            (self._drawn[key],) = stats.resampled(
+                outcomes, lambda of: [self._computed(_ungrouped(of))]
+            )
         return self._drawn[key]
 
     def _of_statistics(self, first: str, second: str, units: Sequence[Group]) -> Difference:
-        assert self.statistic is not None
         rows = [i for unit in units for i in unit]
         sides = (first, second)
-        a, b = (self.statistic(_counts([self.values[n][i] for i in rows])) for n in sides)
+        a, b = (self._computed(_counts([self.values[n][i] for i in rows])) for n in sides)
         return self._of_draws(*sides, units, b - a, [self._draws(n, units) for n in sides])
 
     def _of_draws(

@@ -153,6 +153,8 @@ METHODS = [
     ("outputs(self)", "return {'z': 3}", "`outputs` of shop.x returns {'z': 3}"),
     ("advise(self, inputs)", "yield 3", "`advise` of shop.x returns 3, which isn't a Note"),
     ("check(self)", "len(self.rows)", "`check` reads an input, which may not be built yet"),
+    ("check(self)", "[*self.rows]", "`check` reads an input, which may not be built yet"),
+    ("check(self)", "self.rows.meta['rows']", "if it reads an input, do that in `examine(look)`"),
     ("check(self)", RAISES, "`check` failed: ValueError: no"),
     ("examine(self, look)", "look.nothing", "`examine` failed: AttributeError"),
 ]  # fmt: skip
@@ -166,6 +168,124 @@ def test_a_method_of_a_step_fails_in_words(t: Project, method: str, body: str, t
     refused(t, "check", text, "shop.py:" if "`check` reads" not in text else "fix: read inputs")
     t.write({"recipe.yaml": RECIPE})
     assert t.run("build").code == 0
+
+
+@pytest.mark.parametrize(("methods", "command", "text"), [
+    (["floating_name(self): return 3"], "build", "`floating_name` of shop.x returns 3"),
+    (["floating_name(self): return 'main'", "pin_name(self, folder): 1 / 0"],
+     "build", "`pin_name` of shop.x failed: ZeroDivisionError"),
+    (["floating_name(self): return 'main'", "pin_name(self, folder): pass"],
+     "build", "`pin_name` of shop.x returns None, which isn't a text"),
+    (["provenance(self, name, graph, results): 1 / 0"], "build", "`provenance` of shop.x failed"),
+    (["provenance(self, name, graph, results): return {'a': {1}}"], "build", "which isn't JSON"),
+])  # fmt: skip
+def test_a_method_that_a_build_calls_fails_in_words(
+    t: Project, methods: list[str], command: str, text: str
+) -> None:
+    added = "".join(f"    def {method}\n\n" for method in methods)
+    write_plugin(t, "shop", STEP.format("").replace("    def run", f"{added}    def run"))
+    t.write({"recipe.yaml": USES})
+    refused(t, command, text)
+    t.write({"recipe.yaml": RECIPE})
+    assert t.run("build").code == 0
+
+
+def test_places_of_rows_that_fail_are_a_note(t: Project) -> None:
+    source = STEP.format("").replace('rows: Dataset = takes(help="The rows.")', "")
+    source = source.replace("self.rows)", "[{'id': 'q', 'prompt': 'p'}])")
+    t.write({"recipe.yaml": RECIPE.replace("name: t", "name: t\nplugins: [./shop.py]")})
+    t.edit("recipe.yaml", "data:\n", "data:\n  b: {use: shop.x}\n")
+    for body, text in (("1 / 0", "failed: ZeroDivisionError"), ("return [3]", "returns 3, which")):
+        traced = f"    def trace_rows(self, ids, job): {body}\n\n    def run"
+        t.write({"shop.py": source.replace("    def run", traced)})
+        assert t.run("build").code == 0
+        code, out, err = t.run("show", "b", "--row", "q")
+        assert (code, err) == (0, "")
+        assert "note: b can't find where rows were read: " in out
+        assert f"`trace_rows` of shop.x {text}" in out
+
+
+@pytest.mark.parametrize(("returned", "text"), [
+    ("Dataset(job.out)", "returned a Dataset with None as 'rows' of its meta, which must be a num"),
+    ("Dataset.write(job.out, self.rows, meta={'a': {1}})", "a Dataset whose meta isn't JSON: Obj"),
+    ("Dataset.write(job.out, self.rows, meta={'run': 3})", "with 3 as 'run' of its meta, which mu"),
+])  # fmt: skip
+def test_facts_that_finery_could_not_read_are_refused(t: Project, returned: str, text: str) -> None:
+    code = STEP.format("").replace("Dataset.write(job.out, self.rows)", returned)
+    t.write({"recipe.yaml": USES.replace("name: t", "name: t\nplugins: [./shop.py]")})
+    t.write({"shop.py": code})
+    refused(t, "build", "step type 'shop.x' ", text, code=1)
+
+
+# -- engines and views -----------------------------------------------------------------------------
+
+ENGINE = """
+class M(Step):
+    "A model."
+
+    def run(self, job) -> Model:
+        return Model(job.out, meta={"format": "shop"})
+
+class Ask(Step, engines=True):
+    "Ask it."
+    model: Model = takes(help="The model.")
+
+    def run(self, job) -> Dataset:
+        (answer,) = job.engine(self.model).generate([Request([{"role": "user", "content": "q"}])])
+        return Dataset.write(job.out, [{"prompt": "q", "completion": answer.text}])
+
+class Shop(Engine):
+    "Echo."
+
+    def generate(self, requests, sampling):
+        return [Completion(text="a", finish_reason="stop", prompt_tokens=1, completion_tokens=1)]
+
+CHANGED
+@hookimpl
+def finery_steps():
+    return {"shop.m": M, "shop.ask": Ask}
+
+@hookimpl
+def finery_engines():
+    return {"shop": Shop}
+"""
+ASKS = RECIPE.replace("data:", "models:\n  m: {use: shop.m}\ndata:\n  b: {use: shop.ask, model: m}")
+
+
+@pytest.mark.parametrize(("code", "text"), [
+    ("", ""),
+    ("Shop.cache_key = classmethod(lambda cls: 3)", "`cache_key` of Shop returns 3, which isn't a"),
+    ("Shop.uses_gpu = classmethod(lambda cls: 1 / 0)", "`uses_gpu` of Shop failed: ZeroDivisionE"),
+    ("Shop = 3", "engine 'shop' of plugin 'shop' (shop-shop 1.5) is not an Engine: 3"),
+    ("Shop.generate = lambda self, *of: [Completion(text=None, finish_reason='stop', "
+     "prompt_tokens=1, completion_tokens=1)]", "a Completion with a wrong value: Expected `str`"),
+])  # fmt: skip
+def test_an_engine_fails_in_words(t: Project, code: str, text: str) -> None:
+    own = ENGINE.replace("CHANGED", f"def changed(): pass\n{code}")
+    write_plugin(t, "shop", f"from finery import *\n{own}")
+    t.write({"recipe.yaml": ASKS})
+    if text:
+        refused(t, "build", text)
+        t.write({"recipe.yaml": RECIPE})
+    ran = t.run("build")
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize(("method", "arguments", "text"), [
+    ("data(self, output, detail): 1 / 0", ["--json"], "`data` of Shown failed: ZeroDivisionError"),
+    ("data(self, output, detail): return [3]", ["--json"], "`data` of Shown returns [3], which"),
+    ("describe(self, outputs, context): return [3]", [], "(shop.py): TypeError: 3 is neither a se"),
+])  # fmt: skip
+def test_a_view_fails_in_words(t: Project, method: str, arguments: list[str], text: str) -> None:
+    view = f"from finery.views import View\n\nclass Shown(View):\n    def {method}\n"
+    hook = HOOK.format("finery_views()", 'return {"Dataset/shop": Shown}')
+    meta = STEP.replace("self.rows)", 'self.rows, meta={{"format": "shop"}})')
+    t.write({"shop.py": f"from finery import hookimpl\n{view}{meta.format(hook)}"})
+    t.write({"recipe.yaml": USES.replace("name: t", "name: t\nplugins: [./shop.py]")})
+    assert t.run("build").code == 0
+    code, out, err = t.run("show", "b", *arguments)
+    assert (code, "Traceback" in err) == (2 if arguments else 0, False)
+    assert text in (err if arguments else out)
 
 
 @pytest.mark.parametrize(("body", "text"), [

@@ -17,15 +17,18 @@ from installing import write_plugin
 
 from finery import (
     Completion,
+    DataError,
     Dataset,
     Engine,
     File,
+    Files,
     Job,
     Model,
     Request,
     Sampling,
     Step,
     StepError,
+    setting,
     takes,
 )
 from finery.testing import EngineContract, StepContract, TestJob, dataset, run_step, table_model
@@ -82,6 +85,23 @@ def test_run_step_names_inputs_after_their_folders(tmp_path: Path) -> None:
     for best in (None, table_model(tmp_path / "best")):
         named = [row["prompt"] for row in run_step(Roster(models=models, best=best))]
         assert named == ["good", "bad", "good-2", *(["best"] if best else [])]
+
+
+class Lines(Step, seeded=False):
+    """Counts the lines of files."""
+
+    path: Files = setting(help="The files.")
+
+    def run(self, job: Job) -> Dataset:
+        return Dataset.write(job.out, ({"prompt": p.read_text()} for p in self.path.paths))
+
+
+def test_run_step_finds_files_and_refuses_a_pattern_without_any(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello")
+    rows = run_step(Lines(path=Files([str(tmp_path / "*.txt")])))
+    assert [row["prompt"] for row in rows] == ["hello"]
+    with pytest.raises(DataError, match="no file matches"):
+        run_step(Lines(path=Files([str(tmp_path / "*.csv")])))
 
 
 def test_a_table_model_answers_by_prompt_and_seed(tmp_path: Path) -> None:

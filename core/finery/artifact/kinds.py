@@ -36,6 +36,8 @@ class Artifact:
     kind: ClassVar[str] = "Artifact"
     written_by: ClassVar[tuple[Callable[..., Any], ...]] = ()
     read_by: ClassVar[tuple[Callable[..., Any], ...]] = ()
+    needed_facts: ClassVar[Mapping[str, type]] = {}
+    """Names and types of what `meta` must have."""
 
     def __init__(
         self,
@@ -94,6 +96,7 @@ class Dataset(Artifact):
     kind = "Dataset"
     written_by = (write_rows,)
     read_by = (read_rows,)
+    needed_facts = {"rows": int, "columns": list}
 
     @classmethod
     def write(
@@ -104,6 +107,8 @@ class Dataset(Artifact):
         return cls(folder, meta={**(meta or {}), "rows": written.rows, "columns": written.columns})
 
     def __iter__(self) -> Iterator[Row]:
+        if self.path == Path():
+            raise KeyError("rows")  # as `len` does, which `check` then explains
         return read_rows(self.path)
 
     def __len__(self) -> int:
@@ -119,6 +124,7 @@ class Model(Artifact):
     """
 
     kind = "Model"
+    needed_facts = {"format": str}
 
     @property
     def format(self) -> str:

@@ -6,6 +6,7 @@ carries tasks and events as msgpack. The worker ends with the process PARENT at 
 
 import contextlib
 import gc
+import json
 import mmap
 import os
 import re
@@ -366,6 +367,8 @@ def _outputs_of(task: Task, plugins: Plugins, send: SendReport) -> dict[str, Man
             if job.usage.worth:
                 send(Used(event="used", dollars=job.usage.dollars, worth=job.usage.worth))
     artifacts = check_outputs(returned, promises, task.use)
+    for artifact in artifacts.values():
+        _check_facts(artifact, task.use)
     _check_separate_folders(artifacts)
     manifests: dict[int, Manifest] = {}  # an artifact with two names is moved once
     for artifact in artifacts.values():
@@ -422,6 +425,29 @@ def _in_short(value: Any) -> str:
     """A value in a message: its type, and what it is if that is short."""
     text = repr(value)
     return text if value is None else f"a {type(value).__name__}, {text:.60}"
+
+
+def _check_facts(artifact: Artifact, use: str) -> None:
+    """Raise `StepError` for facts that aren't JSON, or without which the artifact can't be read."""
+    returned = f"step type '{use}' returned a {type(artifact).__name__}"
+    for name in ("meta", "runtime"):
+        try:
+            json.dumps(getattr(artifact, name))
+        except (TypeError, ValueError) as error:
+            raise StepError(
+                f"{returned} whose {name} isn't JSON: {error}",
+                fix="store texts, numbers, lists and mappings in it: str(path), [*names]",
+            ) from error
+    nouns = {str: "a text", int: "a number", list: "a list"}
+    for name, kind in {"format": str, "run": str, **artifact.needed_facts}.items():
+        value = artifact.meta.get(name)
+        is_needed = value is not None or name in artifact.needed_facts
+        if is_needed and not isinstance(value, kind):
+            raise StepError(
+                f"{returned} with {value!r:.60} as '{name}' of its meta, which must be "
+                f"{nouns[kind]}",
+                fix=f"return {artifact.kind}(job.out, meta={{{name!r}: …}})",
+            )
 
 
 def _check_separate_folders(artifacts: Mapping[str, Artifact]) -> None:
@@ -491,9 +517,7 @@ def _finder(task: Task, plugins: Plugins) -> Any:
     return find
 
 
-def check_outputs(
-    returned: Any, promises: Mapping[str, Promise], use: str
-) -> dict[str, Artifact]:
+def check_outputs(returned: Any, promises: Mapping[str, Promise], use: str) -> dict[str, Artifact]:
     """The return value of `run` by output; `StepError` if it doesn't match the declaration."""
     expected = {name: promise.kind for name, promise in promises.items()}
     if isinstance(returned, Artifact):

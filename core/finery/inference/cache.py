@@ -406,9 +406,14 @@ def _problem_of_answers(outcome: Any, count: int) -> str:
         return ""
     if not isinstance(outcome, list | tuple):
         return f"{outcome!r:.60} for a batch"
-    wrong = [answer for answer in outcome if not isinstance(answer, Completion)]
-    if wrong:
-        return f"{wrong[0]!r:.60} as an answer"
+    for answer in outcome:
+        if not isinstance(answer, Completion):
+            return f"{answer!r:.60} as an answer"
+        try:
+            facts = {**msgspec.structs.asdict(answer), "tool_calls": None}  # steps judge these
+            msgspec.convert(facts, Completion)
+        except msgspec.ValidationError as error:
+            return f"a Completion with a wrong value: {error}"
     return (
         ""
         if len(outcome) == count

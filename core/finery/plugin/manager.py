@@ -4,7 +4,7 @@ Imports little: `finery --help` loads all plugins for their commands, but no ste
 """
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -260,12 +260,12 @@ class Plugins:
         reference, plugin = self.step_types[name]
         cls: type[Step] = resolve(reference, f"step type '{name}'", plugin)
         if "__finery_use__" not in vars(cls):
-            from finery.step.methods import check_methods
+            from finery.step.methods import OF_STEPS, check_methods
             from finery.step.step import check_contract
 
             check_contract(cls, name)
             type.__setattr__(cls, "__finery_use__", name)
-            check_methods(cls)
+            check_methods(cls, OF_STEPS)
         return cls
 
     def versions(self, uses: Iterable[str]) -> dict[str, str]:
@@ -297,7 +297,11 @@ class Plugins:
             )
         reference, plugin = self.engines[model_format]
         self._refuse_taken(model_format)
-        cls: type[Engine] = resolve(reference, f"engine '{model_format}'", plugin)
+        from finery.inference.engine import Engine
+        from finery.step.methods import OF_ENGINES
+
+        subject = f"engine '{model_format}'"
+        cls: type[Engine] = _checked_class(reference, subject, plugin, Engine, OF_ENGINES)
         return cls
 
     def _refuse_taken(self, name: str) -> None:
@@ -317,19 +321,15 @@ class Plugins:
 
         Raises `PluginError` if a plugin's view can't be loaded, or is not a `View`.
         """
+        from finery.step.methods import OF_VIEWS
         from finery.views.view import View  # only where something is shown
 
         name = next((n for n in (f"{kind}/{artifact_format}", kind) if n in self.views), None)
         if name is None:
             return View()
         reference, plugin = self.views[name]
-        cls = resolve(reference, f"view '{name}'", plugin)
-        if not (isinstance(cls, type) and issubclass(cls, View)):
-            raise PluginError(
-                f"view '{name}' of plugin '{plugin.name}' ({plugin.origin}) is not a View: {cls!r}",
-                fix="subclass finery.views.View",
-            )
-        return cls()
+        view: View = _checked_class(reference, f"view '{name}'", plugin, View, OF_VIEWS)()
+        return view
 
     def worker_environment(self, use: str, *, alone: bool, here: bool) -> dict[str, str]:
         """Environment variables that plugins add to a new worker. Later plugins win."""
@@ -338,6 +338,27 @@ class Plugins:
         for variables in reversed(self.hook.finery_worker_environment(**facts)):
             environment |= variables
         return environment
+
+
+def _checked_class(
+    reference: Any,
+    subject: str,
+    plugin: Plugin,
+    base: type,
+    problems: Mapping[str, Callable[[Any], str]],
+) -> Any:
+    """A class that a plugin's table names, with methods that fail in words, see `check_methods`."""
+    from finery.step.methods import check_methods
+
+    cls = resolve(reference, subject, plugin)
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        article = "an" if base.__name__.startswith("E") else "a"
+        raise PluginError(
+            f"{subject} of {plugin.title} is not {article} {base.__name__}: {cls!r}",
+            fix=f"subclass finery's {base.__name__}",
+        )
+    check_methods(cls, problems)
+    return cls
 
 
 def _check_new(table: Table, known: Table, plugin: Plugin) -> None:

@@ -32,7 +32,7 @@ class _NoFileError(DataError):
 
 
 def find_matches(files: Files, folder: Path) -> list[tuple[str, Path]]:
-    """(name, path) of each file, for a recipe in the folder. Raises `DataError` as `find_files`."""
+    """(name, path) of each file, with patterns relative to a folder. Raises `DataError`."""
     names: dict[Path, str] = {}
     for pattern in files.patterns:
         try:

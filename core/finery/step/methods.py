@@ -1,10 +1,13 @@
-"""Checks what the methods of other people's step types return and raise."""
+"""Checks what the methods of other people's step types, engines and views return and raise."""
 
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from inspect import unwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -12,61 +15,90 @@ from finery.artifact.kinds import Artifact
 from finery.errors import FineryError, PluginError, raised_at
 from finery.key import Key
 from finery.step.forecast import Estimate, Forecast, Note
+from finery.step.inspect import inputs_of
 from finery.step.look import Promise
 from finery.step.resources import Resources
 from finery.util.installed import is_finery_module
 from finery.util.paths import shown
 
-if TYPE_CHECKING:
-    from finery.step.step import Step
 
+def check_methods(cls: type, problems: Mapping[str, Callable[[Any], str]]) -> None:
+    """Let the methods of a plugin's class that finery calls fail with errors in words.
 
-def check_methods(cls: "type[Step]") -> None:
-    """Let the methods of a step type, where they aren't finery's, fail with errors in words.
-
-    A `PluginError` then names the step type, the method and the line, for an exception as for a
-    value of the wrong type. `run` isn't one of them, since the worker checks what it returns.
+    A `PluginError` then names the class, the method and the line, for an exception as for a value
+    of the wrong type. So do methods that the class inherits from finery's plugins, since they may
+    call its own. problems: see `OF_STEPS`.
     """
-    for name, problem_of in _PROBLEMS.items():
-        method = getattr(cls, name)
-        if not is_finery_module(unwrap(method).__module__):
-            type.__setattr__(cls, name, _checked(method, name, problem_of))
+    if is_finery_module(cls.__module__) or "__finery_checked__" in vars(cls):
+        return
+    type.__setattr__(cls, "__finery_checked__", True)
+    for name, problem_of in problems.items():
+        method = inspect.getattr_static(cls, name)
+        is_classmethod = isinstance(method, classmethod)
+        function = method.__func__ if is_classmethod else method
+        if function.__qualname__ not in (f"Step.{name}", f"Engine.{name}", f"View.{name}"):
+            checked: Any = _checked(function, name, problem_of)
+            type.__setattr__(cls, name, classmethod(checked) if is_classmethod else checked)
 
 
 def _checked(
     method: Callable[..., Any], name: str, problem_of: Callable[[Any], str]
 ) -> Callable[..., Any]:
-    @wraps(method)
-    def call(step: "Step", *arguments: Any) -> Any:
-        try:
-            returned = method(step, *arguments)
-            if name == "advise":  # it may be a generator
-                returned = [*returned]
-        except FineryError:
-            raise
-        except Exception as error:  # a plugin's code can raise anything
-            raise _failure(error, step, name) from error
+    def check(returned: Any, subject: Any) -> None:
         if problem := problem_of(returned):
             code = unwrap(method).__code__
             raise PluginError(
-                f"`{name}` of {step.use} returns {problem}",
+                f"`{name}` of {_name_of(subject)} returns {problem}",
                 where=f"{shown(Path(code.co_filename))}:{code.co_firstlineno}",
-                fix=f"return what finery.Step.{name} is annotated with",
+                fix=f"return what `{name}` is annotated with in finery's reference",
             )
+
+    @contextmanager
+    def placed(subject: Any) -> Iterator[None]:
+        try:
+            yield
+        except FineryError:
+            raise
+        except Exception as error:  # a plugin's code can raise anything
+            raise _failure(error, subject, name) from error
+
+    def stream(items: Iterable[Any], subject: Any) -> Iterator[Any]:
+        with placed(subject):
+            for item in items:
+                check(item, subject)
+                yield item
+
+    @wraps(method)
+    def call(subject: Any, *arguments: Any, **options: Any) -> Any:
+        with placed(subject):
+            returned = method(subject, *arguments, **options)
+            if name == "advise":  # it may be a generator
+                returned = [*returned]
+        if name in STREAMS and returned is not None:
+            return stream(returned, subject)
+        check(returned, subject)
         return returned
 
     return call
 
 
-def _failure(error: Exception, step: "Step", method: str) -> PluginError:
+def _name_of(subject: Any) -> str:
+    """A step's type as in recipes; of others, the name of the class."""
+    cls = subject if isinstance(subject, type) else type(subject)
+    return str(getattr(subject, "use", cls.__name__))
+
+
+def _failure(error: Exception, subject: Any, method: str) -> PluginError:
     """The error for what a method raised."""
-    failure = PluginError.in_method(error, step, method)
+    failure = PluginError.in_method(error, subject, method)
     frame = raised_at(error, None)
     if method == "check" and frame and Path(frame.filename).parent.name == "artifact":
         failure.what = f"`check` reads an input, which may not be built yet: {failure.what}"
         failure.fix = "read inputs in `examine(look)`, which is called as more is known of them"
     elif method not in ("check", "examine"):  # whose errors are placed at the step
-        failure.what = failure.what.replace(f"`{method}`", f"`{method}` of {step.use}")
+        failure.what = failure.what.replace(f"`{method}`", f"`{method}` of {_name_of(subject)}")
+    elif method == "check" and inputs_of(type(subject)):
+        failure.fix = "correct it; if it reads an input, do that in `examine(look)`"
     return failure
 
 
@@ -105,7 +137,46 @@ def _problem_of_choices(choices: Any) -> str:
     )
 
 
-_PROBLEMS: dict[str, Callable[[Any], str]] = {
+def _fine(returned: Any) -> str:
+    return ""
+
+
+def _problem_of_type(noun: str, *types: type) -> Callable[[Any], str]:
+    """What is wrong with a value that is of none of these types. noun: what it should be."""
+    return lambda value: "" if isinstance(value, types) else f"{value!r:.60}, which isn't {noun}"
+
+
+def _problem_of_facts(facts: Any) -> str:
+    try:
+        json.dumps(facts)
+    except (TypeError, ValueError) as error:
+        return f"{facts!r:.60}, which isn't JSON: {error}"
+    return _problem_of_type("a mapping", Mapping)(facts)
+
+
+def _problem_of_texts(texts: Any) -> str:
+    is_right = isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
+    return "" if is_right else f"{texts!r:.60}, which isn't a list of texts"
+
+
+def _problem_of_proofs(proofs: Any) -> str:
+    from finery.preflight.report import Proof
+
+    is_right = proofs is None or (
+        isinstance(proofs, list) and all(isinstance(proof, Proof) for proof in proofs)
+    )
+    return "" if is_right else f"{proofs!r:.60}, which isn't a list of proofs"
+
+
+def _problem_of_place(pair: Any) -> str:
+    """Of one of the places of rows."""
+    is_right = isinstance(pair, tuple) and [type(part) for part in pair] == [str, str]
+    return "" if is_right else f"{pair!r:.60}, which isn't a pair of an id and a place"
+
+
+STREAMS = frozenset({"trace_rows", "records", "remarks", "event", "complete_copy"})
+"""Methods that return an iterator, whose items are checked as they come."""
+OF_STEPS: Mapping[str, Callable[[Any], str]] = {
     "cache_key": lambda key: _problem_of(key, Key),
     "resources": lambda resources: _problem_of(resources, Resources),
     "outputs": _problem_of_outputs,
@@ -115,7 +186,30 @@ _PROBLEMS: dict[str, Callable[[Any], str]] = {
     "estimate": lambda estimate: "" if estimate is None else _problem_of(estimate, Estimate),
     "advise": _problem_of_notes,
     "choices": _problem_of_choices,
-    "check": lambda returned: "",
-    "examine": lambda returned: "",
+    "check": _fine,
+    "examine": _fine,
+    "doubts": _problem_of_texts,
+    "sketch": _problem_of_type("an artifact", Artifact, type(None)),
+    "prove": _problem_of_proofs,
+    "floating_name": _problem_of_type("a text", str, type(None)),
+    "pin_name": _problem_of_type("a text", str),
+    "provenance": _problem_of_facts,
+    "trace_rows": _problem_of_place,
 }
-"""Method → what is wrong with a value that it returned, after "returns "; empty if nothing is."""
+"""Method → what is wrong with a value that it returned, after "returns "; empty if nothing is.
+
+`run` and `verify` have their errors placed where they are called.
+"""
+OF_ENGINES: Mapping[str, Callable[[Any], str]] = {
+    "cache_key": OF_STEPS["cache_key"],
+    "uses_gpu": _problem_of_type("True or False", bool),
+}
+"""The same for engines."""
+OF_VIEWS: Mapping[str, Callable[[Any], str]] = {
+    "brief": _problem_of_type("a text", str),
+    "data": _problem_of_facts,
+    "facts": _problem_of_facts,
+    "difference": _problem_of_facts,
+    **dict.fromkeys(("records", "remarks", "event", "complete_copy"), _fine),
+}
+"""The same for views. Errors of `describe` and `compare` are shown in the place of their part."""

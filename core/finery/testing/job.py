@@ -16,7 +16,7 @@ from finery.inference.records import Records
 from finery.plugin.manager import load_plugins
 from finery.recipe.files import find_matches
 from finery.rows import Conversation, Row
-from finery.step.inspect import files_of, slots_of
+from finery.step.inspect import files_of, give_files, slots_of, steps_inside
 from finery.step.job import Job
 from finery.step.look import BuiltLook, Known, Unknown, promises_of
 from finery.step.step import Step
@@ -136,9 +136,10 @@ def dataset(folder: Path, rows: Iterable[Row]) -> Dataset:
 def run_step(step: Step, folder: Path | None = None, **job: Any) -> Any:
     """Run a step, e.g. `MinLength(rows=rows, characters=5)`, and return its output.
 
-    Inputs that the step reads the names of are named after their folders, and files with absolute
-    paths are found. Raises `StepError` for an output that isn't as declared or promised. folder,
-    job: as for `TestJob`.
+    Outside files without paths are found by their patterns, which are absolute or relative to the
+    working directory; a required one that isn't there raises `DataError`. Inputs that the step
+    reads the names of are named after their folders. Raises `StepError` for an output that isn't as
+    declared or promised. folder, job: as for `TestJob`.
     """
     from finery.execute.worker import check_outputs
 
@@ -150,10 +151,10 @@ def run_step(step: Step, folder: Path | None = None, **job: Any) -> Any:
                     name = artifact.path.name
                     taken[name] += 1
                     artifact.ref = name if taken[name] == 1 else f"{name}-{taken[name]}"
-    for files in files_of(step).values():
-        if not files.paths and all(map(os.path.isabs, files.patterns)):
-            matches = find_matches(files, Path("/"))
-            files.names, files.paths = [n for n, _ in matches], [path for _, path in matches]
+    for within in (step, *(nested for _, nested in steps_inside(step))):
+        for name, files in files_of(within).items():
+            if not files.paths:
+                give_files(within, {name: find_matches(files, Path.cwd())})
     step.check()
     returned = step.run(TestJob(folder, **job))
     check_outputs(returned, promises_of(step), step.use)

@@ -6,11 +6,11 @@ a subclass of `View`. An artifact without a view is shown by its facts, referenc
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
 from finery.errors import FineryError, PluginError
 from finery.rows.report import Remark, Unit
-from finery.step.inspect import full_name
+from finery.step.inspect import FILE_MODULE, full_name
 from finery.step.step import Step
 from finery.util.paths import shown
 from finery.util.references import load_reference
@@ -227,10 +227,14 @@ def _readable(
     describe: Callable[[], Iterable[Section]], view: View, context: Context, strict: bool
 ) -> Iterator[Section]:
     owner = type(view).__module__.partition(".")[0]
+    if owner.startswith(FILE_MODULE):
+        owner = owner.removeprefix(FILE_MODULE).rpartition("_")[0] + ".py"
 
     def read(parts: Callable[[], Iterable[Part]]) -> Iterator[Part]:
         try:
             for part in parts():
+                if not isinstance(part, get_args(Part)):
+                    raise TypeError(f"{part!r:.60} is neither a section nor a part of one")
                 if isinstance(part, Section):
                     inner = part.parts
                     part = part._replace(parts=list(read(lambda inner=inner: inner)))  # type: ignore[misc]

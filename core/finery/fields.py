@@ -26,6 +26,8 @@ Role = Literal["", "train", "validation", "examples", "calibrate", "compare", "b
 Learns = Literal["", "answers", "preferences", "ratings", "text", "rewards", "teacher"]
 """What a training learns from: answers, pairs of a better and a worse one, rated answers, text
 without turns, rewards of its own answers, or a teacher's view of them."""
+Family = Literal["", "language-model", "encoder", "other"]
+"""What a training makes. Advice for language models is given on trainings of these alone."""
 Task = Literal["", "classification", "extraction", "style", "complex", "speed"]
 """What an evaluator judges: a choice among few answers, facts in a fixed format, style, or e.g.
 SQL."""
@@ -93,6 +95,7 @@ class Spec(msgspec.Struct, frozen=True):
     engines: bool = False  # prompts its models: their engines are in the key
     sections: tuple[str, ...] = ()  # sections of a recipe that take it; default: by its output
     learns: str = ""  # for trainings: what they learn from, see `Learns`
+    family: str = ""  # for trainings: what they make, see `Family`
     task: str = ""  # for evaluators: what they judge, see `Task`
     keeps_prompts: bool = False  # for generators: their rows have the prompts of the inputs
     metrics: Any = ""  # how to show metrics live, or its "module:NAME", see `finery.views`
@@ -305,6 +308,7 @@ class Settings(msgspec.Struct, metaclass=_SettingsMeta):
             engines: bool = False,
             sections: tuple[str, ...] = (),
             learns: Learns = "",
+            family: Family = "",
             task: Task = "",
             keeps_prompts: bool = False,
             metrics: "str | Mapping[str, Any]" = "",

@@ -23,13 +23,19 @@ class Finding(NamedTuple):
 Advisor = Callable[[Training], Iterator[Finding]]
 KINDS: dict[str, tuple[About, Advisor]] = {}
 """Name → when and why the note is given, and the function that checks."""
+FAMILIES: dict[str, str] = {}
+"""Name → the family of models that the note is about; empty: any."""
 
 
-def note(name: str, *, when: str, why: str) -> Callable[[Advisor], Advisor]:
-    """Declare a function as the note `name`."""
+def note(
+    name: str, *, when: str, why: str, family: str = "language-model"
+) -> Callable[[Advisor], Advisor]:
+    """Declare a function as the note `name`. family: of the trainings that get it; empty: all."""
 
     def keep(advise: Advisor) -> Advisor:
-        KINDS[name] = (About(when=when, why=why), advise)
+        only = f'. Only for a training that declares `family="{family}"`' if family else ""
+        KINDS[name] = (About(when=f"{when}{only}", why=why), advise)
+        FAMILIES[name] = family
         return advise
 
     return keep
@@ -47,6 +53,7 @@ def notes_on(graph: Graph, results: Results) -> list[Note]:
         )
         for training in trainings(graph, results)
         for name, (_, advise) in KINDS.items()
+        if FAMILIES[name] in ("", training.family)
         for finding in advise(training)
     ]
 
@@ -139,6 +146,7 @@ def _short_of(t: Training, judge: Node, task: Task) -> Iterator[Finding]:
 
 @note(
     "misspelt-class",
+    family="",
     when="a class in the rows of a training or of its evaluator looks like one that is at least "
     "five times as frequent: they differ in one letter, two swapped letters, or only in case and "
     "punctuation",
@@ -341,6 +349,7 @@ def no_encoder(t: Training) -> Iterator[Finding]:
 
 @note(
     "no-evaluator",
+    family="",
     when="no evaluator tests a trained model or a model that derives from it",
     why="Without an evaluation, you can't know whether the training helped, or whether a change "
     "improved it.",
@@ -356,6 +365,7 @@ def no_evaluator(t: Training) -> Iterator[Finding]:
 
 @note(
     "not-exported",
+    family="",
     when="a training continues from a model that is exported, and no step exports its own model",
     why="What is shipped then lacks the last training, e.g. DPO after SFT.",
 )
@@ -380,6 +390,7 @@ def not_exported(t: Training) -> Iterator[Finding]:
 
 @note(
     "no-baseline",
+    family="",
     when="a trained model is evaluated, but its base, unchanged or prompted, isn't evaluated on "
     "the same rows",
     why="Only a comparison with the base, preferably a well-prompted one (`prompt.model`), shows "
@@ -414,6 +425,7 @@ def batch_size(t: Training) -> Iterator[Finding]:
 
 @note(
     "no-validation",
+    family="",
     when="a training has no validation rows",
     why="A model overfits if the validation loss rises while the training loss falls. Without "
     "validation rows, overfitting goes unnoticed, and the last weights are kept, not the best.",
@@ -428,6 +440,7 @@ def no_validation(t: Training) -> Iterator[Finding]:
 
 @note(
     "same-rows",
+    family="",
     when="a model is evaluated or validated on rows with the same origin as its training rows or "
     "the examples in its prompt, and no split separates them. Baselines have training rows, too",
     why="A model can memorize the rows that it was trained on or repeat an example, so its score "

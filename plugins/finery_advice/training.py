@@ -105,6 +105,7 @@ class Training:
         self.node = node
         self.name = node.name
         self.learns = type(node.step).__spec__.learns
+        self.family = type(node.step).__spec__.family
         self.supervised = self.learns == "answers"
         self._forecasts = Forecasts(graph, results)
         self._row_sources = learned_from(node)

@@ -18,6 +18,7 @@ FORMATS = ("embedder", "transformers")
 class Classify(
     FieldsStep,
     sections=("train", "models"),
+    family="encoder",
     isolated=True,
     packages=PACKAGES,
     gpus=1,

@@ -120,6 +120,7 @@ class Training(
     installs=dict.fromkeys(INSTALLED, "finery[train]"),
     sections=("train",),
     learns="answers",
+    family="language-model",
 ):
     """Train a model on rows.
 

@@ -34,7 +34,7 @@ TRAINS = """\
 from finery import Job, Model, Step, hookimpl, setting
 
 
-class Train(Step, seeded=False, sections=("train",)):
+class Train(Step, seeded=False, sections=("train",), family="language-model"):
     '''Run some Python that leaves a curve.'''
 
     code: str = setting("", help="Python, with `job`, that makes `meta`.")

@@ -239,6 +239,34 @@ def test_a_build_tells_when_it_can_count(project: Any) -> None:
     assert "few-rows" in logs[0]
 
 
+@pytest.mark.parametrize("family", ["", "encoder", "other", "language-model"])
+def test_advice_for_language_models_is_given_on_them_alone(project: Any, family: str) -> None:
+    """Also the advice of a curve that overfits. Others learn in other ways."""
+    lines = [json.dumps({"prompt": f"p {i}", "completion": "c"}) for i in range(30)]
+    made = project({"recipe.yaml": BUILD, "rows.jsonl": "\n".join(lines)})
+    curve = [{"step": n, "loss": 4 / n, "eval_loss": 1 / min(n, 6 - n)} for n in range(1, 6)]
+    write = f"(job.out / 'curve.json').write_text({json.dumps(curve)!r})\n        return Model("
+    code = TRAIN.replace('"language-model"', repr(family)).replace("return Model(", write)
+    epochs = 'epochs: int = setting(9, help="Passes.")\n    model: Model'
+    code = code.replace("model: Model", epochs).replace("hookimpl,", "hookimpl, setting,")
+    made.write({"train.py": code})
+    logs = "".join(map(str, made.events()))
+    is_language_model = family == "language-model"
+    assert ("few-rows" in logs, "epochs" in logs) == (is_language_model, is_language_model)
+    assert "no-evaluator" in logs
+    ran = made.run("show", "sft")
+    assert "Overfitting since step 3" in ran.out
+    assert ("Advice: use fewer epochs" in ran.out) == is_language_model
+
+
+def test_a_training_that_declares_an_unknown_family_is_refused(project: Any) -> None:
+    made = project({"recipe.yaml": BUILD, "rows.jsonl": '{"prompt": "p", "completion": "c"}\n'})
+    made.write({"train.py": TRAIN.replace('"language-model"', '"llm"')})
+    code, _, err = made.run("check")
+    assert code == 2
+    assert "step type 'train.nothing': family='llm' isn't known" in err
+
+
 BUILD = """\
 finery: 1
 plugins: [steps.py, train.py]
@@ -252,7 +280,7 @@ train:
 TRAIN = """\
 from finery import Dataset, Model, Step, hookimpl, takes
 
-class Nothing(Step, sections=("train",), learns="answers"):
+class Nothing(Step, sections=("train",), learns="answers", family="language-model"):
     \"\"\"Learns nothing.\"\"\"
 
     model: Model = takes(role="base")

@@ -1,9 +1,6 @@
 """A trainer from another distribution gets what the built-in ones get, by what it declares."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -115,20 +112,18 @@ def test_its_code_is_in_the_key(t: Project) -> None:
     assert "words" in t.ran()
 
 
-@pytest.mark.slow
-def test_it_keeps_the_contracts_of_steps_and_engines(site: Path) -> None:
-    """The plugin's own tests, which inherit `StepContract` and `EngineContract`."""
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]),
-    }
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
-    ran = subprocess.run(
-        tests, cwd=site.parent / SOURCE.name, env=env, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stdout
-
-
 def test_its_plugin_is_fine(t: Project) -> None:
     ran = t.run("plugins", "ngram", "--check")
     assert (ran.code, "1 plugin, 0 problems" in ran.out) == (0, True), ran.out
+
+
+def test_the_card_of_its_model_names_no_base(t: Project) -> None:
+    """It learns from rows alone, so it isn't made from another model."""
+    assert t.run("build", "--step", "test").code == 0
+    ran = t.run("card", "words")
+    assert ran.code == 0, ran.err
+    assert "# words" in ran.out
+    assert " on top of " not in ran.out
+    assert "base_model" not in ran.out
+    assert "- `words`: a model in the format `ngram` at the root" in ran.out
+    assert "finery runs it, with a plugin that has an engine for this format" in ran.out

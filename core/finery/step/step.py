@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from finery.artifact.kinds import Artifact
 from finery.errors import PluginError
-from finery.fields import Learns, Role, Settings, Spec, Task
+from finery.fields import Family, Learns, Role, Settings, Spec, Task
 from finery.key import Key
 from finery.step.forecast import Estimate, Forecast, Note
 from finery.step.inspect import (
@@ -267,7 +267,9 @@ def _wrong_keywords(cls: type[Step]) -> Iterator[str]:
     for section in spec.sections:
         if section not in SECTIONS:
             yield f"there is no section '{section}': {did_you_mean(section, SECTIONS)}"
-    for keyword, values in (("learns", get_args(Learns)), ("task", get_args(Task))):
+    for keyword, values in (
+        ("learns", get_args(Learns)), ("family", get_args(Family)), ("task", get_args(Task)),
+    ):  # fmt: skip
         if (value := getattr(spec, keyword)) not in values:
             meant = did_you_mean(str(value), filter(None, values))
             yield f"{keyword}={value!r} isn't known: {meant}"

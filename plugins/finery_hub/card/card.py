@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from finery import Model
 from finery.advanced import percent, size
 from finery.views import Part, Section, render_markdown
 from finery_hub.card.facts import Evaluation, Facts, Origin, Score
@@ -63,6 +64,13 @@ def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: 
         else "Made with finery",
         contents=partial(_contents, target=target),
         arguments=next(filter(None, arguments), {}),
+        foreign={
+            p.name: _format(p)
+            for p in placed
+            if isinstance(p.artifact, Model)
+            and not p.artifact.meta.get("baseline")
+            and _format(p) not in ("adapter", "transformers", "gguf")
+        },
         baselines=[p.name for p in placed if p.artifact.meta.get("baseline")],
         loaded=[_loaded(p, facts, target) for p in loaded],
         gguf=next(ggufs, ""),
@@ -116,6 +124,8 @@ def _contents(placed: Placed, target: Target) -> str:
         return f"a whole model {where}"
     if form == "ollama" and not placed.folder:
         return f"a {code(MODELFILE)} for Ollama"
+    if isinstance(placed.artifact, Model):
+        return f"a model in the format {code(form)} {where}"
     return f"files to serve it ({inline(form) or 'bundle'}) {where}"
 
 

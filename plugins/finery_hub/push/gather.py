@@ -73,7 +73,7 @@ def gather(
 def _bases(graph: Graph, results: Results, step: str) -> Iterator[f.Base]:
     """The models from outside that a model is made from."""
     for node in (graph.nodes[name] for name in graph.models_under(step)):
-        if not node.base_models and not _is_baseline(node):
+        if not (node.base_models or node.trains or _is_baseline(node)):
             yield _base(node, results.artifact(node.name))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from finery import DataError, Model
-from finery.advanced import Manifest, percent, shown
+from finery.advanced import Graph, Manifest, percent, shown
 from finery.views import (
     Context,
     Detail,
@@ -61,7 +61,7 @@ class CurveView(View):
 
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
         """The verdict on the curve."""
-        judged = verdict_on(output)
+        judged = verdict_on(output, output.graph)
         return {} if judged is None else {"verdict": msgspec.to_builtins(judged)}
 
     def facts(self, output: Output) -> Mapping[str, Any]:
@@ -86,7 +86,8 @@ class CurveView(View):
                     yield Section("Size and digest", [facts], rank=70)
         trained = [output for output in outputs if CURVE in output.manifest.files]
         if context.scope == "build" and trained:
-            yield Section("Trainings", map(_training, trained), rank=30)
+            parts = (_training(output, context.graph) for output in trained)
+            yield Section("Trainings", parts, rank=30)
 
     def difference(self, before: Output, after: Output) -> dict[str, Any]:
         """Facts that differ, how much the weights do, and the curves of both."""
@@ -113,7 +114,7 @@ class CurveView(View):
 
     def remarks(self, output: Output) -> Iterator[Remark]:
         """The verdict on the curve, with advice only if something is wrong."""
-        if judged := verdict_on(output):
+        if judged := verdict_on(output, output.graph):
             remark = remark_of(judged)
             yield remark if judged.is_bad else Remark(remark.text)
 
@@ -142,11 +143,20 @@ def curve_of(output: Output) -> list[Point] | None:
         ) from error
 
 
-def verdict_on(output: Output) -> Verdict | None:
-    """The verdict on an output's curve, None if it has none."""
+def verdict_on(output: Output, graph: Graph | None) -> Verdict | None:
+    """The verdict on an output's curve, None if it has none.
+
+    Its advice is for language models: graph tells whether the output is one.
+    """
     points = curve_of(output)
     step = output.manifest.meta.get("best_step")
-    return None if points is None else verdict(points, step if isinstance(step, int) else None)
+    if points is None:
+        return None
+    judged = verdict(points, step if isinstance(step, int) else None)
+    made_by = [graph.nodes[name].step for name in graph.models_under(output.step)] if graph else []
+    if any(type(each).__spec__.family == "language-model" for each in made_by):
+        return judged
+    return msgspec.structs.replace(judged, advice=None)
 
 
 def samples_of(output: Output) -> list[dict[str, Any]]:
@@ -178,7 +188,7 @@ def measured(manifest: Manifest) -> dict[str, str]:
 
 def _curve_sections(output: Output, context: Context) -> Iterator[Section]:
     """The curve with its verdict, and the newest answers; nothing without a curve."""
-    points, judged = curve_of(output), verdict_on(output)
+    points, judged = curve_of(output), verdict_on(output, context.graph)
     if points is None or judged is None:
         return
     statement: Part = remark_of(judged)
@@ -195,9 +205,9 @@ def _curve_sections(output: Output, context: Context) -> Iterator[Section]:
         yield Section("Answers during the training", [records], rank=20)
 
 
-def _training(output: Output) -> Section:
+def _training(output: Output, graph: Graph) -> Section:
     """A trained model in a report."""
-    points, judged = curve_of(output), verdict_on(output)
+    points, judged = curve_of(output), verdict_on(output, graph)
     note = ", ".join(f"{name} {value}" for name, value in measured(output.manifest).items())
     parts = [] if judged is None else [remark_of(judged), *curve_parts(points or (), judged)]
     return Section(output.title, parts, note=note)

@@ -38,6 +38,7 @@ class Example(NamedTuple):
 class Train(
     Step,
     learns="answers",
+    family="language-model",
     metrics="finery_ngram.view:METRICS",
 ):
     """Count which words follow which: a language model that trains in no time."""

@@ -206,7 +206,7 @@ def check_metrics(gate: Gate) -> None:
         ("unbounded", "'higher' or 'lower'", get_args(Better).__contains__),
         ("statistics", "functions", callable),
     ):
-        declared = getattr(gate, method, dict)()
+        declared: Any = getattr(gate, method, dict)()
         if not (isinstance(declared, Mapping) and all(map(is_right, declared.values()))):
             refuse(method, f"returns {declared!r:.80}", f"return a mapping of metrics to {noun}")
         if unknown := [metric for metric in declared if metric not in names]:

@@ -96,6 +96,16 @@ def test_notes_of_others_that_fail_are_left_out(
     assert t.run("build").code == 0
 
 
+@pytest.mark.parametrize("body", ["return 3", "return {'shop-note': 3}", RAISES])
+def test_kinds_of_notes_that_are_wrong_are_left_out(t: Project, body: str) -> None:
+    write_plugin(t, "shop", HOOK.format("finery_notes()", body))
+    warned(t, "check", "finery_notes of plugin")
+    assert t.run("build").code == 0
+    write_plugin(t, "shop", STEP.format(HOOK.format("finery_notes()", body)))
+    t.write({"recipe.yaml": USES})
+    refused(t, "check", "finery_notes of plugin 'shop' (shop-shop 1.5)")
+
+
 @pytest.mark.parametrize("body", [RAISES, "import sys; sys.exit(3)"])
 def test_a_hook_that_observes_a_build_does_not_end_it(t: Project, body: str) -> None:
     write_plugin(t, "shop", HOOK.format("finery_build_event(event)", body))
@@ -125,6 +135,11 @@ def test_a_wrapper_that_forgets_to_return_is_named(t: Project) -> None:
         t, "build", "finery_run_step of plugin 'shop' (shop-shop 1.5) returns nothing, though",
         "fix: return what `yield` returns", code=1,
     )  # fmt: skip
+
+
+def test_a_wrapper_without_yield_is_named(t: Project) -> None:
+    write_plugin(t, "shop", "@hookimpl(wrapper=True)\ndef finery_run_step(step):\n    return 3\n")
+    refused(t, "check", "a hook of plugin 'shop' (shop-shop 1.5) is wrong", "not a generator")
 
 
 # -- a recipe that uses the plugin ----------------------------------------------------------------
@@ -157,6 +172,7 @@ METHODS = [
     ("check(self)", "self.rows.meta['rows']", "if it reads an input, do that in `examine(look)`"),
     ("check(self)", RAISES, "`check` failed: ValueError: no"),
     ("examine(self, look)", "look.nothing", "`examine` failed: AttributeError"),
+    ("__post_init__(self)", "1 / 0", "`__post_init__` of shop.x failed: ZeroDivisionError"),
 ]  # fmt: skip
 
 
@@ -165,7 +181,8 @@ def test_a_method_of_a_step_fails_in_words(t: Project, method: str, body: str, t
     code = STEP.replace("    def run", f"    def {method}:\n        {body}\n\n    def run")
     t.write({"recipe.yaml": USES.replace("name: t", "name: t\nplugins: [./shop.py]")})
     t.write({"shop.py": code.replace("\n{}\n", "").replace("{{", "{").replace("}}", "}")})
-    refused(t, "check", text, "shop.py:" if "`check` reads" not in text else "fix: read inputs")
+    placed = "" if "__post" in method else "shop.py:"
+    refused(t, "check", text, placed if "`check` reads" not in text else "fix: read inputs")
     t.write({"recipe.yaml": RECIPE})
     assert t.run("build").code == 0
 

@@ -341,6 +341,10 @@ def register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
         _check_hook(name, function, plugin)
     try:
         manager.register(plugin.module, name=plugin.name)
+    except pluggy.PluginValidationError as error:
+        raise PluginError(
+            f"a hook of {plugin.title} is wrong: {str(error).splitlines()[-1]}", where=plugin.origin
+        ) from error
     except ValueError as error:
         raise PluginError(
             f"two plugins have the name '{plugin.name}'",

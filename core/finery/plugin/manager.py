@@ -218,12 +218,21 @@ class Plugins:
     def _lazily(self, hook: str) -> Table:
         """A table that is read on first use: most commands don't need it.
 
-        So its errors only stop the commands that do.
+        So its errors only stop the commands that do. A plugin that the recipe doesn't use is left
+        out with a warning.
         """
         table: Table = {}
         for plugin in (self._own, *self.plugins):
-            provided = self._table(hook, plugin)
-            _check_new(provided, table, plugin)
+            try:
+                provided = self._table(hook, plugin)
+                _check_new(provided, table, plugin)
+                if hook == "finery_notes":
+                    _check_notes(provided, plugin)
+            except FineryError as error:
+                if plugin.is_own or plugin.path or plugin.name in self._used_prefixes:
+                    raise
+                self.hook_failures.setdefault(plugin.name, HookFailure(error, is_used=False))
+                continue
             table |= provided
         return table
 
@@ -369,6 +378,15 @@ def _check_new(table: Table, known: Table, plugin: Plugin) -> None:
             f"and by plugin '{plugin.name}' ({plugin.origin})",
             fix="rename one, or uninstall its plugin",
         )
+
+
+def _check_notes(table: Table, plugin: Plugin) -> None:
+    from finery.plugin.notes import About
+
+    for name, (about, _) in table.items():
+        if not isinstance(about, About):
+            problem = f"returns {about!r:.60} for '{name}', which isn't a finery.advanced.About"
+            raise hook_failure("finery_notes", plugin, problem)
 
 
 def _mapping(hook: str, provide: Any, plugin: Plugin) -> Mapping[str, Any]:

@@ -241,6 +241,11 @@ def _convert_nested(
         step = msgspec.convert(settings, cls, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise _post_init_error(recipe, place, written, error) from error
+    except Exception as error:  # a plugin's code can raise anything
+        name = type(error).__name__
+        raise recipe.error(
+            f"`__post_init__` of {written['use']} failed: {name}: {error}", place
+        ) from error
     for path, inner, info in nested_in(cls, written):
         kind, where = plugins.step_type(inner["use"]), (*place, *path.split("."))
         add_nested(

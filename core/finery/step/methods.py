@@ -97,7 +97,7 @@ def _failure(error: Exception, subject: Any, method: str) -> PluginError:
         failure.fix = "read inputs in `examine(look)`, which is called as more is known of them"
     elif method not in ("check", "examine"):  # whose errors are placed at the step
         failure.what = failure.what.replace(f"`{method}`", f"`{method}` of {_name_of(subject)}")
-    elif method == "check" and inputs_of(type(subject)):
+    elif method == "check" and inputs_of(subject.__class__):
         failure.fix = "correct it; if it reads an input, do that in `examine(look)`"
     return failure
 
@@ -159,15 +159,6 @@ def _problem_of_texts(texts: Any) -> str:
     return "" if is_right else f"{texts!r:.60}, which isn't a list of texts"
 
 
-def _problem_of_proofs(proofs: Any) -> str:
-    from finery.preflight.report import Proof
-
-    is_right = proofs is None or (
-        isinstance(proofs, list) and all(isinstance(proof, Proof) for proof in proofs)
-    )
-    return "" if is_right else f"{proofs!r:.60}, which isn't a list of proofs"
-
-
 def _problem_of_place(pair: Any) -> str:
     """Of one of the places of rows."""
     is_right = isinstance(pair, tuple) and [type(part) for part in pair] == [str, str]
@@ -190,7 +181,7 @@ OF_STEPS: Mapping[str, Callable[[Any], str]] = {
     "examine": _fine,
     "doubts": _problem_of_texts,
     "sketch": _problem_of_type("an artifact", Artifact, type(None)),
-    "prove": _problem_of_proofs,
+    "prove": _problem_of_type("a list of proofs", list, type(None)),
     "floating_name": _problem_of_type("a text", str, type(None)),
     "pin_name": _problem_of_type("a text", str),
     "provenance": _problem_of_facts,

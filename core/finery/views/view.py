@@ -310,5 +310,11 @@ def metrics_of(step_type: type[Step]) -> Mapping[str, LiveMetric]:
         problem = f"{type(error).__name__}: {error}"
         raise PluginError(f"{what} can't be loaded: {problem}", fix=fix) from error
     if isinstance(styles, Mapping) and all(isinstance(v, LiveMetric) for v in styles.values()):
+        for name, style in styles.items():
+            try:
+                style.text.format(name=name, value="1")
+            except (LookupError, ValueError, AttributeError) as error:
+                problem = f"the text of '{name}' has other fields than {{name}} and {{value}}"
+                raise PluginError(f"{what}: {problem}", fix=fix) from error
         return styles
     raise PluginError(f"{what} isn't a mapping of names to LiveMetric", fix=fix)

@@ -2,7 +2,7 @@
 
 Input: a `Model` artifact and conversations. Output: token ids, answers and likelihoods. Prompts are
 token for token those of the training. All modules are public for other plugins:
-`finery_transformers.loading`, `.answering`, `.capabilities`, `.chat`, `.dates`, `.engine`,
+`finery_transformers.loading`, `.answering`, `.capabilities`, `.card`, `.chat`, `.dates`, `.engine`,
 `.formats`, `.frozen`, `.scoring` and `.wrapping`. `frozen.template:frozen_template` gives the chat
 template for whatever serves a model. `.precision` says what dtype this machine computes in, without
 torch.

@@ -1,9 +1,12 @@
-"""What model cards say about a trained model: how it learned, and the Python that asks it."""
+"""What model cards say about a trained model, and the card that it has from its training.
+
+Format: https://huggingface.co/docs/hub/model-cards.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pprint import pformat
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from finery_transformers.frozen.template import shared_tools
 
@@ -17,6 +20,7 @@ LEARNED = {
 }
 """The kind of training data that a step type declares → its name in the card."""
 MEASURED = {
+    "examples": "examples that the rows are split into",
     "epochs": "epochs", "steps": "optimizer steps", "best_step": "weights from step",
     "tokens": "tokens in the rows", "loss_tokens": "tokens with loss",
     "eval_loss": "validation loss", "eval_preference_accuracy": "validation accuracy",
@@ -27,29 +31,45 @@ LINE = 96
 """Characters of a line of code."""
 
 
+class Base(NamedTuple):
+    """How to load the model under an adapter.
+
+    source: a repository on the Hub or a folder; empty if unknown. revision: of the repository.
+    file: the GGUF file to load from there. on_hub: whether `source` is a repository.
+    """
+
+    source: str = ""
+    revision: str = ""
+    file: str = ""
+    on_hub: bool = False
+
+    @classmethod
+    def stated_in(cls, meta: Mapping[str, Any]) -> Self:
+        """The stated origin of a base."""
+        repo, file = str(meta.get("repo") or ""), str(meta.get("file") or "")
+        return cls(source=repo, file=file, on_hub=bool(repo))
+
+
 def number(value: Any) -> str:
     """A count with separators, or a measure."""
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-def base_arguments(source: str, revision: str = "", gguf: str = "") -> list[str]:
-    """The arguments that load the model under an adapter, as Python. gguf: the file in `source`."""
-    arguments = [json.dumps(source)]
-    arguments += [f"revision={json.dumps(revision)}"] if revision else []
-    arguments += [f"gguf_file={json.dumps(gguf)}"] if gguf else []
-    # transformers multiplies the packed weights of a GGUF in fp32 and would cast back and forth.
-    return [*arguments, f"dtype=torch.{'float32' if gguf else 'bfloat16'}"]
+def measurements(meta: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, value) of what is known of a training, in words."""
+    for name, label in MEASURED.items():
+        if meta.get(name) is not None:
+            yield label, number(meta[name])
 
 
 def loading_code(
     place: str, clients: Mapping[str, Any], meta: Mapping[str, Any],
-    base: Sequence[str] | None = None, *, subfolder: str = "", note: str = "",
+    base: Base | None = None, *, subfolder: str = "", note: str = "",
 ) -> str:  # fmt: skip
     """A block of Python that loads a model and asks it as it was trained and evaluated.
 
     place: a line that assigns the repository or folder, e.g. `repo = "org/name"`. clients: see
-    `client_facts`. meta: of the model. base: see `base_arguments`; None for a whole model. note: a
-    comment on the base.
+    `client_facts`. meta: of the model. base: None for a whole model. note: a comment on the base.
     """
     where = place.partition(" ")[0] + (f", subfolder={json.dumps(subfolder)}" if subfolder else "")
     lines = ["import torch"]
@@ -60,7 +80,11 @@ def loading_code(
     else:
         lines += [f"# {note}"] if note else []
         lines += ["base = AutoModelForCausalLM.from_pretrained("]
-        lines += [*(f"    {argument}," for argument in base), ")"]
+        lines.append(f"    {json.dumps(base.source or 'FOLDER_OF_THE_BASE')},")
+        lines += [f"    revision={json.dumps(base.revision)},"] if base.revision else []
+        lines += [f"    gguf_file={json.dumps(base.file)},"] if base.file else []
+        # transformers multiplies the packed weights of a GGUF in fp32, and would cast each time.
+        lines += [f"    dtype=torch.{'float32' if base.file else 'bfloat16'},", ")"]
         lines += [f"model = PeftModel.from_pretrained(base, {where})"]
     turns = ['{"role": "user", "content": "…"}']
     if system := clients.get("system"):
@@ -91,3 +115,64 @@ def loading_code(
         "print(tokenizer.decode(answer, skip_special_tokens=True))",
     ]
     return "\n".join(["```python", *lines, "```"])
+
+
+def card(name: str, meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> str:
+    """The complete card. The same facts always give the same card.
+
+    name: of the model. meta: what `Model.meta` says. config: PEFT's adapter_config.json, empty for
+    a model with all its weights.
+    """
+    front = ["---", "library_name: peft" if config else "library_name: transformers"]
+    if base.on_hub:  # JSON strings are YAML strings, too
+        front.append(f"base_model: {json.dumps(base.source)}")
+    if meta.get("license"):
+        front.append(f"license: {json.dumps(str(meta['license']))}")
+    front += ["pipeline_tag: text-generation", "tags: [finery]", "---"]
+    parts = ["\n".join(front), f"# {name}", _about(meta, config, base)]
+    parts += ["## Training", "\n".join(_facts(meta, config)), "## Loading"]
+    if config and not base.source:
+        file = f"the file `{_inline(base.file)}`" if base.file else "the base model"
+        parts.append(
+            f"This adapter doesn't name a repository for its base. Get {file}, and write its "
+            "folder below. `finery export STEP DIR --with-base` copies it along."
+        )
+    place, under = 'folder = "."  # this folder', base if config else None
+    code = loading_code(place, meta.get("prompts", {}), meta, under)
+    return "\n\n".join([*parts, code]) + "\n"
+
+
+def _about(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> str:
+    under = _inline(base.source if base.on_hub else meta.get("base") or "")
+    named = f" `{under}`" if under else " another model"
+    if base.on_hub and base.revision:
+        named += f" at revision `{_inline(base.revision)}`"
+    made = f"A LoRA adapter for{named}" if config else f"A fine-tuned version of{named}"
+    how = LEARNED.get(str(meta.get("learned_from")), "")
+    license = meta.get("license")
+    return " ".join([
+        f"{made}, made with finery{how}.",
+        f"License of the base model: {_inline(license)}." if license
+        else "The license of the base model is not known to finery.",
+    ])  # fmt: skip
+
+
+def _inline(value: Any) -> str:
+    """A name from outside on one line, without what Markdown reads as the end of code or a cell."""
+    return " ".join(str(value).replace("`", "'").replace("|", "/").split())
+
+
+def _facts(meta: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of a table: what is known of the training."""
+    yield "| | |\n| --- | --- |"
+    if "rows" in meta:
+        yield f"| rows | {number(meta['rows'])} |"
+    for label, value in measurements(meta):
+        yield f"| {label} | {value} |"
+    if config:
+        yield f"| LoRA | r {config.get('r')}, lora_alpha {config.get('lora_alpha')} |"
+        targets = config.get("target_modules")
+        layers = ", ".join(targets) if isinstance(targets, list) else str(targets)
+        yield f"| adapted layers | {_inline(layers)} |"
+    if "quantization" in meta and isinstance(meta["quantization"], Mapping):
+        yield f"| base during training | in 4 bits ({meta['quantization'].get('kind')}) |"

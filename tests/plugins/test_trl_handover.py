@@ -12,10 +12,8 @@ from conftest import MakeProject
 from tiny_llama import tiny_llama
 
 from finery import Model
-from finery.advanced import Manifest
-from finery.views import Output
-from finery_trl.train.card import Base, base_in, card
-from finery_trl.view.model import complete
+from finery_transformers.card import Base, card
+from finery_trl.copies import complete
 
 META = {
     "format": "adapter", "base": "org/base", "license": "apache-2.0", "learned_from": "answers",
@@ -98,8 +96,7 @@ def copied(folder: Path, base: Model, refs: dict[str, Path] | None = None) -> tu
     (folder / "adapter_config.json").write_text(json.dumps({**CONFIG, "revision": None}))
     (folder / "README.md").write_text("as it was")
     adapter = Model(folder, meta=META, refs={"base": base})
-    manifest = Manifest("Model", META, {}, "", "")
-    (line,) = complete(Output("sft", adapter, manifest), folder, refs or {})
+    (line,) = complete("sft", adapter, folder, refs or {})
     config = json.loads((folder / "adapter_config.json").read_text())
     return config, (folder / "README.md").read_text(), line
 
@@ -129,4 +126,4 @@ def test_peft_loads_an_exported_adapter_in_another_process(
         command = [sys.executable, "-c", LOADS, str(made.folder / arguments[0])]
         loaded = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert loaded.stdout.startswith("PeftModelForCausalLM "), loaded.stderr
-    assert base_in({"repo": "a/b"}).on_hub
+    assert Base.stated_in({"repo": "a/b"}).on_hub

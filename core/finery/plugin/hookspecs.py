@@ -66,6 +66,11 @@ def finery_servers() -> "Mapping[str, str | Callable[..., Any]]":  # type: ignor
 
 
 @hookspec
+def finery_copies() -> "Mapping[str, str | Callable[..., Any]]":  # type: ignore[empty-body]
+    """Return what completes copies of `finery export`: format → `"module:function"`."""
+
+
+@hookspec
 def finery_notes() -> "Mapping[str, About]":  # type: ignore[empty-body]
     """Return the kinds of notes you give: name → when and why finery gives it."""
 

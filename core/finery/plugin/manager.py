@@ -325,6 +325,14 @@ class Plugins:
         reference, plugin = self.servers[artifact_format]
         return resolve(reference, f"server '{artifact_format}'", plugin)
 
+    def completing(self, artifact_format: str) -> Any:
+        """The function that completes copies of a format; None if no plugin has one."""
+        functions = self._lazily("finery_copies")
+        if artifact_format not in functions:
+            return None
+        reference, plugin = functions[artifact_format]
+        return resolve(reference, f"function for copies of '{artifact_format}'", plugin)
+
     def view(self, kind: str, artifact_format: str = "") -> "View":
         """The most specific view for artifacts of a kind and format.
 

@@ -177,16 +177,6 @@ class View:
         """Remarks about an output that a build has just made."""
         return iter(())
 
-    def complete_copy(
-        self, output: Output, folder: "Path", refs: "Mapping[str, Path]"
-    ) -> Iterator[str]:
-        """Complete a copy of the output for use elsewhere, when `finery export` made it.
-
-        folder: the copy, which may be changed. refs: role → the copy of the artifact that the
-        output refers to, of those that were copied, too. Yields lines for the user.
-        """
-        return iter(())
-
 
 def page_of(manifest: "Manifest") -> str | None:
     """The page that an artifact is, if it is one."""

@@ -13,7 +13,7 @@ from finery.views import Part, Section, render_markdown
 from finery_hub.card.facts import Evaluation, Facts, Origin, Score
 from finery_hub.card.metadata import Target, bases_of, front_matter, license_of
 from finery_hub.push.files import ADAPTER_FOLDER, MARK, MODELFILE, README, File, Placed
-from finery_transformers.card import LEARNED, MEASURED, base_arguments, loading_code, number
+from finery_transformers.card import LEARNED, Base, loading_code, measurements, number
 from finery_transformers.frozen.template import client_facts
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -78,7 +78,7 @@ def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: 
         groups=groups,
         details={e.step: _details(e) for e in facts.evaluations},
         compares=any(j.digest not in digests for e in facts.evaluations for j in e.judged),
-        measured=MEASURED,
+        measurements=measurements,
         place=_place,
         command=[
             facts.recipe.file,
@@ -147,8 +147,8 @@ def _loaded(placed: Placed, facts: Facts, target: Target) -> dict[str, Any]:
     }
 
 
-def _base(placed: Placed, facts: Facts) -> tuple[list[str], str]:
-    """The arguments that load an adapter's base, and a comment on it if it isn't on the hub."""
+def _base(placed: Placed, facts: Facts) -> tuple[Base, str]:
+    """How to load an adapter's base, and a comment on it if it isn't on the hub."""
     base = next(iter(facts.bases.get(placed.name, [])), None)
     note = base.name or base.step if base else "the base model"
     under = placed.artifact.refs.get("base")
@@ -157,9 +157,9 @@ def _base(placed: Placed, facts: Facts) -> tuple[list[str], str]:
         base, note = None, f"{note} with the first adapter merged into it"
     gguf = PurePosixPath(base.file).name if base and base.file.endswith(".gguf") else ""
     if base and base.repo:
-        return base_arguments(base.repo, base.revision, gguf), ""
+        return Base(base.repo, base.revision, gguf, on_hub=True), ""
     comment = f"the folder that holds {' '.join(note.split())}, which isn't on the hub"
-    return base_arguments("FOLDER_OF_THE_BASE", gguf=gguf), comment
+    return Base(file=gguf), comment
 
 
 def _bundles(placed: Sequence[Placed], target: Target) -> Iterator[dict[str, Any]]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Job, Model
 from finery.rows import example_request
+from finery_transformers.card import Base, card
 from finery_transformers.formats import base_name
 from finery_transformers.frozen.template import PROMPTS, facts_of_rows
 from finery_transformers.loading import base_of
 from finery_trl.rows.example import rows_in
-from finery_trl.train.card import ENDS, README, base_in, card
 from finery_trl.train.checkpoints import history_of, measured, step_of
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def write_model(
     meta = _facts(step, trained, tokens, examples, curve)
     path = job.out / ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    readme = card("Trained model", meta, config, base_in(under.meta))
-    (job.out / README).write_text(readme, encoding="utf-8")
+    readme = card("Trained model", meta, config, Base.stated_in(under.meta))
+    (job.out / "README.md").write_text(readme, encoding="utf-8")
     return Model(
         job.out,
         meta=meta,
@@ -166,7 +166,7 @@ def _facts(
     if example := example_request(chain.from_iterable(step.rows)):
         facts[PROMPTS]["training_example"] = example
     # A config's end of generation is often only that of a text, and not of a turn.
-    facts[ENDS] = sorted(map(str, tokens.tokenizer.convert_ids_to_tokens(sorted(tokens.ends))))
+    facts["ends"] = sorted(map(str, tokens.tokenizer.convert_ids_to_tokens(sorted(tokens.ends))))
     if arguments := _arguments(step, tokens, facts[PROMPTS]):
         facts["chat_template_kwargs"] = arguments
     return facts | {k: step.model.meta[k] for k in INHERITED if k in step.model.meta}

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from finery import DataError, Model
+from finery import DataError
 from finery.advanced import Graph, Manifest, percent, shown
 from finery.views import (
     Context,
@@ -23,7 +22,6 @@ from finery.views import (
     Text,
     View,
 )
-from finery_trl.train.card import README, Base, base_in, card
 from finery_trl.view.curves import (
     CURVE,
     Point,
@@ -105,12 +103,6 @@ class CurveView(View):
     def compare(self, before: Output, after: Output, context: Context) -> Iterator[Section]:
         """Facts that differ, how much the weights do, and the curves in one plot."""
         yield Section(after.title, _comparison(self.difference(before, after)))
-
-    def complete_copy(
-        self, output: Output, folder: Path, refs: Mapping[str, Path]
-    ) -> Iterator[str]:
-        """Name the base in an adapter's configuration and model card."""
-        return complete(output, folder, refs)
 
     def remarks(self, output: Output) -> Iterator[Remark]:
         """The verdict on the curve, with advice only if something is wrong."""
@@ -248,56 +240,3 @@ def _lines(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
-
-
-ADAPTER_CONFIG = "adapter_config.json"
-
-
-def complete(output: Output, folder: Path, refs: Mapping[str, Path]) -> Iterator[str]:
-    """Name the base of an adapter in its copy in `folder`; yield what the user should know.
-
-    The output in the store holds nothing of the machine that it was trained on. A copy that someone
-    loads with PEFT must name the base: its repository with the commit, or its folder.
-
-    refs: role → the copy of an artifact that the adapter refers to, if that was copied, too.
-    """
-    base = output.artifact.refs.get("base")
-    path = folder / ADAPTER_CONFIG
-    if not isinstance(base, Model) or not path.is_file():
-        return
-    known = _base(base, refs.get("base"))
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if known.source:
-        config["base_model_name_or_path"] = known.source
-        config["revision"] = known.revision or None
-        path.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    meta: Mapping[str, Any] = output.manifest.meta
-    if "best_step" in meta:  # trained here, so the card is finery's
-        text = card(output.title, meta, config, known)
-        (folder / README).write_text(text, encoding="utf-8")
-    yield _advice(known)
-
-
-def _base(base: Model, copied: Path | None) -> Base:
-    known = base_in(base.meta)
-    if copied is not None:
-        return Base(source=str(copied.absolute()), file=known.file)
-    if known.on_hub:
-        return known._replace(revision=str(base.runtime.get("revision", "")))
-    if base.external:  # a folder of the user's, or a file in one
-        name = known.file or "config.json"
-        return Base(source=str(base.file(name).absolute().parent), file=known.file)
-    return known
-
-
-def _advice(known: Base) -> str:
-    if known.on_hub:
-        at = f" at {known.revision[:12]}" if known.revision else ""
-        return f"base: {known.source}{at}, from the Hub"
-    if known.source:
-        return (
-            f"base: {known.source}, a folder of this machine. On another one, pass the base's "
-            "folder to PEFT (see README.md)"
-        )
-    what = f"the file {known.file}" if known.file else "the base"
-    return f"the adapter works with {what} only: add --with-base to copy it along"

@@ -52,7 +52,7 @@ def command(
     """
     from finery.builder.project import Project
     from finery.cli.commands.show import check_step
-    from finery.compare.outputs import output_of, titled, view_of
+    from finery.compare.outputs import titled
     from finery.store.copies import check_target, copy_files, files_of, put_in_place
 
     project = Project(recipe, overrides)
@@ -95,13 +95,13 @@ def command(
         ]
         with _progress(sum(file.size for file in placed)) as progress:
             copy_files(placed, staged, progress)
-        notes = {}
+        notes: dict[str, list[str]] = {}
         for title, manifest in outputs.items():
-            view = view_of(graph.plugins, manifest)
-            output = output_of(graph.plugins, store, title, manifest)
-            place = target / places[title]
+            complete = graph.plugins.completing(str(manifest.meta.get("format", "")))
+            artifact, place = store.artifact(manifest), target / places[title]
             refs = {role: place / role for role in manifest.refs} if with_base else {}
-            notes[title] = [*view.complete_copy(output, staged / places[title], refs)]
+            copy = staged / places[title]
+            notes[title] = [*complete(title, artifact, copy, refs)] if complete else []
         put_in_place(staged, target)
     except OSError as error:
         if error.errno in DISK_FULL:

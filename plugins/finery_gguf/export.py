@@ -34,7 +34,7 @@ from finery_gguf.quantise import (
     quantise_by_library,
     tokens_per_second,
 )
-from finery_local.facts import license_of, root_of, split_file_name
+from finery_local.facts import ModelFiles, split_file_name
 from finery_local.template import digest_of
 from finery_transformers.formats import require_format
 
@@ -216,7 +216,7 @@ def _exported_adapter(step: Export, frozen: "FrozenTemplate", job: Job) -> Model
         "general.name": f"{origin['name']} adapter",
         "general.base_model.0.name": origin["name"],
         **({"general.base_model.0.repo_url": origin["repo_url"]} if "repo_url" in origin else {}),
-        **({"general.license": license} if (license := license_of(step.model)) else {}),
+        **({"general.license": license} if (license := ModelFiles(step.model).license) else {}),
     }
     gguf, alike = write_adapter(step.model, base, frozen, names, job, chain(*step.rows))
     compared = prove(gguf, frozen, chain(*step.rows), replacement=frozen.source)
@@ -265,7 +265,7 @@ def _importance(step: Export, source: Path, frozen: "FrozenTemplate", job: Job) 
 
 def base_name(model: Model) -> str:
     """The name of the base model under all adapters, from its repository or file."""
-    meta = root_of(model).meta
+    meta = ModelFiles(model).root.meta
     if named := meta.get("repo") or meta.get("base") or meta.get("name"):
         return str(named).rpartition("/")[2]
     if file := meta.get("file"):
@@ -311,8 +311,8 @@ def _merge(model: Model, tokenizer: "PreTrainedTokenizerBase", folder: Path, job
     merged.save_pretrained(folder)
     complete(folder / "config.json", merged.config)
     tokenizer.save_pretrained(folder)
-    add_vocabulary(folder, root_of(model).path, tokenizer)
-    if license := license_of(model):
+    add_vocabulary(folder, ModelFiles(model).root.path, tokenizer)
+    if license := ModelFiles(model).license:
         # The converter takes the licence only from a model card.
         card = f"---\nlicense: {json.dumps(license)}\n---\n"
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -328,7 +328,7 @@ def _names(model: Model) -> dict[str, Any]:
 
 def _origin(model: Model) -> dict[str, str]:
     """The base in the form of GGUF's metadata."""
-    root = root_of(model)
+    root = ModelFiles(model).root
     repo = root.meta.get("repo")
     origin = {"name": base_name(root)}
     return origin | ({"repo_url": f"https://huggingface.co/{repo}"} if repo else {})
@@ -380,7 +380,7 @@ def _meta(model: Model, gguf: Gguf, name: str, frozen: "FrozenTemplate") -> dict
         "parameters": gguf.parameters,
         "size": gguf.path.stat().st_size,
         "base": base_name(model),
-        "license": license_of(model),
+        "license": ModelFiles(model).license,
         "chat_template": True,
         "chat_template_digest": digest_of(frozen.source),
         "chat_template_kwargs": frozen.arguments or None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from finery import DataError, Model
 from finery.advanced import shown
 from finery.rows.templates.limits import LimitExceeded, apply_limits
-from finery_local.facts import ADAPTER_CONFIG, root_of
+from finery_local.facts import ADAPTER_CONFIG, ModelFiles
 from finery_local.files import AdapterConfig
 from finery_local.safetensors_file import shapes, tensors_of
 
@@ -28,7 +28,7 @@ def check_names(trained_on: str | None, base: Model, where: Path) -> None:
     A copy of the model under another owner's name counts as the same model. trained_on: from the
     adapter's configuration. A path in it is ignored, since it belongs to another machine.
     """
-    repo = root_of(base).meta.get("repo")
+    repo = ModelFiles(base).root.meta.get("repo")
     if repo is None or re.fullmatch(r"[\w.-]+/[\w.-]+", trained_on or "") is None:
         return
     if _model_name(str(trained_on)) != _model_name(str(repo)):
@@ -41,7 +41,7 @@ def check_shapes(adapter: Path, trained_on: str | None, base: Model) -> None:
     Checks only Hugging Face folders whose weights aren't quantised: the shapes of other models are
     unknown or packed.
     """
-    under = root_of(base)
+    under = ModelFiles(base).root
     if under.format != "transformers" or under.meta.get("quantization"):
         return
     if misfit := _misfit(shapes(adapter), tensors_of(under)):
@@ -69,7 +69,7 @@ def check_patterns(adapter: Path, config: AdapterConfig, base: Model) -> None:
     It is tried on the names of the adapter's layers, and on those of the base if it has a header.
     """
     layers = {m[1] for name in shapes(adapter) if (m := _MATRIX.fullmatch(name))}
-    names = layers | {name.rpartition(".")[0] for name in tensors_of(root_of(base))}
+    names = layers | {name.rpartition(".")[0] for name in tensors_of(ModelFiles(base).root)}
     where = str(adapter.parent / ADAPTER_CONFIG)
     for text in config.patterns():
         try:

@@ -6,7 +6,7 @@ a file, nothing is known: the answer is empty.
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from finery import Artifact, Model
 from finery_local.files import read_object
@@ -18,12 +18,6 @@ _QUANTIZATION = re.compile(r"(?:^|[.-])(i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
 """The conventional endings of GGUF file names."""
 
 
-def root_of(model: Model) -> Model:
-    """The model under all adapters."""
-    base = model.refs.get("base")
-    return root_of(base) if isinstance(base, Model) else model
-
-
 def file_names(artifact: Artifact) -> list[str]:
     """The names of an artifact's own and external files."""
     manifest, root = artifact.manifest, artifact.path
@@ -32,44 +26,64 @@ def file_names(artifact: Artifact) -> list[str]:
     return sorted({*files, *artifact.external} - {"manifest.json"})
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty without the file. `DataError` if it is something else."""
-    return read_object(file) if file.is_file() else {}
+class ModelFiles(NamedTuple):
+    """What the files of a model state, and those of its root, the model under all adapters."""
 
+    model: Model
 
-def text_config(model: Model) -> dict[str, Any]:
-    """The `config.json` of a model, or of its base; the part on text if it also reads images."""
-    config = read_json(root_of(model).file(CONFIG))
-    text = config.get("text_config")
-    return text if isinstance(text, dict) and text else config
+    @property
+    def root(self) -> Model:
+        """The model under all adapters."""
+        base = self.model.refs.get("base")
+        return ModelFiles(base).root if isinstance(base, Model) else self.model
 
+    def json(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file of the model; empty without the file.
 
-def context_of(model: Model) -> int | None:
-    """The longest sequence that a model takes, in tokens; None if its files don't state it."""
-    root = root_of(model)
-    if root.format == "gguf":
-        values = read_header(root.file(str(root.meta["file"]))).values
-        context = values.get(f"{values.get('general.architecture')}.context_length")
-    else:
-        context = text_config(root).get("max_position_embeddings")
-    return context if isinstance(context, int) else None
+        `DataError` if it is something else.
+        """
+        file = self.model.file(name)
+        return read_object(file) if file.is_file() else {}
 
+    @property
+    def adapter_config(self) -> dict[str, Any]:
+        """PEFT's configuration of an adapter; empty without one."""
+        return self.json(ADAPTER_CONFIG)
 
-def end_tokens_of(model: Model) -> set[int]:
-    """The ids of the tokens that end an answer, by the files of a model or of its base."""
-    ends: set[int] = set()
-    for name in ("generation_config.json", CONFIG):
-        value = read_json(root_of(model).file(name)).get("eos_token_id")
-        ends |= {i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int)}
-    return ends
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The `config.json` of the root; the part on text if it also reads images."""
+        config = ModelFiles(self.root).json(CONFIG)
+        text = config.get("text_config")
+        return text if isinstance(text, dict) and text else config
 
+    @property
+    def context(self) -> int | None:
+        """The longest sequence that the model takes, in tokens; None if no file states it."""
+        root = self.root
+        if root.format == "gguf":
+            values = read_header(root.file(str(root.meta["file"]))).values
+            context = values.get(f"{values.get('general.architecture')}.context_length")
+        else:
+            context = self.text_config.get("max_position_embeddings")
+        return context if isinstance(context, int) else None
 
-def license_of(model: Model) -> str | None:
-    """The licence of a model, or of the nearest base that has one."""
-    base = model.refs.get("base")
-    if model.meta.get("license") or not isinstance(base, Model):
-        return model.meta.get("license")
-    return license_of(base)
+    @property
+    def end_tokens(self) -> set[int]:
+        """The ids of the tokens that end an answer, by the files of the root."""
+        ends: set[int] = set()
+        for name in ("generation_config.json", CONFIG):
+            ids = ModelFiles(self.root).json(name).get("eos_token_id")
+            ends |= {i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)}
+        return ends
+
+    @property
+    def license(self) -> str | None:
+        """The licence of the model, or of the nearest base that has one."""
+        base = self.model.refs.get("base")
+        if self.model.meta.get("license") or not isinstance(base, Model):
+            return self.model.meta.get("license")
+        return ModelFiles(base).license
 
 
 def split_file_name(name: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from finery import (
     Sampling,
     StepError,
 )
-from finery_local.facts import text_config
+from finery_local.facts import ModelFiles
 from finery_transformers.answering import constraint
 from finery_transformers.hardware import exhausted, explained, log_unused_gpu
 from finery_transformers.precision import auto_dtype, usable_gpus
@@ -78,7 +78,7 @@ def _sizes(model: Model) -> tuple[float, float] | None:
     None without these numbers.
     """
     try:
-        config = text_config(model)
+        config = ModelFiles(model).text_config
         layers, hidden = config["num_hidden_layers"], config["hidden_size"]
         heads = config["num_attention_heads"]
         kv_heads = config.get("num_key_value_heads") or heads

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery import Dataset, FineryError, Job
 from finery.advanced import Proof, ProofBuilder, SamplePiece, raise_all
-from finery_local.facts import context_of
+from finery_local.facts import ModelFiles
 from finery_trl.model.loading import check_context
 from finery_trl.model.targets import check_targets
 from finery_trl.rows.example import Proven, continues
@@ -31,7 +31,9 @@ def prove(step: "Training", job: Job, samples: int) -> list[Proof]:
     that `step.read` raises for invalid rows, and `DataError` if rows don't fit into the model's
     context; the errors of all data sets together.
     """
-    reading = _Reading(step, Tokens.of_model(step.model), context_of(step.model), job, samples)
+    reading = _Reading(
+        step, Tokens.of_model(step.model), ModelFiles(step.model).context, job, samples
+    )
     inputs = {"rows": step.rows}
     if step.validation is not None:
         inputs["validation"] = [step.validation]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import Job, Model
-from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, context_of, read_json
+from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelFiles
 from finery_transformers.loading import base_of, load_model, load_tokenizer, quiet
 from finery_trl.model.accelerators import Accelerators
 from finery_trl.model.loading import Prepared, check_context
@@ -29,7 +29,7 @@ def prepare(step: "Training", dtype: "torch.dtype", longest: int, job: Job) -> P
     from unsloth import FastLanguageModel  # type: ignore[import-not-found]
 
     whole = step.lora is None
-    context = context_of(step.model)
+    context = ModelFiles(step.model).context
     check_context(context, longest)
     # Set in both calls, since `for_training` restores the last one's value.
     checkpointing = "unsloth" if step.gradient_checkpointing else False
@@ -119,7 +119,7 @@ def _adapter(adapter: Model, under: Path, job: Job) -> Path:
     folder.mkdir()
     shutil.copyfile(adapter.file(ADAPTER_WEIGHTS), folder / ADAPTER_WEIGHTS)
     named = {"base_model_name_or_path": str(under), "revision": None}
-    config = read_json(adapter.file(ADAPTER_CONFIG)) | named
+    config = ModelFiles(adapter).adapter_config | named
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
     return folder
 

@@ -16,7 +16,7 @@ from finery import (
     Sampling,
     StepError,
 )
-from finery_local.facts import context_of
+from finery_local.facts import ModelFiles
 from finery_serve.client import Refused
 from finery_transformers.answering.answers import TokenReader, seed_of
 from finery_transformers.answering.concurrent import ConcurrentEngine
@@ -37,7 +37,7 @@ class Prompts:
         template = load_template(model)
         self.ends = ends_of(model, template)
         self._answers = TokenReader(template)
-        limits = (max_context, context_of(model))
+        limits = (max_context, ModelFiles(model).context)
         self._context = min((n for n in limits if n is not None), default=None)
 
     def tokens(self, request: Request, max_tokens: int) -> list[int]:

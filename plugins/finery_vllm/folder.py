@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery import Model, StepError
-from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, end_tokens_of, file_names
+from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelFiles, file_names
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ def linked(
 
 def ends_of(model: Model, template: "PromptTemplate") -> list[int]:
     """Token ids that end an answer: those of the trained template, and of the base's files."""
-    ends = template.ends_of_turn() | end_tokens_of(model)
+    ends = template.ends_of_turn() | ModelFiles(model).end_tokens
     if not ends:
         raise StepError(
             "the end of the model's answers is unknown: its tokenizer has no end-of-sequence "

@@ -6,7 +6,7 @@ import shutil
 
 from finery import Job, Model, Promise, Step, StepError, takes
 from finery.advanced import size
-from finery_local.facts import root_of
+from finery_local.facts import ModelFiles
 from finery_transformers.formats import require_format
 from finery_transformers.frozen.template import PROMPTS
 from finery_transformers.hardware import accelerator
@@ -85,6 +85,6 @@ class Quantize(
         # `whole` writes the tools of other formats into the template.
         if self.model.format == "transformers" and "tools_as" in self.model.meta:
             meta["tools_as"] = self.model.meta["tools_as"]
-        if root_of(self.model).meta.get("trust_remote_code") is True:
+        if ModelFiles(self.model).root.meta.get("trust_remote_code") is True:
             meta["trust_remote_code"] = True
         return Model(job.out, meta=meta)

@@ -13,7 +13,7 @@ import msgspec
 
 from finery import EngineJob, Model, Request, StepError, outside_key
 from finery.advanced import visible_gpus
-from finery_local.facts import ADAPTER_CONFIG, read_json
+from finery_local.facts import ModelFiles
 from finery_serve.client import Refused
 from finery_transformers.precision import auto_dtype
 from finery_vllm.bundle.adapters import MERGE_FIX, check_adapter
@@ -98,7 +98,7 @@ def session(model: Model, under: Model, prompts: "Prompts", job: EngineJob) -> S
     isn't enough for all. `StepError` if vLLM can't serve it, or serves it as its base.
     """
     beside = under.format == "adapter" and not model.meta.get("merge")
-    config = read_json(under.file(ADAPTER_CONFIG)) if beside else {}
+    config = ModelFiles(under).adapter_config if beside else {}
     rank = smallest_limit(largest_rank(config)) if beside else 0
     identity = _identity(model, under.refs["base"] if beside else under)
     for running in _running:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finery import Artifact, Bundle, Model
-from finery_local.facts import ADAPTER_CONFIG, file_names, read_json, split_file_name
+from finery_local.facts import ADAPTER_CONFIG, ModelFiles, file_names, split_file_name
 
 README, MARK, MODELFILE = "README.md", "finery.json", "Modelfile"
 ADAPTER_FOLDER = "adapter"
@@ -77,8 +77,8 @@ def _plain(artifact: Artifact, folder: str) -> Iterator[File]:
     """All files but a model card, with an adapter's base filled in."""
     for name in file_names(artifact):
         path = f"{folder}/{name}" if folder else name
-        if name == ADAPTER_CONFIG:
-            config = read_json(artifact.file(ADAPTER_CONFIG))
+        if name == ADAPTER_CONFIG and isinstance(artifact, Model):
+            config = ModelFiles(artifact).adapter_config
             base = artifact.refs.get("base")
             if base is not None and base.meta.get("repo"):
                 config["base_model_name_or_path"] = base.meta["repo"]

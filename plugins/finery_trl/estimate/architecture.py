@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from finery import DataError, Model, UsageError
 from finery.advanced import named_gpus
-from finery_local.facts import text_config
+from finery_local.facts import ModelFiles
 from finery_local.gguf_file import Array, read_header
 from finery_transformers.precision import Unused, auto_dtype, unused_gpu, usable_gpus
 from finery_trl.estimate.memory import Architecture
@@ -40,7 +40,7 @@ def of_artifact(model: Model) -> Architecture:
         return of_artifact(under)
     if model.format == "gguf":
         return of_gguf(model.file(str(model.meta["file"])))
-    config = text_config(model)
+    config = ModelFiles(model).text_config
     if not config:
         raise UnknownSize("its model has no config.json")
     return of_config(config, model.meta.get("parameters"))

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from finery import DataError, Job, Model, outside_key
-from finery_local.facts import context_of
+from finery_local.facts import ModelFiles
 from finery_transformers.loading import (
     base_of,
     default_dtype,
@@ -92,7 +92,7 @@ def check_rows(name: str, rows: "Iterable[Proven]", model: Model) -> None:
 
     name: of the rows in the error.
     """
-    check_context(context_of(model), max(row.size for row in rows), name)
+    check_context(ModelFiles(model).context, max(row.size for row in rows), name)
 
 
 @outside_key

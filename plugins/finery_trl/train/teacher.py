@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from finery import DataError, Model
 from finery.rows import Row, Turns
-from finery_local.facts import context_of
+from finery_local.facts import ModelFiles
 from finery_prompt.engine import FixedMessages
 from finery_trl.model.loading import compute_dtype
 from finery_trl.rows.tokens import Tokens
@@ -50,7 +50,7 @@ class Teacher:
         Raises `DataError` if the longest has no room for an answer in the teacher's context.
         """
         prompts = [self._prompt(row) for row in rows]
-        context, room = context_of(self._model), self._step.max_completion_length
+        context, room = ModelFiles(self._model).context, self._step.max_completion_length
         longest = max(map(len, prompts))
         if context is not None and longest + room > context:
             raise DataError(

@@ -15,7 +15,7 @@ import msgspec
 
 from finery import Model, StepError
 from finery.advanced import some_of
-from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json, text_config
+from finery_local.facts import ADAPTER_WEIGHTS, ModelFiles
 from finery_local.safetensors_file import shapes, tensors_of
 from finery_transformers.loading import base_of
 from finery_vllm.folder import ends_of
@@ -55,7 +55,7 @@ def check_adapter(adapter: Model, name: str) -> None:
 
     name: of the adapter in the recipe.
     """
-    config = read_json(adapter.file(ADAPTER_CONFIG))
+    config = ModelFiles(adapter).adapter_config
     reasons = [*_config_faults(config)]
     if adapter.meta.get("merge") == "dequantized":
         reasons.append(
@@ -209,7 +209,7 @@ def check_chats(chats: Mapping[str, Chat]) -> Chat:
 
 def check_vocabulary(chat: Chat, base: Model, name: str) -> None:
     """`StepError` if a tokenizer has tokens for which the base has no embeddings."""
-    size = text_config(base).get("vocab_size")
+    size = ModelFiles(base).text_config.get("vocab_size")
     largest_token = max(chat.tokenizer.get_vocab().values(), default=0)
     if isinstance(size, int) and largest_token >= size:
         raise StepError(

@@ -8,7 +8,7 @@ import msgspec
 
 from finery import Bundle, File, Job, Model, Step, StepError, UsageError, setting, takes
 from finery.views import View
-from finery_local.facts import ADAPTER_CONFIG, file_names, read_json, root_of
+from finery_local.facts import ModelFiles, file_names
 from finery_serve.guide import json_text, read_schema, write_texts
 from finery_transformers.formats import base_name, require_format
 from finery_transformers.frozen.template import (
@@ -230,12 +230,12 @@ class VllmBundle(
             "--generation-config", "./generation",
             "--override-generation-config", '{"temperature": 0.0}',
         ]  # fmt: skip
-        if root_of(self.models[0]).meta.get("trust_remote_code") is True:
+        if ModelFiles(self.models[0]).root.meta.get("trust_remote_code") is True:
             arguments.append("--trust-remote-code")
         if self.context is not None:
             arguments += ["--max-model-len", str(self.context)]
         if adapters:
-            configs = [read_json(model.file(ADAPTER_CONFIG)) for model in adapters.values()]
+            configs = [ModelFiles(model).adapter_config for model in adapters.values()]
             arguments += lora_arguments({n: f"./adapters/{n}" for n in adapters}, configs)
         if self.schema is not None:
             arguments += STRICT_OPTIONS

@@ -20,7 +20,7 @@ from finery.rows.report import Export, Report, ReportTable, Score, Slice, values
 from finery_eval.asking import truncated
 from finery_eval.measure import Group, Measure, compare, pairs_of, parts_of, scores_of
 from finery_eval.predictions import predictions, statistics_of
-from finery_eval.tables import INTERVAL, baseline_tables, comparison_tables, table
+from finery_eval.tables import INTERVAL, baseline_tables, comparison_tables
 from finery_eval.verdicts import Answers, Verdicts, among, together
 
 BASELINE = "baseline"
@@ -183,7 +183,7 @@ def unjudged_tables(job: Job, parts: Sequence[Unjudged]) -> list[ReportTable]:
     for part in parts:
         turns, rows = counted(part.turns, "turn"), counted(part.rows, "row")
         job.log(f"not judged: {turns} in {rows}: {part.what}")
-    return [table(NOT_JUDGED, ["what", "rows", "turns"], parts)] if parts else []
+    return [ReportTable(NOT_JUDGED, ["what", "rows", "turns"], parts)] if parts else []
 
 
 def answers_table(
@@ -212,7 +212,7 @@ def answers_table(
         for row in rows:
             lengths = [len(answer.reasoning or "") for answer in answers[row[0]]]
             row += [sum(map(bool, lengths)), sum(lengths) / len(lengths)]
-    return table(ANSWERS, columns, rows)
+    return ReportTable(ANSWERS, columns, rows)
 
 
 def majority_table(columns: Mapping[str, Sequence[str]], noun: str) -> ReportTable:
@@ -226,7 +226,7 @@ def majority_table(columns: Mapping[str, Sequence[str]], noun: str) -> ReportTab
         rows.append([column, value, n / len(expected)])
     heads = ["field", noun, "accuracy"]
     title = f"Always the most frequent {noun}"
-    return table(title, heads, rows, units={"accuracy": "share"})
+    return ReportTable(title, heads, rows, units={"accuracy": "share"})
 
 
 # -- slices: scores of subsets of the rows, by a column, a label, or the length of the prompt ------
@@ -340,5 +340,5 @@ def slice_tables(
             rows.append([value, part.rows, *cells])
         columns = [name, "rows", *chain(*([model, *INTERVAL] for model in models))]
         units = dict.fromkeys(columns[2:], unit) if unit else {}
-        tables.append(table(f"{metric} by {name}", columns, rows, units=units))
+        tables.append(ReportTable(f"{metric} by {name}", columns, rows, units=units))
     return tables

@@ -9,7 +9,6 @@ from finery import Completion
 from finery.rows.report import ReportTable
 from finery_eval.arguments import Equality, Normal
 from finery_eval.calls import Call, Tools, names_of, readable
-from finery_eval.tables import table
 from finery_eval.verdicts import Verdict
 
 NO_CALL = "no call"
@@ -169,7 +168,7 @@ def calls_table(model: str, matches: Sequence[Match]) -> list[ReportTable]:
         for n in sorted({*expected, *called})
     ]
     columns = ["tool", "expected", "called", "right tool", "right arguments", "instead"]
-    return [table(f"{model}: calls by tool", columns, rows, model=model)] if rows else []
+    return [ReportTable(f"{model}: calls by tool", columns, rows, model=model)] if rows else []
 
 
 def due_table(matches: Mapping[str, Sequence[Match]]) -> ReportTable:
@@ -182,7 +181,7 @@ def due_table(matches: Mapping[str, Sequence[Match]]) -> ReportTable:
                 share = sum(calls) / len(calls)
                 rows.append([name, words, len(calls), sum(calls), calls.count(False), share])
     columns = ["model", "row", "rows", "with a call", "without", "share with a call"]
-    return table("Calls when they are due", columns, rows, units={columns[-1]: "share"})
+    return ReportTable("Calls when they are due", columns, rows, units={columns[-1]: "share"})
 
 
 def malformed_table(calls: Mapping[str, Sequence[Call]]) -> list[ReportTable]:
@@ -194,4 +193,4 @@ def malformed_table(calls: Mapping[str, Sequence[Call]]) -> list[ReportTable]:
         for kind, n in Counter(p.kind for p in problems).most_common(MALFORMED_SHOWN):
             rows.append([name, kind, n, examples[kind]])
     columns = ["model", "malformed calls", "calls", "example"]
-    return [table("Malformed calls", columns, rows, is_private=True)] if rows else []
+    return [ReportTable("Malformed calls", columns, rows, is_private=True)] if rows else []

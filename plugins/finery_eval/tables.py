@@ -1,11 +1,9 @@
 """The tables of a report, which any viewer can show."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import msgspec
-
-from finery.rows.report import Comparison, Difference, Remark, Report, ReportTable
+from finery.rows.report import Comparison, Difference, Report, ReportTable
 from finery_eval import stats
 from finery_eval.measure import between
 
@@ -13,27 +11,6 @@ HOLM = "p (Holm)"
 INTERVAL = ("95 % CI low", "95 % CI high")
 """The columns of an interval, after its number."""
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "not shown"
-
-
-def table(
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    *,
-    units: Mapping[str, str] | None = None,
-    model: str = "",
-    is_private: bool = False,
-) -> ReportTable:
-    """A table for the `tables` of a report."""
-    cells, private = [list(row) for row in rows], is_private or msgspec.UNSET
-    return ReportTable(
-        title, list(columns), cells, dict(units or {}), model or msgspec.UNSET, private
-    )
-
-
-def remark(text: str, advice: str = "", *, warning: bool = True) -> Remark:
-    """A remark on the result for the `remarks` of a report. advice: what to do about it."""
-    return Remark(text, advice, "warning" if warning else "info")
 
 
 def comparison_tables(
@@ -55,7 +32,7 @@ def comparison_tables(
         [c.model, c.value, *c.interval, *(getattr(c, fact) for fact in named)] for c in comparisons
     ]
     columns = ["model", *differences, *named.values()]
-    return [table(f"Compared with {base}", columns, rows, units=units)]
+    return [ReportTable(f"Compared with {base}", columns, rows, units=units)]
 
 
 def baseline_tables(report: Report) -> list[ReportTable]:
@@ -75,7 +52,7 @@ def baseline_tables(report: Report) -> list[ReportTable]:
                     for m, d, p, verdict in compared
                 ]  # fmt: skip
                 title = f"{model} against the baseline {baseline}"
-                tables.append(table(title, columns, rows, units=units))
+                tables.append(ReportTable(title, columns, rows, units=units))
     return tables
 
 

@@ -28,7 +28,6 @@ from finery_eval.calls import (
 )
 from finery_eval.functions import Functions, Session
 from finery_eval.predictions import PROMPT_SHOWN
-from finery_eval.tables import table
 from finery_eval.turns import assistant_turn, tool_turns
 from finery_eval.verdicts import Verdict
 
@@ -304,4 +303,4 @@ def steps_table(plays: Mapping[str, Sequence[Play]], most: int) -> ReportTable:
         ]
         for name, of in plays.items()
     ]
-    return table("Steps", columns, rows)
+    return ReportTable("Steps", columns, rows)

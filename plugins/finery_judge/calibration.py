@@ -12,7 +12,6 @@ from finery.advanced import counted
 from finery.rows import Row
 from finery.rows.report import Remark, ReportTable
 from finery_eval import stats
-from finery_eval.tables import remark, table
 from finery_review.decisions import Standing, parse
 
 Score = tuple[float, stats.Interval]
@@ -229,29 +228,36 @@ def tables(
         [name, value, *interval, counts.get(name, judge.rows)]
         for name, (value, interval) in judge.scores().items()
     ]
-    yield table("Calibration", columns, rows)
+    yield ReportTable("Calibration", columns, rows)
     if scores:
         columns = ["model", "passed", "corrected", "95 % CI low", "95 % CI high"]
         rows = [[name, shares[name], value, *ci] for name, (value, ci) in scores.items()]
         units = dict.fromkeys(columns[1:], "share")
-        yield table("Corrected for the judge's errors (Rogan-Gladen)", columns, rows, units=units)
+        yield ReportTable(
+            "Corrected for the judge's errors (Rogan-Gladen)", columns, rows, units=units
+        )
 
 
 def remarks(judge: Agreement | None, unread: int) -> Iterator[Remark]:
     """Remarks on the judge that people must know. unread: reviewed answers without a verdict."""
     if unread:
-        yield remark(f"{counted(unread, 'reviewed answer')} got no readable verdict of the judge")
+        yield Remark(
+            f"{counted(unread, 'reviewed answer')} got no readable verdict of the judge",
+            severity="warning",
+        )
     if judge is None:
-        yield remark(
+        yield Remark(
             "the judge isn't calibrated: no reviewed row has a human decision yet",
             "Review some answers: finery review STEP.",
+            "warning",
         )
         return
     if judge.kappa is None:
-        yield remark(
+        yield Remark(
             f"the judge can't be calibrated: people {'accepted' if judge.accepted else 'rejected'} "
             f"all {counted(judge.rows, 'answer')}",
             "Review answers of both kinds.",
+            "warning",
         )
         return
     value, (low, high) = judge.kappa
@@ -259,17 +265,17 @@ def remarks(judge: Agreement | None, unread: int) -> Iterator[Remark]:
         f"kappa {value:z.2f} (95 % CI {low:z.2f} to {high:z.2f}, {counted(judge.rows, 'answer')})"
     )
     if value < SUBSTANTIAL:
-        yield remark(
+        yield Remark(
             f"the judge doesn't agree enough with people to be trusted: {kappa_word(value)} "
             f"agreement, {about}",
             "Make the rubric more precise, show it a `reference`, or name a stronger judge.",
+            "warning",
         )
     elif low < SUBSTANTIAL:
-        yield remark(
+        yield Remark(
             f"the judge agrees with people ({kappa_word(value)}), but few decisions show it: "
             f"{about}",
             "Review more answers.",
-            warning=False,
         )
 
 

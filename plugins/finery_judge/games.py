@@ -11,7 +11,6 @@ from finery.advanced import counted
 from finery.rows.report import Remark, ReportTable
 from finery_eval import stats
 from finery_eval.measure import Measure
-from finery_eval.tables import remark, table
 from finery_eval.verdicts import among
 from finery_judge.calibration import Score
 from finery_synth.judges import Positions, Seen, outcome
@@ -247,18 +246,20 @@ class Order(NamedTuple):
                 else ("second", second, "first", chose_first)
             )
             p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
-            yield remark(
+            yield Remark(
                 f"the judge prefers the {name} answer: it chose it in both orders in {n} of "
                 f"{counted(games, 'game')}, the {opposite} in {m} ({p}); such games count as "
                 "ties",
                 "Name a stronger judge, or simplify the rubric.",
+                "warning",
             )
         elif games and consistent < games / 2:
-            yield remark(
+            yield Remark(
                 f"the judge contradicts itself when the answers change places, in "
                 f"{games - consistent} of {counted(games, 'game')}, which count as "
                 "ties",
                 "Name a stronger judge, or make the rubric more precise.",
+                "warning",
             )
 
 
@@ -276,7 +277,7 @@ def pair_table(played: Sequence[Record]) -> ReportTable:
         p_value = None if record.rate is None else record.p_value
         rows.append([record.one, record.other, value, *interval, *counts, p_value])
     units = {**dict.fromkeys(columns[2:5], "share"), columns[-1]: "p"}
-    return table("Games", columns, rows, units=units)
+    return ReportTable("Games", columns, rows, units=units)
 
 
 def cross_table(played: Sequence[Record], models: Sequence[str]) -> list[ReportTable]:
@@ -290,4 +291,4 @@ def cross_table(played: Sequence[Record], models: Sequence[str]) -> list[ReportT
             rates[record.other, record.one] = 1 - record.rate[0]
     rows = [[model, *(rates.get((model, opponent)) for opponent in models)] for model in models]
     units = dict.fromkeys(models, "share")
-    return [table("Win rate of row against column", ["", *models], rows, units=units)]
+    return [ReportTable("Win rate of row against column", ["", *models], rows, units=units)]

@@ -36,7 +36,6 @@ from finery.rows.report import Remark
 from finery.rows.report import Score as ReportScore
 from finery_eval.asking import refuse_rows
 from finery_eval.evaluator import BatchEvaluator, longest_answer
-from finery_eval.tables import remark
 from finery_judge.calibration import Score
 from finery_synth.asking import Used
 from finery_synth.judges import TRIES, readings, transcript
@@ -247,13 +246,13 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1", schemas=True):
             if model.digest and model.digest == self.judge.digest:
                 prefer = "models prefer answers like their own"
                 text = f"the judge is {model.name}, which it judges too; {prefer}"
-                yield remark(text, "Name another judge.")
+                yield Remark(text, "Name another judge.", "warning")
                 return
 
     def unread(self, what: str, reason: str) -> Remark:
         """A remark on verdicts that can't be read. what: what there are none on."""
         advice = f"{UNREAD_FIX[0].upper()}{UNREAD_FIX[1:]}."
-        return remark(f"the judge gave no verdict on {what} ({reason})", advice)
+        return Remark(f"the judge gave no verdict on {what} ({reason})", advice, "warning")
 
     def forecast(self, inputs: Inputs) -> Forecast:
         """The requests of the first attempt.

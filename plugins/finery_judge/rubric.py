@@ -21,7 +21,6 @@ from finery.rows import Conversation, Row, answer_text, split_turns
 from finery.rows.report import Report, ReportTable
 from finery_eval.evaluation import answers_table
 from finery_eval.measure import Measure
-from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, effective, together
 from finery_judge import calibration
 from finery_judge.calibration import MEASURES, Agreement, Decided, agreement
@@ -290,7 +289,7 @@ class _Scoring(NamedTuple):
             unread = len(of) - len(given)
             rows.append([name, len(of), mean, *(counts[s] for s in scores), unread])
         columns = ["model", "answers", f"mean, 1 to {scale}", *map(str, scores), "no verdict"]
-        return table("Scores", columns, rows)
+        return ReportTable("Scores", columns, rows)
 
 
 def _compared(
@@ -315,4 +314,4 @@ def _compared(
         return []
     columns = ["model", "score (points)", "95 % CI low", "95 % CI high", "answers", "p (sign test)"]
     units = {**dict.fromkeys(columns[1:4], "difference"), columns[5]: "p"}
-    return [table(f"Mean score compared with {first}", columns, rows, units=units)]
+    return [ReportTable(f"Mean score compared with {first}", columns, rows, units=units)]

@@ -11,7 +11,6 @@ from finery_eval import stats
 from finery_eval.evaluation import write_scored
 from finery_eval.measure import Measure, pairs_of, scores_of
 from finery_eval.predictions import PROMPT_SHOWN
-from finery_eval.tables import table
 from finery_retention.tasks import Item
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def finding_tables(found: Sequence[Finding], margin: float) -> list[ReportTable]
     ]
     units = {**dict.fromkeys(columns[2:5], "difference"), "p": "p"}
     title = f"Compared with {found[0].baseline}; a loss of up to {100 * margin:g} points is allowed"
-    return [table(title, columns, rows, units=units)]
+    return [ReportTable(title, columns, rows, units=units)]
 
 
 def remarks(
@@ -209,7 +208,7 @@ class Result(NamedTuple):
         if not rows:
             return []
         units: Any = dict.fromkeys(solved, "share")
-        return [table("Tasks", ["task", "items", *solved], rows, units=units)]
+        return [ReportTable("Tasks", ["task", "items", *solved], rows, units=units)]
 
     def _text_tables(self, scores: Scores) -> list[ReportTable]:
         if not self.texts:
@@ -225,7 +224,7 @@ class Result(NamedTuple):
             ]
             for name, of in self.likelihoods.items()
         ]
-        return [table("Text", columns, rows)]
+        return [ReportTable("Text", columns, rows)]
 
     def _predictions(self, solved: Mapping[str, Sequence[bool]]) -> Iterator[dict[str, Any]]:
         for i, item in enumerate(self.items):

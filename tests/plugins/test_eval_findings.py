@@ -20,7 +20,6 @@ from finery_eval.steps.classification import Classification
 from finery_eval.steps.exact import Exact
 from finery_eval.steps.speed import P50, P95, PRICE, TIMED
 from finery_eval.steps.structured import Json
-from finery_eval.tables import remark
 from finery_eval.verdicts import together
 from finery_eval.view.findings import (
     AS_GOOD,
@@ -287,7 +286,7 @@ def test_forgotten_abilities_are_found_where_they_are_measured() -> None:
     hot = answers(*models)
     assert hot[FORGOTTEN] == ("bad", "Yes: sft forgot: it solves 20.0 %.")
     assert hot[NEEDED][0] == "open"  # it isn't a test of the task
-    report.remarks = [remark("it is unclear whether sft forgot", warning=False)]
+    report.remarks = [Remark("it is unclear whether sft forgot")]
     assert answers(*models)[FORGOTTEN][0] == "open"
     report.remarks = []
     tone, text = answers(*models)[FORGOTTEN]

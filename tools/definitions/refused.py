@@ -29,7 +29,7 @@ EXCEPTIONS = {
         "finery_retrieve.serve.running:Documents.__init__": "for engines, which are in the key",
         "finery_retrieve.serve.running:_serve_with_api": "for secrets",
         "finery_serve.standalone:StandaloneBundle.check": "for engines; it changes no output",
-        "finery_serve.check.answers:ask_server": "for servers, which `Check.cache_key` names",
+        "finery_serve.check.answers:ServerQuestions.ask": "for servers, see `Check.cache_key`",
         "finery_trl.train.launch:main": "for the step that is already in the key",
     },
     "pickle.load": {"finery_trl.train.launch:main": "reads what `launch` has written"},

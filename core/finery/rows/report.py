@@ -117,9 +117,9 @@ class ReportTable(msgspec.Struct):
     """
 
     title: str
-    columns: list[str]
-    rows: list[list[Any]]
-    units: dict[str, str] = {}
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    units: Mapping[str, str] = {}
     model: str | msgspec.UnsetType = msgspec.UNSET
     is_private: bool | msgspec.UnsetType = msgspec.UNSET
 

@@ -25,7 +25,6 @@ from finery_eval.asking import refuse_calls, refuse_rows
 from finery_eval.evaluation import answers_table, majority_table
 from finery_eval.evaluator import SAMPLED, BatchEvaluator, is_metric_name
 from finery_eval.measure import Statistic
-from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
 
 RESERVED = ("accuracy", "macro_f1", "valid", "coverage", "selective_accuracy")
@@ -364,7 +363,7 @@ def class_table(model: str, column: str, labels: Sequence[str], pairs: stats.Pai
     rows = [[label, *stats.class_score(pairs, label)] for label in labels]
     columns = ["class", "precision", "recall", "F1", "rows"]
     shares = dict.fromkeys(columns[1:4], "share")
-    return table(f"{model}: {column}", columns, rows, units=shares, model=model)
+    return ReportTable(f"{model}: {column}", columns, rows, units=shares, model=model)
 
 
 def coverage_table(
@@ -384,7 +383,7 @@ def coverage_table(
         rows.append([*shares, len(taken) - right])
     columns = ["coverage", "probability from", "accuracy", "wrong answers"]
     units = {**dict.fromkeys(columns[:3], "share"), columns[1]: "likely"}
-    return table(f"{model}: accuracy by coverage", columns, rows, units=units, model=model)
+    return ReportTable(f"{model}: accuracy by coverage", columns, rows, units=units, model=model)
 
 
 CONFUSION, ABSTAIN = "confusion", "abstain_below"

@@ -16,7 +16,6 @@ from finery_eval.asking import read_rows
 from finery_eval.evaluator import evaluate
 from finery_eval.measure import Group, Measure
 from finery_eval.nested import JudgeEach
-from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Judging, Verdicts, together
 
 TITLES = ("Learning curve", "What twice the rows would add")
@@ -219,8 +218,8 @@ def tables_of(
     columns = ["metric", "added (points)", *ends, "with twice the rows"]
     growths = {**dict.fromkeys(columns[1:4], "difference"), columns[4]: "share"}
     return [
-        table(TITLES[0], ["rows", "model", metric, *ends], points, units=shares),
-        table(TITLES[1], columns, grown, units=growths),
+        ReportTable(TITLES[0], ["rows", "model", metric, *ends], points, units=shares),
+        ReportTable(TITLES[1], columns, grown, units=growths),
     ]
 
 

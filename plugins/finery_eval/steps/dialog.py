@@ -18,7 +18,6 @@ from finery_eval.nested import JudgeEach
 from finery_eval.predictions import PROMPT_SHOWN
 from finery_eval.predictions import predictions as lines_of
 from finery_eval.steps.tools import ToolCalls
-from finery_eval.tables import table
 from finery_eval.turns import Turn, assistant_turn, turns_of, unjudged_turns
 from finery_eval.verdicts import Answers, Judging, Verdicts, groups_of, together
 
@@ -278,7 +277,7 @@ def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[Slice]) ->
         ends = (score.interval if score else None) or (None, None)
         rows.append([number, part.rows, values.get(first), *ends, *map(values.get, others)])
     units = dict.fromkeys(columns[2:], "share")
-    return table(f"{model}: turns", columns, rows, units=units, model=model)
+    return ReportTable(f"{model}: turns", columns, rows, units=units, model=model)
 
 
 def replaced_table(replaced: Mapping[str, int], turns: int) -> list[ReportTable]:
@@ -286,7 +285,7 @@ def replaced_table(replaced: Mapping[str, int], turns: int) -> list[ReportTable]
     columns = ["model", "turns", "replaced by the row's"]
     rows = [[name, turns, n] for name, n in replaced.items()]
     title = "Turns with other calls than the row's"
-    return [table(title, columns, rows)] if any(replaced.values()) else []
+    return [ReportTable(title, columns, rows)] if any(replaced.values()) else []
 
 
 def predictions(

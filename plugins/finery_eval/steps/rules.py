@@ -13,7 +13,6 @@ from finery_eval import stats
 from finery_eval.evaluation import answers_table
 from finery_eval.evaluator import EXPECTED, BatchEvaluator, is_metric_name
 from finery_eval.measure import Measure
-from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged, together
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
@@ -217,4 +216,4 @@ def rules_table(
     for row, p_value in zip(tested, stats.holm([row[-1] for row in tested]), strict=True):
         row[-1] = p_value
     units = {**dict.fromkeys(columns[2:5], "share"), columns[5]: "p"}
-    return table("Rules", columns, rows, units=units)
+    return ReportTable("Rules", columns, rows, units=units)

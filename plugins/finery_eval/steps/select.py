@@ -11,7 +11,6 @@ from finery.rows.repeats import summarise
 from finery.rows.report import Interval, Report, ReportTable, Score
 from finery_eval.measure import between
 from finery_eval.predictions import difference_between, paired
-from finery_eval.tables import table
 
 CHOSEN, MARGIN = "chosen", "margin"
 """An entry of `extra` in a report: the best candidate, and its `Margin` over the next."""
@@ -289,7 +288,7 @@ def _table(ranked: Sequence[_Candidate]) -> ReportTable:
         for each in ranked
     ]
     columns = ["variant", "mean", "standard deviation", "95 % CI low", "95 % CI high", "seeds"]
-    return table("Over seeds", columns, rows)
+    return ReportTable("Over seeds", columns, rows)
 
 
 # -- models that several evaluations judged, and which no other one beats in all metrics -----------
@@ -364,7 +363,7 @@ class Compared(NamedTuple):
         ]
         shares = [metric for metric in self.aims if metric not in self.unbounded]
         units = dict.fromkeys(shares, "share") | self.units
-        return [table("Pareto front", ["model", *self.aims, "beaten by"], rows, units=units)]
+        return [ReportTable("Pareto front", ["model", *self.aims, "beaten by"], rows, units=units)]
 
 
 def compare_models(reports: Sequence[Report], metric: str, aims: Aims) -> Compared:

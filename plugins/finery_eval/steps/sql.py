@@ -16,7 +16,6 @@ from finery_eval.asking import SHOWN, refuse_empty, refuse_rows
 from finery_eval.database import Cell, Database, QueryError, Result
 from finery_eval.evaluation import answers_table
 from finery_eval.evaluator import BatchEvaluator, longest_answer
-from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts, each_judged
 
 DIGITS = 12
@@ -196,4 +195,4 @@ def queries_table(judged: Mapping[str, Sequence[Verdict]]) -> ReportTable:
         right = sum(verdict.values["accuracy"] for verdict in of)
         valid = sum(verdict.values["valid"] for verdict in of)
         rows.append([name, right, valid - right, len(of) - valid])
-    return table("Queries", ["model", "right", "another result", "fail"], rows)
+    return ReportTable("Queries", ["model", "right", "another result", "fail"], rows)

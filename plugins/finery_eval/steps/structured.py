@@ -30,7 +30,6 @@ from finery.rows.templates.limits import limit_patterns
 from finery_eval.asking import refuse_calls, refuse_rows
 from finery_eval.evaluation import answers_table, majority_table
 from finery_eval.evaluator import BatchEvaluator, longest_answer
-from finery_eval.tables import table
 from finery_eval.verdicts import Answers, Verdict, Verdicts
 
 RESERVED = ("accuracy", "field_score", "valid_json", "valid")
@@ -375,7 +374,7 @@ def field_table(model: str, fields: Fields, judged: Sequence[Verdict]) -> Report
     units = dict.fromkeys(scores, "share")
     columns = ["field", *scores, "elements answered", "elements expected"]
     title = f"{model}: fields (a list's score is its F1)"
-    return table(title, columns, rows, units=units, model=model)
+    return ReportTable(title, columns, rows, units=units, model=model)
 
 
 def problem_tables(readings: Mapping[str, Sequence[Reading]]) -> list[ReportTable]:
@@ -388,4 +387,4 @@ def problem_tables(readings: Mapping[str, Sequence[Reading]]) -> list[ReportTabl
         )
     ]
     columns = ["model", "problem", "answers"]
-    return [table("Answers that break JSON or the schema", columns, rows)] if rows else []
+    return [ReportTable("Answers that break JSON or the schema", columns, rows)] if rows else []

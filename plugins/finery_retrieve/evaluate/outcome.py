@@ -17,7 +17,6 @@ from finery.rows.report import Remark, Report, ReportTable
 from finery_eval.evaluation import answers_table, write_scored
 from finery_eval.measure import Measure, Value, scores_of
 from finery_eval.predictions import PROMPT_SHOWN
-from finery_eval.tables import remark, table
 from finery_eval.verdicts import Answers
 from finery_retrieve.citations import (
     MIN_LETTERS,
@@ -229,7 +228,7 @@ class Outcome(NamedTuple):
         ]
         columns = ["model", "context", "answer", tables.INTERVAL_COLUMN, *OTHER_METRICS]
         units: Any = dict.fromkeys(["answer", *OTHER_METRICS], "share")
-        return [table("By context", columns, rows, units=units), *self._context_tables()]
+        return [ReportTable("By context", columns, rows, units=units), *self._context_tables()]
 
     def write(
         self, job: Job, names: Sequence[str], measures: Mapping[str, Measure], report: Report
@@ -331,7 +330,7 @@ def citation_table(outcome: Outcome) -> list[ReportTable]:
             if counts[0]:
                 rows.append([model, context, len(citations), *counts])
     columns = ["model", "context", "answers", "citing", "unknown [n]", "quotes", "altered"]
-    return [table("Citations", columns, rows)] if rows else []
+    return [ReportTable("Citations", columns, rows)] if rows else []
 
 
 def overlap_remarks(outcome: Outcome) -> list[Remark]:
@@ -351,4 +350,4 @@ def overlap_remarks(outcome: Outcome) -> list[Remark]:
         "A wrong number or name lowers such a score only a little. Give rows `expected`: the texts "
         "that a right answer contains."
     )
-    return [remark(text, advice, warning=False)]
+    return [Remark(text, advice)]

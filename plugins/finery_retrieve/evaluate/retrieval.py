@@ -16,7 +16,6 @@ from finery_eval.evaluation import write_scored
 from finery_eval.evaluator import Gate
 from finery_eval.measure import pairs_of, scores_of
 from finery_eval.predictions import PROMPT_SHOWN
-from finery_eval.tables import table
 from finery_retrieve.evaluate import tables
 from finery_retrieve.evaluate.contexts import read_questions, refuse_bad_rows
 from finery_retrieve.evaluate.tables import measure_over_documents
@@ -188,7 +187,7 @@ def document_tables(rankings: Rankings, metric: str) -> list[ReportTable]:
         title += f", the worst {MOST_DOCUMENTS} of {len(rows):,}"
     units: Any = dict.fromkeys(values, "share")
     columns, shown = ["document", "questions", *values], rows[:MOST_DOCUMENTS]
-    return [table(title, columns, shown, units=units, is_private=True)]
+    return [ReportTable(title, columns, shown, units=units, is_private=True)]
 
 
 def predictions(rankings: Rankings, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,6 @@ from finery.advanced import counted, range_in_points
 from finery.rows.report import Difference, Pair, ReportTable
 from finery_eval import stats
 from finery_eval.measure import Measure, Value, scores_of
-from finery_eval.tables import table
 
 INTERVAL_COLUMN = "95 % CI"
 """A column of intervals in words: two columns wouldn't fit in a terminal of 80."""
@@ -51,7 +50,9 @@ def intervals_table(
         for name in names
         if metric in scores[name]
     ]
-    return table(title, ["metric", "of", "score", INTERVAL_COLUMN], rows, units={"score": "share"})
+    return ReportTable(
+        title, ["metric", "of", "score", INTERVAL_COLUMN], rows, units={"score": "share"}
+    )
 
 
 def share_interval(interval: Sequence[float]) -> str:
@@ -86,7 +87,7 @@ def differences_table(
         for (first_text, second_text, d), p in zip(compared, adjusted, strict=True)
     ]
     names = [*columns, "points", INTERVAL_COLUMN, "p (Holm)"]
-    return table(title, names, rows, units={"points": "difference", "p (Holm)": "p"})
+    return ReportTable(title, names, rows, units={"points": "difference", "p (Holm)": "p"})
 
 
 def measure_over_documents(

@@ -18,6 +18,7 @@ from finery import (
     setting,
     takes,
 )
+from finery.advanced import MAX_NAMED
 from finery.rows import Conversation
 from finery.rows.report import Report
 from finery_eval.asking import Limits, generate
@@ -40,17 +41,9 @@ from finery_retrieve.index.context import ContextPrompt
 from finery_retrieve.index.retriever import Retriever
 from finery_retrieve.serve.bundle import gguf_file, parts_of
 from finery_retrieve.serve.running import serve_bundle
-from finery_serve.check.answers import ServedModel, ServerQuestions, ask_server
-from finery_serve.check.prompts import NAMED, ComparedPrompt, TrainedPrompts, prompts_of_engine
-from finery_serve.check.server_check import (
-    EVALUATED,
-    FAULTS,
-    ServerCheck,
-    changed_tables,
-    fault_tables,
-    lost_answers,
-    same_answers,
-)
+from finery_serve.check.answers import ServedModel, ServerQuestions
+from finery_serve.check.prompts import ComparedPrompt, TrainedPrompts
+from finery_serve.check.server_check import ComparedAnswers, ServerCheck, evaluated_name
 from finery_serve.servers import Fault
 
 FaultKind = Literal["sources", "template", "thinking", "prompts", "sampling"]
@@ -78,7 +71,7 @@ def compare_sources(
 
 def prompts_of_app(asked: Sequence[QuestionInContext], model: Model) -> TrainedPrompts:
     """The prompts of the build, by the conversations that an app gets. model: the GGUF."""
-    of_gguf = prompts_of_engine(Gguf(gguf_file(model), vocab_only=True), model)
+    of_gguf = TrainedPrompts.of_engine(Gguf(gguf_file(model), vocab_only=True), model)
     built = {msgspec.json.encode(prompt.question.prompt): prompt.messages for prompt in asked}
 
     def render(messages: Conversation, tools: Any, arguments: Mapping[str, Any]) -> str:
@@ -105,7 +98,7 @@ def same_prompts(
     if not miscounted:
         return same, []
     problem = f"{len(miscounted)} of {len(same)} prompts have another length than in the build"
-    return same, [Fault("prompts", problem, miscounted[:NAMED], REBUILD_FIX)]
+    return same, [Fault("prompts", problem, miscounted[:MAX_NAMED], REBUILD_FIX)]
 
 
 BUNDLE = "retrieve"
@@ -210,7 +203,7 @@ class RetrieveCheck(
         asked = prompts_of(job, library, template, [CONTEXT])
         limits, engine = Limits(self.max_tokens), job.engine(under)
         prompts = [prompt.messages for prompt in asked]
-        evaluated = EVALUATED.format(model.name)
+        evaluated = evaluated_name(model.name)
         answers = {evaluated: generate(limits, job, engine, "finery's answers", prompts)}
         settings = {"max_tokens": self.max_tokens, "temperature": 0}
         trained = prompts_of_app(asked, under)
@@ -219,7 +212,7 @@ class RetrieveCheck(
         asking = ServerQuestions(
             rows, settings, self.slots, lambda _: trained, job, "retrieve.check", edge_cases=False
         )
-        (served,) = ask_server(self.bundle, [model], asking).values()
+        (served,) = asking.ask(self.bundle, [model]).values()
         answers[model.name] = served.answers
         sources, source_faults = compare_sources(asked, served.replies)
         alike, length_faults = same_prompts(asked, trained, served)
@@ -234,11 +227,12 @@ class RetrieveCheck(
         name, measures = model.name, outcome.measures()
         pairs = pairs_of([evaluated, name], measures)
         right = {n: [verdict.is_correct for verdict in of] for n, of in outcome.verdicts.items()}
+        compared = ComparedAnswers(name, outcome.answers, right)
         own = {
             "sources": sources,
             "prompts": alike,
-            "answers": same_answers(*outcome.answers.values()),
-            "lost": lost_answers(name, right),
+            "answers": compared.same(),
+            "lost": compared.lost(),
         }
         # They compare the app with the build, so finery's engine has none of them.
         nothing = [None] * outcome.questions
@@ -251,10 +245,10 @@ class RetrieveCheck(
             pairs=pairs,
             references=[evaluated],
             tables=[
-                *fault_tables(job, faults),
+                *self.fault_tables(job, faults),
                 *tables.pairs_tables(pairs, metric_names([CONTEXT])),
-                *changed_tables(name, [q.row for q in questions], outcome.answers, right),
+                *compared.tables([q.row for q in questions]),
             ],
-            extra={FAULTS: faults, "servers": {name: served.build}},
+            extra=self.extra(faults, {name: served}),
         )
         return outcome.write(job, [name, evaluated], measures, report)

@@ -229,6 +229,53 @@ class ServerQuestions(NamedTuple):
     step: str = "serve.check"
     edge_cases: bool = True
 
+    def ask(self, artifact: Artifact, models: Sequence[Model]) -> dict[str, "ServedModel"]:
+        """Start the server of a bundle or a model, and ask it everything for each of `models`.
+
+        `StepError` if there is none, it can't start, can't be checked, or lacks a model.
+        """
+        is_bundle = artifact.kind != Model.kind
+        name, job = models[0].name, self.job
+        artifact_format = str(artifact.meta.get("format", ""))
+        serve: Any = load_plugins().server(artifact_format)
+        if serve is None:
+            subject = "the bundle" if is_bundle else f"'{name}'"
+            raise StepError(
+                f"{subject} has the format '{artifact_format}', which no server takes",
+                fix="export it with gguf.export, and name the GGUF in `models`; or with "
+                "vllm.bundle, and name that in `bundle`",
+            )
+        slots = None if is_bundle else self.slots  # a bundle has its own
+        serving = Serving(name=name, slots=slots, key=secrets.token_urlsafe(24), checked=True)
+        job.progress(0, 1, f"{name}: starting the server")
+        with serve(artifact, serving) as running:
+            step = getattr(running, "checked_by", self.step)
+            shows_prompts = isinstance(running, Checkable) or getattr(running, "exact", False)
+            if step != self.step or not shows_prompts:
+                raise StepError(
+                    f"{running.build} can't be checked by this step, since it doesn't show its "
+                    "prompts",
+                    fix=f"use: {step}"
+                    if step != self.step
+                    else "use a plugin whose server gives a `finery_serve.servers.Checkable`",
+                )
+            names = names_of(running, serving)
+            job.log(f"{running.build} serves {', '.join(names)}")
+            bundle_name = str(artifact.meta.get("name", "")) if len(models) == 1 else ""
+            server_names = {
+                model.name: _name_on_server(model.name, names, bundle_name) for model in models
+            }
+            client = Client(running.address, serving.key)
+            client_request = request_to(artifact, name)
+            served = {
+                m.name: _ask_model(m, server_names[m.name], running, client, self, client_request)
+                for m in models
+            }
+            return {
+                n: result._replace(beside_base=server_names[n] in names[1:])
+                for n, result in served.items()
+            }
+
 
 class ServedModel(NamedTuple):
     """The results of a server for the rows.
@@ -254,55 +301,6 @@ class ServedModel(NamedTuple):
     def answers(self) -> list[Completion]:
         """The answers, without what only this server adds to them."""
         return [*map(completion_of, self.replies)]
-
-
-def ask_server(
-    artifact: Artifact, models: Sequence[Model], asking: ServerQuestions
-) -> dict[str, ServedModel]:
-    """Start the server of a bundle or a model, and ask it everything for each of `models`.
-
-    `StepError` if there is none, it can't start, can't be checked, or lacks a model.
-    """
-    is_bundle = artifact.kind != Model.kind
-    name, job = models[0].name, asking.job
-    artifact_format = str(artifact.meta.get("format", ""))
-    serve: Any = load_plugins().server(artifact_format)
-    if serve is None:
-        subject = "the bundle" if is_bundle else f"'{name}'"
-        raise StepError(
-            f"{subject} has the format '{artifact_format}', which no server takes",
-            fix="export it with gguf.export, and name the GGUF in `models`; or with vllm.bundle, "
-            "and name that in `bundle`",
-        )
-    slots = None if is_bundle else asking.slots  # a bundle has its own
-    serving = Serving(name=name, slots=slots, key=secrets.token_urlsafe(24), checked=True)
-    job.progress(0, 1, f"{name}: starting the server")
-    with serve(artifact, serving) as running:
-        step = getattr(running, "checked_by", asking.step)
-        shows_prompts = isinstance(running, Checkable) or getattr(running, "exact", False)
-        if step != asking.step or not shows_prompts:
-            raise StepError(
-                f"{running.build} can't be checked by this step, since it doesn't show its prompts",
-                fix=f"use: {step}"
-                if step != asking.step
-                else "use a plugin whose server gives a `finery_serve.servers.Checkable`",
-            )
-        names = names_of(running, serving)
-        job.log(f"{running.build} serves {', '.join(names)}")
-        bundle_name = str(artifact.meta.get("name", "")) if len(models) == 1 else ""
-        server_names = {
-            model.name: _name_on_server(model.name, names, bundle_name) for model in models
-        }
-        client = Client(running.address, serving.key)
-        client_request = request_to(artifact, name)
-        served = {
-            m.name: _ask_model(m, server_names[m.name], running, client, asking, client_request)
-            for m in models
-        }
-        return {
-            n: result._replace(beside_base=server_names[n] in names[1:])
-            for n, result in served.items()
-        }
 
 
 def _name_on_server(name: str, names: Sequence[str], bundle_name: str) -> str:

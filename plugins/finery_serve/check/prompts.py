@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from finery import DataError, FineryError, Model
 from finery.rows import Conversation
@@ -58,34 +58,32 @@ class TrainedPrompts(NamedTuple):
     system: str = ""
     tools: Tools = None
 
+    @classmethod
+    def of_training(cls, model: Model, *, system: bool) -> Self:
+        """The prompts of a model as its training made them, on the day of the training.
 
-def prompts_of_training(model: Model, *, system: bool) -> TrainedPrompts:
-    """The prompts of a model as its training made them, on the day of the training.
+        system: whether conversations without a system message begin with that of the training.
+        """
+        frozen = frozen_template(model, system=system)
+        template, default_system = frozen.trained, frozen.system or ""
 
-    system: whether conversations without a system message begin with that of the training.
-    """
-    frozen = frozen_template(model, system=system)
-    template, default_system = frozen.trained, frozen.system or ""
+        def render(messages: Conversation, tools: Tools, extra_arguments: Mapping[str, Any]) -> str:
+            full_conversation = with_system(messages, default_system)
+            return template.having(**extra_arguments).prompt(full_conversation, tools)
 
-    def render(messages: Conversation, tools: Tools, extra_arguments: Mapping[str, Any]) -> str:
-        full_conversation = with_system(messages, default_system)
-        return template.having(**extra_arguments).prompt(full_conversation, tools)
+        source, end = source_of(template.tokenizer), str(template.tokenizer.eos_token)
+        return cls(source, end, render, template.tokens, default_system)
 
-    source, end = source_of(template.tokenizer), str(template.tokenizer.eos_token)
-    return TrainedPrompts(source, end, render, template.tokens, default_system)
+    @classmethod
+    def of_engine(cls, gguf: Gguf, model: Model) -> Self:
+        """The prompts of a GGUF as finery's own engine makes them."""
+        template = model_template(gguf, model)
 
+        def render(messages: Conversation, tools: Tools, extra_arguments: Mapping[str, Any]) -> str:
+            return tokenize(gguf, template.with_arguments(**extra_arguments), messages, tools).text
 
-def prompts_of_engine(gguf: Gguf, model: Model) -> TrainedPrompts:
-    """The prompts of a GGUF as finery's own engine makes them."""
-    template = model_template(gguf, model)
-
-    def render(messages: Conversation, tools: Tools, extra_arguments: Mapping[str, Any]) -> str:
-        return tokenize(gguf, template.with_arguments(**extra_arguments), messages, tools).text
-
-    end = gguf.special_tokens().get("eos_token", "</s>")
-    return TrainedPrompts(
-        template.source, end, render, gguf.encode_prompt, system_of_training(model)
-    )
+        end = gguf.special_tokens().get("eos_token", "</s>")
+        return cls(template.source, end, render, gguf.encode_prompt, system_of_training(model))
 
 
 def prompt_cases(

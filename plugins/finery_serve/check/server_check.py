@@ -6,31 +6,28 @@ allowed.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 from finery import Artifact, Completion, Job, Key, Metrics, RequirementError, setting
 from finery.rows import Row
 from finery.rows.report import ReportTable
 from finery_eval.evaluator import Judge
-from finery_eval.tables import table
 from finery_gguf.programs import SERVER, build_facts, build_files
-from finery_serve.check.answers import answer_contents
+from finery_serve.check.answers import ServedModel, answer_contents
 from finery_serve.servers import Fault
 
-EVALUATED = "{} in finery"
-"""The name of a model's answers by finery's engine."""
 FAULTS = "faults"
 SHOWN = 200
 """Characters of an answer in a table."""
 ROWS_SHOWN = 20
-FLIPS: Mapping[tuple[Any, Any], str] = {(True, False): "lost", (False, True): "gained"}
+FLIPS: Mapping[tuple[bool, ...], str] = {(True, False): "lost", (False, True): "gained"}
 """(whether the engine's answer is right, whether the server's is) → what the row was."""
 
 
 class ServerCheck(Judge):
     """Hold a running server against the build. Subclasses declare `allow`: kinds of faults.
 
-    Their `run` writes what is `FAULTS` of the report's own: model → its faults.
+    Their `run` writes what `extra` gives into the report.
     """
 
     slots: int = setting(1, ge=1, help="Requests that the server answers at once.")
@@ -67,45 +64,65 @@ class ServerCheck(Judge):
             )
         super().verify(outputs)
 
+    @staticmethod
+    def fault_tables(job: Job, faults: Mapping[str, Sequence[Fault]]) -> list[ReportTable]:
+        """The table of the faults of each model, which are also logged; empty without any."""
+        rows = [[name, fault.kind, fault.what] for name, of in faults.items() for fault in of]
+        for row in rows:
+            job.log(": ".join(row))
+        columns = ["model", "fault", "what is wrong"]
+        return [ReportTable("Faults", columns, rows)] if rows else []
 
-def fault_tables(job: Job, faults: Mapping[str, Sequence[Fault]]) -> list[ReportTable]:
-    """The table of the faults of each model, which are also logged; empty without any."""
-    rows = [[name, fault.kind, fault.what] for name, of in faults.items() for fault in of]
-    for row in rows:
-        job.log(": ".join(row))
-    return [table("Faults", ["model", "fault", "what is wrong"], rows)] if rows else []
-
-
-def same_answers(engine: Sequence[Completion], served: Sequence[Completion]) -> list[bool]:
-    """Whether the server gives the engine's answer to each row."""
-    return [a == b for a, b in zip(answer_contents(engine), answer_contents(served), strict=True)]
-
-
-def lost_answers(name: str, right: Mapping[str, Sequence[bool]]) -> list[bool]:
-    """Whether the engine gets each row right and the server doesn't. name: of the model."""
-    pairs = zip(right[EVALUATED.format(name)], right[name], strict=True)
-    return [engine and not served for engine, served in pairs]
+    @staticmethod
+    def extra(
+        faults: Mapping[str, Sequence[Fault]], served: Mapping[str, ServedModel]
+    ) -> dict[str, Any]:
+        """What is only in reports of checks: by model, its faults and the server's program."""
+        return {FAULTS: faults, "servers": {name: model.build for name, model in served.items()}}
 
 
-def changed_tables(
-    name: str,
-    rows: Sequence[Row],
-    answers: Mapping[str, Sequence[Completion]],
-    right: Mapping[str, Sequence[bool]],
-) -> list[ReportTable]:
-    """The table of the rows that the server answers otherwise, those whose verdict flipped first.
+class ComparedAnswers(NamedTuple):
+    """The answers of a model's server next to those of finery's engine, and whether each is right.
 
-    name: of the model. right: whether its answers are right, and the engine's; empty if unknown.
+    answers, right: by name, both of the model and `evaluated`; `right` is empty if it is unknown.
     """
-    own = EVALUATED.format(name)
-    engine, served = answers[own], answers[name]
-    lines = []
-    for i, is_same in enumerate(same_answers(engine, served)):
-        if not is_same:
-            verdict = FLIPS.get((right[own][i], right[name][i]), "") if right else ""
-            lines.append([rows[i]["id"], verdict, engine[i].text[:SHOWN], served[i].text[:SHOWN]])
-    lines.sort(key=lambda line: not line[1])
-    title = f"{name}: {len(lines)} rows that the server answers otherwise"
-    columns = ["row", "flipped", "evaluated", "served"]
-    shown = lines[:ROWS_SHOWN]
-    return [table(title, columns, shown, model=name, is_private=True)] if lines else []
+
+    name: str
+    answers: Mapping[str, Sequence[Completion]]
+    right: Mapping[str, Sequence[bool]]
+
+    @property
+    def evaluated(self) -> str:
+        """The name of the answers by finery's engine."""
+        return evaluated_name(self.name)
+
+    def same(self) -> list[bool]:
+        """Whether the server gives the engine's answer to each row."""
+        engine, served = (answer_contents(self.answers[n]) for n in (self.evaluated, self.name))
+        return [a == b for a, b in zip(engine, served, strict=True)]
+
+    def lost(self) -> list[bool]:
+        """Whether the engine gets each row right and the server doesn't."""
+        pairs = zip(self.right[self.evaluated], self.right[self.name], strict=True)
+        return [engine and not served for engine, served in pairs]
+
+    def tables(self, rows: Sequence[Row]) -> list[ReportTable]:
+        """The rows that the server answers otherwise, those whose verdict flipped first."""
+        engine, served = self.answers[self.evaluated], self.answers[self.name]
+        lines = []
+        for i, is_same in enumerate(self.same()):
+            if not is_same:
+                flip = (self.right[n][i] for n in (self.evaluated, self.name)) if self.right else ()
+                texts = engine[i].text[:SHOWN], served[i].text[:SHOWN]
+                lines.append([rows[i]["id"], FLIPS.get((*flip,), ""), *texts])
+        lines.sort(key=lambda line: not line[1])
+        title = f"{self.name}: {len(lines)} rows that the server answers otherwise"
+        columns = ["row", "flipped", "evaluated", "served"]
+        shown = lines[:ROWS_SHOWN]
+        table = ReportTable(title, columns, shown, model=self.name, is_private=True)
+        return [table] if lines else []
+
+
+def evaluated_name(name: str) -> str:
+    """The name of a model's answers by finery's engine."""
+    return f"{name} in finery"

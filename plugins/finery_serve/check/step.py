@@ -21,12 +21,13 @@ from finery import (
 )
 from finery.advanced import load_plugins
 from finery.rows import Row, split_turns
+from finery.rows.report import ReportTable
 from finery_eval.asking import Limits, generate, read_rows
 from finery_eval.evaluation import row_groups, write_scored
 from finery_eval.measure import Measure, compare, scores_of
 from finery_eval.nested import Nested
 from finery_eval.predictions import predictions
-from finery_eval.tables import comparison_tables, table
+from finery_eval.tables import comparison_tables
 from finery_eval.verdicts import Answers, Judging, Verdict, Verdicts
 from finery_gguf.llama import FORMATS, Gguf
 from finery_serve.check.answers import (
@@ -35,7 +36,6 @@ from finery_serve.check.answers import (
     adapter_fault,
     answer_contents,
     answer_fault,
-    ask_server,
     stop_fault,
     swap_fault,
     unchecked_faults,
@@ -43,18 +43,8 @@ from finery_serve.check.answers import (
 from finery_serve.check.prompts import (
     ComparedPrompt,
     TrainedPrompts,
-    prompts_of_engine,
-    prompts_of_training,
 )
-from finery_serve.check.server_check import (
-    EVALUATED,
-    FAULTS,
-    ServerCheck,
-    changed_tables,
-    fault_tables,
-    lost_answers,
-    same_answers,
-)
+from finery_serve.check.server_check import ComparedAnswers, ServerCheck, evaluated_name
 from finery_serve.servers import STANDALONE, Fault, Kind
 from finery_transformers.formats import way_out
 from finery_transformers.frozen.template import client_facts, shared_tools, system_of
@@ -211,10 +201,10 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         asking = ServerQuestions(asked, settings, self.slots, self._trained, job)
         served: dict[str, ServedModel] = {}
         if self.bundle is not None:  # its server has all models
-            served = ask_server(self.bundle, self.models, asking)
+            served = asking.ask(self.bundle, self.models)
         else:
             for model in self.models:
-                served |= ask_server(model, [model], asking)
+                served |= asking.ask(model, [model])
         prompts, tools = [prompt.messages for prompt in asked], [prompt.tools for prompt in asked]
 
         def ask(model: Model, name: str) -> list[Completion]:
@@ -237,7 +227,7 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
             of_answers = [stop_fault(of.stops, rows, engine[name]), fault]
             faults[name] = [*of.faults, *filter(None, of_answers)]
         answers = {name: of.answers for name, of in served.items()}
-        answers |= {EVALUATED.format(name): of for name, of in engine.items()}
+        answers |= {evaluated_name(name): of for name, of in engine.items()}
         return self._write(job, rows, answers, served, judge(answers) if judge else None, faults)
 
     def _trained(self, model: Model) -> TrainedPrompts:
@@ -249,10 +239,10 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         trained = self.trained or model
         if self.trained is None and model.format in FORMATS:
             gguf = Gguf.of(model, vocab_only=True)
-            made = prompts_of_engine(gguf, model)
+            made = TrainedPrompts.of_engine(gguf, model)
         else:
             added = self.bundle is None or system_of(self.bundle) == system_of(trained)
-            made = prompts_of_training(trained, system=added)
+            made = TrainedPrompts.of_training(trained, system=added)
         differ = self.bundle is not None and client_facts(self.bundle).get("tools_differ")
         return made if differ else made._replace(tools=shared_tools(client_facts(trained)))
 
@@ -299,14 +289,15 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
     ) -> Metrics:
         groups = row_groups(job, rows)
         right = verdicts.right() if verdicts else {}
-        engine = {name: EVALUATED.format(name) for name in served}
+        pairs = [ComparedAnswers(name, answers, right) for name in served]
         for name, of in served.items():
             if not of.exact:
                 compared, alike = of.prompts
                 job.log(
                     f"{name}: {alike} of {compared} prompts are the trained ones, token for token"
                 )
-        same = {name: same_answers(answers[own], answers[name]) for name, own in engine.items()}
+        same = {pair.name: pair.same() for pair in pairs}
+        all_same = {pair.evaluated: [True] * len(rows) for pair in pairs}
         measures = verdicts.measures(groups) if verdicts else {}
         measures |= {
             "prompts": Measure({
@@ -314,16 +305,18 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
                 for name, of in served.items()
                 if not of.exact
             }),
-            "answers": Measure(same | {own: [True] * len(rows) for own in engine.values()}, groups),
-            "lost": Measure({name: lost_answers(name, right) for name in served if right}, groups),
+            "answers": Measure(same | all_same, groups),
+            "lost": Measure({pair.name: pair.lost() for pair in pairs if right}, groups),
         }  # fmt: skip
         place = {name: number for number, name in enumerate(self.metric_names())}
         ordered = sorted(measures.items(), key=lambda item: place.get(item[0], len(place)))
         comparisons = [
             comparison
-            for name, own in engine.items()
+            for pair in pairs
             if right
-            for comparison in compare(Measure({own: right[own], name: right[name]}, groups))
+            for comparison in compare(
+                Measure({name: right[name] for name in (pair.evaluated, pair.name)}, groups)
+            )
         ]
         missing = unchecked_faults(
             trained=self.trained is not None or all(m.format not in FORMATS for m in self.models),
@@ -331,10 +324,10 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
             hidden=[fault for of in served.values() for fault in of.unseen],
         )
         tables = [
-            *fault_tables(job, faults),
+            *self.fault_tables(job, faults),
             *comparison_tables(comparisons),
-            *(t for name in served for t in changed_tables(name, rows, answers, right)),
-            *([table("Not checked", ["fault", "what"], missing)] if missing else []),
+            *(table for pair in pairs for table in pair.tables(rows)),
+            *([ReportTable("Not checked", ["fault", "what"], missing)] if missing else []),
         ]
         for _, what in missing:
             job.log(f"not checked: {what}")
@@ -350,10 +343,9 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
             legend=f"{', '.join([*prompts, 'answers'])}: the share that is the same as in finery, "
             "without the server",
             comparisons=comparisons,
-            references=list(engine.values()),
+            references=[pair.evaluated for pair in pairs],
             tables=[*tables, *judged.tables],
-            extra=judged.report.extra
-            | {FAULTS: faults, "servers": {name: of.build for name, of in served.items()}},
+            extra=judged.report.extra | self.extra(faults, served),
         )
         return write_scored(job, report, lines, answers=answers)
 

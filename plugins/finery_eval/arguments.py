@@ -49,7 +49,7 @@ class Equality(msgspec.Struct, frozen=True, kw_only=True):
         self, tool: str, schema: Schema, expected: Mapping[str, Any], answered: Mapping[str, Any]
     ) -> Iterator[str]:
         """The arguments of two calls of a tool that differ, in the order of their names."""
-        forms = [dict(self.normal(tool, schema, given)[1]) for given in (expected, answered)]
+        forms = [dict(self.normal(tool, schema, call)[1]) for call in (expected, answered)]
         names = sorted({*forms[0], *forms[1]})
         yield from (name for name in names if forms[0].get(name) != forms[1].get(name))
 
@@ -59,14 +59,14 @@ class Equality(msgspec.Struct, frozen=True, kw_only=True):
             return GIVEN
         facets = facets_of(schema, root, value)
         if isinstance(value, dict):
-            known, other = facets.get("properties", {}), facets.get("additionalProperties", {})
+            named, extra = facets.get("properties", {}), facets.get("additionalProperties", {})
             defaults = {
-                name: of["default"]
-                for name, member in known.items()
-                if "default" in (of := facets_of(member, root, None))
+                name: member_facets["default"]
+                for name, member in named.items()
+                if "default" in (member_facets := facets_of(member, root, None))
             }
             members = {
-                name: self._normal(member, known.get(name, other), root, f"{path}.{name}")
+                name: self._normal(member, named.get(name, extra), root, f"{path}.{name}")
                 for name, member in {**defaults, **value}.items()
             }
             return "object", tuple(sorted(members.items()))
@@ -83,8 +83,8 @@ class Equality(msgspec.Struct, frozen=True, kw_only=True):
         # 3 equals 3.0 and differs from "3", and 1 differs from true.
         if isinstance(value, bool) or value is None:
             return "constant", str(value)
-        whole = isinstance(value, float) and value.is_integer()
-        return "number", int(value) if whole else value
+        is_whole = isinstance(value, float) and value.is_integer()
+        return "number", int(value) if is_whole else value
 
 
 def coerced(value: Any, schema: Schema) -> Any:
@@ -109,8 +109,8 @@ def _coerced(value: Any, schema: Schema, root: Schema) -> Any:
     elif types == {"string"} and isinstance(value, int | float) and not isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, dict):
-        known, other = facets.get("properties", {}), facets.get("additionalProperties", {})
-        return {k: _coerced(v, known.get(k, other), root) for k, v in value.items()}
+        named, extra = facets.get("properties", {}), facets.get("additionalProperties", {})
+        return {k: _coerced(v, named.get(k, extra), root) for k, v in value.items()}
     if isinstance(value, list):
         return [_coerced(item, facets.get("items", {}), root) for item in value]
     return value

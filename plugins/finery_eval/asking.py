@@ -105,11 +105,11 @@ def require_rows(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def refuse_rows(what: str, rows: Iterable[str], fix: str) -> None:
+def refuse_rows(problem: str, rows: Iterable[str], fix: str) -> None:
     """Raise a `DataError` that lists `rows` (ids, or `id: reason`) if there are any."""
     if failed := list(rows):
-        more = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
-        raise DataError(what, details=[f"row {row}" for row in failed[:SHOWN]] + more, fix=fix)
+        cut = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
+        raise DataError(problem, details=[f"row {row}" for row in failed[:SHOWN]] + cut, fix=fix)
 
 
 def ask(step: Asking, job: Job, rows: Sequence[Row], answer: Answering | None = None) -> Answers:
@@ -198,8 +198,8 @@ def log_answers(job: Job, name: str, answers: Sequence[Completion], max_tokens: 
         a.finish_reason != "length" and a.is_empty and bool(a.reasoning) for a in answers
     )
     if thoughts:
-        what = "are only thinking, which isn't closed or has nothing after it"
-        job.log(f"{name}: {thoughts} {of_all} answers {what}")
+        problem = "are only thinking, which isn't closed or has nothing after it"
+        job.log(f"{name}: {thoughts} {of_all} answers {problem}")
     refused = sum(answer.finish_reason == "refusal" for answer in answers)
     if refused:
         job.log(f"{name}: refused or filtered {refused} {of_all} rows")

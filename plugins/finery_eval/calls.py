@@ -59,8 +59,8 @@ class Call(NamedTuple):
             return f"({self.problem.text})"
         if self.arguments is None:
             return f"{self.name}(?)"
-        given = (f"{name}={written(value)}" for name, value in self.arguments.items())
-        return f"{self.name}({', '.join(given)})"
+        written_arguments = (f"{name}={written(value)}" for name, value in self.arguments.items())
+        return f"{self.name}({', '.join(written_arguments)})"
 
 
 class Toolbox:
@@ -86,9 +86,9 @@ class Toolbox:
         return by_name
 
 
-def _function(of: Any) -> tuple[str, dict[str, Any]]:
+def _function(call: Any) -> tuple[str, dict[str, Any]]:
     """(name, the rest of it) of the function of a tool or a call; the name is empty without one."""
-    function = of.get("function") if isinstance(of, dict) else None
+    function = call.get("function") if isinstance(call, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     return (name, function) if isinstance(name, str) and isinstance(function, dict) else ("", {})
 
@@ -143,16 +143,16 @@ def _read(call: Any, tools: Tools, *, coerce: bool) -> Call:
     name, function = _function(call)
     if not name:
         return Call("", None, Problem("names no tool", "a call names no tool"))
-    given = function.get("arguments")  # JSON text or an object
+    raw_arguments = function.get("arguments")  # JSON text or an object
     try:
-        if isinstance(given, str):
-            arguments = parse(given) if given.strip() else {}
+        if isinstance(raw_arguments, str):
+            arguments = parse(raw_arguments) if raw_arguments.strip() else {}
         else:
-            arguments = {} if given is None else given
+            arguments = {} if raw_arguments is None else raw_arguments
         if coerce and isinstance(arguments, dict) and name in tools:
             arguments = coerced(arguments, tools[name].schema)
     except NotJson as error:
-        text = shortened(f"the arguments of {name} are {error}: {given}", SHOWN)
+        text = shortened(f"the arguments of {name} are {error}: {raw_arguments}", SHOWN)
         return Call(name, None, Problem(f"arguments: {error.kind}", text))
     if not isinstance(arguments, dict):
         kind = "the arguments aren't an object"
@@ -261,9 +261,9 @@ def _unknown(call: Call, tool: Tool) -> Iterator[str]:
     forms: list[dict[str, Any]] = branches_of(tool.schema, tool.schema)
     if any(keyword in form for form in forms for keyword in OPEN):
         return
-    known = {name for form in forms for name in form.get("properties", {})}
+    argument_names = {name for form in forms for name in form.get("properties", {})}
     for name, value in (call.arguments or {}).items():
-        if name not in known:
+        if name not in argument_names:
             yield f"{tool.name} has no argument {name} ({written(value)})"
 
 
@@ -298,13 +298,13 @@ class Arguments(NamedTuple):
             # Other rows may offer other tools, but a tool has the same arguments there.
             is_known = not self.where or any(name.startswith(f"{tool}.") for tool in self.tools)
             if name not in self.lists and is_known:
-                what = f"no tool of the rows has the argument '{name}'"
+                problem = f"no tool of the rows has the argument '{name}'"
                 fix = did_you_mean(name, self.lists)
-                raise DataError(what, where=setting, fix=fix, details=details)
+                raise DataError(problem, where=setting, fix=fix, details=details)
             if setting == "unordered" and not self.lists.get(name, True):
-                what = f"'{name}' isn't a list, so it has no order to ignore"
+                problem = f"'{name}' isn't a list, so it has no order to ignore"
                 fix = "remove it, or name an argument of the type `array`"
-                raise DataError(what, where=setting, fix=fix, details=details)
+                raise DataError(problem, where=setting, fix=fix, details=details)
 
 
 def arguments_of(tools: Iterable[Tool], where: str = "") -> Arguments:
@@ -323,16 +323,16 @@ def sampled_arguments(rows: Iterable[Row]) -> Arguments | None:
 
     The rows may still be the records of a file, in which tools may be JSON text.
     """
-    toolbox, tools, rest = Toolbox(), list[Tool](), iter(rows)
+    toolbox, tools, remaining = Toolbox(), list[Tool](), iter(rows)
     is_whole = True
-    for row in islice(rest, SAMPLED):
+    for row in islice(remaining, SAMPLED):
         try:
             offered = row.get("tools")
             offered = parse(offered) if isinstance(offered, str) else offered
             tools += toolbox.of({"tools": offered}).values()
         except (BadTools, NotJson):
             is_whole = False
-    is_whole = is_whole and next(rest, None) is None
+    is_whole = is_whole and next(remaining, None) is None
     where = "" if is_whole else f"the first {SAMPLED} rows"
     return arguments_of(tools, where) if tools else None
 

@@ -154,11 +154,11 @@ def _other(of: str, subject: Metric, allowed: Names, where: str) -> str:
             fix=f"write {model} instead of {of}",
         )
     if model == subject[0]:
-        others = [name for name in allowed.models if name != model]
+        rivals = [name for name in allowed.models if name != model]
         raise UsageError(
             f"{model} is compared with itself",
             where=where,
-            fix=f"name another model, e.g. {others[0]}" if others else "add a model to `models`",
+            fix=f"name another model, e.g. {rivals[0]}" if rivals else "add a model to `models`",
         )
     return model
 
@@ -166,11 +166,11 @@ def _other(of: str, subject: Metric, allowed: Names, where: str) -> str:
 def _fix(text: str, subject: Metric, models: Sequence[str]) -> str:
     """The two forms, with the model and the number that the text names."""
     words = {word.strip(".,;:") for word in text.split()}
-    others = [name for name in models if name != subject[0]]
-    named = [n for n in others if n in words or f"{n}.{subject[1]}" in words] or others or ["base"]
+    rivals = [name for name in models if name != subject[0]]
+    named = [n for n in rivals if n in words or f"{n}.{subject[1]}" in words] or rivals or ["base"]
     numbers = [word for word in text.split() if not word.startswith(tuple(models))]
-    found = _MARGIN.search(" ".join(numbers))
-    margin = _share(float(found["number"]), bool(found["unit"])) if found else 0.03
+    match = _MARGIN.search(" ".join(numbers))
+    margin = _share(float(match["number"]), bool(match["unit"])) if match else 0.03
     better = f'"significantly better than {named[0]}"'
     not_worse = f'"not worse than {named[0]} by {margin:g}"'
     return f"write {better if _MEANS_BETTER.search(text) else not_worse}"
@@ -185,11 +185,11 @@ def _share(number: float, is_percent: bool = False) -> float:
 
 def unmet(claims: Sequence[Claim], report: Report) -> list[str]:
     """A line for each claim that a `Metrics` report doesn't show."""
-    found = [(claim, _difference(claim, report)) for claim in claims]
-    p_values = [d.p_value for claim, d in found if d is not None and claim.rests_on_p]
+    differences = [(claim, _difference(claim, report)) for claim in claims]
+    p_values = [d.p_value for claim, d in differences if d is not None and claim.rests_on_p]
     adjusted = iter(stats.holm(p_values))
     lines = []
-    for claim, difference in found:
+    for claim, difference in differences:
         rows = report.rows if difference is None else difference.rows or report.rows
         if difference is None:
             lines.append(_untested(claim, report))
@@ -236,8 +236,8 @@ def _worse(claim: Claim, d: Difference, margin: float, rows: int) -> str:
     head = f"{claim} {_compared(claim, d, rows)}; required: not worse by {allowed}. "
     if high < -margin:
         return f"{head}It is worse by more than that"
-    most = f"{-100 * low:z.1f} points" if claim.is_share else f"{-low:.4g}"
-    may = f"It may be up to {most} worse: {rows:,} rows don't show that it isn't"
+    worst = f"{-100 * low:z.1f} points" if claim.is_share else f"{-low:.4g}"
+    may = f"It may be up to {worst} worse: {rows:,} rows don't show that it isn't"
     return f"{head}{may}{_more(d.value + margin, d, rows)}"
 
 

@@ -147,8 +147,8 @@ class Database:
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_READ:
             # Without a column: rows are counted, also those of a query that has a name.
-            known = not second or (first or "").lower() in self._tables | SYSTEM_TABLES
-            return sqlite3.SQLITE_OK if known else sqlite3.SQLITE_DENY
+            is_known_table = not second or (first or "").lower() in self._tables | SYSTEM_TABLES
+            return sqlite3.SQLITE_OK if is_known_table else sqlite3.SQLITE_DENY
         if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in REFUSED:
             return sqlite3.SQLITE_OK
         return sqlite3.SQLITE_DENY

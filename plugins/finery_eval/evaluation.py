@@ -242,21 +242,21 @@ Slices = Mapping[str, Sequence[int]]
 """Value → the numbers of the rows that have it."""
 
 
-def check_slices(columns: Collection[str], names: Sequence[str], more: Collection[str]) -> None:
-    """Raise `DataError` for a column that no row has. more: names of fields in the answers."""
-    allowed = {*columns, LENGTH, *more}
+def check_slices(columns: Collection[str], names: Sequence[str], fields: Collection[str]) -> None:
+    """Raise `DataError` for a column that no row has. fields: names of fields in the answers."""
+    allowed = {*columns, LENGTH, *fields}
     for name in names:
         if name not in allowed:
             raise _missing(name, allowed)
 
 
 def _missing(name: str, allowed: Collection[str]) -> DataError:
-    meant = did_you_mean(name, sorted(allowed)) or f"write {LENGTH}, or name a column"
+    suggestion = did_you_mean(name, sorted(allowed)) or f"write {LENGTH}, or name a column"
     keep = f"; to keep a column of a file in the rows, add keep: [{name}] to the step that reads it"
     return DataError(
         f"no row has the column or field '{name}'",
         where="slices",
-        fix=meant if meant.startswith("did you mean") else meant + keep,
+        fix=suggestion if suggestion.startswith("did you mean") else suggestion + keep,
     )
 
 
@@ -274,8 +274,8 @@ def _by_value(rows: Sequence[Row], name: str) -> Slices:
     if len(slices) <= MOST:
         return dict(sorted(slices.items()))
     frequent = sorted(slices, key=lambda value: (-len(slices[value]), value))
-    kept = {value: slices[value] for value in sorted(frequent[:MOST])}
-    return {**kept, OTHER: sorted(n for value in frequent[MOST:] for n in slices[value])}
+    shown_slices = {value: slices[value] for value in sorted(frequent[:MOST])}
+    return {**shown_slices, OTHER: sorted(n for value in frequent[MOST:] for n in slices[value])}
 
 
 def columns_of(rows: Sequence[Row]) -> set[str]:

@@ -100,7 +100,7 @@ class Gate(Step, isolated=True, schemas=False):
         """With what is measured, for the checks of steps that choose by it."""
         try:
             check_metrics(self)
-            metrics = [metric for of in self.measured().values() for metric in of]
+            metrics = [metric for names in self.measured().values() for metric in names]
         except FineryError:  # which `check` reports
             return {"": Promise(Metrics)}
         meta = {"metrics": list(dict.fromkeys(metrics)), "better": dict(self.unbounded())}
@@ -108,13 +108,15 @@ class Gate(Step, isolated=True, schemas=False):
 
     def choices(self) -> Mapping[str, Sequence[str]]:
         """What `require` may name."""
-        return {"require": [f"{name}.{m}" for name, of in self.measured().items() for m in of]}
+        return {
+            "require": [f"{name}.{m}" for name, names in self.measured().items() for m in names]
+        }
 
     @outside_key
     def requirements(self) -> list[Requirement | Claim]:
         """What `require` asks for, in its order. Raises `UsageError` for malformed requirements."""
         measured, require = self.measured(), cast(Any, self).require
-        metrics = list(dict.fromkeys(metric for of in measured.values() for metric in of))
+        metrics = list(dict.fromkeys(metric for names in measured.values() for metric in names))
         facts = {"more": self.more_metrics(), "nouns": self.nouns(), "unbounded": self.unbounded()}
         return parse(require, list(measured), metrics, **facts)
 
@@ -128,7 +130,7 @@ class Gate(Step, isolated=True, schemas=False):
         report = _report_in(outputs)
         failed = unmet(self.requirements(), report)
         if failed:
-            what = "requirement is" if len(failed) == 1 else "requirements are"
+            subject = "requirement is" if len(failed) == 1 else "requirements are"
             usual = (
                 f"improve the {self.nouns()[0]}, test on more rows, or lower the value in `require`"
             )
@@ -138,7 +140,7 @@ class Gate(Step, isolated=True, schemas=False):
                 if n and any(f"{name}." in line for line in failed)
             ]
             raise RequirementError(
-                f"{len(failed)} {what} not met",
+                f"{len(failed)} {subject} not met",
                 where="require",
                 details=[*failed, *filter(None, [report.part(EXPECTED, str)])],
                 fix="; or ".join([*cut, usual]),
@@ -518,12 +520,12 @@ def evaluate(
 def verdict_of(returned: Any, metrics: Sequence[str]) -> Verdict:
     """Convert the result of `judge` to a verdict. `StepError` for another type or metric."""
     verdict = returned if isinstance(returned, Verdict) else Verdict(returned)
-    for what, value in (("values", verdict.values), ("facts", verdict.facts)):
+    for field, value in (("values", verdict.values), ("facts", verdict.facts)):
         if not isinstance(value, Mapping):
             raise StepError(
-                f"`judge` returns {value!r:.80} as the {what} of an answer, which isn't a mapping",
+                f"`judge` returns {value!r:.80} as the {field} of an answer, which isn't a mapping",
                 fix=f"return e.g. {{{metrics[0]!r}: True}}, alone or as the values of a `Verdict`"
-                if what == "values"
+                if field == "values"
                 else "return a mapping of texts to JSON values as the facts",
             )
     if unknown := [metric for metric in verdict.values if metric not in metrics]:

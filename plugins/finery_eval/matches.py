@@ -128,8 +128,8 @@ class Match:
             schema = self.want.tools[name].schema
             values = {"expected": want.arguments, "answered": call.arguments}
             for argument in self._equality.differing(name, schema, *values.values()):
-                given = {k: v[argument] for k, v in values.items() if argument in v}
-                yield f"{name}.{argument}", given
+                present = {k: v[argument] for k, v in values.items() if argument in v}
+                yield f"{name}.{argument}", present
 
     def _remaining(self, calls: Sequence[Call]) -> dict[str, list[Call]]:
         """Tool → its calls without those that are right."""
@@ -157,14 +157,14 @@ def calls_table(model: str, matches: Sequence[Match]) -> list[ReportTable]:
         called += match.called
         shared += match.expected & match.called
         right += match.right
-        for name, other in match.instead():
-            instead.setdefault(name, Counter())[other] += 1
-    most = {
-        name: ", ".join(f"{other} {n}×" for other, n in of.most_common(2))
-        for name, of in instead.items()
+        for name, substitute in match.instead():
+            instead.setdefault(name, Counter())[substitute] += 1
+    substitutes = {
+        name: ", ".join(f"{substitute} {n}×" for substitute, n in counts.most_common(2))
+        for name, counts in instead.items()
     }
     rows = [
-        [n, expected[n], called[n], shared[n], right[n], most.get(n, "")]
+        [n, expected[n], called[n], shared[n], right[n], substitutes.get(n, "")]
         for n in sorted({*expected, *called})
     ]
     columns = ["tool", "expected", "called", "right tool", "right arguments", "instead"]
@@ -174,9 +174,9 @@ def calls_table(model: str, matches: Sequence[Match]) -> list[ReportTable]:
 def due_table(matches: Mapping[str, Sequence[Match]]) -> ReportTable:
     """How often each model calls a tool when a call is due, and when none is due."""
     rows: list[list[Any]] = []
-    for name, of in matches.items():
+    for name, model_matches in matches.items():
         for is_due, words in ((True, "a call is due"), (False, "no call is due")):
-            calls = [bool(match.calls) for match in of if match.is_due == is_due]
+            calls = [bool(match.calls) for match in model_matches if match.is_due == is_due]
             if calls:
                 share = sum(calls) / len(calls)
                 rows.append([name, words, len(calls), sum(calls), calls.count(False), share])
@@ -187,8 +187,8 @@ def due_table(matches: Mapping[str, Sequence[Match]]) -> ReportTable:
 def malformed_table(calls: Mapping[str, Sequence[Call]]) -> list[ReportTable]:
     """Why calls of each model are malformed, the most frequent reasons first, with an example."""
     rows: list[list[Any]] = []
-    for name, of in calls.items():
-        problems = [call.problem for call in of if call.problem]
+    for name, model_calls in calls.items():
+        problems = [call.problem for call in model_calls if call.problem]
         examples = {problem.kind: problem.text for problem in reversed(problems)}
         for kind, n in Counter(p.kind for p in problems).most_common(MALFORMED_SHOWN):
             rows.append([name, kind, n, examples[kind]])

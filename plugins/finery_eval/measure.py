@@ -67,7 +67,7 @@ class Measure:
             return BOOTSTRAP
         if self._is_weighted:
             return SIGN_TEST
-        values = [value for of in self.values.values() for value in of]
+        values = [value for model_values in self.values.values() for value in model_values]
         return MCNEMAR if self.groups is None and are_yes_no(values) else SIGN_FLIPS
 
     def score(self, name: str) -> Score | None:
@@ -81,8 +81,8 @@ class Measure:
         if self.statistic is not None:
             draws = self._draws(name, units)
             interval = stats.interval_of(draws, len(units), self.within)
-            kept = () if self.statistic is mean else draws
-            return Score(self._computed(_counts(values)), _finite(interval), kept)
+            stored_draws = () if self.statistic is mean else draws
+            return Score(self._computed(_counts(values)), _finite(interval), stored_draws)
         if self.groups is None and not self._is_weighted and are_yes_no(values):
             hits = sum(bool(values[i]) for (i,) in units)
             return Score(hits / len(units), stats.wilson(hits, len(units)))
@@ -96,10 +96,10 @@ class Measure:
         None if there are no such rows, or if the interval has an infinite bound.
         """
         units = self._units(first, second)
-        found = self._between(first, second, units) if units else None
-        if found is not None:
-            found.rows = self.part(first, second)
-        return found
+        difference = self._between(first, second, units) if units else None
+        if difference is not None:
+            difference.rows = self.part(first, second)
+        return difference
 
     def part(self, *names: str) -> int | None:
         """The number of rows that the metric applies to for all these models; None if it is all."""
@@ -108,12 +108,12 @@ class Measure:
 
     def _between(self, first: str, second: str, units: Sequence[Group]) -> Difference | None:
         if self.statistic is not None:
-            found = self._of_statistics(first, second, units)
-            return found if _finite(found.interval) else None
+            difference = self._of_statistics(first, second, units)
+            return difference if _finite(difference.interval) else None
         if self._is_weighted:
             return self._of_weighted(first, second, units)
         a, b = self.values[first], self.values[second]
-        if self.groups is None and are_yes_no([of[i] for (i,) in units for of in (a, b)]):
+        if self.groups is None and are_yes_no([column[i] for (i,) in units for column in (a, b)]):
             pairs = [(bool(a[i]), bool(b[i])) for (i,) in units]
             gained, lost = pairs.count((False, True)), pairs.count((True, False))
             value, interval = stats.paired_difference(
@@ -133,9 +133,9 @@ class Measure:
         if self.statistic is None:
             return list(values)
         rows = [None if value is None else self._computed({value: 1}) for value in values]
-        known = [value for value in rows if value is not None]
-        whole = self._computed(_counts(values))
-        is_mean = bool(known) and abs(sum(known) / len(known) - whole) < stats.NO_WIDTH
+        present = [value for value in rows if value is not None]
+        overall = self._computed(_counts(values))
+        is_mean = bool(present) and abs(sum(present) / len(present) - overall) < stats.NO_WIDTH
         return rows if is_mean else None
 
     @property
@@ -145,8 +145,8 @@ class Measure:
     @property
     def _gain(self) -> Interval:
         """The possible values of a difference."""
-        most = self.within[1] - self.within[0]
-        return -most, most
+        width = self.within[1] - self.within[0]
+        return -width, width
 
     def _units(self, *names: str) -> list[list[int]]:
         """The rows that the metric applies to for all these models, by group.
@@ -155,7 +155,9 @@ class Measure:
         """
         columns = [self.values[name] for name in names]
         alone = self.groups if self.groups is not None else [[i] for i in range(len(columns[0]))]
-        units = [[i for i in unit if all(of[i] is not None for of in columns)] for unit in alone]
+        units = [
+            [i for i in unit if all(column[i] is not None for column in columns)] for unit in alone
+        ]
         return list(filter(None, units))
 
     # -- metrics with a statistic
@@ -184,7 +186,7 @@ class Measure:
             values = self.values[name]
             outcomes = [tuple(values[i] for i in unit) for unit in units]
             (self._drawn[key],) = stats.resampled(
-                outcomes, lambda of: [self._computed(_ungrouped(of))]
+                outcomes, lambda x: [self._computed(_ungrouped(x))]
             )
         return self._drawn[key]
 
@@ -258,8 +260,8 @@ class StoredMeasure(Measure):
 
     def _between(self, first: str, second: str, units: Sequence[Group]) -> Difference | None:
         a, b = self.scores[first], self.scores[second]
-        found = self._of_draws(first, second, units, b.value - a.value, [a.draws, b.draws])
-        return found if _finite(found.interval) else None
+        difference = self._of_draws(first, second, units, b.value - a.value, [a.draws, b.draws])
+        return difference if _finite(difference.interval) else None
 
 
 def are_yes_no(values: Collection[Value]) -> bool:
@@ -297,8 +299,8 @@ def scores_of(names: Sequence[str], measures: Mapping[str, Measure]) -> Scores:
     return {
         name: {
             metric: score
-            for metric, of in measures.items()
-            if name in of.values and (score := of.score(name)) is not None
+            for metric, measure in measures.items()
+            if name in measure.values and (score := measure.score(name)) is not None
         }
         for name in names
     }
@@ -309,12 +311,12 @@ def parts_of(names: Sequence[str], measures: Mapping[str, Measure]) -> dict[str,
     parts = {
         name: {
             metric: rows
-            for metric, of in measures.items()
-            if name in of.values and (rows := of.part(name)) is not None
+            for metric, measure in measures.items()
+            if name in measure.values and (rows := measure.part(name)) is not None
         }
         for name in names
     }
-    return {name: of for name, of in parts.items() if of}
+    return {name: measures for name, measures in parts.items() if measures}
 
 
 def pairs_of(names: Sequence[str], measures: Mapping[str, Measure]) -> list[Pair]:
@@ -328,9 +330,9 @@ def pairs_of(names: Sequence[str], measures: Mapping[str, Measure]) -> list[Pair
             first,
             {
                 metric: between
-                for metric, of in measures.items()
-                if first in of.values and second in of.values
-                if (between := of.difference(first, second)) is not None
+                for metric, measure in measures.items()
+                if first in measure.values and second in measure.values
+                if (between := measure.difference(first, second)) is not None
             },
         )
         for first, second in combinations(names, 2)
@@ -344,9 +346,9 @@ def compare(measure: Measure) -> list[Comparison]:
     for their number. For yes-or-no metrics, the rows that only one of the two has right are
     counted.
     """
-    baseline, *others = measure.values
+    baseline, *other_models = measure.values
     compared = []
-    for name in others:
+    for name in other_models:
         between = measure.difference(baseline, name)
         if between is None:
             continue
@@ -358,16 +360,16 @@ def compare(measure: Measure) -> list[Comparison]:
             comparison.only_baseline = pairs.count((False, True))
         compared.append(comparison)
     if len(compared) > 1:
-        adjusted = stats.holm([of.p_value for of in compared])
-        for of, p_value in zip(compared, adjusted, strict=True):
-            of.p_holm = p_value
+        adjusted = stats.holm([comparison.p_value for comparison in compared])
+        for tested, p_value in zip(compared, adjusted, strict=True):
+            tested.p_holm = p_value
     return compared
 
 
-def between(pairs: Sequence[Pair], model: str, other: str) -> dict[str, Difference]:
+def between(pairs: Sequence[Pair], model: str, baseline: str) -> dict[str, Difference]:
     """Metric → a model minus another one, whichever of them comes first in the pairs."""
     for pair in pairs:
-        if {pair.model, pair.baseline} == {model, other}:
+        if {pair.model, pair.baseline} == {model, baseline}:
             if pair.model == model:
                 return pair.metrics
             return {

@@ -127,10 +127,10 @@ class Nested(NamedTuple):
 
     def _is_setting(self, where: str) -> bool:
         """Whether this names a setting of the evaluator, and not e.g. a line of a file."""
-        first, *rest = where.partition(":")[0].split(".")
+        first, *remaining = where.partition(":")[0].split(".")
         if first in GIVEN or first not in type(self.evaluator).__struct_fields__:
             return False
-        return not rest or isinstance(getattr(self.evaluator, first), Settings | dict)
+        return not remaining or isinstance(getattr(self.evaluator, first), Settings | dict)
 
 
 class JudgeEach(Judge):

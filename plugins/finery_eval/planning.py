@@ -141,10 +141,10 @@ def seconds_of(inputs: Inputs, rows: int, max_tokens: int) -> float | None:
     if not sample:
         return None
     prompt = statistics.fmean(len(msgspec.json.encode(row)) for row in sample) / CHARACTERS_A_TOKEN
-    most = learned = float(max_tokens)
+    longest = learned = float(max_tokens)
     if None not in inputs.artifacts("rows"):
         answer = statistics.fmean(len(answer_text(row)) for row in sample) / CHARACTERS_A_TOKEN
-        learned = min(most, answer + 1)
+        learned = min(longest, answer + 1)
     speed = GPU if visible_gpus() else CORE * cpu_count()
     seconds = 0.0
     for model in (graph.nodes[source.step] for source in inputs.sources("models")):
@@ -153,16 +153,16 @@ def seconds_of(inputs: Inputs, rows: int, max_tokens: int) -> float | None:
         parameters = parameters_of(graph, model)
         if parameters is None:
             return None
-        answer = most if training_of(graph, model) is None else learned
+        answer = longest if training_of(graph, model) is None else learned
         seconds += LOADING + rows * (prompt + answer) * parameters / speed
     return seconds
 
 
 def parameters_of(graph: Graph, node: Node) -> float | None:
     """The number of a model's parameters, its own or those of its base; None if unknown."""
-    known = Forecasts(graph).forecast(node).parameters()
+    parameters = Forecasts(graph).forecast(node).parameters()
     bases = (parameters_of(graph, graph.nodes[source.step]) for source in node.base_models)
-    return known or next((size for size in bases if size), None)
+    return parameters or next((size for size in bases if size), None)
 
 
 def training_of(graph: Graph, node: Node) -> Node | None:
@@ -211,12 +211,12 @@ def notes_on_gates(step: "Judge", inputs: Inputs) -> Iterator[Note]:
         if chance <= CHANCE or (ends and ends[0] >= gate.number):
             continue
         shares = " to ".join(f"{100 * end:.0f}" for end in ends or ())
-        seen = f". The interval of its score is {shares} %" if ends else ""
+        interval_text = f". The interval of its score is {shares} %" if ends else ""
         yield Note(
             name=LUCKY_GATE,
             text=f"{inputs.name} requires {name} {gate.text} on {judged}: a model that is right in "
             f"{100 * worse:.0f} % of all cases passes with a probability of {100 * chance:.0f} %"
-            f"{seen}",
+            f"{interval_text}",
             fix=f'judge {enough_rows(gate.number):,} rows or more, or write {name}: "significantly '
             f'better than {gate.number:g}"',
             place=(*inputs.node.place, "require", name),
@@ -229,13 +229,13 @@ def chance_to_pass(bound: float, n: int) -> tuple[float, float]:
     The upper tail of the binomial distribution.
     """
     accuracy = max(0.0, bound - WORSE_BY)
-    least = math.ceil(bound * n - 1e-9)
+    fewest = math.ceil(bound * n - 1e-9)
     if accuracy <= 0:
-        return float(least <= 0), 0.0
+        return float(fewest <= 0), 0.0
     logs = (
         math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
         + k * math.log(accuracy) + (n - k) * math.log1p(-accuracy)
-        for k in range(least, n + 1)
+        for k in range(fewest, n + 1)
     )  # fmt: skip
     return min(1.0, math.fsum(map(math.exp, logs))), accuracy
 
@@ -244,7 +244,7 @@ def enough_rows(bound: float) -> int:
     """The number of rows at which such a model rarely passes, rounded up to tens."""
     return next(
         (n for n in range(10, MOST_ROWS, 10)
-         if all(chance_to_pass(bound, more)[0] <= CHANCE for more in range(n, n + 10))),
+         if all(chance_to_pass(bound, count)[0] <= CHANCE for count in range(n, n + 10))),
         MOST_ROWS,
     )  # fmt: skip
 
@@ -305,9 +305,9 @@ def unseen_classes(
             continue
         learned_rows = [s for s in training.row_sources if s.role in ("train", "")]
         sides = learned_rows, judge.row_sources
-        made = [[built(source) for source in side] for side in sides]
-        rows = [[each for each in side if isinstance(each, Dataset)] for side in made]
-        if made == rows and all(rows):
+        built_sides = [[built(source) for source in side] for side in sides]
+        rows = [[each for each in side if isinstance(each, Dataset)] for side in built_sides]
+        if built_sides == rows and all(rows):
             learned, expected = (classes(chain(*side)) for side in rows)
             if unseen := {name: n for name, n in expected.items() if name not in learned}:
                 names = some_of([*map(repr, unseen)])
@@ -341,8 +341,8 @@ def notes_on_limits(graph: Graph, results: Results) -> Iterator[Note]:
                 continue
             counter = _counter(graph, results, node)
             counts = [(counter or estimated_tokens)(text) for _, _, text in answers]
-            least = limit if counter else limit * UNSURE
-            longest, longer = max(counts), sum(count >= least for count in counts)
+            lowest = limit if counter else limit * UNSURE
+            longest, longer = max(counts), sum(count >= lowest for count in counts)
             name, row, text = answers[counts.index(longest)]
             if not longer:
                 continue
@@ -367,15 +367,15 @@ def _limits(node: Node) -> list[tuple[tuple[str, ...], int]]:
     if not (node.evaluates or node.trains) or type(node.step).__spec__.task == "speed":
         return []
     settings = msgspec.structs.asdict(node.step).items()
-    steps = [("", node.step), *((name, of) for name, of in settings if isinstance(of, Step))]
-    found = [
+    steps = [("", node.step), *((name, v) for name, v in settings if isinstance(v, Step))]
+    limits = [
         ((*filter(None, [field]), name), getattr(step, name))
         for field, step in steps
         for name in LIMITS
         if hasattr(step, name)
     ]
     asks = hasattr(node.step, "each") or hasattr(node.step, LIMITS[1])
-    return found[:1] if asks else [each for each in found if len(each[0]) > 1] or found
+    return limits[:1] if asks else [each for each in limits if len(each[0]) > 1] or limits
 
 
 def _answers(row: Row) -> Iterator[str]:
@@ -384,8 +384,8 @@ def _answers(row: Row) -> Iterator[str]:
     is_row = isinstance(row.get("prompt"), str) or _are_objects(turns)
     answer = split_turns(row)[1] if is_row else []
     for turn in answer if _are_objects(answer) else ():
-        asked: Any = turn.get("tool_calls")
-        calls = [call.get("function") for call in asked] if _are_objects(asked) else []
+        tool_calls: Any = turn.get("tool_calls")
+        calls = [call.get("function") for call in tool_calls] if _are_objects(tool_calls) else []
         text = str(turn.get("content") or "") + (
             msgspec.json.encode(calls).decode() if calls else ""
         )

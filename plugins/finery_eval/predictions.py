@@ -92,9 +92,9 @@ def statistics_of(verdicts: Verdicts) -> dict[str, Any]:
     What isn't a function of a module, such as a lambda, a `functools.partial` or a closure, has no
     digest, so builds can't be compared by it, which a remark says.
     """
-    used = {m: of for m in verdicts.metrics if (of := verdicts.statistic(m))}
-    names = {m: getattr(of, "__qualname__", "<object>") for m, of in used.items()}
-    digests = {m: None if "<" in names[m] else code_digest(of) for m, of in used.items()}
+    used = {m: fn for m in verdicts.metrics if (fn := verdicts.statistic(m))}
+    names = {m: getattr(fn, "__qualname__", "<object>") for m, fn in used.items()}
+    digests = {m: None if "<" in names[m] else code_digest(fn) for m, fn in used.items()}
     remarks = [
         Remark(
             f"finery diff can't compare {metric} of two builds: its statistic isn't a function of "
@@ -107,17 +107,17 @@ def statistics_of(verdicts: Verdicts) -> dict[str, Any]:
     ]
     return {
         "statistics": {
-            m: f"{of.__module__}:{getattr(of, '__qualname__', type(of))}" for m, of in used.items()
+            m: f"{fn.__module__}:{getattr(fn, '__qualname__', type(fn))}" for m, fn in used.items()
         },
         "definitions": {metric: digest for metric, digest in digests.items() if digest},
         "remarks": [*verdicts.report.remarks, *remarks],
-        "probes": {m: _probes(of, verdicts.values(m)) for m, of in used.items() if of is not mean},
+        "probes": {m: _probes(fn, verdicts.values(m)) for m, fn in used.items() if fn is not mean},
     }
 
 
 def _probes(statistic: Statistic, values: Mapping[str, Sequence[Value]]) -> dict[str, float]:
     """The first different values → the statistic of each alone, if it has one."""
-    probes, every = {}, (frozen(v) for of in values.values() for v in of if v is not None)
+    probes, every = {}, (frozen(v) for column in values.values() for v in column if v is not None)
     for value in islice(dict.fromkeys(every), PROBES):
         with suppress(Exception):  # of a plugin, which may need more values
             probes[msgspec.json.encode(value).decode()] = float(statistic({value: 1}))
@@ -176,13 +176,13 @@ def paired(first: Sequence[Facts], second: Sequence[Facts]) -> Pairs:
 
 
 def _placed(lines: Iterable[Facts]) -> dict[Place, Facts]:
-    seen: Counter[tuple[str, Any, Any]] = Counter()
+    counts: Counter[tuple[str, Any, Any]] = Counter()
     placed: dict[Place, Facts] = {}
     for facts in lines:
         within = facts.get("message") or facts.get("context")
         place = str(facts.get("id", "")), facts.get("turn"), within
-        placed[(*place, seen[place])] = facts
-        seen[place] += 1
+        placed[(*place, counts[place])] = facts
+        counts[place] += 1
     return placed
 
 
@@ -198,26 +198,26 @@ def measure_between(
         side: [pair[place].get("values", {}).get(metric) for pair in pairs.pairs]
         for place, side in enumerate(SIDES)
     }
-    if not all(any(value is not None for value in of) for of in values.values()):
+    if not all(any(value is not None for value in column) for column in values.values()):
         return None
     reports, is_share = (before, after), after.is_share(metric)
     groups = recorded(*([pair[place] for pair in pairs.pairs] for place in (0, 1)))
-    statistics = {of.statistics.get(metric, "") for of in reports}
+    statistics = {report.statistics.get(metric, "") for report in reports}
     if statistics <= {"", MEAN}:
         statistic = mean if MEAN in statistics else None
         return measure_of(values, groups, statistic=statistic, is_share=is_share)
-    if any(metric in of.statistics and metric not in of.definitions for of in reports):
+    if any(metric in report.statistics and metric not in report.definitions for report in reports):
         return Incomparable("the code of its statistic isn't recorded")
     if before.definitions.get(metric) != after.definitions.get(metric):
         return Incomparable("the code of its statistic isn't the same in both")
-    one, other = (of.probes.get(metric, {}) for of in reports)
-    if any(not math.isclose(one[p], other[p], abs_tol=1e-9) for p in one.keys() & other.keys()):
+    left, right = (report.probes.get(metric, {}) for report in reports)
+    if any(not math.isclose(left[p], right[p], abs_tol=1e-9) for p in left.keys() & right.keys()):
         return Incomparable("its statistic gave other scores for the same answers")
     if not _are_same_rows(pairs, values):
         return Incomparable("it isn't a mean over rows, and the rows aren't the same in both")
     models = [str(lines[0].get("model", "")) for lines in pairs.sides]
-    scores = [of.score(model, metric) for of, model in zip(reports, models, strict=True)]
-    drawn = {n: of for n, of in zip(SIDES, scores, strict=True) if of is not None and of.draws}
+    scores = [report.score(model, metric) for report, model in zip(reports, models, strict=True)]
+    drawn = {n: s for n, s in zip(SIDES, scores, strict=True) if s is not None and s.draws}
     if len(drawn) < len(SIDES):
         return Incomparable("an earlier version of finery didn't store its resamples: build again")
     measure = measure_of(values, groups, is_share=is_share)

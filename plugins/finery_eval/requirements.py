@@ -31,10 +31,10 @@ _SLACK = 1e-9
 """Rounding error that counts as equal: 0.1 + 0.2 is 0.3."""
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
-    ">=": lambda seen, bound: seen >= bound - _SLACK,
-    "<=": lambda seen, bound: seen <= bound + _SLACK,
-    ">": lambda seen, bound: seen > bound + _SLACK,
-    "<": lambda seen, bound: seen < bound - _SLACK,
+    ">=": lambda score, bound: score >= bound - _SLACK,
+    "<=": lambda score, bound: score <= bound + _SLACK,
+    ">": lambda score, bound: score > bound + _SLACK,
+    "<": lambda score, bound: score < bound - _SLACK,
 }
 
 
@@ -58,8 +58,8 @@ class Requirement(msgspec.Struct, frozen=True):
 
     def met(self, report: Report) -> bool:
         """Whether a report meets it."""
-        seen = report.scores[self.subject[0]][self.subject[1]].value
-        return _COMPARE[self.op](seen, self.bound(report))
+        score = report.scores[self.subject[0]][self.subject[1]].value
+        return _COMPARE[self.op](score, self.bound(report))
 
 
 def parse(
@@ -94,9 +94,9 @@ def doubts_about(
         if bound > 0 if r.op[0] == ">" else bound < 1:
             continue
         why = "it can't fail" if r.op[1:] else "one row is enough"
-        name, other = ".".join(r.subject), r.of[0] if r.of and r.op[0] == ">" else r.subject[0]
-        is_test = other != r.subject[0]
-        better = f'{name}: "significantly better than {other}"' if is_test else "another number"
+        name, baseline = ".".join(r.subject), r.of[0] if r.of and r.op[0] == ">" else r.subject[0]
+        is_test = baseline != r.subject[0]
+        better = f'{name}: "significantly better than {baseline}"' if is_test else "another number"
         text = f"{name} {r.text} proves little: the bound is {percent(bound)}"
         lines.append(f"{text}, so {why}. Write {better}")
     return lines
@@ -109,9 +109,11 @@ def _parse_one(key: str, text: str, allowed: Names) -> Requirement | Claim:
     if claim is not None:
         return claim
     better, match = allowed.unbounded.get(subject[1]), _EXPRESSION.fullmatch(text)
-    of = (match["of"] or "") if match is not None else ""
-    is_number = of[:1] in tuple("+-.0123456789")  # mistyped, e.g. 85% or -0.1
-    if match is None or (is_number and not of.startswith(tuple(f"{m}." for m in allowed.models))):
+    baseline_name = (match["of"] or "") if match is not None else ""
+    is_number = baseline_name[:1] in tuple("+-.0123456789")  # mistyped, e.g. 85% or -0.1
+    if match is None or (
+        is_number and not baseline_name.startswith(tuple(f"{m}." for m in allowed.models))
+    ):
         raise UsageError("a requirement must be a comparison", where=where, fix=_fix(text, better))
     number = float(match["number"] or match["offset"] or 0.0)
     if number < 0 and better is None:
@@ -123,9 +125,9 @@ def _parse_one(key: str, text: str, allowed: Names) -> Requirement | Claim:
             where=where,
             fix=f"write {percent}",
         )
-    other = allowed.metric(of, where) if of else None
+    base = allowed.metric(baseline_name, where) if baseline_name else None
     signed = -number if match["minus"] else number
-    return Requirement(subject=subject, op=match["op"], number=signed, of=other, text=text.strip())
+    return Requirement(subject=subject, op=match["op"], number=signed, of=base, text=text.strip())
 
 
 def _fix(text: str, better: str | None) -> str:
@@ -137,8 +139,8 @@ def _fix(text: str, better: str | None) -> str:
     if match is None:
         return _EXAMPLES
     number = float(match["number"])
-    meant = {"=>": ">=", "=<": "<=", "==": "", "=": ""}.get(match["op"], match["op"])
-    sign = meant or ("<=" if better == "lower" else ">=")
+    operator = {"=>": ">=", "=<": "<=", "==": "", "=": ""}.get(match["op"], match["op"])
+    sign = operator or ("<=" if better == "lower" else ">=")
     if better is not None:
         return _EXAMPLES if match["percent"] else f'write "{sign} {number:g}"'
     share = number / 100 if match["percent"] or number > 1 else number
@@ -154,8 +156,8 @@ def _line(requirement: Requirement, report: Report) -> str:
     return f"{_seen(requirement.subject, report)}; required {bound}"
 
 
-def _seen(of: Metric, report: Report) -> str:
-    model, metric = of
+def _seen(subject: Metric, report: Report) -> str:
+    model, metric = subject
     score = report.score(model, metric)
     if score is None:
         return f"{model}.{metric} applies to none of the {report.rows} rows"

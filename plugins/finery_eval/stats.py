@@ -55,8 +55,8 @@ def same_in_all(value: float, n: int, lowest: float = 0.0, highest: float = 1.0)
     Source of the bound without an event: J. A. Hanley and A. Lippman-Hand, "If nothing goes wrong,
     is everything all right? Interpreting zero numerators", JAMA 249 (1983) 1743-1745.
     """
-    others = wilson(0, n)[1]
-    return value - others * (value - lowest), value + others * (highest - value)
+    upper = wilson(0, n)[1]
+    return value - upper * (value - lowest), value + upper * (highest - value)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
@@ -310,7 +310,7 @@ def bootstrap(
 
     As in `resampled`, the same rows give the same interval. within: what the number can be.
     """
-    (draws,) = resampled(outcomes, lambda of: [statistic(of)], resamples=resamples, seed=seed)
+    (draws,) = resampled(outcomes, lambda x: [statistic(x)], resamples=resamples, seed=seed)
     return interval_of(draws, len(outcomes), within)
 
 

@@ -72,19 +72,19 @@ def against(report: Report, metrics: Sequence[str], model: str, baseline: str) -
     metric that decides, its p-value is the one there, which is adjusted for the number of models,
     and only the others are adjusted for theirs.
     """
-    found = between(report.pairs, model, baseline)
-    shown = {metric: found[metric] for metric in metrics if metric in found}
+    differences = between(report.pairs, model, baseline)
+    shown_differences = {metric: differences[metric] for metric in metrics if metric in differences}
     decided = {
-        next(iter(shown)): of.p_value if of.p_holm is None else of.p_holm
-        for of in report.comparisons
-        if shown and (of.model, of.baseline) == (model, baseline)
+        next(iter(shown_differences)): c.p_value if c.p_holm is None else c.p_holm
+        for c in report.comparisons
+        if shown_differences and (c.model, c.baseline) == (model, baseline)
     }
-    others = [metric for metric in shown if metric not in decided]
-    adjusted = stats.holm([shown[metric].p_value for metric in others])
-    p_values = decided | dict(zip(others, adjusted, strict=True))
+    undecided = [metric for metric in shown_differences if metric not in decided]
+    adjusted = stats.holm([shown_differences[metric].p_value for metric in undecided])
+    p_values = decided | dict(zip(undecided, adjusted, strict=True))
     return [
         Against(metric, d, p := p_values[metric], verdict_of(d.value, p))
-        for metric, d in shown.items()
+        for metric, d in shown_differences.items()
     ]
 
 

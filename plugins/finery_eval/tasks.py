@@ -100,14 +100,14 @@ def _effect(
         errors = sum(session.call(call, is_expected=True)[1] for call in after)
         return _Effect(start, session.state(), Errors(early, errors))
 
-    session, other = begin(), begin()
+    session, second_session = begin(), begin()
     effect = executed(session)
-    other.state()
+    second_session.state()
     states = [(effect.state, session.state())]
-    again = executed(other)
+    again = executed(second_session)
     states += [(effect.start, again.start), (effect.state, again.state)]
     session.close()
-    other.close()
+    second_session.close()
     for first, second in states:
         if first != second:
             raise StepError(
@@ -280,27 +280,27 @@ def differences(expected: Any, actual: Any, path: str = "state") -> Iterator[tup
     if isinstance(expected, dict) and isinstance(actual, dict):
         for key in sorted({*expected, *actual}):
             values = {"expected": expected, "answered": actual}
-            given = {name: state[key] for name, state in values.items() if key in state}
-            if len(given) == 2:
+            shared = {name: state[key] for name, state in values.items() if key in state}
+            if len(shared) == 2:
                 yield from differences(expected[key], actual[key], f"{path}.{key}")
             else:
-                yield f"{path}.{key}", given
+                yield f"{path}.{key}", shared
     elif expected != actual:
         yield path, {"expected": expected, "answered": actual}
 
 
-def steps_table(plays: Mapping[str, Sequence[Play]], most: int) -> ReportTable:
+def steps_table(plays: Mapping[str, Sequence[Play]], longest: int) -> ReportTable:
     """How many turns and calls each model needs, and how often it gets an error."""
-    unfinished = f"not finished in {most} turns"
+    unfinished = f"not finished in {longest} turns"
     columns = ["model", "turns a row", "calls a row", "tool errors", unfinished]
     rows = [
         [
             name,
-            sum(len(play.answers) for play in of) / len(of),
-            sum(len(play.calls) for play in of) / len(of),
-            sum(play.errors for play in of),
-            sum(not play.is_finished for play in of),
+            sum(len(play.answers) for play in model_plays) / len(model_plays),
+            sum(len(play.calls) for play in model_plays) / len(model_plays),
+            sum(play.errors for play in model_plays),
+            sum(not play.is_finished for play in model_plays),
         ]
-        for name, of in plays.items()
+        for name, model_plays in plays.items()
     ]
     return ReportTable("Steps", columns, rows)

@@ -41,13 +41,13 @@ class Turn(NamedTuple):
         It has the `label` of the last turn. The original row is among the `parents`, so that its
         turns count as related rows in intervals and tests.
         """
-        other = {k: v for k, v in self.row.items() if k not in TURN_COLUMNS}
+        row_fields = {k: v for k, v in self.row.items() if k not in TURN_COLUMNS}
         if not self.is_last:
-            other.pop("label", None)
+            row_fields.pop("label", None)
         name = f"{self.row['id']}, turn {self.place + 1}"
         parents = [*(self.row.get("parents") or ()), self.row["id"]]
         turns = self.conversation[: self.place + 1]
-        return {**other, "id": name, "parents": parents, "messages": turns}
+        return {**row_fields, "id": name, "parents": parents, "messages": turns}
 
 
 def turns_of(row: Row, which: str) -> list[Turn]:

@@ -57,13 +57,13 @@ class Verdicts(NamedTuple):
         """The statistic of a metric; None for a share, or a metric that isn't from 0 to 1."""
         if metric in self.statistics or not self.is_share(metric):
             return self.statistics.get(metric)
-        values = (value for of in self.values(metric).values() for value in of)
+        values = (value for column in self.values(metric).values() for value in column)
         is_number = any(value is not None and not isinstance(value, bool) for value in values)
         return mean if is_number else None
 
     def values(self, metric: str) -> dict[str, list[Value]]:
         """Model → the value of each row."""
-        return {name: [v.values.get(metric) for v in of] for name, of in self.judged.items()}
+        return {name: [v.values.get(metric) for v in rows] for name, rows in self.judged.items()}
 
     def measures(
         self, groups: Sequence[Group] | None, numbers: Sequence[int] | None = None
@@ -83,7 +83,7 @@ class Verdicts(NamedTuple):
         """The measure of one metric, see `measures`."""
         values = self.values(metric)
         if numbers is not None:
-            values = {name: [of[i] for i in numbers] for name, of in values.items()}
+            values = {name: [column[i] for i in numbers] for name, column in values.items()}
         return measure_of(
             values,
             groups,
@@ -94,7 +94,7 @@ class Verdicts(NamedTuple):
 
     def right(self) -> dict[str, list[bool]]:
         """Model → whether each answer is right."""
-        return {name: list(map(bool, of)) for name, of in self.values(self.metrics[0]).items()}
+        return {name: list(map(bool, rows)) for name, rows in self.values(self.metrics[0]).items()}
 
     def with_tables(self, tables: Sequence[ReportTable]) -> "Verdicts":
         """The same with more tables."""

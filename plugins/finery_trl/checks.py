@@ -64,16 +64,16 @@ def check_settings(step: Training) -> None:
 
 
 def _check_batches(step: Training) -> None:
-    whole, each = step.effective_batch_size, step.per_device_train_batch_size or 1
+    rows_per_update, each = step.effective_batch_size, step.per_device_train_batch_size or 1
     fixed = step.fewest_processes
     together = each * fixed
-    if whole % together:
+    if rows_per_update % together:
         parts = [f"per_device_train_batch_size {each}"] if each > 1 else []
         parts += [f"{fixed} processes"] if fixed > 1 else []
         raise UsageError(
-            f"effective_batch_size {whole} is not a multiple of {' times '.join(parts)}",
+            f"effective_batch_size {rows_per_update} is not a multiple of {' times '.join(parts)}",
             where="effective_batch_size",
-            fix=f"effective_batch_size: {max(1, round(whole / together)) * together}",
+            fix=f"effective_batch_size: {max(1, round(rows_per_update / together)) * together}",
         )
 
 
@@ -157,17 +157,17 @@ def _check_adapter(step: Training) -> None:
         )
 
 
-def _check_pattern(wanted: str | Sequence[str]) -> None:
+def _check_pattern(pattern: str | Sequence[str]) -> None:
     """Raise `UsageError` for an invalid regular expression or an empty list of layers."""
-    if not wanted:
+    if not pattern:
         raise UsageError(
             "target_modules is empty", where=TARGET_MODULES, fix=f"target_modules: {ALL_LINEAR}"
         )
     try:
-        re.compile(wanted if isinstance(wanted, str) else "")
+        re.compile(pattern if isinstance(pattern, str) else "")
     except (re.error, RecursionError) as error:
         raise UsageError(
-            f"target_modules: {wanted!r} is not a regular expression: {error}",
+            f"target_modules: {pattern!r} is not a regular expression: {error}",
             where=TARGET_MODULES,
             fix="correct it, or list the names of layers",
         ) from None
@@ -179,7 +179,7 @@ def _check_arguments(step: Training) -> None:
     Values are checked against those annotations of the class that are plain types. If the package
     isn't installed, nothing is checked, because the step can't run anyway.
     """
-    known = annotations_of(step.config) if step.args else {}
+    types = annotations_of(step.config) if step.args else {}
     for name, value in step.args.items():
         where = f"args.{name}"
         if name in step.__struct_fields__:
@@ -188,12 +188,14 @@ def _check_arguments(step: Training) -> None:
         for reason, patterns in DECIDED.items():
             if any(fnmatchcase(name, pattern) for pattern in patterns.split()):
                 raise UsageError(f"'{name}' can't be set: {reason}", where=where, fix="remove it")
-        if known and name not in known:
-            what = f"{step.config.partition(':')[2]} of the installed TRL has no argument '{name}'"
-            raise UsageError(what, where=where, fix=did_you_mean(name, known))
-        if known and not _fits(value, ast.parse(known[name], mode="eval").body):
+        if types and name not in types:
+            problem = (
+                f"{step.config.partition(':')[2]} of the installed TRL has no argument '{name}'"
+            )
+            raise UsageError(problem, where=where, fix=did_you_mean(name, types))
+        if types and not _fits(value, ast.parse(types[name], mode="eval").body):
             raise UsageError(
-                f"'{name}' expects {known[name]}, but is {value!r}", where=where, fix="correct it"
+                f"'{name}' expects {types[name]}, but is {value!r}", where=where, fix="correct it"
             )
 
 
@@ -209,12 +211,12 @@ def annotations_of(config: str) -> Mapping[str, str]:
             inherited: dict[str, str] = {}
             for base in reversed(node.bases):
                 inherited |= annotations_of(f"{module}:{ast.unparse(base)}")
-            own = {
+            own_arguments = {
                 ast.unparse(field.target): ast.unparse(field.annotation)
                 for field in node.body
                 if isinstance(field, ast.AnnAssign)
             }
-            return inherited | own
+            return inherited | own_arguments
         if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
             package = module.rsplit(".", node.level)[0] + "." if node.level else ""
             source = f"{package}{node.module}"
@@ -228,11 +230,11 @@ LAZY = {"transformers:TrainingArguments": "transformers.training_args:TrainingAr
 
 def _source(module: str) -> ast.Module | None:
     """A module's syntax tree, without importing it or its packages."""
-    package, *rest = module.split(".")
+    package, *attributes = module.split(".")
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         return None
-    path = Path(spec.origin).parent.joinpath(*rest).with_suffix(".py")
+    path = Path(spec.origin).parent.joinpath(*attributes).with_suffix(".py")
     return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 

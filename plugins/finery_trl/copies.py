@@ -55,5 +55,5 @@ def _advice(under: Base) -> str:
             f"base: {under.source}, a folder of this machine. On another one, pass the base's "
             "folder to PEFT (see README.md)"
         )
-    what = f"the file {under.file}" if under.file else "the base"
-    return f"the adapter works with {what} only: add --with-base to copy it along"
+    needed = f"the file {under.file}" if under.file else "the base"
+    return f"the adapter works with {needed} only: add --with-base to copy it along"

@@ -184,12 +184,12 @@ class Grpo(OnPolicy, learns="rewards"):
 
         weights_of(self)
         if self.effective_batch_size % self.num_generations:
-            whole = -(-self.effective_batch_size // self.num_generations) * self.num_generations
+            size = -(-self.effective_batch_size // self.num_generations) * self.num_generations
             raise UsageError(
                 f"effective_batch_size {self.effective_batch_size} is not a multiple of "
                 f"num_generations {self.num_generations}",
                 where="effective_batch_size",
-                fix=f"effective_batch_size: {whole}",
+                fix=f"effective_batch_size: {size}",
             )
         if self.beta and self.lora is None:
             raise UsageError(
@@ -239,8 +239,8 @@ class Grpo(OnPolicy, learns="rewards"):
     def prove(self, job: Job, samples: int) -> list[Proof]:
         """A proof of the prompts, after rewarding the expected answers of rows."""
         notes = self._check_rewards([row for dataset in self.rows for row in dataset], job)
-        proof, *others = super().prove(job, samples)
-        return [msgspec.structs.replace(proof, notes=[*proof.notes, *notes]), *others]
+        proof, *other_proofs = super().prove(job, samples)
+        return [msgspec.structs.replace(proof, notes=[*proof.notes, *notes]), *other_proofs]
 
     @outside_key
     def _check_rewards(self, rows: Sequence[Row], job: Job) -> list[str]:
@@ -332,13 +332,13 @@ class Distill(OnPolicy, learns="teacher"):
         from finery_trl.rows.tokens import Tokens
         from finery_trl.train.teacher import Teacher
 
-        proof, *others = super().prove(job, samples)
+        proof, *other_proofs = super().prove(job, samples)
         tokens = Tokens.of_model(self.model)
         rows = (row for dataset in self.rows for row in dataset)
         read: Any = self.read(rows, self.reading(tokens, job, "rows"))
         prompts = Teacher(self, tokens).prompts([prompt.row for prompt in read])
         longest = f"the teacher's prompts have up to {max(map(len, prompts)):,} tokens"
-        return [msgspec.structs.replace(proof, notes=[*proof.notes, longest]), *others]
+        return [msgspec.structs.replace(proof, notes=[*proof.notes, longest]), *other_proofs]
 
     def arguments(self, tokens: "Tokens", job: Job) -> dict[str, Any]:
         """Also the teacher."""

@@ -177,16 +177,16 @@ def _is_due(example: Proven, builder: ProofBuilder, samples: int, read: float) -
 
 def _pieces(example: Proven, tokens: Tokens) -> Iterator[SamplePiece]:
     """The text of an example, in pieces with and without loss."""
-    shown, text = "", tokens.template.decoded
+    written, text = "", tokens.template.decoded
     for prompt_ids, answer, label in example.answers():
-        prompt, whole = text(prompt_ids), text([*prompt_ids, *answer])
-        if prompt.startswith(shown):  # not the prompt of another answer
-            yield SamplePiece(prompt[len(shown) :], loss=False)
+        prompt, full_text = text(prompt_ids), text([*prompt_ids, *answer])
+        if prompt.startswith(written):  # not the prompt of another answer
+            yield SamplePiece(prompt[len(written) :], loss=False)
         # Decoded alone, an answer may differ: its first token may lose its leading space.
-        alone = whole[len(prompt) :] if whole.startswith(prompt) else text(answer)
+        alone = full_text[len(prompt) :] if full_text.startswith(prompt) else text(answer)
         if answer:  # else the model writes it
             yield SamplePiece(alone, loss=True, label=label)
-        shown = whole
+        written = full_text
 
 
 def _marks(tokenizer: Any) -> str:

@@ -283,11 +283,11 @@ class Training(
         """Rows as verified examples, one by one if possible."""
         raise NotImplementedError
 
-    def reading(self, tokens: "Tokens", job: Job, what: str) -> "Reading":
-        """How `read` reads the rows of an input. what: its name in errors."""
+    def reading(self, tokens: "Tokens", job: Job, subject: str) -> "Reading":
+        """How `read` reads the rows of an input. subject: its name in errors."""
         from finery_trl.rows.tokens import Reading
 
-        return Reading(tokens, job, what, self.max_length, self.too_long)
+        return Reading(tokens, job, subject, self.max_length, self.too_long)
 
     def learn(self) -> "Learn | None":
         """The learned part of each row's turns; None if complete rows are compared or rated."""
@@ -422,12 +422,12 @@ class Training(
         """
         if self.per_device_train_batch_size is not None:
             return self.per_device_train_batch_size
-        whole = self.effective_batch_size // (processes or self.processes)
-        fitting = max(1, min(whole, self.batch_tokens // longest))
+        share = self.effective_batch_size // (processes or self.processes)
+        fitting = max(1, min(share, self.batch_tokens // longest))
         fewest = self.fewest_rows
-        smaller = (size for size in range(fitting, fewest - 1, -1) if whole % size == 0)
-        larger = (size for size in range(fewest, whole + 1) if whole % size == 0)
-        return next(chain(smaller, larger), whole)
+        smaller = (size for size in range(fitting, fewest - 1, -1) if share % size == 0)
+        larger = (size for size in range(fewest, share + 1) if share % size == 0)
+        return next(chain(smaller, larger), share)
 
     def warmup(self, steps: int) -> int:
         """Number of warm-up steps, out of `steps` optimizer steps."""
@@ -448,8 +448,8 @@ def count_gpus() -> int:
     instance of a partitioned GPU, so instances never train together.
     """
     gpus = usable_gpus()
-    whole = [gpu for gpu in gpus if not gpu.id.startswith(INSTANCE)]
-    return len(whole) or min(1, len(gpus))
+    whole_gpus = [gpu for gpu in gpus if not gpu.id.startswith(INSTANCE)]
+    return len(whole_gpus) or min(1, len(gpus))
 
 
 @outside_key
@@ -459,5 +459,5 @@ def _automatic(step: Training) -> int:
     The number of GPUs that the step gets is in the key, see `depends_on_gpus`.
     """
     batches = step.effective_batch_size // (step.per_device_train_batch_size or 1)
-    most = min(count_gpus(), step.effective_batch_size // step.fewest_rows)
-    return next(n for n in range(max(1, most), 0, -1) if batches % n == 0)
+    max_processes = min(count_gpus(), step.effective_batch_size // step.fewest_rows)
+    return next(n for n in range(max(1, max_processes), 0, -1) if batches % n == 0)

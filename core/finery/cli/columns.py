@@ -81,9 +81,9 @@ def columns_of(
     prompt = prompt or _first_of(PROMPTS, [n for n in names if n not in answers])
     if len(answers) > 1 and prompt:
         return prompt, *answers
-    others = [n for n in names if n != prompt]
-    answer = answers[0] if answers else _first_of(ANSWERS, others)
-    fields = [n for n in others if n.lower() != "id"]
+    other_names = [n for n in names if n != prompt]
+    answer = answers[0] if answers else _first_of(ANSWERS, other_names)
+    fields = [n for n in other_names if n.lower() != "id"]
     has_objects = answer is not None and all(_is_object(row.get(answer)) for row in rows)
     if task == "extraction" and prompt and not (answers or has_objects) and len(fields) > 1:
         return prompt, *fields
@@ -183,8 +183,8 @@ def task_of(rows: Rows, columns: Columns | None) -> str:
 
 def has_tools(rows: Rows) -> bool:
     """Whether models are to call tools in some of these rows."""
-    messages = (of for row in rows if isinstance(of := row.get("messages"), list))
-    turns = (turn for of in messages for turn in of if isinstance(turn, dict))
+    messages = (m for row in rows if isinstance(m := row.get("messages"), list))
+    turns = (turn for m in messages for turn in m if isinstance(turn, dict))
     return any(row.get("tools") for row in rows) or any(
         turn.get("tool_calls") or turn.get("role") == "tool" for turn in turns
     )
@@ -217,15 +217,15 @@ def _is_object(answer: Any) -> bool:
 
 def are_objects(answers: Sequence[Any]) -> bool:
     """Whether answers are JSON objects. `UsageError` for one that isn't where most are."""
-    others = [number for number, answer in enumerate(answers, 1) if not _is_object(answer)]
-    if others and 2 * len(others) < len(answers):
+    texts = [number for number, answer in enumerate(answers, 1) if not _is_object(answer)]
+    if texts and 2 * len(texts) < len(answers):
         raise UsageError(
-            f"{len(answers) - len(others)} of {len(answers)} answers are JSON objects, but that of "
-            f"row {others[0]} isn't: {str(answers[others[0] - 1])[:80]!r}",
+            f"{len(answers) - len(texts)} of {len(answers)} answers are JSON objects, but that of "
+            f"row {texts[0]} isn't: {str(answers[texts[0] - 1])[:80]!r}",
             where="--data",
             fix="repair it, or leave the row out",
         )
-    return bool(answers) and not others
+    return bool(answers) and not texts
 
 
 def limit_of(answers: Sequence[Any]) -> int:
@@ -289,11 +289,11 @@ def first_rows(path: Path) -> tuple[list[dict[str, Any]], str, str]:
         )
     if suffix == ".parquet":
         return [], "", ""
-    found = diagnose_encoding(path)
-    if not found.setting:
+    problem = diagnose_encoding(path)
+    if not problem.setting:
         fix = f"save it as UTF-8: iconv -f ENCODING -t utf-8 {shlex.quote(shown(path))}"
-        raise UsageError(found.facts, where=shown(path), fix=fix)
-    encodings = found.setting.strip("[]").split(", ")
+        raise UsageError(problem.facts, where=shown(path), fix=fix)
+    encodings = problem.setting.strip("[]").split(", ")
     records = list(itertools.islice(read_table(path, path.parent, encodings), ROWS))
     rows = [r.columns for r in records if isinstance(r.columns, dict)]
     for record in records:
@@ -307,4 +307,4 @@ def first_rows(path: Path) -> tuple[list[dict[str, Any]], str, str]:
             where=shown(path),
             fix="put rows in it",
         )
-    return rows, found.facts, found.setting if found.facts else ""
+    return rows, problem.facts, problem.setting if problem.facts else ""

@@ -59,17 +59,17 @@ _CARET = re.compile(r"( +\| )( *)\^")
 def print_error(error: FineryError) -> None:
     """An expected error on stderr: what, where, fix."""
     errors = getattr(error, "errors", [error])
-    for index, one in enumerate(errors):
+    for index, problem in enumerate(errors):
         if index:
             click.echo(err=True)
-        place = linked(visible(one.where)) if one.where else ""
+        place = linked(visible(problem.where)) if problem.where else ""
         where = click.style(f"{place}: ", bold=True) if place else ""
-        what = linked(visible(one.what))
-        click.echo(f"{where}{click.style('error:', fg='red', bold=True)} {what}", err=True)
-        for line in _folded([f"  {linked(visible(line))}" for line in one.details]):
+        message = linked(visible(problem.what))
+        click.echo(f"{where}{click.style('error:', fg='red', bold=True)} {message}", err=True)
+        for line in _folded([f"  {linked(visible(line))}" for line in problem.details]):
             click.echo(click.style(line, dim=True), err=True)
-        if one.fix:
-            fix = linked(visible(with_recipe(one.fix)))
+        if problem.fix:
+            fix = linked(visible(with_recipe(problem.fix)))
             click.echo(f"  {click.style('fix:', fg='green')} {fix}", err=True)
     if len(errors) > 1:
         click.echo(f"\n{len(errors)} mistakes", err=True)
@@ -143,8 +143,8 @@ def print_wrapped(start: str, text: str, *, hang: int, dim: bool = False, most: 
         break_on_hyphens=False,
     )
     for number, line in enumerate(lines or [""]):
-        front, rest = (line[:hang], line[hang:]) if number else (start, line[width:])
-        click.echo(f"{front}{click.style(rest, dim=True) if dim else rest}".rstrip())
+        front, remaining = (line[:hang], line[hang:]) if number else (start, line[width:])
+        click.echo(f"{front}{click.style(remaining, dim=True) if dim else remaining}".rstrip())
 
 
 def print_gate(head: str, error: FineryError, blocked: Iterable[str], indent: int) -> None:
@@ -182,8 +182,8 @@ def print_notes(graph: "Graph", notes: "Sequence[Note]") -> None:
         silenced = graph.recipe.data.get("silence", [])
         names = ", ".join(dict.fromkeys([*silenced, *(name for name, _ in groups)]))
         line = f"{'set' if silenced else 'add'} `silence: [{names}]`"
-        more = f"To silence these notes, {line}. See docs/reference/advice.md."
-        print_wrapped("", more, hang=0, dim=True)
+        silencing = f"To silence these notes, {line}. See docs/reference/advice.md."
+        print_wrapped("", silencing, hang=0, dim=True)
 
 
 def notes_line(graph: "Graph", notes: "Sequence[Note]") -> str:

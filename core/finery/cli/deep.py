@@ -30,7 +30,7 @@ def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> 
 
     progress = None if as_json else listener(sys.stderr, graph)
     errors: list[FineryError] = []
-    waiting = whole = 0
+    waiting = proven_steps = 0
     reports = prove_steps(
         graph,
         store,
@@ -44,7 +44,7 @@ def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> 
                 progress.close()
             errors = each_once([*errors, *proven.errors])
             waiting += bool(proven.waits)
-            whole += bool(proven.proofs) and not (proven.errors or proven.waits)
+            proven_steps += bool(proven.proofs) and not (proven.errors or proven.waits)
             _print_json(proven) if as_json else _print(proven)
     finally:
         reports.close()  # removes temporary files
@@ -55,7 +55,7 @@ def check_deeply(graph: Graph, store: Store, samples: int, *, as_json: bool) -> 
             click.echo(err=True)
             print_error(error)
         total = len(provable_steps(graph))
-        words = [f"{whole} of {counted(total, 'training')} verified"]
+        words = [f"{proven_steps} of {counted(total, 'training')} verified"]
         words += [f"{waiting} partially: some inputs aren't built yet"] if waiting else []
         words += [counted(len(errors), "error")] if errors else []
         colour = "red" if errors else "yellow" if waiting else "green"

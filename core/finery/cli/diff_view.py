@@ -102,11 +102,13 @@ def difference_parts(compared: Comparison, most: int) -> Iterator[Part]:
 def _headline(compared: Comparison, sections: Mapping[str, Sequence[Section]]) -> str:
     """What is better or worse in B, in a line; scores that may differ by chance are unclear."""
     changes: dict[str, list[str]] = {"bad": [], "good": [], "open": [], "info": []}
-    for title, found in sections.items():
-        for finding in (finding for section in found for finding in findings_in(section)):
+    for title, parts_of_step in sections.items():
+        for finding in (finding for section in parts_of_step for finding in findings_in(section)):
             changes[finding.tone].append(f"{finding.answer} ({title})")
     words = {"bad": "worse", "good": "better", "open": "unclear", "info": "changed"}
-    parts = [f"{words[tone]}: {some_of(of, STEPS_NAMED)}" for tone, of in changes.items() if of]
+    parts = [
+        f"{words[tone]}: {some_of(names, STEPS_NAMED)}" for tone, names in changes.items() if names
+    ]
     is_partial = any(step.missing for step in compared.steps)
     none = f"no score changed{' in what both sides have built' if is_partial else ''}"
     return "; ".join(parts) or none
@@ -114,10 +116,10 @@ def _headline(compared: Comparison, sections: Mapping[str, Sequence[Section]]) -
 
 def _outputs(compared: Comparison, sections: Mapping[str, Sequence[Section]]) -> Iterator[Section]:
     """The differences in each output. Of outputs that differ in the same way, only the first."""
-    seen: dict[str, str] = {}
+    answers: dict[str, str] = {}
     for _, _, after in compared.outputs:
         parts = [part for section in sections[after.title] for part in section.parts]
-        first = seen.setdefault(repr(parts), after.title)
+        first = answers.setdefault(repr(parts), after.title)
         if parts and first != after.title:
             parts = [Text(f"the same difference as in {first}")]
         yield Section(after.title, parts, note=after.manifest.kind)
@@ -188,7 +190,7 @@ def _costs(steps: Sequence[StepDifference]) -> Iterator[Section]:
         yield Section("Time and size", [Table(columns, rows)])
 
 
-def _step_data(step: StepDifference, found: Mapping[str, Any]) -> dict[str, Any]:
+def _step_data(step: StepDifference, data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "step": step.name,
         "use": step.use,
@@ -204,7 +206,7 @@ def _step_data(step: StepDifference, found: Mapping[str, Any]) -> dict[str, Any]
                 "name": pair.title,
                 "digests": [pair.before.digest, pair.after.digest],
                 **({"missing": pair.missing} if pair.missing else {}),
-                **({"difference": found[pair.title]} if pair.title in found else {}),
+                **({"difference": data[pair.title]} if pair.title in data else {}),
             }
             for pair in step.outputs
         ],

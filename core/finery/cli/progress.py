@@ -138,9 +138,9 @@ class _Row:
         if self.text:
             yield LinePart(visible(self.text), "" if self.total else "soft", 1)
         yield from self.measures()
-        left = self.pace.left(time.monotonic())
-        if left is not None:
-            yield LinePart(f"{duration(left) if left >= 1 else 'a moment'} left", "soft", 3)
+        eta = self.pace.left(time.monotonic())
+        if eta is not None:
+            yield LinePart(f"{duration(eta) if eta >= 1 else 'a moment'} left", "soft", 3)
 
     def measures(self, *, lasting: bool = False) -> Iterator[LinePart]:
         """The newest metrics, in order. lasting: only those shown after the step ended."""
@@ -165,8 +165,8 @@ class _Row:
     def is_due(self, now: float) -> bool:
         """Whether it is time for a progress line in plain output."""
         quiet = now - self.printed
-        most = min(max(QUIET_SECONDS, (now - self.started) / 10), QUIETEST_SECONDS)
-        return quiet > most or (self.has_news and quiet > QUIET_SECONDS / 4)
+        longest = min(max(QUIET_SECONDS, (now - self.started) / 10), QUIETEST_SECONDS)
+        return quiet > longest or (self.has_news and quiet > QUIET_SECONDS / 4)
 
 
 class Progress:
@@ -388,12 +388,12 @@ class _Line:
 
 def fitting(parts: list[LinePart], width: int) -> list[LinePart]:
     """As many parts as fit in `width` columns, chosen by rank and kept in order."""
-    kept: set[int] = set()
+    shown_rows: set[int] = set()
     room = width + GAP  # the first has no gap before it
     for index in sorted(range(len(parts)), key=lambda i: parts[i].rank):
         needed = len(parts[index].text) + GAP
-        if kept and needed > room:
+        if shown_rows and needed > room:
             break
-        kept.add(index)
+        shown_rows.add(index)
         room -= needed
-    return [part for index, part in enumerate(parts) if index in kept]
+    return [part for index, part in enumerate(parts) if index in shown_rows]

@@ -39,8 +39,8 @@ class Redone(NamedTuple):
 
     def files(self) -> list[str]:
         """The names of the files that differ, or that only one of them has."""
-        one, two = self.before.files, self.after.files
-        return [name for name in sorted({*one, *two}) if one.get(name) != two.get(name)]
+        old_files, two = self.before.files, self.after.files
+        return [name for name in sorted({*old_files, *two}) if old_files.get(name) != two.get(name)]
 
     def data(self, plugins: Plugins) -> dict[str, Any]:
         """The same for `--json`."""
@@ -56,8 +56,8 @@ class Redone(NamedTuple):
             click.secho(f"{self.title}: the same output as before ({count})", fg="green")
             return
         names = self.files()
-        what = some_of(names) if names else "only facts about it"
-        click.secho(f"{self.title}: another output than before: {what}", fg="yellow")
+        subject = some_of(names) if names else "only facts about it"
+        click.secho(f"{self.title}: another output than before: {subject}", fg="yellow")
         try:
             data, (before, after) = self._difference(plugins)
             view = view_of(plugins, self.after)

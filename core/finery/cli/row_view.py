@@ -24,9 +24,9 @@ _TONES: Mapping[str, Tone] = {"dropped": "warning", "found": "warning"}
 
 def story_parts(graph: Graph, story: Story) -> Iterator[Part]:
     """The row, the trees of the rows of its origin, and the trainings that use them."""
-    asked = story.row_with_id(story.id)
-    assert asked is not None
-    yield Record([field for field in record_of(asked.row or {}).fields if field.label != "id"])
+    target = story.row_with_id(story.id)
+    assert target is not None
+    yield Record([field for field in record_of(target.row or {}).fields if field.label != "id"])
     yield from _Trees(graph, story).parts()
     trained: dict[str, list[StoryRow]] = {}
     for row in story.rows:
@@ -107,14 +107,14 @@ class _Trees:
         places = [] if _is_origin(row, event) else [p for each in events for p in each.places]
         if event.what == "answered":  # as the view of the evaluation shows it
             view = self.graph.plugins.view(self.graph.nodes[event.step].outputs[event.output].kind)
-            said = [text._replace(text=_short(text.text)) for text in view.event(event.facts)]
-            return Tree([head, *said, *_places(places)])
+            texts = [text._replace(text=_short(text.text)) for text in view.event(event.facts)]
+            return Tree([head, *texts, *_places(places)])
         is_generated = event.what == "generated"
         origin: Mapping[str, Any] = event.facts if is_generated else event.facts.get("made") or {}
         text = _origin_text(origin) if is_generated else _event_text(events)
         below = [_origin_text(origin)] if origin and event.what == "dropped" else []
         if origin and row.relation != "relative":
-            below += [f"{name}: {_short(of, LONGEST_PROMPT)}" for name, of in _exchange(origin)]
+            below += [f"{name}: {_short(text, LONGEST_PROMPT)}" for name, text in _exchange(origin)]
         line = [head, Text(text, _TONES.get(event.what, "")), *_places(places)]
         return Tree(line, [Tree([Text(each, "soft")]) for each in below])
 
@@ -138,15 +138,15 @@ def _places(places: Sequence[str]) -> list[Text]:
 
 
 def _event_text(events: Sequence[Event]) -> str:
-    what, facts = events[0].what, events[0].facts
-    if what == "dropped":
+    kind, facts = events[0].what, events[0].facts
+    if kind == "dropped":
         return f"dropped: {facts.get('reason')}: {facts.get('detail')}"
-    if what == "found":
+    if kind == "found":
         return f"found: {facts.get('check')}: {facts.get('detail')}"
-    if what == "taken":
+    if kind == "taken":
         return "trained on" if _is_trained(events[0]) else f"taken as {facts['as']}"
     numbers = some_of([str(event.number) for event in events], MOST_PLACES)
-    return f"{what}, {'rows' if len(events) > 1 else 'row'} {numbers}"
+    return f"{kind}, {'rows' if len(events) > 1 else 'row'} {numbers}"
 
 
 def _origin_text(facts: Mapping[str, Any]) -> str:

@@ -44,8 +44,8 @@ def print_summary(build: Build, outcome: Outcome) -> None:
     groups: dict[tuple[str, ...], list[str]] = {}  # variants of a step that fail alike together
     for step, error in outcome.errors.items():
         node = build.graph.nodes[step]
-        alike = (node.origin, error.what, error.fix or "", *error.details)
-        groups.setdefault(alike if node.variant else (step,), []).append(step)
+        same_error = (node.origin, error.what, error.fix or "", *error.details)
+        groups.setdefault(same_error if node.variant else (step,), []).append(step)
     for steps in groups.values():
         error = outcome.errors[steps[0]]
         click.echo(err=True)
@@ -108,7 +108,7 @@ def _print_counts(build: Build, outcome: Outcome) -> None:
             "blocked": len(outcome.blocked),
             "not started": total - len({*outcome.results, *outcome.errors, *outcome.blocked}),
         }
-        words = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        words = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
         text = f"\n{words}; {len(outcome.results)} of {total} steps are built{cost}"
         click.secho(text, fg="red", err=True)
         return
@@ -124,9 +124,9 @@ def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:
     """Print what the views show. Yields the errors of views: they don't fail the build."""
     if outcome.ran or outcome.errors:
         try:
-            own = [n for n in outcome.results if not compared(build.graph.nodes[n])]
-            here = [o for o in _manifests(outcome, own) if build.store.shared.is_here([o[1]])]
-            show_together(build.graph, build.store, here)
+            names = [n for n in outcome.results if not compared(build.graph.nodes[n])]
+            outputs = [o for o in _manifests(outcome, names) if build.store.shared.is_here([o[1]])]
+            show_together(build.graph, build.store, outputs)
         except FineryError as error:
             yield error
     for title, manifest in _manifests(outcome, outcome.ran):

@@ -48,8 +48,8 @@ def find_target(
         return Target(_recipe_here(words, command, takes_step), tuple(words))
     if sum(map(looks_like_path, candidates)) > 1:
         raise _two_recipes(*candidates[:2])
-    chosen, *others = sorted(candidates, key=lambda word: not _fits(word, words))
-    note = _ambiguous(chosen, others, words, command)
+    chosen, *other_words = sorted(candidates, key=lambda word: not _fits(word, words))
+    note = _ambiguous(chosen, other_words, words, command)
     return Target(recipe_file(Path(chosen)), _without(words, chosen), note)
 
 

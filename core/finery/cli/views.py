@@ -92,9 +92,9 @@ def note(text: str) -> None:
     click.echo(f"note: {text}", err=True)
 
 
-def progress(what: str, done: int, total: int) -> None:
+def progress(activity: str, done: int, total: int) -> None:
     """Print the progress of a page on a terminal."""
-    print_progress(f"{what}{f', {done:,} of {total:,}' if total else ''}")
+    print_progress(f"{activity}{f', {done:,} of {total:,}' if total else ''}")
 
 
 def context_of(graph: Graph, store: Store, title: str = "", **facts: Any) -> Context:
@@ -135,14 +135,14 @@ def show_outputs(
         view = view_of(graph.plugins, manifest)
         output = linked_output(graph, store, title, manifest)._replace(graph=graph)
         if as_json:
-            made = {} if seed is None else {"seed": seed}
-            made |= {"dollars": dollars} if dollars else {}
-            made |= _error_data(failure) | ({"html": str(pages[title])} if title in pages else {})
+            facts = {} if seed is None else {"seed": seed}
+            facts |= {"dollars": dollars} if dollars else {}
+            facts |= _error_data(failure) | ({"html": str(pages[title])} if title in pages else {})
             print_json({
                 "name": title, "kind": manifest.kind, "digest": manifest.digest,
                 "meta": manifest.meta, "bytes": manifest.size(),
                 "files": {name: count for name, (_, count) in manifest.files.items()},
-                "path": str(output.artifact.path), **view.data(output, detail), **made,
+                "path": str(output.artifact.path), **view.data(output, detail), **facts,
             })  # fmt: skip
             continue
         console, about = stdout(), [manifest.kind, size(manifest.size())]

@@ -120,13 +120,13 @@ class FirstMetric(NamedTuple):
 
 def first_metrics(store: Store, run: Run) -> dict[str, FirstMetric]:
     """Step → first metric, for the evaluators that a run built or found built."""
-    found = {}
+    names = {}
     for step in run.steps.values():
         result = store.finished(step.key) if step.key else None
         for manifest in result.outputs.values() if result else ():
             if manifest.kind == Metrics.kind:
-                found[step.name] = _first_metric(store, manifest)
-    return found
+                names[step.name] = _first_metric(store, manifest)
+    return names
 
 
 def _first_metric(store: Store, manifest: Manifest) -> FirstMetric:
@@ -135,6 +135,6 @@ def _first_metric(store: Store, manifest: Manifest) -> FirstMetric:
         report = parsed_report(store.blob(digest).read_bytes())
     except (KeyError, TypeError, AttributeError, OSError, *READ_ERRORS):
         return FirstMetric("", {}, is_cleaned=True)
-    metric = next((name for of in report.scores.values() for name in of), "")
-    values = {model: of[metric].value for model, of in report.scores.items() if metric in of}
+    metric = next((name for s in report.scores.values() for name in s), "")
+    values = {model: s[metric].value for model, s in report.scores.items() if metric in s}
     return FirstMetric(metric, values, is_share=report.is_share(metric))

@@ -114,10 +114,10 @@ def of_revision(graph: Graph, store: Store, word: str, commit: str) -> Side:
     with tempfile.TemporaryDirectory(prefix="finery-diff-") as folder:
         planned = _planned_at(plain_path(graph.recipe.path), store, commit, Path(folder))
     for step in planned["steps"]:
-        made = msgspec.convert(step, SideStep)
-        made.reason = f"not built ({made.reason})" if made.reason else "not built"
-        _find(made, store)
-        side.steps[made.name] = made
+        side_step = msgspec.convert(step, SideStep)
+        side_step.reason = f"not built ({side_step.reason})" if side_step.reason else "not built"
+        _find(side_step, store)
+        side.steps[side_step.name] = side_step
     for name in planned["linked"]:
         side.notes.append(f"{name} isn't in git: {word} is taken to have the file that is here now")
     return side
@@ -156,10 +156,10 @@ def _here_in(tree: Path, top: Path) -> Path:
 
     Returns the current folder itself if it isn't in the working tree. tree: the revision's files.
     """
-    here, top = Path.cwd(), top.resolve()
-    if not here.is_relative_to(top):
-        return here
-    folder = tree / here.relative_to(top)
+    working_folder, top = Path.cwd(), top.resolve()
+    if not working_folder.is_relative_to(top):
+        return working_folder
+    folder = tree / working_folder.relative_to(top)
     while not folder.is_dir():  # the revision doesn't have it
         folder = folder.parent
     return folder
@@ -186,8 +186,8 @@ def sides_of(graph: Graph, store: Store, first: str, second: str | None) -> tupl
 
     Raises `UsageError` for a word that names nothing, and for sides that don't compare.
     """
-    other = second or default_side(graph, first) or NOW
-    sides = side_of(graph, store, first), side_of(graph, store, other)
+    second_side = second or default_side(graph, first) or NOW
+    sides = side_of(graph, store, first), side_of(graph, store, second_side)
     check_pair(graph, *sides)
     return sides
 
@@ -204,15 +204,15 @@ def side_of(graph: Graph, store: Store, word: str) -> Side:
     commit = commit_of(plain_path(graph.recipe.path).parent, word)
     if commit is not None:
         return of_revision(graph, store, word, commit)
-    known = [NOW, LAST_RUN, PREVIOUS_RUN, *(run.id for run in runs_of(store.root, graph.recipe))]
-    what = f"'{word}' is neither a run of this recipe nor a git revision"
-    fix = f"write one of: {', '.join(known[:8])}; or a commit, branch or tag"
+    words = [NOW, LAST_RUN, PREVIOUS_RUN, *(run.id for run in runs_of(store.root, graph.recipe))]
+    problem = f"'{word}' is neither a run of this recipe nor a git revision"
+    fix = f"write one of: {', '.join(words[:8])}; or a commit, branch or tag"
     if graph.matrix is not None:
-        what = f"'{word}' is neither a run of this recipe, nor a variant, nor a git revision"
+        problem = f"'{word}' is neither a run of this recipe, nor a variant, nor a git revision"
         fix = f"write a variant, such as {some_of(graph)}; or {fix.removeprefix('write ')}"
     elif "=" in word:
         fix = f"the recipe has no `matrix:`; add one, or --matrix; or {fix}"
-    raise UsageError(what, fix=fix)
+    raise UsageError(problem, fix=fix)
 
 
 # -- variants --------------------------------------------------------------------------------------
@@ -282,8 +282,8 @@ def _step(graph: Graph, step: str, name: str) -> Node | None:
         for node in graph.nodes.values()
         if step in (node.origin, f"{node.section}.{node.origin}")
     )
-    wanted = _parts(name)
-    return next((n for n in nodes if n.variant and _parts(n.variant) == wanted), None)
+    parts = _parts(name)
+    return next((n for n in nodes if n.variant and _parts(n.variant) == parts), None)
 
 
 def _fitting(graph: Graph, name: str, *, whole: bool = False) -> list[Variant]:

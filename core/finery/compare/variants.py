@@ -79,7 +79,7 @@ def lines_of(
     """
     matrix = graph.matrix
     assert matrix is not None
-    whole = graph.whole or graph
+    full_graph = graph.whole or graph
     lines: dict[str, Line] = {}
     scored: set[tuple[str, str, Outputs]] = set()
     for variant in matrix.variants:
@@ -88,7 +88,7 @@ def lines_of(
         }
         line = lines.setdefault(variant.combination, Line(variant.combination, axes))
         line.variants.append(variant.name)
-        for judged in _judged(whole, matrix, variant):
+        for judged in _judged(full_graph, matrix, variant):
             result = results.get(judged.step)
             if result is None:
                 line.states.append(failed.get(judged.step, "not built"))
@@ -96,11 +96,11 @@ def lines_of(
             if not store.shared.reach(result.outputs.values()):
                 line.states.append("not here")
                 continue
-            once = line.name, judged.name, judged.outputs
-            if once in scored:  # a model that the seeds don't reach
+            identity = line.name, judged.name, judged.outputs
+            if identity in scored:  # a model that the seeds don't reach
                 continue
-            scored.add(once)
-            _take(line, whole, report_of(store, result), judged)
+            scored.add(identity)
+            _take(line, full_graph, report_of(store, result), judged)
     choice = choice_of(graph, results)
     for line in lines.values():
         line.chosen = choice is not None and choice["chosen"] in line.variants
@@ -109,8 +109,8 @@ def lines_of(
 
 def report_of(store: Store, result: Result) -> Report:
     """What the `Metrics` hold that a step made."""
-    (made,) = result.outputs.values()
-    artifact = store.artifact(made)
+    (manifest,) = result.outputs.values()
+    artifact = store.artifact(manifest)
     assert isinstance(artifact, Metrics)
     return artifact.report()
 
@@ -154,10 +154,10 @@ def _judged(graph: Graph, matrix: "Expanded", variant: Variant) -> Iterator[_Jud
         if node is None or not node.evaluates:
             continue
         for source in node.sources_of(Model):
-            made = graph.nodes.get(source.step)
-            if made is not None and made.variant:
+            maker = graph.nodes.get(source.step)
+            if maker is not None and maker.variant:
                 outputs = tuple((s.step, s.output) for s in (source, *node.row_sources))
-                yield _Judged(step, origin, source.ref, outputs, _is_trained(graph, made))
+                yield _Judged(step, origin, source.ref, outputs, _is_trained(graph, maker))
 
 
 def _is_trained(graph: Graph, node: Node) -> bool:
@@ -210,8 +210,8 @@ def title_of(graph: Graph) -> str:
     """`12 variants: 3 learning_rate × 2 r × 2 rows`."""
     assert graph.matrix is not None
     variants = counted(len(graph.matrix.variants), "variant")
-    of = axes_summary(graph.matrix.axes)
-    return f"{variants}: {of}" if of else variants
+    axes = axes_summary(graph.matrix.axes)
+    return f"{variants}: {axes}" if axes else variants
 
 
 def head_of(graph: Graph, column: str) -> str:

@@ -83,8 +83,8 @@ def verdict(reported: Reported, context: Context) -> list[Finding]:
     """The answers to the first questions of a reader, which the page begins with."""
     sections = list(_sections(reported, context))
     ordered = sorted(sections, key=lambda section: section.rank)
-    found = [finding for section in ordered for finding in findings_in(section)]
-    return ranked([*_findings(reported, sections), *found])
+    findings = [finding for section in ordered for finding in findings_in(section)]
+    return ranked([*_findings(reported, sections), *findings])
 
 
 def _sections(reported: Reported, context: Context) -> Iterator[Section]:
@@ -134,16 +134,16 @@ def gates_of(reported: Reported) -> list[Gate]:
     """The steps with a `require:`, built or not, and others whose result fails the build."""
     results = {step.node.name: step.result for step in reported.steps}
     failed = failed_gates(reported.graph, reported.store, results)
-    found = []
+    gates = []
     for step in reported.steps:
         required = getattr(step.node.step, "require", None) or {}
         error = failed.get(step.node.name)
         if error or (required and type(step.node.step).verify is not Step.verify):
             text = ", ".join(f"{name} {words}" for name, words in required.items())
-            made = step.result.outputs if step.result and not error else {}
-            outputs = {name: reported.store.artifact(of) for name, of in made.items()}
-            found.append(Gate(step, text, error, step.node.step.doubts(outputs) if outputs else ()))
-    return found
+            manifests = step.result.outputs if step.result and not error else {}
+            outputs = {name: reported.store.artifact(m) for name, m in manifests.items()}
+            gates.append(Gate(step, text, error, step.node.step.doubts(outputs) if outputs else ()))
+    return gates
 
 
 def _gates(reported: Reported) -> Iterator[Finding]:
@@ -234,8 +234,8 @@ def _origin(reported: Reported) -> Section:
     parts: list[Part] = [Tiles(list(_costs(reported))), Facts(dict(_facts(reported, facts)))]
     parts.append(Section("Repeat it", repeat))
     if packages:
-        known = Facts(dict(sorted(packages.items())))
-        parts.append(Section("Packages in the keys", [known], is_folded=True))
+        package_facts = Facts(dict(sorted(packages.items())))
+        parts.append(Section("Packages in the keys", [package_facts], is_folded=True))
     if not reported.is_past:
         recipe = Text(redact_secrets(graph.recipe.text), is_code=True)
         parts.append(Section("The recipe", [recipe], is_folded=True))
@@ -263,8 +263,8 @@ def _costs(reported: Reported) -> Iterator[Tile]:
     dollars = sum(step.dollars for step in reported.steps)
     cost = in_dollars(dollars) if dollars else "none"
     yield Tile("cost of answers", cost, "of models behind an API")
-    made: dict[str, Manifest] = {m.digest: m for r in results for m in r.outputs.values()}
-    yield Tile("size of outputs", size(sum(m.size() for m in made.values())))
+    manifests: dict[str, Manifest] = {m.digest: m for r in results for m in r.outputs.values()}
+    yield Tile("size of outputs", size(sum(m.size() for m in manifests.values())))
 
 
 def _facts(reported: Reported, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -309,13 +309,13 @@ def built_in(reported: Reported) -> Mapping[str, Artifact]:
 
     If a name means one of several variants, it is the one that the report shows.
     """
-    found: dict[str, Artifact] = {}
+    artifacts: dict[str, Artifact] = {}
     for step in reported.steps:
         for name, manifest in (step.result.outputs if step.result else {}).items():
             title = f"{step.node.name}.{name}" if name else step.node.name
-            found[title] = reported.store.artifact(manifest)
+            artifacts[title] = reported.store.artifact(manifest)
     for origin, variant in names_shown(reported.variants).items():
-        for title in [title for title in found if title.partition(".")[0] == variant]:
+        for title in [title for title in artifacts if title.partition(".")[0] == variant]:
             _, dot, output = title.partition(".")
-            found.setdefault(f"{origin}{dot}{output}", found[title])
-    return found
+            artifacts.setdefault(f"{origin}{dot}{output}", artifacts[title])
+    return artifacts

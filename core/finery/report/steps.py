@@ -48,7 +48,7 @@ def steps_now(graph: Graph, store: Store, run: Run | None) -> list[ReportedStep]
     plans = list(make_plan(Planner(graph, store), without_files=True))
     failed = failed_gates(graph, store, {plan.node.name: plan.result for plan in plans})
     blocked = blocked_by(graph, failed)
-    found = []
+    steps = []
     for plan in plans:
         name, record = plan.node.name, records.get(plan.node.name)
         # What another recipe built isn't part of this build if a gate before it fails.
@@ -64,8 +64,8 @@ def steps_now(graph: Graph, store: Store, run: Run | None) -> list[ReportedStep]
             state, detail = "blocked", f"waits for {record.by}, which failed"
         elif record and record.state == "running" and result is None and goes_on:
             state, detail = "running", progress.get(record.name, "")
-        found.append(ReportedStep(plan.node, state, detail, result))
-    return [_completed(step, store) for step in found]
+        steps.append(ReportedStep(plan.node, state, detail, result))
+    return [_completed(step, store) for step in steps]
 
 
 def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
@@ -77,7 +77,7 @@ def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
         choice = graph.choice_for(node, results)
         if choice is not None and choice in node.candidates:
             graph.settle(name, choice)
-    found = []
+    sections = []
     for name, record in run.steps.items():
         if name not in graph.nodes:
             continue
@@ -92,8 +92,8 @@ def steps_of_run(graph: Graph, store: Store, run: Run) -> list[ReportedStep]:
         state = states.get(record.state, "not built")
         if state == "built" and result is None:
             state, detail = "not built", "its outputs are no longer in the store"
-        found.append(ReportedStep(graph.nodes[name], state, detail, result))
-    return [_completed(step, store) for step in found]
+        sections.append(ReportedStep(graph.nodes[name], state, detail, result))
+    return [_completed(step, store) for step in sections]
 
 
 def _completed(step: ReportedStep, store: Store) -> ReportedStep:
@@ -107,8 +107,8 @@ def _completed(step: ReportedStep, store: Store) -> ReportedStep:
 
 def counts(steps: Sequence[ReportedStep]) -> Iterator[str]:
     """How many steps are in each state: `7 built`, `1 failed`."""
-    found = Counter(step.state for step in steps)
-    yield from (f"{found[state]} {state}" for state in get_args(State) if found[state])
+    states = Counter(step.state for step in steps)
+    yield from (f"{states[state]} {state}" for state in get_args(State) if states[state])
 
 
 class Group(NamedTuple):
@@ -133,8 +133,8 @@ class Group(NamedTuple):
         """Why it isn't built; of variants how many are in each state, if they differ."""
         if len(self.steps) == 1 or len({step.detail for step in self.steps}) == 1:
             return self.steps[0].detail
-        found = list(counts(self.steps))
-        return ", ".join(found) if len(found) > 1 else ""
+        parts = list(counts(self.steps))
+        return ", ".join(parts) if len(parts) > 1 else ""
 
 
 def groups_of(steps: Sequence[ReportedStep]) -> list[Group]:

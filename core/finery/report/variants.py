@@ -65,11 +65,11 @@ def steps_shown(variants: Variants | None, steps: Sequence[ReportedStep]) -> lis
     if variants is None:
         return list(steps)
     assert variants.graph.matrix is not None
-    own = variants.graph.matrix.steps.get(variants.shown, {}).values()
+    own_steps = variants.graph.matrix.steps.get(variants.shown, {}).values()
     return [
         step
         for step in steps
-        if step.node.name != WINNER and (not step.node.variant or step.node.name in own)
+        if step.node.name != WINNER and (not step.node.variant or step.node.name in own_steps)
     ]
 
 
@@ -98,8 +98,8 @@ def _training(variants: Variants, line: Line) -> str:
         if step.result and step.node.trains
     }
     assert variants.graph.matrix is not None
-    made = [variants.graph.matrix.steps[variant].values() for variant in line.variants]
-    seconds = [sum(times.get(name, 0.0) for name in {*names}) for names in made]
+    variant_steps = [variants.graph.matrix.steps[variant].values() for variant in line.variants]
+    seconds = [sum(times.get(name, 0.0) for name in {*names}) for names in variant_steps]
     return duration(sum(seconds) / len(seconds)) if any(seconds) else ""
 
 

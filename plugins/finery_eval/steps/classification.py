@@ -117,8 +117,8 @@ class Classification(BatchEvaluator, task="classification"):
             )
         super().check()
         formats = {model.name: str(model.meta.get("format", "")) for model in self.models}
-        for name, of in formats.items() if self.abstain_below is not None else ():
-            if of.startswith("baseline-"):
+        for name, model_format in formats.items() if self.abstain_below is not None else ():
+            if model_format.startswith("baseline-"):
                 raise without_probability(name)
 
     def examine(self, look: Look) -> None:
@@ -174,8 +174,8 @@ class Classification(BatchEvaluator, task="classification"):
         normal = tuple(reader.normal(labels.get(column, ())) for column in reader.columns)
         named = msgspec.structs.replace(reader, labels=normal if any(normal) else ())
         expected = read_expected(named, rows)
-        seen = (sorted({e.values[i] for e in expected}) for i in range(len(reader.columns)))
-        allowed = tuple(n or tuple(s) for n, s in zip(normal, seen, strict=True))
+        observed = (sorted({e.values[i] for e in expected}) for i in range(len(reader.columns)))
+        allowed = tuple(n or tuple(s) for n, s in zip(normal, observed, strict=True))
         reader = msgspec.structs.replace(reader, labels=allowed)
         refuse_contradictions(reader, rows, expected)
         return reader, expected
@@ -200,22 +200,22 @@ class Classification(BatchEvaluator, task="classification"):
         judged = each_judged(
             answers, lambda i, a: verdict(reader, expected[i], a, self.abstain_below)
         )
-        outcomes = {name: [v.values["macro_f1"] for v in of] for name, of in judged.items()}
+        outcomes = {name: [v.values["macro_f1"] for v in rows] for name, rows in judged.items()}
         invalid = {
-            name: sum(any(guess == INVALID for _, guess in outcome) for outcome in of)
-            for name, of in outcomes.items()
+            name: sum(any(guess == INVALID for _, guess in outcome) for outcome in values)
+            for name, values in outcomes.items()
         }
         columns = {c: [e.values[i] for e in expected] for i, c in enumerate(reader.columns)}
         tables = [answers_table(answers, invalid), majority_table(columns, "class")]
         confused: dict[str, dict[str, Matrix]] = {name: {} for name in outcomes}
-        for name, of in outcomes.items():
+        for name, model_values in outcomes.items():
             for i, column in enumerate(reader.columns):
-                pairs = Counter(outcome[i] for outcome in of)
+                pairs = Counter(outcome[i] for outcome in model_values)
                 tables.append(class_table(name, column, reader.labels[i], pairs))
                 confused[name][column] = confusion(reader.labels[i], pairs)
         extra: dict[str, Any] = {CONFUSION: confused}
         if self.abstain_below is not None:
-            tables += [coverage_table(name, answers[name], of) for name, of in judged.items()]
+            tables += [coverage_table(name, answers[name], rows) for name, rows in judged.items()]
             extra[ABSTAIN] = self.abstain_below
         headline = ["accuracy", "macro_f1", *self.fields, "valid", *self._selective]
         return self.verdicts(answers, judged, tables, headline=headline, report=Report(extra=extra))
@@ -315,8 +315,8 @@ def refuse_contradictions(
 
 def refuse_unknown(answers: Answers, abstain_below: float | None) -> None:
     """Raise `UsageError` for a model that doesn't give the probabilities that are needed."""
-    for name, of in answers.items() if abstain_below is not None else ():
-        if any(answer.probability is None for answer in of):
+    for name, model_answers in answers.items() if abstain_below is not None else ():
+        if any(answer.probability is None for answer in model_answers):
             raise without_probability(name)
 
 

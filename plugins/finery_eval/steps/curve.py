@@ -75,16 +75,16 @@ def growth(
     groups, each with the answers of all models, see `stats.interval_of`. It covers the choice of
     test rows, but not of training rows or the seed. None if a row doesn't count for all models.
     """
-    if any(hit is None for of in hits for hit in of):
+    if any(hit is None for model_hits in hits for hit in model_hits):
         return None
     alone = groups if groups is not None else [[i] for i in range(len(hits[0]))]
     outcomes: list[Outcome] = [
-        (tuple(sum(bool(of[i]) for i in group) for of in hits), len(group)) for group in alone
+        (tuple(sum(bool(hit[i]) for i in group) for hit in hits), len(group)) for group in alone
     ]
     # The line is drawn at even distances of the logarithms, up to twice the largest.
-    least, largest = min(sizes), max(sizes)
-    between = (round(least * (2 * largest / least) ** (i / DRAWN)) for i in range(1, DRAWN))
-    drawn = sorted({least, *between, 2 * largest})
+    smallest, largest = min(sizes), max(sizes)
+    between = (round(smallest * (2 * largest / smallest) ** (i / DRAWN)) for i in range(1, DRAWN))
+    drawn = sorted({smallest, *between, 2 * largest})
     logs = [math.log2(size / largest) for size in sizes]
     at = [math.log2(rows / largest) for rows in drawn]
 
@@ -103,7 +103,7 @@ def growth(
     value, *shares = line(Counter(outcomes))
     added, *at_rows = stats.resampled(outcomes, line)
     interval = stats.interval_of(added, len(outcomes), stats.GAIN)
-    band = [stats.interval_of(of, len(outcomes), stats.SHARE) for of in at_rows]
+    band = [stats.interval_of(draws, len(outcomes), stats.SHARE) for draws in at_rows]
     fitted = [
         Fitted(rows, share, *ends) for rows, share, ends in zip(drawn, shares, band, strict=True)
     ]
@@ -141,12 +141,12 @@ def _newton(
 ) -> tuple[float, float]:
     """By how much a step of Newton's method changes intercept and slope."""
     shares = [_share(start + slope * each) for each in x]
-    left = [count - n * share for count, share in zip(counts, shares, strict=True)]
+    gaps = [count - n * share for count, share in zip(counts, shares, strict=True)]
     weights = [n * share * (1 - share) for share in shares]
     a, b, c = (
         math.fsum(w * each**power for w, each in zip(weights, x, strict=True)) for power in range(3)
     )
-    u, v = math.fsum(left), math.fsum(gap * each for gap, each in zip(left, x, strict=True))
+    u, v = math.fsum(gaps), math.fsum(gap * each for gap, each in zip(gaps, x, strict=True))
     determinant = a * c - b * b
     return (c * u - b * v) / determinant, (a * v - b * u) / determinant
 
@@ -157,8 +157,8 @@ def _likelihood(
     """The logarithm of it, less a constant."""
     odds = [start + slope * each for each in x]
     return math.fsum(
-        count * of - n * (max(of, 0) + math.log1p(math.exp(-abs(of))))
-        for count, of in zip(counts, odds, strict=True)
+        count * row_odds - n * (max(row_odds, 0) + math.log1p(math.exp(-abs(row_odds))))
+        for count, row_odds in zip(counts, odds, strict=True)
     )
 
 
@@ -175,7 +175,7 @@ def curve_of(
     for metric in verdicts.headline:
         values = verdicts.values(metric)
         hits = [values[each.name] for each in trained]
-        is_share = all(isinstance(value, bool) for of in hits for value in of)
+        is_share = all(isinstance(value, bool) for model_hits in hits for value in model_hits)
         if is_share and (grown := growth(sizes, hits, groups)) is not None:
             curve[metric] = grown
     return curve
@@ -197,9 +197,9 @@ def advice(trained: Sequence[Trained], metric: str, grown: Growth) -> list[str]:
         epochs = "More epochs may help, so try them first: "
         epochs += f"{largest.name} was best at its last step, {largest.steps}"
     else:
-        what = "" if grown.is_shown else ". So a larger model is the next thing to try"
+        conclusion = "" if grown.is_shown else ". So a larger model is the next thing to try"
         epochs = f"More epochs won't help: {largest.name} was best at step {largest.best_step} of "
-        epochs += f"{largest.steps}{what}"
+        epochs += f"{largest.steps}{conclusion}"
     return [more, epochs]
 
 
@@ -228,8 +228,8 @@ def curve_plot(trained: Sequence[Trained], measure: Measure, grown: Growth, metr
     scores = [(model.rows, score) for model in trained if (score := measure.score(model.name))]
     fitted = Series(
         "fitted curve, with its 95 % CI",
-        [(of.rows, of.share) for of in grown.line],
-        band=[(of.rows, of.low, of.high) for of in grown.line],
+        [(point.rows, point.share) for point in grown.line],
+        band=[(point.rows, point.low, point.high) for point in grown.line],
     )
     points = Series(
         f"{metric}, with 95 % CI",

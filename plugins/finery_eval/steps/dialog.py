@@ -190,10 +190,10 @@ class Dialog(JudgeEach, engines=True):
         turns = [turns_of(row, self.turns) for row in rows]
         asking.refuse_rows(
             "some rows begin with an assistant turn, which answers nothing",
-            (of[0].row["id"] for of in turns if of and not of[0].place),
+            (dialog[0].row["id"] for dialog in turns if dialog and not dialog[0].place),
             fix="remove that turn, or set its weight: 0",
         )
-        judged = [of for of in turns if of]
+        judged = [dialog for dialog in turns if dialog]
         if not judged:
             raise UsageError(
                 f"no row has a turn for `turns: {self.turns}`", where="turns", fix="turns: all"
@@ -203,14 +203,14 @@ class Dialog(JudgeEach, engines=True):
     def unjudged(self) -> list[Unjudged]:
         """The turns that aren't judged, and the rows that have no other."""
         counts = [(row, unjudged_turns(row, self.turns)) for row in self.rows]
-        whats = sorted({what for _, of in counts for what in of})
+        all_reasons = sorted({reason for _, c in counts for reason in c})
         unjudged = [
-            Unjudged(w, sum(w in of for _, of in counts), sum(of[w] for _, of in counts))
-            for w in whats
+            Unjudged(w, sum(w in c for _, c in counts), sum(c[w] for _, c in counts))
+            for w in all_reasons
         ]
-        whole = [of.total() for row, of in counts if not turns_of(row, self.turns)]
-        if whole:
-            unjudged.append(Unjudged("whole rows, which are left out", len(whole), sum(whole)))
+        dropped = [c.total() for row, c in counts if not turns_of(row, self.turns)]
+        if dropped:
+            unjudged.append(Unjudged("whole rows, which are left out", len(dropped), sum(dropped)))
         return unjudged
 
     def report(
@@ -234,18 +234,18 @@ class Dialog(JudgeEach, engines=True):
             name: [of_turn[end - len(c) : end] for c, end in zip(conversations, ends, strict=True)]
             for name, of_turn in verdicts.right().items()
         }
-        whole = {
+        of_dialogs = {
             metric: Measure(
                 {name: list(map(judge, of_rows)) for name, of_rows in right.items()},
                 together([conversation[0].row for conversation in conversations]),
             )
             for metric, judge in OF_ROWS.items()
         }
-        for name, scores in scores_of(list(right), whole).items():
+        for name, scores in scores_of(list(right), of_dialogs).items():
             report.scores[name] |= scores
         by_turn = []
         for number in range(1, max(numbers) + 1):
-            places = [i for i, other in enumerate(numbers) if other == number]
+            places = [i for i, place in enumerate(numbers) if place == number]
             scores_of_turn = scores_of(list(right), verdicts.measures(None, places))
             by_turn.append(Slice(len(places), **values_and_intervals(scores_of_turn)))
         tables = [
@@ -269,13 +269,13 @@ class Dialog(JudgeEach, engines=True):
 
 def turn_table(model: str, headline: Sequence[str], by_turn: Sequence[Slice]) -> ReportTable:
     """The scores of each turn."""
-    first, *others = headline
-    columns = ["judged turn", "rows", first, "95 % CI low", "95 % CI high", *others]
+    first, *other_metrics = headline
+    columns = ["judged turn", "rows", first, "95 % CI low", "95 % CI high", *other_metrics]
     rows: list[list[Any]] = []
     for number, part in enumerate(by_turn, 1):
         values, score = part.scores[model], part.score(model, first)
         ends = (score.interval if score else None) or (None, None)
-        rows.append([number, part.rows, values.get(first), *ends, *map(values.get, others)])
+        rows.append([number, part.rows, values.get(first), *ends, *map(values.get, other_metrics)])
     units = dict.fromkeys(columns[2:], "share")
     return ReportTable(f"{model}: turns", columns, rows, units=units, model=model)
 

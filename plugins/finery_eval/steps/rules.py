@@ -121,21 +121,23 @@ class Rules(BatchEvaluator, task="style"):
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Hold the rows' own answers, if they have any, against the rules."""
         answered = [row for row in rows if answer_text(row).strip()]
-        own = [self.kept(answer_text(row)) for row in answered]
-        broken = {name: sum(not kept[name] for kept in own) for name in self.rules}
+        expected = [self.kept(answer_text(row)) for row in answered]
+        broken = {name: sum(not k[name] for k in expected) for name in self.rules}
         report = Report()
         if any(broken.values()):
-            count = sum(not all(kept.values()) for kept in own)
+            count = sum(not all(k.values()) for k in expected)
             named = ", ".join(f"{name} {n}" for name, n in broken.items() if n)
-            text = f"the answers of {count} of {len(own)} rows break a rule: {named}"
+            text = f"the answers of {count} of {len(expected)} rows break a rule: {named}"
             report.extra[EXPECTED] = text
             job.log(text)
 
         def judged(answers: Answers) -> Verdicts:
-            of = each_judged(answers, lambda _, answer: self.verdict(self.kept(answer.text)))
-            verdicts = self.verdicts(answers, of)
+            judged_answers = each_judged(
+                answers, lambda _, answer: self.verdict(self.kept(answer.text))
+            )
+            verdicts = self.verdicts(answers, judged_answers)
             measures, own_groups = verdicts.measures(together(rows)), together(answered)
-            owns = {n: Measure({OWN: [k[n] for k in own]}, own_groups) for n in self.rules}
+            owns = {n: Measure({OWN: [k[n] for k in expected]}, own_groups) for n in self.rules}
             tables = [rules_table(self.rules, measures, owns), answers_table(answers)]
             return verdicts._replace(tables=tables, report=report)
 

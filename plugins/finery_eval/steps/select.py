@@ -83,11 +83,11 @@ class Select(Step, seeded=False, sections=("evaluate",)):
     def check(self) -> None:
         """Raise `UsageError` where a repeat isn't a candidate, or settings don't fit together."""
         if self.pareto and self.model:
-            what, fix = "`pareto` is for a choice among models", "remove `model` or `pareto`"
-            raise UsageError(what, where="pareto", fix=fix)
+            problem, fix = "`pareto` is for a choice among models", "remove `model` or `pareto`"
+            raise UsageError(problem, where="pareto", fix=fix)
         if self.repeats and not self.model:
-            what = "`repeats` is for evaluations of one model"
-            raise UsageError(what, where="repeats", fix="name it with `model`")
+            problem = "`repeats` is for evaluations of one model"
+            raise UsageError(problem, where="repeats", fix="name it with `model`")
         names = [metrics.name for metrics in self.candidates]
         for group, members in self.repeats.items():
             for name in members:
@@ -106,16 +106,16 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         What a candidate measures is known of evaluators, see `Gate.outputs`.
         """
         metas = [metrics.meta for metrics in self.candidates]
-        better = {name: of for meta in metas for name, of in meta.get("better", {}).items()}
+        better = {name: aim for meta in metas for name, aim in meta.get("better", {}).items()}
         aims = [name.removeprefix("-") for name in self.pareto]
         if twice := [name for name in aims if aims.count(name) > 1]:
-            what = f"`pareto` has {twice[0]} twice"
-            raise UsageError(what, where="pareto", fix="name each metric once")
+            problem = f"`pareto` has {twice[0]} twice"
+            raise UsageError(problem, where="pareto", fix="name each metric once")
         for where, name in [("metric", self.metric), *(("pareto", aim) for aim in aims)]:
             measured = {metric for meta in metas for metric in meta.get("metrics", ())}
             if name not in measured and all("metrics" in meta for meta in metas):
-                what = f"the candidates have no metric '{name}'"
-                raise UsageError(what, where=where, fix=did_you_mean(name, measured))
+                problem = f"the candidates have no metric '{name}'"
+                raise UsageError(problem, where=where, fix=did_you_mean(name, measured))
         way = "higher" if self.best == "highest" else "lower"
         if better.get(self.metric, way) != way:
             raise UsageError(
@@ -142,8 +142,8 @@ class Select(Step, seeded=False, sections=("evaluate",)):
             (self._candidate(name, [by_name[each] for each in of]) for name, of in groups.items()),
             key=lambda candidate: -sign * candidate.score,
         )
-        first, *others = ranked
-        margin = self._margin(first, others[0]) if others else None
+        first, *runners_up = ranked
+        margin = self._margin(first, runners_up[0]) if runners_up else None
         names = [_variant(metrics.name) for metrics in first.metrics]
         repeats = dict(zip(names, first.scores, strict=True))
         chosen = max(repeats, key=lambda name: sign * repeats[name])
@@ -158,7 +158,7 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         is_share = all(metrics.report().is_share(self.metric) for metrics in self.candidates)
         report = Report(
             rows=rows,
-            scores={of.name: {self.metric: Score(of.score, of.interval)} for of in ranked},
+            scores={c.name: {self.metric: Score(c.score, c.interval)} for c in ranked},
             unbounded=[] if is_share else [self.metric],
             headline=[self.metric],
             tables=[_table(ranked)] if self.repeats else [],
@@ -182,9 +182,9 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         ranked = sorted(
             scores, key=lambda n: (bool(beaten[n]), -sign * scores[n][self.metric].value)
         )
-        chosen, *others = front = [name for name in ranked if not beaten[name]]
+        chosen, *runners_up = front = [name for name in ranked if not beaten[name]]
         score = scores[chosen][self.metric]
-        margin = compared.margin(self.metric, chosen, others[0]) if others else None
+        margin = compared.margin(self.metric, chosen, runners_up[0]) if runners_up else None
         unit = compared.units.get(self.metric)
         best = f"{quantity(score.value, unit)}{_in_words(score.interval, unit)}"
         words = [f"chosen of {len(front)}: {chosen}, {self.metric} {best}", *_ahead(margin, unit)]
@@ -214,10 +214,10 @@ class Select(Step, seeded=False, sections=("evaluate",)):
         for each, report in zip(metrics, reports, strict=True):
             score = report.score(self.model, self.metric)
             if score is None:
-                known = ", ".join(report.scores.get(self.model, report.scores))
+                known_models = ", ".join(report.scores.get(self.model, report.scores))
                 raise DataError(
                     f"{each.name} has no score {self.model}.{self.metric}",
-                    fix=f"choose by one of: {known}",
+                    fix=f"choose by one of: {known_models}",
                 )
             scores.append(score)
         values = [score.value for score in scores]
@@ -325,20 +325,20 @@ class Compared(NamedTuple):
         """Model → those that are better in one of the aims and no worse in the others."""
         return {name: [by for by in self.scores if self._beats(by, name)] for name in self.scores}
 
-    def _beats(self, model: str, other: str) -> bool:
-        first, second = self.scores[model], self.scores[other]
+    def _beats(self, model: str, rival: str) -> bool:
+        first, second = self.scores[model], self.scores[rival]
         gains = [sign * (first[m].value - second[m].value) for m, sign in self.aims.items()]
         return any(gain > 0 for gain in gains) and all(gain >= 0 for gain in gains)
 
     @property
     def unbounded(self) -> list[str]:
         """The metrics that aren't from 0 to 1."""
-        return [metric for metric, of in self.reports.items() if not of.is_share(metric)]
+        return [metric for metric, report in self.reports.items() if not report.is_share(metric)]
 
     @property
     def units(self) -> dict[str, str]:
         """Metric → its unit, of those that have one."""
-        return {m: of.units[m] for m, of in self.reports.items() if m in of.units}
+        return {m: report.units[m] for m, report in self.reports.items() if m in report.units}
 
     def margin(self, metric: str, first: str, second: str) -> dict[str, Any]:
         """The lead of a model over another one, with the interval that their evaluation has."""
@@ -371,26 +371,26 @@ def compare_models(reports: Sequence[Report], metric: str, aims: Aims) -> Compar
 
     Raises `DataError` for a metric that no evaluation has, or if no model has all of them.
     """
-    found = {}
+    chosen = {}
     for name in (metric, *aims):
-        having = (r for r in reports if any(name in of for of in r.scores.values()))
+        having = (r for r in reports if any(name in s for s in r.scores.values()))
         if (report := next(having, None)) is None:
-            names = dict.fromkeys(m for r in reports for of in r.scores.values() for m in of)
+            names = dict.fromkeys(m for r in reports for s in r.scores.values() for m in s)
             raise DataError(
                 f"no candidate has a score {name}",
                 where="metric" if name == metric else "pareto",
                 fix=MISSING.get(name) or f"name one of: {', '.join(names)}",
             )
-        found[name] = report
+        chosen[name] = report
     models = dict.fromkeys(model for report in reports for model in report.scores)
     scores = {}
     for model in models:
-        of = {name: report.score(model, name) for name, report in found.items()}
-        if None not in of.values():
-            scores[model] = {name: Score(s.value, s.interval) for name, s in of.items() if s}
+        row = {name: report.score(model, name) for name, report in chosen.items()}
+        if None not in row.values():
+            scores[model] = {name: Score(s.value, s.interval) for name, s in row.items() if s}
     if not scores:
         raise DataError(
-            f"no model has all of {', '.join(found)}",
+            f"no model has all of {', '.join(chosen)}",
             fix="let all candidates evaluate the same models",
         )
-    return Compared(found, scores, aims, [model for model in models if model not in scores])
+    return Compared(chosen, scores, aims, [model for model in models if model not in scores])

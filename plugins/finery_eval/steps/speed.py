@@ -61,10 +61,10 @@ def quantile(counts: Mapping[float, int], share: float) -> float:
     Definition 1 of R. J. Hyndman and Y. Fan, "Sample quantiles in statistical packages", The
     American Statistician 50 (1996) 361-365: always a measured value.
     """
-    left = math.ceil(share * sum(counts.values()))
+    remaining = math.ceil(share * sum(counts.values()))
     for value in sorted(counts):
-        left -= counts[value]
-        if left <= 0:
+        remaining -= counts[value]
+        if remaining <= 0:
             return value
     return 0.0
 
@@ -143,7 +143,7 @@ class Speed(Judge, engines=True, seeded=False, alone=True, task="speed"):
         count = min(self.answers, len(rows))
         places = {i * len(rows) // count for i in range(count)}
         measured = [rows[i] for i in sorted(places)]
-        others = [row for i, row in enumerate(rows) if i not in places] or measured
+        later_rows = [row for i, row in enumerate(rows) if i not in places] or measured
         facts = {**machine(), "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         load = os.getloadavg()[0]
         job.log("no other step of this build runs on this machine while this one measures")
@@ -152,7 +152,7 @@ class Speed(Judge, engines=True, seeded=False, alone=True, task="speed"):
         for model in self.models:
             engine = job.raw_engine(model)
             job.progress(0, count, model.name)
-            for row in others[: self.warm_up]:
+            for row in later_rows[: self.warm_up]:
                 self._timing(job, engine, row)
             timings = []
             for number, row in enumerate(measured, 1):
@@ -174,7 +174,7 @@ class Speed(Judge, engines=True, seeded=False, alone=True, task="speed"):
         headline = [
             metric
             for metric in METRICS
-            if any(value is not None for of in verdicts.values(metric).values() for value in of)
+            if any(value is not None for rows in verdicts.values(metric).values() for value in rows)
         ]
         return write(job, measured, answers, verdicts._replace(headline=headline))
 

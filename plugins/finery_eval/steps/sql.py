@@ -82,12 +82,14 @@ class Sql(BatchEvaluator, task="complex"):
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Run the expected queries."""
         database = Database(self.schema.paths, timeout=self.timeout)
-        wanted = self.expectations(job, rows, database)
+        expected = self.expectations(job, rows, database)
 
         def judged(answers: Answers) -> Verdicts:
             with closing(database):
-                of = each_judged(answers, lambda i, a: self.verdict(wanted[i], a.text, database))
-            return self.verdicts(answers, of, [queries_table(of), answers_table(answers)])
+                judged = each_judged(
+                    answers, lambda i, a: self.verdict(expected[i], a.text, database)
+                )
+            return self.verdicts(answers, judged, [queries_table(judged), answers_table(answers)])
 
         return judged
 
@@ -108,8 +110,8 @@ class Sql(BatchEvaluator, task="complex"):
         )
         empty = [  # no row, or none with a value, such as the sum of no rows
             row["id"]
-            for row, wanted in zip(rows, expectations, strict=True)
-            if all(cell is None for cells in wanted.result for cell in cells)
+            for row, expectation in zip(rows, expectations, strict=True)
+            if all(cell is None for cells in expectation.result for cell in cells)
         ]
         if empty:
             named = ", ".join(empty[:SHOWN]) + ", …" * (len(empty) > SHOWN)
@@ -124,33 +126,33 @@ class Sql(BatchEvaluator, task="complex"):
         fenced = _FENCE.search(text)
         return (fenced[1] if fenced else text).strip()
 
-    def verdict(self, wanted: Wanted, answer: str, database: Database) -> Verdict:
+    def verdict(self, expectation: Wanted, answer: str, database: Database) -> Verdict:
         """The metrics of an answer."""
         sql = self.text(answer)
         error, valid = None, True
         try:
-            error = self.difference(wanted, database.query(sql))
+            error = self.difference(expectation, database.query(sql))
         except QueryError as failure:
             error, valid = str(failure), False
         values = {
             "accuracy": error is None,
-            "exact": normalised(sql) == normalised(wanted.sql),
+            "exact": normalised(sql) == normalised(expectation.sql),
             "valid": valid,
         }
-        return Verdict(values, {"expected": wanted.sql, "prediction": sql, "error": error})
+        return Verdict(values, {"expected": expectation.sql, "prediction": sql, "error": error})
 
-    def difference(self, wanted: Wanted, result: Result) -> str | None:
+    def difference(self, expectation: Wanted, result: Result) -> str | None:
         """The difference between a result and the expected one; None if they are equal."""
-        actual, expected = self.compared(result), self.compared(wanted.result)
+        actual, expected = self.compared(result), self.compared(expectation.result)
         if actual and expected and len(actual[0]) != len(expected[0]):
             return f"{len(actual[0])} columns, expected {len(expected[0])}"
         if len(actual) != len(expected):
             return f"{len(actual)} rows, expected {len(expected)}"
-        counts, others = Counter(actual), Counter(expected)
-        if counts != others:
-            wrong, missing = next(iter(counts - others)), next(iter(others - counts))
+        counts, right = Counter(actual), Counter(expected)
+        if counts != right:
+            wrong, missing = next(iter(counts - right)), next(iter(right - counts))
             return f"returns {wrong!s:.80}, expected {missing!s:.80}"
-        if wanted.ordered and actual != expected:
+        if expectation.ordered and actual != expected:
             return "the rows are right, but in the wrong order"
         return None
 
@@ -191,8 +193,8 @@ def has_order(sql: str) -> bool:
 def queries_table(judged: Mapping[str, Sequence[Verdict]]) -> ReportTable:
     """How many queries are right, return something else, or fail."""
     rows = []
-    for name, of in judged.items():
-        right = sum(verdict.values["accuracy"] for verdict in of)
-        valid = sum(verdict.values["valid"] for verdict in of)
-        rows.append([name, right, valid - right, len(of) - valid])
+    for name, verdicts in judged.items():
+        right = sum(verdict.values["accuracy"] for verdict in verdicts)
+        valid = sum(verdict.values["valid"] for verdict in verdicts)
+        rows.append([name, right, valid - right, len(verdicts) - valid])
     return ReportTable("Queries", ["model", "right", "another result", "fail"], rows)

@@ -222,11 +222,11 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
             tolerance=self.tolerance, ignore_case=self.ignore_case, ordered=self.lists == "ordered"
         )
         judged = {
-            name: [self.verdict(same, fields, *of) for of in zip(expected, read, strict=True)]
+            name: [self.verdict(same, fields, *pair) for pair in zip(expected, read, strict=True)]
             for name, read in readings.items()
         }
         invalid = {n: sum(r.value is UNREADABLE for r in read) for n, read in readings.items()}
-        wanted = {
+        expectations = {
             n: [compact_json(lookup(v, path)) for v in expected] for n, path in fields.paths.items()
         }
         named = [metric_of(field) for field in fields.paths]
@@ -237,8 +237,8 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
             judged,
             [
                 answers_table(answers, invalid),
-                majority_table(wanted, "value"),
-                *(field_table(name, fields, of) for name, of in judged.items()),
+                majority_table(expectations, "value"),
+                *(field_table(name, fields, verdicts) for name, verdicts in judged.items()),
                 *problem_tables(readings),
             ],
             metrics=["accuracy", "field_score", *named, "valid_json", *self._valid()],
@@ -250,7 +250,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         """What an answer counts as, and where it differs from what is expected."""
         readable = reading.value is not UNREADABLE
         differences = dict(differing(same, fields, expected, reading.value))
-        whole = fields.named or same.equal(expected, reading.value)
+        is_right = fields.named or same.equal(expected, reading.value)
         of_fields: dict[str, Any] = {}
         for name, path in fields.paths.items():
             want, got = lookup(expected, path), lookup(reading.value, path)
@@ -260,7 +260,7 @@ class Json(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         right = sum(value for name, value in of_fields.items() if name not in fields.lists)
         lists = tuple(value for name, value in of_fields.items() if name in fields.lists)
         values: dict[str, Any] = {
-            "accuracy": whole and not differences,
+            "accuracy": is_right and not differences,
             "field_score": (len(of_fields), right, lists),
             "valid_json": readable,
             **{metric_of(name): value for name, value in of_fields.items()},

@@ -207,13 +207,13 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         toolbox, by_state = Toolbox(), "answer" not in functions.settings.expect
         read = partial(task_of, toolbox=toolbox, functions=functions, by_state=by_state)
         tasks = self.readable(rows, partial(read, coerce=self.coerce))
-        for what, errors in (
+        for subject, errors in (
             ("calls before the last turn of the user", [task.errors.before for task in tasks]),
             ("expected calls", [task.errors.expected for task in tasks]),
         ):
             if any(errors):
                 failed = sum(map(bool, errors))
-                job.log(f"the {what} of {failed} of {len(rows)} rows end in an error")
+                job.log(f"the {subject} of {failed} of {len(rows)} rows end in an error")
         return tasks
 
     def expect(self) -> Expect:
@@ -230,10 +230,13 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         """Compare the states and answers with those of the rows."""
         assert self.execute is not None
         expect = self.expect()
-        calls = {name: [c for each in of for c in each.calls] for name, of in plays.items()}
+        calls = {
+            name: [c for each in model_plays for c in each.calls]
+            for name, model_plays in plays.items()
+        }
         return self.verdicts(
             answers,
-            {name: list(map(expect.verdict, of)) for name, of in plays.items()},
+            {name: list(map(expect.verdict, model_plays)) for name, model_plays in plays.items()},
             [
                 answers_table(answers),
                 steps_table(plays, self.execute.max_steps),
@@ -243,10 +246,10 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
 
     def judging(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], Verdicts]:
         """Read the expected calls and the tools of each row."""
-        wanted = self.readable(rows, partial(self.expected, toolbox=Toolbox()))
-        arguments = arguments_of(t for want in wanted for t in want.tools.values())
+        expectations = self.readable(rows, partial(self.expected, toolbox=Toolbox()))
+        arguments = arguments_of(t for want in expectations for t in want.tools.values())
         arguments.check(self.free, self.unordered)
-        return partial(self.judged, wanted)
+        return partial(self.judged, expectations)
 
     def unjudged(self, rows: Sequence[Row]) -> list[Unjudged]:
         """Turns with calls before those that are judged."""
@@ -296,7 +299,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
             unordered=frozenset(self.unordered),
         )
 
-    def judged(self, wanted: Sequence[Wanted], answers: Answers) -> Verdicts:
+    def judged(self, expectations: Sequence[Wanted], answers: Answers) -> Verdicts:
         """Read the calls in the answers and compare them with the expected ones."""
         equality = self.equality()
         matches = {
@@ -304,21 +307,32 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
                 Match(
                     want, answered_calls(answer, want.tools, coerce=self.coerce), equality, answer
                 )
-                for want, answer in zip(wanted, completions, strict=True)
+                for want, answer in zip(expectations, completions, strict=True)
             ]
             for name, completions in answers.items()
         }
         invalid = {
-            name: sum(match.is_valid is False for match in of) for name, of in matches.items()
+            name: sum(match.is_valid is False for match in model_matches)
+            for name, model_matches in matches.items()
         }
-        calls = {name: [c for match in of for c in match.calls] for name, of in matches.items()}
+        calls = {
+            name: [c for match in model_matches for c in match.calls]
+            for name, model_matches in matches.items()
+        }
         return self.verdicts(
             answers,
-            {name: [match.verdict() for match in of] for name, of in matches.items()},
+            {
+                name: [match.verdict() for match in model_matches]
+                for name, model_matches in matches.items()
+            },
             [
                 answers_table(answers, invalid),
                 due_table(matches),
-                *(t for name, of in matches.items() for t in calls_table(name, of)),
+                *(
+                    t
+                    for name, model_matches in matches.items()
+                    for t in calls_table(name, model_matches)
+                ),
                 *malformed_table(calls),
             ],
         )

@@ -217,8 +217,8 @@ def _as_read(facts: Mapping[str, Any]) -> Iterator[str]:
         read, expected = (
             json.dumps(facts[name], ensure_ascii=False) for name in ("prediction", "expected")
         )
-        what = "nothing that could be expected" if facts["prediction"] is None else read
-        yield f"read as {what}, expected {expected}"
+        reading = "nothing that could be expected" if facts["prediction"] is None else read
+        yield f"read as {reading}, expected {expected}"
 
 
 def _prompt(facts: Mapping[str, Any], row: Row | None) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ def difference_of(before: Metrics, after: Metrics) -> dict[str, Any]:
         model: _of_model(model, reports, (answers[0].get(model, []), answers[1].get(model, [])))
         for model in shared
     }
-    tests = [f["test"] for of in compared.values() for f in of["metrics"].values() if f["test"]]
+    tests = [f["test"] for m in compared.values() for f in m["metrics"].values() if f["test"]]
     for test, p_value in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
         test["p_holm"] = p_value
     return {
@@ -69,14 +69,14 @@ def _of_model(
     scores = [report.scores.get(model, {}) for report in reports]
     metrics = {}
     for metric in (m for m in headline(reports[1]) if m in scores[0] and m in scores[1]):
-        values, is_share = [of[metric].value for of in scores], reports[1].is_share(metric)
+        values, is_share = [s[metric].value for s in scores], reports[1].is_share(metric)
         measure = measure_between(pairs, metric, *reports)
         test = _test(pairs, measure) if isinstance(measure, Measure) else None
         facts: dict[str, Any] = {"values": values, "test": test, "is_share": is_share}
         if isinstance(measure, Incomparable):
             facts |= {
                 "incomparable": measure.reason,
-                "intervals": [of[metric].interval for of in scores],
+                "intervals": [s[metric].interval for s in scores],
             }
         metrics[metric] = facts
     rights = [(pair, pair[0].get("correct"), pair[1].get("correct")) for pair in pairs.pairs]
@@ -127,8 +127,8 @@ def _flip(before: Facts, after: Facts) -> dict[str, Any]:
 def _changes(models: Mapping[str, Any]) -> dict[str, list[str]]:
     """`better`, `worse` or `unclear` → the first metric of each model that changed, in words."""
     changes: dict[str, list[str]] = {}
-    for model, of in models.items():
-        moved = [each for each in of["metrics"].items() if len({*each[1]["values"]}) > 1]
+    for model, model_facts in models.items():
+        moved = [each for each in model_facts["metrics"].items() if len({*each[1]["values"]}) > 1]
         for metric, facts in moved[:1]:
             test, (before, after) = facts["test"], facts["values"]
             kind = verdict_of(test["difference"], test["p_holm"]) if test else NOT_SHOWN
@@ -148,25 +148,25 @@ TONES: Mapping[str, Literal["good", "bad", "open"]] = {
 }  # fmt: skip
 
 
-def compared_parts(data: Mapping[str, Any], shown: int) -> Iterator[Part]:
+def compared_parts(data: Mapping[str, Any], rows_shown: int) -> Iterator[Part]:
     """What changed in a line, scores side by side, then answers that flipped.
 
-    shown: how many answers of each model that flipped one way.
+    rows_shown: how many answers of each model that flipped one way.
     """
     for kind, texts in data["changes"].items():
         yield from (Finding("What changed?", text, TONES[kind]) for text in texts)
-    same = [model for model, of in data["models"].items() if _is_same(of)]
-    others = {model: of for model, of in data["models"].items() if model not in same}
-    if others:
-        yield _table(data["rows"], others)
+    same = [model for model, facts in data["models"].items() if _is_same(facts)]
+    changed = {model: facts for model, facts in data["models"].items() if model not in same}
+    if changed:
+        yield _table(data["rows"], changed)
     if same:
         yield Text(f"the same answers in both: {', '.join(same)}")
     for name, models in (("A", data["only_before"]), ("B", data["only_after"])):
         if models:
             yield Text(f"judged only in {name}: {', '.join(models)}")
-    yield from (Text(line, "soft") for line in _remarks(others))
-    for model, of in data["models"].items():
-        yield from _flips(model, of, shown)
+    yield from (Text(line, "soft") for line in _remarks(changed))
+    for model, model_facts in data["models"].items():
+        yield from _flips(model, model_facts, rows_shown)
 
 
 def changed_parts(before: Report, after: Report) -> Iterator[Part]:
@@ -185,11 +185,13 @@ def changed_parts(before: Report, after: Report) -> Iterator[Part]:
             yield Change(old, new)
 
 
-def _is_same(of: Mapping[str, Any]) -> bool:
+def _is_same(model_facts: Mapping[str, Any]) -> bool:
     """Whether a model gave the same answers to the same rows, and has the same scores."""
-    rows = of["paired"] and not (of["changed"] or of["only_before"] or of["only_after"])
-    values = [facts["values"] for facts in of["metrics"].values()]
-    return bool(rows) and not of["answers_changed"] and all(a == b for a, b in values)
+    rows = model_facts["paired"] and not (
+        model_facts["changed"] or model_facts["only_before"] or model_facts["only_after"]
+    )
+    values = [facts["values"] for facts in model_facts["metrics"].values()]
+    return bool(rows) and not model_facts["answers_changed"] and all(a == b for a, b in values)
 
 
 def _table(rows: Sequence[int], models: Mapping[str, Any]) -> Table:
@@ -206,13 +208,13 @@ def _table(rows: Sequence[int], models: Mapping[str, Any]) -> Table:
         Column("lost", 2),
     )
     cells = []
-    for model, of in models.items():
-        for index, (metric, facts) in enumerate(of["metrics"].items()):
+    for model, model_facts in models.items():
+        for index, (metric, facts) in enumerate(model_facts["metrics"].items()):
             test = facts["test"]
             unit: Literal["share", ""] = "share" if facts["is_share"] else ""
             ends = facts.get("intervals") or (None, None)
             values = zip(facts["values"], ends, strict=True)
-            row = ["" if index else model, metric, *(Quantity(v, unit, of) for v, of in values)]
+            row = ["" if index else model, metric, *(Quantity(v, unit, ci) for v, ci in values)]
             row += [None if "incomparable" in facts else _gap(facts), *[None] * 3]
             if test is not None:
                 row[-3:] = Quantity(test["p_holm"], "p"), test["gained"], test["lost"]
@@ -236,34 +238,38 @@ def _gap(facts: Mapping[str, Any]) -> Quantity:
 def _remarks(models: Mapping[str, Any]) -> Iterator[str]:
     """Remarks on the rows behind the tests; one remark if it applies to all models."""
     texts: dict[str, list[str]] = {}
-    for model, of in models.items():
-        for text in _remark(of):
+    for model, facts in models.items():
+        for text in _remark(facts):
             texts.setdefault(text, []).append(model)
     for text, names in texts.items():
         yield text if len(names) == len(models) else f"{', '.join(names)}: {text}"
 
 
-def _remark(of: Mapping[str, Any]) -> Iterator[str]:
-    for metric, facts in of["metrics"].items():
+def _remark(model_facts: Mapping[str, Any]) -> Iterator[str]:
+    for metric, facts in model_facts["metrics"].items():
         if why := facts.get("incomparable"):
             yield f"{metric} can't be compared: {why}"
-    changed, before, after = of["changed"], of["only_before"], of["only_after"]
+    changed, before, after = (
+        model_facts["changed"],
+        model_facts["only_before"],
+        model_facts["only_after"],
+    )
     if changed or before or after:
-        parts = [f"{counted(of['paired'], 'row')} paired"]
+        parts = [f"{counted(model_facts['paired'], 'row')} paired"]
         parts += [f"{counted(before, 'row')} only in A"] if before else []
         parts += [f"{counted(after, 'row')} only in B"] if after else []
         parts += [f"{counted(changed, 'row')} with another question or answer"] if changed else []
         yield f"{', '.join(parts)}; difference and test are of the paired rows"
-        tests = {m: f["test"] for m, f in of["metrics"].items() if "incomparable" not in f}
+        tests = {m: f["test"] for m, f in model_facts["metrics"].items() if "incomparable" not in f}
         untested = [metric for metric, test in tests.items() if test is None]
         if untested:
             names = ", ".join(untested)
             yield f"untested: {names}; the difference is between all rows of each side"
 
 
-def _flips(model: str, of: Mapping[str, Any], shown: int) -> Iterator[Records]:
+def _flips(model: str, facts: Mapping[str, Any], rows_shown: int) -> Iterator[Records]:
     for kind, text in (("lost", "right in A, wrong in B"), ("gained", "wrong in A, right in B")):
-        flips = of[kind]
+        flips = facts[kind]
         records = [
             Record(
                 [
@@ -275,5 +281,5 @@ def _flips(model: str, of: Mapping[str, Any], shown: int) -> Iterator[Records]:
             )
             for flip in flips
         ]
-        more = f"(finery diff … --flips {len(flips)}: all)" if len(flips) > shown else ""
-        yield Records(records, len(flips), f"{model}: {text}", shown, more=more)
+        hint = f"(finery diff … --flips {len(flips)}: all)" if len(flips) > rows_shown else ""
+        yield Records(records, len(flips), f"{model}: {text}", rows_shown, more=hint)

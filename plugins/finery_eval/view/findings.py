@@ -82,8 +82,8 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
         yield _chosen(variants[0], CHOSEN)
         return
     models = {each.model for each in task}
-    for step, of in {each.step: each for each in variants if each.model in models}.items():
-        yield _chosen(of, f"{BEST.removesuffix('?')} by {step}?")
+    for step, variant in {each.step: each for each in variants if each.model in models}.items():
+        yield _chosen(variant, f"{BEST.removesuffix('?')} by {step}?")
     if not has_training:
         yield from _rankings(task)
         if any(each.role == "shipped" for each in task):
@@ -110,23 +110,23 @@ def _rankings(judged: Sequence[Judgement]) -> Iterator[Finding]:
     """
     ranked: dict[str, list[Judgement]] = {}
     for each in judged:
-        names = [other.model for other in judged if other.step == each.step]
+        names = [rival.model for rival in judged if rival.step == each.step]
         if each.role != "reference" and (each.role != "shipped" or each.source not in names):
             ranked.setdefault(each.step, []).append(each)
-    steps = {step: of for step, of in ranked.items() if len(of) > 1}
-    for step, of in steps.items():
-        best, *others = models = best_first(of)
+    steps = {step: candidates for step, candidates in ranked.items() if len(candidates) > 1}
+    for step, step_candidates in steps.items():
+        best, *runners_up = models = best_first(step_candidates)
         question = BEST if len(steps) == 1 else f"{BEST.removesuffix('?')} by {step}?"
         named = ((each.model, each.score) for each in models[:RANKED])
         scores = ", ".join(f"{name} {percent(score)}" for name, score in named if score is not None)
-        more = f", and {len(models) - RANKED} more" if len(models) > RANKED else ""
+        omitted = f", and {len(models) - RANKED} more" if len(models) > RANKED else ""
         rows = best.report.rows_of(best.model, best.metric)
-        text = f"{best.metric} on {counted(rows, 'row')}: {scores}{more}."
-        test = first_test(others[0], best) if others else None
+        text = f"{best.metric} on {counted(rows, 'row')}: {scores}{omitted}."
+        test = first_test(runners_up[0], best) if runners_up else None
         if test is None:
             yield Finding(question, text, "open", 1)
             continue
-        ahead = f"{best.model} against {others[0].model}: {_points(test)}"
+        ahead = f"{best.model} against {runners_up[0].model}: {_points(test)}"
         if test.verdict == BETTER:
             yield Finding(question, f"{best.model}, by {text} {ahead}.", "good", 1)
         else:
@@ -137,25 +137,26 @@ def _needed(judged: Sequence[Judgement]) -> Finding:
     """Whether the trained model is better than the best that needs no fine-tuning."""
     untrained = best_first(each for each in judged if each.role in ("base", "baseline"))
     for trained in results_of_training(judged):
-        tests = [(of, test) for of in untrained if (test := first_test(of, trained)) is not None]
+        tests = [
+            (each, test) for each in untrained if (test := first_test(each, trained)) is not None
+        ]
         if tests:
             break
     else:
-        what = "a trained model" if untrained else "an untrained model"
-        text = f"Not measured: no evaluator judged {what} on the same rows."
+        subject = "a trained model" if untrained else "an untrained model"
+        text = f"Not measured: no evaluator judged {subject} on the same rows."
         return Finding(NEEDED, text, "open", 1)
-    other, test = tests[0]
-    scores = _scores(other, trained, test)
+    baseline, test = tests[0]
+    scores = _scores(baseline, trained, test)
     if test.verdict == WORSE:
         return Finding(
-            NEEDED, f"No, {trained.model} is worse than {other.model}. {scores}.", "bad", 1
+            NEEDED, f"No, {trained.model} is worse than {baseline.model}. {scores}.", "bad", 1
         )
     if test.verdict == NOT_SHOWN:
         return Finding(NEEDED, f"Not shown. {scores}, which may be chance.", "open", 1)
-    if all(of.role == "base" and not of.source for of, _ in tests):
-        text = (
-            f"Not known: {trained.model} was only compared with the bare {other.model}. {scores}."
-        )
+    if all(model.role == "base" and not model.source for model, _ in tests):
+        bare = f"{trained.model} was only compared with the bare {baseline.model}"
+        text = f"Not known: {bare}. {scores}."
         judge = trained.evaluator
         has_classes = judge is not None and type(judge).__spec__.task == "classification"
         advice = COMPARE_MORE.format(CHEAP if has_classes else "")
@@ -177,10 +178,10 @@ def _against(model: Judgement, baseline: Judgement, tests: Sequence[Comparison])
     verdicts = [EQUAL if not t.difference.value else t.verdict for t in tests]
     parts, every = [], {*verdicts}
     for verdict, words in WORDS.items():
-        of = [t for t, each in zip(tests, verdicts, strict=True) if each == verdict]
+        matching = [t for t, each in zip(tests, verdicts, strict=True) if each == verdict]
         points = "" if verdict == EQUAL else " ({})"
-        names = (t.metric + points.format(in_points(t.difference.value)) for t in of)
-        parts += [f"{words} {', '.join(names)}"] if of else []
+        names = (t.metric + points.format(in_points(t.difference.value)) for t in matching)
+        parts += [f"{words} {', '.join(names)}"] if matching else []
     is_better = BETTER in every and every <= {BETTER, EQUAL}
     tone: Tone = "bad" if WORSE in every else "good" if is_better else "open"
     answer = {"bad": "No", "good": "Yes", "open": "Not shown"}[tone]
@@ -198,14 +199,14 @@ def _as_good(judged: Sequence[Judgement]) -> Iterator[Finding]:
         yield Finding(AS_GOOD, "Not measured: no evaluator judged an exported file.", "open", 2)
     for model, source in shipped.items():
         question = AS_GOOD if len(shipped) == 1 else f"Is {model} as good as {source}?"
-        own = [each for each in judged if each.model == model]
+        runs = [each for each in judged if each.model == model]
         trained = [each for each in judged if each.model == source]
-        served = [each for each in own if each.report.references]
-        in_finery = [each for each in own if each not in served]
+        served = [each for each in runs if each.report.references]
+        in_finery = [each for each in runs if each not in served]
         yield Finding(
             question,
             *_kept_by(
-                trained, served or own, " These are the answers of the server." if served else ""
+                trained, served or runs, " These are the answers of the server." if served else ""
             ),
             2,
         )
@@ -218,7 +219,7 @@ def _kept_by(
     trained: Sequence[Judgement], shipped: Sequence[Judgement], note: str = ""
 ) -> tuple[str, Tone]:
     """What the first test of a shipped file against its trained model says."""
-    pairs = [(one, each) for each in shipped for one in trained]
+    pairs = [(trained_model, each) for each in shipped for trained_model in trained]
     tests = ((*pair, test) for pair in pairs if (test := first_test(*pair)) is not None)
     if (tested := next(tests, None)) is not None:
         text, tone = _kept(*tested)
@@ -253,10 +254,10 @@ def _replacements(judged: Sequence[Judgement], timed: Sequence[Judgement]) -> It
     """
     for api in (each for each in timed if each.model in apis_of(each.report)):
         scores, apis = api.report.scores, apis_of(api.report)
-        own = [each for each in judged if each.model in scores and each.model not in apis]
+        scored = [each for each in judged if each.model in scores and each.model not in apis]
         pairs = (
             (replaced, model, test)
-            for model in [*results_of_training(own), *best_first(own)]
+            for model in [*results_of_training(scored), *best_first(scored)]
             for replaced in judged
             if replaced.model == api.model
             if (test := first_test(replaced, model)) is not None
@@ -279,8 +280,8 @@ def _replacements(judged: Sequence[Judgement], timed: Sequence[Judgement]) -> It
 
 def _may_be_chance(api: Judgement, model: str, timed: Sequence[Judgement]) -> str:
     """A remark if two measured speeds aren't significantly different, else an empty text."""
-    others = [each for each in timed if (each.step, each.model) == (api.step, model)]
-    tests = [t for other in others for t in compared(api, other) if t.metric == P50]
+    rivals = [each for each in timed if (each.step, each.model) == (api.step, model)]
+    tests = [t for rival in rivals for t in compared(api, rival) if t.metric == P50]
     return "".join(
         f"; this may be chance: p = {p_text(t.p_holm)}" for t in tests if t.verdict == NOT_SHOWN
     )
@@ -290,8 +291,8 @@ def _gain(
     before: float, after: float, less: str, more: str, unit: str, what: str, unsure: str = ""
 ) -> str:
     """How many times less or more a value is: `12.0 times faster (0.1 s per answer, not 1.2 s)`."""
-    least, most = sorted((before, after))
-    factor = most / least if least else 0.0
+    lower, higher = sorted((before, after))
+    factor = higher / lower if lower else 0.0
     times = f"{factor:,.{0 if factor >= 100 else 1}f} times " if factor else ""
     values = f"{quantity(after, unit)} {what}, not {quantity(before, unit)}{unsure}"
     return f"{times}{less if after <= before else more} ({values})"
@@ -336,8 +337,8 @@ def _sure(judged: Sequence[Judgement]) -> str:
 
 
 def _listed(parts: Sequence[str]) -> str:
-    more = f"; and {len(parts) - RANKED} more" if len(parts) > RANKED else ""
-    return f"{'; '.join(parts[:RANKED])}{more}"
+    omitted = f"; and {len(parts) - RANKED} more" if len(parts) > RANKED else ""
+    return f"{'; '.join(parts[:RANKED])}{omitted}"
 
 
 def _forgotten(judged: Sequence[Judgement]) -> Finding:

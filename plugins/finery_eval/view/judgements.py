@@ -89,9 +89,11 @@ def judgements(outputs: Sequence[Output], graph: Graph, *, answers: bool = True)
                 role = "reference"
             if CHOSEN in report.extra:  # a step that ranks variants of a model
                 role = "variant"
-            of, is_exported = lines.get(model, []), source in exported
+            rows, is_exported = lines.get(model, []), source in exported
             judged.append(
-                Judgement(model, role, source, output.step, use, report, of, evaluator, is_exported)
+                Judgement(
+                    model, role, source, output.step, use, report, rows, evaluator, is_exported
+                )
             )
     return judged
 
@@ -168,14 +170,14 @@ def compared(first: Judgement, second: Judgement) -> list[Comparison]:
     """
     pairs = paired(first.answers, second.answers)
     if first.step == second.step:
-        own = against(first.report, headline(first.report), second.model, first.model)
-        answered = {m for of, _ in pairs.pairs for m in of.get("values", ())}
+        differences = against(first.report, headline(first.report), second.model, first.model)
+        answered = {m for pair_facts, _ in pairs.pairs for m in pair_facts.get("values", ())}
         tests = [
             Comparison(
                 d.rows or (len(pairs.pairs) if metric in answered else first.report.rows),
                 metric, d, p_holm, verdict,
             )
-            for metric, d, p_holm, verdict in own
+            for metric, d, p_holm, verdict in differences
         ]  # fmt: skip
         if tests:
             return tests
@@ -190,11 +192,11 @@ def compared(first: Judgement, second: Judgement) -> list[Comparison]:
 
 def _same_settings(first: Judgement, second: Judgement) -> bool:
     """Whether two steps judge an answer alike."""
-    one, other = first.evaluator, second.evaluator
-    if one is None or type(one) is not type(other):
+    first_use, second_use = first.evaluator, second.evaluator
+    if first_use is None or type(first_use) is not type(second_use):
         return first.step == second.step
-    names = (name for name in one.__struct_fields__ if name not in UNRELATED)
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+    names = (name for name in first_use.__struct_fields__ if name not in UNRELATED)
+    return all(getattr(first_use, name) == getattr(second_use, name) for name in names)
 
 
 def first_test(first: Judgement, second: Judgement) -> Comparison | None:
@@ -204,13 +206,13 @@ def first_test(first: Judgement, second: Judgement) -> Comparison | None:
 
 def comparisons_of(judged: Sequence[Judgement]) -> list[tuple[str, Comparison]]:
     """(models, test) from cheap or untrained to tuned to shipped models, in all steps."""
-    found: dict[tuple[str, str], Comparison] = {}
+    comparisons: dict[tuple[str, str], Comparison] = {}
     pairs = [(a, b) for a in judged for b in judged if _is_step(a, b)]
     pairs.sort(key=lambda pair: pair[0].step != pair[1].step)  # within an evaluation first
     for first, second in pairs:
         for test in compared(first, second):
-            found.setdefault((f"{first.model} → {second.model}", test.metric), test)
-    return [(models, test) for (models, _), test in found.items()]
+            comparisons.setdefault((f"{first.model} → {second.model}", test.metric), test)
+    return [(models, test) for (models, _), test in comparisons.items()]
 
 
 def _is_step(first: Judgement, second: Judgement) -> bool:

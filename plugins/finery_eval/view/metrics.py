@@ -56,10 +56,10 @@ class MetricsView(View):
         """
         if context.scope == "summary":
             reports = {output.title: _metrics_of(output).report() for output in outputs}
-            scores = [part for of in tables.comparable(reports) for part in tables.scores(of)]
-            more = [part for output in outputs for part in _more_in_summary(output, context)]
+            scores = [part for group in tables.comparable(reports) for part in tables.scores(group)]
+            further = [part for output in outputs for part in _more_in_summary(output, context)]
             yield Section(
-                "Scores", [*scores, *tables.interval_notes(reports.values()), *more], rank=10
+                "Scores", [*scores, *tables.interval_notes(reports.values()), *further], rank=10
             )
         else:
             node = context.graph.nodes.get(outputs[0].step)
@@ -100,7 +100,7 @@ class MetricsView(View):
         metrics = _metrics_of(output)
         report = metrics.report()
         model = _chosen(output.title, report, context.detail)
-        answers_of_model = (of for of in metrics.predictions() if of.get("model") == model)
+        answers_of_model = (a for a in metrics.predictions() if a.get("model") == model)
         if not any(isinstance(facts.get("correct"), bool) for facts in answers_of_model):
             metric = tables.headline(report)[0]
             raise UsageError(
@@ -142,7 +142,9 @@ def _more_in_summary(output: Output, context: Context) -> Iterator[Part]:
     node = context.graph.nodes.get(output.step)
     if node and context.graph.plugins.step_types[node.use][1].is_own:
         return
-    titles = [of.title for of in report.plots] + [of.title for of in tables.own_tables(report)]
+    titles = [part.title for part in report.plots] + [
+        part.title for part in tables.own_tables(report)
+    ]
     if titles:
         yield Hint(f"{title} also has: {some_of(titles)} (finery show {title})")
 
@@ -201,15 +203,15 @@ def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -
     # What readers ask for: a learning curve, a verdict on a baseline, or slices.
     tuned = [each.model for each in judged if each.role == "tuned"]
     starts = (*TITLES, *(f"{model} against the baseline " for model in tuned))
-    stored = [of for of in report.tables if not only or of.model in (only, UNSET)]
-    first = [of for of in stored if of.title.startswith(starts) or of.columns[0] in report.slices]
+    stored = [t for t in report.tables if not only or t.model in (only, UNSET)]
+    first = [t for t in stored if t.title.startswith(starts) or t.columns[0] in report.slices]
     yield from first
-    if others := [of for of in stored if of not in first]:
+    if remaining := [t for t in stored if t not in first]:
         if is_terminal:  # which folds nothing
-            yield from others
+            yield from remaining
         else:
-            titles = some_of([of.title for of in others])
-            yield Section("More tables", others, note=titles, is_folded=True)
+            titles = some_of([t.title for t in remaining])
+            yield Section("More tables", remaining, note=titles, is_folded=True)
     by_model = {each.model: each.answers for each in judged}
     if confused := list(tables.matrices(report, by_model, only)):
         yield Section("Confused classes", confused, is_folded=True)
@@ -229,13 +231,13 @@ def _answers_of_one(
     wrong = {
         each.model: sum(facts.get("correct") is False for facts in each.answers) for each in judged
     }
-    others = [name for name in wrong if name != model]
+    rivals = [name for name in wrong if name != model]
     count = wrong.get(model, 0)
-    if not count and context.detail.rows and (other := next(filter(wrong.get, others), "")):
-        hint = f"those of {other}: finery show {title} --model {other}"
+    if not count and context.detail.rows and (rival := next(filter(wrong.get, rivals), "")):
+        hint = f"those of {rival}: finery show {title} --model {rival}"
         yield Hint(f"({model} has no wrong answers; {hint})")
     hints = [f"-n {count}: all"] if count > context.detail.rows else []
-    hints += [f"--model {others[0]}: of another model"] if others else []
+    hints += [f"--model {rivals[0]}: of another model"] if rivals else []
     hints += ["--wrong: with the nearest training rows", "--row ID: where a row comes from"]
     for records in answers.browsers(judged, context, model):
         yield records._replace(more=f"(finery show {title} {'; '.join(hints)})")
@@ -301,6 +303,6 @@ def best_model(report: Report) -> str:
 
 def _per_model_lines(report: Report) -> int:
     """Lines of the tables that are about one model."""
-    lines = sum(len(of.rows) for of in report.tables if of.model)
-    confused = (matrix for of in confusion_of(report).values() for matrix in of.values())
+    lines = sum(len(t.rows) for t in report.tables if t.model)
+    confused = (matrix for m in confusion_of(report).values() for matrix in m.values())
     return lines + sum(len(matrix.labels) for matrix in confused)

@@ -64,19 +64,19 @@ def scores(reports: Mapping[str, Report], roles: Mapping[str, str] = {}) -> Iter
             model,
             *([Text(step, "soft")] if has_steps else []),
             *([Text(roles.get(model, ""), "soft")] if has_roles else []),
-            *(score_cell(of.get(metric), metric, each) for metric in metrics),
+            *(score_cell(model_scores.get(metric), metric, each) for metric in metrics),
         ]
         for step, each in reports.items()
-        for model, of in each.scores.items()
+        for model, model_scores in each.scores.items()
     ]
     yield Table(columns, rows, title)
-    counts = [of for each in reports.values() for of in each.applies.values()]
-    for metric in dict.fromkeys(metric for of in counts for metric in of):
-        fewest, most = min(ns := [of[metric] for of in counts if metric in of]), max(ns)
+    counts = [c for each in reports.values() for c in each.applies.values()]
+    for metric in dict.fromkeys(metric for c in counts for metric in c):
+        fewest, most = min(ns := [c[metric] for c in counts if metric in c]), max(ns)
         if most:  # else shown as missing
             number = f"{fewest}" if fewest == most else f"{fewest} to {most}"
             yield Text(f"{metric}: applies to {number} of {title}", "soft")
-    for legend in dict.fromkeys(of.legend for of in reports.values() if of.legend):
+    for legend in dict.fromkeys(report.legend for report in reports.values() if report.legend):
         yield Text(legend, "soft")
 
 
@@ -85,7 +85,7 @@ def interval_notes(reports: Iterable[Report]) -> Iterator[Text]:
     with_intervals = (
         report
         for report in reports
-        if any(score.interval for of in report.scores.values() for score in of.values())
+        if any(score.interval for m in report.scores.values() for score in m.values())
     )
     default = "the choice of test rows only, not the seed of a training"
     for text in dict.fromkeys(report.intervals_cover or default for report in with_intervals):
@@ -151,9 +151,9 @@ def export_remarks(report: Report) -> Iterator[Remark]:
 def own_tables(report: Report) -> list[ReportTable]:
     """The tables of the evaluator itself, and slices: no tests, no lengths of answers."""
     return [
-        of
-        for of in report.tables
-        if not {"difference", "p"} & {*of.units.values()} and of.title not in (ANSWERS, NOT_JUDGED)
+        t
+        for t in report.tables
+        if not {"difference", "p"} & {*t.units.values()} and t.title not in (ANSWERS, NOT_JUDGED)
     ]
 
 
@@ -172,7 +172,7 @@ def matrices(report: Report, answers: Mapping[str, Sequence[Facts]], only: str) 
 
 def _examples(matrix: Matrix, field: str, answers: Iterable[Facts]) -> dict[tuple[str, str], str]:
     """(right, answered) → the first such row: its id and the beginning of its prompt."""
-    wanted = {(pair.right, pair.answered) for pair in matrix.pairs()}
+    shown_pairs = {(pair.right, pair.answered) for pair in matrix.pairs()}
     examples: dict[tuple[str, str], str] = {}
     for facts in answers:
         expected, answered = facts.get("expected"), facts.get("prediction")
@@ -180,9 +180,9 @@ def _examples(matrix: Matrix, field: str, answers: Iterable[Facts]) -> dict[tupl
             expected = expected.get(field)
             answered = answered.get(field) if isinstance(answered, Mapping) else None
         pair = str(expected), INVALID if answered is None else str(answered)
-        if pair in wanted:
-            wanted.remove(pair)
+        if pair in shown_pairs:
+            shown_pairs.remove(pair)
             examples[pair] = f"{facts.get('id', '')}  {facts.get('prompt', '')}"
-            if not wanted:
+            if not shown_pairs:
                 break
     return examples

@@ -69,9 +69,9 @@ def _hub_config(repo: str, revision: str) -> Any:
         import huggingface_hub as hub
     except ImportError:
         return "the package huggingface-hub isn't installed"
-    known = hub.try_to_load_from_cache(repo, "config.json", revision=revision)
-    if isinstance(known, str):
-        return json.loads(Path(known).read_bytes())
+    cached = hub.try_to_load_from_cache(repo, "config.json", revision=revision)
+    if isinstance(cached, str):
+        return json.loads(Path(cached).read_bytes())
     if hub.constants.HF_HUB_OFFLINE:
         return f"the config.json of {repo} isn't in the hub's cache, and HF_HUB_OFFLINE is set"
     # Not `hf_hub_download`, which tries for half a minute if there is no network.
@@ -126,11 +126,11 @@ def of_config(config: Mapping[str, Any], parameters: float | None = None) -> Arc
     return min(forms, key=lambda form: abs(form.parameters() - parameters))
 
 
-def _checked(value: Any, what: str) -> int:
+def _checked(value: Any, name: str) -> int:
     """A size from an untrusted file. Raises `UnknownSize` unless it is a plausible integer."""
     if isinstance(value, int) and 0 < value <= LARGEST:
         return value
-    raise UnknownSize(f"{what} is not a whole number from 1 to {LARGEST:,}")
+    raise UnknownSize(f"{name} is not a whole number from 1 to {LARGEST:,}")
 
 
 def of_gguf(path: Path) -> Architecture:
@@ -204,10 +204,10 @@ def machine(gpus: int = 1, names: Sequence[int | str] = (), share: int = 0) -> M
     if names and usable:
         with suppress(UsageError):  # a note on it says that it doesn't exist
             usable = named_gpus(names)
-    found = sorted(usable, key=lambda gpu: -gpu.free)[:gpus]
-    if not found:
+    most_free = sorted(usable, key=lambda gpu: -gpu.free)[:gpus]
+    if not most_free:
         return Machine("cpu", ram, auto_dtype(), unused=unused_gpu())
-    gpu = found[-1]
+    gpu = most_free[-1]
     return Machine(
         "cuda", gpu.memory or ram, auto_dtype(), gpu.name, gpu.used, share=share or math.inf
     )

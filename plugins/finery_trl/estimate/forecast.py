@@ -72,7 +72,7 @@ def _estimate_of_sampling(step: Any, inputs: Inputs) -> Estimate:
     The memory is only estimated for distillation.
     """
     cost = ("effective_batch_size", "max_completion_length", "num_generations")
-    alike = [
+    similar = [
         past
         for past in inputs.results.history(inputs.node.use)
         if past.meta.get("steps")
@@ -80,14 +80,14 @@ def _estimate_of_sampling(step: Any, inputs: Inputs) -> Estimate:
     ]
     lengths = lengths_of(inputs, step.max_length)
     memory = _memory_with_teacher(step, inputs, lengths)
-    if not alike or lengths.rows is None:
+    if not similar or lengths.rows is None:
         unknown = "time" if memory else "memory and time"
         text = f"{unknown} unknown before the first build: the model's answers take most of it"
         found: dict[str, Any] = {"unknown": text}
     else:
         answers = lengths.rows * step.answers_per_row
         steps = -(-answers // step.effective_batch_size) * step.shared_steps * step.epochs
-        seconds = steps * statistics.median(p.seconds / p.meta["steps"] for p in alike[:RECENT])
+        seconds = steps * statistics.median(p.seconds / p.meta["steps"] for p in similar[:RECENT])
         steps_text = f"{steps:.0f} optimizer steps as in earlier ones"
         text = f"time: about {rough_duration(seconds)} ({steps_text})"
         found = {"seconds": round(seconds)}
@@ -101,7 +101,7 @@ def _memory_with_teacher(step: Any, inputs: Inputs, lengths: Lengths) -> Estimat
     """The memory of a distillation; None for other trainings, and if a model is unknown."""
     if type(step).__spec__.learns != "teacher":
         return None
-    here = _machine(step, inputs.node)
+    machine = _machine(step, inputs.node)
     try:
         model, teacher = (
             architecture(inputs.forecasts, inputs.node, field).model
@@ -111,11 +111,11 @@ def _memory_with_teacher(step: Any, inputs: Inputs, lengths: Lengths) -> Estimat
         return None
     room = step.max_completion_length
     lengths = lengths._replace(longest=min(step.max_length, lengths.longest + room), answer=room)
-    used = memory_of(step, model, lengths, here, teacher)
+    used = memory_of(step, model, lengths, machine, teacher)
     return Estimate(
-        lines=[_memory_line(used, here, lengths)],
-        facts={"memory_bytes": round(used.total), "available_bytes": round(here.free)},
-        **_warning(step, used, here, lengths),
+        lines=[_memory_line(used, machine, lengths)],
+        facts={"memory_bytes": round(used.total), "available_bytes": round(machine.free)},
+        **_warning(step, used, machine, lengths),
     )
 
 
@@ -124,7 +124,7 @@ def _machine(step: Training, node: Node) -> Machine:
 
 
 def _estimate(step: Training, inputs: Inputs) -> Estimate:
-    here = _machine(step, inputs.node)
+    machine = _machine(step, inputs.node)
     try:
         model, guessed = architecture(inputs.forecasts, inputs.node)
     except UnknownSize as unknown:
@@ -133,7 +133,7 @@ def _estimate(step: Training, inputs: Inputs) -> Estimate:
     lengths = lengths_of(inputs, step.max_length)
     if type(step).__spec__.learns == "text":  # packed into blocks, with loss everywhere
         lengths = Lengths(lengths.rows, lengths.total, step.max_length, step.max_length)
-    used = memory_of(step, model, lengths, here)
+    used = memory_of(step, model, lengths, machine)
     pace = pace_of(step, inputs, model)
     seconds = None
     if pace is not None and lengths.total is not None:
@@ -144,7 +144,7 @@ def _estimate(step: Training, inputs: Inputs) -> Estimate:
     return Estimate(
         lines=[
             f"trains {_count(trained)} of {_count(model.parameters())} parameters{about}",
-            _memory_line(used, here, lengths),
+            _memory_line(used, machine, lengths),
             *([] if pace is None else [_time_line(pace.speed, seconds, lengths)]),
         ],
         facts={
@@ -152,15 +152,15 @@ def _estimate(step: Training, inputs: Inputs) -> Estimate:
             "trainable_parameters": trained,
             "memory_bytes": round(used.total),
             "memory": {name: round(value) for name, value in used._asdict().items()},
-            "available_bytes": round(here.free),
-            "device": here.device,
+            "available_bytes": round(machine.free),
+            "device": machine.device,
             "longest_tokens": lengths.longest,
             "is_at_most": lengths.is_limit,
             "seconds": None if seconds is None else round(seconds),
             "tokens_per_second": None if pace is None else round(pace.speed, 1),
             "is_rough": bool(guessed),
         },
-        **_warning(step, used, here, lengths),
+        **_warning(step, used, machine, lengths),
     )
 
 
@@ -177,20 +177,20 @@ def architecture(forecasts: Forecasts, node: Node, field: str = "") -> Sizes:
     be read, they follow from the number of parameters in the model's name.
     """
     models = node.sources_of(Model)
-    wanted = (s for s in models if (s.field == field if field else s.role == "base"))
-    source = next(wanted, models[0])
+    fitting = (s for s in models if (s.field == field if field else s.role == "base"))
+    source = next(fitting, models[0])
     artifact = forecasts.results.artifact(source.step, source.output)
     if isinstance(artifact, Model):
         return Sizes(facts.of_artifact(artifact))
     under = forecasts.graph.nodes[source.step]
     forecast = forecasts.forecast(under)
-    known = value_of(forecast.facts)
+    model_facts = value_of(forecast.facts)
     reason = f"{under.name} isn't built yet"
     try:
-        model = _facts(forecasts.graph, under, known)
+        model = _facts(forecasts.graph, under, model_facts)
     except UnknownSize as unknown:
         model, reason = None, str(unknown)
-        if "hub" not in known:  # its files are here, but of a kind that can't be estimated
+        if "hub" not in model_facts:  # its files are here, but of a kind that can't be estimated
             raise
     if model is not None:
         return Sizes(model)
@@ -202,14 +202,14 @@ def architecture(forecasts: Forecasts, node: Node, field: str = "") -> Sizes:
     raise UnknownSize(reason)
 
 
-def _facts(graph: Graph, node: Node, known: Mapping[str, Any]) -> Architecture | None:
+def _facts(graph: Graph, node: Node, model_facts: Mapping[str, Any]) -> Architecture | None:
     """The sizes from the forecast of a step; None if it doesn't provide them."""
-    if "config" in known:
-        return facts.of_config(known["config"], known.get("parameters"))
-    if "gguf" in known:
-        return facts.of_gguf(known["gguf"])
-    if "hub" in known:
-        repo, revision = known["hub"]
+    if "config" in model_facts:
+        return facts.of_config(model_facts["config"], model_facts.get("parameters"))
+    if "gguf" in model_facts:
+        return facts.of_gguf(model_facts["gguf"])
+    if "hub" in model_facts:
+        repo, revision = model_facts["hub"]
         return facts.of_hub(repo, graph.pin_of(node) or revision)
     return None
 
@@ -217,14 +217,14 @@ def _facts(graph: Graph, node: Node, known: Mapping[str, Any]) -> Architecture |
 # -- the rows ------------------------------------------------------------------------------------
 
 
-def lengths_of(inputs: Inputs, most: int) -> Lengths:
+def lengths_of(inputs: Inputs, max_rows: int) -> Lengths:
     """The rows of a training, as built or from a plain file, if they are available."""
     fields = inputs.node.inputs_as("train")
     count, samples = inputs.count(*fields), [inputs.sample(f, MOST_READ) for f in fields]
     rows = count.rows if count is not None else None
     if None in samples:
-        return Lengths(rows, None, most, most, is_limit=True)
-    lengths = measured(chain.from_iterable(sample or () for sample in samples), most)
+        return Lengths(rows, None, max_rows, max_rows, is_limit=True)
+    lengths = measured(chain.from_iterable(sample or () for sample in samples), max_rows)
     mean = lengths.total
     last = inputs.results.last(inputs.name)
     if last is not None and last.meta.get("rows"):
@@ -233,18 +233,18 @@ def lengths_of(inputs: Inputs, most: int) -> Lengths:
     return lengths._replace(rows=rows, total=total)
 
 
-def measured(rows: Iterable[Row], most: int) -> Lengths:
+def measured(rows: Iterable[Row], max_rows: int) -> Lengths:
     """The lengths of rows; `total` is the mean."""
     pairs = list(islice(map(_sizes, rows), MOST_READ))
     if not pairs:
-        return Lengths(None, None, most, most, is_limit=True)
+        return Lengths(None, None, max_rows, max_rows, is_limit=True)
     sizes = [prompt + answer for prompt, answer in pairs]
     answer = max(answer for _, answer in pairs)
     return Lengths(
         rows=None,
         total=statistics.fmean(_tokens(size) for size in sizes),
-        longest=min(most, round(_tokens(max(sizes)))),
-        answer=min(most, round(answer / CHARACTERS_A_TOKEN) + 2),
+        longest=min(max_rows, round(_tokens(max(sizes)))),
+        answer=min(max_rows, round(answer / CHARACTERS_A_TOKEN) + 2),
     )
 
 
@@ -279,7 +279,7 @@ def memory_of(
     step: Training,
     model: Architecture,
     lengths: Lengths,
-    here: Machine,
+    machine: Machine,
     teacher: Architecture | None = None,
 ) -> Memory:
     """The peak memory of the training on this machine."""
@@ -292,9 +292,9 @@ def memory_of(
         rows=sequences,
         tokens=lengths.longest,
         answers=answers,
-        width=4 if _dtype(step, here) == "fp32" else 2,
+        width=4 if _dtype(step, machine) == "fp32" else 2,
         checkpointing=step.gradient_checkpointing,
-        device=here.device,
+        device=machine.device,
         offloading=step.activation_offloading,
     )
     return memory(
@@ -320,9 +320,9 @@ def _has_reference(step: Training) -> bool:
     return step.keeps_reference
 
 
-def _dtype(step: Training, here: Machine) -> str:
+def _dtype(step: Training, machine: Machine) -> str:
     """The dtype that it computes in on this machine."""
-    return here.dtype if step.dtype == "auto" else step.dtype
+    return machine.dtype if step.dtype == "auto" else step.dtype
 
 
 def adapter_of(step: Training) -> Adapter | None:
@@ -332,20 +332,22 @@ def adapter_of(step: Training) -> Adapter | None:
     return Adapter(step.lora.r, step.lora.target_modules, step.lora.use_dora)
 
 
-def _warning(step: Training, used: Memory, here: Machine, lengths: Lengths) -> dict[str, str]:
-    if here.unused is not None:
-        return {"warning": here.unused.reason, "fix": here.unused.fix}
-    if here.device == "cpu" and _dtype(step, here) == "fp16":
+def _warning(step: Training, used: Memory, machine: Machine, lengths: Lengths) -> dict[str, str]:
+    if machine.unused is not None:
+        return {"warning": machine.unused.reason, "fix": machine.unused.fix}
+    if machine.device == "cpu" and _dtype(step, machine) == "fp16":
         return {"warning": "fp16 needs a GPU, and there is none here", "fix": "dtype: fp32"}
-    if used.total <= here.free:
+    if used.total <= machine.free:
         return {}
     rows = step.batch_size(lengths.longest)
-    ways = ways_to_save(step, rows, can_page=here.device == "cuda")
-    if here.free == here.share:
+    ways = ways_to_save(step, rows, can_page=machine.device == "cuda")
+    if machine.free == machine.share:
         ways.insert(0, f"gpu_memory: {math.ceil(used.total / 2**30)}GB")
-        limit = f"resources gives it {_gib(here.share)} GiB of a GPU"
+        limit = f"resources gives it {_gib(machine.share)} GiB of a GPU"
     else:
-        limit = f"this {here.where} has {_gib(here.free)} GiB{' free' if here.used else ''}"
+        limit = (
+            f"this {machine.where} has {_gib(machine.free)} GiB{' free' if machine.used else ''}"
+        )
     needs = f"it won't fit: it needs about {_gib(used.total)} GiB"
     if lengths.is_limit:
         needs = f"it may not fit: it needs {_gib(used.total)} GiB if a row has `max_length` tokens"
@@ -370,9 +372,9 @@ class Pace(NamedTuple):
 
 def pace_of(step: Training, inputs: Inputs, model: Architecture) -> Pace | None:
     """What earlier trainings like this one in this project say; None without any."""
-    alike = [p for p in inputs.results.history(inputs.node.use) if _alike(p, step)][:RECENT]
-    paces = {p.key: pace for p in alike if (pace := _pace(p))}
-    rates = [(float(p.meta["parameters"]), paces[p.key].speed) for p in alike if p.key in paces]
+    similar = [p for p in inputs.results.history(inputs.node.use) if _alike(p, step)][:RECENT]
+    paces = {p.key: pace for p in similar if (pace := _pace(p))}
+    rates = [(float(p.meta["parameters"]), paces[p.key].speed) for p in similar if p.key in paces]
     speed = tokens_per_second(rates, model.parameters())
     if speed is None:
         return None
@@ -399,13 +401,13 @@ def _pace(past: Past) -> Pace | None:
 # -- words ---------------------------------------------------------------------------------------
 
 
-def _memory_line(used: Memory, here: Machine, lengths: Lengths) -> str:
+def _memory_line(used: Memory, machine: Machine, lengths: Lengths) -> str:
     parts = sorted(used._asdict().items(), key=lambda part: -part[1])
     named = ", ".join(
         f"{name} {_gib(value)}" for name, value in parts if value >= 0.05 * used.total
     )
-    taken = f", of which {_gib(here.used)} GiB are in use" if here.used >= MENTIONED else ""
-    size = f"{_gib(used.total)} GiB of {_gib(here.memory)} GiB{taken}"
+    taken = f", of which {_gib(machine.used)} GiB are in use" if machine.used >= MENTIONED else ""
+    size = f"{_gib(used.total)} GiB of {_gib(machine.memory)} GiB{taken}"
     if lengths.is_limit:
         rows = f"for rows of {lengths.longest} tokens, since none is built yet"
         return f"memory: at most {size} ({named}; {rows})"

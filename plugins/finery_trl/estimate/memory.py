@@ -171,7 +171,7 @@ def memory(
     count = model.parameters() if adapter is None else adapter.parameters(model)
     # Autocast multiplies with 16-bit copies of the trainable weights.
     cast = load.width * count if load.width < FULL_BYTES else 0
-    kept = activations(model, adapter, load)
+    activation_bytes = activations(model, adapter, load)
     on_gpu = load.device == "cuda"
     copy = FULL_BYTES * count if adapter is not None else frozen
     beside = load.width * teacher.parameters() if teacher is not None else 0.0
@@ -181,11 +181,11 @@ def memory(
         trained=FULL_BYTES * count + cast,
         gradients=FULL_BYTES * count,
         optimizer=states(model, adapter, optim, pages=on_gpu),
-        activations=kept,
+        activations=activation_bytes,
         logits=tiled_logits(model, adapter, load)
         if on_gpu
         else LOGIT_BYTES * load.rows * min(load.answers, load.tokens) * model.vocabulary,
-        fragmentation=FRAGMENTATION * kept if on_gpu else 0,
+        fragmentation=FRAGMENTATION * activation_bytes if on_gpu else 0,
         runtime=RUNTIME_BYTES[load.device],
     )
 

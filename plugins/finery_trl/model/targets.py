@@ -31,14 +31,14 @@ def check_targets(step: "Training") -> None:
     from finery_transformers.loading import load_skeleton
 
     skeleton = load_skeleton(step.model)
-    wanted, layers = step.lora.target_modules, layers_of(skeleton)
-    if isinstance(wanted, str):
-        unknown = [] if matched(wanted, layers) else [wanted]
+    targets, layers = step.lora.target_modules, layers_of(skeleton)
+    if isinstance(targets, str):
+        unknown = [] if matched(targets, layers) else [targets]
     else:
-        unknown = [name for name in wanted if not matched([name], layers)]
+        unknown = [name for name in targets if not matched([name], layers)]
     if unknown:
-        raise _unmatched(unknown, layers, pattern=isinstance(wanted, str))
-    refused = [layer for layer in matched(wanted, layers) if layer.rpartition(".")[2] == OUTPUT]
+        raise _unmatched(unknown, layers, pattern=isinstance(targets, str))
+    refused = [layer for layer in matched(targets, layers) if layer.rpartition(".")[2] == OUTPUT]
     if refused and skeleton.config.model_type in MAMBA:
         raise UsageError(
             f"target_modules: '{OUTPUT}' of a Mamba layer can't have an adapter",
@@ -54,15 +54,15 @@ def exclude_unadaptable(config: "LoraConfig", model: "PreTrainedModel") -> None:
         config.exclude_modules = [OUTPUT]
 
 
-def matched(wanted: str | Sequence[str], layers: Iterable[str]) -> list[str]:
+def matched(targets: str | Sequence[str], layers: Iterable[str]) -> list[str]:
     """The layers, given by their paths, that `target_modules` matches.
 
     As in PEFT, a name matches layers with this path or a path that ends with `.name`, and a string
     matches full paths. `ALL_LINEAR` isn't resolved here, since it depends on the model's classes.
     """
-    if isinstance(wanted, str):
-        return [layer for layer in layers if re.fullmatch(wanted, layer)]
-    ends = tuple(f".{name}" for name in wanted)
+    if isinstance(targets, str):
+        return [layer for layer in layers if re.fullmatch(targets, layer)]
+    ends = tuple(f".{name}" for name in targets)
     return [layer for layer in layers if f".{layer}".endswith(ends)]
 
 
@@ -81,14 +81,16 @@ def layers_of(model: "PreTrainedModel") -> dict[str, bool]:
 
 
 def _unmatched(unknown: Sequence[str], layers: dict[str, bool], *, pattern: bool) -> UsageError:
-    there = sorted({layer.rpartition(".")[2] for layer, linear in layers.items() if linear})
+    names = sorted({layer.rpartition(".")[2] for layer, linear in layers.items() if linear})
     named = ", ".join(f"'{name}'" for name in unknown)
     if pattern:
-        what = f"target_modules: the pattern {named} matches the full path of no layer"
-        known = unknown[0] in there
-        fix = f"write it as a list: [{unknown[0]}]" if known else rf"e.g. '.*\.{there[0]}'"
+        problem = f"target_modules: the pattern {named} matches the full path of no layer"
+        is_name = unknown[0] in names
+        fix = f"write it as a list: [{unknown[0]}]" if is_name else rf"e.g. '.*\.{names[0]}'"
     else:
-        what = f"target_modules: the model has no layer {named}"
-        close = nearest(unknown[0], there)
+        problem = f"target_modules: the model has no layer {named}"
+        close = nearest(unknown[0], names)
         fix = f"did you mean '{close}'?" if close else f"name layers of the model, or {ALL_LINEAR}"
-    return UsageError(what, where=TARGET_MODULES, details=[f"it has: {', '.join(there)}"], fix=fix)
+    return UsageError(
+        problem, where=TARGET_MODULES, details=[f"it has: {', '.join(names)}"], fix=fix
+    )

@@ -180,11 +180,11 @@ class Faults:
                 fix = "remove validation, or name a step with rows"
             raise DataError(f"{self._what}: there are no rows", fix=fix)
         if self._ids:
-            first, *others = (fault for fault in Fault if fault in self._ids)
-            more = [f"also: {self._count(fault)}" for fault in others]
+            first, *other_faults = (fault for fault in Fault if fault in self._ids)
+            further = [f"also: {self._count(fault)}" for fault in other_faults]
             raise first.error(
                 f"{self._what}: {self._count(first)}",
-                details=[*self._details[first], *more],
+                details=[*self._details[first], *further],
                 fix=self._fixes[first] or _offer(first, self._reading.tokens.tokenizer) + first.fix,
             )
         if self._longer:

@@ -140,10 +140,10 @@ def ratings_of(rows: Iterable[Row], reading: Reading) -> list[Rating]:
         if any(side in r for r in rated)
     }
     return [
-        Rating(r["id"], *of[r["id"]], RATINGS[r["label"]] if good is None else good)
+        Rating(r["id"], *examples[r["id"]], RATINGS[r["label"]] if good is None else good)
         for r in rated
         for side, good in sides.items()
-        if side in r and r["id"] in (of := proven[side])
+        if side in r and r["id"] in (examples := proven[side])
     ]
 
 
@@ -167,8 +167,8 @@ def _proven(
 @outside_key
 def _refuse_all_longer(pairs: Sequence[Row], reading: Reading) -> None:
     """Raise the error for preferences that all have an answer that is too long."""
-    whole = reading._replace(max_length=sys.maxsize)
-    sides = [_proven(pairs, side, whole) for side in ("chosen", "rejected")]
+    unlimited = reading._replace(max_length=sys.maxsize)
+    sides = [_proven(pairs, side, unlimited) for side in ("chosen", "rejected")]
     longest = max(len(prompt) + len(answer) for side in sides for prompt, answer in side.values())
     raise DataError(
         f"{reading.what}: {len(pairs):,} of {len(pairs):,} rows are longer than "
@@ -180,11 +180,11 @@ def _refuse_all_longer(pairs: Sequence[Row], reading: Reading) -> None:
 
 
 @outside_key
-def _refuse(rows: Sequence[Row], fault: str, fix: str, what: str) -> None:
+def _refuse(rows: Sequence[Row], fault: str, fix: str, subject: str) -> None:
     """Raise `DataError` if there are any rows with a fault."""
     if rows:
         ids = some_of([str(row["id"]) for row in rows])
-        raise DataError(f"{what}: {len(rows)} rows have {fault}: {ids}", fix=fix)
+        raise DataError(f"{subject}: {len(rows)} rows have {fault}: {ids}", fix=fix)
 
 
 _TURNS_FIX = (

@@ -212,8 +212,8 @@ class Calls:
         """A line about the rows whose calls don't fit, if there are any."""
         if not self._broken:
             return []
-        more = self._broken - len(self._details)
-        details = [*self._details, *([f"and {more:,} more"] if more else [])]
+        omitted = self._broken - len(self._details)
+        details = [*self._details, *([f"and {omitted:,} more"] if omitted else [])]
         return [
             "calls of tools that aren't offered, or with arguments that their schema doesn't "
             f"allow, in {self._broken:,} of {counted(self._calling, 'row')} with calls: "
@@ -255,8 +255,8 @@ def _pattern(tokenizer: Any) -> re.Pattern[str]:
     if getattr(tokenizer, "split_special_tokens", False):
         return re.compile(r"(?!)")
     added = (t.content for t in tokenizer.added_tokens_decoder.values() if t.special)
-    known = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, known)) or r"(?!)")
+    special_tokens = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, special_tokens)) or r"(?!)")
 
 
 def _texts(row: Row) -> Iterator[str]:

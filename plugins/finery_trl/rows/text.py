@@ -67,30 +67,30 @@ def blocks_of(rows: Iterable[Row], reading: "Reading", *, packing: bool) -> list
     before it, so that every token is learned exactly once. packing: put several short parts into a
     block. Raises `DataError` without rows, and for rows without a text.
     """
-    tokens, job, what, max_length, _ = reading
+    tokens, job, subject, max_length, _ = reading
     read: list[Row] = []
     parts: list[Example] = []
     documents = 0
-    for row_id, text in _documents(_with_text(rows, what, read), job, what):
+    for row_id, text in _documents(_with_text(rows, subject, read), job, subject):
         documents += 1
         ids = _ids(text, tokens)
         for number, start in enumerate(range(0, len(ids) - 1, max_length - 1)):
             part = ids[start : start + max_length]
             parts.append(Example(row_id, part, [NO_LOSS, *part[1:]], number))
     if not parts:
-        raise DataError(f"{what}: there are no rows", fix="check the step that they come from")
+        raise DataError(f"{subject}: there are no rows", fix="check the step that they come from")
     blocks = (
         _packed(parts, max_length) if packing else [Block(part.row_id, [part]) for part in parts]
     )
-    _note_repeats(read, job, what)
+    _note_repeats(read, job, subject)
     job.log(
-        f"{what}: {counted(len(read), 'row')} with {counted(documents, 'document')} in "
+        f"{subject}: {counted(len(read), 'row')} with {counted(documents, 'document')} in "
         f"{counted(len(blocks), 'block')} of up to {max_length:,} tokens"
     )
     return blocks
 
 
-def _with_text(rows: Iterable[Row], what: str, read: list[Row]) -> Iterator[Row]:
+def _with_text(rows: Iterable[Row], subject: str, read: list[Row]) -> Iterator[Row]:
     """The rows, which are added to `read`. `DataError` after the last if some have no text."""
     bad = []
     for row in rows:
@@ -101,12 +101,12 @@ def _with_text(rows: Iterable[Row], what: str, read: list[Row]) -> Iterator[Row]
             bad.append(row["id"])
     if bad:
         raise DataError(
-            f"{what}: no `text` in {len(bad):,} of {len(read):,} rows: {some_of(bad)}",
+            f"{subject}: no `text` in {len(bad):,} of {len(read):,} rows: {some_of(bad)}",
             fix=NEEDS_TEXT,
         )
 
 
-def _documents(rows: Iterable[Row], job: Job, what: str) -> Iterator[tuple[str, str]]:
+def _documents(rows: Iterable[Row], job: Job, subject: str) -> Iterator[tuple[str, str]]:
     """(id of the first row, text) of each document.
 
     Chunks of a document that follow each other, as `docs.files` writes them, are joined, without
@@ -122,7 +122,7 @@ def _documents(rows: Iterable[Row], job: Job, what: str) -> Iterator[tuple[str, 
             text += row["text"][overlap:] if overlap or not text else f"\n\n{row['text']}"
         yield row_id, text
     if repeated:
-        job.log(f"{what}: left out {repeated:,} characters that overlapping chunks repeat")
+        job.log(f"{subject}: left out {repeated:,} characters that overlapping chunks repeat")
 
 
 def _document(numbered: tuple[int, Row]) -> Any:
@@ -171,12 +171,12 @@ def _packed(parts: Sequence[Example], size: int) -> list[Block]:
 
 
 @outside_key
-def _note_repeats(rows: Sequence[Row], job: Job, what: str) -> None:
+def _note_repeats(rows: Sequence[Row], job: Job, subject: str) -> None:
     """Log the rows whose text another row has, too."""
     first: dict[str, str] = {}
     again = [row["id"] for row in rows if first.setdefault(row["text"], row["id"]) != row["id"]]
     if again:
         job.log(
-            f"{what}: {counted(len(again), 'row')} repeat the text of another row, which is then "
-            f"learned several times; data.dedup drops them: {some_of(again)}"
+            f"{subject}: {counted(len(again), 'row')} repeat the text of another row, which is "
+            f"then learned several times; data.dedup drops them: {some_of(again)}"
         )

@@ -392,15 +392,15 @@ def _is_empty(answer: Sequence[int], tokens: "Tokens") -> bool:
 def _difference(
     place: str,
     tokens: "Tokens",
-    one: Sequence[int],
-    other: Sequence[int],
+    first_ids: Sequence[int],
+    second_ids: Sequence[int],
     names: tuple[str, str] = ("at inference:", "in training: "),
 ) -> list[str]:
     """Both texts, from shortly before the first token that differs."""
-    pairs = enumerate(zip(one, other, strict=False))
-    first = next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+    pairs = enumerate(zip(first_ids, second_ids, strict=False))
+    first = next((i for i, (a, b) in pairs if a != b), min(len(first_ids), len(second_ids)))
     decode: Any = tokens.tokenizer.decode
     window = slice(max(0, first - 8), first + 12)
-    texts = [f"…{decode(ids[window])!r}" for ids in (one, other)]
+    texts = [f"…{decode(ids[window])!r}" for ids in (first_ids, second_ids)]
     lines = [f"{name} {text}" for name, text in zip(names, texts, strict=True)]
     return [f"{place}: from token {first}", *lines]

@@ -67,13 +67,13 @@ def mark(checkpoint: Path) -> None:
 
 def last_whole(folder: Path) -> Path | None:
     """The newest complete checkpoint. Incomplete ones are removed."""
-    whole = []
+    complete = []
     for checkpoint in folder.glob("checkpoint-*"):
         if _is_whole(checkpoint):
-            whole.append(checkpoint)
+            complete.append(checkpoint)
         else:
             shutil.rmtree(checkpoint)
-    return max(whole, key=step_of, default=None)
+    return max(complete, key=step_of, default=None)
 
 
 def prune(folder: Path, history: Sequence[dict[str, Any]], by: str = LOWEST_LOSS) -> None:

@@ -154,8 +154,8 @@ def _command(step: "Training", order: Path, on_nodes: list[str]) -> list[str]:
     rank, first = "--node_rank", "--master_addr"
     if config is not None:
         rank, first = "--machine_rank", "--main_process_ip"
-    own = f"{rank}=$FINERY_NODE {first}=${{FINERY_HOST:-{socket.gethostname()}}}"
-    script = f"exec {shlex.join(command)} {own} {shlex.join(module)}"
+    own_address = f"{rank}=$FINERY_NODE {first}=${{FINERY_HOST:-{socket.gethostname()}}}"
+    script = f"exec {shlex.join(command)} {own_address} {shlex.join(module)}"
     return [*on_nodes, "sh", "-c", script]
 
 
@@ -197,15 +197,15 @@ def _events(
     ended = 0
     while ended < processes:
         ready = wait([socket, *open_], timeout=0.5)
-        for one in ready:
-            if one is socket:
+        for address in ready:
+            if address is socket:
                 open_.append(listener.accept())
                 continue
-            assert isinstance(one, Connection)
+            assert isinstance(address, Connection)
             try:
-                event = one.recv()
+                event = address.recv()
             except (EOFError, OSError):
-                open_.remove(one)
+                open_.remove(address)
                 continue
             ended += event["event"] == "ended"
             if event["event"] != "ended":

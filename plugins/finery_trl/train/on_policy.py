@@ -84,7 +84,7 @@ class OnPolicyTrainer(Reproducible):
         self,
         examples: Sequence[Prompt],
         held_out: None,
-        *rest: Any,
+        *arguments: Any,
         tokens: "Tokens",
         model: Any,
         **named: Any,
@@ -94,17 +94,17 @@ class OnPolicyTrainer(Reproducible):
         ends = generation.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         generation.eos_token_id = sorted(tokens.ends | {e for e in ends if e is not None})
-        super().__init__(examples, held_out, *rest, model=model, **named)
+        super().__init__(examples, held_out, *arguments, model=model, **named)
 
     def prove_rows(self, tokens: "Tokens") -> None:
         """Nothing to verify: batches have no loss before the model answers."""
 
-    def training_step(self, model: Any, inputs: Any, *rest: Any) -> Any:
+    def training_step(self, model: Any, inputs: Any, *arguments: Any) -> Any:
         """Run a batch forward and backward, and count the tokens of prompts and new answers."""
         trainer: Any = self
         before = trainer.state.num_input_tokens_seen
         above: Any = super(Reproducible, trainer)
-        loss = above.training_step(model, inputs, *rest)
+        loss = above.training_step(model, inputs, *arguments)
         self._callback.tokens += trainer.state.num_input_tokens_seen - before
         return loss
 
@@ -113,11 +113,11 @@ class OnPolicyTrainer(Reproducible):
         with seeded(f"{trainer.args.seed} {trainer.state.global_step}"):
             return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
 
-    def _generate_single_turn(self, *rest: Any, **named: Any) -> Any:
+    def _generate_single_turn(self, *arguments: Any, **named: Any) -> Any:
         """Sample answers; autocast matches the dtypes of adapter and base, as in the loss."""
         above: Any = super()
         with self.accelerator.autocast():  # type: ignore[attr-defined]
-            return above._generate_single_turn(*rest, **named)
+            return above._generate_single_turn(*arguments, **named)
 
     def _tokenize_prompts(self, prompts: Sequence[str]) -> Any:
         """The tokens of prompts that `Prompt.columns` names, without images and other fields."""
@@ -148,14 +148,14 @@ class Rewarded(OnPolicyTrainer):
     reward_func_names: list[str]
 
     def __init__(
-        self, *rest: Any, tokens: "Tokens", rewards: "Rewards", job: Job, **named: Any
+        self, *arguments: Any, tokens: "Tokens", rewards: "Rewards", job: Job, **named: Any
     ) -> None:
         self._rewards = rewards
         self._job = job
         self._reader = TokenReader(tokens.template)
         self._samples: list[dict[str, Any]] = []
         functions = [rewards.of] * len(rewards.weights)
-        super().__init__(*rest, tokens=tokens, reward_funcs=functions, **named)
+        super().__init__(*arguments, tokens=tokens, reward_funcs=functions, **named)
         self.reward_func_names = list(rewards.weights)
 
     def prove_rows(self, tokens: "Tokens") -> None:
@@ -166,21 +166,21 @@ class Rewarded(OnPolicyTrainer):
         self, inputs: Any, prompts: Sequence[str], completions: Any, completion_ids: Any
     ) -> torch.Tensor:
         """[answers, rewards], NaN where a reward doesn't apply."""
-        asked = [self._prompts[int(number)] for number in prompts]
-        pairs = zip(asked, completion_ids, strict=True)
+        asked_prompts = [self._prompts[int(number)] for number in prompts]
+        pairs = zip(asked_prompts, completion_ids, strict=True)
         answers = [self._answer(prompt, ids) for prompt, ids in pairs]
-        values = self._rewards.of([prompt.row for prompt in asked], answers)
+        values = self._rewards.of([prompt.row for prompt in asked_prompts], answers)
         groups = self.args.num_generations  # type: ignore[attr-defined]
         self._samples = [
             {
-                "row": asked[i].row_id,
-                "prompt": str(Turns.of(asked[i].row).prompt[-1].get("content")),
+                "row": asked_prompts[i].row_id,
+                "prompt": str(Turns.of(asked_prompts[i].row).prompt[-1].get("content")),
                 "answer": answers[i].text,
-                "rewards": {name: of[i] for name, of in values.items()},
+                "rewards": {name: values_of_reward[i] for name, values_of_reward in values.items()},
             }
             for i in spread(len(answers), groups)
         ]
-        columns = [[float("nan") if v is None else v for v in of] for of in values.values()]
+        columns = [[float("nan") if v is None else v for v in column] for column in values.values()]
         return torch.tensor(columns, dtype=torch.float32).T
 
     def _answer(self, prompt: Prompt, ids: Sequence[int]) -> Completion:
@@ -189,10 +189,10 @@ class Rewarded(OnPolicyTrainer):
         request = Request(messages=turns, tools=tools)
         return self._reader.completion(ids, ends, prompt=prompt.tokens, request=request, stop=())
 
-    def log(self, logs: dict[str, float], *rest: Any) -> None:
+    def log(self, logs: dict[str, float], *arguments: Any) -> None:
         """Add samples to the history where the training validates."""
         above: Any = super()
-        above.log(logs, *rest)
+        above.log(logs, *arguments)
         state: Any = self.state  # type: ignore[attr-defined]
         if "loss" in logs and self._callback.is_due(state):
             state.log_history[-1]["samples"] = self._samples
@@ -240,23 +240,23 @@ class DistillTrainer(OnPolicyTrainer, DistillationTrainer):
         batch["numbers"] = torch.tensor([int(row["prompt"]) for row in inputs])
         return batch
 
-    def _compute_loss(self, unwrapped_student: Any, inputs: Any, *rest: Any) -> Any:
+    def _compute_loss(self, unwrapped_student: Any, inputs: Any, *arguments: Any) -> Any:
         """TRL's loss; also the share of answer tokens for which both models expect the same one."""
         self._batch, self._top = inputs, list[torch.Tensor]()
         above: Any = super()
         with self.accelerator.autocast():  # TRL calls the models' decoders, which have none
-            result = above._compute_loss(unwrapped_student, inputs, *rest)
+            result = above._compute_loss(unwrapped_student, inputs, *arguments)
         student, teacher = self._top
         self._metrics["train"]["agreement"].append((student == teacher).float().mean().item())
         return result
 
-    def _get_last_hidden_state(self, unwrapped_model: Any, *rest: Any, **named: Any) -> Any:
+    def _get_last_hidden_state(self, unwrapped_model: Any, *arguments: Any, **named: Any) -> Any:
         """[answers, tokens, size]; those of the teacher with its own prompts."""
         teacher = self.accelerator.unwrap_model(self.teacher_model)
         if unwrapped_model is teacher:
             states = self._states_of_teacher(teacher)
         else:
-            states = super()._get_last_hidden_state(unwrapped_model, *rest, **named)
+            states = super()._get_last_hidden_state(unwrapped_model, *arguments, **named)
         head = unwrapped_model.get_output_embeddings()
         with torch.no_grad():
             at_answers = torch.split(states[self._batch["completion_mask"].bool()], TILE)
@@ -267,7 +267,7 @@ class DistillTrainer(OnPolicyTrainer, DistillationTrainer):
         mask = self._batch["completion_mask"].bool()
         prompts = [torch.tensor(self._teacher_prompts[n]) for n in self._batch["numbers"].tolist()]
         answers = [
-            ids[own].cpu() for ids, own in zip(self._batch["completion_ids"], mask, strict=True)
+            ids[keep].cpu() for ids, keep in zip(self._batch["completion_ids"], mask, strict=True)
         ]
         rows = [torch.cat(pair) for pair in zip(prompts, answers, strict=True)]
         marks = [

@@ -49,16 +49,18 @@ def evaluators_of(step: "Grpo") -> list[Nested]:
                 fix="use one that does, e.g. reward: {use: eval.exact}",
             )
         assert isinstance(evaluator, BatchEvaluator)
-        asked = [f for f in evaluator.__struct_fields__ if isinstance(getattr(evaluator, f), Model)]
-        if asked:
+        models = [
+            f for f in evaluator.__struct_fields__ if isinstance(getattr(evaluator, f), Model)
+        ]
+        if models:
             raise UsageError(
                 "a reward is computed for each of thousands of answers, so it can't ask another "
                 "model",
-                where=f"{setting}.{asked[0]}",
+                where=f"{setting}.{models[0]}",
                 fix="judge the trained model in a step of the section evaluate, and reward with "
                 "e.g. eval.rules or a function",
             )
-        if evaluator.use in [other.evaluator.use for other in evaluators]:
+        if evaluator.use in [rival.evaluator.use for rival in evaluators]:
             raise UsageError(
                 f"`reward` has two evaluators of the step type {evaluator.use}",
                 where=setting,
@@ -111,8 +113,8 @@ def weights_of(step: "Grpo") -> dict[str, float]:
     """
     evaluators, weights = evaluators_of(step), dict(step.weights)
     functions = step.functions.weights if step.functions is not None else {}
-    given = [*weights.values(), *functions.values()]
-    if given and not any(given) and (weights or not evaluators):  # else first metrics have 1
+    values = [*weights.values(), *functions.values()]
+    if values and not any(values) and (weights or not evaluators):  # else first metrics have 1
         raise UsageError(
             "all weights are 0, so nothing is rewarded",
             where="weights" if weights else "functions.weights",
@@ -205,33 +207,33 @@ class Rewards:
         import torch
 
         check_rewards(self, spread(rows, CHECKED))
-        asked = spread(rows, ASKED)
+        probed = spread(rows, ASKED)
         short = torch.bfloat16 if trainer.args.bf16 else torch.float16
         dtype = short if trainer.args.bf16 or trainer.args.fp16 else torch.float32
         self._job.live = live_engine(self._step, tokens, dtype, trainer.model, self._job)
         job.progress(0, 1, "rewarding answers of the model")
         with torch.random.fork_rng():
             answers = self._job.engine(self._step.model).generate(
-                [Turns.of(row).prompt for row in asked],
+                [Turns.of(row).prompt for row in probed],
                 max_tokens=self._step.max_completion_length,
                 temperature=self._step.temperature,
                 seed=job.seed,
-                tools=[row.get("tools") for row in asked],
+                tools=[row.get("tools") for row in probed],
                 refusals=True,
             )
-        totals = self.totals(self.of(asked, answers))
-        for row, answer, total in zip(asked, answers, totals, strict=True):
+        totals = self.totals(self.of(probed, answers))
+        for row, answer, total in zip(probed, answers, totals, strict=True):
             job.log(
                 f"reward {total:.3g} before the training, row {row['id']}: {answer.text!r:.100}"
             )
-        for line in check_rewards(self, asked, answers):
+        for line in check_rewards(self, probed, answers):
             job.log(line)
 
     def totals(self, values: Values) -> list[float]:
         """The weighted sum of the rewards of each answer, as TRL computes it."""
         columns = [(weight, values[name]) for name, weight in self.weights.items()]
         count = len(columns[0][1])
-        return [sum(weight * (of[i] or 0.0) for weight, of in columns) for i in range(count)]
+        return [sum(weight * (c[i] or 0.0) for weight, c in columns) for i in range(count)]
 
 
 # -- what rewards are worth -----------------------------------------------------------------------
@@ -258,14 +260,14 @@ def expected_of(row: Row) -> Completion | None:
 
 
 def check_rewards(
-    rewards: Rewards, rows: Sequence[Row], own: Sequence[Completion] = ()
+    rewards: Rewards, rows: Sequence[Row], completions: Sequence[Completion] = ()
 ) -> list[str]:
     """Compare the rewards of expected answers with those of other answers to the same rows.
 
-    The others are the expected answers of other rows and, if given, the model's `own`. Returns the
-    figures, and a note if only the form of an answer counts, as with rules and functions. Rows
-    without an expected answer don't count. Raises `DataError` if expected answers aren't worth
-    more.
+    The others are the expected answers of other rows and, if given, the model's `completions`.
+    Returns the figures, and a note if only the form of an answer counts, as with rules and
+    functions. Rows without an expected answer don't count. Raises `DataError` if expected
+    answers aren't worth more.
     """
     expected = [expected_of(row) for row in rows]
     places = [i for i, answer in enumerate(expected) if answer is not None]
@@ -279,13 +281,13 @@ def check_rewards(
         "expected answers": right,
         "expected answers of other rows": [right[(i + s) % count] for i, s in enumerate(shifts)],
     }
-    if own:
-        answers["answers of the model"] = [own[i] for i in places]
+    if completions:
+        answers["answers of the model"] = [completions[i] for i in places]
     chosen = [rows[i] for i in places]
-    means = {what: fmean(rewards.totals(rewards.of(chosen, of))) for what, of in answers.items()}
-    figures = [f"mean reward of {what}: {value:.3f}" for what, value in means.items()]
+    means = {kind: fmean(rewards.totals(rewards.of(chosen, a))) for kind, a in answers.items()}
+    figures = [f"mean reward of {kind}: {value:.3f}" for kind, value in means.items()]
     best = means["expected answers"]
-    equal = [what for what, value in means.items() if what != "expected answers" and value >= best]
+    equal = [kind for kind, value in means.items() if kind != "expected answers" and value >= best]
     form = "expected answers of other rows"
     if rewards.may_see_form_only and form in equal:
         equal.remove(form)

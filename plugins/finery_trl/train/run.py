@@ -260,8 +260,8 @@ def _arguments(
 def _counts(model: Any, *, adapter: bool) -> tuple[int, int]:
     """(parameters of the model, trainable ones)."""
     # PEFT keeps the initial state of a continued adapter, the reference of DPO, as `.ref.`.
-    own = (p for name, p in model.named_parameters() if ".ref." not in name)
-    sizes = [(_size(p), p.requires_grad) for p in own]
+    own_parameters = (p for name, p in model.named_parameters() if ".ref." not in name)
+    sizes = [(_size(p), p.requires_grad) for p in own_parameters]
     trainable = sum(size for size, learns in sizes if learns)
     return sum(size for size, _ in sizes) - (trainable if adapter else 0), trainable
 

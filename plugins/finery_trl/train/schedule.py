@@ -124,9 +124,9 @@ class RandomOrder:
 
         Only the last step can be short. It must stay last, since torch cuts the rows again.
         """
-        longest, whole = max(self.lengths), len(self.lengths) // self.step
-        steps[:whole] = sorted(
-            steps[:whole], key=lambda step: longest not in [self.lengths[i] for i in step]
+        longest, full_updates = max(self.lengths), len(self.lengths) // self.step
+        steps[:full_updates] = sorted(
+            steps[:full_updates], key=lambda step: longest not in [self.lengths[i] for i in step]
         )
 
 

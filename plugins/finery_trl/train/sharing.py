@@ -91,13 +91,13 @@ def _beginnings(
     """
     free = real & without_loss
     common = int((free & (ids == ids[0])).all(dim=0).int().cumprod(dim=0).sum())
-    found = [(0, 0)]
+    spans = [(0, 0)]
     for row in range(1, len(ids)):
-        alike = real[:row] & free[row] & (ids[:row] == ids[row])
-        shared, earlier = alike.int().cumprod(dim=1).sum(dim=1).max(dim=0)
-        more = int(shared) >= common + WORTH
-        found.append((int(earlier), int(shared)) if more else (0, common))
-    return found
+        same_tokens = real[:row] & free[row] & (ids[:row] == ids[row])
+        shared, earlier = same_tokens.int().cumprod(dim=1).sum(dim=1).max(dim=0)
+        is_worth = int(shared) >= common + WORTH
+        spans.append((int(earlier), int(shared)) if is_worth else (0, common))
+    return spans
 
 
 def fits(model: Any, longest: int) -> bool:
@@ -123,7 +123,7 @@ def logits_of(model: Any, layout: Layout) -> Any:
     return output_of(model, layout, logits_to_keep=layout.loss_at).logits
 
 
-def output_of(model: Any, layout: Layout, **more: Any) -> Any:
+def output_of(model: Any, layout: Layout, **kwargs: Any) -> Any:
     """The output of a model of transformers, or of its decoder alone."""
     # The mask reaches the attention unchanged, also in backward passes.
     layout.mask.finery_layout = layout  # type: ignore[attr-defined]
@@ -132,30 +132,35 @@ def output_of(model: Any, layout: Layout, **more: Any) -> Any:
         position_ids=layout.positions,
         attention_mask=layout.mask,
         use_cache=False,
-        **more,
+        **kwargs,
     )
 
 
 def _attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **more: Any
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: Any,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention in transformers' shapes: [B, heads, T, size] in, [B, T, heads, size] out."""
     layout = getattr(mask, "finery_layout", None)
     if layout is None:
-        return sdpa_attention_forward(module, query, key, value, mask, **more)
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
     if len(mask) * mask.shape[-1] ** 2 > SHORT:  # each row's own tokens, to the whole row
         spread = layout.spread.view(len(layout.mask), -1)
         queries = torch.split(query, layout.own, dim=2)
         outs = []
-        for row, (own, length) in enumerate(zip(queries, layout.lengths, strict=True)):
-            seen = layout.mask[row : row + 1, :, length - own.shape[2] : length, :length]
+        for row, (own_queries, length) in enumerate(zip(queries, layout.lengths, strict=True)):
+            visible = layout.mask[row : row + 1, :, length - own_queries.shape[2] : length, :length]
             keys, values = (x.index_select(2, spread[row, :length]) for x in (key, value))
-            few = seen.numel() <= FEW and own.dtype != torch.float32
+            few = visible.numel() <= FEW and own_queries.dtype != torch.float32
             attend = _grouped_products if few else sdpa_attention_forward
-            outs.append(attend(module, own, keys, values, seen, **more)[0])
+            outs.append(attend(module, own_queries, keys, values, visible, **kwargs)[0])
         return torch.cat(outs, dim=1), None
     query, key, value = (_spread(x, layout) for x in (query, key, value))
-    out, _ = _single_products(module, query, key, value, mask, **more)
+    out, _ = _single_products(module, query, key, value, mask, **kwargs)
     return out.flatten(0, 1).index_select(0, layout.places)[None], None
 
 
@@ -173,16 +178,16 @@ def _single_products(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor,
-    **more: Any,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Equivalent to the fused attention, with softmax in fp32."""
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    scale = more.get("scaling") or 1 / math.sqrt(query.shape[-1])
+    scale = kwargs.get("scaling") or 1 / math.sqrt(query.shape[-1])
     scores = (query @ key.transpose(2, 3)) * scale
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     weights = softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = dropout(weights, more.get("dropout", 0.0), module.training)
+    weights = dropout(weights, kwargs.get("dropout", 0.0), module.training)
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
@@ -192,15 +197,15 @@ def _grouped_products(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor,
-    **more: Any,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Equivalent to the fused attention, without a copy of keys and values for each query head."""
     rows, heads, tokens, size = query.shape
     shape = (rows, key.shape[1], heads // key.shape[1])  # query heads that share keys and values
-    scale = more.get("scaling") or 1 / math.sqrt(size)
+    scale = kwargs.get("scaling") or 1 / math.sqrt(size)
     scores = (query * scale).reshape(*shape[:2], -1, size) @ key.transpose(2, 3)
     scores = scores.view(*shape, tokens, -1)
     scores = scores.masked_fill_(~mask[:, :, None], torch.finfo(scores.dtype).min)
-    weights = dropout(softmax(scores, dim=-1), more.get("dropout", 0.0), module.training)
+    weights = dropout(softmax(scores, dim=-1), kwargs.get("dropout", 0.0), module.training)
     out = weights.flatten(2, 3) @ value
     return out.view(query.shape).transpose(1, 2), None

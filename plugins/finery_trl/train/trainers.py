@@ -86,14 +86,14 @@ class Reproducible:
         if getattr(self, "padding_free", False):
             prove_apart(self, self._examples)
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+    def training_step(self, model: Any, inputs: dict[str, Any], *arguments: Any) -> Any:
         """Run a batch forward and backward, and count its tokens."""
         mask = inputs.get("attention_mask")
         # A sum stays on the GPU until it is reported, since the CPU would have to wait for it.
         tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
         self._callback.tokens = self._callback.tokens + tokens
         trainer: Any = super()
-        return trainer.training_step(model, inputs, *rest)
+        return trainer.training_step(model, inputs, *arguments)
 
     def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
         """Write none: checkpoints are temporary, and the output gets a different card."""
@@ -138,10 +138,10 @@ class SftTrainer(Reproducible, SFTTrainer):
         self,
         examples: Sequence[Proven],
         held_out: Sequence[Proven] | None,
-        *rest: Any,
+        *arguments: Any,
         **named: Any,
     ) -> None:
-        super().__init__(examples, held_out, *rest, **named)
+        super().__init__(examples, held_out, *arguments, **named)
         if held_out:
             self._held_out_mean = sum(e.loss_tokens for e in held_out) / self._validated
         causal = _causal_model(self.model)
@@ -243,16 +243,16 @@ class PretrainTrainer(SftTrainer):
 
     ends = False
 
-    def __init__(self, *rest: Any, args: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, args: Any, **named: Any) -> None:
         args.per_device_eval_batch_size = 1  # a batch doesn't say how many blocks it has
-        super().__init__(*rest, args=args, **named)
+        super().__init__(*arguments, args=args, **named)
 
     def train(
-        self, resume_from_checkpoint: str | bool | None = None, *rest: Any, **named: Any
+        self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **named: Any
     ) -> Any:
         """Train; a resumed training has the first validation in its history already."""
         self.args.eval_on_start = not resume_from_checkpoint and self._validated > 0
-        return super().train(resume_from_checkpoint, *rest, **named)
+        return super().train(resume_from_checkpoint, *arguments, **named)
 
     def _rows_in(self, inputs: dict[str, Any]) -> int:
         return 1
@@ -270,8 +270,8 @@ class Comparing(Reproducible):
     each process validates on all rows: a mean over processes with unequal shares would be another.
     """
 
-    def __init__(self, *rest: Any, **named: Any) -> None:
-        super().__init__(*rest, **named)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         trainer: Any = self
         longest = max(e.size for e in [*self._examples, *self._held_out])
         if trainer.args.device.type != "cuda" and not trainer.aux_loss_enabled:
@@ -279,23 +279,23 @@ class Comparing(Reproducible):
                 if model is not None and _can_choose_logits(_causal_model(model)):
                     _score_only_answers(_causal_model(model), longest)
 
-    def get_eval_dataloader(self, *rest: Any, **named: Any) -> Any:
+    def get_eval_dataloader(self, *arguments: Any, **named: Any) -> Any:
         """All batches, instead of those of this process."""
         trainer: Any = super()
-        loader = trainer.get_eval_dataloader(*rest, **named)
+        loader = trainer.get_eval_dataloader(*arguments, **named)
         if self._processes > 1:
             shard = loader.batch_sampler
             shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
         return loader
 
-    def evaluation_loop(self, *rest: Any, **named: Any) -> Any:
+    def evaluation_loop(self, *arguments: Any, **named: Any) -> Any:
         """Count the loss of each batch once, although all processes compute it."""
         gather: Any = self.accelerator.gather_for_metrics  # type: ignore[attr-defined]
         self.gather_function = lambda losses: gather(losses)[: len(losses)]
         trainer: Any = super()
-        return trainer.evaluation_loop(*rest, **named)
+        return trainer.evaluation_loop(*arguments, **named)
 
-    def log(self, logs: dict[str, float], *rest: Any) -> None:
+    def log(self, logs: dict[str, float], *arguments: Any) -> None:
         """Average validation metrics over rows, not over batches: the last batch may be smaller."""
         trainer: Any = self
         for values in trainer._metrics["eval"].values():
@@ -305,7 +305,7 @@ class Comparing(Reproducible):
                 mean = (size * sum(values[:-1]) + last * values[-1]) / len(self._held_out)
                 values[:] = [mean]
         above: Any = super()
-        above.log(logs, *rest)
+        above.log(logs, *arguments)
 
 
 class DpoTrainer(Comparing, DPOTrainer):
@@ -321,9 +321,9 @@ class KtoTrainer(Comparing, KTOTrainer):
 
     by_length = False
 
-    def __init__(self, *rest: Any, args: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, args: Any, **named: Any) -> None:
         args.train_sampling_strategy = "sequential"  # required by TRL; `RandomOrder` decides
-        super().__init__(*rest, args=args, **named)
+        super().__init__(*arguments, args=args, **named)
         if self.calculate_KL:
             self.data_collator = _Rotating(self.data_collator)
 
@@ -337,9 +337,7 @@ class _Rotating:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         answers = [row["completion_ids"] for row in rows]
         rotated = [answers[-1], *answers[:-1]]
-        paired = [
-            {**row, "KL_completion_ids": other} for row, other in zip(rows, rotated, strict=True)
-        ]
+        paired = [{**row, "KL_completion_ids": kl} for row, kl in zip(rows, rotated, strict=True)]
         batch: dict[str, Any] = self._collator(paired)
         return batch
 
@@ -360,7 +358,7 @@ def _score_only_answers(model: Any, longest: int) -> None:
     computes every position, as well as entropy and accuracy. Those are zero here, since nothing
     shows them.
     """
-    whole = model.forward
+    plain_forward = model.forward
     shares = sharing.fits(model, longest)
     if shares:
         sharing.install(model)
@@ -370,9 +368,9 @@ def _score_only_answers(model: Any, longest: int) -> None:
         self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **named: Any
     ) -> Any:
         if not fused_lm_head:
-            return whole(*args, labels=labels, **named)
+            return plain_forward(*args, labels=labels, **named)
         log_probs_of = _shared_log_probs if shares else _log_probs
-        log_probs = log_probs_of(whole, labels=labels, **named)
+        log_probs = log_probs_of(plain_forward, labels=labels, **named)
         zeros = torch.zeros_like(log_probs)
         return FusedCausalLMOutput(
             log_probs=log_probs,
@@ -390,10 +388,10 @@ def _log_probs(forward: Any, labels: torch.Tensor, **named: Any) -> torch.Tensor
     targets = labels[:, 1:]
     columns = (targets != NO_LOSS).any(dim=0).nonzero()[:, 0]
     logits = forward(logits_to_keep=columns, **named).logits
-    wanted = targets[:, columns]
-    log_probs = -_losses(logits.flatten(0, 1), wanted.flatten())
+    right_columns = targets[:, columns]
+    log_probs = -_losses(logits.flatten(0, 1), right_columns.flatten())
     zeros = torch.zeros(targets.shape, dtype=log_probs.dtype, device=log_probs.device)
-    return zeros.index_copy(1, columns, log_probs.view(wanted.shape))
+    return zeros.index_copy(1, columns, log_probs.view(right_columns.shape))
 
 
 def _shared_log_probs(

@@ -65,12 +65,12 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def series(points: Sequence[Point], name: str) -> Series:
     """The finite values of `loss`, `eval_loss` …, or of a task metric as `watch.<metric>`."""
-    found = {}
+    metrics_by_name = {}
     for point in points:
         value: Any = point.get("watch", {}).get(name[6:]) if _watched(name) else point.get(name)
         if _is_number(value):
-            found[int(point["step"])] = float(value)
-    return sorted(found.items())
+            metrics_by_name[int(point["step"])] = float(value)
+    return sorted(metrics_by_name.items())
 
 
 def metrics(points: Sequence[Point]) -> list[str]:
@@ -84,21 +84,21 @@ def metrics(points: Sequence[Point]) -> list[str]:
         watched = point.get("watch", {})
         names |= dict.fromkeys(f"watch.{n}" for n, v in watched.items() if _is_number(v))
     for point in points:
-        known = ("step", "epoch", "loss", "eval_loss", "learning_rate", "watch")
-        names |= dict.fromkeys(n for n, v in point.items() if n not in known and _is_number(v))
+        fixed = ("step", "epoch", "loss", "eval_loss", "learning_rate", "watch")
+        names |= dict.fromkeys(n for n, v in point.items() if n not in fixed and _is_number(v))
     names = {n: None for n in names if f"eval_{n}" not in names}
     return sorted(names, key=lambda n: (not _watched(n), not n.startswith("eval_")))
 
 
 def label(name: str) -> str:
     """The displayed name of a series, e.g. `validation loss`."""
-    known = {
+    checks = {
         "loss": "training loss",
         "eval_loss": "validation loss",
         "learning_rate": "learning rate",
         "tokens_per_second": "tokens/s",
     }
-    return known.get(name, name.removeprefix("watch.").removeprefix("eval_").replace("_", " "))
+    return checks.get(name, name.removeprefix("watch.").removeprefix("eval_").replace("_", " "))
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
@@ -179,7 +179,7 @@ def _rewarded(points: Sequence[Point], rewards: Series, kept: int | None) -> Ver
     )
     equal = [value for _, value in series(points, "equal_groups")]
     if equal and fmean(equal) > SILENT:
-        other = (
+        other_series = (
             "use prompts that the model answers well only sometimes, a finer reward, or a higher "
             "temperature"
         )
@@ -188,10 +188,10 @@ def _rewarded(points: Sequence[Point], rewards: Series, kept: int | None) -> Ver
                 "The model learned nothing: in every step, all answers to a prompt had the same "
                 f"reward (on average {_short(fmean(values))})."
             )
-            return Verdict("flat", sentence, other, kept_step=kept)
+            return Verdict("flat", sentence, other_series, kept_step=kept)
         advice = (
             f"{percent(fmean(equal))} of the groups had equal rewards, from which nothing is "
-            f"learned: {other}"
+            f"learned: {other_series}"
         )
         return Verdict("rewarded", sentence, advice, kept_step=kept)
     return Verdict("rewarded", sentence, kept_step=kept)
@@ -330,10 +330,10 @@ def _is_number(value: Any) -> bool:
 
 def load(text: bytes | str) -> list[Point]:
     """The points of a curve file. Raises `ValueError` if it contains anything else."""
-    made = json.loads(text)  # accepts NaN, which a metric may be
-    if not isinstance(made, list) or not all(map(_is_point, made)):
+    points = json.loads(text)  # accepts NaN, which a metric may be
+    if not isinstance(points, list) or not all(map(_is_point, points)):
         raise ValueError("not a list of points with a step")
-    return list(made)
+    return list(points)
 
 
 def _is_point(value: Any) -> bool:

@@ -95,10 +95,10 @@ class CurveView(View):
             for output in (before, after)
         ]
         weights = weights_difference(*files)
-        found = super().difference(before, after) | ({"weights": weights} if weights else {})
+        difference = super().difference(before, after) | ({"weights": weights} if weights else {})
         if both[0] is None or both[1] is None:
-            return found
-        return {**found, "curves": difference_of(both[0], both[1])}
+            return difference
+        return {**difference, "curves": difference_of(both[0], both[1])}
 
     def compare(self, before: Output, after: Output, context: Context) -> Iterator[Section]:
         """Facts that differ, how much the weights do, and the curves in one plot."""
@@ -208,16 +208,16 @@ def _training(output: Output, graph: Graph) -> Section:
 def difference_of(before: Sequence[Point], after: Sequence[Point]) -> dict[str, Any]:
     """Name of a series → its last and its lowest value on both sides, and the series, as JSON."""
     names = ["loss", "eval_loss", *dict.fromkeys([*metrics(before), *metrics(after)])]
-    found = {}
+    curves = {}
     for name in names:
         both = series(before, name), series(after, name)
         if any(both):
-            found[name] = {
-                "last": [of[-1][1] if of else None for of in both],
-                "lowest": [min(value for _, value in of) if of else None for of in both],
-                "series": [[list(point) for point in of] for of in both],
+            curves[name] = {
+                "last": [side[-1][1] if side else None for side in both],
+                "lowest": [min(value for _, value in side) if side else None for side in both],
+                "series": [[list(point) for point in side] for side in both],
             }
-    return found
+    return curves
 
 
 def _comparison(data: Mapping[str, Any]) -> Iterator[Part]:

@@ -18,10 +18,10 @@ LONGEST = 300
 STEPS = Axis("optimizer step")
 
 
-def curve_plot(points: Sequence[Point], kept: int | None) -> Plot:
+def curve_plot(points: Sequence[Point], best_step: int | None) -> Plot:
     """All series of a curve, those that say most in the first two panels: a terminal shows these.
 
-    kept: the step of the model's weights, if known.
+    best_step: the step of the model's weights, if known.
     """
     losses = Axis("loss", scale="choice")
     names = metrics(points)
@@ -29,10 +29,10 @@ def curve_plot(points: Sequence[Point], kept: int | None) -> Plot:
     if "reward" in names:  # whose loss says nothing
         names = ["reward", *(name for name in names if name != "reward")]
     first = names[:2] if "reward" in names else names[:1]
-    others = [name for name in names if name not in (*first, "answer_length")]
-    title = label(others[0]) if len(others) == 1 else "task metric"
-    titles = {name: title if name in others else label(name) for name in names}
-    axes = {name: Axis(of, scale="linear") for name, of in titles.items()}
+    other_names = [name for name in names if name not in (*first, "answer_length")]
+    title = label(other_names[0]) if len(other_names) == 1 else "task metric"
+    titles = {name: title if name in other_names else label(name) for name in names}
+    axes = {name: Axis(title, scale="linear") for name, title in titles.items()}
     measured = [
         Series(label(name), series(points, name), "both", y=axes[name], colour=colours[name])
         for name in sorted(names, key="answer_length".__eq__)
@@ -45,7 +45,7 @@ def curve_plot(points: Sequence[Point], kept: int | None) -> Plot:
     )
     of_loss = list(_losses(points))
     ordered = [*measured, *of_loss] if "reward" in names else [*of_loss, *measured]
-    at = None if kept is None else (kept, f"kept, step {kept}")
+    at = None if best_step is None else (best_step, f"kept, step {best_step}")
     return Plot([*ordered, rate], STEPS, losses, at=at)
 
 
@@ -64,10 +64,10 @@ def comparison_plot(curves: Mapping[str, Any]) -> Iterator[Plot]:
     """The validation loss of both trainings, else the training loss. curves: see `difference`."""
     for name in ("eval_loss", "loss"):
         both = curves.get(name, {}).get("series", [])
-        if len(both) == 2 and all(len(of) >= FEWEST for of in both):
+        if len(both) == 2 and all(len(side_points) >= FEWEST for side_points in both):
             lines = [
-                Series(f"{label(name)} of {side}", [(x, y) for x, y in of], "both")
-                for side, of in zip("AB", both, strict=True)
+                Series(f"{label(name)} of {side}", [(x, y) for x, y in side_points], "both")
+                for side, side_points in zip("AB", both, strict=True)
             ]
             yield Plot(lines, STEPS, Axis(label(name)))
             return

@@ -32,18 +32,18 @@ def weights_difference(before: Sequence[Path], after: Sequence[Path]) -> dict[st
 
     old, new = _tensors(before), _tensors(after)
     both = [name for name in old if name in new and old[name].shape == new[name].shape]
-    changed, most = 0, 0.0
+    changed, largest = 0, 0.0
     for name in both:
-        one, two = _values(old[name]), _values(new[name])
-        difference = float(np.max(np.abs(one - two), initial=0.0))
+        old_values, two = _values(old[name]), _values(new[name])
+        difference = float(np.max(np.abs(old_values - two), initial=0.0))
         changed += difference != 0
-        most = max(most, difference)
-    return {"tensors": len(both), "changed": changed, "most": most} if both else {}
+        largest = max(largest, difference)
+    return {"tensors": len(both), "changed": changed, "most": largest} if both else {}
 
 
 def _tensors(files: Sequence[Path]) -> Mapping[str, _Tensor]:
     """Name → the tensor, of those with numbers that are compared."""
-    found = {}
+    shapes = {}
     for path in files:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -52,8 +52,8 @@ def _tensors(files: Sequence[Path]) -> Mapping[str, _Tensor]:
         for name, facts in header.items():
             if facts["dtype"] in DTYPES:
                 offset = 8 + length + facts["data_offsets"][0]
-                found[name] = _Tensor(path, facts["dtype"], facts["shape"], offset)
-    return found
+                shapes[name] = _Tensor(path, facts["dtype"], facts["shape"], offset)
+    return shapes
 
 
 def _values(tensor: _Tensor) -> "Array":

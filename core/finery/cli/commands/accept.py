@@ -63,8 +63,8 @@ def command(
         lock.accept([], [*lines.values()])
     else:
         last = {each: planner.latest.get(each, ("",))[0] for each in names}
-        found = ((each, project.store.lookup(key)) for each, key in last.items() if key)
-        built = {each: result for each, result in found if result is not None}
+        results = ((each, project.store.lookup(key)) for each, key in last.items() if key)
+        built = {each: result for each, result in results if result is not None}
         changed = [p for p in mine if p.state != "cached" and p.node.name in built]
         if not changed and not all(plan.state == "cached" for plan in mine):
             fix = "build at the commit before the change (a shared store may help), then return"
@@ -72,12 +72,12 @@ def command(
             raise UsageError(text, fix=fix)
         lines = {c.line(): c for plan in changed for c in _causes(planner, plan, built)}
         if not as_json:
-            seen = set()  # variants with the same changes are shown once
+            printed = set()  # variants with the same changes are shown once
             for plan in changed:
                 before = built[plan.node.name].parts
                 changes = changes_between(before, plan.all_parts, planner.code.names)
-                if (texts := tuple(map(str, changes))) not in seen:
-                    seen.add(texts)
+                if (texts := tuple(map(str, changes))) not in printed:
+                    printed.add(texts)
                     print_changes(plan, before, changes, "since its last build")
         if lines and verify:
             first = replace(changed[0], result=built[changed[0].node.name])

@@ -154,12 +154,12 @@ def _decide_about_jobs(executor: "Executor") -> None:
     """Ask whether to cancel jobs that continue without the build; by default, they continue."""
     from finery.execute.executor import Detached
 
-    left = executor.left() if isinstance(executor, Detached) else []
-    if not isinstance(executor, Detached) or not left:
+    running = executor.left() if isinstance(executor, Detached) else []
+    if not isinstance(executor, Detached) or not running:
         return
-    jobs = counted(len(left), "job")
+    jobs = counted(len(running), "job")
     if sys.stdin.isatty() and sys.stderr.isatty():
-        the, them = ("job", "it") if len(left) == 1 else (jobs, "them")
+        the, them = ("job", "it") if len(running) == 1 else (jobs, "them")
         question = f"Cancel the {the}, or leave {them} running? [c/L]"
         with suppress(KeyboardInterrupt, click.Abort):
             if click.prompt(question, "l", show_default=False, err=True).lower() == "c":
@@ -167,7 +167,7 @@ def _decide_about_jobs(executor: "Executor") -> None:
                 click.echo(f"{jobs} cancelled", err=True)
                 return
     click.echo(f"{jobs} left running, which the next build continues with:", err=True)
-    for line in left:
+    for line in running:
         click.echo(f"  {line}", err=True)
     click.echo(f"To cancel: {executor.how_to_cancel()}", err=True)
 

@@ -66,7 +66,7 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
     stock = take_stock(store, keep)
     on_disk = {blob.digest: blob.size for blob in blobs_in(store)}
     total = sum(on_disk.values())
-    here = {*on_disk}
+    present = {*on_disk}
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for key, held in own_bytes(store, stock, on_disk).items():
         owner, outputs = stock.owner(key), stock.results[key]
@@ -77,7 +77,7 @@ def sizes(recipe: Path | None, as_json: bool) -> None:
         line["kinds"] = sorted({*line["kinds"], *(m.kind for m in outputs.values())})
         line["results"] += 1
         line["bytes"] += held
-        line["elsewhere"] += not here.issuperset(blob_sizes(outputs))
+        line["elsewhere"] += not present.issuperset(blob_sizes(outputs))
         line["removable"] += 0 if key in stock.needed else held
         line["used"] = max(line["used"], owner.used)
     ordered = sorted(lines.values(), key=lambda line: (line["recipe"], -line["bytes"]))
@@ -172,10 +172,10 @@ def collect_garbage(
     store, number = _store(recipe, keep=keep)
     jobs = [*(store.root / "work").glob(f"*{JOB}")]
     settings = settings_in_force(recipe and recipe_file(recipe), reads=True) if jobs else []
-    left = []
+    not_removed = []
     for job in earlier_jobs(store, settings, load_plugins(())) if jobs else ():
         if not job.is_over:
-            left.append(str(job))
+            not_removed.append(str(job))
         elif not dry_run:
             job.folder.remove()
     try:
@@ -206,13 +206,13 @@ def collect_garbage(
     _print_sizes((held, f"{label}: {counted(n, noun)}") for (n, held), label, noun in counts if n)
     text = f"{verb} {size(collected.bytes())}; {size(collected.kept)} of files stay"
     click.secho(text[0].upper() + text[1:], bold=True)
-    if collected.is_disturbed and (left or collected.builds > len(jobs)):
-        kept = "links and answers" if answers else "links"
-        text = f"a build is running, so {kept} stay: run it again when it has ended"
+    if collected.is_disturbed and (not_removed or collected.builds > len(jobs)):
+        leftovers = "links and answers" if answers else "links"
+        text = f"a build is running, so {leftovers} stay: run it again when it has ended"
         if collected.builds <= len(jobs):
-            text = f"{kept} stay, since jobs of earlier builds may run:"
+            text = f"{leftovers} stay, since jobs of earlier builds may run:"
         print_wrapped("", text, hang=0, dim=True)
-        for words in left:
+        for words in not_removed:
             click.secho(f"  {words}", dim=True)
 
 

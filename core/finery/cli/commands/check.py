@@ -49,8 +49,8 @@ def command(
     raise_all(Examiner(graph).errors(print_progress))
     notes = _notes(graph)
     if as_json:
-        found = [note_data(graph, note) for note in notes]
-        print_json({"recipe": graph.recipe.name, "steps": len(graph.nodes), "notes": found})
+        data = [note_data(graph, note) for note in notes]
+        print_json({"recipe": graph.recipe.name, "steps": len(graph.nodes), "notes": data})
     else:
         print_notes(graph, notes)
         steps = counted(len(graph.nodes), "step")

@@ -61,8 +61,8 @@ def command(recipe: Path, as_json: bool, allowed: bool | None) -> int:
         name = variable.removeprefix(VARIABLE).lower()
         if variable.startswith(VARIABLE) and name not in NAMES:
             for close in get_close_matches(name, NAMES, 1, 0.9):
-                meant = f"did you mean {VARIABLE}{close.upper()}?"
-                click.echo(f"warning: ${variable} isn't a setting; {meant}", err=True)
+                suggestion = f"did you mean {VARIABLE}{close.upper()}?"
+                click.echo(f"warning: ${variable} isn't a setting; {suggestion}", err=True)
     errors = errors or list(_mistakes(recipe, settings))  # which runs the recipe's plugin files
     for error in errors:
         print_error(error)

@@ -74,13 +74,13 @@ def command(
     target = Path(os.path.realpath(folder))
     check_target(store, target, force=force)
     files = {title: files_of(store, m, references=with_base) for title, m in outputs.items()}
-    for title, of in files.items():
-        if not of:
+    for title, files_of_output in files.items():
+        if not files_of_output:
             kind, format_ = outputs[title].kind, outputs[title].meta.get("format")
-            what = a_or_an(f"{kind} of the format '{format_}'" if format_ else kind)
+            subject = a_or_an(f"{kind} of the format '{format_}'" if format_ else kind)
             fix = "add --with-base to copy the models that it uses"
             raise UsageError(
-                f"'{title}' has no files of its own to copy: it is {what}",
+                f"'{title}' has no files of its own to copy: it is {subject}",
                 fix=fix if outputs[title].refs else None,
             )
     places = {t: t.partition(".")[2] if len(files) > 1 else "" for t in files}
@@ -90,8 +90,8 @@ def command(
     try:
         placed = [
             f._replace(name=Path(places[t], f.name).as_posix())
-            for t, of in files.items()
-            for f in of
+            for t, files_of_output in files.items()
+            for f in files_of_output
         ]
         with _progress(sum(file.size for file in placed)) as progress:
             copy_files(placed, staged, progress)
@@ -110,15 +110,15 @@ def command(
         raise UsageError(f"can't be copied: {error.strerror}", where=str(named)) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    for title, of in files.items():
-        place, total = target / places[title], sum(file.size for file in of)
+    for title, files_of_output in files.items():
+        place, total = target / places[title], sum(file.size for file in files_of_output)
         if as_json:
             print_json({
-                "name": title, "path": str(place), "files": len(of), "bytes": total,
+                "name": title, "path": str(place), "files": len(files_of_output), "bytes": total,
                 "notes": notes[title],
             })  # fmt: skip
             continue
-        text = f"{title}: {counted(len(of), 'file')}, {size(total)}, in {shown(place)}"
+        text = f"{title}: {counted(len(files_of_output), 'file')}, {size(total)}, in {shown(place)}"
         click.echo("\n  ".join([text, *notes[title]]))
 
 

@@ -76,8 +76,10 @@ def command(
     words = "-".join(re.findall(r"[A-Za-z0-9_]+", folder.resolve().name))
     name = name or words.lstrip("_")[:100] or "model"
     rows, facts, encoding = columns.first_rows(data) if data is not None else ([], "", "")
-    found = columns.columns_of(data, prompt, answers, rows, task) if data is not None else None
-    guess = columns.task_of(rows, found) if rows else next(iter(TASKS))
+    named_columns = (
+        columns.columns_of(data, prompt, answers, rows, task) if data is not None else None
+    )
+    guess = columns.task_of(rows, named_columns) if rows else next(iter(TASKS))
     task = task or (guess if as_json else _chosen(guess, is_guess=bool(rows)))
     if task != "chat" and columns.has_tools(rows):
         raise UsageError(
@@ -94,14 +96,14 @@ def command(
     if data is None:
         source: Any = next((template(task) / "data").iterdir())
         rows, facts, encoding = columns.first_rows(source)
-        found = columns.columns_of(source, None, (), rows, task)
+        named_columns = columns.columns_of(source, None, (), rows, task)
         file, templates = f"data/{source.name}", SAMPLE_COLUMNS[task]
     else:
         source, path, root = data, data.resolve(), folder.resolve()
         is_inside = path.is_relative_to(root)
         file = path.relative_to(root).as_posix() if is_inside else f"data/{data.name}"
-        templates = columns.templates_for(found, task, rows, data)
-    expected = columns.answers_of(rows, found)
+        templates = columns.templates_for(named_columns, task, rows, data)
+    expected = columns.answers_of(rows, named_columns)
     texts = {
         "recipe.yaml": filled(
             template(task) / "recipe.yaml",

@@ -144,8 +144,8 @@ def _print_json(
         name = plan.node.name
         mine = [note_data(planner.graph, note) for note in notes if note.step == name]
         facts = None
-        if (of := estimates.get(name)) is not None:
-            facts = {**of.facts, "warning": of.warning, "fix": of.fix}
+        if (estimate := estimates.get(name)) is not None:
+            facts = {**estimate.facts, "warning": estimate.warning, "fix": estimate.fix}
         print_json({
             "step": name, "use": plan.node.use, "state": gates.state(plan), "reason": plan.reason,
             "key": plan.result_key, "environment": plan.node.environment or None,
@@ -219,7 +219,7 @@ def _print_steps(
         print_wrapped(start, why, hang=INDENT)
         for name in [each.node.name for each in group if each.node.name in gates.failed]:
             head = " " * INDENT + click.style("fails:", fg="red", bold=True)
-            blocked = [other for other, by in gates.blocked.items() if name in by]
+            blocked = [dependent for dependent, by in gates.blocked.items() if name in by]
             print_gate(head, gates.failed[name], blocked, INDENT)
         asks, executor = str(plan.node.resources), executors[plan.node.name]
         where = [f"runs on {executor}"] if executor != "local" else []
@@ -269,16 +269,16 @@ def _print_estimates(estimates: Sequence["Estimate"]) -> None:
         ):
             if text:
                 print_wrapped(f"{before}{head} ", text, hang=INDENT + 2)
-    if (more := len(different) - MOST_ESTIMATES) > 0:
-        lines.append(f"… and {counted(more, 'other estimate')}")
+    if (omitted := len(different) - MOST_ESTIMATES) > 0:
+        lines.append(f"… and {counted(omitted, 'other estimate')}")
     sums = []  # of what is known for all of them
     for fact, words, form in (
         ("seconds", "about {}", rough_duration), ("dollars_at_most", "at most {}", in_dollars),
     ):  # fmt: skip
         values = [estimate.facts.get(fact) for estimate in estimates]
-        known = [value for value in values if value is not None]
-        if len(known) == len(values) > 1 and sum(known):
-            sums.append(words.format(form(sum(known))))
+        estimated = [value for value in values if value is not None]
+        if len(estimated) == len(values) > 1 and sum(estimated):
+            sums.append(words.format(form(sum(estimated))))
     if sums:
         lines.append(f"all {len(estimates)}: {', '.join(sums)}")
     for line in lines:
@@ -287,7 +287,7 @@ def _print_estimates(estimates: Sequence["Estimate"]) -> None:
 
 def _print_counts(planner: "Planner", plans: Sequence["StepPlan"], gates: Gates) -> None:
     counts = {state: sum(gates.state(p) == state for p in plans) for state in COLOURS}
-    known = [
+    estimated = [
         seconds for p in plans
         if p.state != "cached" and not p.same_as and p.node.name in planner.latest
         and (seconds := planner.store.seconds_of(planner.latest[p.node.name][0])) is not None
@@ -303,7 +303,7 @@ def _print_counts(planner: "Planner", plans: Sequence["StepPlan"], gates: Gates)
             text = f"compared with the last build, which had {' '.join(last.overrides)}"
             print_wrapped("", text, hang=2, dim=True)
     text = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    took = f" (last time: {duration(sum(known))})" if known and sum(known) >= 1 else ""
+    took = f" (last time: {duration(sum(estimated))})" if estimated and sum(estimated) >= 1 else ""
     click.echo(f"{counted(len(plans), 'step')}: {text}{took}")
 
 
@@ -315,12 +315,14 @@ def _print_variants(graph: "Graph", plans: Sequence["StepPlan"]) -> None:
     """
     from finery.compare.variants import title_of as title_of_matrix
 
-    own = [plan for plan in plans if plan.node.variant]
-    new = sum(plan.state != "cached" and not plan.same_as for plan in own)
+    of_variants = [plan for plan in plans if plan.node.variant]
+    new = sum(plan.state != "cached" and not plan.same_as for plan in of_variants)
     rank = {node.chosen_by for node in graph.nodes.values()} & {p.node.name for p in plans}
     common = [p for p in plans if not p.node.variant and not p.node.chosen_by]
     shared = sum(plan.node.name not in rank for plan in common)
-    text = f"{counted(len(own), 'step')} of variants, {new} to build; {shared} shared by all"
+    text = (
+        f"{counted(len(of_variants), 'step')} of variants, {new} to build; {shared} shared by all"
+    )
     of_winner = sum(bool(p.node.chosen_by) and not p.node.variant for p in plans)
     if rank:
         text += f"; {counted(len(rank), 'step')} to rank them"

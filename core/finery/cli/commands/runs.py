@@ -68,12 +68,12 @@ def run_data(run: "Run", scores: "Mapping[str, FirstMetric]") -> dict[str, Any]:
         "machine": run.context.get("machine"),
         "steps": [
             {"step": s.name, "use": s.use, "state": s.state, "key": s.key, "seconds": s.seconds}
-            | {name: of for name in OPTIONAL if (of := getattr(s, name))}
+            | {name: value for name in OPTIONAL if (value := getattr(s, name))}
             for s in run.steps.values()
         ],
         "metrics": {
-            step: {"metric": of.metric, "values": of.values, "cleaned": of.is_cleaned}
-            for step, of in scores.items()
+            step: {"metric": line.metric, "values": line.values, "cleaned": line.is_cleaned}
+            for step, line in scores.items()
         },
     }
 
@@ -121,16 +121,16 @@ def _lines(run: "Run", scores: "Mapping[str, FirstMetric]") -> "Iterator[tuple[s
         yield "with", " ".join(run.overrides)
     for name in run.named("failed"):
         yield "failed", f"{name}: {run.steps[name].error.get('what', '')}"
-    left = run.named("blocked", "waiting", "running")
-    if left:
-        yield "unfinished", ", ".join(left)
-    for step, of in [*scores.items()][:MOST]:
+    unfinished = run.named("blocked", "waiting", "running")
+    if unfinished:
+        yield "unfinished", ", ".join(unfinished)
+    for step, line in [*scores.items()][:MOST]:
         named = [
-            f"{model} {percent(value) if of.is_share and 0 <= value <= 1 else f'{value:.4g}'}"
-            for model, value in of.values.items()
+            f"{model} {percent(value) if line.is_share and 0 <= value <= 1 else f'{value:.4g}'}"
+            for model, value in line.values.items()
         ]
-        more = [f"and {counted(len(named) - MOST, 'model')} more"] if len(named) > MOST else []
-        text = f"{of.metric}: {', '.join([*named[:MOST], *more])}"
-        yield step, visible("its scores are no longer in the store" if of.is_cleaned else text)
+        omitted = [f"and {counted(len(named) - MOST, 'model')} more"] if len(named) > MOST else []
+        text = f"{line.metric}: {', '.join([*named[:MOST], *omitted])}"
+        yield step, visible("its scores are no longer in the store" if line.is_cleaned else text)
     if len(scores) > MOST:
         yield "and", f"{counted(len(scores) - MOST, 'evaluator')} more (--json)"

@@ -55,8 +55,8 @@ def command(
         raise UsageError(
             "--check needs --all", where="--check", fix="finery schema --all schemas --check"
         )
-    for option, given in (("--print", to_stdout), ("--watch", watch)):
-        if given and (recipe is None or name is not None or folder is not None):
+    for option, is_given in (("--print", to_stdout), ("--watch", watch)):
+        if is_given and (recipe is None or name is not None or folder is not None):
             raise UsageError(
                 f"{option} is for the schema of one recipe",
                 where=option,
@@ -73,11 +73,11 @@ def command(
         steps = {name: step_schema(plugins.step_type(name)) for name in plugins.step_types}
         files = {f"{name}.schema.json": format_schema(schema) for name, schema in steps.items()}
         files["recipe.schema.json"] = format_schema(recipe_schema(plugins))
-        there = _written(folder, files)
-        stale = sorted(name for name in {*files, *there} if files.get(name) != there.get(name))
+        present = _written(folder, files)
+        stale = sorted(name for name in {*files, *present} if files.get(name) != present.get(name))
         if check and stale:
-            what, fix = f"out of date: {', '.join(stale)}", f"finery schema --all {folder}"
-            raise UsageError(what, where=str(folder), fix=fix)
+            problem, fix = f"out of date: {', '.join(stale)}", f"finery schema --all {folder}"
+            raise UsageError(problem, where=str(folder), fix=fix)
         if check:
             return
         with writing(folder):

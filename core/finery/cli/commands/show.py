@@ -84,19 +84,19 @@ def command(
     project = Project(recipe, overrides)
     graph, store = project.graph, project.store
     if step is None and html is not None:  # a step after --html is read as its file
-        meant = html if html in graph.nodes else "STEP"
-        raise UsageError("--html needs a step", fix=f"finery show {meant} --html")
+        suggestion = html if html in graph.nodes else "STEP"
+        raise UsageError("--html needs a step", fix=f"finery show {suggestion} --html")
     if jsonl and not wrong:
         raise UsageError(
             "--jsonl needs --wrong", where="--jsonl", fix="finery show STEP --wrong --jsonl"
         )
-    for option, given in (
+    for option, is_given in (
         ("--dropped", dropped),
         ("--model", model is not None),
         ("--wrong", wrong),
         ("--run", run_id is not None),
     ):
-        if given and (step is None or row_id is not None):
+        if is_given and (step is None or row_id is not None):
             raise UsageError(
                 f"{option} is for the outputs of one step",
                 where=option,
@@ -147,8 +147,8 @@ def command(
     detail = Detail(rows, dropped, model)
     if wrong:
         source = click.get_current_context().get_parameter_source("rows")
-        most = None if source is click.core.ParameterSource.DEFAULT else rows
-        print_records(graph, store, manifests, detail, jsonl=jsonl or as_json, most=most)
+        max_rows = None if source is click.core.ParameterSource.DEFAULT else rows
+        print_records(graph, store, manifests, detail, jsonl=jsonl or as_json, most=max_rows)
         return
     failed = failed_gates(graph.select([name]), store, {name: result}) if fresh else {}
     failure = failed.get(name)

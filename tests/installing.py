@@ -8,7 +8,22 @@ from pathlib import Path
 
 from conftest import Project
 
+from finery.execute.venv import make_requirement
+from finery.util.installed import distributions
+
 THIRD_PARTY = Path(__file__).with_name("thirdparty")
+CORE = (
+    "attrs", "blake3", "click", "jinja2", "jsonschema", "jsonschema-specifications",
+    "markdown-it-py", "markupsafe", "mdurl", "msgspec", "pluggy", "pygments", "pyyaml",
+    "referencing", "rensa", "rich", "rpds-py", "typing-extensions",
+)  # fmt: skip
+"""What finery needs, without its extras."""
+
+
+def add_core_wheels(folder: Path, *more: str) -> None:
+    """Add wheels of what finery needs, and of `more`, as they are installed here."""
+    for name in (*CORE, *more):
+        make_requirement(distributions()[name], folder)
 
 
 def install(source: Path, folder: Path) -> Path:

@@ -14,8 +14,8 @@ from judged import RECIPE, commit, files
 from finery.cli.main import cli
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
-DOCUMENTS = {"schema", "card", "synth prompt", "completion", "chat"}
-"""Commands whose output is a document or a conversation."""
+DOCUMENTS = {"schema", "card", "synth prompt", "completion", "chat", "plugin catalog"}
+"""Commands whose output is a document, a site or a conversation."""
 CALLS: Mapping[str, list[str]] = {
     "init": ["init made"],
     "check": ["check"],

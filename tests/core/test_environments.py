@@ -11,15 +11,14 @@ from zipfile import ZipFile
 
 import pytest
 from conftest import MakeProject, Project, until
+from installing import CORE, add_core_wheels
 from msgspec.structs import replace
 from tasks import Tasks
 
 from finery import StepError
 from finery.execute import venv
-from finery.execute.venv import make_requirement
 from finery.execute.worker import run_task
 from finery.recipe.environments import Environment
-from finery.util.installed import distributions
 
 STEPS = '''
 from finery import Dataset, Job, Step, hookimpl, setting
@@ -56,12 +55,6 @@ data:
   a: {use: toy.ask}
   b: {use: toy.ask, environment: new, tag: 2}
 """
-CORE = (
-    "attrs", "blake3", "click", "jinja2", "jsonschema", "jsonschema-specifications",
-    "markdown-it-py", "markupsafe", "mdurl", "msgspec", "pluggy", "pygments", "pyyaml",
-    "referencing", "rensa", "rich", "rpds-py", "typing-extensions",
-)  # fmt: skip
-"""What finery needs, without its extras."""
 
 
 def add_toy(folder: Path, version: str, needs: str = "") -> None:
@@ -84,8 +77,7 @@ def add_toy(folder: Path, version: str, needs: str = "") -> None:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two versions of `toy`, and with what finery needs, as it is installed here."""
     folder = tmp_path_factory.mktemp("wheels")
-    for name in CORE:
-        make_requirement(distributions()[name], folder)
+    add_core_wheels(folder)
     for version in ("1.0", "2.0"):
         add_toy(folder, version)
     return folder
@@ -166,7 +158,7 @@ def test_steps_of_one_recipe_have_different_versions(toys: Project, wheels: Path
 def test_pip_makes_the_same_environments_without_uv(
     toys: Project, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(venv, "_uv", lambda: None)
+    monkeypatch.setattr(venv, "find_uv", lambda: None)
     environment = venv.resolve_environment("old", ["toy<2"], None, str(wheels))
     assert "toy==1.0" in environment.requirements
     assert environment.versions["toy"] == "1.0"

@@ -76,7 +76,7 @@ def resolve_environment(
     platforms; pip's on this one. Raises `StepError` if there are none, or without a network.
     """
     python = python or _this_python()
-    uv = _uv()
+    uv = find_uv()
     with tempfile.TemporaryDirectory(prefix="finery-") as folder:
         own_wheels = [
             make_requirement(distribution, Path(folder)) for distribution in own_distributions()
@@ -88,13 +88,13 @@ def resolve_environment(
                 _call([
                     uv, "pip", "compile", "--universal", "--python", sys.executable,
                     "--python-version", python, "--no-header", "--no-annotate", "--quiet",
-                    *_index_options(wheels), "--output-file", str(locked), str(request),
+                    *index_options(wheels), "--output-file", str(locked), str(request),
                 ])  # fmt: skip
                 lines = locked.read_text(encoding="utf-8").splitlines()
             else:
                 _call([
                     *_pip(_interpreter(python, name)), "install", "--dry-run", "--quiet",
-                    "--ignore-installed", "--report", str(locked), *_index_options(wheels), "-r",
+                    "--ignore-installed", "--report", str(locked), *index_options(wheels), "-r",
                     str(request),
                 ])  # fmt: skip
                 lines = [*_report_requirements(json.loads(locked.read_text(encoding="utf-8")))]
@@ -198,7 +198,7 @@ def _make_environment(environment: Environment, folder: Path, report: Report) ->
     count = counted(len(environment.requirements), "package")
     report({"event": "log", "message": f"making the environment {name}: {count}"})
     shutil.rmtree(folder, ignore_errors=True)
-    interpreter, uv = _interpreter(environment.python, name), _uv()
+    interpreter, uv = _interpreter(environment.python, name), find_uv()
     try:
         with tempfile.TemporaryDirectory(prefix="finery-") as temporary:
             own_wheels = [
@@ -212,7 +212,7 @@ def _make_environment(environment: Environment, folder: Path, report: Report) ->
             install = [
                 "install",
                 "--no-deps",
-                *_index_options(environment.wheels),
+                *index_options(environment.wheels),
                 "-r",
                 str(requirements_file),
             ]
@@ -375,7 +375,7 @@ def _call(command: Sequence[str], report: Report | None = None) -> list[str]:
     return [*lines]
 
 
-def _uv() -> str | None:
+def find_uv() -> str | None:
     """uv beside this Python or on PATH; None if it isn't installed."""
     with suppress(ImportError, FileNotFoundError):
         from uv import find_uv_bin
@@ -389,7 +389,7 @@ def _pip(python: str) -> list[str]:
     return [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
 
 
-def _index_options(wheels: str) -> list[str]:
+def index_options(wheels: str) -> list[str]:
     return ["--no-index", "--find-links", wheels] if wheels else []
 
 
@@ -401,7 +401,7 @@ def _interpreter(python: str, name: str) -> str:
     """A Python of a version: this one, another on PATH, or one that uv finds or downloads."""
     if python == _this_python():
         return sys.executable
-    if _uv():
+    if find_uv():
         return python
     path = shutil.which(f"python{python}")
     if path is None:

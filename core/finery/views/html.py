@@ -15,7 +15,7 @@ from finery.views import parts
 from finery.views.svg import drawings_of
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Environment, Template
     from markupsafe import Markup
 
 
@@ -39,6 +39,11 @@ def _environment() -> "Environment":
         "interval": parts.interval_text,
     }  # fmt: skip
     return environment
+
+
+def load_template(name: str) -> "Template":
+    """A template of a package, by `package/path`, which escapes what it prints."""
+    return _environment().get_template(name)
 
 
 def _source(template: str) -> str:
@@ -84,6 +89,20 @@ def render_sections(
 
     reload_seconds: how often browsers load it again, 0: never.
     """
+    return render_page(PAGE, title, sections, intro, findings, reload_seconds)
+
+
+def render_page(
+    template: str,
+    title: str,
+    sections: Iterable[parts.Section],
+    intro: str = "",
+    findings: Iterable[parts.Finding] = (),
+    reload_seconds: int = 0,
+    script: str = "",
+    **values: Any,
+) -> str:
+    """The same by a template that extends that of pages, with a script and values of its own."""
     import base64
     import hashlib
 
@@ -93,22 +112,19 @@ def render_sections(
     by_rank = sorted(sections, key=lambda section: section.rank)
     prepared = [(section.title, section.note, page.prepare(section.parts)) for section in by_rank]
     answers = ranked([*findings, *page.findings])
-    script = _source(SCRIPT) if page.data else ""
-    return (
-        _environment()
-        .get_template(PAGE)
-        .render(
-            title=title,
-            intro=intro,
-            verdict=summary(answers),
-            findings=[(f, *MARKS[f.tone]) for f in answers],
-            sections=prepared,
-            style=Markup(_source(STYLE)),
-            data=[(name, _json(value)) for name, value in page.data.items()],
-            script=Markup(script),
-            hash=f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'",
-            reload=reload_seconds,
-        )
+    script += _source(SCRIPT) if page.data else ""
+    return load_template(template).render(
+        title=title,
+        intro=intro,
+        verdict=summary(answers),
+        findings=[(f, *MARKS[f.tone]) for f in answers],
+        sections=prepared,
+        style=Markup(_source(STYLE)),
+        data=[(name, _json(value)) for name, value in page.data.items()],
+        script=Markup(script),
+        hash=f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'",
+        reload=reload_seconds,
+        **values,
     )
 
 

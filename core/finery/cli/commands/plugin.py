@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from finery.cli.commands import catalog
 from finery.cli.commands.scaffold import filled, template, write_texts, writing
 from finery.cli.console import print_result
 from finery.cli.options import json_option
@@ -31,7 +32,10 @@ PLACES = {"package": "src/{package}", "github": ".github", "gitignore": ".gitign
 
 @click.group("plugin")
 def command() -> None:
-    """Write your own plugin."""
+    """Write your own plugin, or a catalogue of plugins."""
+
+
+command.add_command(catalog.command)
 
 
 @command.command("new")

@@ -159,7 +159,7 @@ def _print_step_type(plugins: "Plugins", name: str, as_json: bool) -> None:
         else:
             hang = 2 if block.lstrip().startswith("- ") else 0
             print_wrapped("", " ".join(block.split()), hang=hang, most=WIDTH)
-    for title, rows in _tables(cls, schema):
+    for title, rows in setting_tables(cls, schema):
         click.echo(f"\n{click.style(title, bold=True)}")
         width = max(len(setting) for setting, *_ in rows)
         for setting, takes, text in rows:
@@ -173,7 +173,7 @@ _Row = tuple[str, str, str]
 """A line of the list: the name of a setting, e.g. `lora.r`, what it accepts, and its help."""
 
 
-def _tables(cls: "type[Step]", schema: dict[str, Any]) -> Iterator[tuple[str, list[_Row]]]:
+def setting_tables(cls: "type[Step]", schema: dict[str, Any]) -> Iterator[tuple[str, list[_Row]]]:
     """(title, rows) of the inputs, the settings, and the settings of every step."""
     from finery.step.inspect import RESERVED, inputs_of
 

@@ -122,7 +122,7 @@ def test_the_card_of_its_model_names_no_base(t: Project) -> None:
     assert t.run("build", "--step", "test").code == 0
     ran = t.run("card", "words")
     assert ran.code == 0, ran.err
-    assert "# words" in ran.out
+    assert "\n# t\n" in ran.out
     assert " on top of " not in ran.out
     assert "base_model" not in ran.out
     assert "- `words`: a model in the format `ngram` at the root" in ran.out

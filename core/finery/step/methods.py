@@ -165,7 +165,7 @@ def _problem_of_place(pair: Any) -> str:
     return "" if is_right else f"{pair!r:.60}, which isn't a pair of an id and a place"
 
 
-STREAMS = frozenset({"trace_rows", "records", "remarks", "event", "complete_copy"})
+STREAMS = frozenset({"trace_rows", "records", "remarks", "event"})
 """Methods that return an iterator, whose items are checked as they come."""
 OF_STEPS: Mapping[str, Callable[[Any], str]] = {
     "cache_key": lambda key: _problem_of(key, Key),
@@ -201,6 +201,6 @@ OF_VIEWS: Mapping[str, Callable[[Any], str]] = {
     "data": _problem_of_facts,
     "facts": _problem_of_facts,
     "difference": _problem_of_facts,
-    **dict.fromkeys(("records", "remarks", "event", "complete_copy"), _fine),
+    **dict.fromkeys(("records", "remarks", "event"), _fine),
 }
 """The same for views. Errors of `describe` and `compare` are shown in the place of their part."""

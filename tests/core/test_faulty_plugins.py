@@ -7,6 +7,10 @@ import pytest
 from conftest import MakeProject, Project
 from installing import write_plugin
 
+from finery import Engine, Step
+from finery.step.methods import OF_ENGINES, OF_STEPS, OF_VIEWS
+from finery.views import View
+
 RECIPE = """
 finery: 1
 name: t
@@ -350,3 +354,8 @@ def test_a_name_that_moved_is_found_for_a_year(t: Project) -> None:
     assert "shop.py:1: DeprecationWarning: finery_file_shop_" in ran.err
     assert " uses finery.Graph: from finery 0.2 (" in ran.err
     assert ran.err.count("DeprecationWarning") == 1
+
+
+def test_each_method_that_is_checked_exists() -> None:
+    for base, checks in ((Step, OF_STEPS), (Engine, OF_ENGINES), (View, OF_VIEWS)):
+        assert checks.keys() <= {*dir(base)}

@@ -28,7 +28,7 @@ from finery_transformers.frozen.template import (
     FROZEN,
     FROZEN_MARK,
     NO_TOOLS,
-    system_of,
+    ClientFacts,
     with_system,
 )
 
@@ -117,7 +117,7 @@ def _is_like_base(gguf: Gguf, chat: ChatTemplate, model: Model) -> bool:
     """
     if gguf.chat_template is None or dict(model.meta.get(FROZEN) or {}).get("tools"):
         return False
-    own, system = chat_template(gguf, {}), system_of(model)
+    own, system = chat_template(gguf, {}), ClientFacts.of(model.meta).system
     for messages in conversations(gguf.special_tokens().get("eos_token", "</s>")).values():
         texts = [_renders(template, with_system(messages, system)) for template in (chat, own)]
         if texts[0] != texts[1]:

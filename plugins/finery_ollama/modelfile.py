@@ -8,7 +8,7 @@ from finery.views import View
 from finery_gguf.llama import FORMATS, PACKAGE, Gguf
 from finery_serve.guide import REQUEST, curl, notes_of, request_for, write_request
 from finery_transformers.formats import require_format
-from finery_transformers.frozen.template import client_facts, system_of
+from finery_transformers.frozen.template import ClientFacts
 
 Value = float | int | bool | str | list[str]
 
@@ -101,7 +101,8 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         derived = derive(gguf, self.gguf)
         # Neither the chat template of an adapter's base nor a renderer has the training's message.
         is_lost = gguf.adapter is not None or derived.renderer is not None
-        system = self.system or (system_of(self.gguf) if is_lost else "")
+        clients = ClientFacts.of(self.gguf.meta)
+        system = self.system or (clients.system if is_lost else "")
         if system and not derived.takes_system:
             raise StepError(
                 "the chat template takes no system message, so Ollama would ignore `system`",
@@ -119,7 +120,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
         if license := self.gguf.meta.get("license"):
             commands.append(("LICENSE", str(license)))
         (job.out / "Modelfile").write_text(write_modelfile(commands, run), encoding="utf-8")
-        clients = client_facts(self.gguf) | ({"system": system} if system else {})
+        clients = clients._replace(system=system or clients.system)
         request = request_for(self.name, clients)
         request |= {"reasoning_effort": "none"} if derived.thinks else {}
         write_request(job.out, request)
@@ -137,7 +138,7 @@ class Modelfile(Step, seeded=False, sections=("export",), packages=(PACKAGE,)):
                 job.copy(source, source.name)
         sizes = {p.name: p.stat().st_size for p in sorted(job.out.iterdir())}
         meta = {"format": "ollama", "name": self.name, "files": sizes, "run": run}
-        return Bundle(job.out, meta=meta | clients)
+        return Bundle(job.out, meta=meta | clients.meta())
 
 
 def _check_parameters(parameters: dict[str, Value]) -> None:

@@ -18,4 +18,4 @@ def finery_steps() -> Mapping[str, str]:
 @hookimpl
 def finery_engines() -> Mapping[str, str]:
     """The engine of exported models."""
-    return {"onnx": "finery_onnx.engine:OnnxEngine"}
+    return {"onnx": "finery_onnx.export:OnnxEngine"}

@@ -1,13 +1,14 @@
-"""`onnx.export`: a classifier as a graph for ONNX Runtime."""
+"""`onnx.export`: a classifier as a graph for ONNX Runtime, and the engine that answers with it."""
 
 import json
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from finery import Job, Model, Promise, Step, StepError, UsageError, setting, takes
 from finery.advanced import size
 from finery.rows.similar import question_text
+from finery_encoder.engine import EncoderEngine
 from finery_encoder.network import INPUTS, ONNX, TOKENIZER, Answers, load
 
 OPSET = 17
@@ -139,3 +140,10 @@ def _quantise(file: Path, scratch: Path) -> None:
         op_types_to_quantize=["MatMul", "Gather"],
     )  # fmt: skip
     scratch.unlink()
+
+
+class OnnxEngine(EncoderEngine):
+    """Gives the most likely class of each field, and how probable the answer is, without torch."""
+
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "numpy", "tokenizers")
+    local = False  # tens of megabytes

@@ -34,6 +34,7 @@ from finery_serve.servers import Running, Serving, names_of
 if TYPE_CHECKING:
     from finery.advanced import Graph
     from finery_serve.opening import Opened
+    from finery_transformers.frozen.template import ClientFacts
 
 PORT = 8080
 KEY_VARIABLE = "SERVE_KEY"
@@ -131,7 +132,7 @@ def serve_until_stopped(
     """
     from finery_serve.guide import request_to, write_request
     from finery_serve.processes import LOOPBACK, Address, listens
-    from finery_transformers.frozen.template import client_facts
+    from finery_transformers.frozen.template import ClientFacts
 
     key = None if host in LOOPBACK else _key()
     if port:
@@ -145,7 +146,7 @@ def serve_until_stopped(
         )  # fmt: skip
         click.echo(f"loading {name} …", err=True)
         with serve(artifact, serving) as running:
-            facts = client_facts(artifact)
+            clients = ClientFacts.of(artifact.meta)
             model_name = names_of(running, serving)[-1]
             request = request_to(artifact, model_name, getattr(running, "example", ""))
             file = write_request(Path(folder), request)
@@ -161,12 +162,12 @@ def serve_until_stopped(
                         "models": names_of(running, serving),
                         "server": running.build,
                         "pid": running.pid,
-                        "system": facts.get("system"),
+                        "system": clients.system or None,
                         "request": request,
                     }
                 )
             else:
-                click.echo(introduction(running, serving, request, file, facts))
+                click.echo(introduction(running, serving, request, file, clients))
             while listens(running.address):
                 time.sleep(CHECKED_EVERY)
             log = serving.log
@@ -190,21 +191,20 @@ def introduction(
     serving: Serving,
     request: Mapping[str, Any],
     file: Path,
-    facts: Mapping[str, Any],
+    clients: "ClientFacts",
 ) -> str:
     """Instructions for talking to the server: address, key, and two examples.
 
-    request: the example, which is also in `file`. facts: see `client_facts`.
+    request: the example, which is also in `file`.
     """
     from finery_serve.guide import curl, is_long, tool_names
-    from finery_transformers.frozen.template import shared_tools
 
     key, address = serving.key or "none", f"{running.address}/v1"
     page: str | None = getattr(running, "page", None)
-    system = shortened(in_line(str(facts.get("system", ""))), SHOWN_CHARACTERS)
+    system = shortened(in_line(clients.system), SHOWN_CHARACTERS)
     tools = "differ among the training rows: send those that fit the question"
-    if not facts.get("tools_differ"):
-        names = tool_names(shared_tools(facts))
+    if not clients.tools_differ:
+        names = tool_names(clients.tools)
         tools = f"{names} (a request must send them)" if names else ""
     sure = getattr(running, "abstain_below", None)  # of a classifier
     elsewhere: list[str] = []

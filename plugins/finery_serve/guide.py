@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finery import Artifact, Bundle, File
-from finery_transformers.frozen.template import client_facts, shared_tools
+from finery_transformers.frozen.template import ClientFacts
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$"
 """Pattern of a model's name in the API."""
@@ -22,25 +22,25 @@ README = "finery_serve/readme.md.jinja"
 
 
 def request_for(
-    name: str, facts: Mapping[str, Any], *, prompt: str = "", system: str = "", schema: Any = None
+    name: str, clients: ClientFacts, *, prompt: str = "", system: str = "", schema: Any = None
 ) -> dict[str, Any]:
     """A request that gets the evaluated answer, with the question and the tools of a training row.
 
-    name: of the model. facts: see `client_facts`; a system message in it isn't sent, since the chat
-    template adds it. prompt, system: in place of those of the row. schema: what answers follow.
+    name: of the model. clients: a system message in it isn't sent, since the chat template adds it.
+    prompt, system: in place of those of the row. schema: what answers follow.
     """
-    example = json.loads(facts.get("training_example") or "{}")
+    example = clients.example
     messages = example.get("messages") or [{"role": "user", "content": "Hello"}]
     if prompt:
         messages[-1]["content"] = prompt
-    if system or facts.get("system"):
+    if system or clients.system:
         messages = messages[-1:]
     if system:
         messages = [{"role": "system", "content": system}, *messages]
     request = {"model": name, "messages": messages, "temperature": 0}
     if tools := example.get("tools"):
         request["tools"] = tools
-        request |= {k: facts[k] for k in ("tool_choice",) if facts.get(k)}
+        request |= {"tool_choice": clients.tool_choice} if clients.tool_choice else {}
     if schema is not None:
         answer = {"name": "answer", "schema": schema, "strict": True}
         request["response_format"] = {"type": "json_schema", "json_schema": answer}
@@ -55,7 +55,7 @@ def request_to(artifact: Artifact, name: str, prompt: str = "") -> dict[str, Any
     if isinstance(artifact, Bundle) and (artifact.path / REQUEST).is_file():
         sent: dict[str, Any] = json.loads(artifact.file(REQUEST).read_text(encoding="utf-8"))
         return sent | {"model": name}
-    return request_for(name, client_facts(artifact), prompt=prompt)
+    return request_for(name, ClientFacts.of(artifact.meta), prompt=prompt)
 
 
 def write_bundle(
@@ -167,19 +167,18 @@ def curl(address: str, request: Mapping[str, Any], file: str | Path, key: str | 
     return " \\\n".join([*lines, f"  -d {shlex.quote(body)}"])
 
 
-def notes_of(facts: Mapping[str, Any]) -> list[str]:
+def notes_of(clients: ClientFacts) -> list[str]:
     """What clients must know about the system message and the tools of the training."""
     notes = []
-    if system := facts.get("system"):
-        notes.append(
-            f"A conversation without a system message begins with that of the training: {system}"
-        )
-    if facts.get("tools_differ"):
+    if clients.system:
+        begins = "A conversation without a system message begins with that of the training"
+        notes.append(f"{begins}: {clients.system}")
+    if clients.tools_differ:
         notes.append(
             "The training rows offer different tools, so a request must send those that fit the "
             f"question. `{REQUEST}` has the question and the tools of one row."
         )
-    elif names := tool_names(shared_tools(facts)):
+    elif names := tool_names(clients.tools):
         notes.append(
             f"All training rows offer the same tools: {names}. A request must send them as "
             f"`tools`, as `{REQUEST}` does."

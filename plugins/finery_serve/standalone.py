@@ -26,7 +26,7 @@ from finery_serve.guide import (
 from finery_serve.processes import Address, ServerProgram, log_file
 from finery_serve.servers import STANDALONE, Kind, Serving
 from finery_transformers.formats import way_out
-from finery_transformers.frozen.template import client_facts
+from finery_transformers.frozen.template import ClientFacts
 
 ADDRESS = "http://127.0.0.1:8080/v1"
 SERVER = Path(__file__).with_name("standalone_server.py")
@@ -106,7 +106,8 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         }
         if self.abstain_below is not None:
             about["abstain_below"] = self.abstain_below
-        meta, clients = self.model.meta, client_facts(self.model)
+        meta = self.model.meta
+        clients = ClientFacts.of(meta)
         packages = [*map(requirement, engine.packages)]
         texts = {
             "model.json": json_text(about),
@@ -123,7 +124,7 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         job.copy(file, file.name)
         for name, path in files_of(self.model).items():
             job.copy(path, f"model/{name}")
-        facts = {"format": STANDALONE, "name": self.name, "run": "sh run.sh", **clients}
+        facts = {"format": STANDALONE, "name": self.name, "run": "sh run.sh", **clients.meta()}
         return Bundle(job.out, meta=facts)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pprint import pformat
 from typing import Any, NamedTuple, Self
 
-from finery_transformers.frozen.template import shared_tools
+from finery_transformers.frozen.template import ClientFacts
 
 LEARNED = {
     "answers": " by supervised fine-tuning on answers",
@@ -63,13 +63,13 @@ def measurements(meta: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def loading_code(
-    place: str, clients: Mapping[str, Any], meta: Mapping[str, Any],
+    place: str, clients: ClientFacts, meta: Mapping[str, Any],
     base: Base | None = None, *, subfolder: str = "", note: str = "",
 ) -> str:  # fmt: skip
     """A block of Python that loads a model and asks it as it was trained and evaluated.
 
     place: a line that assigns the repository or folder, e.g. `repo = "org/name"`. clients: see
-    `client_facts`. meta: of the model. base: None for a whole model. note: a comment on the base.
+    `ClientFacts`. meta: of the model. base: None for a whole model. note: a comment on the base.
     """
     where = place.partition(" ")[0] + (f", subfolder={json.dumps(subfolder)}" if subfolder else "")
     lines = ["import torch"]
@@ -87,14 +87,14 @@ def loading_code(
         lines += [f"    dtype=torch.{'float32' if base.file else 'bfloat16'},", ")"]
         lines += [f"model = PeftModel.from_pretrained(base, {where})"]
     turns = ['{"role": "user", "content": "…"}']
-    if system := clients.get("system"):
-        message = {"role": "system", "content": system}
+    if clients.system:
+        message = {"role": "system", "content": clients.system}
         turns = [json.dumps(message, ensure_ascii=False), *turns]
     lines += [f"tokenizer = AutoTokenizer.from_pretrained({where})", ""]
     lines += [f"messages = [{', '.join(turns)}]"]
-    if tools := shared_tools(clients):
+    if tools := clients.tools:
         lines.append(f"tools = {pformat(tools, sort_dicts=False, width=LINE)}")
-    elif clients.get("tools_differ"):
+    elif clients.tools_differ:
         lines.append("# the training rows offer different tools: pass fitting ones as tools=[…]")
     kwargs = meta.get("chat_template_kwargs") or {}
     more = "".join(f", {name}={value!r}" for name, value in kwargs.items() if name.isidentifier())
@@ -138,7 +138,7 @@ def card(name: str, meta: Mapping[str, Any], config: Mapping[str, Any], base: Ba
             "folder below. `finery export STEP DIR --with-base` copies it along."
         )
     place, under = 'folder = "."  # this folder', base if config else None
-    code = loading_code(place, meta.get("prompts", {}), meta, under)
+    code = loading_code(place, ClientFacts.of(meta), meta, under)
     return "\n\n".join([*parts, code]) + "\n"
 
 

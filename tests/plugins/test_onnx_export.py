@@ -26,6 +26,7 @@ from finery_serve.command import introduction
 from finery_serve.guide import request_for
 from finery_serve.servers import Serving
 from finery_serve.standalone import StandaloneBundle, serve_bundle
+from finery_transformers.frozen.template import ClientFacts
 
 TEXTS = [
     " ".join(words)
@@ -168,8 +169,8 @@ def test_the_bundle_needs_only_its_runtime_and_gives_probabilities(
     assert choice["abstained"] is True
     serving = Serving(name="topics", log=tmp_path / "log")
     with serve_bundle(bundle, serving) as running:
-        request, file = request_for("topics", {}), bundle.path / "request.json"
-        told = introduction(running, serving, request, file, {})
+        request, file = request_for("topics", ClientFacts()), bundle.path / "request.json"
+        told = introduction(running, serving, request, file, ClientFacts())
         assert "answers  with `abstained: true` below a probability of 1\n" in told
         ran = subprocess.run(
             [sys.executable, str(bundle.path / "client.py")], check=False, capture_output=True,

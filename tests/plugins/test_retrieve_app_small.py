@@ -17,6 +17,7 @@ from finery_serve.chat.streams import NO_SOURCES_LINE, ServerTalker
 from finery_serve.command import introduction
 from finery_serve.guide import request_for
 from finery_serve.servers import Serving
+from finery_transformers.frozen.template import ClientFacts
 
 need("bm25s")
 
@@ -26,8 +27,8 @@ def test_examples_ask_about_the_documents(tmp_path: Path) -> None:
     model = retrieving(tmp_path / "rag", run_step(under, tmp_path / "api"), indexed(tmp_path))
     serving = Serving(name="rag")
     with serve_model(model, serving) as running:
-        request = request_for("rag", {}, prompt=running.example)
-        text = introduction(running, serving, request, tmp_path / "request.json", {})
+        request = request_for("rag", ClientFacts(), prompt=running.example)
+        text = introduction(running, serving, request, tmp_path / "request.json", ClientFacts())
     assert text.count("What do the documents say about Limits > Files?") == 2
     assert "Hello" not in text
 

@@ -16,6 +16,7 @@ from finery_serve.client import Client
 from finery_serve.command import introduction
 from finery_serve.guide import request_for, write_request
 from finery_serve.servers import Serving
+from finery_transformers.frozen.template import ClientFacts
 
 pytestmark = needs_llama_server
 ASKED = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 4}
@@ -169,7 +170,7 @@ class At(NamedTuple):
 
 def test_the_tools_of_the_training_are_in_a_file_that_the_examples_send(tmp_path: Path) -> None:
     example = {"messages": [{"role": "user", "content": "Why?"}], "tools": [{"name": "find"}]}
-    facts = {"training_example": json.dumps(example)}
+    facts = ClientFacts(training_example=json.dumps(example))
     request = request_for("m", facts)
     file = write_request(tmp_path, request)
     text = introduction(At(), Serving(name="m"), request, file, facts)
@@ -177,6 +178,6 @@ def test_the_tools_of_the_training_are_in_a_file_that_the_examples_send(tmp_path
     assert f"-d @{file}\n" in text
     arguments = text.partition("create(\n")[2].partition("\n  )")[0].strip().removeprefix("**")
     assert eval(arguments, {"json": json}) == request
-    differing = facts | {"tools_differ": True}
+    differing = facts._replace(tools_differ=True)
     text = introduction(At(), Serving(name="m"), request, file, differing)
     assert "tools    differ among the training rows" in text

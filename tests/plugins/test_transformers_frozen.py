@@ -21,12 +21,11 @@ from finery_transformers.frozen.template import (
     FROZEN_MARK,
     NO_TOOLS,
     TOOLS_DIFFER,
+    ClientFacts,
     FrozenTemplate,
-    client_facts,
     facts_of_rows,
     frozen_template,
     prologue,
-    shared_tools,
     with_system,
 )
 
@@ -226,7 +225,7 @@ def test_the_tools_that_rows_share(
             "training_example": json.dumps({"messages": [], "tools": earlier})
         }
     facts = facts_of_rows(rows, before, switch=False) | {"training_example": example_request(rows)}
-    assert shared_tools(facts) == shared
+    assert ClientFacts.of({"prompts": facts}).tools == shared
     assert bool(facts.get("tools_differ")) == (shared is None and offered != [[], []])
 
 
@@ -240,7 +239,7 @@ def test_a_shared_system_message_begins_conversations_without_one(tmp_path: Path
     assert any(SYSTEM in line or repr(SYSTEM) in line for line in frozen.lines())
     told = {"training_example": "{}", "tools_differ": True}
     differing = frozen_template(model_with(tmp_path, prompts={**PLAIN, "system": None, **told}))
-    assert client_facts(Model(tmp_path, meta={"frozen": differing.facts()})) == told
+    assert ClientFacts.of({"frozen": differing.facts()}).meta() == told
     assert TOOLS_DIFFER in differing.lines()
     without = frozen_template(model_with(tmp_path, prompts={**PLAIN, "system": None}))
     assert asked(without) == PromptTemplate(without.tokenizer).prompt(QUESTION)

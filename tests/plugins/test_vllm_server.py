@@ -23,6 +23,7 @@ from finery_serve.guide import request_for
 from finery_serve.processes import end_with_this_process, stop
 from finery_serve.servers import Serving, names_of
 from finery_transformers.chat import PromptTemplate
+from finery_transformers.frozen.template import ClientFacts
 from finery_transformers.loading import load_tokenizer
 from finery_vllm import sessions
 from finery_vllm.bundle.serving import BundleServer
@@ -180,7 +181,7 @@ class TestServer:
         assert description is not None
         served, serving = BundleServer(running, bundle, description), Serving(name="serve")
         assert names_of(served, serving) == ("base", "a", "b")
-        text = introduction(served, serving, request_for("b", {}), bundle, {})
+        text = introduction(served, serving, request_for("b", ClientFacts()), bundle, ClientFacts())
         assert text.count('"model": "b"') == 1
 
     def test_a_request_without_the_key_is_refused(self, running: Server) -> None:

@@ -281,7 +281,7 @@ def check_outputs_folder(folder: Path) -> None:
 
 def _put_link(root: Path, link: Path, manifest: Manifest) -> None:
     """Point `link` at an artifact's folder, replacing an earlier link of finery."""
-    text = f"{_relative_path(root, link.parent)}/views/{manifest.view}"
+    text = f"{os.path.relpath(root, link.parent)}/views/{manifest.view}"
     open_view(root, manifest)
     try:
         if os.readlink(link) == text:
@@ -300,10 +300,6 @@ def _put_link(root: Path, link: Path, manifest: Manifest) -> None:
 
 
 @lru_cache(maxsize=64)
-def _relative_path(root: Path, folder: Path) -> str:
-    return os.path.relpath(root, folder)
-
-
 def _remove_links(folder: Path) -> None:
     """Remove a folder of links. Raises `UsageError` if it contains anything else."""
     if not folder.is_dir():

@@ -14,7 +14,7 @@ from finery_hub.card.facts import Evaluation, Facts, Origin, Score
 from finery_hub.card.metadata import Target, bases_of, front_matter, license_of
 from finery_hub.push.files import ADAPTER_FOLDER, MARK, MODELFILE, README, File, Placed
 from finery_transformers.card import LEARNED, Base, loading_code, measurements, number
-from finery_transformers.frozen.template import client_facts
+from finery_transformers.frozen.template import ClientFacts
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 NARROW = "\N{NO-BREAK SPACE}"
@@ -139,11 +139,11 @@ def _loaded(placed: Placed, facts: Facts, target: Target) -> dict[str, Any]:
     folder = "" if merged else placed.folder
     base, note = _base(placed, facts) if is_adapter and not merged else (None, "")
     place = f"repo = {json.dumps(target.repo)}"
-    clients, meta = client_facts(placed.artifact), placed.artifact.meta
+    meta = placed.artifact.meta
     return {
         "name": placed.name,
         "is_adapter": base is not None,
-        "code": loading_code(place, clients, meta, base, subfolder=folder, note=note),
+        "code": loading_code(place, ClientFacts.of(meta), meta, base, subfolder=folder, note=note),
     }
 
 

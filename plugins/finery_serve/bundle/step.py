@@ -21,7 +21,7 @@ from finery_serve.guide import (
 )
 from finery_serve.llama import CONTEXT, RUN, SLOTS, Options, options_for, server_arguments
 from finery_transformers.formats import require_format
-from finery_transformers.frozen.template import client_facts
+from finery_transformers.frozen.template import ClientFacts
 
 PORT = 8080
 ADDRESS = f"http://127.0.0.1:{PORT}/v1"
@@ -155,7 +155,7 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
         options = options_for(gguf, self.gguf, self.name, self.context, self.slots)
         schema = read_schema(self.schema)
         facts = Facts(options, TEMPLATE if options.template is not None else None, self.image)
-        clients = client_facts(self.gguf)
+        clients = ClientFacts.of(self.gguf.meta)
         request = request_for(
             self.name, clients, prompt=self.prompt, system=self.system, schema=schema
         )
@@ -183,4 +183,4 @@ class LlamaBundle(Step, seeded=False, sections=("export",), packages=(PACKAGE,))
             job.progress(0, 1, f"copying {source.name}")
             job.copy(source, source.name)
         about = {"format": "llama", "name": self.name, "file": gguf.path.name, "run": f"sh {RUN}"}
-        return Bundle(job.out, meta=about | clients)
+        return Bundle(job.out, meta=about | clients.meta())

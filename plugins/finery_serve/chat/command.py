@@ -57,7 +57,7 @@ def command(
     from finery_serve.opening import open_built
     from finery_serve.processes import raise_at_signals
     from finery_serve.servers import STANDALONE
-    from finery_transformers.frozen.template import TOOLS_DIFFER, client_facts
+    from finery_transformers.frozen.template import TOOLS_DIFFER, ClientFacts
 
     built = [open_built(name, recipe, overrides) for name in (step, beside) if name]
     if len({model.name for model in built}) < len(built):
@@ -70,9 +70,9 @@ def command(
             models[model.name] = stack.enter_context(talker(model, folder))
             if tools := tool_names(models[model.name].tools):
                 click.echo(f"tools, as in the training: {tools}", err=True)
-            elif client_facts(model.artifact).get("tools_differ"):
+            elif ClientFacts.of(model.artifact.meta).tools_differ:
                 click.echo(f"{TOOLS_DIFFER}: this chat sends none", err=True)
-        systems = (client_facts(model.artifact).get("system") for model in built)
+        systems = (ClientFacts.of(model.artifact.meta).system for model in built)
         default_system = next(filter(None, systems), "")
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
         classifiers = [  # which would read earlier questions and answers as a part of the next one

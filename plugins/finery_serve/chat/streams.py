@@ -11,7 +11,7 @@ from finery.rows import Conversation
 from finery_serve.client import Client
 from finery_serve.opening import Opened, server_for
 from finery_serve.servers import Serving, ServingJob, is_servable, names_of
-from finery_transformers.frozen.template import client_facts, shared_tools
+from finery_transformers.frozen.template import ClientFacts
 
 if TYPE_CHECKING:
     from finery_transformers.answering.answers import TokenReader
@@ -42,8 +42,8 @@ class Talker(Protocol):
 def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
     """The model, loaded where it runs fastest. folder: for a server's messages."""
     format_, model = opened.format, opened.artifact
-    facts = client_facts(model)
-    tools = shared_tools(facts)
+    clients = ClientFacts.of(model.meta)
+    tools = clients.tools
     if format_ in IN_PROCESS and isinstance(model, Model):
         yield TransformersTalker(model, tools)
     elif can_be_served(model, opened.graph.plugins.server):
@@ -51,7 +51,8 @@ def talker(opened: Opened, folder: Path) -> Iterator[Talker]:
         with server_for(opened)(model, serving) as running:
             names = names_of(running, serving)
             name = opened.name if opened.name in names else names[-1]
-            yield ServerTalker(Client(running.address), name, tools, facts.get("tool_choice"))
+            choice = clients.tool_choice or None
+            yield ServerTalker(Client(running.address), name, tools, choice)
     elif isinstance(model, Model):
         engine: type[Engine] = opened.graph.plugins.engine(format_)
         yield EngineTalker(engine(model, ServingJob(opened.graph.plugins)), tools)

@@ -13,8 +13,7 @@ from finery_gguf.prompts import model_template, tokenize
 from finery_serve.servers import Checkable, Fault, Kind, Prompt
 from finery_transformers.chat import SWITCHES
 from finery_transformers.frozen.proof import conversations
-from finery_transformers.frozen.template import frozen_template, with_system
-from finery_transformers.frozen.template import system_of as system_of_training
+from finery_transformers.frozen.template import ClientFacts, frozen_template, with_system
 from finery_transformers.wrapping import source_of
 
 Tools = list[dict[str, Any]] | None
@@ -83,7 +82,8 @@ class TrainedPrompts(NamedTuple):
             return tokenize(gguf, template.with_arguments(**extra_arguments), messages, tools).text
 
         end = gguf.special_tokens().get("eos_token", "</s>")
-        return cls(template.source, end, render, gguf.encode_prompt, system_of_training(model))
+        system = ClientFacts.of(model.meta).system
+        return cls(template.source, end, render, gguf.encode_prompt, system)
 
 
 def prompt_cases(

@@ -47,7 +47,7 @@ from finery_serve.check.prompts import (
 from finery_serve.check.server_check import ComparedAnswers, ServerCheck, evaluated_name
 from finery_serve.servers import STANDALONE, Fault, Kind
 from finery_transformers.formats import way_out
-from finery_transformers.frozen.template import client_facts, shared_tools, system_of
+from finery_transformers.frozen.template import ClientFacts
 
 OWN = ("prompts", "answers", "lost")
 GGUF = "gguf"
@@ -237,14 +237,16 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         ones, and its client sends the tools of one of them.
         """
         trained = self.trained or model
+        clients = ClientFacts.of(trained.meta)
+        served = ClientFacts.of(self.bundle.meta) if self.bundle is not None else None
         if self.trained is None and model.format in FORMATS:
             gguf = Gguf.of(model, vocab_only=True)
             made = TrainedPrompts.of_engine(gguf, model)
         else:
-            added = self.bundle is None or system_of(self.bundle) == system_of(trained)
+            added = served is None or served.system == clients.system
             made = TrainedPrompts.of_training(trained, system=added)
-        differ = self.bundle is not None and client_facts(self.bundle).get("tools_differ")
-        return made if differ else made._replace(tools=shared_tools(client_facts(trained)))
+        differ = served is not None and served.tools_differ
+        return made if differ else made._replace(tools=clients.tools)
 
     def _model_fault(
         self,

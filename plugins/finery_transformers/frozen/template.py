@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from copy import copy
 from datetime import date
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from finery import Artifact, Model, StepError
+from finery import Model, StepError
 from finery.rows import Conversation, Message, Row, Turns
 from finery_transformers.chat import SWITCHES, PromptTemplate, thinking_of
 from finery_transformers.frozen.proof import Sample, check_same, prompt_or_none, samples, samples_of
@@ -35,7 +35,7 @@ TOOLS_DIFFER = (
     "the training rows offer different tools, or only some offer any, so clients must send those "
     "that fit the question"
 )
-_CLIENT = ("system", "training_example", "tools_differ", "tool_choice")
+_CLIENT = ("training_example", "tools_differ", "tool_choice")
 _SYSTEM = ("system", "developer")
 """Roles of a message that says how to answer."""
 
@@ -46,27 +46,41 @@ def facts_of(model: Model) -> Mapping[str, Any] | None:
     return facts if isinstance(facts, Mapping) else None
 
 
-def client_facts(model: Artifact) -> dict[str, Any]:
-    """What clients of a model or bundle must know of its training rows, without empty values.
+class ClientFacts(NamedTuple):
+    """What clients of a model or bundle must know of its training rows; empty where nothing is.
 
-    `system`: the message that all rows have. `training_example`, `tools_differ`: as in `PROMPTS`.
-    `tool_choice`: of requests to a bundle's server.
+    system: the message that all rows have. training_example, tools_differ: as in `PROMPTS`.
+    tool_choice: of requests to a bundle's server.
     """
-    recorded = (model.meta.get(PROMPTS), model.meta.get(FROZEN), model.meta)
-    known = [facts for facts in recorded if isinstance(facts, Mapping)]
-    values = {name: next(filter(None, (f.get(name) for f in known)), None) for name in _CLIENT}
-    return {name: value for name, value in values.items() if value}
 
+    system: str = ""
+    training_example: str = ""
+    tools_differ: bool = False
+    tool_choice: str = ""
 
-def system_of(model: Artifact) -> str:
-    """The system message that all training rows of a model or bundle had; empty without one."""
-    return str(client_facts(model).get("system", ""))
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> Self:
+        """The facts in the `meta` of a model or bundle."""
+        values = dict[str, Any]()
+        for recorded in (meta, meta.get(FROZEN), meta.get(PROMPTS)):  # the last one wins
+            if isinstance(recorded, Mapping):
+                values |= {name: recorded[name] for name in cls._fields if recorded.get(name)}
+        return cls(**values)
 
+    @property
+    def example(self) -> dict[str, Any]:
+        """The request of a training row; empty if none is recorded."""
+        request: dict[str, Any] = json.loads(self.training_example or "{}")
+        return request
 
-def shared_tools(facts: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """The tools that all training rows offer, from `client_facts`; None if they offer none."""
-    example = json.loads(facts.get("training_example") or "{}")
-    return None if facts.get("tools_differ") else example.get("tools")
+    @property
+    def tools(self) -> list[dict[str, Any]] | None:
+        """The tools that all training rows offer; None if they offer none."""
+        return None if self.tools_differ else self.example.get("tools")
+
+    def meta(self) -> dict[str, Any]:
+        """The facts for the `meta` of a bundle."""
+        return {name: value for name, value in self._asdict().items() if value}
 
 
 def with_system(messages: Conversation, system: str) -> Conversation:
@@ -88,7 +102,8 @@ def facts_of_rows(
         name: bool(earlier.get(name)) for name in ("tools", "thinking", "switched")
     }
     systems = {earlier["system"]} if "system" in earlier else set()
-    offered = {json.dumps(shared_tools(earlier) or [])} if "training_example" in earlier else set()
+    tools = ClientFacts.of(before.meta).tools or []
+    offered = {json.dumps(tools)} if "training_example" in earlier else set()
     for row in rows:
         turns = Turns.of(row)
         messages = [*turns.conversation, *(turns.rejected or ())]
@@ -217,7 +232,7 @@ class FrozenTemplate(NamedTuple):
     fixed: the arguments that a caller can't change. known: whether the model says what it was
     trained on; else only the recipe's arguments are fixed. system: what `source` writes before a
     conversation without a system message; None if the training rows had different ones. clients:
-    more for clients, see `client_facts`.
+    more for clients, see `ClientFacts`.
     """
 
     source: str
@@ -356,7 +371,7 @@ def _frozen(
         date=written,
         fixed=tuple(sorted((read | {*arguments}) - free)),
         system=default,
-        clients={name: facts[name] for name in (*_CLIENT[1:], "thinking") if facts.get(name)},
+        clients={name: facts[name] for name in (*_CLIENT, "thinking") if facts.get(name)},
     )
 
 

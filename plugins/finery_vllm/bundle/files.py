@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery_serve.guide import REQUEST, notes_of, request_for, write_bundle, yaml_text
+from finery_transformers.frozen.template import ClientFacts
 from finery_vllm.server.start import SERVER_MODULE, Description
 
 HUB_CACHE = "${HF_HOME:-~/.cache/huggingface}:/root/.cache/huggingface"
@@ -18,7 +19,7 @@ class Texts(NamedTuple):
     base: its name for people. hub: whether the server downloads it. schema: of answers, None
     without one. arguments: of the chat template, in which they are fixed. unparsed: the models that
     were trained with tools, if the server has no parser for their calls. system: as of
-    `adapters.Chat`. clients: see `client_facts`.
+    `adapters.Chat`.
     """
 
     served: Description
@@ -30,7 +31,7 @@ class Texts(NamedTuple):
     arguments: Mapping[str, Any]
     unparsed: list[str]
     system: str | None
-    clients: Mapping[str, Any]
+    clients: ClientFacts
 
     @property
     def names(self) -> list[str]:

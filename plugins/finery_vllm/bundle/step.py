@@ -14,9 +14,8 @@ from finery_transformers.formats import base_name, require_format
 from finery_transformers.frozen.template import (
     SYSTEMS_DIFFER,
     TOOLS_DIFFER,
-    client_facts,
+    ClientFacts,
     facts_of,
-    shared_tools,
 )
 from finery_vllm.bundle.adapters import (
     Chat,
@@ -161,8 +160,8 @@ class VllmBundle(
         write_texts(job.out, {name: json_text(value) for name, value in facts.items()})
         trained_with_tools = [m for m in self.models if (facts_of(m) or {}).get("tools")]
         unparsed = [served_name(m.name) for m in trained_with_tools if PARSER not in self.options]
-        clients = self._clients() | {"system": chat.system}
-        clients |= {"tool_choice": "none"} if unparsed else {}
+        clients = self._clients()._replace(system=chat.system or "")
+        clients = clients._replace(tool_choice="none") if unparsed else clients
         texts = Texts(
             described, image=self.image, port=self.port, hub="--revision" in source,
             base=base_name(whole_model) or whole_model.format, schema=schema,
@@ -172,7 +171,7 @@ class VllmBundle(
         job.log(f"{len(adapters)} adapters on {texts.base}" if adapters else f"serves {texts.base}")
         if chat.system is None:
             job.log(SYSTEMS_DIFFER)
-        if clients.get("tools_differ"):
+        if clients.tools_differ:
             job.log(TOOLS_DIFFER)
         if unparsed:
             job.log(
@@ -183,18 +182,17 @@ class VllmBundle(
             "format": "vllm", "models": [first, *adapters], "base": texts.base, "run": "sh run.sh",
             "base_digest": whole_model.digest, "image": self.image,
             "max_lora_rank": int(argument(arguments, "--max-lora-rank") or 0) or None,
-            "chat_template_kwargs": chat.arguments or None, **clients,
+            "chat_template_kwargs": chat.arguments or None, **clients.meta(),
         }  # fmt: skip
         return Bundle(
             job.out, meta={k: v for k, v in meta.items() if v not in (None, "")}, external=external
         )
 
-    def _clients(self) -> dict[str, Any]:
+    def _clients(self) -> ClientFacts:
         """What clients must know: the example of the first model, and whether tools differ."""
-        all_facts = [client_facts(model) for model in self.models]
-        if any(shared_tools(facts) != shared_tools(all_facts[0]) for facts in all_facts):
-            return all_facts[0] | {"tools_differ": True}
-        return all_facts[0]
+        first, *others = (ClientFacts.of(model.meta) for model in self.models)
+        differ = any(clients.tools != first.tools for clients in others)
+        return first._replace(tools_differ=True) if differ else first
 
     def _base(self, model: Model, beside: bool, job: Job) -> tuple[list[str], dict[str, Path]]:
         """(The argument that names the weights, files outside the bundle)."""

@@ -28,6 +28,7 @@ from finery.util.paths import plain_path, store_folder
 
 if TYPE_CHECKING:
     from finery.builder.scheduler import Build
+    from finery.execute.entries import Places
     from finery.store.database import Store
 
 FORMAT = 9
@@ -199,6 +200,8 @@ def write_stamp(build: "Build", steps: Sequence[str], overrides: Sequence[str]) 
         return
     if any(why_not_reusable(result.parts) for result in results):
         return
+    if not _are_reads_current(build):  # a step removed what it had read, for example
+        return
     used, absent, patterns = sources_of(build)
     matches = {pattern: _pattern_matches(pattern) for pattern in sorted(patterns)}
     sources = {path: file_state(path) for path in (*used, *absent)}
@@ -366,15 +369,34 @@ def sources_of(build: "Build") -> Sources:
 def read_places(build: "Build", code: Iterable[str]) -> Iterator[str]:
     """The files and folders that steps of a build read besides their inputs. code: its files."""
     from finery.artifact.manifest import READ, reads_in
-    from finery.execute.entries import entry_places
 
     entries = {part for r in build.outcome.results.values() for part, _ in reads_in(r.parts)}
     if entries:
-        folder, root = build.graph.recipe.folder, build.planner.store.root
-        files = tuple(sorted(path for path in code if os.path.splitext(path)[1]))
-        places = entry_places(str(build.project), str(folder), str(root), files)
+        places = _entry_places(build, code)
         for entry in entries:
             yield from places.paths(entry.removeprefix(READ))
+
+
+def _entry_places(build: "Build", code: Iterable[str]) -> "Places":
+    from finery.execute.entries import entry_places
+
+    folder, root = build.graph.recipe.folder, build.planner.store.root
+    files = tuple(sorted(path for path in code if os.path.splitext(path)[1]))
+    return entry_places(str(build.project), str(folder), str(root), files)
+
+
+def _are_reads_current(build: "Build") -> bool:
+    """Whether everything that steps read is as they read it."""
+    from finery.artifact.manifest import READ, reads_in
+    from finery.builder.reads import current_values
+    from finery.execute.entries import LAYOUT_ENTRY
+
+    every = {(n, v) for r in build.outcome.results.values() for n, v in reads_in(r.parts)}
+    reads = {pair for pair in every if pair[0] != f"{READ}{LAYOUT_ENTRY}"}  # it differs by step
+    if not reads:
+        return True
+    places = _entry_places(build, build.planner.code.watched().present)
+    return {*current_values(build.planner.store, places, [name for name, _ in reads])} == reads
 
 
 def _are_those_used(used: Collection[str], matches: Iterable[str]) -> bool:

@@ -53,6 +53,7 @@ from finery.util.installed import (
     entry_points,
     is_finery_module,
     normalise_name,
+    search_path,
 )
 
 _IMPORTERS = ("<frozen importlib", discovery.__file__, f"{STANDARD_LIBRARY}/pathlib")
@@ -81,6 +82,7 @@ class Observer:
         self.is_own = False
         self.keyed: frozenset[str] = frozenset()
         self.search_path: frozenset[str] = frozenset()  # each with a slash at its end
+        self.first_path: frozenset[str] = frozenset()  # before plugins changed it
         self.declared: frozenset[str] = frozenset()
 
     # -- files and folders: the arguments are those of the audit events ---------------------------
@@ -143,7 +145,7 @@ class Observer:
         path = normalise_path(source)
         if self.counts(path) and os.path.isdir(path) and self.log.original_of(path) is None:
             name = self.log.places.name(path)
-            self.log.give_up(f"moves or links the folder {name}, in which finery can't see it")
+            self.log.give_up(f"moves or makes a link to {name}, in which finery can't see it")
         if self.counts(path := normalise_path(target)):
             self.log.write(path, is_emptied=True)
 
@@ -158,6 +160,27 @@ class Observer:
         self.on_link(
             os.path.join(os.path.dirname(normalise_path(target)), os.fsdecode(source)), target
         )
+
+    def on_remove(self, path: Any, folder: Any = -1, *_: Any) -> None:
+        """A file or folder is about to be removed, which fails if it is missing."""
+        if folder != -1:
+            path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), os.fsdecode(path))
+        if self.counts(path := normalise_path(path)):
+            self.log.read(path)
+            self.log.write(path)
+
+    def on_truncate(self, path: Any, *_: Any) -> None:
+        """A file is about to be cut, which fails if it is missing."""
+        self.on_remove(path)
+
+    def on_enter(self, folder: Any, *_: Any) -> None:
+        """A folder is about to be entered or emptied: only that it is missing matters."""
+        if not os.path.isdir(folder):
+            self.read(folder)
+
+    def on_interpreter(self) -> None:
+        """Another interpreter is about to be made, which has no hooks."""
+        self.log.give_up("makes an interpreter, in which finery can't see what it reads")
 
     def on_mkdir(self, folder: Any, *_: Any) -> None:
         """A folder is about to be made."""
@@ -233,7 +256,7 @@ class Observer:
                 modules.append(module)
             if candidates(module):
                 if code_origin(module):  # what comes before it is in each key
-                    covered = self.search_path
+                    covered = self.search_path if is_followed else self.first_path
                 break
         else:
             if by_library and self.log.places.is_checked(f"{IMPORT_PREFIX}{name}"):
@@ -259,7 +282,10 @@ _process = Observer()
 _HANDLERS: dict[str, Callable[..., None]] = {
     "open": Observer.on_open, "os.listdir": Observer.on_list, "os.scandir": Observer.on_list,
     "sqlite3.connect": Observer.on_connect, "os.rename": Observer.on_rename,
-    "os.mkdir": Observer.on_mkdir,
+    "os.mkdir": Observer.on_mkdir, "os.chdir": Observer.on_enter, "os.remove": Observer.on_remove,
+    "os.rmdir": Observer.on_remove, "os.truncate": Observer.on_truncate,
+    "shutil.rmtree": Observer.on_enter,
+    "cpython.PyInterpreterState_New": Observer.on_interpreter,
     "import": Observer.on_import, "os.link": Observer.on_link, "os.symlink": Observer.on_symlink,
     "subprocess.Popen": Observer.on_start, "ctypes.dlopen": Observer.on_load,
     "os.system": Observer.on_start, "os.exec": Observer.on_exec,
@@ -311,6 +337,7 @@ def observe(task: Task, plugins: Plugins | None = None) -> Iterator[None]:
         _process.keyed = _plain_paths((*task.plugins, *project_paths[3]))
         folders = [*sys.path, *map(os.path.dirname, task.plugins)]
         _process.search_path = frozenset(f"{os.path.abspath(folder)}/" for folder in folders)
+        _process.first_path = frozenset(f"{os.path.abspath(e)}/" for e in search_path())
         _process.declared = frozenset()
         if plugins is not None:
             _process.declared = frozenset(map(normalise_path, _declared_paths(task)))

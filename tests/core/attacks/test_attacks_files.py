@@ -74,6 +74,11 @@ def quiet(file: str, text: str) -> Change:
     return change
 
 
+def made(folder: str) -> Change:
+    """Make a folder."""
+    return lambda world: world.path(folder).mkdir()
+
+
 READ = "(HERE / 'words.txt').read_text()"
 TWO = more("a: {use: a.answer}", "b: {use: a.answer, tag: 1}")
 CACHED = "from functools import lru_cache\n@lru_cache\ndef words(): return " + READ
@@ -361,6 +366,31 @@ CASES = [
           unseen="read by native code"),
     Attack("a text outside the project", step("answer = (HERE.parent / 'far.txt').read_text()")
            | {"../far.txt": OLD}, put("../far.txt", NEW), unseen="outside the project"),
+    # -- what fails if it is missing
+    *[Attack(f"{name} of what appears", step(
+             f"import shutil\ntry:\n    {name}('w'{more_arguments}); answer = 1\n"
+             "except OSError:\n    answer = 2"), change)
+      for name, more_arguments, change in [
+          ("os.remove", "", put("w", "1")), ("os.truncate", ", 0", put("w", "1")),
+          ("os.rmdir", "", made("w")), ("os.chdir", "", made("w")),
+          ("shutil.rmtree", "", made("w")),
+      ]],
+    Attack("a file that the step removes", step(
+           "try:\n    os.remove('w'); answer = 1\nexcept OSError:\n    answer = 2") | {"w": "1"},
+           put("README.md", "")),
+    Attack("a text that the step reads and removes", step(
+           "try:\n    answer = open('w').read(); os.remove('w')\nexcept OSError:\n    answer = 2")
+           | {"w": "1"}, put("README.md", "")),
+    Attack("a text read in another interpreter", step(
+           "try:\n    import _xxsubinterpreters as s\n"
+           "except ImportError:\n    import _interpreters as s  # Python 3.13\n"
+           "s.run_string(s.create(), \"open('o', 'w').write(open('words.txt').read())\")\n"
+           "answer = open('o').read()") | {"words.txt": OLD}, put("words.txt", NEW)),
+    Attack("precise: a readme in a folder that the step enters", step("os.chdir(HERE); answer = 1"),
+           put("README.md", ""), precise=True),
+    Attack("precise: a file that the step makes and removes", step(
+           "open('t', 'w').close(); os.remove('t'); answer = 1"), put("README.md", ""),
+           precise=True),
     # -- what isn't read
     Attack("a file that nothing reads", step(f"answer = {READ}")
            | {"words.txt": OLD, "other.txt": OLD}, put("other.txt", NEW), precise=True, quick=True),

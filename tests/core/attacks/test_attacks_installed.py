@@ -23,7 +23,11 @@ from attacking import (
 )
 
 Files = Mapping[str, str | bytes]
+LISTING = "answer = [(p.name, p.read_text()) for p in sorted(HERE.glob('*.txt'))]"
 NO_FILE = {"recipe.yaml": RECIPE.replace("plugins: [steps.py]\n", "")}
+NAMESPACED = str(
+    step(f"{LISTING}; answer += [helper.X]", "from corp.plug import helper")["steps.py"]
+)
 
 
 def plugin(body: str, top: str = "", files: Files | None = None, version: str = "1.0") -> Files:
@@ -511,6 +515,17 @@ CASES = [
            "answer = 1", "Y = 1")["steps.py"]).replace("a.answer", "b.answer"),
            **more("a: {use: a.answer}", plugins="steps.py, b.py")},
            edit("Y = 1", "Y = 2", "b.py"), precise=True),
+    # -- plugins in a namespace package
+    *[Attack(f"a file of an editable plugin in a namespace: {file}", {
+             **NO_FILE, "../src/corp/plug/__init__.py": NAMESPACED, f"../src/corp/plug/{file}": old,
+             "../src/corp/plug/helper.py": "X = 1\n", "site/corp.pth": "{w}/src\n",
+             **distribution("corp-plug", "1.0", {"corp/plug/__init__.py": ""}, entry="corp.plug",
+                            editable="{w}/src")}, put(f"../src/corp/plug/{file}", new))
+      for file, old, new in [("helper.py", "X = 1\n", "X = 2\n"), ("d.txt", "1", "2")]],
+    Attack("a file that appears in an installed plugin in a namespace", {
+           **NO_FILE, **distribution("corp-plug", "1.0", {
+               "corp/plug/__init__.py": NAMESPACED, "corp/plug/helper.py": "X = 1\n"},
+               entry="corp.plug")}, put("site/corp/plug/d.txt", "2")),
 ]  # fmt: skip
 
 

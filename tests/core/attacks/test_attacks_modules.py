@@ -14,6 +14,7 @@ from attacking import (
     World,
     attacks,
     both,
+    distribution,
     edit,
     in_file,
     link,
@@ -28,6 +29,7 @@ X1, X2 = "X = 1\n", "X = 2\n"
 HELPER = step("answer = helper.X", "import helper")
 ON_PATH = {"PYTHONPATH": "{w}/lib"}
 TRY = "try:\n    answer = {}\nexcept (ImportError, ValueError):\n    answer = 0"
+INSERTED = "import sys\nsys.path.insert(0, str(HERE))\n"
 DEEP = "import sys\nsys.path.insert(0, str(HERE / 'lib'))\n"
 
 
@@ -337,6 +339,26 @@ CASES = [
            link("helper.py", "v2.py"), prepare=link("helper.py", "v1.py")),
     Attack("a link to a package, retargeted", HELPER | {"v1/__init__.py": X1, "v2/__init__.py": X2},
            link("helper", "v2"), prepare=link("helper", "v1")),
+    # -- a library that is hidden
+    *[Attack(f"a library hidden in a folder that the plugin inserts{name}", files
+             | distribution("sound", "1.0", {"sound.py": X1}), put("sound.py", X2))
+      for name, files in {
+          "": step("answer = sound.X", INSERTED + "import sound"),
+          ", imported by run": step("import sound; answer = sound.X", INSERTED),
+          ", by exec": step("exec('import sound; answer = sound.X', d := {}); answer = d['answer']",
+                            INSERTED)}.items()],
+    Attack("a module of Python hidden in a folder that the plugin inserts", step(
+           "answer = getattr(colorsys, 'X', 1)", INSERTED + "import colorsys"),
+           put("colorsys.py", X2)),
+    Attack("a library of a library, hidden by the project in PYTHONPATH",
+           step("import lib; answer = lib.f()")
+           | distribution("lib", "1.0", {
+               "lib.py": "def f():\n    import sound\n    return sound.X"})
+           | distribution("sound", "1.0", {"sound.py": X1}), put("sound.py", X2),
+           env={"PYTHONPATH": "{w}/p"}),
+    Attack("precise: a readme in a folder that the plugin inserts", step(
+           "answer = sound.X", INSERTED + "import sound")
+           | distribution("sound", "1.0", {"sound.py": X1}), put("README.md", ""), precise=True),
 ]  # fmt: skip
 
 

@@ -81,11 +81,10 @@ class Imports:
     def __init__(
         self, extra_folders: Iterable[str], absent: set[str], listed_folders: set[str]
     ) -> None:
-        working_folder = os.getcwd()
         entries = [os.path.abspath(e or ".") for e in sys.path if e not in ADDED]
-        self._path = [e for e in dict.fromkeys(entries) if e != working_folder and os.path.isdir(e)]
-        # Not in the path of workers.
-        self._worker_excluded = [working_folder] if working_folder in entries else []
+        inherited = map(os.path.abspath, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        excluded = {os.getcwd()}.difference(inherited)  # not in the path of workers
+        self._path = [e for e in dict.fromkeys(entries) if e not in excluded and os.path.isdir(e)]
         self._extra_folders = [*extra_folders]
         self._modules: dict[str, list[Module]] = {}
         self._finders: dict[str, FileFinder] = {}
@@ -141,15 +140,17 @@ class Imports:
     def _top_level(self, name: str) -> Iterator[Module]:
         if name in sys.builtin_module_names:
             return
-        for folder in self._worker_excluded:
-            yield from self._module_in(folder, name)
+        is_found = False
         for folder in self._path:
             for module in self._module_in(folder, name):
                 yield module
-                if module.path:
-                    return
+                is_found = bool(module.path)
+            if is_found:
+                break
         beside = [m for folder in self._extra_folders for m in self._module_in(folder, name)]
-        yield from beside or self._by_finders(name)
+        yield from beside  # also of what is found, since a plugin may put its folder first
+        if not (is_found or beside):
+            yield from self._by_finders(name)
 
     def _module_in(self, folder: str, name: str) -> Iterator[Module]:
         """The module of that name in a folder, as Python would find it."""

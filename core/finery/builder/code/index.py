@@ -92,11 +92,11 @@ class CodeIndex:
         modules = [m for top in tops for m in self.imports().find(top)]
         folders: set[str] = set()
         for module in modules:
-            if module.path:  # others may have a part of a namespace package
+            if module.path:
                 paths[module_label(module)] = module.path
-                folders.update(module.folders)
-                for folder in module.folders:
-                    paths |= files_in(folder, module.name)
+            folders.update(module.folders)
+            for folder in module.folders:  # of a namespace package, also parts of others
+                paths |= files_in(folder, module.name)
         folders |= {os.path.dirname(path) for path in paths.values()}
         for path in folders:
             self.files.watch(path)

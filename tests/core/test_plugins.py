@@ -58,20 +58,22 @@ def test_what_a_plugin_prints_on_import_is_not_in_the_output(t: Project) -> None
 
 
 def test_a_thread_of_a_plugin_does_not_keep_finery_from_ending(t: Project) -> None:
-    def ends(command: str, code: int, plugin: str) -> None:
-        process = t.start(*command.split())
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == code
-        assert out or command not in ("plan", "show")
-        assert f"warning: {plugin} started the thread 'beat', which still runs" in err
+    def ends(plugin: str, **codes: int) -> None:
+        """At once, since each waits for the thread."""
+        started = {command: t.start(*command.split()) for command in codes}
+        for command, process in started.items():
+            out, err = process.communicate(timeout=120)
+            assert process.returncode == codes[command]
+            assert out or command not in ("plan", "show")
+            assert f"warning: {plugin} started the thread 'beat', which still runs" in err
 
     t.write({"loud.py": THREAD.format(1000)})
     t.edit("recipe.yaml", "[./steps.py]", "[./steps.py, ./loud.py]")
-    for command, code in (("plan", 0), ("build", 0), ("show", 0), ("explain x", 2)):
-        ends(command, code, "plugin file loud.py")
+    ends("plugin file loud.py", build=0)
+    ends("plugin file loud.py", **{"plan": 0, "show": 0, "explain x": 2})
     t.edit("recipe.yaml", "[./steps.py, ./loud.py]", "[./steps.py]")
     write_plugin(t, "busy", THREAD.format(1000))
-    ends("check", 0, "plugin 'busy' of shop-busy 1.5")
+    ends("plugin 'busy' of shop-busy 1.5", check=0)
 
 
 def test_a_thread_of_a_plugin_may_end_by_itself(t: Project) -> None:

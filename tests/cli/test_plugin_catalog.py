@@ -105,6 +105,7 @@ def test_a_page_has_what_its_plugin_provides(site: Path) -> None:
     assert "passed, by its own tests" in text
     gone = next((site / "plugins").glob("finery-gone*")).read_text("utf-8")
     assert "no version of finery-gone" in gone
+    assert "not stated" not in gone  # nothing is known of it
 
 
 def test_hostile_metadata_stays_text_and_names_no_file(site: Path) -> None:

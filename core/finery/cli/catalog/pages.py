@@ -21,10 +21,13 @@ from finery.errors import UsageError
 from finery.util.paths import shown
 from finery.util.text import counted
 from finery.views.html import load_template, render_page
-from finery.views.parts import Cell, Facts, Section, Table, Text, Tone
+from finery.views.parts import Cell, Column, Facts, Section, Table, Text, Tone
 
 DATA = "catalog.json"
 _TEMPLATES = "finery.cli.catalog/templates"
+CONTRACT_TONES: dict[str, Tone] = {
+    "passed": "good", "failed": "bad", "unfinished": "bad", "untested": "soft",
+}  # fmt: skip
 NO_FACTS, NO_PLUGIN = DistributionFacts("–", "", "", "", "", []), PluginFacts("", [])
 
 
@@ -49,7 +52,7 @@ class Listing(NamedTuple):
     def tones(self) -> tuple[Tone, Tone]:
         """Those of the checks and of the contract."""
         problems: Tone = "warning" if self.plugin.problems and not self.plugin.broken else "bad"
-        contract: Tone = "bad" if self.entry.contracts.verdict in ("failed", "unfinished") else ""
+        contract = CONTRACT_TONES[self.entry.contracts.verdict]
         return "good" if self.checks == "passed" else problems, contract
 
     @property
@@ -139,7 +142,8 @@ def _index(listed: Sequence[Listing]) -> str:
         version, apis = f"{each.facts.name} {each.facts.version}", ", ".join(each.plugin.apis)
         rows.append([each.name, version, apis, each.facts.requires, fits])
     here = f"finery {__version__}, API {API}"
-    table = Table(["plugin", "distribution", "states API", "accepts finery", here], rows)
+    hidden = [Column(title, 3) for title in ("distribution", "states API", "accepts finery")]
+    table = Table(["plugin", *hidden, here], rows)
     script = files("finery.cli.catalog").joinpath("templates/search.js").read_text("utf-8")
     intro = f"{counted(len(listed), 'plugin')}, checked with finery {__version__}."
     sections = [Section("Compatibility", [table])]
@@ -164,13 +168,16 @@ def _sections(listing: Listing) -> Iterator[Section]:
     about = {
         "checks": checks,
         "contract": contracts.verdict + (", by its own tests" if contracts.are_shipped else ""),
-        "distribution": f"{facts.name} {facts.version}",
-        "last release": entry.released or "unknown",
-        "licence": facts.licence or "not stated",
-        "API": ", ".join(plugin.apis) or "not stated",
-        "finery": facts.requires or "any version",
         "listed as": entry.requirement,
     }
+    if entry.facts:
+        about |= {
+            "distribution": f"{facts.name} {facts.version}",
+            "last release": entry.released or "unknown",
+            "licence": facts.licence or "not stated",
+            "API": ", ".join(plugin.apis) or "not stated",
+            "finery": facts.requires or "not stated",
+        }
     badge = Text(f"Its badge is `badges/{listing.stem}.svg`.", "soft")
     yield Section("Result", [Facts(about), badge])
     error = [entry.error, *_texts_of(plugin.broken or {})]

@@ -51,7 +51,7 @@ def command(source: Path, out: Path, wheels: Path | None, seconds: int, strict: 
         raise UsageError(
             f"can't write: {error}", where=shown(out), fix="name another folder"
         ) from error
-    bad = [each.name for each in plugins if each.tones[0] != "good" or each.tones[1]]
+    bad = [each.name for each in plugins if each.tones[0] != "good" or each.tones[1] == "bad"]
     count = counted(len(plugins), "plugin")
     click.echo(f"{shown(out / 'index.html')}: {count}, {len(bad)} with problems")
     return 1 if strict and bad else 0

@@ -24,7 +24,7 @@ def pages() -> dict[str, str]:
     """Name of a page → its text. Raises `SystemExit` for names without a docstring."""
     listed = yaml.safe_load((ROOT / "docs" / "python.yaml").read_text("utf-8"))
     loader = griffe.GriffeLoader(search_paths=[ROOT / "core", ROOT / "plugins"])
-    for package in ("finery", "finery_eval", "finery_synth"):
+    for package in ("finery", "finery_baseline", "finery_eval", "finery_synth"):
         loader.load(package)
     loader.resolve_aliases(implicit=True, external=False)
     texts, bare = dict[str, str](), list[str]()

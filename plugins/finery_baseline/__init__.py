@@ -2,8 +2,9 @@
 
 Input: training rows. Output: a model with a special format, whose engine answers like that of any
 other model. `meta["baseline"]` names its kind. Evaluators compare the other models with it. Public
-for other plugins: `engines.TextEngine`, the base of engines that answer from a text; `answers`, the
-classes in rows; `vectors.coefficients`, a logistic regression.
+for other plugins: `engines.TextEngine`, the base of engines that answer from a text, and that text,
+`engines.question_text`; `answers`, the classes in rows; `vectors.coefficients`, a logistic
+regression.
 """
 
 from collections.abc import Mapping

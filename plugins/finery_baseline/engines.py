@@ -1,5 +1,6 @@
-"""The engines of the baselines: they answer with what was learned, whatever the sampling."""
+"""The engines of the baselines: they answer with what was learned, at any temperature."""
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from types import ModuleType
@@ -8,7 +9,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from finery import Completion, Engine, Request, Sampling
-from finery.rows.similar import SimilarIndex, question_text
+from finery.rows.similar import SimilarIndex
+from finery.rows.similar import question_text as question_text
 from finery_baseline import classifier
 from finery_baseline.answers import ROWS
 
@@ -23,18 +25,22 @@ class TextEngine(Engine):
     takes_tools = True  # they are offered, but never called
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Answer one batch. Tokens are words."""
+        """Answer one batch. Tokens are words, of which an answer has at most `max_tokens`."""
         questions = [question_text(request.messages) for request in requests]
-        return [
-            Completion(
-                text=text,
-                finish_reason="stop",
-                prompt_tokens=len(asked.split()),
-                completion_tokens=len(text.split()),
-                probability=probability,
+        completions = []
+        for asked, (text, probability) in zip(questions, self.answered(questions), strict=True):
+            words = re.findall(r"\s*\S+", text)
+            is_cut = len(words) > sampling.max_tokens
+            completions.append(
+                Completion(
+                    text="".join(words[: sampling.max_tokens]) if is_cut else text,
+                    finish_reason="length" if is_cut else "stop",
+                    prompt_tokens=len(asked.split()),
+                    completion_tokens=min(len(words), sampling.max_tokens),
+                    probability=probability,
+                )
             )
-            for asked, (text, probability) in zip(questions, self.answered(questions), strict=True)
-        ]
+        return completions
 
     def answered(self, questions: Sequence[str]) -> list[tuple[str, float | None]]:
         """The answer to each text, and its probability if it is known."""

@@ -43,6 +43,7 @@ class Shipped(Step, seeded=False):
     about: dict[str, Any] = setting(help="Facts.")
 
     def run(self, job: Job) -> Bundle:
+        (job.out / "answer.pyz").write_text("")
         return Bundle(job.out, meta=self.about)
 
 
@@ -56,6 +57,8 @@ def test_only_commands_that_work_here_are_printed_at_the_end(project: MakeProjec
     ways = {
         "server": {"format": "llama", "run": "sh run.sh"},
         "page": {"format": "page", "run": "sh open.sh"},
+        "packed": {"format": "zipapp", "run": "./answer.pyz TEXT"},
+        "gone": {"format": "zipapp", "run": "./other.pyz TEXT"},
         "other": {"format": "ollama", "run": "no-such-program create t"},
     }
     steps = {name: {"use": "ship.ped", "about": about} for name, about in ways.items()}
@@ -65,6 +68,7 @@ def test_only_commands_that_work_here_are_printed_at_the_end(project: MakeProjec
     assert ran.code == 0, ran.err
     _, *ways_to_run = ran.out.splitlines()
     assert sorted(ways_to_run) == [
+        "run it:  cd build/t/packed && ./answer.pyz TEXT",
         "run it:  cd build/t/page && sh open.sh",
         "serve it:  finery serve own.yaml server",
     ]

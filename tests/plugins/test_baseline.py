@@ -49,6 +49,20 @@ def test_majority_takes_each_field_by_itself(tmp_path: Path) -> None:
     assert ask(run_step(only, tmp_path / "only"), "?") == ["priority: low"]
 
 
+def test_an_answer_has_at_most_max_tokens_words(tmp_path: Path) -> None:
+    model = run_step(Majority(rows=tickets(tmp_path)), tmp_path / "out")
+    asked = [[{"role": "user", "content": "?"}]]
+    texts = []
+    for most in (4, 3, 1):
+        (answer,) = TestJob().engine(model).generate(asked, max_tokens=most)
+        texts.append((answer.text, answer.finish_reason, answer.completion_tokens))
+    assert texts == [
+        ("category: account\npriority: low", "stop", 4),
+        ("category: account\npriority:", "length", 3),
+        ("category:", "length", 1),
+    ]
+
+
 def test_linear_learns_words_and_letters_by_field(tmp_path: Path) -> None:
     model = run_step(Linear(rows=tickets(tmp_path)), tmp_path / "out")
     answers = ask(model, "Charged again!", "passwords don't work", "zzz")

@@ -71,7 +71,10 @@ def print_summary(build: Build, outcome: Outcome) -> None:
 def _print_how_to_run(build: Build, title: str, manifest: Manifest) -> None:
     """Print the command for an output that can be run with the programs of this machine."""
     command = manifest.meta.get("run")
-    if not command or not shutil.which(shlex.split(command)[0]):
+    if not command:
+        return
+    program = shlex.split(command)[0]
+    if not shutil.which(program) and program.removeprefix("./") not in manifest.files:
         return
     if manifest.meta.get("format") in build.graph.plugins.servers:
         click.echo(f"serve it:  {with_recipe(f'finery serve {title}')}")

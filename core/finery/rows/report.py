@@ -138,7 +138,8 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Series(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A series of a plot, as (x, y) by ascending x; views leave out values that aren't numbers.
+    """A series of a plot, as (x, y) by ascending x. A report with values that aren't numbers is
+    refused; other views leave them out.
 
     style: a line, dots, both, a thin line below others, or steps, each from its x to the next.
     band: (x, low, high), around a line or as the interval of each dot. y: its axis, if that isn't

@@ -12,7 +12,7 @@ from tiny_llama import CHATML, tiny_tokenizer
 from finery import DataError, Dataset, FineryError, Model, StepError
 from finery.preflight.report import Proof
 from finery.rows import Row, with_id
-from finery.step.look import examine_opened
+from finery.step.step import examine_opened
 from finery.testing import TestJob, dataset
 from finery_eval.evaluator import Evaluator
 from finery_eval.steps.classification import Classification

@@ -41,8 +41,8 @@ from finery.plugin.manager import Plugins, load_plugins
 from finery.step import inspect
 from finery.step.inspect import add_nested, give_files, inputs_of, nested_fields, slots_of
 from finery.step.job import Job
-from finery.step.look import Promise, examine_opened, promises_of
-from finery.step.step import Step
+from finery.step.look import Promise, promises_of
+from finery.step.step import Step, examine_opened
 from finery.store.blobs import ingest
 from finery.store.links import guard_inputs, open_artifact
 from finery.util.installed import ENTRY_POINTS_VARIABLE, STANDARD_LIBRARY

@@ -325,7 +325,7 @@ class Plugins:
         reference, plugin = self.servers[artifact_format]
         return resolve(reference, f"server '{artifact_format}'", plugin)
 
-    def completing(self, artifact_format: str) -> Any:
+    def copy_completer(self, artifact_format: str) -> Any:
         """The function that completes copies of a format; None if no plugin has one."""
         functions = self._lazily("finery_copies")
         if artifact_format not in functions:

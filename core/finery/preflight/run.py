@@ -20,8 +20,7 @@ from finery.recipe.graph import Graph, Node, Source, place_of
 from finery.recipe.lock import Lock
 from finery.step.inspect import Input, slots_of
 from finery.step.job import Job, Report
-from finery.step.look import examine_opened
-from finery.step.step import Step
+from finery.step.step import Step, examine_opened
 from finery.store.database import Store
 from finery.util.events import Listener
 from finery.util.paths import PINNED_FOLDER

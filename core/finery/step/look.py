@@ -4,20 +4,15 @@
 is known at that moment: nothing, what earlier steps promise and forecast, or what they have built.
 """
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import chain, islice
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from finery.artifact.kinds import Artifact, Dataset
-from finery.errors import FineryError
 from finery.rows.row import Row
-from finery.step.inspect import steps_inside
 from finery.step.job import Job
 
 if TYPE_CHECKING:
@@ -138,46 +133,3 @@ def promises_of(step: "Step") -> dict[str, Promise]:
         name: output if isinstance(output, Promise) else Promise(output)
         for name, output in step.outputs().items()
     }
-
-
-@contextmanager
-def temporary_job(seed: int | None) -> Iterator[Job]:
-    """A job in a temporary folder.
-
-    The folder is removed by full paths. `shutil.rmtree` opens folders by their names alone, which
-    what observes a step's reads takes for folders of the project.
-    """
-    folder = Path(mkdtemp(prefix="finery-check-"))
-    try:
-        (folder / "out").mkdir()
-        yield Job(out=folder / "out", scratch=folder / "scratch", seed=seed)
-    finally:
-        for place, folders, files in os.walk(folder, topdown=False):
-            for name in files:
-                os.unlink(f"{place}/{name}")
-            for name in folders:
-                remove = os.unlink if os.path.islink(f"{place}/{name}") else os.rmdir
-                remove(f"{place}/{name}")
-        folder.rmdir()
-
-
-def examine_opened(step: "Step", seed: int | None, *, only_inside: bool = False) -> None:
-    """Examine a step whose inputs are opened, before its `run`.
-
-    Steps inside it may open their inputs here, since they would otherwise read them late. The step
-    itself may not: its `run` reads them first. An error of a step inside it names that step's
-    setting. only_inside: not the step itself.
-    """
-    from finery.step.step import Step
-
-    for path, within in [*([] if only_inside else [("", step)]), *steps_inside(step)]:
-        if type(within).examine is Step.examine:  # it does nothing, and a folder takes a while
-            continue
-        with temporary_job(seed) as job:
-            try:
-                within.examine(BuiltLook(within, job, opens=bool(path)))
-            except FineryError as error:
-                first = (error.where or "").partition(":")[0].partition(".")[0]
-                if path and (not first or first in type(within).__struct_fields__):
-                    error.where = f"{path}.{error.where}" if error.where else path
-                raise

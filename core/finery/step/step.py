@@ -1,12 +1,15 @@
-"""The base class of step types, and the contract for authors, checked when a type is loaded."""
+"""The base class of step types, the contract for authors, and the examination before a run."""
 
+import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from finery.artifact.kinds import Artifact
-from finery.errors import PluginError
+from finery.errors import FineryError, PluginError
 from finery.fields import Family, Learns, Role, Settings, Spec, Task
 from finery.key import Key
 from finery.step.forecast import Estimate, Forecast, Note
@@ -17,8 +20,10 @@ from finery.step.inspect import (
     declared_outputs,
     full_name,
     inputs_of,
+    steps_inside,
 )
-from finery.step.look import Look, Promise
+from finery.step.job import Job
+from finery.step.look import BuiltLook, Look, Promise
 from finery.step.resources import Resources
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
@@ -28,7 +33,6 @@ if TYPE_CHECKING:
     from finery.plugin.history import Results
     from finery.preflight.report import Proof
     from finery.recipe.graph import Graph
-    from finery.step.job import Job
 
 
 class Step(Settings):
@@ -277,3 +281,44 @@ def _wrong_keywords(cls: type[Step]) -> Iterator[str]:
         if info.role not in (roles := get_args(Role)):
             known = ", ".join(filter(None, roles))
             yield f"the role {info.role!r} of '{field}' must be one of {known}"
+
+
+@contextmanager
+def _temporary_job(seed: int | None) -> Iterator[Job]:
+    """A job in a temporary folder.
+
+    The folder is removed by full paths. `shutil.rmtree` opens folders by their names alone, which
+    what observes a step's reads takes for folders of the project.
+    """
+    folder = Path(mkdtemp(prefix="finery-check-"))
+    try:
+        (folder / "out").mkdir()
+        yield Job(out=folder / "out", scratch=folder / "scratch", seed=seed)
+    finally:
+        for place, folders, files in os.walk(folder, topdown=False):
+            for name in files:
+                os.unlink(f"{place}/{name}")
+            for name in folders:
+                remove = os.unlink if os.path.islink(f"{place}/{name}") else os.rmdir
+                remove(f"{place}/{name}")
+        folder.rmdir()
+
+
+def examine_opened(step: Step, seed: int | None, *, only_inside: bool = False) -> None:
+    """Examine a step whose inputs are opened, before its `run`.
+
+    Steps inside it may open their inputs here, since they would otherwise read them late. The step
+    itself may not: its `run` reads them first. An error of a step inside it names that step's
+    setting. only_inside: not the step itself.
+    """
+    for path, within in [*([] if only_inside else [("", step)]), *steps_inside(step)]:
+        if not is_overridden(type(within), "examine"):  # a folder takes a while
+            continue
+        with _temporary_job(seed) as job:
+            try:
+                within.examine(BuiltLook(within, job, opens=bool(path)))
+            except FineryError as error:
+                first = (error.where or "").partition(":")[0].partition(".")[0]
+                if path and (not first or first in type(within).__struct_fields__):
+                    error.where = f"{path}.{error.where}" if error.where else path
+                raise

@@ -97,7 +97,7 @@ def command(
             copy_files(placed, staged, progress)
         notes: dict[str, list[str]] = {}
         for title, manifest in outputs.items():
-            complete = graph.plugins.completing(str(manifest.meta.get("format", "")))
+            complete = graph.plugins.copy_completer(str(manifest.meta.get("format", "")))
             artifact, place = store.artifact(manifest), target / places[title]
             refs = {role: place / role for role in manifest.refs} if with_base else {}
             copy = staged / places[title]

@@ -70,7 +70,7 @@ def tone(points: list[dict[str, Any]], folder: Path) -> str:
     """Of the answer on the page of a model with this curve."""
     (folder / "curve.json").write_text(json.dumps(points), encoding="utf-8")
     manifest = Manifest("Model", {}, {"curve.json": ("0" * 64, 1)}, "0" * 64, "0" * 64)
-    context: Any = SimpleNamespace(scope="output", medium="page", detail=Detail())
+    context: Any = SimpleNamespace(scope="output", medium="page", detail=Detail(), graph=None)
     outputs = [Output("sft", Model(folder), manifest)]
     (section,) = [s for s in CurveView().describe(outputs, context) if s.title == "Curves"]
     return next(part.tone for part in section.parts if isinstance(part, Finding))

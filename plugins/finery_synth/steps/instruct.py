@@ -223,7 +223,9 @@ class Instruct(Generator):
         """A list of examples."""
         if self.format == "text":
             return None
-        fields = ["user", "assistant"] if any(c.asks for c in self.classes()) else ["user"]
+        are_built = all("rows" in rows.meta for rows in self.rows)  # else this is for an estimate
+        asks = are_built and any(each.asks for each in self.classes())
+        fields = ["user", "assistant"] if asks else ["user"]
         example = object_schema(**{name: {"type": "string"} for name in fields})
         return object_schema(examples={"type": "array", "items": example})
 

@@ -14,7 +14,7 @@ from finery.util.installed import distributions
 THIRD_PARTY = Path(__file__).with_name("thirdparty")
 CORE = (
     "attrs", "blake3", "click", "jinja2", "jsonschema", "jsonschema-specifications",
-    "markdown-it-py", "markupsafe", "mdurl", "msgspec", "pluggy", "pygments", "pyyaml",
+    "markdown-it-py", "markupsafe", "mdurl", "msgspec", "packaging", "pluggy", "pygments", "pyyaml",
     "referencing", "rensa", "rich", "rpds-py", "typing-extensions",
 )  # fmt: skip
 """What finery needs, without its extras."""

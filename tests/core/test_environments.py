@@ -102,6 +102,33 @@ def folders(toys: Project) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.quick
+def test_a_command_may_run_in_an_environment_with_what_the_recipe_requires(
+    toys: Project,
+) -> None:
+    head, data = "finery: 1\nname: t\nplugins: [./steps.py]\n", "data:\n  a: {use: toy.ask}\n"
+    toys.write({"recipe.yaml": f"{head}requires: ['toy>=1.5']\n{data}"})
+    refused = toys.run("plan")
+    assert refused.code == 2
+    assert "FINERY_PROVISION=1 to run in an environment with it" in refused.err
+    toys.env["FINERY_PROVISION"] = "1"
+    built = toys.run("build")
+    assert built.code == 0, built.err
+    assert "making the environment requires" in built.err
+    (row,) = toys.rows("a")
+    assert row["prompt"] == "2.0"
+    assert Path(row["prefix"]).parent == toys.folder / ".finery/environments"
+    again = toys.run("build")
+    assert "nothing to do" in again.out + again.err
+    assert "making the environment" not in again.err
+    toys.write({"recipe.yaml": f"{head}requires: ['toy>=9']\n{data}"})
+    impossible = toys.run("build")
+    assert impossible.code != 0
+    assert "environment 'requires' can't be resolved" in impossible.err
+    assert "Traceback" not in impossible.err
+
+
+@pytest.mark.slow
+@pytest.mark.quick
 def test_steps_of_one_recipe_have_different_versions(toys: Project, wheels: Path) -> None:
     assert "isn't resolved in recipe.lock yet" in (plan := toys.run("plan").out)
     assert "environment new: will be resolved and made" in plan

@@ -1,9 +1,11 @@
 """From a recipe file to its graph and store, as all commands need them."""
 
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from blake3 import blake3
 
@@ -15,7 +17,7 @@ from finery.errors import PluginError, UsageError
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, check_file, load
 from finery.recipe.graph import Graph, build_graph
-from finery.recipe.requires import check_requires
+from finery.recipe.requires import PROVISION_VARIABLE, check_requires
 from finery.recipe.validate import raise_all
 from finery.step.inspect import SECTIONS
 from finery.store.database import Store
@@ -33,10 +35,31 @@ def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Plug
     Raises the errors of `requires:`, and that of a broken plugin that the recipe needs.
     """
     recipe = load(path, overrides)
-    raise_all(check_requires(recipe))
+    unmet = [*check_requires(recipe)]
+    if unmet and os.environ.pop(PROVISION_VARIABLE, ""):
+        provision(recipe)
+    raise_all(unmet)
     plugins = plugins_of(recipe)
     plugins.raise_broken(_types_in(recipe.data))
     return recipe, plugins
+
+
+def provision(recipe: Recipe) -> NoReturn:
+    """Run this command again in an environment with finery and what the recipe requires.
+
+    uv makes it, or pip, in the recipe's store. Raises `StepError` if it can't be made.
+    """
+    from finery.execute.venv import ensure, resolve_environment, variables_in
+
+    def report(event: Mapping[str, Any]) -> None:
+        if event["event"] == "log":
+            print(event["message"], file=sys.stderr, flush=True)
+
+    wheels = load_config(recipe.path, reads=True).wheels_folder(recipe.path)
+    environment = resolve_environment("requires", recipe.data["requires"], None, wheels)
+    python = ensure(environment, store_folder(recipe.path), report)
+    command = [str(python), "-P", "-m", "finery", *sys.argv[1:]]
+    os.execve(python, command, variables_in(python, os.environ))
 
 
 def plugins_of(recipe: Recipe) -> Plugins:

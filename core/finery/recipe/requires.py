@@ -14,6 +14,8 @@ from finery.util.installed import distributions, normalise_name
 if TYPE_CHECKING:
     from finery.recipe.graph import Graph
 
+PROVISION_VARIABLE = "FINERY_PROVISION"
+"""Set, a command makes an environment with what the recipe requires, and goes on there."""
 PIN_PREFIX = "plugin "
 """How the names begin of what `recipe.lock` has of plugins."""
 
@@ -40,7 +42,7 @@ def _problem(text: str) -> tuple[str, str]:
         return f"'{text}' isn't a requirement", fix
     if requirement.marker is not None and not requirement.marker.evaluate():
         return "", ""
-    install = f"pip install '{text}'"
+    install = f"pip install '{text}', or {PROVISION_VARIABLE}=1 to run in an environment with it"
     found = distributions().get(normalise_name(requirement.name))
     if found is None:
         return f"the recipe requires {text}, which isn't installed", install

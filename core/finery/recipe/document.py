@@ -144,7 +144,7 @@ class Recipe:
         return recipe
 
     def copy_step(self, section: str, name: str, source_step: str) -> None:
-        """Let the step `name` be written as the step `other` of the same section."""
+        """Let the step `name` be written as the step `source_step` of the same section."""
         self.data[section][name] = self.data[section][source_step]
         for place, file_place in self.places.items():
             if place[:2] == (section, source_step) and file_place != (section, name):

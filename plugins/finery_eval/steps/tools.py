@@ -217,7 +217,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         return tasks
 
     def expect(self) -> Expect:
-        """What must match after the calls were executed."""
+        """What must match after the calls were executed; only with `execute`."""
         assert self.execute is not None
         return Expect(frozenset(self.execute.expect), self.text)
 
@@ -227,7 +227,7 @@ class ToolCalls(BatchEvaluator, packages=("jsonschema",), task="extraction"):
         return text.casefold() if self.ignore_case else text
 
     def task_verdicts(self, plays: Mapping[str, Sequence[Play]], answers: Answers) -> Verdicts:
-        """Compare the states and answers with those of the rows."""
+        """Compare the states and answers with those of the rows; only with `execute`."""
         assert self.execute is not None
         expect = self.expect()
         calls = {

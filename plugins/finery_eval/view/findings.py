@@ -409,21 +409,23 @@ def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Ite
         better: list[str] = []
         remarks = []
         for other in (each for each in task if each.role in roles):
-            tests = [t for t in compared(other, model) if other.report.is_share(t.metric)]
+            # In points, which only shares have.
+            comparisons = [c for c in compared(other, model) if other.report.is_share(c.metric)]
             kind = "baseline" if other.role == "baseline" else "untrained model"
-            worse = [f"{t.metric} {_in_brackets(t)}" for t in tests if t.verdict == WORSE]
-            if tests and tests[0].verdict == BETTER:
-                better.append(f"{other.model} {_in_brackets(tests[0])}")
-            if worse:
+            worse = [f"{c.metric} {_in_brackets(c)}" for c in comparisons if c.verdict == WORSE]
+            first = comparisons[0] if comparisons else None
+            if first and first.verdict == BETTER:
+                better.append(f"{other.model} {_in_brackets(first)}")
+            if first and worse:
                 text = f"{model.model} is significantly worse than the {kind} {other.model} in "
                 bundle = other.report.bundles.get(other.model)
                 line = f": add {bundle_line(bundle, other.model)} to `export:`" if bundle else ""
-                ship = "" if tests[0].verdict == BETTER else f", or ship {other.model}{line}"
+                ship = "" if first.verdict == BETTER else f", or ship {other.model}{line}"
                 advice = RAISE if model.cut_off else f"{improve.capitalize()}{ship}."
                 remarks.append(Remark(text + ", ".join(worse), advice, "warning"))
-            elif tests and tests[0].verdict == NOT_SHOWN:
+            elif first and first.verdict == NOT_SHOWN:
                 text = f"{model.model} isn't shown to beat the {kind} {other.model} in "
-                text += f"{tests[0].metric}: {_points(tests[0])}"
+                text += f"{first.metric}: {_points(first)}"
                 advice = RAISE if model.cut_off else f"Judge more rows, or {improve}."
                 remarks.append(Remark(text, advice, "warning"))
         if better:

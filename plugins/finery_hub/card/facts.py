@@ -18,7 +18,8 @@ class Rows(msgspec.Struct, frozen=True):
 class Base(msgspec.Struct, frozen=True):
     """A model that others are made from and that the recipe takes from outside.
 
-    repo, revision: on the hub. file: the only file, if it is one. Empty if unknown.
+    step, use: the step that takes it in, and its type. repo, revision: on the hub. file: the only
+    file, if it is one. Empty if unknown.
     """
 
     step: str

@@ -1,4 +1,6 @@
-"""`select:` judges all variants on some rows and continues with only the best one.
+"""`matrix_of`, where a recipe with a matrix gets its steps, and `select:`.
+
+`select:` judges all variants on some rows and continues with only the best one.
 
 Among the steps that the axes reach, only those that the evaluation needs become variants. All
 others, and the trained model itself under its own name, are made from the winner. The step `winner`

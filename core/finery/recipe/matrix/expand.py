@@ -32,7 +32,8 @@ class Expanded:
 
     sections: name in the file → its section. origins: step → its name in the file. labels: step →
     its variant, e.g. `r=8`. aliases: step → name in the file → the step that a reference to it
-    means. steps: variant → name in the file → step, of what the axes reach.
+    means. steps: variant → name in the file → step, of what the axes reach. places: place of an
+    added step → where the file has it, for errors.
     """
 
     recipe: Recipe
@@ -213,7 +214,7 @@ def _signatures(sections: Sections, upstream: Mapping[str, Sequence[str]]) -> di
 def _name_steps(expanded: Expanded) -> None:
     """Name the versions of each step that the axes reach. Equal versions have the same name."""
     names: dict[tuple[str, str], str] = {}
-    taken: dict[str, str] = {}
+    taken: set[str] = set()
     for variant in expanded.variants:
         mine = expanded.steps.setdefault(variant.name, {})
         for step, axes in expanded.reached.items():
@@ -222,7 +223,7 @@ def _name_steps(expanded: Expanded) -> None:
                 # A named variant always says so, an axis only what it reaches.
                 label = variant.label({*axes, ""}) or variant.name
                 name = f"{step}@{label}"
-                if name in taken:
+                if name in taken:  # two named variants may reach a step with the same axes
                     name = f"{step}@{variant.name}"
                 if len(name) > MAX_STEP_NAME:
                     raise expanded.recipe.error(
@@ -232,7 +233,7 @@ def _name_steps(expanded: Expanded) -> None:
                         fix="name the values: train.sft.rows: {few: …, all: …}",
                     )
                 names[step, signature] = name
-                taken[name] = signature
+                taken.add(name)
             mine[step] = names[step, signature]
 
 

@@ -131,7 +131,7 @@ def template_names(source: str) -> set[str]:
 
 
 def render(template: "Template", setting: str, names: dict[str, Any]) -> str:
-    """The template's text. `BadRow` at the setting `what` if it fails with these names."""
+    """The template's text. `BadRow` at `setting` if it fails with these names."""
     try:
         with apply_limits():
             return template.render(names)

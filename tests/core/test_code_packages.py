@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from finery.builder.code.closure import Closure
+from finery.builder.code.imports import Imports
 from finery.builder.code.index import CodeIndex
 from finery.util.installed import (
     distributions,
@@ -224,3 +225,22 @@ def test_code_that_an_unlisted_file_runs_at_start_acts_on_all_steps(
 def test_this_test_leaves_no_distribution_behind() -> None:
     assert "acme" not in sys.modules
     assert "acme" not in distributions()
+
+
+@pytest.mark.parametrize(
+    ("inherited", "folder"), [(None, "there"), ("", "there"), ("here", "here")]
+)
+def test_the_working_folder_counts_where_workers_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inherited: str | None, folder: str
+) -> None:
+    """`python -m` puts it into the path of this process alone."""
+    for name in ("there", "here"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "shadowed_module.py").write_text("")
+        monkeypatch.syspath_prepend(tmp_path / name)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if inherited is not None:
+        monkeypatch.setenv("PYTHONPATH", inherited and str(tmp_path / inherited))
+    (module,) = Imports((), set(), set()).find("shadowed_module")
+    assert Path(module.path).parent.name == folder

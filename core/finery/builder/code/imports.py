@@ -82,8 +82,9 @@ class Imports:
         self, extra_folders: Iterable[str], absent: set[str], listed_folders: set[str]
     ) -> None:
         entries = [os.path.abspath(e or ".") for e in sys.path if e not in ADDED]
-        inherited = map(os.path.abspath, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-        excluded = {os.getcwd()}.difference(inherited)  # not in the path of workers
+        inherited = os.environ.get("PYTHONPATH")  # an empty entry is the working folder, too
+        inherited_path = map(os.path.abspath, inherited.split(os.pathsep) if inherited else ())
+        excluded = {os.getcwd()}.difference(inherited_path)  # not in the path of workers
         self._path = [e for e in dict.fromkeys(entries) if e not in excluded and os.path.isdir(e)]
         self._extra_folders = [*extra_folders]
         self._modules: dict[str, list[Module]] = {}

@@ -34,7 +34,6 @@ def test_it_states_an_api_that_finery_supports(site: Path) -> None:
         assert f"api-{API}" in apis, f"{point.value} isn't for API {API}"
 
 
-@pytest.mark.slow
 def test_its_own_tests_pass(site: Path) -> None:
     """They inherit `StepContract` and `EngineContract`."""
     # Without an empty entry, which stands for whatever folder a build runs in.

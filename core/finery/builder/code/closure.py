@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from finery.builder.code.imports import Module, Parsed, module_label
+from finery.builder.code.imports import Module, Parsed, module_label, unique_label
 from finery.builder.code.index import CodeIndex
 from finery.builder.code.table import WHOLE_LABEL, definitions_in
 from finery.errors import PluginError
@@ -211,7 +211,7 @@ class Closure:
         digest = blake3(msgspec.json.encode([*contents.digests.items()])).hexdigest()
         self.code[distribution.name] = digest
         self._names[digest] = contents.digests
-        self.files.update(contents.paths.values())
+        self.files.update(contents.paths)
         self.folders |= contents.folders
         self._pending += contents.modules()
 
@@ -243,11 +243,3 @@ def _merge_digests(digests: Collection[str]) -> str:
     if len(digests) == 1:
         return next(iter(digests))
     return blake3(" ".join(sorted(digests)).encode()).hexdigest()
-
-
-def unique_label(code: Code, label: str, digest: str) -> str:
-    """Add a file to others; its label. Two files with the same import name both count."""
-    while code.get(label, digest) != digest:
-        label += "'"
-    code[label] = digest
-    return label

@@ -72,7 +72,7 @@ class Imports:
     """Where modules are: in the folders of `sys.path`, and in others that a worker may add.
 
     extra_folders: those others. What is in one of them counts in addition to what comes first,
-    since the order isn't known here.
+    since the order isn't known here. The working folder counts where nothing else is found.
 
     absent: takes the files that imports would read if they existed. listed_folders: takes the
     folders in which any new file may matter. archives: zip files in `sys.path`.
@@ -151,7 +151,7 @@ class Imports:
         beside = [m for folder in self._extra_folders for m in self._module_in(folder, name)]
         yield from beside  # also of what is found, since a plugin may put its folder first
         if not (is_found or beside):
-            yield from self._by_finders(name)
+            yield from [*self._module_in(os.getcwd(), name)] or self._by_finders(name)
 
     def _module_in(self, folder: str, name: str) -> Iterator[Module]:
         """The module of that name in a folder, as Python would find it."""
@@ -192,3 +192,11 @@ def module_label(module: Module) -> str:
     """The path of a module's file as imports name it, wherever it is."""
     name, folders = os.path.basename(module.path), module.name.split(".")
     return "/".join([*(folders if module.folders else folders[:-1]), name])
+
+
+def unique_label(digests: dict[str, str], label: str, digest: str) -> str:
+    """Add a file to others; its label. Two files with the same import name both count."""
+    while digests.get(label, digest) != digest:
+        label += "'"
+    digests[label] = digest
+    return label

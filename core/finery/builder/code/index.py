@@ -13,12 +13,13 @@ import msgspec
 from blake3 import blake3
 
 from finery.builder.code.files import Files, files_in
-from finery.builder.code.imports import Imports, Module, module_label
+from finery.builder.code.imports import Imports, Module, module_label, unique_label
 from finery.builder.code.table import OwnFiles
 from finery.store.database import Store
 from finery.util.installed import (
     Distribution,
     distributions,
+    entry_points,
     module_owners,
     plugin_packages,
 )
@@ -87,26 +88,32 @@ class CodeIndex:
         if distribution.name in self._contents:
             return self._contents[distribution.name]
         self.files.watch(distribution.folder)
-        paths = dict(distribution_files(distribution))
+        paths = {path: label for label, path in distribution_files(distribution)}
         tops = [top for top, owner in plugin_packages().items() if owner == distribution]
-        modules = [m for top in tops for m in self.imports().find(top)]
+        entered = {e.package for e in entry_points("finery") if e.distribution == distribution}
         folders: set[str] = set()
-        for module in modules:
+        for module in (module for top in tops for module in self.imports().find(top)):
             if module.path:
-                paths[module_label(module)] = module.path
+                paths[module.path] = module_label(module)
+            elif module.name not in entered:  # such as a folder with tests: no package
+                continue
             folders.update(module.folders)
             for folder in module.folders:  # of a namespace package, also parts of others
-                paths |= files_in(folder, module.name)
-        folders |= {os.path.dirname(path) for path in paths.values()}
-        for path in folders:
-            self.files.watch(path)
-        digests = {label: self.files.digest(path) for label, path in sorted(paths.items())}
+                paths |= {path: label for label, path in files_in(folder, module.name)}
+        folders |= {os.path.dirname(path) for path in paths}
+        for folder in folders:
+            self.files.watch(folder)
+        digests: dict[str, str] = {}
+        for label, digest in sorted(
+            (name, self.files.digest(path)) for path, name in paths.items()
+        ):
+            unique_label(digests, label, digest)
         self._contents[distribution.name] = contents = Contents(paths, digests, folders)
         return contents
 
 
 class Contents(NamedTuple):
-    """Label → path and digest of each file, and the folders that they are in."""
+    """Path → label of each file, label → digest, and the folders that they are in."""
 
     paths: dict[str, str]
     digests: dict[str, str]
@@ -114,7 +121,7 @@ class Contents(NamedTuple):
 
     def modules(self) -> Iterator[Module]:
         """The modules among them."""
-        for label, path in sorted(self.paths.items()):
+        for path, label in sorted(self.paths.items(), key=lambda item: item[1]):
             stem, suffix = os.path.splitext(label)
             if suffix == ".py":
                 name = stem.removesuffix("/__init__").replace("/", ".")

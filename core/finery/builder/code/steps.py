@@ -164,7 +164,7 @@ class StepCode:
 
     def _new_index(self) -> CodeIndex:
         beside = [plugin.path.parent for plugin in self._plugins.plugins if plugin.path is not None]
-        return CodeIndex([*map(str, beside), str(self._recipe.folder), os.getcwd()], self._store)
+        return CodeIndex([*map(str, beside), str(self._recipe.folder)], self._store)
 
 
 def code_digest(function: Any) -> str | None:

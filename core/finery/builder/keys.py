@@ -16,7 +16,8 @@ from blake3 import blake3
 from msgspec import UNSET
 
 from finery.artifact.manifest import READ, Parts, encode, key_of
-from finery.builder.code.closure import Code, unique_label
+from finery.builder.code.closure import Code
+from finery.builder.code.imports import unique_label
 from finery.builder.code.steps import Wrapper
 from finery.fields import File, Files, Settings
 from finery.key import Key

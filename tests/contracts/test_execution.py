@@ -24,7 +24,7 @@ from finery.testing import EngineContract, StepContract, dataset, run_step
 from finery_eval.steps.exact import Exact
 
 HOME = Path(__file__).parents[2]
-DISCOVERY = (load_plugins.__code__, Plugins.step_type.__code__, Plugins.engine.__code__)
+DISCOVERY = [f.__code__ for f in (load_plugins, Plugins.step_type, Plugins.engine, Plugins.server)]
 
 
 ELSEWHERE = {

@@ -5,13 +5,13 @@ because the library converts texts that look like dates, and rejects a complete 
 line.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finery import DataError, Dataset, FineryError, Job, StepError, setting
+from finery import DataError, FineryError, Job, StepError, setting
 from finery.advanced import did_you_mean
 from finery.rows.badrow import BadRow
 from finery.rows.tables.records import JSON_SUFFIXES, Record, data_suffix, drop_nulls, read_json
@@ -280,20 +280,12 @@ class HubDataset(
         affects_output=False,
     )
 
-    def run(self, job: Job) -> Dataset:
-        """Write the split's rows at its commit."""
-        split = self.pinned_split(job)
-        return self.written(job, self.records(split, job), split.place, take=self.take)
-
-    def pinned_split(self, job: Job) -> Split:
-        """The split at its commit."""
+    def open_records(self, job: Job) -> tuple[Iterable[Record], str, int | None]:
+        """The records of the split at its commit, from its files or over the network."""
         commit = job.pinned or self.revision
-        return Split(self.repo, commit, self.config, self.split, token_of(job))
-
-    def records(self, split: Split, job: Job) -> Iterator[Record]:
-        """The records of a split, from its files or over the network."""
+        split = Split(self.repo, commit, self.config, self.split, token_of(job))
         streaming = self.streaming if self.streaming is not None else self.take is not None
-        return records_of(split, job, streaming=streaming)
+        return records_of(split, job, streaming=streaming), split.place, self.take
 
     def floating_name(self) -> str | None:
         """The branch or tag to pin; a commit needs no pin."""
@@ -304,8 +296,3 @@ class HubDataset(
     def pin_name(self, folder: Path) -> str:
         """The commit that the branch or tag currently names."""
         return resolve(self.repo, self.revision, "dataset")
-
-    def trace_rows(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """Commit, split, file and line (or row) of each row with one of `ids`."""
-        split = self.pinned_split(job)
-        return self.placed(ids, job, self.records(split, job), split.place, take=self.take)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from blake3 import blake3
 
 from finery import (
     DataError,
-    Dataset,
     File,
     FineryError,
     Inputs,
@@ -133,13 +132,10 @@ class SqlQuery(
         names = (self.url,) if self.url and NAME.fullmatch(self.url) else ()
         return super().resources() | Resources(variables=names)
 
-    def run(self, job: Job) -> Dataset:
-        """Write the rows, as they were when the query was pinned."""
-        return self.written(job, _told(self.pinned_records(job), job), self.place())
-
-    def pinned_records(self, job: Job) -> Iterator[Record]:
+    def open_records(self, job: Job) -> tuple[Iterable[Record], str, int | None]:
         """The records of a query: as pinned, or of a SQLite file as it is."""
-        return self.records({}) if self.url is None else self.kept_records(job)
+        records = self.records({}) if self.url is None else self.kept_records(job)
+        return _with_progress(records, job), self.place(), None
 
     def kept_records(self, job: Job) -> Iterator[Record]:
         """The records that were kept with the pin, or else those that the query gives now."""
@@ -221,10 +217,6 @@ class SqlQuery(
         """Run the query and keep its rows: their number and digest."""
         return pinned_as(keep(self.records(os.environ), folder))
 
-    def trace_rows(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """Database and number of each row with one of `ids`, among those that the query gave."""
-        return self.placed(ids, job, self.pinned_records(job), self.place())
-
     def advise(self, inputs: Inputs) -> Iterator[Note]:
         """A note on a query that says nothing of the rows' order."""
         if self.query is not None:
@@ -246,7 +238,7 @@ class SqlQuery(
             )
 
 
-def _told(records: Iterator[Record], job: Job) -> Iterator[Record]:
+def _with_progress(records: Iterator[Record], job: Job) -> Iterator[Record]:
     """The records; reports the job's progress."""
     number = 0
     for number, record in enumerate(records, 1):

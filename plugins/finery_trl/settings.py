@@ -303,7 +303,9 @@ class Training(
 
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
         """The model in the form that the trainer takes. longest: tokens of the longest row."""
-        raise NotImplementedError
+        from finery_trl.model.loading import Prepared
+
+        return Prepared.of(self, dtype, longest, job)
 
     @property
     def processes(self) -> int:

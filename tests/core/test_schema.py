@@ -172,7 +172,7 @@ def test_what_passes_the_check_becomes_a_step(read: Read, step: dict[str, Any]) 
         event("refused")
         return
     cls = plugins.step_type(step["use"])
-    made = convert_step(recipe, "data", "s", cls, plugins)
+    made = convert_step(recipe, ("data", "s"), step, cls, plugins)
     for field, accepts in inputs_of(cls).items():
         written = step.get(field)
         if written is not None:

@@ -1,8 +1,7 @@
 """Steps that wait, and their preparation: as tasks, or to answer questions about them here."""
 
-import copy
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
 from finery.recipe.graph import Graph, Node, Source
 from finery.step.inspect import (
-    give_files,
     inputs_of,
     nested_fields,
     part_at,
@@ -197,13 +195,6 @@ def _limited_models(node: Node, results: Mapping[str, Result]) -> frozenset[str]
 
 def _input(source: Source, results: Mapping[str, Result]) -> Manifest:
     return results[source.step].outputs[source.output]
-
-
-def with_files(step: Step, files: Mapping[str, Sequence[tuple[str, Path]]]) -> Step:
-    """A copy of the step with its outside files in the settings of type `Files`."""
-    opened = copy.deepcopy(step)
-    give_files(opened, files)
-    return opened
 
 
 def job_without_run(

@@ -44,11 +44,11 @@ from finery.key import Key
 from finery.plugin.history import Results
 from finery.recipe.document import Recipe, RecipePath
 from finery.recipe.environments import PIN_PREFIX, Environment, pin_text, pinned_environment
-from finery.recipe.files import find_files
+from finery.recipe.files import NamedFiles
 from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
 from finery.recipe.requires import plugin_pins
-from finery.step.inspect import files_of, full_name, give_files, joint_key, steps_inside
+from finery.step.inspect import full_name, give_files, joint_key, steps_inside
 from finery.step.step import is_overridden
 from finery.store.database import Store
 from finery.util.installed import (
@@ -85,7 +85,7 @@ class StepPlan:
     accepted: list[str] = field(default_factory=list)  # parts that differ from the result's
     same_as: str = ""  # an earlier step that runs with the same key: this one takes its output
     gone: str = ""  # the outside file that is missing
-    files: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
+    files: NamedFiles = field(default_factory=dict)
     pinned: str | None = None
     environment: Environment | None = None  # the step's own, once recipe.lock has its packages
     provenance: dict[str, Any] = field(default_factory=dict)  # see `Step.provenance`
@@ -176,7 +176,7 @@ class Planner:
             node = self.graph.settle(name, choice)
         missing = [step for step in self._needed(node) if not results.get(step)]
         inputs = {} if missing else self.inputs(node, results)
-        plan = StepPlan(node, "pending", files=self.files(node))
+        plan = StepPlan(node, "pending", files=self.graph.files(node))
         give_files(node.step, plan.files)  # a floating name may depend on their content
         floating = node.step.floating_name()
         plan.pinned = self.lock.get(floating) if floating is not None else None
@@ -288,19 +288,12 @@ class Planner:
             inputs[source.field, source.index] = result.outputs[source.output]
         return inputs
 
-    def files(self, node: Node) -> dict[str, list[tuple[str, Path]]]:
-        """Setting → (name, path) of the outside files that it names."""
-        return {
-            name: find_files(self.graph.recipe, (*node.place, *name.split(".")), files)
-            for name, files in files_of(node.step).items()
-        }
-
     def forget_pins(self) -> None:
         """Treat the floating names of the selected steps, or of all, as unpinned."""
         names: list[str] | None = None
         if self.graph.whole is not None:
             for node in self.graph.nodes.values():
-                give_files(node.step, self.files(node))
+                give_files(node.step, self.graph.files(node))
             floating = (node.step.floating_name() for node in self.graph.nodes.values())
             names = [name for name in floating if name is not None]
             names += [

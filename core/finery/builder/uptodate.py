@@ -268,7 +268,7 @@ def _content_digests(build: "Build", paths: Sequence[str]) -> dict[str, str] | N
     }
     for node in graph.nodes.values():
         parts = dict(build.outcome.results[node.name].parts)
-        for setting, files in planner.files(node).items():
+        for setting, files in graph.files(node).items():
             for name, path in files:
                 digests_read.setdefault(str(path), set()).add(parts.get(f"file {setting} {name}"))
     for file in paths:

@@ -20,7 +20,7 @@ from finery.report.page import (
 from finery.util.text import in_line, visible
 from finery.views.html import MARKS, summary
 from finery.views.markdown import escaped, markdown_table, render_markdown
-from finery.views.parts import Part, Section, Table
+from finery.views.parts import Section, Table
 from finery.views.view import Context, sections_of
 
 MARKER = "<!-- finery report -->"
@@ -34,7 +34,14 @@ def markdown_of(reported: Reported, context: Context, compared: Comparison | Non
     """
     answers = verdict(reported, context)
     findings = [(MARKS[f.tone][0], f.question, f.answer) for f in answers]
-    sections = [Section("Scores", _scores(reported)), _requirements(reported)]
+    in_summary = context_of(reported.graph, reported.store, scope="summary", medium="markdown")
+    scores = [
+        part
+        for view, outputs in outputs_shown(reported)
+        for section in sections_of(view, outputs, in_summary)
+        for part in section.parts
+    ]
+    sections = [Section("Scores", scores), _requirements(reported)]
     if compared is not None:
         title = f"What changed since {compared.sides[0].label}"
         sections.append(Section(title, difference_parts(compared, 0)))
@@ -57,13 +64,6 @@ def _requirements(reported: Reported) -> Section:
         gates.append((mark, name, gate.required, " ".join(remarks)))
     table = Table(["", "step", "required", "remark"], gates)
     return Section("Requirements", [table] if gates else [])
-
-
-def _scores(reported: Reported) -> Iterator[Part]:
-    context = context_of(reported.graph, reported.store, scope="summary", medium="markdown")
-    for view, outputs in outputs_shown(reported):
-        for section in sections_of(view, outputs, context):
-            yield from section.parts
 
 
 def junit_of(reported: Reported) -> str:

@@ -16,7 +16,7 @@ import msgspec
 
 from finery.artifact.kinds import Dataset
 from finery.artifact.manifest import Result
-from finery.builder.dispatch import job_without_run, with_files
+from finery.builder.dispatch import job_without_run
 from finery.builder.keys import differences
 from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.errors import FineryError, UsageError
@@ -299,7 +299,7 @@ class _StoryBuilder:
                 if parent not in rows or not rows[parent].at(name):
                     events.setdefault(parent, []).extend(t.at(name))
         expected = Counter({i: len(row_events) for i, row_events in events.items()})
-        step = with_files(built.node.step, built.plan.files)
+        step = self.graph.with_files(built.node, built.plan.files)
         with tempfile.TemporaryDirectory(prefix="finery-trace-") as folder:
             job = job_without_run(built.node, Path(folder), self.store, pinned=built.plan.pinned)
             source = not built.node.row_sources

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finery.artifact.kinds import Artifact, Model
-from finery.builder.dispatch import job_without_run, with_files
+from finery.builder.dispatch import job_without_run
 from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.builder.scheduler import Build
 from finery.errors import FineryError, each_once
@@ -192,7 +192,7 @@ class _Proving:
 
         An inner step that lacks a required input is left out.
         """
-        step = with_files(node.step, self.plans[node.name].files)
+        step = self.graph.with_files(node, self.plans[node.name].files)
         for path, slot in slots_of(step).items():
             opened = []
             for source, _ in self._inputs(node):

@@ -230,7 +230,8 @@ def _declared_outputs(
     except PluginError:
         return {"": None}, {}
     try:
-        step = convert_step(recipe, section, name, cls, plugins)
+        written = recipe.data[section][name]
+        step = convert_step(recipe, (section, name), written, cls, plugins)
         return {n: p.kind for n, p in promises_of(step).items()}, step.choices()
     except Exception:  # half-written settings may break a step type in any way
         with contextlib.suppress(PluginError):  # unknown if its settings decide about them

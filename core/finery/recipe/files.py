@@ -14,6 +14,9 @@ from finery.util.files import check_plain, files_inside, files_matching
 from finery.util.paths import plain_path
 from finery.util.text import nearest
 
+NamedFiles = dict[str, list[tuple[str, Path]]]
+"""Setting → (name, path) of each file."""
+
 
 def find_files(recipe: Recipe, place: Sequence[str], files: Files) -> list[tuple[str, Path]]:
     """(name, path) of each file that the `Files` setting at `place` of the recipe names.

@@ -11,7 +11,7 @@ from finery.errors import FineryError, PluginError, RecipeError, UsageError
 from finery.fields import Settings
 from finery.recipe.document import Recipe
 from finery.recipe.environments import SAME_VARIABLES, environment_of
-from finery.recipe.files import find_files
+from finery.recipe.files import NamedFiles, find_files
 from finery.recipe.hints import reference_fix
 from finery.recipe.lock import Lock
 from finery.recipe.matrix.choose import HIDDEN, WINNER, Select, matrix_of
@@ -228,17 +228,20 @@ class Graph:
                 stack += [source.step for source in self.nodes[step].base_models]
         return steps
 
-    def with_files(self, node: Node) -> Step:
-        """A copy of a node's step, with the outside files that its settings name.
+    def files(self, node: Node) -> NamedFiles:
+        """The outside files that a node's settings name.
 
         Raises `RecipeError` where a required file was not found.
         """
-        step = copy.deepcopy(node.step)
-        files = {
-            name: find_files(self.recipe, (*node.place, *name.split(".")), setting)
-            for name, setting in files_of(step).items()
+        return {
+            name: find_files(self.recipe, (*node.place, *name.split(".")), files)
+            for name, files in files_of(node.step).items()
         }
-        give_files(step, files)
+
+    def with_files(self, node: Node, files: NamedFiles | None = None) -> Step:
+        """A copy of a node's step with its outside files, by default those of `Graph.files`."""
+        step = copy.deepcopy(node.step)
+        give_files(step, self.files(node) if files is None else files)
         return step
 
     def pin_of(self, node: Node) -> str | None:
@@ -452,7 +455,7 @@ def _make_node(recipe: Recipe, plugins: StepTypes, section: str, name: str) -> N
     written = recipe.data[section][name]
     use = written["use"]
     cls = plugins.step_type(use)
-    step = convert_step(recipe, section, name, cls, plugins)
+    step = convert_step(recipe, (section, name), written, cls, plugins)
     needs = written.get("needs", [])
     for index, variable in enumerate(written.get("env", [])):
         if variable in SAME_VARIABLES:

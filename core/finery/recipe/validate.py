@@ -223,15 +223,9 @@ def _missing_use_error(
 
 
 def convert_step(
-    recipe: Recipe, section: str, name: str, cls: type[Step], plugins: StepTypes
-) -> Step:
-    """The step as an instance of its type, with defaults, and placeholders for artifacts."""
-    return _convert_nested(recipe, (section, name), recipe.data[section][name], cls, plugins)
-
-
-def _convert_nested(
     recipe: Recipe, place: tuple[str, ...], written: Any, cls: type[Step], plugins: StepTypes
 ) -> Step:
+    """The step as an instance of its type, with defaults, and placeholders for artifacts."""
     nested = nested_fields(cls)
     settings = {k: v for k, v in written.items() if k not in RESERVED and k not in nested}
     for field, accepts in inputs_of(cls).items():
@@ -248,9 +242,8 @@ def _convert_nested(
         ) from error
     for path, inner, info in nested_in(cls, written):
         kind, where = plugins.step_type(inner["use"]), (*place, *path.split("."))
-        add_nested(
-            step, path, _convert_nested(recipe, where, {**inner, **info.given}, kind, plugins)
-        )
+        inner_step = convert_step(recipe, where, {**inner, **info.given}, kind, plugins)
+        add_nested(step, path, inner_step)
     return step
 
 

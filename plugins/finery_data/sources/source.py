@@ -138,45 +138,32 @@ class RowSource(Step, seeded=False, packages=("jinja2",)):
         """Name in the row → name in the source of each column that `keep` names."""
         return dict(self.keep) if isinstance(self.keep, dict) else {n: n for n in self.keep}
 
-    def written(
-        self, job: Job, records: Iterable[Record], place: str, *, take: int | None = None
-    ) -> Dataset:
-        """Write the rows of some records into `job.out`.
+    def open_records(self, job: Job) -> tuple[Iterable[Record], str, int | None]:
+        """The records, what errors call their place, and the maximum number of rows."""
+        raise NotImplementedError
 
-        place: how errors call what holds them. take: only so many rows. `meta` has the format, and
-        counts of skipped and duplicate rows.
-        """
-        skips = self.bad_rows == "skip"
-        return Reading(self, job, place, take, skips=skips).write(records)
+    def run(self, job: Job) -> Dataset:
+        """Write the rows; `meta` has the format, and counts of skipped and duplicate rows."""
+        records, place, take = self.open_records(job)
+        return Reading(self, job, place, take).write(records)
 
-    def placed(
-        self,
-        ids: Collection[str],
-        job: Job,
-        records: Iterable[Record],
-        place: str,
-        *,
-        take: int | None = None,
-    ) -> Iterator[tuple[str, str]]:
-        """(id, place) of those of the rows that have one of `ids`; for `trace`."""
-        skips = self.bad_rows == "skip"
-        return Reading(self, job, place, take, skips=skips).places(records, ids)
+    def trace_rows(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
+        """The place of each row with one of `ids`, including skipped ones."""
+        records, place, take = self.open_records(job)
+        return Reading(self, job, place, take).places(records, ids)
 
 
 class Reading:
     """One run of a source: makes rows of records and counts what it meets.
 
-    place: how errors call what holds the records. take: maximum number of rows. skips: whether bad
-    rows are skipped.
+    place: what errors call the place of the records. take: maximum number of rows.
     """
 
-    def __init__(
-        self, source: RowSource, job: Job, place: str, take: int | None, *, skips: bool
-    ) -> None:
+    def __init__(self, source: RowSource, job: Job, place: str, take: int | None) -> None:
         self._job = job
         self._place = place
         self._take = take
-        self._skips = skips
+        self._skips = source.bad_rows == "skip"
         self._kept = source.kept()
         self._prompts_only = source.prompts_only
         self._format: str = source.format or ("columns" if source.columns else "")

@@ -10,7 +10,6 @@ from pathlib import Path
 from finery import (
     Count,
     DataError,
-    Dataset,
     Files,
     Forecast,
     Inputs,
@@ -91,10 +90,9 @@ class File(RowSource, version="1"):
         """The encodings of the files, one for all lines or several for different ones."""
         return [self.encoding] if isinstance(self.encoding, str) else self.encoding
 
-    def run(self, job: Job) -> Dataset:
-        """Write the rows; `meta` has the format, and counts of skipped and duplicate rows."""
-        records = read_records(self, job)
-        return self.written(job, records, shown(self.path.paths[0]), take=self.take)
+    def open_records(self, job: Job) -> tuple[Iterable[Record], str, int | None]:
+        """The records of all files, which the first one stands for."""
+        return read_records(self, job), shown(self.path.paths[0]), self.take
 
     def resources(self) -> Resources:
         """What reads Parquet and zstd."""
@@ -103,11 +101,6 @@ class File(RowSource, version="1"):
         zstd = any(name.endswith(".zst") for name in names)
         needed = [*(["pyarrow"] if parquet else []), *(["zstandard"] if zstd else [])]
         return Resources(packages=dict.fromkeys(needed, "finery[data]"))
-
-    def trace_rows(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
-        """File and line of each row with one of `ids`, skipped ones too."""
-        records = read_records(self, job)
-        return self.placed(ids, job, records, shown(self.path.paths[0]), take=self.take)
 
     def forecast(self, inputs: Inputs) -> Forecast:
         """The lines of plain JSON lines are counted; any other file takes reading."""
@@ -239,8 +232,8 @@ class _FirstRows(Reading):
     """Rows made of some records; nothing is written."""
 
     def __init__(self, step: File, job: Job) -> None:
-        self._may_skip = step.bad_rows == "skip"
-        super().__init__(step, job, shown(step.path.paths[0]), step.take, skips=False)
+        super().__init__(step, job, shown(step.path.paths[0]), step.take)
+        self._may_skip, self._skips = self._skips, False
         self.rows: list[Row] = []
         suffixes = {data_suffix(path.name) for path in step.path.paths}
         self._have_header = suffixes <= {*DELIMITED_SUFFIXES, ".parquet"} and (

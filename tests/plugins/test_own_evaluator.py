@@ -156,6 +156,7 @@ def test_markdown_and_the_diff(graded: Project) -> None:
     scores, changes = done.out.split("What changed since")
     assert "<details><summary>Tables and plots of test</summary>" in scores
     assert "| class 197 | 99.5 % | 498.000 |" in scores
+    assert re.search(r"^test: It is .*img.* Do more\.$", scores, re.MULTILINE)
     assert "x: rows (log)" in scores
     assert "| class 17 | 9.5 % | 38.000 → 138.000 |" in changes
     out = graded.run("diff", "previous", "last").out
@@ -175,6 +176,7 @@ def test_the_card_of_the_model_has_the_scores(graded: Project) -> None:
     assert "1335.5" in ran.out
     assert is_harmless(ran.out)
     assert is_harmless_markdown(ran.out)
+    assert re.search(r"^It is .*img.* Do more\.$", ran.out, re.MULTILINE)
     for words in (
         "<details><summary>Tables and plots of test</summary>", "By class",
         "| class 197 | 99.5 % | 498.000 |", "x: rows (log)",

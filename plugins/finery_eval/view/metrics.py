@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from finery import Metrics, UsageError
 from finery.advanced import Manifest, counted, did_you_mean, some_of
@@ -130,12 +131,14 @@ class MetricsView(View):
 
 
 def _more_in_summary(output: Output, context: Context) -> Iterator[Part]:
-    """The plots and tables of an evaluation, folded.
+    """The evaluator's remarks, and its plots and tables, folded.
 
-    In a terminal how to see them, for evaluators of others: users know where finery's own are.
+    In a terminal, where a build prints remarks, how to see the others, for evaluators of others:
+    users know where finery's own are.
     """
     title, report = output.title, _metrics_of(output).report()
     if context.medium != "terminal":
+        yield from (replace(remark, text=f"{title}: {remark.text}") for remark in report.remarks)
         parts: list[Part] = [*report.plots, *report.tables]
         yield Section(f"Tables and plots of {title}", parts, is_folded=True)
         return

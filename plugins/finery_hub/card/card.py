@@ -191,10 +191,11 @@ def _basis(evaluation: Evaluation) -> tuple[Any, ...]:
 
 
 def _details(evaluation: Evaluation) -> str:
-    """The plots and tables of an evaluation, as Markdown."""
+    """The remarks, plots and tables of an evaluation, as Markdown."""
     parts: list[Part] = [*evaluation.plots, *evaluation.tables]
     title = f"Tables and plots of {evaluation.step}"
-    return render_markdown([Section(title, parts, is_folded=True)])
+    details = Section(title, parts, is_folded=True)
+    return render_markdown([Section("", evaluation.remarks), details])
 
 
 def _cell(score: Score) -> str:

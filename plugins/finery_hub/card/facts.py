@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from finery.rows.report import Plot, ReportTable
+from finery.rows.report import Plot, Remark, ReportTable
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -114,6 +114,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     whole: bool = False
     tables: list[ReportTable] = []
     plots: list[Plot] = []
+    remarks: list[Remark] = []
 
 
 class Apart(msgspec.Struct, frozen=True):

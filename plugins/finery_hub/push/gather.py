@@ -153,6 +153,7 @@ def _evaluations(
                 whole=[(rows.step, rows.output)] == origins,
                 tables=[table for table in report.tables if not table.is_private],
                 plots=report.plots,
+                remarks=report.remarks,
             )
 
 

@@ -55,11 +55,18 @@ def number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-def measurements(meta: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(name, value) of what is known of a training, in words."""
+def training_facts(meta: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, value) of what is known of a training, for every card. config: as that of `card`."""
     for name, label in MEASURED.items():
         if meta.get(name) is not None:
             yield label, number(meta[name])
+    if config:
+        yield "LoRA", f"r {config.get('r')}, lora_alpha {config.get('lora_alpha')}"
+        targets = config.get("target_modules")
+        layers = ", ".join(targets) if isinstance(targets, list) else str(targets)
+        yield "adapted layers", inline(layers)
+    if isinstance(meta.get("quantization"), Mapping):
+        yield "base during training", f"in 4 bits ({meta['quantization'].get('kind')})"
 
 
 def loading_code(
@@ -130,9 +137,11 @@ def card(name: str, meta: Mapping[str, Any], config: Mapping[str, Any], base: Ba
         front.append(f"license: {json.dumps(str(meta['license']))}")
     front += ["pipeline_tag: text-generation", "tags: [finery]", "---"]
     parts = ["\n".join(front), f"# {name}", _about(meta, config, base)]
-    parts += ["## Training", "\n".join(_facts(meta, config)), "## Loading"]
+    rows = [("rows", number(meta["rows"]))] if "rows" in meta else []
+    facts = [f"| {label} | {value} |" for label, value in (*rows, *training_facts(meta, config))]
+    parts += ["## Training", "\n".join(["| | |", "| --- | --- |", *facts]), "## Loading"]
     if config and not base.source:
-        file = f"the file `{_inline(base.file)}`" if base.file else "the base model"
+        file = f"the file `{inline(base.file)}`" if base.file else "the base model"
         parts.append(
             f"This adapter doesn't name a repository for its base. Get {file}, and write its "
             "folder below. `finery export STEP DIR --with-base` copies it along."
@@ -143,36 +152,20 @@ def card(name: str, meta: Mapping[str, Any], config: Mapping[str, Any], base: Ba
 
 
 def _about(meta: Mapping[str, Any], config: Mapping[str, Any], base: Base) -> str:
-    under = _inline(base.source if base.on_hub else meta.get("base") or "")
+    under = inline(base.source if base.on_hub else meta.get("base") or "")
     named = f" `{under}`" if under else " another model"
     if base.on_hub and base.revision:
-        named += f" at revision `{_inline(base.revision)}`"
+        named += f" at revision `{inline(base.revision)}`"
     made = f"A LoRA adapter for{named}" if config else f"A fine-tuned version of{named}"
     how = LEARNED.get(str(meta.get("learned_from")), "")
     license = meta.get("license")
     return " ".join([
         f"{made}, made with finery{how}.",
-        f"License of the base model: {_inline(license)}." if license
+        f"License of the base model: {inline(license)}." if license
         else "The license of the base model is not known to finery.",
     ])  # fmt: skip
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
     """A name from outside on one line, without what Markdown reads as the end of code or a cell."""
     return " ".join(str(value).replace("`", "'").replace("|", "/").split())
-
-
-def _facts(meta: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of a table: what is known of the training."""
-    yield "| | |\n| --- | --- |"
-    if "rows" in meta:
-        yield f"| rows | {number(meta['rows'])} |"
-    for label, value in measurements(meta):
-        yield f"| {label} | {value} |"
-    if config:
-        yield f"| LoRA | r {config.get('r')}, lora_alpha {config.get('lora_alpha')} |"
-        targets = config.get("target_modules")
-        layers = ", ".join(targets) if isinstance(targets, list) else str(targets)
-        yield f"| adapted layers | {_inline(layers)} |"
-    if "quantization" in meta and isinstance(meta["quantization"], Mapping):
-        yield f"| base during training | in 4 bits ({meta['quantization'].get('kind')}) |"

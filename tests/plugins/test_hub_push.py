@@ -148,6 +148,8 @@ def test_what_the_card_says(project: Project) -> None:
     assert "tools = [{'function': {'name': 'f'}}]\n" in text
     assert "messages, tools=tools, add_generation_prompt" in text
     assert "# of the training" not in text
+    assert r"- LoRA: r 8, lora\_alpha 16" in text
+    assert r"- adapted layers: q\_proj, v\_proj" in text
 
 
 def test_a_secret_in_the_recipe_isnt_pushed(project: Project) -> None:

@@ -13,7 +13,15 @@ from finery.views import Part, Section, render_markdown
 from finery_hub.card.facts import Evaluation, Facts, Origin, Score
 from finery_hub.card.metadata import Target, bases_of, front_matter, license_of
 from finery_hub.push.files import ADAPTER_FOLDER, MARK, MODELFILE, README, File, Placed
-from finery_transformers.card import LEARNED, Base, loading_code, measurements, number
+from finery_local.facts import ModelFiles
+from finery_transformers.card import (
+    LEARNED,
+    Base,
+    inline,
+    loading_code,
+    number,
+    training_facts,
+)
 from finery_transformers.frozen.template import ClientFacts
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -30,7 +38,7 @@ def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: 
 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters |= {
-        "inline": inline, "code": code, "number": number, "dumps": json.dumps, "size": size,
+        "inline": escaped, "code": code, "number": number, "dumps": json.dumps, "size": size,
         "short": lambda digest: code(digest[:DIGITS]), "cell": _cell,
     }  # fmt: skip
     meta = front_matter(facts, placed, target)
@@ -78,7 +86,12 @@ def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: 
         groups=groups,
         details={e.step: _details(e) for e in facts.evaluations},
         compares=any(j.digest not in digests for e in facts.evaluations for j in e.judged),
-        measurements=measurements,
+        training_facts=training_facts,
+        adapters={
+            p.name: ModelFiles(p.artifact).adapter_config
+            for p in loaded
+            if isinstance(p.artifact, Model)
+        },
         place=_place,
         command=[
             facts.recipe.file,
@@ -90,7 +103,7 @@ def card(facts: Facts, placed: Sequence[Placed], files: Sequence[File], target: 
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 
-def inline(value: Any) -> str:
+def escaped(value: Any) -> str:
     """Text from outside on one line, without what Markdown reads as markup."""
     text = " ".join(str(value).split())
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#~" else c for c in text)
@@ -98,7 +111,7 @@ def inline(value: Any) -> str:
 
 def code(value: Any) -> str:
     """A name from outside as code, also in a table."""
-    return f"`{' '.join(str(value).replace('`', chr(39)).replace('|', '/').split())}`"
+    return f"`{inline(value)}`"
 
 
 def _format(placed: Placed) -> str:
@@ -113,7 +126,7 @@ def _contents(placed: Placed, target: Target) -> str:
     form = _format(placed)
     where = f"in the folder {code(placed.folder)}" if placed.folder else "at the root"
     if baseline := placed.artifact.meta.get("baseline"):
-        return f"a {inline(baseline)} baseline, not a language model, {where}"
+        return f"a {escaped(baseline)} baseline, not a language model, {where}"
     if form == "adapter" and placed.folder == ADAPTER_FOLDER and target.merged:
         return f"a LoRA adapter {where}, and merged into its base in 16 bits at the root"
     if form == "adapter":
@@ -126,7 +139,7 @@ def _contents(placed: Placed, target: Target) -> str:
         return f"a {code(MODELFILE)} for Ollama"
     if isinstance(placed.artifact, Model):
         return f"a model in the format {code(form)} {where}"
-    return f"files to serve it ({inline(form) or 'bundle'}) {where}"
+    return f"files to serve it ({escaped(form) or 'bundle'}) {where}"
 
 
 # -- how to run it -------------------------------------------------------------------------------

@@ -303,9 +303,7 @@ class Training(
 
     def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
         """The model in the form that the trainer takes. longest: tokens of the longest row."""
-        from finery_trl.model.loading import Prepared
-
-        return Prepared.of(self, dtype, longest, job)
+        raise NotImplementedError
 
     @property
     def processes(self) -> int:

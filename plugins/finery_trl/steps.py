@@ -30,6 +30,9 @@ from finery_trl.settings import MOST_EPOCHS, Training
 from finery_trl.view.live import METRICS
 
 if TYPE_CHECKING:
+    import torch
+
+    from finery_trl.model.loading import Prepared
     from finery_trl.rows.example import Proven
     from finery_trl.rows.tokens import Reading
     from finery_trl.rows.turns import Learn
@@ -66,6 +69,12 @@ class TrlTraining(Training, metrics=METRICS):
 
             code.append(launch)
         return super().cache_key() | Key(code=code)
+
+    def prepare(self, dtype: "torch.dtype", longest: int, job: Job) -> "Prepared":
+        """The model as loaded by `Prepared.of`; other libraries override this."""
+        from finery_trl.model.loading import Prepared
+
+        return Prepared.of(self, dtype, longest, job)
 
     def estimate(self, inputs: Inputs) -> Estimate | None:
         """Memory and time."""

@@ -21,7 +21,7 @@ from finery.rows import Conversation
 from finery_gguf import programs
 from finery_gguf.llama import PACKAGE, Gguf, library
 from finery_gguf.pace import Pace
-from finery_gguf.remote import RemoteSlots
+from finery_gguf.server import RemoteSlots
 from finery_gguf.slots import Raw, Row, Slots, multiple_of
 from finery_transformers.answering import constraint
 from finery_transformers.answering.concurrent import ConcurrentEngine

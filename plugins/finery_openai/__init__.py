@@ -4,7 +4,8 @@ The input is a model's name, a server and limits. The output is a model of the f
 engine that sends requests and reads answers. Answers are cached by request; API keys, limits and
 prices don't affect the cache.
 
-Other plugins may import `faults`, `key` and `transport`, to send other requests to such servers.
+Other plugins may import `faults`, `transport`, and `key_in` and `check_address` of `model`, to send
+other requests to such servers.
 """
 
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ import msgspec
 from finery import Completion, Engine, EngineJob, FineryError, Model, Request, Sampling
 from finery.advanced import Answer, Batch, Price
 from finery_openai.client import Client
-from finery_openai.key import key_in
+from finery_openai.model import key_in
 
 
 class OpenaiEngine(Engine):

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
-from finery import Forecast, Inputs, Job, Model, Note, Promise, Step, UsageError, setting
+from finery import EngineJob, Forecast, Inputs, Job, Model, Note, Promise, Step, UsageError, setting
 from finery.advanced import Price
-from finery_openai.key import check_address
 
 OPENAI = "https://api.openai.com/v1"
 FIXED = frozenset({"model", "messages", "stream", "n", "tools"})
@@ -117,3 +117,40 @@ class OpenaiModel(
 def server(base_url: str) -> str:
     """A server's address as part of a model's identity: without a trailing slash."""
     return base_url.rstrip("/")
+
+
+# -- key and address -------------------------------------------------------------------------------
+
+
+def key_in(variable: str, job: EngineJob) -> str:
+    """The key without whitespace around it: a file read into a variable ends in a line break.
+
+    `UsageError` for a key that is empty or that can't be sent in an HTTP header.
+    """
+    key = job.secret(variable).strip()
+    if not key:
+        raise UsageError(
+            f"the environment variable {variable} is empty, but must contain an API key",
+            fix=f"export {variable}=…, or set api_key: null if the server needs no key",
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            f"the environment variable {variable} doesn't contain a key: it has line breaks or "
+            "non-ASCII characters, which can't be sent in an HTTP header",
+            fix="copy the key again, without the text around it",
+        )
+    return key
+
+
+def check_address(base_url: str) -> None:
+    """Raise `UsageError` for the address of an API that has more than a server and a path.
+
+    The rest could be a secret, and addresses are in keys and logs.
+    """
+    url = urlsplit(base_url)
+    if "@" in url.netloc or url.query or url.fragment:
+        raise UsageError(
+            "the address must consist of a server and a path",
+            where="base_url",
+            fix="remove the rest; to pass a key, name its environment variable in api_key",
+        )

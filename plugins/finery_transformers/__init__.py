@@ -27,6 +27,12 @@ def finery_engines() -> dict[str, str]:
 
 
 @hookimpl
+def finery_copies() -> dict[str, str]:
+    """What completes the copies of adapters."""
+    return {"adapter": "finery_transformers.card:complete_copy"}
+
+
+@hookimpl
 def finery_worker_environment() -> Mapping[str, str]:
     """The dtype of `dtype: auto`, which is part of keys and must be the same in all steps."""
     from finery_transformers.precision import AUTO_DTYPE, auto_dtype

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from finery import Model, StepError, outside_key
 from finery_transformers.chat import TEMPLATE_FILE, PromptTemplate
-from finery_transformers.gguf_speed import quick_gguf
 from finery_transformers.hardware import accelerator, explained, not_loaded, record_config
-from finery_transformers.imports import import_peft
+from finery_transformers.imports import import_peft, quick_gguf
 from finery_transformers.precision import auto_dtype, dtype_of
 from finery_transformers.wrapping import with_text_tools
 

@@ -40,12 +40,6 @@ def finery_views() -> dict[str, str]:
 
 
 @hookimpl
-def finery_copies() -> dict[str, str]:
-    """What completes the copies of adapters."""
-    return {"adapter": "finery_trl.copies:complete"}
-
-
-@hookimpl
 def finery_notes() -> "Mapping[str, About]":
     """The kinds of notes of this plugin."""
     from finery_trl.advice import KINDS

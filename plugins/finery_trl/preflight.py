@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finery import Dataset, FineryError, Job
 from finery.advanced import Proof, ProofBuilder, SamplePiece, raise_all
 from finery_local.facts import ModelFiles
-from finery_trl.model.loading import check_context
-from finery_trl.model.targets import check_targets
+from finery_trl.model.loading import check_context, check_targets
 from finery_trl.rows.example import Proven, continues
 from finery_trl.rows.remarks import Remarks, add
 from finery_trl.rows.tokens import Tokens, read_rows

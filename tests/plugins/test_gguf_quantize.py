@@ -10,7 +10,7 @@ from user_llama_cpp import write_programs
 
 from finery import StepError
 from finery.testing import dataset
-from finery_gguf import activations
+from finery_gguf import importance as matrices
 from finery_gguf.importance import Importance, calibration, importance_of
 from finery_gguf.llama import CHUNK, Gguf
 from finery_gguf.pace import Pace
@@ -78,8 +78,8 @@ def test_experts_have_columns_of_their_own(tmp_path: Path) -> None:
 
 
 def test_another_layout_of_tensors_is_noticed(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moved = activations._LAYOUT.replace("int32_t flags;", "int32_t flags; int64_t more[2];")
-    monkeypatch.setattr(activations, "_LAYOUT", moved)
+    moved = matrices._LAYOUT.replace("int32_t flags;", "int32_t flags; int64_t more[2];")
+    monkeypatch.setattr(matrices, "_LAYOUT", moved)
     with pytest.raises(StepError, match="its tensors have another layout"):
         computed(tiny, [[5, 6]])
 

@@ -10,7 +10,7 @@ from tiny_gguf import write_tiny_gguf
 from tiny_llama import CHATML, tiny_llama
 
 from finery import Model, StepError
-from finery_transformers.gguf_speed import quick_gguf
+from finery_transformers.imports import quick_gguf
 from finery_transformers.loading import load_adapter, load_merged, load_model, load_tokenizer
 
 

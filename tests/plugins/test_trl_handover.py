@@ -12,8 +12,7 @@ from conftest import MakeProject
 from tiny_llama import tiny_llama
 
 from finery import Model
-from finery_transformers.card import Base, card
-from finery_trl.copies import complete
+from finery_transformers.card import Base, card, complete_copy
 
 META = {
     "format": "adapter", "base": "org/base", "license": "apache-2.0", "learned_from": "answers",
@@ -96,7 +95,7 @@ def copied(folder: Path, base: Model, refs: dict[str, Path] | None = None) -> tu
     (folder / "adapter_config.json").write_text(json.dumps({**CONFIG, "revision": None}))
     (folder / "README.md").write_text("as it was")
     adapter = Model(folder, meta=META, refs={"base": base})
-    (line,) = complete("sft", adapter, folder, refs or {})
+    (line,) = complete_copy("sft", adapter, folder, refs or {})
     config = json.loads((folder / "adapter_config.json").read_text())
     return config, (folder / "README.md").read_text(), line
 

@@ -10,7 +10,7 @@ from tiny_llama import tiny_tokenizer
 
 from finery import Model, UsageError
 from finery.testing import dataset
-from finery_trl.model.targets import check_targets, exclude_unadaptable
+from finery_trl.model.loading import check_targets, exclude_unadaptable
 from finery_trl.settings import Lora
 from finery_trl.steps import Sft
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finery_trl.view.weights import weights_difference
+from finery_trl.view.model import weights_difference
 
 torch = pytest.importorskip("torch", reason="needs the package torch")
 

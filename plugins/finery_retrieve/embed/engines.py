@@ -21,7 +21,7 @@ from finery import (
 )
 from finery.advanced import Price
 from finery_openai import faults
-from finery_openai.key import key_in
+from finery_openai.model import key_in
 from finery_retrieve.embed.layout import Layout
 from finery_transformers.hardware import accelerator
 

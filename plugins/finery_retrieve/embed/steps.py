@@ -11,7 +11,7 @@ from finery import DataError, Files, Job, Model, Promise, Step, setting
 from finery.advanced import Price
 from finery_local.folder import HEAVY, LOADED, README, WEIGHTS, Folder
 from finery_local.wheel import FromWheel, Wheel
-from finery_openai.key import check_address
+from finery_openai.model import check_address
 from finery_retrieve.embed.layout import DESCRIPTIONS, MODULES_FILE, layout_of
 from finery_retrieve.formats import EMBEDDER, EMBEDDER_API
 

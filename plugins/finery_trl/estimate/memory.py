@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finery_trl.model.targets import matched
+from finery_trl.model.loading import matched
 from finery_trl.settings import ALL_LINEAR
 
 MLP = ("gate_proj", "up_proj", "down_proj")

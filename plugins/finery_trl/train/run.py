@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finery import Dataset, Job, Model, outside_key
 from finery_transformers.hardware import accelerator, explained, record
 from finery_transformers.imports import import_peft
-from finery_trl.model.loading import check_rows, compute_dtype
-from finery_trl.model.targets import check_targets
+from finery_trl.model.loading import check_rows, check_targets, compute_dtype
 from finery_trl.rows.example import Proven
 from finery_trl.rows.remarks import Remarks, summary
 from finery_trl.rows.tokens import Tokens, read_rows

@@ -48,14 +48,27 @@ def with_site(project: Project, site: Path) -> Project:
     return project
 
 
-def write_plugin(t: Project, name: str, code: str) -> None:
-    """Install a distribution `shop-NAME 1.5` whose plugin NAME is a module of this code."""
+def write_plugin(t: Project, name: str, code: str, version: str = "1.5") -> None:
+    """Install a distribution `shop-NAME` whose plugin NAME is a module of this code."""
+    metadata = f"site/shop_{name}-{version}.dist-info"
     t.write({
         f"site/shop_{name}.py": f"from finery import hookimpl\n{code}",
-        f"site/shop_{name}-1.5.dist-info/METADATA": f"Name: shop-{name}\nVersion: 1.5\n",
-        f"site/shop_{name}-1.5.dist-info/entry_points.txt": f"[finery]\n{name} = shop_{name}\n",
+        f"{metadata}/METADATA": f"Name: shop-{name}\nVersion: {version}\n",
+        f"{metadata}/entry_points.txt": f"[finery]\n{name} = shop_{name}\n",
     })  # fmt: skip
     _put_first(t, t.folder / "site")
+
+
+def make_key(file: Path) -> str:
+    """Make a key of OpenSSH; the line with its public half."""
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    form = s.Encoding.PEM, s.PrivateFormat.OpenSSH, s.NoEncryption()
+    file.write_bytes(key.private_bytes(*form))
+    public = key.public_key().public_bytes(s.Encoding.OpenSSH, s.PublicFormat.OpenSSH)
+    return f"{public.decode()} {file.name}"
 
 
 def _put_first(project: Project, folder: Path) -> None:

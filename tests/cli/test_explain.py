@@ -4,9 +4,11 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from conftest import MakeProject, Project
+from installing import make_key, write_plugin
 
 RECIPE = """\
 finery: 1
@@ -117,3 +119,73 @@ def test_a_killed_build_is_remembered_as_far_as_it_came(project: MakeProject) ->
     process.communicate()
     t.write({"rows.txt": "two\n"})
     assert "file path rows.txt" in t.run("explain", "a").out
+
+
+PLUGIN = """
+from finery import Dataset, Job, Step, setting, takes
+
+class X(Step):
+    "Pass rows on."
+    rows: Dataset = takes(help="The rows.")
+    tag: int = setting(1, help="Any number.")
+    {}
+    def run(self, job: Job) -> Dataset:
+        return Dataset.write(job.out, self.rows)
+
+@hookimpl
+def finery_steps():
+    return {{"shop.x": X}}
+"""
+SHOP = """\
+finery: 1
+name: t
+data:
+  a: {use: data.file, path: rows.jsonl}
+  b: {use: shop.x, rows: a, tag: 3}
+"""
+
+
+def test_a_step_of_other_versions_in_a_store(tmp_path: Path) -> None:
+    """In the shared store, and, since another recipe built it, in the own one."""
+    shared, key = tmp_path / "shared", make_key(tmp_path / "key")
+    first, second = Project(tmp_path / "first"), Project(tmp_path / "second")
+    for t, version, new in (
+        (first, "1.5", ""),
+        (second, "2.0", 'u: int = setting(1, help="New.")'),
+    ):
+        t.write({"recipe.yaml": SHOP, "rows.jsonl": '{"prompt": "p", "completion": "a"}\n'})
+        (t.folder / ".git").mkdir()
+        write_plugin(t, "shop", PLUGIN.format(new), version)
+        t.env |= {"FINERY_REMOTE": f"file://{shared}", "FINERY_TRUST": f'["{key}"]'}
+    first.env["FINERY_SIGNING_KEY"] = str(tmp_path / "key")
+    assert first.run("build", "--push").code == 0
+    there = f"the shared store file://{shared} has it, made with shop-shop 1.5 (here 2.0)\n"
+    assert second.run("explain", "b").out == f"b (shop.x) will run: never built\n{there}"
+    (entry,) = json.loads(second.run("explain", "b", "--json").out)["elsewhere"]
+    assert entry["versions"] == {"shop-shop": ["1.5", "2.0"]}
+    assert "has it" not in second.run("plan").out
+    assert "has it" not in second.run("explain", "b", "--set", "data.b.tag=4").out
+    assert second.run("build").code == 0
+
+    third = "2.1"
+    for path in (second.folder / "site").glob("*-2.0.dist-info"):
+        path.rename(path.with_name(path.name.replace("2.0", third)))
+    second.edit("site/shop_shop.py", "Pass rows on.", "Pass the rows on.")
+    second.write({"other.yaml": SHOP.replace("name: t", "name: other")})
+    there, here = (
+        f"{store} has it, made with shop-shop {version} (here {third})\n"
+        for store, version in ((f"the shared store file://{shared}", "1.5"), ("this store", "2.0"))
+    )
+    assert second.run("explain", "other.yaml", "b").out.endswith(f"never built\n{here}{there}")
+
+    entries = [path for path in shared.glob("versions/*/*") if b"shop-shop" in path.read_bytes()]
+    content = entries[0].read_bytes()
+    for wrong in (b"", b"\xff", content.replace(b"1.5", b"1.6"), content.rpartition(b"\n")[0]):
+        entries[0].write_bytes(wrong)
+        ran = second.run("explain", "other.yaml", "b")
+        assert (ran.code, there in ran.out, here in ran.out, ran.err) == (0, False, True, "")
+    entries[0].write_bytes(content)
+    assert there in second.run("explain", "other.yaml", "b").out
+    for path in shared.glob("records/*/*"):
+        path.unlink()
+    assert there not in second.run("explain", "other.yaml", "b").out

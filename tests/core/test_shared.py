@@ -20,6 +20,7 @@ from blake3 import blake3
 from conftest import LIGHT_STEPS, Project
 from faulty_proxy import Proxy, proxy_before
 from in_process import InProcess, digests
+from installing import make_key
 from needs import need
 
 from finery.builder.project import open_graph, open_store
@@ -346,7 +347,7 @@ def test_a_damaged_file_isnt_taken_for_the_one_that_cant_be_had(
 def test_records_count_only_if_signed_by_someone_trusted(
     tmp_path: Path, proxy: Proxy, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    public = [_key(tmp_path / name) for name in ("ours", "theirs")]
+    public = [make_key(tmp_path / name) for name in ("ours", "theirs")]
     a, b, c = (clone(tmp_path / name) for name in "abc")
     build(a, push=True, signing_key=str(tmp_path / "theirs"))
     assert len(build(b, trust=public[:1]).outcome.ran) == 8
@@ -355,7 +356,7 @@ def test_records_count_only_if_signed_by_someone_trusted(
 
 
 def test_a_push_that_fails_or_helps_nobody_is_pointed_out(tmp_path: Path) -> None:
-    public = _key(tmp_path / "ours")
+    public = make_key(tmp_path / "ours")
     store = tmp_path / "store"
     a = clone(tmp_path / "a", "finery: 1\nname: t\n" + 'plugins: [./steps.py]\ndata:\n'
               "  rows: {use: steps.source, path: rows.txt}\n")  # fmt: skip
@@ -371,18 +372,6 @@ def test_a_push_that_fails_or_helps_nobody_is_pointed_out(tmp_path: Path) -> Non
     assert "the build isn't completely in the shared store" in ran.err
     assert "won't be used" not in ran.err
     assert a.run("build").code == 0
-
-
-def _key(file: Path) -> str:
-    """Make a key of OpenSSH; the line with its public half."""
-    from cryptography.hazmat.primitives import serialization as s
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    key = Ed25519PrivateKey.generate()
-    form = s.Encoding.PEM, s.PrivateFormat.OpenSSH, s.NoEncryption()
-    file.write_bytes(key.private_bytes(*form))
-    public = key.public_key().public_bytes(s.Encoding.OpenSSH, s.PublicFormat.OpenSSH)
-    return f"{public.decode()} {file.name}"
 
 
 def test_records_that_lie_are_no_records(tmp_path: Path, proxy: Proxy) -> None:
@@ -495,7 +484,8 @@ def test_old_results_are_removed_from_a_shared_store(
     a, b = clone(tmp_path / "a"), clone(tmp_path / "b")
     build(a, remote=url, push=True)
     objects = open_objects(url)
-    everything = {o.name for folder in ("records", "blobs") for o in objects.list_objects(folder)}
+    folders = "records", "blobs", "versions"
+    everything = {o.name for folder in folders for o in objects.list_objects(folder)}
     a.write({"finery.toml": f'remote = "{url}"'})
     a.env = _access()
     assert (
@@ -510,13 +500,14 @@ def test_old_results_are_removed_from_a_shared_store(
 
     monkeypatch.setattr(objects, "list_objects", aged)
     foreseen = expire(objects, 1, dry_run=True)
-    assert {o.name for folder in ("records", "blobs") for o in stocked(folder)} == everything
+    assert {o.name for folder in folders for o in stocked(folder)} == everything
     assert expire(objects, 1, dry_run=False) == foreseen
     assert 0 < foreseen.results < foreseen.kept + foreseen.results
-    left = {o.name for folder in ("records", "blobs") for o in stocked(folder)}
-    assert {n for n in left if n.startswith("records")} == {
-        n for n in everything if n.startswith("records") and not ages[n]
-    }
+    left = {o.name for folder in folders for o in stocked(folder)}
+    for kind_of_object in ("records", "versions"):
+        assert {n for n in left if n.startswith(kind_of_object)} == {
+            n for n in everything if n.startswith(kind_of_object) and not ages[n]
+        }
     made = build(b, remote=url)  # what stays is whole: only what has no record runs
     assert len(made.outcome.ran) <= foreseen.results + 1
     assert not made.sharing.is_behind
@@ -592,7 +583,7 @@ data: {asked: {use: t.ask, model: api}}
 @pytest.mark.slow
 def test_answers_are_shared(tmp_path: Path, proxy: Proxy) -> None:
     log, answered = tmp_path / "ran", []
-    trust = [_key(tmp_path / "ours")]  # which signed none of the answers
+    trust = [make_key(tmp_path / "ours")]  # which signed none of the answers
     different: list[dict[str, Any]] = [{"push": True}, {}, {"trust": trust}]
     for tag, settings in enumerate(different):
         project = clone(tmp_path / str(tag), ASKS)

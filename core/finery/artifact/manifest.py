@@ -129,9 +129,14 @@ def referring(artifact: Manifest, known: Mapping[str, Manifest]) -> Manifest:
 
 
 class Result(msgspec.Struct, frozen=True):
-    """A finished key: its outputs by name, how long they took, and the parts of the key."""
+    """A finished key: its outputs by name, how long they took, and the parts of the key.
+
+    request, made_with: of a result to record, see `finery.builder.versions`.
+    """
 
     key: str
     outputs: dict[str, Manifest]
     seconds: float
     parts: Parts
+    request: str = ""
+    made_with: dict[str, str] = {}

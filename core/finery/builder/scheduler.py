@@ -25,9 +25,10 @@ from finery.builder.failures import (
 )
 from finery.builder.outputs import OutputLinks, build_folder
 from finery.builder.plan import Planner, StepPlan
-from finery.builder.reads import make_result
+from finery.builder.reads import make_result, why_not_reusable
 from finery.builder.runs import Outcome, RunLog, context_of, is_worth_keeping
 from finery.builder.sharing import Recording, Sharing
+from finery.builder.versions import with_versions
 from finery.config import Config
 from finery.errors import FineryError
 from finery.execute.executor import Done, Executor, Task, TaskEvent
@@ -388,6 +389,8 @@ class Build:
         outputs = msgspec.convert(event["outputs"], dict[str, Manifest])
         self.store.arrived(outputs.values())
         result = make_result(plan.key, plan.parts, outputs, event, self.outcome.run)
+        if not why_not_reusable(result.parts):
+            result = with_versions(result, plan)
         if plan.result is not None:
             self.outcome.redone[plan.node.name] = plan.result
             old_digests, new_digests = (
@@ -422,8 +425,9 @@ class Build:
             self._unlinked.append(node)
         else:
             self.outputs.link(node.name, result.outputs, is_new=True)
-        if cached and plan.key not in self._recording.built:
-            self.sharing.push([result], are_new=False)
+        if cached and self.sharing.pushes and plan.key not in self._recording.built:
+            own = result if plan.accepted else with_versions(result, plan)
+            self.sharing.push([own], are_new=False)
         if self._settled.get(node.name) != result.key:
             self._settled[node.name] = result.key
             self._report(plan, result, cached=cached)

@@ -12,6 +12,7 @@ import msgspec
 from finery.artifact.manifest import Manifest, Parts, Result, key_of, reads_in, result_key
 from finery.builder.plan import Planner, StepPlan, make_plan
 from finery.builder.reads import current_values, fetch_read_lists, push_list, why_not_reusable
+from finery.builder.versions import push_versions
 from finery.config import Config
 from finery.errors import FineryError, RemoteError, StepError
 from finery.store.database import Store
@@ -240,6 +241,7 @@ class Sharing:
                 self._remote.push_result(self._store.root, result)
                 if (reads := reads_in(result.parts)) and not why_not_reusable(result.parts):
                     push_list(self._remote, key_of(result.parts[: -len(reads)]), reads)
+                push_versions(self._remote, result)
         except RemoteError as error:
             self._is_refused = True
             self._wait_for_pushes()

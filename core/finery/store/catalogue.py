@@ -8,7 +8,7 @@ import msgspec
 from finery.artifact.manifest import Manifest
 from finery.errors import UsageError
 from finery.store.connection import Database
-from finery.store.database import KEY_DIGITS, READS_PREFIX, Store
+from finery.store.database import KEY_DIGITS, READS_PREFIX, VERSIONS_PREFIX, Store
 
 LONG_TO_SHRINK = 256 << 20
 """Bytes of a database that take seconds to copy."""
@@ -63,7 +63,7 @@ class Catalogue:
             (
                 "DELETE FROM facts WHERE name BETWEEN ? AND ? AND substr(name, -64) NOT IN "
                 "(SELECT key FROM results)",
-                [[READS_PREFIX, f"{READS_PREFIX[:-1]}!"]],
+                [[prefix, f"{prefix[:-1]}!"] for prefix in (READS_PREFIX, VERSIONS_PREFIX)],
             ),
             patient=True,
         )

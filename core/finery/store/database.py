@@ -64,6 +64,8 @@ ABANDONED_DAYS = 30
 READS_PREFIX, MAX_READS_LISTS = "reads of ", 16
 """Beginning of the names of facts that lead from the key of a step to those of its results, which
 also cover what it read; how many of them are looked at."""
+VERSIONS_PREFIX = "versions of "
+"""Beginning of the names of facts that lead from what a recipe asks of a step to its results."""
 _FACT = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
 _BLOB = "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)"
 _HAS_TEXTS = "typeof(recipe) || typeof(step) || typeof(key) = 'texttexttext'"
@@ -235,6 +237,18 @@ class Store:
             self._steps_with_reads.add(step := key_of(parts[: -len(reads)]))
             yield f"{READS_PREFIX}{step} {key}"
 
+    def versions_of(self, request: str) -> Iterator[tuple[str, dict[str, str]]]:
+        """(key, versions) of the results that a step has had with other code, the newest first."""
+        query = (
+            "SELECT key, content FROM facts JOIN results ON key = substr(name, -64) "
+            "WHERE name BETWEEN ? AND ? ORDER BY made DESC"
+        )
+        names = f"{VERSIONS_PREFIX}{request} ", f"{VERSIONS_PREFIX}{request}!"
+        for key, content in self._db.rows(query, names):
+            with suppress(msgspec.DecodeError, UnicodeError, TypeError, RecursionError):
+                if self.lookup(key):
+                    yield key, msgspec.json.decode(content, type=dict[str, str])
+
     def _read_result(self, key: str) -> tuple[dict[str, Manifest], float] | None:
         row = self._first_row("SELECT outputs, seconds FROM results WHERE key = ?", key)
         if row is None:
@@ -257,12 +271,16 @@ class Store:
         now = time.time()
         rows = [[r.key, msgspec.json.encode(r.outputs), r.seconds, now, run] for r in results]
         parts = [[r.key, msgspec.json.encode(r.parts)] for r in results]
-        lists = [(name, b"") for r in results for name in self._reads_facts(r.key, r.parts)]
+        facts = [(name, b"") for r in results for name in self._reads_facts(r.key, r.parts)]
+        facts += [
+            (f"{VERSIONS_PREFIX}{r.request} {r.key}", msgspec.json.encode(r.made_with))
+            for r in results if r.request
+        ]  # fmt: skip
         self._db.write(
             (_BLOB, [(d, *(self._blobs.get(d) or _blob_stat(self.blob_path(d)))) for d in digests]),
             ("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", rows),
             ("INSERT OR REPLACE INTO parts VALUES (?, ?)", parts),
-            (_FACT, lists),
+            (_FACT, facts),
             patient=True,
         )
         for result in results:

@@ -427,8 +427,11 @@ def expire(
         blob for blob in objects.list_objects("blobs")
         if blob.written < cutoff and blob.name not in needed and OBJECT_NAME.fullmatch(blob.name)
     ]  # fmt: skip
-    # What results of a step read is written again with each of them.
-    unneeded += [stored for stored in objects.list_objects("reads") if stored.written < cutoff]
+    # What results of a step read, and were made with, is written again with each of them.
+    unneeded += [
+        stored for folder in ("reads", "versions")
+        for stored in objects.list_objects(folder) if stored.written < cutoff
+    ]  # fmt: skip
     if not dry_run:
         _remove(objects, expired, progress)  # first, so that no result lacks a file
         _remove(objects, unneeded, progress)

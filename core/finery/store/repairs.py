@@ -135,7 +135,8 @@ SAVED_TABLES: dict[str, tuple[tuple[str, ...], str]] = {
     "remote": (("digest", "size", "pack", "offset", "url"), "true"),
     "facts": (
         ("name", "content"),
-        "name LIKE 'dollars of %' OR name LIKE 'pin of %' OR name LIKE 'reads of %'",
+        "name LIKE 'dollars of %' OR name LIKE 'pin of %' OR name LIKE 'reads of %' "
+        "OR name LIKE 'versions of %'",
     ),
 }
 """Table → (columns, condition) of the rows to copy. Everything else can be computed again."""

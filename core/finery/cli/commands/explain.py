@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from finery.artifact.manifest import Parts
     from finery.builder.keys import Change
     from finery.builder.plan import StepPlan
+    from finery.builder.versions import Elsewhere
 
 
 @click.command("explain")
@@ -30,6 +31,10 @@ def command(
     from finery.builder.keys import changes_between, short
     from finery.builder.plan import Planner
     from finery.builder.project import Project
+    from finery.builder.sharing import plans_with_shared
+    from finery.builder.versions import other_versions
+    from finery.config import load_config
+    from finery.util.text import in_line, some_of
 
     project = Project(recipe, overrides)
     graph, store = project.graph, project.store
@@ -37,6 +42,12 @@ def command(
     graph.require(step)
     planner = Planner(graph.select([step]), store)
     plan, last, before = planner.explain(step)
+    elsewhere: list[Elsewhere] = []
+    if last is None and plan.result is None:
+        config = load_config(graph.recipe.path, reads=True)
+        plan = next(p for p in plans_with_shared(planner, config) if p.node.name == step)
+        if plan.key and plan.result is None:
+            elsewhere += other_versions(store, plan)
     names_of = planner.code.names
     since = "since its last build"
     if plan.accepted and plan.result is not None:
@@ -54,9 +65,13 @@ def command(
             about = {"step": step, "state": plan.state, "since": since}
             print_json(about | change_data(change) | accepted)
         if not changes:
-            print_json({"step": step, "state": plan.state, "reason": plan.reason})
+            others = {"elsewhere": [e._asdict() for e in elsewhere]} if elsewhere else {}
+            print_json({"step": step, "state": plan.state, "reason": plan.reason} | others)
         return
     print_changes(plan, last, changes, since)
+    for store_name, _, versions in elsewhere:
+        made = [f"{name} {there} (here {here})" for name, (there, here) in versions.items()]
+        click.echo(f"{store_name} has it, made with {some_of([*map(in_line, made)])}")
     if everything:
         click.echo("\nall parts of its key:")
         width = max(len(part) for part, _ in plan.all_parts)

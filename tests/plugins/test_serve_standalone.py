@@ -16,11 +16,12 @@ from serving import served
 
 from finery import StepError
 from finery.rows.similar import question_text
+from finery.testing import run_step, table_model
 from finery_serve.check.answers import answer_fault, answers_of, completion_of
 from finery_serve.client import Client
 from finery_serve.opening import open_built
 from finery_serve.servers import Serving
-from finery_serve.standalone import serve_bundle
+from finery_serve.standalone import StandaloneBundle, serve_bundle
 from finery_serve.standalone_server import prompt_text
 
 RECIPE = """\
@@ -103,6 +104,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     ran = project.run("build")
     assert ran.code == 0, ran.err
     return project
+
+
+def test_the_model_of_the_test_kit_answers_without_finery(tmp_path: Path) -> None:
+    model = table_model(tmp_path / "m", {"My invoice": "money"}, "other", bundle="serve.bundle")
+    bundle = run_step(StandaloneBundle(model=model, name="t"), tmp_path / "job")
+    ask = (
+        "import json, pathlib, sys; sys.path.insert(0, '.')\n"
+        "about = json.loads(pathlib.Path('model.json').read_text())\n"
+        "answers = __import__(about['module']).Answers(pathlib.Path('model'), about['meta'])\n"
+        "print(answers(['My invoice', 'Hello']), 'finery' in sys.modules)"
+    )
+    command = [sys.executable, "-I", "-S", "-c", ask]
+    ran = subprocess.run(command, cwd=bundle.path, capture_output=True, text=True, check=True)
+    assert ran.stdout == "['money', 'other'] False\n"
 
 
 def test_the_check_says_what_it_compares(project: Project) -> None:

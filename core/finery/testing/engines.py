@@ -22,7 +22,7 @@ from finery.testing.imports import (
     problems_of_loading,
     problems_of_requirements,
 )
-from finery.testing.job import FORMAT, TableEngine, TestJob, temporary_folder
+from finery.testing.job import ENGINES, TestJob, temporary_folder
 from finery.testing.variations import LARGE_BYTES, ODD_TEXT
 
 FINISH_REASONS = ("stop", "length", "tool_calls")
@@ -201,7 +201,7 @@ class EngineContract:
 
     def _class(self) -> type[Engine]:
         model_format = self._model().format
-        known = TableEngine if model_format == FORMAT else None
+        known = ENGINES.get(model_format)
         return self.engine or known or load_plugins().engine(model_format)
 
     def _model(self) -> Model:

@@ -249,7 +249,7 @@ def finery_steps() -> Mapping[str, Any]:
 
 @hookimpl
 def finery_engines() -> Mapping[str, Any]:
-    """The engine of `finery.testing.table_model`."""
-    from finery.testing.job import TableEngine
+    """The engines of `finery.testing.table_model`."""
+    from finery.testing.job import ENGINES
 
-    return {"table": TableEngine}
+    return ENGINES

@@ -8,7 +8,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 from finery.artifact.kinds import Dataset, Model
 from finery.inference.engine import Completion, Engine, Identity, Request, Sampling
@@ -20,9 +21,7 @@ from finery.step.inspect import files_of, give_files, slots_of, steps_inside
 from finery.step.job import Job
 from finery.step.look import BuiltLook, Known, Unknown, promises_of
 from finery.step.step import Step
-
-FORMAT = "table"
-"""The format of these models. `TestJob` and the contracts' projects have an engine for it."""
+from finery.testing import table
 
 
 class TableEngine(Engine):
@@ -48,20 +47,34 @@ class TableEngine(Engine):
         )
 
 
+class ShippedTableEngine(TableEngine):
+    """The same, for a model that answers without finery, too."""
+
+    standalone: ClassVar[ModuleType | None] = table
+
+
+ENGINES: dict[str, type[Engine]] = {"table": TableEngine, "shipped-table": ShippedTableEngine}
+"""The formats of these models. `TestJob` and the contracts' projects have an engine for each."""
+
+
 def table_model(
     folder: Path,
     answers: Mapping[str, str | Sequence[str]] | None = None,
     default: str | Sequence[str] = "",
+    *,
+    bundle: str = "",
 ) -> Model:
     """A model that answers from a table. A token is a word.
 
     answers: the last message of a conversation → the answer, or several: the seed picks one.
-    default: the answer to everything else.
+    default: the answer to everything else. bundle: the step type that ships it, e.g.
+    `serve.bundle`; then its engine has `standalone`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    table = {prompt: _several(answer) for prompt, answer in (answers or {}).items()}
-    meta: dict[str, Any] = {"format": FORMAT, "answers": table, "default": _several(default)}
-    return Model(folder, meta=meta)
+    several = {prompt: _several(answer) for prompt, answer in (answers or {}).items()}
+    meta: dict[str, Any] = {"answers": several, "default": _several(default)}
+    form = {"format": "shipped-table", "bundle": bundle} if bundle else {"format": "table"}
+    return Model(folder, meta=form | meta)
 
 
 def _several(answers: str | Sequence[str]) -> list[str]:
@@ -95,7 +108,7 @@ class TestJob(Job):
         for name in ("out", "scratch"):
             (root / name).mkdir(parents=True, exist_ok=True)
         self.events: list[dict[str, Any]] = []
-        self._engines: dict[str, type[Engine]] = {FORMAT: TableEngine, **(engines or {})}
+        self._engines: dict[str, type[Engine]] = ENGINES | dict(engines or {})
         super().__init__(
             out=root / "out",
             scratch=root / "scratch",

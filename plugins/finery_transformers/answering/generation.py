@@ -20,6 +20,8 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from finery.rows.difference import first_difference
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -84,17 +86,11 @@ def _beginnings(prompts: Sequence[list[int]]) -> tuple[list[int], dict[int, int]
     first = order[0]
     for row in order:
         own = len(prompts[row]) - 1
-        common = min(sizes.get(first, own), own, _common(prompts[first], prompts[row]))
+        common = min(sizes.get(first, own), own, first_difference(prompts[first], prompts[row]))
         if 2 * common < own:
             first, common = row, own
         places[row], sizes[first] = first, common
     return places, sizes
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """The number of tokens that both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _padded(

@@ -9,7 +9,7 @@ import pytest
 from needs import may_lack
 
 from finery import Model
-from finery_vllm.server.installation import find_installation
+from finery_vllm.installation import find_installation
 
 WIDTH = 256
 """Of the base: vLLM's attention needs heads of 32 or more."""

@@ -18,8 +18,8 @@ from finery_baseline.answers import ROWS
 class TextEngine(Engine):
     """Answers from the text of a prompt: all its turns but the system prompt.
 
-    A subclass gives `standalone`, whose `Answers` then answers, or overrides `answers`, or
-    `answered` if it knows how probable an answer is.
+    A subclass gives `standalone`, whose `Answers` then answers (by `answered`, if it knows how
+    probable an answer is), or overrides `answers`.
     """
 
     takes_tools = True  # they are offered, but never called
@@ -44,6 +44,9 @@ class TextEngine(Engine):
 
     def answered(self, questions: Sequence[str]) -> list[tuple[str, float | None]]:
         """The answer to each text, and its probability if it is known."""
+        if self.standalone is not None and hasattr(self.standalone.Answers, "answered"):
+            answered: list[tuple[str, float | None]] = self._loaded.answered(questions)
+            return answered
         return [(text, None) for text in self.answers(questions)]
 
     def answers(self, questions: Sequence[str]) -> list[str]:

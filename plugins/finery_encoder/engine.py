@@ -1,6 +1,5 @@
 """The engine of classifiers on encoders."""
 
-from collections.abc import Sequence
 from types import ModuleType
 from typing import ClassVar
 
@@ -14,8 +13,3 @@ class EncoderEngine(TextEngine):
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
     standalone: ClassVar[ModuleType | None] = network
     local = True
-
-    def answered(self, questions: Sequence[str]) -> list[tuple[str, float | None]]:
-        """The answer to each text, and its probability."""
-        answered: list[tuple[str, float | None]] = self._loaded.answered(questions)
-        return answered

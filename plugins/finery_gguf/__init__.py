@@ -18,9 +18,3 @@ def finery_steps() -> dict[str, str]:
 def finery_engines() -> dict[str, str]:
     """The engine for models of the formats `gguf` and `gguf-adapter`."""
     return dict.fromkeys(("gguf", "gguf-adapter"), "finery_gguf.engine:GgufEngine")
-
-
-@hookimpl
-def finery_views() -> dict[str, str]:
-    """The display of GGUF files."""
-    return dict.fromkeys(("Model/gguf", "Model/gguf-adapter"), "finery_gguf.view:GgufView")

@@ -2,7 +2,7 @@
 
 Input: Hugging Face folders and adapters. Output: models of the format `vllm`, their answers, and
 bundles with several adapters on one base. vLLM runs as a server in an environment of its own, since
-it needs other versions of transformers. Public for other plugins are `finery_vllm.server.start` and
+it needs other versions of transformers. Public for other plugins are `finery_vllm.server` and
 `.installation`.
 """
 

@@ -23,7 +23,7 @@ from finery_transformers.answering.concurrent import ConcurrentEngine
 from finery_transformers.loading import load_template
 from finery_transformers.precision import auto_dtype
 from finery_vllm.folder import ends_of
-from finery_vllm.server.installation import build_files, versions
+from finery_vllm.installation import build_files, versions
 from finery_vllm.sessions import Session, session
 
 

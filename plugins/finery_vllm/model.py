@@ -8,8 +8,8 @@ from finery.advanced import About
 from finery_transformers.formats import require_format
 from finery_vllm.bundle.adapters import check_adapter
 from finery_vllm.folder import LOADING
-from finery_vllm.server.installation import answers_with, installation
-from finery_vllm.server.start import check_options
+from finery_vllm.installation import answers_with, installation
+from finery_vllm.server import check_options
 
 MISSING = "vllm-missing"
 KINDS = {

@@ -18,7 +18,7 @@ from finery_serve.client import Refused
 from finery_transformers.precision import auto_dtype
 from finery_vllm.bundle.adapters import MERGE_FIX, check_adapter
 from finery_vllm.folder import ADAPTER, linked, whole
-from finery_vllm.server.start import (
+from finery_vllm.server import (
     STRICT_OPTIONS,
     flag,
     largest_rank,
@@ -28,7 +28,7 @@ from finery_vllm.server.start import (
 
 if TYPE_CHECKING:
     from finery_vllm.engine import Prompts
-    from finery_vllm.server.start import Server
+    from finery_vllm.server import Server
 
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -154,7 +154,7 @@ def _start_session(
 @outside_key
 def _start_server(folder: Path, **options: Any) -> "AbstractContextManager[Server]":
     """A server. Its version, and the arguments that can change an answer, are in keys."""
-    from finery_vllm.server.start import start
+    from finery_vllm.server import start
 
     return start(folder, alias=BASE, api_key=secrets.token_urlsafe(24), **options)
 

@@ -10,7 +10,7 @@ from models.families import FAMILIES
 from models.tiny import tokenizer_of
 from vllm_models import needs_vllm
 
-from finery_vllm.server.start import start
+from finery_vllm.server import start
 
 pytestmark = [pytest.mark.slow, needs_vllm]
 

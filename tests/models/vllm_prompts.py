@@ -14,7 +14,7 @@ from models.tiny import MULTIPLE, SHAPE, tokenizer_of
 
 from finery import FineryError
 from finery_transformers.frozen.template import FrozenTemplate
-from finery_vllm.server.installation import installation
+from finery_vllm.installation import installation
 
 RENDER = Path(__file__).with_name("vllm_render.py")
 WHY = {

@@ -15,7 +15,7 @@ from vllm_models import tiny_adapter, tiny_base
 from finery import Bundle, File, Model, StepError, UsageError
 from finery.testing import TestJob
 from finery_vllm.bundle.step import VllmBundle
-from finery_vllm.server.start import SERVER_MODULE
+from finery_vllm.server import SERVER_MODULE
 
 SCHEMA = {"type": "object", "properties": {"label": {"type": "string"}}, "required": ["label"]}
 

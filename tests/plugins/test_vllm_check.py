@@ -19,7 +19,7 @@ from finery.testing import TestJob, dataset, run_step
 from finery_eval.steps.exact import Exact
 from finery_serve.check.step import Check
 from finery_vllm.bundle.step import VllmBundle
-from finery_vllm.server.installation import VARIABLE
+from finery_vllm.installation import VARIABLE
 
 slow = pytest.mark.slow
 OTHER = CHATML.replace("assistant\n", "assistant:\n")

@@ -11,7 +11,7 @@ from finery.builder.checks import notes_on
 from finery.builder.project import open_graph
 from finery.util.installed import use_versions
 from finery_vllm.engine import VllmEngine
-from finery_vllm.server.installation import VARIABLE, find_installation, installation
+from finery_vllm.installation import VARIABLE, find_installation, installation
 
 
 def command(folder: Path) -> Path:

@@ -27,7 +27,7 @@ from finery_transformers.frozen.template import ClientFacts
 from finery_transformers.loading import load_tokenizer
 from finery_vllm import sessions
 from finery_vllm.bundle.serving import BundleServer
-from finery_vllm.server.start import (
+from finery_vllm.server import (
     Refused,
     Server,
     cpu_options,

@@ -9,9 +9,9 @@ from needs import may_lack
 from vllm_standin import write_environment
 
 from finery import StepError, UsageError
-from finery_vllm.server import start as starting
-from finery_vllm.server.installation import VARIABLE
-from finery_vllm.server.start import start
+from finery_vllm import server as starting
+from finery_vllm.installation import VARIABLE
+from finery_vllm.server import start
 
 
 @pytest.fixture

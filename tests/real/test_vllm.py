@@ -18,7 +18,7 @@ from finery_transformers.loading import load_merged, load_tokenizer
 from finery_trl.settings import Lora
 from finery_trl.steps import Sft
 from finery_vllm.bundle.step import VllmBundle
-from finery_vllm.server.start import Server, start
+from finery_vllm.server import Server, start
 
 pytestmark = [pytest.mark.real, needs_vllm]
 

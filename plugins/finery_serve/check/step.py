@@ -149,7 +149,7 @@ class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
         if self.bundle is None:
             return key
         from finery_ollama import server as ollama
-        from finery_vllm.server import installation as vllm
+        from finery_vllm import installation as vllm
 
         key |= Key(facts=ollama.build_facts(), watched=ollama.build_files())
         return key | Key(facts=vllm.build_facts(), watched=vllm.build_files())

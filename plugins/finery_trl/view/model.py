@@ -69,13 +69,18 @@ class CurveView(View):
         return {} if judged is None else {"verdict": msgspec.to_builtins(judged)}
 
     def facts(self, output: Output) -> Mapping[str, Any]:
-        """`meta`, the share of parameters that were trained, and the speed and memory of that."""
-        meta = output.manifest.meta
+        """`meta`, the share of parameters that were trained, and what was measured meanwhile.
+
+        A file may have the speed that its export measured as `tokens_per_second` in `runtime`.
+        """
+        meta, runtime = output.manifest.meta, output.manifest.runtime
         total, trainable = meta.get("parameters"), meta.get("trainable_parameters")
         facts = {**meta, **measured(output.manifest)}
-        if not (total and trainable):
-            return facts
-        return {**facts, "trainable": f"{percent(trainable / total)} of {total:,} parameters"}
+        if total and trainable:
+            facts["trainable"] = f"{percent(trainable / total)} of {total:,} parameters"
+        if speed := runtime.get("tokens_per_second"):
+            facts["speed"] = f"{speed:,.0f} tokens/s where it was exported"
+        return facts
 
     def describe(self, outputs: Sequence[Output], context: Context) -> Iterator[Section]:
         """Facts, files, the curve with its verdict, answers; of a build, the curves alone."""

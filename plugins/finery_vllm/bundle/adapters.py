@@ -19,7 +19,7 @@ from finery_local.facts import ADAPTER_WEIGHTS, ModelFiles
 from finery_local.safetensors_file import shapes, tensors_of
 from finery_transformers.loading import base_of
 from finery_vllm.folder import ends_of
-from finery_vllm.server.start import LORA_RANKS, largest_rank
+from finery_vllm.server import LORA_RANKS, largest_rank
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from finery_serve.guide import REQUEST, notes_of, request_for, write_bundle, yaml_text
 from finery_transformers.frozen.template import ClientFacts
-from finery_vllm.server.start import SERVER_MODULE, Description
+from finery_vllm.server import SERVER_MODULE, Description
 
 HUB_CACHE = "${HF_HOME:-~/.cache/huggingface}:/root/.cache/huggingface"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from finery import Artifact, StepError, UsageError
 from finery_serve.servers import Fault, Prompt, Serving, bundles_only, sampling_faults
-from finery_vllm.server.start import (
+from finery_vllm.server import (
     DESCRIPTION_FILE,
     SERVER_MODULE,
     Description,

@@ -28,7 +28,7 @@ from finery_vllm.bundle.adapters import (
 )
 from finery_vllm.bundle.files import Texts, write_files
 from finery_vllm.folder import ADAPTER, LOADING, linked, whole
-from finery_vllm.server.start import (
+from finery_vllm.server import (
     DESCRIPTION_FILE,
     STRICT_OPTIONS,
     Description,

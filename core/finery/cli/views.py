@@ -4,6 +4,7 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from finery.compare.variants import choice_in_words, choice_of, lines_of, remark
 from finery.errors import FineryError, UsageError
 from finery.recipe.graph import Graph, Node
 from finery.recipe.matrix.choose import WINNER
+from finery.report.verdict import verdict_of
 from finery.store.database import Store
 from finery.util.paths import shown
 from finery.util.text import in_dollars, size, visible
@@ -100,6 +102,7 @@ def progress(activity: str, done: int, total: int) -> None:
 def context_of(graph: Graph, store: Store, title: str = "", **facts: Any) -> Context:
     """The context of what a view shows. facts: those of `Context`."""
 
+    @cache  # a plan takes time
     def built(name: str) -> Artifact | None:
         step, _, output = name.partition(".")
         plans = make_plan(Planner(graph.select([step]), store), without_files=True)
@@ -208,7 +211,7 @@ def overview(graph: Graph, store: Store, *, as_json: bool) -> None:
         print_wrapped(f"{heads[name]:<{width}}  ", text, hang=width + 2, dim=True)
     if as_json:
         return
-    show_together(graph, store, built)
+    show_together(graph, store, built, {plan.node.name: plan.result for plan in plans})
     if graph.matrix is not None:
         print_matrix(graph, store, {plan.node.name: plan.result for plan in plans})
     for name, error in failed.items():
@@ -242,11 +245,27 @@ def _error_data(error: FineryError | None) -> dict[str, Any]:
     return {"error": error.to_dict()} if error else {}
 
 
-def show_together(graph: Graph, store: Store, manifests: Iterable[tuple[str, Manifest]]) -> None:
-    """Print what several outputs of a recipe share, e.g. a table of all scores."""
-    for view, outputs in outputs_by_view(graph.plugins, store, manifests):
-        context = context_of(graph, store, scope="summary")
-        print_sections(stdout(), sections_of(view, outputs, context))
+def show_together(
+    graph: Graph,
+    store: Store,
+    manifests: Iterable[tuple[str, Manifest]],
+    results: Mapping[str, Result | None],
+) -> None:
+    """Print what to ship, and what several outputs of a recipe share, e.g. a table of all scores.
+
+    results: of the steps, None for those that aren't built.
+    """
+    gates = failed_gates(graph, store, results)
+    context = context_of(graph, store, scope="summary", gates=gates)
+    sections = [
+        section
+        for view, outputs in outputs_by_view(graph.plugins, store, manifests)
+        for section in sections_of(view, outputs, context)
+    ]
+    built = [name for name, result in results.items() if result is not None]
+    if verdict := verdict_of(graph, built, gates, sections):
+        print_sections(stdout(), [Section("", [Text(verdict.text, "strong")])])
+    print_sections(stdout(), sections)
 
 
 # -- pages and records --------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from finery.recipe.yaml import redact_secrets
 from finery.report.steps import Group, ReportedStep, counts, groups_of
 from finery.report.variants import Variants, names_shown, steps_shown
 from finery.report.variants import section_of as variants_section
+from finery.report.verdict import verdict_of
 from finery.rows.report import Remark
 from finery.step.step import Step
 from finery.store.database import Store
@@ -32,6 +33,7 @@ from finery.views.parts import (
     Text,
     Tile,
     Tiles,
+    Verdict,
 )
 from finery.views.parts import Tone as TextTone
 from finery.views.view import Context, Output, View, sections_of
@@ -57,13 +59,15 @@ class Reported(NamedTuple):
 
 def report_page(reported: Reported, context: Context, *, reload_seconds: int = 0) -> str:
     """The page as HTML."""
-    sections = [steps_section(reported), _origin(reported), *_sections(reported, context)]
+    judged = list(_sections(reported, context))
+    sections = [steps_section(reported), _origin(reported), *judged]
     return render_sections(
         title_of(reported),
         sections,
         intro=intro_of(reported),
         findings=list(_findings(reported, sections)),
         reload_seconds=reload_seconds,
+        verdict=_verdict(reported, judged),
     )
 
 
@@ -79,16 +83,28 @@ def intro_of(reported: Reported) -> str:
     return f"{when}{counted(len(reported.steps), 'step')}: {states}."
 
 
-def verdict(reported: Reported, context: Context) -> list[Finding]:
-    """The answers to the first questions of a reader, which the page begins with."""
+def in_short(reported: Reported, context: Context) -> tuple[Verdict | None, list[Finding]]:
+    """What the page begins with: what to ship, and answers to the first questions of a reader."""
     sections = list(_sections(reported, context))
     ordered = sorted(sections, key=lambda section: section.rank)
     findings = [finding for section in ordered for finding in findings_in(section)]
-    return ranked([*_findings(reported, sections), *findings])
+    answers = ranked([*_findings(reported, sections), *findings])
+    return _verdict(reported, sections), answers
+
+
+def _verdict(reported: Reported, sections: Sequence[Section]) -> Verdict | None:
+    built = [step.node.name for step in reported.steps if step.result is not None]
+    return verdict_of(reported.graph, built, _failed_gates(reported), sections)
+
+
+def _failed_gates(reported: Reported) -> dict[str, FineryError]:
+    results = {step.node.name: step.result for step in reported.steps}
+    return failed_gates(reported.graph, reported.store, results)
 
 
 def _sections(reported: Reported, context: Context) -> Iterator[Section]:
-    """The sections with findings."""
+    """The sections with findings, and the verdict of a view."""
+    context = context._replace(gates=_failed_gates(reported))
     if reported.variants is not None:
         yield variants_section(reported.variants)
     for view, outputs in outputs_shown(reported):
@@ -132,8 +148,7 @@ class Gate(NamedTuple):
 
 def gates_of(reported: Reported) -> list[Gate]:
     """The steps with a `require:`, built or not, and others whose result fails the build."""
-    results = {step.node.name: step.result for step in reported.steps}
-    failed = failed_gates(reported.graph, reported.store, results)
+    failed = _failed_gates(reported)
     gates = []
     for step in reported.steps:
         required = getattr(step.node.step, "require", None) or {}

@@ -31,6 +31,7 @@ from finery.views.parts import Table as Table
 from finery.views.parts import Text as Text
 from finery.views.parts import Tile as Tile
 from finery.views.parts import Tiles as Tiles
+from finery.views.parts import Verdict as Verdict
 from finery.views.parts import counts_in_words as counts_in_words
 from finery.views.parts import record_of as record_of
 from finery.views.view import Context as Context

@@ -84,12 +84,13 @@ def render_sections(
     intro: str = "",
     findings: Iterable[parts.Finding] = (),
     reload_seconds: int = 0,
+    verdict: parts.Verdict | None = None,
 ) -> str:
-    """A page of sections, below the answers to the first questions.
+    """A page of sections, below the verdict and the answers to the first questions.
 
     reload_seconds: how often browsers load it again, 0: never.
     """
-    return render_page(PAGE, title, sections, intro, findings, reload_seconds)
+    return render_page(PAGE, title, sections, intro, findings, reload_seconds, verdict)
 
 
 def render_page(
@@ -99,6 +100,7 @@ def render_page(
     intro: str = "",
     findings: Iterable[parts.Finding] = (),
     reload_seconds: int = 0,
+    verdict: parts.Verdict | None = None,
     script: str = "",
     **values: Any,
 ) -> str:
@@ -116,7 +118,8 @@ def render_page(
     return load_template(template).render(
         title=title,
         intro=intro,
-        verdict=summary(answers),
+        verdict=verdict,
+        summary=summary(answers),
         findings=[(f, *MARKS[f.tone]) for f in answers],
         sections=prepared,
         style=Markup(_source(STYLE)),
@@ -233,7 +236,7 @@ class _Prepared:
                 return {"kind": "section", **inner} if inner["parts"] else None
             case parts.Finding():
                 self.findings.append(part)
-            case parts.Hint():
+            case parts.Hint() | parts.Verdict():
                 pass
         return None
 

@@ -362,6 +362,18 @@ class Finding(NamedTuple):
     rank: int = 5
 
 
+class Verdict(NamedTuple):
+    """What to do with what a build made, in a sentence that begins in lower case.
+
+    A report, the end of a build and `finery show` begin with it, in bold, where
+    `Context.gates` asks for one. tone: `good` to ship it, `open` to ship it with a reservation,
+    `bad` not to.
+    """
+
+    text: str
+    tone: Literal["good", "bad", "open"] = "open"
+
+
 class Section(NamedTuple):
     """A titled group of parts. A part may be a section, with a smaller title.
 
@@ -378,7 +390,7 @@ class Section(NamedTuple):
 
 Part: TypeAlias = (
     Text | Hint | Facts | Tiles | Table | ReportTable | Matrix | Plot | Record | Records | Tree
-    | Change | Finding | Remark | Section
+    | Change | Finding | Verdict | Remark | Section
 )  # fmt: skip
 """What a section may consist of."""
 

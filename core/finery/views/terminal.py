@@ -80,7 +80,7 @@ def print_part(console: "Console", part: parts.Part) -> None:
             console.print(_assembled((part.title, "bold"), (f"  {part.note}", "dim")))
             for each in part.parts:
                 print_part(console, each)
-        case parts.Finding():
+        case parts.Finding() | parts.Verdict():
             pass
 
 

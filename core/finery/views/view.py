@@ -41,7 +41,7 @@ class Output(NamedTuple):
 
     title: its name in the recipe, e.g. `split.train`. refs: role → a short description of each
     artifact that it refers to. link: its path under `build/`; None if there is no link. graph: the
-    recipe's steps, for `remarks`.
+    recipe's steps, for `remarks`. built: for these, an artifact by its name in the recipe.
     """
 
     title: str
@@ -50,6 +50,7 @@ class Output(NamedTuple):
     refs: Mapping[str, str] = {}
     link: Path | None = None
     graph: "Graph | None" = None
+    built: "Callable[[str], Artifact | None]" = lambda name: None
 
     @property
     def step(self) -> str:
@@ -78,7 +79,8 @@ class Context(NamedTuple):
     with `--tokenizer`. progress: reports (activity, items done, total; 0 if unknown). note: prints
     a line for the user. scope: `output` for one in full, `build` for all of a build as in a report,
     and `summary` for a table or two of what they share, as at the end of a build. medium: where it
-    is shown; for what would take too long or too much room elsewhere.
+    is shown; for what would take too long or too much room elsewhere. gates: step → why a build
+    fails there although the step is built, for a `Verdict`; None where nobody asks for one.
     """
 
     title: str
@@ -90,6 +92,7 @@ class Context(NamedTuple):
     detail: Detail = Detail()
     scope: Literal["output", "build", "summary"] = "output"
     medium: Literal["terminal", "page", "markdown"] = "page"
+    gates: Mapping[str, FineryError] | None = None
 
 
 class View:

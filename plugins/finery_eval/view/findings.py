@@ -7,8 +7,18 @@ p-value that the table of its comparison shows, and follows from it.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from finery.advanced import counted, in_points, p_text, percent, quantity, range_in_points
+from finery import Artifact, Dataset
+from finery.advanced import (
+    Graph,
+    counted,
+    in_points,
+    p_text,
+    percent,
+    quantity,
+    range_in_points,
+)
 from finery.views import Finding, Remark
+from finery_eval.planning import unseen_classes
 from finery_eval.steps.classification import ABSTAIN
 from finery_eval.steps.select import MARGIN, Margin
 from finery_eval.steps.speed import P50, P95, PRICE, apis_of
@@ -25,6 +35,8 @@ from finery_eval.view.judgements import (
 from finery_transformers.formats import bundle_line
 
 CUT_OFF = "Were answers cut off?"
+CLASSES = "Does the training have all classes of the test?"
+CONTRADICTING = "Do labels of the training contradict each other?"
 BEST = "Which model is best?"
 RANKED = 5
 """Models that a ranking or a list of figures names."""
@@ -41,6 +53,8 @@ SMALL = 0.05
 """A possible loss of at most 5 points counts as none; the page says how large it may be."""
 COMPARE_MORE = "Add the base with a good prompt (prompt.model){} to `models`."
 CHEAP = " and a cheap baseline (baseline.linear)"
+CONFLICT = "label-conflict"
+"""The check of `data.validate` for a label that similar rows don't have."""
 RETENTION = ".retention"
 """Suffixes of the step types that measure abilities outside the training's task."""
 
@@ -75,7 +89,7 @@ def findings(judged: Sequence[Judgement], *, has_training: bool = True) -> Itera
         return
     trained = [each for each in answered if each.role in ("tuned", "shipped") or not has_training]
     if any(each.cut_off for each in trained):
-        parts = (f"{_cut_off(each)} by {each.step}" for each in trained if each.cut_off)
+        parts = (f"{cut_off_in_words(each)} by {each.step}" for each in trained if each.cut_off)
         text = f"Yes: {_listed([*parts])}. They count as wrong, so the scores are too low."
         yield Finding(CUT_OFF, f"{text} {RAISE}", "bad", 0)
     if variants and len(variants) == len(judged):
@@ -117,8 +131,8 @@ def _rankings(judged: Sequence[Judgement]) -> Iterator[Finding]:
     for step, step_candidates in steps.items():
         best, *runners_up = models = best_first(step_candidates)
         question = BEST if len(steps) == 1 else f"{BEST.removesuffix('?')} by {step}?"
-        named = ((each.model, each.score) for each in models[:RANKED])
-        scores = ", ".join(f"{name} {percent(score)}" for name, score in named if score is not None)
+        named = (each for each in models[:RANKED] if each.score is not None)
+        scores = ", ".join(f"{each.model} {each.in_words()}" for each in named)
         omitted = f", and {len(models) - RANKED} more" if len(models) > RANKED else ""
         rows = best.report.rows_of(best.model, best.metric)
         text = f"{best.metric} on {counted(rows, 'row')}: {scores}{omitted}."
@@ -126,7 +140,7 @@ def _rankings(judged: Sequence[Judgement]) -> Iterator[Finding]:
         if test is None:
             yield Finding(question, text, "open", 1)
             continue
-        ahead = f"{best.model} against {runners_up[0].model}: {_points(test)}"
+        ahead = f"{best.model} against {runners_up[0].model}: {test.in_words()}"
         if test.verdict == BETTER:
             yield Finding(question, f"{best.model}, by {text} {ahead}.", "good", 1)
         else:
@@ -235,8 +249,9 @@ def _kept(trained: Judgement, shipped: Judgement, test: Comparison) -> tuple[str
     A single planned comparison: its p-value isn't adjusted, as in the table of exported files.
     """
     test = test._replace(p_holm=test.difference.p_value)
-    scores, loss = _scores(trained, shipped, test), max(0.0, -test.difference.interval[0])
-    verdict = verdict_of(test.difference.value, test.p_holm)
+    gain, worst, _ = test.gains
+    scores, loss = _scores(trained, shipped, test), max(0.0, -worst)
+    verdict = verdict_of(gain, test.p_holm)
     if verdict == WORSE:
         return f"No. {scores}.", "bad"
     if verdict == BETTER:
@@ -371,38 +386,61 @@ def _forgotten(judged: Sequence[Judgement]) -> Finding:
 
 
 def _scores(first: Judgement, second: Judgement, test: Comparison) -> str:
-    parts = [f"{each.model} {percent(each.score or 0.0)}" for each in (first, second)]
+    parts = [f"{each.model} {each.in_words()}" for each in (first, second)]
     text = f"On {counted(test.rows, 'answer')}, {test.metric}: {', '.join(parts)}"
-    return f"{text}: {_points(test)}"
+    return f"{text}: {test.in_words()}"
 
 
-def _points(test: Comparison) -> str:
-    p_value = p_text(test.p_holm)
-    p_value = f"p {p_value}" if p_value.startswith("<") else f"p = {p_value}"
-    after = "" if test.p_holm == test.difference.p_value else " after Holm"
-    value, interval = test.difference.value, range_in_points(test.difference.interval)
-    return f"{in_points(value)} points (95 % CI {interval}, {p_value}{after})"
+# -- data that no longer training mends ------------------------------------------------------------
+
+
+def data_problems(
+    graph: Graph, built: Callable[[str], Artifact | None]
+) -> Iterator[tuple[str, str, str]]:
+    """(question of a report, what is wrong with the rows of a training, how to mend it).
+
+    built: an artifact by its name in the recipe, if it is built.
+    """
+    for _, text in unseen_classes(graph, lambda source: built(source.ref)):
+        yield CLASSES, text, "add training rows of the classes that have none"
+    trained = [
+        source for node in graph.nodes.values() if node.trains for source in node.row_sources
+    ]
+    refs, stack = dict[str, None](), trained
+    while stack:
+        source = stack.pop()
+        if source.ref not in refs:
+            refs[source.ref] = None
+            stack += graph.nodes[source.step].sources_of(Dataset)
+    for ref in refs:
+        rows = built(ref)
+        if rows and (count := rows.meta.get("findings", {}).get(CONFLICT)):
+            text = f"{counted(count, 'row')} of {ref} contradict the labels of similar rows"
+            yield CONTRADICTING, text, f"correct the labels that `finery show {ref}` lists"
 
 
 # -- remarks at the end of a build -----------------------------------------------------------------
 
 
-def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Iterator[Remark]:
+def remarks_on(
+    judged: Sequence[Judgement], *, has_training: bool = True, mend: str = ""
+) -> Iterator[Remark]:
     """The exported model against each untrained model and each cheap baseline of an evaluation.
 
     First of all, the answers of these models that were cut off. An untrained one beside a trained
     one often talks on until it is, which more tokens don't change.
 
     has_training: as for `findings`. Without one, it is the best model against each cheap baseline.
+    mend: what to do about the rows before a longer training, see `data_problems`.
     """
     task = [each for each in judged if not each.use.endswith(RETENTION) and not each.is_timed]
     if has_training:
         models, roles = results_of_training(task), {"base", "baseline"}
-        improve = "train longer or on more rows"
+        improve = mend or "train longer or on more rows"
     else:
         models, roles = best_first(each for each in task if each.role == "base"), {"baseline"}
         improve = "improve the prompt"
-    cut = [_cut_off(each) for each in models if each.cut_off]
+    cut = [cut_off_in_words(each) for each in models if each.cut_off]
     if cut:
         yield Remark(f"{', '.join(cut)} were cut off at max_tokens", RAISE, "warning")
     for model in [each for each in models if each.exported] or models[:1]:
@@ -421,12 +459,14 @@ def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Ite
                 bundle = other.report.bundles.get(other.model)
                 line = f": add {bundle_line(bundle, other.model)} to `export:`" if bundle else ""
                 ship = "" if first.verdict == BETTER else f", or ship {other.model}{line}"
-                advice = RAISE if model.cut_off else f"{improve.capitalize()}{ship}."
+                advice = RAISE if model.cut_off else f"{improve[0].upper()}{improve[1:]}{ship}."
                 remarks.append(Remark(text + ", ".join(worse), advice, "warning"))
             elif first and first.verdict == NOT_SHOWN:
                 text = f"{model.model} isn't shown to beat the {kind} {other.model} in "
-                text += f"{first.metric}: {_points(first)}"
-                advice = RAISE if model.cut_off else f"Judge more rows, or {improve}."
+                text += f"{first.metric}: {first.in_words()}"
+                improved = f"{improve[0].upper()}{improve[1:]}"
+                more = f"{improved}." if mend else f"Judge more rows, or {improve}."
+                advice = RAISE if model.cut_off else more
                 remarks.append(Remark(text, advice, "warning"))
         if better:
             text = f"{model.model} is significantly better in {model.metric} than "
@@ -434,7 +474,8 @@ def remarks_on(judged: Sequence[Judgement], *, has_training: bool = True) -> Ite
         yield from remarks
 
 
-def _cut_off(judged: Judgement) -> str:
+def cut_off_in_words(judged: Judgement) -> str:
+    """`50 of 200 answers of sft`."""
     answers = counted(len(judged.answers), "answer")
     return f"{judged.cut_off:,} of {answers} of {judged.model}"
 

@@ -3,14 +3,24 @@
 Input: `Metrics` and the graph. Output: what `findings` puts into words, and the tests of a page.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from finery import Metrics, Model, Step
-from finery.advanced import Graph, Node
+from finery.advanced import (
+    Graph,
+    Node,
+    in_points,
+    p_text,
+    percent,
+    quantity,
+    range_in_points,
+    signed,
+)
 from finery.rows.report import Difference, Report
 from finery.views import Output
-from finery_eval.evaluator import BatchEvaluator
+from finery_eval.evaluator import BatchEvaluator, Gate
 from finery_eval.planning import training_of
 from finery_eval.predictions import Facts, by_model, difference_between, paired
 from finery_eval.steps.select import CHOSEN
@@ -60,6 +70,17 @@ class Judgement(NamedTuple):
     def metric(self) -> str:
         """The first metric."""
         return next(iter(headline(self.report)), "")
+
+    def sign(self, metric: str) -> int:
+        """-1 if lower values of a metric are better, else 1."""
+        unbounded = self.evaluator.unbounded() if isinstance(self.evaluator, Gate) else {}
+        return -1 if unbounded.get(metric) == "lower" else 1
+
+    def in_words(self) -> str:
+        """The first metric's value: `75.9 %`."""
+        if self.report.is_share(self.metric):
+            return percent(self.score or 0.0)
+        return quantity(self.score or 0.0, self.report.units.get(self.metric))
 
     @property
     def score(self) -> float | None:
@@ -142,8 +163,10 @@ def results_of_training(judged: Sequence[Judgement]) -> list[Judgement]:
 
 
 def best_first(judged: Iterable[Judgement]) -> list[Judgement]:
-    """The models by their first metric."""
-    return sorted(judged, key=lambda j: -1.0 if j.score is None else j.score, reverse=True)
+    """The models by their first metric; last, those that it doesn't apply to."""
+    return sorted(
+        judged, key=lambda j: math.inf if j.score is None else -j.sign(j.metric) * j.score
+    )
 
 
 # -- paired tests ----------------------------------------------------------------------------------
@@ -153,6 +176,7 @@ class Comparison(NamedTuple):
     """A metric of a second model against a first one.
 
     rows: that both answered. p_holm: adjusted as in the tables of the evaluator, see `against`.
+    verdict: whether the second one is better. sign: -1 if lower values are.
     """
 
     rows: int
@@ -160,6 +184,26 @@ class Comparison(NamedTuple):
     difference: Difference
     p_holm: float
     verdict: str
+    sign: int = 1
+    is_share: bool = True
+
+    @property
+    def gains(self) -> tuple[float, float, float]:
+        """How much better the second one is, and the ends of the 95 % interval."""
+        value, (low, high) = self.difference.value, self.difference.interval
+        return (value, low, high) if self.sign > 0 else (-value, -high, -low)
+
+    def in_words(self, *, with_p: bool = True) -> str:
+        """`+2.5 points (95 % CI +0.1 to +4.8, p = 0.062)`."""
+        d = self.difference
+        value, interval = f"{in_points(d.value)} points", range_in_points(d.interval)
+        if not self.is_share:
+            value, *ends = (signed(number, ".4g") for number in (d.value, *d.interval))
+            interval = " to ".join(ends)
+        p_value = p_text(self.p_holm)
+        p_value = f", p {p_value}" if p_value.startswith("<") else f", p = {p_value}"
+        after = "" if self.p_holm == d.p_value else " after Holm"
+        return f"{value} (95 % CI {interval}{f'{p_value}{after}' if with_p else ''})"
 
 
 def compared(first: Judgement, second: Judgement) -> list[Comparison]:
@@ -173,11 +217,11 @@ def compared(first: Judgement, second: Judgement) -> list[Comparison]:
         differences = against(first.report, headline(first.report), second.model, first.model)
         answered = {m for pair_facts, _ in pairs.pairs for m in pair_facts.get("values", ())}
         tests = [
-            Comparison(
+            _comparison(
                 d.rows or (len(pairs.pairs) if metric in answered else first.report.rows),
-                metric, d, p_holm, verdict,
+                second, metric, d, p_holm,
             )
-            for metric, d, p_holm, verdict in differences
+            for metric, d, p_holm, _ in differences
         ]  # fmt: skip
         if tests:
             return tests
@@ -186,8 +230,14 @@ def compared(first: Judgement, second: Judgement) -> list[Comparison]:
     d = difference_between(pairs, second.metric, first.report, second.report)
     if d is None:
         return []
-    verdict = verdict_of(d.value, d.p_value)
-    return [Comparison(d.rows or len(pairs.pairs), second.metric, d, d.p_value, verdict)]
+    return [_comparison(d.rows or len(pairs.pairs), second, second.metric, d, d.p_value)]
+
+
+def _comparison(
+    rows: int, second: Judgement, metric: str, d: Difference, p_holm: float
+) -> Comparison:
+    sign, is_share = second.sign(metric), second.report.is_share(metric)
+    return Comparison(rows, metric, d, p_holm, verdict_of(sign * d.value, p_holm), sign, is_share)
 
 
 def _same_settings(first: Judgement, second: Judgement) -> bool:

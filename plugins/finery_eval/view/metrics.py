@@ -1,13 +1,14 @@
 """The view of `Metrics`: scores, tables, confusion, exported files, and every answer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from finery import Metrics, UsageError
-from finery.advanced import Manifest, counted, did_you_mean, some_of
+from finery import Artifact, Metrics, UsageError
+from finery.advanced import Graph, Manifest, counted, did_you_mean, some_of
 from finery.rows.report import Report
 from finery.views import (
     Column,
@@ -23,19 +24,19 @@ from finery.views import (
     Section,
     Table,
     Text,
+    Verdict,
     View,
 )
-from finery_eval.planning import unseen_classes
 from finery_eval.steps.classification import confusion_of
 from finery_eval.steps.curve import TITLES
 from finery_eval.steps.speed import TIMED
 from finery_eval.view import answers, tables
-from finery_eval.view.findings import findings, remarks_on
+from finery_eval.view.findings import CLASSES, data_problems, findings, remarks_on
 from finery_eval.view.judgements import Judgement, comparisons_of, judgements
+from finery_eval.view.shipping import verdict_on
 
 MOST_LINES = 40
 """Most lines of per-model tables that a terminal shows for all models."""
-CLASSES = "Does the training have all classes of the test?"
 
 
 class MetricsView(View):
@@ -59,9 +60,9 @@ class MetricsView(View):
             reports = {output.title: _metrics_of(output).report() for output in outputs}
             scores = [part for group in tables.comparable(reports) for part in tables.scores(group)]
             further = [part for output in outputs for part in _more_in_summary(output, context)]
-            yield Section(
-                "Scores", [*scores, *tables.interval_notes(reports.values()), *further], rank=10
-            )
+            notes = tables.interval_notes(reports.values())
+            verdicts = _verdicts(outputs, None, context)
+            yield Section("Scores", chain(scores, notes, further, verdicts), rank=10)
         else:
             node = context.graph.nodes.get(outputs[0].step)
             evaluator = f" by {node.use}" if node and context.scope == "output" else ""
@@ -90,7 +91,8 @@ class MetricsView(View):
         if output.graph is not None:
             has_answers = any(report.truncated.values())
             judged = judgements([output], output.graph, answers=has_answers)
-            verdicts = remarks_on(judged, has_training=output.graph.has_training)
+            mend = _mend(output.graph, output.built)
+            verdicts = remarks_on(judged, has_training=output.graph.has_training, mend=mend)
             yield from (r for r in verdicts if r.severity == "warning" or not is_variant)
         yield from (*tables.export_remarks(report), *report.remarks)
         for doubt in node.step.doubts({"": output.artifact}) if node and not is_variant else ():
@@ -128,6 +130,20 @@ class MetricsView(View):
             yield Text(f"(expected {answers.compact(facts['expected'])})", "soft")
         for reason in answers.reasons(facts):
             yield Text(f"why: {reason}", "soft")
+
+
+def _mend(graph: Graph, built: Callable[[str], Artifact | None]) -> str:
+    """What to do about the rows of a training before all else; empty if nothing is known."""
+    return next((mend for *_, mend in data_problems(graph, built)), "")
+
+
+def _verdicts(
+    outputs: Sequence[Output], judged: Sequence[Judgement] | None, context: Context
+) -> Iterator[Verdict]:
+    """What to ship, if that is asked for."""
+    if context.gates is not None:
+        verdict = verdict_on(judged or judgements(outputs, context.graph), context)
+        yield from [verdict] if verdict else []
 
 
 def _more_in_summary(output: Output, context: Context) -> Iterator[Part]:
@@ -176,12 +192,13 @@ def _parts(outputs: Sequence[Output], context: Context) -> Iterator[Part]:
         yield from _answers_of_one(outputs[0], by_answer, context)
     else:
         yield from answers.browsers(by_answer, context)
+    yield from _verdicts(outputs, judged, context)
 
 
 def _findings(judged: Sequence[Judgement], context: Context) -> Iterator[Finding]:
     yield from findings(judged, has_training=context.graph.has_training)
-    for _, text in unseen_classes(context.graph, lambda source: context.built(source.ref)):
-        yield Finding(CLASSES, f"No. {text}.", "bad", 2)
+    for question, text, _ in data_problems(context.graph, context.built):
+        yield Finding(question, f"{'No' if question == CLASSES else 'Yes'}. {text}.", "bad", 2)
 
 
 def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -> Iterator[Part]:
@@ -201,7 +218,8 @@ def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -
     yield from report.plots
     yield from tables.exports(report, metrics.runtime)
     if is_terminal:
-        yield from remarks_on(judged, has_training=context.graph.has_training)
+        has_training, mend = context.graph.has_training, _mend(context.graph, context.built)
+        yield from remarks_on(judged, has_training=has_training, mend=mend)
     yield from report.remarks
     # What readers ask for: a learning curve, a verdict on a baseline, or slices.
     tuned = [each.model for each in judged if each.role == "tuned"]

@@ -1,0 +1,87 @@
+"""The report's page, its Markdown, the end of a build and `finery show` begin with one sentence."""
+
+import html
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from judged import RECIPE, files
+
+SPLIT = RECIPE.replace("train:", "  seen: {use: data.file, path: rows.jsonl}\ntrain:").replace(
+    "model: base, rows: rows", "model: base, rows: seen"
+)
+"""The rows that judge come from another step than those of the training."""
+MISSED = "rows: rows, require: {sft.accuracy: '>= 0.9'}}"
+DATA = "  rows: {use: data.file, path: rows.jsonl}\n"
+MATRIX = """\
+matrix:
+  train.sft.share: [0.4, 0.5]
+"""
+
+
+def sentence(t: Project, code: int = 0) -> str:
+    """The sentence of a build, which is the same in all places."""
+    built = t.run("build", "--keep-going")
+    assert built.code == code, built.err
+    text = built.out.splitlines()[0]
+    assert t.run("show").out.count(f"{text}\n") == 1
+    assert t.run("report").code == 0
+    page = (t.folder / "build/t/report.html").read_text("utf-8")
+    (shown,) = re.findall(r'<p class="verdict ship \w+">(.*?)</p>', page)
+    assert html.unescape(re.sub(r"<[^>]*>", "", shown)) == text.replace("`", "")
+    lines = t.run("report", "--format", "markdown", "-o", "-").out.splitlines()
+    assert [line for line in lines if line.startswith("**")] == [
+        f"**{re.sub(r'([`<>_])', lambda m: chr(92) + m[0], text)}**"
+    ]
+    return text
+
+
+@pytest.mark.slow
+@pytest.mark.quick
+def test_all_places_begin_with_the_same_sentence(tmp_path_factory: pytest.TempPathFactory) -> None:
+    t = Project(tmp_path_factory.mktemp("shipping"))
+    t.write(files(60, SPLIT))
+    assert sentence(t) == (
+        "ship sft: 50.0 % accuracy, no difference to shipped can be shown (95 % CI -2.8 to +6.1), "
+        "501 B"
+    )
+    t.edit("recipe.yaml", "rows: rows}\n", f"{MISSED}\n")
+    assert sentence(t, 1) == (
+        "don't ship yet: a requirement isn't met: sft.accuracy is 0.5 (95 % CI 0.377 to 0.623, 60 "
+        "rows); required >= 0.9"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("old", "new", "code", "text"), [
+    ("train:", "train:\n  bad: {use: t.explode, model: base}", 1, "bad isn't built"),
+    ("matrix: none", MATRIX, 0, "the recipe chooses none of its 2 variants (add `select` to the "
+     "matrix), and the best of several scores is partly luck"),
+    ("matrix: none", MATRIX + "  select: {by: test.sft.accuracy}", 0, "ship sft: 50.0 %"),
+    (SPLIT.partition("evaluate:")[2], "\n", 0, "no evaluator judged a model"),
+    ("[base, sft, shipped]", "[base]", 0, "only base, from which training begins, was judged"),
+    ("[base, sft, shipped]", "[sft]", 0, "nothing says whether 50.0 % of sft is good enough"),
+    ("rows: seen", "rows: rows", 0, "sft has learned from the rows that test judges it by"),
+    ("shipped], rows: rows}", "shipped], rows: rows, require: {sft.accuracy: '> 0.9'}}\n"
+     "  later: {use: eval.exact, models: [base], rows: rows, needs: test}", 1,
+     "a requirement isn't met: sft.accuracy is 0.5"),
+])  # fmt: skip
+def test_why_nothing_is_shipped(
+    tmp_path_factory: pytest.TempPathFactory, old: str, new: str, code: int, text: str
+) -> None:
+    t = Project(tmp_path_factory.mktemp("shipping"))
+    recipe = f"{SPLIT}# matrix: none\n".replace(f"# {old}" if "none" in old else old, new)
+    t.write(files(60, recipe))
+    found = sentence(t, code)
+    assert found.startswith(text if text.startswith("ship") else f"don't ship yet: {text}")
+
+
+@pytest.mark.slow
+def test_a_build_of_some_steps_or_without_models_says_nothing(tmp_path: Path) -> None:
+    t = Project(tmp_path)
+    t.write(files(60, SPLIT))
+    assert "ship yet" not in t.run("build", "--step", "sft").out
+    t.write(files(60, f"{RECIPE.partition('models:')[0]}data:\n{DATA}"))
+    assert "ship yet" not in t.run("build").out
+    assert "ship yet" not in t.run("report", "--format", "markdown", "-o", "-").out

@@ -104,7 +104,7 @@ def test_a_change_of_the_file_of_deepspeed_repeats_the_training(tmp_path: Path) 
         written(tmp_path / "zero.json", {"zero_optimization": {"stage": stage}})
         graph = open_graph(tmp_path / "recipe.yaml")
         planner = Planner(graph, Store(tmp_path / f".finery{stage}"))
-        files.add(str(planner.store.digest_files(planner.files(graph.nodes["sft"]))))
+        files.add(str(planner.store.digest_files(graph.files(graph.nodes["sft"]))))
         planner.store.close()
     assert len(files) == 2
     assert all("zero.json" in digests for digests in files)

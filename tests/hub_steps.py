@@ -34,13 +34,12 @@ class Train(Step, learns="answers", sections=("train",)):
 
     def run(self, job: Job) -> Model:
         (job.out / "adapter_model.safetensors").write_bytes(bytes([self.value]) * LARGE)
-        config: dict[str, Any] = {"peft_type": "LORA", "base_model_name_or_path": None}
-        config |= {
+        config: dict[str, Any] = {
+            "peft_type": "LORA",
+            "base_model_name_or_path": None,
             "revision": None,
-            "r": 8,
-            "lora_alpha": 16,
-            "target_modules": ["q_proj", "v_proj"],
         }
+        config |= {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
         (job.out / "adapter_config.json").write_text(json.dumps(config))
         (job.out / "README.md").write_text("# of the training\n")
         (job.out / "tokenizer.json").write_text("{}")

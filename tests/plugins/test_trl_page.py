@@ -98,3 +98,10 @@ def test_the_page_of_a_training_with_rewards_shows_answers_of_the_model() -> Non
             for text in texts] == [
         "step 9: a &lt;b&gt;?", "answer: It is.", "rewards: accuracy 1, brevity –",
     ]  # fmt: skip
+
+
+def test_a_file_shows_the_speed_that_its_export_measured(tmp_path: Path) -> None:
+    manifest = Manifest("Model", {"format": "gguf"}, {}, "0" * 64, "0" * 64)
+    manifest.runtime["tokens_per_second"] = 1234.5
+    facts = CurveView().facts(Output("gguf", Model(tmp_path), manifest))
+    assert facts["speed"] == "1,234 tokens/s where it was exported"

@@ -25,8 +25,9 @@ from finery import Artifact, DataError, StepError, UsageError
 from finery_gguf.llama import Gguf
 from finery_ollama.modelfile import read_modelfile
 from finery_serve.client import Client
-from finery_serve.processes import LOOPBACK, Address, ServerProgram, log_file, run_program
+from finery_serve.processes import Address, ServerProgram, log_file, run_program
 from finery_serve.servers import Fault, Kind, Prompt, Serving, sampling_faults
+from finery_serve.standalone_server import LOOPBACK
 
 PROGRAM = "ollama"
 NOWHERE = "127.0.0.1:1"

@@ -131,7 +131,8 @@ def serve_until_stopped(
     server ends.
     """
     from finery_serve.guide import request_to, write_request
-    from finery_serve.processes import LOOPBACK, Address, listens
+    from finery_serve.processes import Address, listens
+    from finery_serve.standalone_server import LOOPBACK
     from finery_transformers.frozen.template import ClientFacts
 
     key = None if host in LOOPBACK else _key()

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from finery import StepError, UsageError
-from finery_serve.standalone_server import LOOPBACK as LOOPBACK
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from finery import Bundle, FineryError
 from finery_retrieve.serve.bundle import read_settings
 from finery_retrieve.serve.running import serve_bundle
 from finery_serve.command import PORT, serve_until_stopped
-from finery_serve.processes import LOOPBACK
+from finery_serve.standalone_server import LOOPBACK
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,6 +1,7 @@
 """The report's page, its Markdown, the end of a build and `finery show` begin with one sentence."""
 
 import html
+import json
 import re
 from pathlib import Path
 
@@ -85,3 +86,35 @@ def test_a_build_of_some_steps_or_without_models_says_nothing(tmp_path: Path) ->
     t.write(files(60, f"{RECIPE.partition('models:')[0]}data:\n{DATA}"))
     assert "ship yet" not in t.run("build").out
     assert "ship yet" not in t.run("report", "--format", "markdown", "-o", "-").out
+
+
+@pytest.mark.slow
+def test_wrong_rows_are_named_before_a_longer_training(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Contradictory labels of the training, and a class that only the test rows have."""
+    lines = [
+        json.dumps({"prompt": f"{noun} number {n} is late", "completion": f"{label}"})
+        for n in range(12)
+        for noun, label in (("parcel", "shipping"), ("invoice", "billing"))
+    ]
+    wrong = json.dumps({"prompt": "parcel number 3 is late", "completion": "billing"})
+    checked = SPLIT.replace("path: rows.jsonl}\ntrain", "path: seen.jsonl}\n  checked: {use: "
+                            "data.validate, rows: seen, label: output}\ntrain")  # fmt: skip
+    recipe = checked.replace("rows: seen, share", "rows: checked, share")
+    t = Project(tmp_path_factory.mktemp("wrong"))
+    t.write(files(60, recipe.replace("eval.exact", "eval.classification")))
+    t.write({"seen.jsonl": "\n".join([*lines, wrong]), "rows.jsonl": "\n".join(lines)})
+    built = t.run("build")
+    problem = "1 row of checked contradict"
+    assert problem in built.out.splitlines()[0]
+    t.edit("rows.jsonl", "billing", "refund")
+    built = t.run("build")
+    problem = "test expects 'refund' in 12 rows, but no row that sft learned from has it"
+    assert problem in built.out.splitlines()[0], built.out
+    assert "Add training rows of the classes that have none" in built.err
+    assert "rain longer" not in built.err
+    assert (
+        "Do labels of the training contradict each other? | Yes. 1 row of checked"
+        in t.run("report", "--format", "markdown", "-o", "-").out
+    )

@@ -411,6 +411,29 @@ def test_remarks_name_each_model_that_is_not_beaten() -> None:
     )
 
 
+def test_wrong_rows_come_before_a_longer_training() -> None:
+    models = [judged("base", "base", 100), judged("sft", "tuned", 105)]
+    for others in (models, [*models, judged("linear", "baseline", 160)]):
+        for remark in remarks_on(others, mend="correct the labels that `finery show rows` lists"):
+            assert remark.advice.startswith("Correct the labels that `finery show rows` lists")
+    assert any("Train longer" in r.advice for r in remarks_on(others))
+
+
+@pytest.mark.parametrize(("better", "tone"), [("higher", "bad"), ("lower", "good")])
+def test_lower_values_can_be_better(better: str, tone: str) -> None:
+    class Distance(Exact):
+        def unbounded(self) -> dict[str, Any]:
+            return {"accuracy": better}
+
+    judge = Distance(models=[tables.model("test")], rows=Dataset(Path("test")))
+    prompted = judged("prompted", "base", 150)._replace(source="base", evaluator=judge)
+    sft = judged("sft", "tuned", 20)._replace(evaluator=judge)
+    for each in (prompted, sft):
+        each.report.unbounded = ["accuracy"]
+    assert answers(prompted, sft)[NEEDED][0] == tone
+    assert "accuracy: prompted 0.75, sft 0.1: -0.65 (95 % CI" in answers(prompted, sft)[NEEDED][1]
+
+
 def test_answers_that_were_cut_off_come_first() -> None:
     """More training doesn't help a model whose answers are cut off."""
     sft = judged("sft", "tuned", 105)

@@ -264,7 +264,7 @@ def show_together(
     ]
     built = [name for name, result in results.items() if result is not None]
     if verdict := verdict_of(graph, built, gates, sections):
-        print_sections(stdout(), [Section("", [Text(verdict.text, "strong")])])
+        print_sections(stdout(), [Section("", [Text(verdict.text, "strong"), Text("")])])
     print_sections(stdout(), sections)
 
 

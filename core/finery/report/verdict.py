@@ -28,8 +28,10 @@ def verdict_of(
     waiting = blocked_by(graph, gates)  # which the verdict of a view is about
     missing = [name for name in graph.nodes if name not in built and name not in waiting]
     if missing:
-        verb = "isn't" if len(missing) == 1 else "aren't"
-        return Verdict(f"{NOT_YET}{some_of(missing)} {verb} built", "bad")
+        missing = [n for n in missing if not {*graph.nodes[n].upstream()} & {*missing}]
+        reasons = [f"{some_of([*gates])} didn't meet what is required"] if gates else []
+        reasons += [f"{some_of(missing)} {'isn' if len(missing) == 1 else 'aren'}'t built"]
+        return Verdict(f"{NOT_YET}{', and '.join(reasons)}", "bad")
     if graph.matrix is not None and graph.select_by is None and len(graph.matrix.variants) > 1:
         variants = counted(len(graph.matrix.variants), "variant")
         text = f"the recipe chooses none of its {variants} (add `select` to the matrix)"

@@ -135,7 +135,7 @@ def _settings(step: Settings) -> dict[str, Any]:
         if name in inputs:
             settings[name] = [] if inputs[name].many else None if value is None else ""
         elif name in nested:
-            continue  # see `_nested`
+            continue  # a task has nested steps apart
         elif isinstance(value, Settings):
             settings[name] = tag_of(value) | _settings(value)
         elif isinstance(value, Files):

@@ -32,7 +32,7 @@ def outside_key(definition: F) -> F:
 
     In finery's own code, also functions, methods and classes that can't change an output, although
     `run` reaches them, with all that only they reach: they log, measure, explain an error or
-    refuse, or what they return is in the key as a fact. Also code that `key_code` names.
+    refuse, or what they return is in the key as a fact. Also code that `cache_key` names.
     """
     setattr(definition, OUTSIDE_KEY_MARK, True)
     functions = vars(definition).values() if isinstance(definition, type) else (definition,)

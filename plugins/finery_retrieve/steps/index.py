@@ -96,7 +96,7 @@ class TokenCounts:
 
 @outside_key
 def _tokenizer_of(model: Model) -> Any:
-    """The model's tokenizer; `key_code` has the code of an index that counts tokens."""
+    """The model's tokenizer; `cache_key` has the code of an index that counts tokens."""
     from finery_transformers.loading import load_tokenizer
 
     return load_tokenizer(model)

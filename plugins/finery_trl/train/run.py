@@ -148,7 +148,7 @@ def _train_with(
 
 @outside_key
 def _launched(train: "Train", step: "Training", job: Job) -> Outcome:
-    """Train in several processes; `key_code` has the code of trainings that do."""
+    """Train in several processes; `cache_key` has the code of trainings that do."""
     from finery_trl.train.launch import launch
 
     return launch(train, step, job)
@@ -156,7 +156,7 @@ def _launched(train: "Train", step: "Training", job: Job) -> Outcome:
 
 @outside_key
 def _watcher(step: "Training", tokens: Tokens, dtype: "torch.dtype", job: Job) -> Any:
-    """What measures `watch`; `key_code` has the code of trainings with one."""
+    """What measures `watch`; `cache_key` has the code of trainings with one."""
     from finery_trl.train.watch import watcher
 
     return watcher(step, tokens, dtype, job)

@@ -350,9 +350,9 @@ def sources_of(build: "Build") -> Sources:
     used = {str(plain_path(graph.recipe.path))}
     for plugin in graph.plugins.plugins:
         used.add(str(plugin.path or plugin.module.__file__))
-    watched = planner.code.watched()
-    used |= watched.present
-    absent = {str(plain_path(planner.lock.path))} | watched.absent | planner.outside
+    code = planner.code.present()
+    used |= code
+    absent = {str(plain_path(planner.lock.path))} | planner.code.index.absent | planner.outside
     patterns, folder = set(), plain_path(graph.recipe.folder)
     for node in graph.nodes.values():
         for files in files_of(node.step).values():
@@ -361,7 +361,7 @@ def sources_of(build: "Build") -> Sources:
             patterns |= {_absolute_pattern(p, folder) for p in files.patterns}
             if files.may_be:  # so that a new one is noticed
                 absent |= named
-    for place in read_places(build, watched.present):
+    for place in read_places(build, code):
         (used if os.path.exists(place) else absent).add(place)
     return Sources(used, absent - used, patterns)
 
@@ -395,7 +395,7 @@ def _are_reads_current(build: "Build") -> bool:
     reads = {pair for pair in every if pair[0] != f"{READ}{LAYOUT_ENTRY}"}  # it differs by step
     if not reads:
         return True
-    places = _entry_places(build, build.planner.code.watched().present)
+    places = _entry_places(build, build.planner.code.present())
     return {*current_values(build.planner.store, places, [name for name, _ in reads])} == reads
 
 

@@ -22,9 +22,10 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
+from itertools import chain, takewhile
 from opcode import opmap
 from pathlib import Path
 from types import FrameType
@@ -43,7 +44,7 @@ from finery.execute.entries import (
     scope_of,
 )
 from finery.execute.executor import Task
-from finery.execute.readlog import NAMED_BY_COMMAND, ReadEntry, ReadLog
+from finery.execute.readlog import ReadLog
 from finery.plugin import discovery
 from finery.plugin.discovery import GROUP
 from finery.plugin.manager import Plugins
@@ -60,9 +61,7 @@ _IMPORTERS = ("<frozen importlib", discovery.__file__, f"{STANDARD_LIBRARY}/path
 """Beginnings of the file names of code that imports modules."""
 _SHELL_WORD = re.compile(r"""(>?)\s*((?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\<>|;&()])+)""")
 """A word of a shell's command, perhaps in quotes, and whether the command's output goes there."""
-_FILE_WORD = re.compile(
-    r"(?!-|\s)(\.{0,2}/|[^:=@$*?{\n]+\.(?=[A-Za-z]\w{0,11}$))[^:=@$*?{\n]{1,250}"
-)
+_FILE_WORD = re.compile(r"(?!-|\s)(?=\.{0,2}/|.+\.[A-Za-z]\w{0,11}$)[^:=@$*?{\n]{1,255}")
 """A word that looks like the path of a file: it begins like one, or has a suffix."""
 _LISTING_MODULES = ("importlib._bootstrap_external", "importlib.metadata", "finery.util.installed")
 """Modules that list folders to find modules and distributions."""
@@ -72,17 +71,16 @@ class Observer:
     """Finds out what counts of all that this process does, and keeps it in `log`.
 
     is_own: whether only finery's own code runs. keyed: files of code in the step's key, which
-    follows their imports in `search_path`. declared: files that the recipe names and that inputs
-    refer to.
+    follows their imports in `search_path`. first_path: that before plugins changed it. declared:
+    files that the recipe names and that inputs refer to.
     """
 
-    def __init__(self) -> None:
-        self.log = ReadLog(Places("/", ""))
-        self.scope = Scope()
-        self.is_own = False
-        self.keyed: frozenset[str] = frozenset()
-        self.search_path: frozenset[str] = frozenset()  # each with a slash at its end
-        self.first_path: frozenset[str] = frozenset()  # before plugins changed it
+    def __init__(self, log: ReadLog, task: Task, scope: Scope, *, is_own: bool) -> None:
+        self.log, self.scope, self.is_own = log, scope, is_own
+        self.keyed = _plain_paths((*task.plugins, *task.code))
+        folders = [*sys.path, *map(os.path.dirname, task.plugins)]
+        self.search_path = frozenset(f"{os.path.abspath(folder)}/" for folder in folders)
+        self.first_path = frozenset(f"{os.path.abspath(folder)}/" for folder in search_path())
         self.declared: frozenset[str] = frozenset()
 
     # -- files and folders: the arguments are those of the audit events ---------------------------
@@ -100,12 +98,11 @@ class Observer:
         elif self.counts(path):
             writes = flags & os.O_ACCMODE
             if writes != os.O_WRONLY and not flags & (os.O_TRUNC | os.O_EXCL):
-                is_relative = os.fsdecode(file)[:1] != "/"
-                if mode is None and is_relative and not os.path.lexists(path):
+                name = os.fsdecode(file)
+                if mode is None and name[:1] != "/" and not os.path.lexists(path):
                     if frame.f_globals.get("__name__") in ("shutil", "os"):  # by a descriptor
                         return
                     if not flags & os.O_CREAT:
-                        name = os.fsdecode(file)
                         self.log.give_up(f"opens {name}, perhaps in a folder that finery can't see")
                 self.log.read(path)
             if writes:
@@ -120,6 +117,11 @@ class Observer:
         if self.counts(path := normalise_path(file)):
             self.log.read(path)
 
+    def write(self, file: Any, *, is_emptied: bool = False) -> None:
+        """Something is about to be made, emptied, replaced or changed."""
+        if self.counts(path := normalise_path(file)):
+            self.log.write(path, is_emptied=is_emptied)
+
     def on_list(self, folder: Any = None) -> None:
         """A folder is about to be listed."""
         if sys._getframe(2).f_globals.get("__name__") not in _LISTING_MODULES:
@@ -129,11 +131,9 @@ class Observer:
         """SQLite is about to open a database."""
         name = os.fsdecode(database)
         if name.startswith("file:"):
-            from urllib.parse import parse_qs, unquote, urlsplit
+            from urllib.parse import unquote, urlsplit
 
-            parts = urlsplit(name)
-            is_memory = parse_qs(parts.query).get("mode") == ["memory"]
-            name = "" if is_memory else unquote(parts.path, errors="surrogateescape")
+            name = unquote(urlsplit(name).path, errors="surrogateescape")
         is_handled = self.is_own and normalise_path(name) in self.declared
         if name not in ("", ":memory:") and not is_handled:
             for end in ("", "-wal", "-journal"):
@@ -146,67 +146,54 @@ class Observer:
         if self.counts(path) and os.path.isdir(path) and self.log.original_of(path) is None:
             name = self.log.places.name(path)
             self.log.give_up(f"moves or makes a link to {name}, in which finery can't see it")
-        if self.counts(path := normalise_path(target)):
-            self.log.write(path, is_emptied=True)
+        self.write(target, is_emptied=True)
 
     def on_rename(self, source: Any, target: Any, *_: Any) -> None:
         """A file or folder is about to be moved."""
         self.on_link(source, target)
-        if self.counts(path := normalise_path(source)):
-            self.log.write(path)
+        self.write(source)
 
     def on_symlink(self, source: Any, target: Any, *_: Any) -> None:
         """A symbolic link is about to be made."""
-        self.on_link(
-            os.path.join(os.path.dirname(normalise_path(target)), os.fsdecode(source)), target
-        )
+        folder = os.path.dirname(normalise_path(target))
+        self.on_link(os.path.join(folder, os.fsdecode(source)), target)
 
     def on_remove(self, path: Any, folder: Any = -1, *_: Any) -> None:
         """A file or folder is about to be removed, which fails if it is missing."""
         if folder != -1:
             path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), os.fsdecode(path))
-        if self.counts(path := normalise_path(path)):
-            self.log.read(path)
-            self.log.write(path)
-
-    def on_truncate(self, path: Any, *_: Any) -> None:
-        """A file is about to be cut, which fails if it is missing."""
-        self.on_remove(path)
+        self.read(path)
+        self.write(path)
 
     def on_enter(self, folder: Any, *_: Any) -> None:
         """A folder is about to be entered or emptied: only that it is missing matters."""
         if not os.path.isdir(folder):
             self.read(folder)
 
-    def on_interpreter(self) -> None:
-        """Another interpreter is about to be made, which has no hooks."""
-        self.log.give_up("makes an interpreter, in which finery can't see what it reads")
+    def on_glob(self, folder: Any, pattern: Any) -> None:
+        """Files are about to be looked for, which isn't seen where a folder is missing."""
+        parts = takewhile(lambda part: not re.search(r"[*?[]", part), Path(pattern).parts)
+        self.on_enter(os.path.join(folder, *parts))
 
     def on_mkdir(self, folder: Any, *_: Any) -> None:
         """A folder is about to be made."""
-        path = normalise_path(folder)
-        if self.counts(path) and not os.path.lexists(path):
-            self.log.write(path)
+        if not os.path.lexists(folder):
+            self.write(folder)
 
     def on_start(self, executable: Any, arguments: Any = (), folder: Any = None, *_: Any) -> None:
-        """A program is about to be started: what its command names counts."""
-        for word in command_words(
-            [executable or "", *arguments] if arguments else ["-c", executable]
-        ):
-            path = normalise_path(os.path.join(os.fsdecode(folder or ""), word))
-            if os.path.isfile(path) or (os.path.isdir(path) and not self.is_own):
-                self.read(path)
-            elif not self.is_own and _FILE_WORD.fullmatch(word) and self.counts(path):
-                self.log.record(self.log.places.name(path), ReadEntry(NAMED_BY_COMMAND))
+        """A program is about to be started: what its command names counts.
 
-    def on_exec(self, executable: Any, arguments: Any, *_: Any) -> None:
-        """A program is about to replace this one, or to run beside it."""
-        self.on_start(executable, arguments)
-
-    def on_load(self, library: Any) -> None:
-        """A library is about to be loaded."""
-        if isinstance(library, str) and "/" in library:
-            self.read(library)
+        That are its arguments, the words of a shell in them, except files that output goes to, and
+        the parts of words between `=`, `:` and `@`.
+        """
+        for item in map(os.fsdecode, [executable or "", *arguments]):
+            quoted = [word for output, word in _SHELL_WORD.findall(item) if not output]
+            words = [item, *(re.sub(r"""\\(.)|['"]""", r"\1", word) for word in quoted)]
+            for word in {part for each in words for part in [each, *re.split("[=:@]", each)]}:
+                path = os.path.join(os.fsdecode(folder or ""), word)
+                is_path = word and (os.path.isdir(path) or _FILE_WORD.fullmatch(word))
+                if (is_path and not self.is_own) or os.path.isfile(path):
+                    self.read(path)
 
     # -- modules ----------------------------------------------------------------------------------
 
@@ -235,34 +222,21 @@ class Observer:
         is_counted = not is_in_key and self.log.places.is_checked(entry)
         if is_counted and (not is_finery or self.log.places.value(entry) != ABSENT):
             self.log.record(entry)
-        if not is_finery and name not in sys.builtin_module_names:
-            by_library = within is None and code_origin(file) == "installed"
-            for module in self.possible_places(name, within, is_followed, by_library):
-                self.log.record(f"module {self.log.places.name(module)}")
-
-    def possible_places(
-        self, name: str, within: Any, is_followed: bool, by_library: bool
-    ) -> list[str]:
-        """Where a module might be found, besides where an entry `import` or the key counts it.
-
-        is_followed: whether the key follows the import. by_library: whether a library looks for a
-        top-level module: many look for others that nobody has.
-        """
+        if is_finery or name in sys.builtin_module_names:
+            return
         folders = [*map(os.path.abspath, list(sys.path if within is None else within))]
-        modules, covered = [], self.search_path if is_followed else frozenset[str]()
+        places, covered = [], {*(self.search_path if is_followed else ())}
         for folder in folders if any(map(self.scope.is_loose, folders)) else ():
-            module = f"{folder}/{name.rpartition('.')[2]}"
-            if self.scope.is_loose(module):
-                modules.append(module)
-            if candidates(module):
-                if code_origin(module):  # what comes before it is in each key
-                    covered = self.search_path if is_followed else self.first_path
+            places.append(f"{folder}/{name.rpartition('.')[2]}")
+            if candidates(places[-1]):  # what comes before an installed one is in each key
+                covered.update(self.first_path if code_origin(places[-1]) else ())
                 break
-        else:
-            if by_library and self.log.places.is_checked(f"{IMPORT_PREFIX}{name}"):
-                covered = covered.union(self.scope.folders)
-        end = name.replace(".", "/")
-        return [module for module in modules if module.removesuffix(end) not in covered]
+        else:  # many libraries look for others that nobody has
+            is_library = within is None and code_origin(file) == "installed"
+            covered.update(self.scope.folders if is_library else ())
+        for place in filter(self.scope.is_loose, places):
+            if place.removesuffix(name.replace(".", "/")) not in covered:
+                self.log.record(f"module {self.log.places.name(place)}")
 
 
 class Finder:
@@ -277,19 +251,24 @@ class Finder:
 
 _observer: Observer | None = None
 """Keeps what is read, while something is watched."""
-_process = Observer()
+_log = ReadLog(Places("/", ""))
 """What this process has read."""
 _HANDLERS: dict[str, Callable[..., None]] = {
     "open": Observer.on_open, "os.listdir": Observer.on_list, "os.scandir": Observer.on_list,
-    "sqlite3.connect": Observer.on_connect, "os.rename": Observer.on_rename,
-    "os.mkdir": Observer.on_mkdir, "os.chdir": Observer.on_enter, "os.remove": Observer.on_remove,
-    "os.rmdir": Observer.on_remove, "os.truncate": Observer.on_truncate,
-    "shutil.rmtree": Observer.on_enter,
-    "cpython.PyInterpreterState_New": Observer.on_interpreter,
-    "import": Observer.on_import, "os.link": Observer.on_link, "os.symlink": Observer.on_symlink,
-    "subprocess.Popen": Observer.on_start, "ctypes.dlopen": Observer.on_load,
-    "os.system": Observer.on_start, "os.exec": Observer.on_exec,
-    "os.posix_spawn": Observer.on_exec,
+    "pathlib.Path.glob": Observer.on_glob, "pathlib.Path.rglob": Observer.on_glob,
+    "sqlite3.connect": Observer.on_connect,
+    "ctypes.dlopen": lambda observer, library: "/" in library and observer.read(library),
+    "os.chdir": Observer.on_enter, "shutil.rmtree": Observer.on_enter,
+    "os.remove": Observer.on_remove, "os.rmdir": Observer.on_remove,
+    "os.truncate": lambda observer, path, *_: observer.on_remove(path),
+    "os.rename": Observer.on_rename, "os.link": Observer.on_link, "os.symlink": Observer.on_symlink,
+    "import": Observer.on_import, "os.mkdir": Observer.on_mkdir,
+    "subprocess.Popen": Observer.on_start, "os.system": Observer.on_start,
+    "os.exec": lambda observer, *arguments: observer.on_start(*arguments[:2]),
+    "os.posix_spawn": lambda observer, *arguments: observer.on_start(*arguments[:2]),
+    "cpython.PyInterpreterState_New": lambda observer: observer.log.give_up(
+        "makes an interpreter, in which finery can't see what it reads"
+    ),
 }  # fmt: skip
 
 
@@ -323,27 +302,21 @@ def observe(task: Task, plugins: Plugins | None = None) -> Iterator[None]:
     plugins: None while they are imported. A step of finery's own with a pin isn't watched, since
     it reads what the pin stands for.
     """
-    global _observer, _process
+    global _observer, _log
     _install()
     previous = _observer
     is_own = plugins is not None and _has_only_own_code(task, plugins)
     if task.project and not (is_own and task.pinned is not None):
-        project_paths = task.project, task.recipe, task.store, tuple(task.code)
-        places = entry_places(*project_paths)
-        if places[:2] != _process.log.places[:2]:  # at first, and if it builds in another project
-            _process = Observer()
-        _process.log.places = places
-        _process.scope = scope_of(*project_paths)
-        _process.keyed = _plain_paths((*task.plugins, *project_paths[3]))
-        folders = [*sys.path, *map(os.path.dirname, task.plugins)]
-        _process.search_path = frozenset(f"{os.path.abspath(folder)}/" for folder in folders)
-        _process.first_path = frozenset(f"{os.path.abspath(e)}/" for e in search_path())
-        _process.declared = frozenset()
+        paths = task.project, task.recipe, task.store, tuple(task.code)
+        places = entry_places(*paths)
+        if places[:2] != _log.places[:2]:  # at first, and if it builds in another project
+            _log = ReadLog(places)
+        _log.places = places
+        observer = Observer(_log, task, scope_of(*paths), is_own=is_own)
         if plugins is not None:
-            _process.declared = frozenset(map(normalise_path, _declared_paths(task)))
-            _process.log.begin(Path(task.scratch))
-        _observer = _process
-    _process.is_own = is_own
+            observer.declared = frozenset(map(normalise_path, _declared_paths(task)))
+            _log.begin(Path(task.scratch))
+        _observer = observer
     try:
         yield
     finally:
@@ -361,23 +334,23 @@ def collect_reads(task: Task) -> tuple[list[tuple[str, str]], str, list[str]]:
     versions = {normalise_name(name): version for name, version in task.expects.packages.items()}
     plugins = (e.distribution for e in entry_points(GROUP) if e.name in task.entry_points)
     versions |= {each.name: each.version for each in plugins}  # whose files are in the key
-    entries, rewritten = _process.log.end(partial(_is_in_key, task, versions))
-    return sorted(entries.items()), _process.log.reason, rewritten
+    entries, rewritten = _log.end(partial(_is_in_key, task, versions))
+    return sorted(entries.items()), _log.reason, rewritten
 
 
 def process_log() -> ReadLog:
     """What this process has read."""
-    return _process.log
+    return _log
 
 
 def is_clean() -> bool:
     """Whether this process has read nothing, so that it may serve another step."""
-    return not (_process.log.reason or _process.log.entries)
+    return not (_log.reason or _log.entries)
 
 
 def has_read() -> bool:
     """Whether this process has read anything of the project."""
-    return any(not name.startswith(IMPORT_PREFIX) for name in _process.log.entries)
+    return any(not name.startswith(IMPORT_PREFIX) for name in _log.entries)
 
 
 def _is_import(frame: FrameType | None) -> bool:
@@ -389,21 +362,6 @@ def _is_import(frame: FrameType | None) -> bool:
     return False
 
 
-def command_words(command: Sequence[Any]) -> Iterator[str]:
-    """The words of a command, and their parts between `=`, `:` and `@`.
-
-    A text after `-c` or `-e` is split like a shell does, without files that output goes to.
-    """
-    option = ""
-    for item in map(os.fsdecode, command):
-        words = [item]
-        if re.fullmatch("-[A-Za-z]*[ce]", option):
-            quoted = [word for output, word in _SHELL_WORD.findall(item) if not output]
-            words = [re.sub(r"""\\(.)|['"]""", r"\1", word) for word in quoted]
-        yield from filter(None, (p for w in words for p in [w, *re.split("[=:@]", w)]))
-        option = item
-
-
 @lru_cache(maxsize=4096)
 def _is_standard(file: str) -> bool:
     """Whether code acts for its caller: that of Python, such as `pkgutil`, or a string."""
@@ -412,23 +370,22 @@ def _is_standard(file: str) -> bool:
 
 def _is_in_key(task: Task, versions: Mapping[str, str], name: str, value: str) -> bool:
     """Whether the key of a step has what an entry for a module says. versions: those in it."""
-    if not name.startswith(IMPORT_PREFIX):
-        return False
-    if task.environment is not None:  # whose packages all count
-        return True
+    is_import, module = name.startswith(IMPORT_PREFIX), normalise_name(name[len(IMPORT_PREFIX) :])
     if value == ABSENT:
-        return versions.get(normalise_name(name.removeprefix(IMPORT_PREFIX))) == "not installed"
-    return all(installer.partition(" ")[0] in versions for installer in value.split(", "))
+        is_same = versions.get(module) == "not installed"
+    else:
+        is_same = all(installer.partition(" ")[0] in versions for installer in value.split(", "))
+    # All packages of an environment count.
+    return is_import and (is_same or task.environment is not None)
 
 
 def _declared_paths(task: Task) -> Iterator[str]:
     """The paths of the files that the recipe names and that inputs refer to."""
     for files in task.files.values():
         yield from (path for _, path in files)
-    for pairs in task.inputs.values():
-        for _, manifest in pairs:
-            for artifact in with_references(manifest):
-                yield from (path for path, *_ in artifact.external.values())
+    manifests = (manifest for pairs in task.inputs.values() for _, manifest in pairs)
+    for artifact in chain.from_iterable(map(with_references, manifests)):
+        yield from (path for path, *_ in artifact.external.values())
 
 
 def _has_only_own_code(task: Task, plugins: Plugins) -> bool:

@@ -3,8 +3,7 @@
 An entry is the value of something from before the step changed it. Of a file or folder that wasn't
 there before the step made it, that is the value that the step leaves, since the step may have
 asked whether it exists: a removed one doesn't count. What the step emptied before it read it is its
-own and doesn't count either. What a child's command names and isn't there, the child may read or
-make: the value is the last one, too.
+own and doesn't count either.
 
 A process keeps its entries, since what one step read may be in a cache of a module. Entries also go
 to a file beside the scratch folder: processes that the step forked write there, too, and the next
@@ -28,8 +27,6 @@ from finery.util.leftovers import reads_path
 
 LEFT_BY_STEP = "left"
 """The value, until the step ends, of what the step made itself."""
-NAMED_BY_COMMAND = "named"
-"""The value, until the step ends, of a missing file that the command of a child names."""
 EMPTIED_BY_STEP = "emptied"
 """The value of a file before it was truncated, since nobody reads that."""
 
@@ -61,10 +58,7 @@ class ReadLog:
 
     def read(self, path: str) -> None:
         """A file or folder is about to be read."""
-        name = self.places.name(path)
-        if self._has(name):
-            return
-        original = self.original_of(path)
+        name, original = self.places.name(path), self.original_of(path)
         if original is None or (original.value == ABSENT and file_state(path) == MISSING):
             self.record(name)
         elif original.value != EMPTIED_BY_STEP:
@@ -74,15 +68,11 @@ class ReadLog:
 
     def write(self, path: str, *, is_emptied: bool = False) -> None:
         """A file or folder is about to be made, emptied, replaced or changed."""
-        if path in self.written:
-            return
-        state, name = file_state(path), self.places.name(path)
-        if state == MISSING:
-            self.written[path] = ReadEntry(ABSENT)
-        elif is_emptied:
-            self.written[path] = ReadEntry(EMPTIED_BY_STEP, state)
-        else:
-            self.written[path] = self.entries[name] if self._has(name) else self._examine(name)
+        if path not in self.written:
+            state, name = file_state(path), self.places.name(path)
+            is_gone = is_emptied or state == MISSING  # so that nobody can read it
+            gone = ReadEntry(ABSENT if state == MISSING else EMPTIED_BY_STEP, state)
+            self.written[path] = gone if is_gone else self.entries.get(name) or self._examine(name)
 
     def original_of(self, path: str) -> ReadEntry | None:
         """What was there before the step wrote to a path, or made a folder that it is in.
@@ -96,12 +86,9 @@ class ReadLog:
             path = os.path.dirname(path)
         return None
 
-    def _has(self, name: str) -> bool:
-        return name in self.entries and self.entries[name].value != NAMED_BY_COMMAND
-
     def record(self, name: str, entry: ReadEntry | None = None) -> None:
         """Keep the entry for something that is about to be read."""
-        if self._has(name) or self.entries.get(name, ()) == entry:
+        if name in self.entries:
             return
         if len(self.entries) >= MAX_ENTRIES:
             self.give_up(f"reads more than {MAX_ENTRIES:,} files and folders of the project")
@@ -142,9 +129,8 @@ class ReadLog:
         file = reads_path(scratch)
         earlier = dict(_entries(str(file)))
         is_changed = any(
-            self.places.value(name) != (ABSENT if entry.value == NAMED_BY_COMMAND else entry.value)
+            entry.value not in (LEFT_BY_STEP, self.places.value(name))
             for name, entry in earlier.items()
-            if entry.value != LEFT_BY_STEP
         )
         if not scratch.is_dir():
             file.unlink(missing_ok=True)
@@ -153,8 +139,8 @@ class ReadLog:
             shutil.rmtree(scratch)
             file.unlink()
         else:
-            for name, entry in earlier.items():
-                self.record(name, entry if entry.value == NAMED_BY_COMMAND else None)
+            for name in earlier:
+                self.record(name)
         self._file = str(file)
         if self.entries:
             self._append(self.entries)
@@ -166,15 +152,14 @@ class ReadLog:
         """
         file, self._file = self._file, ""
         for name, entry in _entries(file):  # of processes that the step forked, too
-            if not self._has(name):
-                self.entries[name] = entry
-            if len({self.entries[name].value, entry.value} - {LEFT_BY_STEP, NAMED_BY_COMMAND}) > 1:
+            values = {self.entries.setdefault(name, entry).value, entry.value}
+            if len(values - {LEFT_BY_STEP}) > 1:
                 self.give_up(f"reads {name}, which changes meanwhile")
         entries, rewritten = dict[str, str](), list[str]()
         for name, entry in dict(self.entries).items():
-            is_last = entry.value in (LEFT_BY_STEP, NAMED_BY_COMMAND)
+            is_last = entry.value == LEFT_BY_STEP
             value = self.places.value(name) if is_last else entry.value
-            if (entry.value == LEFT_BY_STEP and value == ABSENT) or is_in_key(name, value):
+            if (is_last and value == ABSENT) or is_in_key(name, value):
                 continue
             entries[name] = value
             if not self.places.is_checked(name):
@@ -189,22 +174,16 @@ class ReadLog:
         return entries, rewritten
 
     def _is_same(self, name: str, entry: ReadEntry) -> bool:
-        if entry.state != MISSING:
-            state = file_state(self.places.path(name))
-            if state[:4] != entry.state[:4]:
-                return False
-            if state == entry.state:  # another name changes the ctime
-                return True
-        return self.places.value(name) == entry.value
+        state = file_state(self.places.path(name))
+        is_comparable = entry.state == MISSING or state[:4] == entry.state[:4]
+        is_untouched = state == entry.state != MISSING  # otherwise, another name changes the ctime
+        return is_comparable and (is_untouched or self.places.value(name) == entry.value)
 
     def _append(self, entries: Mapping[str, ReadEntry]) -> None:
         """Add entries to the file, each in one write: other processes do the same."""
-        file = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
+        with open(self._file, "ab", buffering=0) as file:
             for name, entry in entries.items():
-                os.write(file, f"{json.dumps([name, *entry])}\n".encode())
-        finally:
-            os.close(file)
+                file.write(f"{json.dumps([name, *entry])}\n".encode())
 
 
 def _entries(file: str) -> Iterator[tuple[str, ReadEntry]]:

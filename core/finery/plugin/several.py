@@ -7,7 +7,7 @@ here only see to it that the file works without it.
 
 import ast
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable
 from itertools import compress
 
 from finery.util.installed import is_finery_module
@@ -21,6 +21,9 @@ DYNAMIC_NAMES = frozenset({
     "runpy", "shelve", "step_type", "step_types", "tb_frame", "vars",
 })  # fmt: skip
 """Names by which code may find a class that it doesn't name."""
+DYNAMIC_FUNCTIONS = ("compile", "eval", "exec", "getattr")
+"""Functions by which it may, too, unlike methods of the same name."""
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def tree_without(content: bytes, path: str, classes: Collection[str]) -> ast.Module:
@@ -29,8 +32,7 @@ def tree_without(content: bytes, path: str, classes: Collection[str]) -> ast.Mod
     The lines of everything else stay. So a step can't depend on what isn't in its key.
     """
     tree = ast.parse(content, path)
-    cut = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in classes]
-    tree.body = [node for node in tree.body if node not in cut]
+    tree.body = [n for n in tree.body if not (isinstance(n, ast.ClassDef) and n.name in classes)]
     for table in filter(None, map(step_table, tree.body)):
         is_kept = [getattr(value, "id", "") not in classes for value in table.values]
         table.keys = [*compress(table.keys, is_kept)]
@@ -48,70 +50,57 @@ def step_table(node: ast.stmt) -> ast.Dict | None:
 
 def may_find_classes(nodes: Iterable[ast.AST], words: Collection[str]) -> bool:
     """Whether code may look for classes that it doesn't name. words: its names, also in strings."""
-    return not DYNAMIC_NAMES.isdisjoint(words) or any(map(_is_computed, nodes))
-
-
-def _is_computed(node: ast.AST) -> bool:
-    """Whether a node may use a name that it computes."""
-    if isinstance(node, ast.Call):
-        is_getattr = "getattr" in (getattr(node.func, "id", ""), getattr(node.func, "attr", ""))
-        return is_getattr and not any(isinstance(name, ast.Constant) for name in node.args[1:2])
-    # These run a text, which may have any name in it, unlike `re.compile`.
-    return isinstance(node, ast.Name) and node.id in ("compile", "eval", "exec")
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return not (DYNAMIC_NAMES.isdisjoint(words) and used.isdisjoint(DYNAMIC_FUNCTIONS))
 
 
 def plain_classes(tree: ast.Module) -> list[str]:
     """The classes of a file of which only the bases, finery's own, do anything."""
-    bind_counts = Counter(name for node in ast.walk(tree) for name in _bound_names(node))
-    sources = {
-        alias.asname or alias.name: node.module or ""
+    bind_counts = Counter(map(_bound_name, ast.walk(tree)))
+    own_names = {
+        name
         for node in tree.body
-        if isinstance(node, ast.ImportFrom) and not node.level
-        for alias in node.names
-        if bind_counts[alias.asname or alias.name] == 1 and not bind_counts["*"]
+        if isinstance(node, ast.ImportFrom) and is_finery_module(node.module or "")
+        for name in map(_bound_name, node.names)
+        if bind_counts[name] == 1 and not (node.level or bind_counts["*"])
     }
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    return [c.name for c in classes if bind_counts[c.name] == 1 and _is_plain_class(c, sources)]
+    return [c.name for c in classes if bind_counts[c.name] == 1 and _is_plain(c, own_names)]
 
 
-def _bound_names(node: ast.AST) -> Iterator[str]:
-    """The names of variables that a node itself binds; `*` if they aren't known."""
-    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-        yield node.id
-    if isinstance(name := getattr(node, "asname", None) or getattr(node, "name", None), str):
-        yield name.partition(".")[0]  # of imports, definitions, exception handlers, patterns, types
-    if isinstance(node, ast.MatchMapping) and node.rest:
-        yield node.rest
+def _bound_name(node: ast.AST) -> str:
+    """The variable that a node itself binds, if any; `*` if it isn't known."""
+    if isinstance(node, ast.Name):
+        return "" if isinstance(node.ctx, ast.Load) else node.id
+    # Of imports, definitions, exception handlers and patterns:
+    name = next((getattr(node, f) for f in ("asname", "name", "rest") if getattr(node, f, 0)), "")
+    return name.partition(".")[0] if isinstance(name, str) else ""
 
 
-def _is_plain_class(node: ast.ClassDef, sources: Mapping[str, str]) -> bool:
-    """sources: name → the module that it is imported from."""
-    bases = [sources.get(getattr(base, "id", ""), "") for base in node.bases]
+def _is_plain(node: ast.ClassDef, own_names: Collection[str]) -> bool:
+    """Whether a class has only bases of finery's, and its body only defines methods and variables.
+
+    own_names: names that are certainly finery's.
+    """
+    methods = [child for child in node.body if isinstance(child, FUNCTIONS)]
+    others = [child for child in node.body if not isinstance(child, FUNCTIONS)]
+    decorators = {getattr(d, "id", "") for method in methods for d in method.decorator_list}
+    parts = [*others, *(m.args for m in methods), *(m.returns for m in methods if m.returns)]
+    bases = {getattr(base, "id", "") for base in node.bases}
     values = (child for keyword in node.keywords for child in ast.walk(keyword))
     return (
         bool(bases and not node.decorator_list)
-        and all(map(is_finery_module, bases))
-        and not any(isinstance(child, ast.Name) for child in values)
-        and all(_is_plain(child, sources) for child in node.body)
+        and bases.issubset(own_names)
+        and decorators <= {"property", "staticmethod", "classmethod"}
+        and all(isinstance(c, ast.Assign | ast.AnnAssign | ast.Expr | ast.Pass) for c in others)
+        and not any(isinstance(value, ast.Name) for value in values)
+        and not any(_has_effect(child, own_names) for part in parts for child in ast.walk(part))
     )
 
 
-def _is_plain(node: ast.stmt, sources: Mapping[str, str]) -> bool:
-    """Whether a statement of a class body defines a method or a variable, and calls nothing."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        decorators = {getattr(decorator, "id", "") for decorator in node.decorator_list}
-        parts: list[ast.AST] = [node.args, node.returns or ast.Pass()]
-        is_plain = decorators <= {"property", "staticmethod", "classmethod"}
-    else:
-        parts = [node]
-        is_plain = isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr | ast.Pass)
-    children = (child for part in parts for child in ast.walk(part))
-    return is_plain and not any(_has_effect(child, sources) for child in children)
-
-
-def _has_effect(node: ast.AST, sources: Mapping[str, str]) -> bool:
+def _has_effect(node: ast.AST, own_names: Collection[str]) -> bool:
     """Whether it is an assignment to a part of something, or a call, except of `setting` etc."""
     if isinstance(node, ast.Call):
         name = getattr(node.func, "id", "")
-        return name not in ("setting", "takes", "nested_step") or sources.get(name) != "finery"
+        return name not in ("setting", "takes", "nested_step") or name not in own_names
     return isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store)

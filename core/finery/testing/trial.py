@@ -271,7 +271,7 @@ class Trial:
         """The functions that the step executed, as `given.EXECUTED` recorded them."""
         with self._planner() as planner:
             plan = _plan_of_subject(planner)
-            own, watched = planner.code.index.own.paths, planner.code.watched().present
+            own, present = planner.code.index.own.paths, planner.code.present()
             # The key format stands for the rest of the core.
             rest = {p for name, p in own.items() if name[:7] == "finery/" and KIT not in name}
             recorded = Path(self.env[given.EXECUTED] or "").read_text("utf-8").splitlines()
@@ -280,7 +280,7 @@ class Trial:
                 for line in recorded
                 for file, name, is_counted in json.loads(line)
                 if file not in rest
-                and (file in watched or (os.path.isabs(file) and code_origin(file) == ""))
+                and (file in present or (os.path.isabs(file) and code_origin(file) == ""))
                 and Path(file).name != "given.py" and name[0] != "<"
                 and (name == "finery_run_step" or not name.startswith("finery_"))
             }  # fmt: skip

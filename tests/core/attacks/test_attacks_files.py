@@ -266,6 +266,14 @@ CASES = [
             " for f in fs)", "folder/two.txt"),
     appears("a new file in a folder that was absent", "try:\n    answer = os.listdir('later')\n"
             "except OSError:\n    answer = 0", "later/two.txt"),
+    *[appears(f"a new file in a folder that was absent, by {name}", f"answer = sorted(map(str, "
+              f"{call}))", "later/deep/two.txt")
+      for name, call in [("glob", "Path('later').glob('deep/*.txt')"),
+                         ("glob of its name", "Path().glob('later/*/t*.txt')"),
+                         ("rglob", "(HERE / 'later').rglob('*.txt')")]],
+    appears("a new file in a folder that was absent, by scandir", "try:\n"
+            "    answer = [e.name for e in os.scandir('later')]\nexcept OSError:\n    answer = 0",
+            "later/two.txt"),
     appears("a new file by glob below any folder",
             "answer = [Path(p).read_text() for p in __import__('glob').glob('*/two.txt')]",
             "folder/two.txt", unseen="exists and stat"),
@@ -352,7 +360,7 @@ CASES = [
     Attack("another text beside one that a child makes", step("import subprocess\n"
            "subprocess.run(['cp', 'words.txt', 'made.txt'])\nos.system('cat made.txt >more.txt')\n"
            "answer = open('more.txt').read()") | {"words.txt": OLD}, put("other.txt", NEW),
-           precise=True),
+           same=True),
     appears("a new file by a child that lists a folder", "import subprocess\n"
             "answer = subprocess.check_output(['ls', 'folder'])", "folder/two.txt"),
     reads("a text by a child", "import subprocess\n"

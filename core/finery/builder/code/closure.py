@@ -41,8 +41,7 @@ REGISTRY_NAMES = frozenset({
     "distributions", "entry_points", "importlib_metadata", "iter_entry_points",
     "packages_distributions", "pkg_resources",
 })  # fmt: skip
-METADATA_MODULES = frozenset({"importlib", "metadata"})
-"""Names of what reads which distributions are installed: `REGISTRY_NAMES`, or both of these."""
+"""Names of what reads which distributions are installed, besides `importlib.metadata`."""
 HARDWARE_PACKAGES = re.compile(r"nvidia-|cuda-|triton|pytorch-triton|intel-")
 """Distributions that a build of torch for other hardware doesn't need."""
 
@@ -59,16 +58,14 @@ class Closure:
         self._index = index
         self._imports = index.imports(named for named, _ in subjects if isinstance(named, Path))
         self._counted = {getattr(named, "__qualname__", "").split(".")[0] for named, _ in subjects}
-        self._follow()
-        while needed := self._needed_classes():
-            self._counted |= needed
+        while True:
             self._follow()
-
-    def _needed_classes(self) -> set[str]:
-        """The classes that are left out although code that counts may look for them."""
-        left_out = {name for names in self.left_out.values() for name in names}
-        words = {word for file in self._loose.values() for word in self._parsed(file).words}
-        return left_out if "*" in words else left_out & words
+            words = {word for file in self._loose.values() for word in self._parsed(file).words}
+            left_out = {name for names in self.left_out.values() for name in names}
+            # Classes that code which counts may look for:
+            if not (needed := left_out if "*" in words else left_out & words):
+                return
+            self._counted |= needed
 
     # -- following -------------------------------------------------------------------------------
 
@@ -80,24 +77,24 @@ class Closure:
         self.files: set[str] = set()
         self.folders: set[str] = set()
         self._names: dict[str, dict[str, str]] = {}
-        self._own: dict[str, dict[str, None]] = {}
+        self._own: dict[str, set[str]] = {}
         self._loose: dict[str, Module] = {}
         self._pending: list[Module] = []
         self._versions: set[tuple[str, str]] = set()
         for named, named_in in self.subjects:
             self._start(named, named_in)
-        if self._loose or self.code:
-            for archive in self._imports.archives:
-                self._visit(Module("", archive))
+        for archive in self._imports.archives:
+            self._visit(Module("", archive))
         while self._pending:
             module = self._pending.pop()
             parsed = self._parsed(module)
-            if parsed.words & REGISTRY_NAMES or parsed.words >= METADATA_MODULES:
+            if parsed.words & REGISTRY_NAMES or parsed.words >= {"importlib", "metadata"}:
                 self.code["installed distributions"] = self._index.registry
             for imported in parsed.imports:
                 self._import(*module.absolute(imported))
         for label, digests in self._own.items():
-            self.code[label] = _merge_digests(digests)
+            text = " ".join(sorted(digests))  # of what several subjects need
+            self.code[label] = text if len(digests) == 1 else blake3(text.encode()).hexdigest()
         for module in self._loose.values():
             self.files.add(module.path)
             parsed = self._parsed(module)
@@ -109,10 +106,9 @@ class Closure:
         return self._index.files.parsed(module.path, self.left_out.get(module.path, ()))
 
     def _start(self, subject: Any, naming_module: ModuleType | None) -> None:
-        if isinstance(subject, Path):
-            subject = Module(subject.stem, str(subject))
-        if isinstance(subject, Module):
-            self._visit(subject)
+        if isinstance(subject, Path | Module):
+            is_module = isinstance(subject, Module)
+            self._visit(subject if is_module else Module(subject.stem, str(subject)))
             return
         if isinstance(subject, str):
             self._import_own(subject, "") if is_finery_module(subject) else self._start_in(subject)
@@ -125,24 +121,21 @@ class Closure:
         if is_finery_module(subject.__module__):
             self._count_own(f"{subject.__module__}:{subject.__qualname__}")
         bases = getattr(subject, "__mro__", (subject,))
-        own_bases = tuple(base for base in bases if is_finery_module(base.__module__))
-        for base in bases:
-            is_own = base in own_bases  # which a function is, too
-            if not (is_own or any(issubclass(own_base, base) for own_base in own_bases)):
-                self._start_in(base.__module__)
+        own_bases = [base for base in bases if is_finery_module(base.__module__)]
+        own = {base for own_base in own_bases for base in getattr(own_base, "__mro__", (own_base,))}
+        for base in (base for base in bases if base not in own):
+            self._start_in(base.__module__)
         if naming_module is not None and not is_finery_module(naming_module.__name__):
             self._start_in(naming_module.__name__)
 
     def _start_in(self, name: str) -> None:
-        """Follow a module that is imported already, or that `key_code` names."""
+        """Follow a module that is imported already, or that the `code` of a `Key` names."""
         if name.partition(".")[0] in sys.stdlib_module_names:
             return
         module = import_module(name)
         path = getattr(module, "__file__", None)
         if path is None:
-            raise PluginError(
-                f"the code of {name} isn't in a file", fix="put the step type into a module"
-            )
+            raise PluginError(f"the code of {name} isn't in a file", fix="put it into a module")
         if not name.startswith(FILE_MODULE):
             self._import(name, "")
         is_package = is_finery_module(name) or name.partition(".")[0] in plugin_packages()
@@ -151,10 +144,7 @@ class Closure:
 
     def _visit(self, module: Module) -> None:
         """Count a file that belongs to no distribution, and follow its imports."""
-        if not module.path:
-            return
-        real = os.path.realpath(module.path)
-        if real in self._loose:
+        if not module.path or (real := os.path.realpath(module.path)) in self._loose:
             return
         self._loose[real] = module
         self._pending.append(module)
@@ -182,12 +172,10 @@ class Closure:
 
     def _walk(self, base: str, name: str) -> None:
         """Visit the files of a module and of the packages that it is in."""
+        modules = self._imports.find(base) if name == "*" else ()
+        inside = [name, *(child for module in modules for child in self._imports.children(module))]
         names = [*accumulate(base.split("."), "{}.{}".format)]
-        if name == "*":
-            modules = self._imports.find(base)
-            names += (f"{base}.{child}" for m in modules for child in self._imports.children(m))
-        elif name:
-            names.append(f"{base}.{name}")
+        names += (f"{base}.{child}" for child in inside if child.isidentifier())
         for module in (module for parent in names for module in self._imports.find(parent)):
             if code_origin(module.path) != "standard":
                 self._visit(module)
@@ -200,7 +188,7 @@ class Closure:
 
     def _count_own(self, subject: str) -> None:
         for label, digest in self._index.own.code_of(subject).items():
-            self._own.setdefault(label, {})[digest] = None
+            self._own.setdefault(label, set()).add(digest)
             paths = self._index.own.paths
             self.files.update(paths.values() if label == WHOLE_LABEL else [paths[label]])
 
@@ -221,25 +209,17 @@ class Closure:
             return
         self._versions.add((name, extra))
         self.packages.add(name)
-        installed = self._index.installed
-        if record := installed.records.get(name):
+        if record := self._index.installed.records.get(name):
             self.code[f"{name} (files)"] = record
-        for required, extras, needed_extra in installed.requires[name]:
+        for required, extras, needed_extra in self._index.installed.requires[name]:
             if needed_extra in ("", extra) and not HARDWARE_PACKAGES.match(required):
                 for extra_name in ("", *extras):
                     self._count_version(required, extra_name)
 
     def names(self) -> dict[str, dict[str, str]]:
         """Digest in `code` → definition, or file of a package → its digest."""
-        own_names: dict[str, dict[str, str]] = {}
-        for label, digests in self._own.items():
-            definitions = [pair for d in digests for pair in definitions_in(label, d).items()]
-            own_names[_merge_digests(digests)] = dict(definitions)
+        own_names = {
+            self.code[label]: {n: v for d in digests for n, v in definitions_in(label, d).items()}
+            for label, digests in self._own.items()
+        }
         return {digest: names for digest, names in (self._names | own_names).items() if names}
-
-
-def _merge_digests(digests: Collection[str]) -> str:
-    """The digest of a file of which several subjects need different definitions."""
-    if len(digests) == 1:
-        return next(iter(digests))
-    return blake3(" ".join(sorted(digests)).encode()).hexdigest()

@@ -42,26 +42,23 @@ class Files:
 
     def is_same(self, path: str) -> bool:
         """Whether a file or folder is as it was when it was read."""
-        if self.states[path] is None and path in self.digests:
-            now = settled_state(path)  # before the content, so that it will show a later change
-            if file_digest(path) != self.digests[path]:
-                return False
-            self.states[path] = now
-            return True
-        return self.states[path] == file_state(path)
+        if self.states[path] is not None or path not in self.digests:
+            return self.states[path] == file_state(path)
+        now = settled_state(path)  # before the content, so that it will show a later change
+        is_same = file_digest(path) == self.digests[path]
+        self.states[path] = now if is_same else None
+        return is_same
 
     def parsed(self, path: str, left_out: Sequence[str] = ()) -> Parsed:
         """What a file holds. left_out: classes in it that don't count."""
         if (subject := (path, *left_out)) not in self._parsed:
             self.watch(path)
-            file, store = Path(path), self._store
+            file, kind = Path(path), " ".join([FORMAT, *left_out])
+            parse = partial(self._parse, left_out)
             try:
-                parse = partial(self._parse, left_out)
-                kind = " ".join([FORMAT, *left_out])
-                content = store.remembered(kind, file, parse) if store is not None else None
+                content = self._store.remembered(kind, file, parse) if self._store else parse(file)
                 parsed = decode_stored(content, Parsed)
-                parsed = parsed or msgspec.msgpack.decode(parse(file), type=Parsed)
-                self._parsed[subject] = parsed
+                self._parsed[subject] = parsed or msgspec.msgpack.decode(parse(file), type=Parsed)
             except OSError as error:
                 raise PluginError(f"can't read {path}: {error.strerror}") from error
         return self._parsed[subject]
@@ -76,10 +73,8 @@ class Files:
     def digest(self, path: str) -> str:
         """BLAKE3 of a file's bytes."""
         self.watch(path)
-        store = self._store
-        return self._note_digest(
-            path, file_digest(path) if store is None else store.digest_file(Path(path))
-        )
+        digest = self._store.digest_file(Path(path)) if self._store else file_digest(path)
+        return self._note_digest(path, digest)
 
     def _note_digest(self, path: str, digest: str) -> str:
         """Note what was read of a file: nothing is the same as two different contents."""

@@ -41,8 +41,8 @@ class Installed(msgspec.Struct, frozen=True, array_like=True):
 class CodeIndex:
     """Where imports lead, what files hold, and what is installed.
 
-    beside: folders from which workers may import. store: keeps facts about files. absent, listed:
-    see `Imports`.
+    beside: folders from which workers may import. store: keeps facts about files. absent,
+    watched: see `Imports`.
     """
 
     def __init__(self, beside: Iterable[str], store: Store | None) -> None:
@@ -50,7 +50,7 @@ class CodeIndex:
         self._imports: dict[tuple[str, ...], Imports] = {}
         self._contents: dict[str, Contents] = {}
         self.absent: set[str] = set()
-        self.listed: set[str] = set()
+        self.watched: set[str] = set()
         self.files = Files(store)
         self.own = OwnFiles(self.files)
 
@@ -58,7 +58,7 @@ class CodeIndex:
         """Where imports lead, in a worker that also loads some files. It adds their folders."""
         beside = (*dict.fromkeys([*self._beside, *(os.path.abspath(f.parent) for f in files)]),)
         if beside not in self._imports:
-            self._imports[beside] = Imports(beside, self.absent, self.listed)
+            self._imports[beside] = Imports(beside, self.absent, self.watched)
         return self._imports[beside]
 
     @cached_property
@@ -88,24 +88,26 @@ class CodeIndex:
         if distribution.name in self._contents:
             return self._contents[distribution.name]
         self.files.watch(distribution.folder)
-        paths = {path: label for label, path in distribution_files(distribution)}
+        parent, metadata = os.path.split(distribution.folder)
+        listed = (f for f in distribution.files() if not f.startswith(("..", metadata)))
+        paths = {f"{parent}/{f}": f for f in listed if not f.endswith((".pth", ".pyc"))}
         tops = [top for top, owner in plugin_packages().items() if owner == distribution]
         entered = {e.package for e in entry_points("finery") if e.distribution == distribution}
-        folders: set[str] = set()
         for module in (module for top in tops for module in self.imports().find(top)):
             if module.path:
                 paths[module.path] = module_label(module)
             elif module.name not in entered:  # such as a folder with tests: no package
                 continue
-            folders.update(module.folders)
             for folder in module.folders:  # of a namespace package, also parts of others
                 paths |= {path: label for label, path in files_in(folder, module.name)}
-        folders |= {os.path.dirname(path) for path in paths}
+        paths = {path: label for path, label in paths.items() if os.path.isfile(path)}
+        parents = (Path(path).parents[: label.count("/")] for path, label in paths.items())
+        folders = {str(folder) for inside in parents for folder in inside}
         for folder in folders:
             self.files.watch(folder)
         digests: dict[str, str] = {}
         for label, digest in sorted(
-            (name, self.files.digest(path)) for path, name in paths.items()
+            (label, self.files.digest(path)) for path, label in paths.items()
         ):
             unique_label(digests, label, digest)
         self._contents[distribution.name] = contents = Contents(paths, digests, folders)
@@ -132,21 +134,9 @@ class Contents(NamedTuple):
 def read_installed() -> Installed:
     """What is installed in this environment."""
     everything = distributions().values()
-    digests = {each.name: each.record_digest() for each in everything}
+    records = {each.name: digest for each in everything if (digest := each.record_digest())}
     requires = {each.name: [*each.requirements()] for each in everything}
-    return Installed(
-        module_owners(), requires, {n: digest for n, digest in digests.items() if digest}
-    )
-
-
-def distribution_files(distribution: Distribution) -> Iterator[tuple[str, str]]:
-    """(label, path) of the files of a distribution by its own list, without metadata and caches."""
-    parent, metadata_folder = os.path.split(distribution.folder)
-    for label in distribution.files():
-        path = f"{parent}/{label}"
-        is_excluded = label.startswith(("..", metadata_folder)) or label.endswith((".pth", ".pyc"))
-        if not is_excluded and os.path.isfile(path):
-            yield label, path
+    return Installed(module_owners(), requires, records)
 
 
 def registry_digest() -> str:
@@ -160,8 +150,7 @@ def unlisted_files(files: Collection[str]) -> list[str]:
     """The files among these that belong to no distribution."""
     unowned = {*files}
     for distribution in distributions().values():
-        parent, record = os.path.dirname(distribution.folder), distribution.read("RECORD")
-        # Most lists name none of them, and to search a text takes less than to split it.
-        if any(file.removeprefix(f"{parent}/") in record for file in unowned):
-            unowned -= {os.path.join(parent, file) for file in distribution.files()}
+        # To search a text takes less than to split it.
+        parent, record = os.path.dirname(distribution.folder), f"\n{distribution.read('RECORD')}"
+        unowned = {f for f in unowned if f"\n{f.removeprefix(f'{parent}/')}," not in record}
     return sorted(unowned)

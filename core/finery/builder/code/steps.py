@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -37,33 +37,34 @@ class Wrapper(NamedTuple):
     packages: tuple[str, ...] = ()
 
 
-class Watched(NamedTuple):
-    """Files and folders that are there, and files that would be code if they were."""
-
-    present: set[str]
-    absent: set[str]
-
-
 class StepCode:
     """Finds the code of step types, engines and wrappers, and later changes of it.
 
-    index: what was read of files. wrappers: the hooks around every step. around: their code.
+    index: what was read of files. wrappers: the hooks around every step, in the order of their
+    calls. around: their code.
     """
 
     def __init__(self, recipe: Recipe, plugins: Plugins, store: Store) -> None:
         self._recipe = recipe
         self._plugins = plugins
         self._store = store
-        self._types: dict[str, tuple[type[Step], ModuleType]] = {}
         self._closures: dict[tuple[Subject, ...], Closure] = {}
         self.index = self._new_index()
-        self._always = [*self._always_subjects()]
-        hooks = [*self._hooks()]
-        self.around = [self._closure([subject]) for *_, subject in hooks]
-        self.wrappers = [
-            Wrapper(name, plugin, closure.code, tuple(sorted(closure.packages)))
-            for (name, plugin, _), closure in zip(hooks, self.around, strict=True)
-        ]
+        adding = plugins.hook.finery_worker_environment.get_hookimpls()
+        names = (each.plugin.__name__ for each in adding)
+        foreign = (name for name in names if not is_finery_module(name))
+        # What may act on any step: hooks for the environment of workers, and code at start.
+        self._always = [(named, None) for named in (*foreign, *self.index.startup_modules())]
+        self.around: list[Closure] = []
+        self.wrappers: list[Wrapper] = []
+        plugin_names = {plugin.module: plugin.name for plugin in plugins.plugins}
+        for hook in reversed(plugins.hook.finery_run_step.get_hookimpls()):
+            if hook.plugin in plugin_names and not getattr(hook.function, OUTSIDE_KEY_MARK, False):
+                name = plugin_names[hook.plugin]
+                closure = self._closure([(hook.function, hook.plugin)])
+                label, packages = f"{name}.{hook.function.__name__}", (*sorted(closure.packages),)
+                self.wrappers.append(Wrapper(label, name, closure.code, packages))
+                self.around.append(closure)
 
     def of_step(self, step: Step, written: Mapping[str, Any], own: Key) -> Closure:
         """The code of a step and of those inside it, of their artifacts' files, and of `own`.
@@ -102,8 +103,7 @@ class StepCode:
 
     def is_current(self, store: Store) -> bool:
         """Whether this belongs to a store, and no file that the code depends on has changed."""
-        has_appeared = any(map(os.path.exists, self.index.absent))
-        files = self.index.files
+        files, has_appeared = self.index.files, any(map(os.path.exists, self.index.absent))
         is_same = not has_appeared and all(map(files.is_same, [*files.states]))
         return store is self._store and is_same
 
@@ -116,51 +116,32 @@ class StepCode:
                 changed_files |= {file for file, _ in closure.code.items() ^ current.code.items()}
         return sorted(changed_files)
 
-    def watched(self) -> Watched:
-        """What shows whether the code of any step may have changed."""
-        own_folders = map(os.path.dirname, self.index.own.paths.values())
-        present = {*self.index.files.states, *self.index.own.paths.values(), *own_folders}
-        return Watched(present | self.index.listed, self.index.absent)
+    def present(self) -> set[str]:
+        """Files and folders that show whether the code of any step may have changed.
+
+        `index.absent` has files that would be code if they were there.
+        """
+        own = self.index.own.paths.values()
+        return {*self.index.files.states, *self.index.watched, *own, *map(os.path.dirname, own)}
 
     def names(self, digest: str) -> dict[str, str] | None:
         """Function, method or variable → digest, in the code of this digest."""
         return decode_stored(self._store.fact(f"{NAMES_FORMAT} {digest}"), dict[str, str])
 
     def _type(self, use: str) -> tuple[type[Step], ModuleType]:
-        if use not in self._types:
-            cls = self._plugins.step_type(use)
-            self._types[use] = cls, _naming_module(*self._plugins.step_types[use])
-        return self._types[use]
-
-    def _hooks(self) -> Iterator[tuple[str, str, Subject]]:
-        """(`plugin.function`, plugin, function) around every step, in the order of their calls."""
-        plugins = {plugin.module: plugin.name for plugin in self._plugins.plugins}
-        for hook in reversed(self._plugins.hook.finery_run_step.get_hookimpls()):
-            if hook.plugin in plugins and not getattr(hook.function, OUTSIDE_KEY_MARK, False):
-                name = f"{plugins[hook.plugin]}.{hook.function.__name__}"
-                yield name, plugins[hook.plugin], (hook.function, hook.plugin)
-
-    def _always_subjects(self) -> Iterator[Subject]:
-        """What may act on any step: hooks for the environment of workers, and code at start."""
-        for hook in self._plugins.hook.finery_worker_environment.get_hookimpls():
-            if not is_finery_module(hook.plugin.__name__):
-                yield hook.plugin.__name__, None
-        yield from ((module, None) for module in self.index.startup_modules())
+        reference, plugin = self._plugins.step_types[use]
+        return self._plugins.step_type(use), _naming_module(reference, plugin)
 
     def _closure(self, named: Iterable[Subject]) -> Closure:
         subjects = tuple(dict.fromkeys(named))
         if subjects not in self._closures:
             self._closures[subjects] = closure = Closure(self.index, subjects)
-            self._keep_names(closure)
+            digest = blake3(msgspec.json.encode([*closure.code.values()])).hexdigest()
+            if self._store.fact(mark := f"{NAMES_FORMAT} of {digest}") is None:
+                encode = msgspec.msgpack.encode  # for explanations after it has changed
+                names = {f"{NAMES_FORMAT} {d}": encode(n) for d, n in closure.names().items()}
+                self._store.keep_facts({**names, mark: b""})
         return self._closures[subjects]
-
-    def _keep_names(self, closure: Closure) -> None:
-        """Keep the definitions in the code, for explanations after it has changed."""
-        digest = blake3(msgspec.json.encode([*closure.code.values()])).hexdigest()
-        if self._store.fact(mark := f"{NAMES_FORMAT} of {digest}") is None:
-            encode = msgspec.msgpack.encode
-            names = {f"{NAMES_FORMAT} {d}": encode(n) for d, n in closure.names().items()}
-            self._store.keep_facts({**names, mark: b""})
 
     def _new_index(self) -> CodeIndex:
         beside = [plugin.path.parent for plugin in self._plugins.plugins if plugin.path is not None]

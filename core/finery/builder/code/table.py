@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from blake3 import blake3
@@ -19,7 +20,6 @@ from finery.util.installed import finery_packages
 TABLE_FILE = Path(__file__).with_name("definitions.json")
 WHOLE_LABEL = "finery"
 """Label of all of finery's code."""
-CORE_PACKAGE = "finery"
 ROWS_PACKAGE = "finery.rows"
 """The part of the core whose code counts; the key format stands for the rest."""
 
@@ -29,7 +29,7 @@ class Table(msgspec.Struct, frozen=True):
 
     files: label → BLAKE3 of its bytes. subjects: what names code (`module:Class`,
     `module:function`, or `module:` and the name of a module) → label → digest of the definitions in
-    that file. names, definitions: see `definitions_in`.
+    that file. names: digest of code → definitions. definitions: label → definition → its digest.
     """
 
     files: dict[str, str]
@@ -45,16 +45,13 @@ def load_table() -> Table:
 
 
 @cache
-def _definitions() -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
-    """(digest of code → definitions, label → definition → its digest)."""
-    names = msgspec.json.decode(load_table().names, type=dict[str, list[str]])
-    return names, msgspec.json.decode(load_table().definitions, type=dict[str, dict[str, str]])
+def _field(name: str) -> dict[str, Any]:
+    return msgspec.json.decode(getattr(load_table(), name), type=dict[str, Any])
 
 
 def definitions_in(label: str, digest: str) -> dict[str, str]:
     """Definition → digest, in the code of a file with this digest; empty if that isn't known."""
-    names, definitions = _definitions()
-    return {name: definitions[label][name] for name in names.get(digest, ())}
+    return {name: _field("definitions")[label][name] for name in _field("names").get(digest, ())}
 
 
 class OwnFiles:
@@ -102,15 +99,11 @@ class OwnFiles:
 
     def import_subjects(self, base: str, name: str) -> Iterator[str]:
         """The subjects for an import of an own module; none for what the key format stands for."""
-        if base.partition(".")[0] == CORE_PACKAGE and not name:  # `finery.rows` may follow
+        is_core = base.partition(".")[0] == "finery"
+        if is_core and not name:  # `finery.rows` may follow
             yield f"module:{ROWS_PACKAGE}"
-        for module in (f"{base}.{name}", base):
-            path = module.replace(".", "/")
-            is_core = module.partition(".")[0] == CORE_PACKAGE and not f"{module}.".startswith(
-                f"{ROWS_PACKAGE}."
-            )
-            is_file = {f"{path}.py", f"{path}/__init__.py"} & load_table().files.keys()
-            if not is_core and (is_file or module == base):
-                yield f"module:{module}"
-            if is_file:  # own packages do nothing when they are imported
-                return
+        path = f"{base}.{name}".replace(".", "/")
+        is_file = {f"{path}.py", f"{path}/__init__.py"} & load_table().files.keys()
+        module = f"{base}.{name}" if is_file else base  # own packages do nothing on import
+        if not is_core or f"{module}.".startswith(f"{ROWS_PACKAGE}."):
+            yield f"module:{module}"

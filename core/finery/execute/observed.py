@@ -253,7 +253,7 @@ _observer: Observer | None = None
 """Keeps what is read, while something is watched."""
 _log = ReadLog(Places("/", ""))
 """What this process has read."""
-_HANDLERS: dict[str, Callable[..., None]] = {
+_HANDLERS: dict[str, Callable[..., Any]] = {
     "open": Observer.on_open, "os.listdir": Observer.on_list, "os.scandir": Observer.on_list,
     "pathlib.Path.glob": Observer.on_glob, "pathlib.Path.rglob": Observer.on_glob,
     "sqlite3.connect": Observer.on_connect,

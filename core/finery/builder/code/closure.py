@@ -107,8 +107,8 @@ class Closure:
 
     def _start(self, subject: Any, naming_module: ModuleType | None) -> None:
         if isinstance(subject, Path | Module):
-            is_module = isinstance(subject, Module)
-            self._visit(subject if is_module else Module(subject.stem, str(subject)))
+            file = Module(subject.stem, str(subject)) if isinstance(subject, Path) else subject
+            self._visit(file)
             return
         if isinstance(subject, str):
             self._import_own(subject, "") if is_finery_module(subject) else self._start_in(subject)

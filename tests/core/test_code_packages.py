@@ -126,14 +126,14 @@ def test_the_distribution_of_a_plugin_counts_by_all_its_files(
 ) -> None:
     files = {"acme/__init__.py": "", "acme/plugin.py": "import lib_a, acme.other",
              "acme/other.py": "", "acme/data/words.txt": "a",
-             "acme_texts/more.txt": "b"}  # fmt: skip
+             "acme_texts/more.txt": "b", "acme/only/folders/x.txt": "x"}  # fmt: skip
     site("lib_a", {"lib_a.py": ""})
     site("acme", files, entry_points=ENTRY)
     first = closure("import acme")
     assert {*first.code} == {"acme", "steps.py"}
     assert first.packages == {"lib-a"}
     folder = tmp_path / "site-packages"
-    assert {str(folder / "acme"), str(folder / "acme/data")} <= first.folders
+    assert {str(folder / name) for name in ("acme", "acme/data", "acme/only")} <= first.folders
     seen = {first.code["acme"]}
     for path, text in (
         ("acme/data/words.txt", "c"), ("acme_texts/more.txt", "c"), ("acme/new.bin", "d"),

@@ -163,12 +163,18 @@ def disk_full(error: OSError) -> StepError | None:
 
 
 def raised_at(error: BaseException, file: str | None) -> "FrameSummary | None":
-    """The last line of a file that an exception passed, or else the line that raised it."""
+    """The last line of a plugin that an exception passed, or else the line that raised it."""
     import traceback
 
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == file]
+    own = [frame for frame in frames if is_in_plugin(frame.filename, file)]
     return next(reversed(own or frames), None)
+
+
+def is_in_plugin(path: str, file: str | None) -> bool:
+    """Whether a file is that of a plugin, or in its package. file: that of its module."""
+    package, init, _ = (file or "").rpartition("__init__.py")
+    return path == file or (bool(init) and path.startswith(package))
 
 
 def each_once(errors: Iterable[FineryError]) -> list[FineryError]:

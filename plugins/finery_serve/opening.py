@@ -1,7 +1,6 @@
 """Finds a built model or bundle by its name in the recipe, and a server for it."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,11 +8,8 @@ import click
 
 from finery import Artifact, Bundle, Model, UsageError
 from finery.advanced import Graph, Project
-from finery_serve.servers import Running, Serving
+from finery_serve.servers import Serve, find_server
 from finery_transformers.formats import way_out
-
-Serve = Callable[[Artifact, Serving], AbstractContextManager[Running]]
-
 
 EXPORTS = ("gguf.export", "vllm.bundle", "serve.bundle")
 """Step types that convert a model into a format with a server."""
@@ -75,7 +71,7 @@ def open_built(step: str, recipe: Path, overrides: Sequence[str]) -> Opened:
 
 def server_for(opened: Opened) -> Serve:
     """The function that serves the artifact. `UsageError` with a way to serve it if none does."""
-    server: Serve | None = opened.graph.plugins.server(opened.format)
+    server = find_server(opened.graph.plugins, opened.format)
     if server is not None:
         return server
     raise UsageError(

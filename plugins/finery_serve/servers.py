@@ -10,15 +10,18 @@ job of an engine that a server or a chat uses.
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from finery import Artifact, Engine, Model, UsageError
+from finery import Artifact, Engine, Model, PluginError, UsageError
 from finery.advanced import Usage, redacted
 
+Serve = Callable[[Artifact, "Serving"], AbstractContextManager["Running"]]
 F = TypeVar("F", bound=Callable[..., Any])
 Kind = Literal["template", "thinking", "prompts", "sampling", "adapter", "options", "answers"]
 STANDALONE = "standalone"
@@ -181,6 +184,32 @@ def bundles_only(serve: F) -> F:
 def is_servable(artifact: Artifact, serve: Callable[..., Any]) -> bool:
     """Whether a function of `finery_servers` serves an artifact of its format."""
     return not (isinstance(artifact, Model) and getattr(serve, _BUNDLES_ONLY, False))
+
+
+def find_server(plugins: Any, artifact_format: str) -> Serve | None:
+    """The function that serves models or bundles of a format; None if no plugin has one.
+
+    What it gives has the attributes of `Running`, else it raises `PluginError`.
+    """
+    serve = plugins.server(artifact_format)
+    if serve is None:
+        return None
+
+    @wraps(serve)
+    @contextmanager
+    def checked(artifact: Artifact, serving: Serving) -> Iterator[Running]:
+        with serve(artifact, serving) as running:
+            for name, kind in (("address", str), ("pid", int), ("build", str)):
+                if not isinstance(getattr(running, name, None), kind):
+                    title = plugins.servers[artifact_format][1].title
+                    raise PluginError(
+                        f"server '{artifact_format}' of {title} gives {running!r:.60}, whose "
+                        f"`{name}` isn't a {'number' if kind is int else 'text'}",
+                        fix="give what `finery_serve.servers.Running` describes",
+                    )
+            yield running
+
+    return checked
 
 
 def names_of(running: Running, serving: Serving) -> tuple[str, ...]:

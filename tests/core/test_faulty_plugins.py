@@ -1,10 +1,11 @@
 """One faulty plugin breaks nobody else, and its errors name it."""
 
 import json
+import signal
 from collections.abc import Callable
 
 import pytest
-from conftest import MakeProject, Project
+from conftest import MakeProject, Project, until
 from installing import write_plugin
 
 from finery import Engine, Step
@@ -58,7 +59,7 @@ def warned(t: Project, command: str, *texts: str) -> None:
 
 def refused(t: Project, command: str, *texts: str, code: int = 2) -> None:
     """The command ends with an error in words."""
-    ran = t.run(command)
+    ran = t.run(*command.split())
     assert (ran.code, "Traceback" in ran.err) == (code, False), ran.err
     for text in texts:
         assert text in ran.err
@@ -359,3 +360,161 @@ def test_a_name_that_moved_is_found_for_a_year(t: Project) -> None:
 def test_each_method_that_is_checked_exists() -> None:
     for base, checks in ((Step, OF_STEPS), (Engine, OF_ENGINES), (View, OF_VIEWS)):
         assert checks.keys() <= {*dir(base)}
+
+
+# -- executors ------------------------------------------------------------------------------------
+
+EXECUTOR = """
+from finery.execute.executor import Died, Done, Failed
+from finery.execute.local import LocalExecutor
+
+class Cloud(LocalExecutor):
+    def left(self): return []
+    def how_to_cancel(self): return ""
+    def cancel(self): pass
+
+{}
+
+@hookimpl
+def finery_executors():
+    return {{"cloud": Cloud}}
+"""
+POLL = """
+    def poll(self, timeout):
+        for task, event in super().poll(timeout):
+            {}
+"""
+IN_CLOUD = "executor 'cloud' of plugin 'shop' (shop-shop 1.5)"
+
+
+@pytest.mark.parametrize(("method", "text"), [
+    ("def __init__(self, jobs): " + RAISES, f"{IN_CLOUD} fails: ValueError"),
+    ("class Options: pass", "has `Options` that aren't a msgspec.Struct"),
+    ("def has_room(self, need): " + RAISES, f"`has_room` of {IN_CLOUD} failed: ValueError: no"),
+    ("def has_room(self, need): pass", f"`has_room` of {IN_CLOUD} returns None"),
+    ("def start(self, task): " + RAISES, f"`start` of {IN_CLOUD} failed: ValueError: no"),
+    ("def poll(self, timeout): " + RAISES, f"`poll` of {IN_CLOUD} failed: ValueError: no"),
+    ("def poll(self, timeout): pass", f"`poll` of {IN_CLOUD} returns None"),
+    ("def poll(self, timeout): return [5]", f"`poll` of {IN_CLOUD} returns 5, which isn't a task"),
+    (POLL.format("yield task, {}"), "isn't a task with one of its events: KeyError: 'event'"),
+    (POLL.format('yield task, {"event": "over"}'), "one of its events: KeyError: 'over'"),
+    (POLL.format('yield task, {"event": "died"}'), "missing required field `code`"),
+    (POLL.format('yield task, Failed(event="failed", error={})'), "its events: KeyError: 'error'"),
+    (POLL.format('yield task, Done(event="done", outputs={"": 5}, seconds=1)'), "`object`"),
+    (POLL.format("yield task, event; yield task, event"), "an event of step 'a', which doesn't"),
+    ("def close(self): " + RAISES, f"`close` of {IN_CLOUD} failed: ValueError: no"),
+])  # fmt: skip
+def test_executors_fail_in_words(t: Project, method: str, text: str) -> None:
+    write_plugin(t, "shop", EXECUTOR.format(f"    {method}"))
+    refused(t, "build --executor cloud", text)
+    assert t.run("build").code == 0
+
+
+@pytest.mark.parametrize(("body", "text"), [
+    ("def submit(self, tasks, calls): " + RAISES, f"`submit` of {IN_CLOUD} failed: ValueError: no"),
+    ("def submit(self, tasks, calls): return [5]", f"`submit` of {IN_CLOUD} returns [5], which"),
+    ("def submit(self, tasks, calls): return []", "`submit` of executor 'cloud' returns []"),
+])  # fmt: skip
+def test_jobs_that_cannot_be_submitted_fail_their_step(t: Project, body: str, text: str) -> None:
+    write_plugin(t, "shop", DETACHED.format(body))
+    refused(t, "build --executor cloud", text, "0 of 1 steps are built")
+    assert not [*(t.folder / ".finery/work").iterdir()]
+
+
+def test_a_job_is_kept_if_its_executor_fails(t: Project) -> None:
+    """It may run, also if the engine's answer can't be understood or nothing can cancel it."""
+    submits = 'def submit(self, tasks, calls): return ["7"]'
+    write_plugin(t, "shop", DETACHED.format(f"{submits}\n    def close(self): {RAISES}"))
+    process = t.start("build", "--executor", "cloud")
+    jobs = t.folder / ".finery/work"
+    until(lambda: any('"id":"7"' in file.read_text() for file in jobs.glob("*.job/job.json")))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert f"`close` of {IN_CLOUD} failed: ValueError: no" in err
+    assert "Traceback" not in err
+    for states, text in (
+        (RAISES, "failed: ValueError: no"),
+        ("return 5", "returns 5, which isn't"),
+    ):
+        body = f"{submits}\n    def states(self, ids): {states}"
+        write_plugin(t, "shop", DETACHED.format(body))
+        refused(t, "build --executor cloud", f"`states` of {IN_CLOUD} {text}", "may still run")
+        assert [*jobs.glob("*.job")]
+
+
+DETACHED = """
+from finery.advanced import JOB_RUNS, DetachedExecutor
+
+class Cloud(DetachedExecutor):
+    name, title = "cloud", "Cloud"
+    def states(self, ids): return dict.fromkeys(ids, JOB_RUNS)
+    def end(self, ids): pass
+    def cancel_words(self, ids): return "kill"
+    {}
+
+@hookimpl
+def finery_executors():
+    return {{"cloud": Cloud}}
+"""
+
+
+# -- what steps and hooks name ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", ['use = "other"', "def use(self): return 1"])
+def test_a_step_type_cannot_override_its_name(t: Project, body: str) -> None:
+    write_plugin(t, "shop", STEP.format("").replace("    rows:", f"    {body}\n    rows:"))
+    t.write({"recipe.yaml": USES})
+    refused(
+        t, "check", "recipe.yaml:6:", "step type 'shop.x': shop_shop.X overrides `use`, the name"
+    )
+
+
+@pytest.mark.parametrize(
+    "refs",
+    ["{1: self.rows}", '{"a/b": self.rows}', '{"": self.rows}', '{"base": 5}', '{"b": None}'],
+)
+def test_wrong_refs_fail_the_step(t: Project, refs: str) -> None:
+    made = (
+        f"made = Dataset.write(job.out, self.rows)\n        made.refs = {refs}\n        return made"
+    )
+    write_plugin(
+        t, "shop", STEP.format("").replace("return Dataset.write(job.out, self.rows)", made)
+    )
+    t.write({"recipe.yaml": USES})
+    refused(t, "build", "step type 'shop.x' returned a Dataset with ", " in its refs", code=1)
+    assert "1 of 2 steps are built" in t.run("build").err
+
+
+COPIES = """
+def complete(title, artifact, folder, refs):
+    {}
+
+@hookimpl
+def finery_copies():
+    return {{"shop": complete}}
+"""
+
+
+@pytest.mark.parametrize(("body", "code", "text"), [
+    ('(folder / "HOW").write_text(f"{title} {artifact.meta} {refs}"); yield "read"', 0, "read"),
+    (RAISES, 2, "copies of 'shop' of plugin 'shop' (shop-shop 1.5) fails: ValueError: no"),
+    ("return 5", 2, "copies of 'shop' of plugin 'shop' (shop-shop 1.5) fails: TypeError"),
+])  # fmt: skip
+def test_copies_are_completed_by_a_plugin(t: Project, body: str, code: int, text: str) -> None:
+    """By the hook `finery_copies`, for the formats that it names."""
+    step = STEP.format("").replace("-> Dataset", "-> Model").replace(
+        "return Dataset.write(job.out, self.rows)",
+        '(job.out / "w").touch()\n        return Model(job.out, meta={"format": "shop"})',
+    )  # fmt: skip
+    write_plugin(t, "shop", step + COPIES.format(body))
+    t.write({"recipe.yaml": f"{RECIPE}models:\n  b: {{use: shop.x, rows: a}}\n"})
+    assert t.run("build").code == 0
+    ran = t.run("export", "b", "copy")
+    assert (ran.code, text in ran.out + ran.err) == (code, True), ran
+    assert "Traceback" not in ran.err
+    how = t.folder / "copy" / "HOW"
+    assert (how.read_text() if how.exists() else "") == (
+        "b {'format': 'shop'} {}" if code == 0 else ""
+    )
+    assert (t.folder / "copy").exists() == (code == 0)

@@ -17,7 +17,7 @@ from finery.recipe.environments import pinned_environment
 from finery.recipe.graph import Graph, Node, place_of
 from finery.recipe.lock import Lock
 from finery.recipe.matrix.labels import restore_step_names
-from finery.recipe.requires import PIN_PREFIX, plugin_pins
+from finery.recipe.requires import PLUGIN_PIN, plugin_pins
 from finery.step.forecast import Estimate, Note
 from finery.step.inspect import steps_inside
 from finery.step.step import Step, is_overridden
@@ -321,7 +321,7 @@ def _plugin_versions(graph: Graph) -> Iterator[Note]:
     pins = Lock(graph.recipe.path).pins()
     for name, version in plugin_pins(graph).items():
         if pins.get(name, version) != version:
-            distribution = name.removeprefix(PIN_PREFIX)
+            distribution = name.removeprefix(PLUGIN_PIN)
             yield Note(
                 name="plugin-version",
                 text=f"{distribution} {version} is installed, and recipe.lock has {pins[name]}",

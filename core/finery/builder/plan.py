@@ -43,7 +43,7 @@ from finery.inference.engine import Identity
 from finery.key import Key
 from finery.plugin.history import Results
 from finery.recipe.document import Recipe, RecipePath
-from finery.recipe.environments import PIN_PREFIX, Environment, pin_text, pinned_environment
+from finery.recipe.environments import ENVIRONMENT_PIN, Environment, pin_text, pinned_environment
 from finery.recipe.files import NamedFiles
 from finery.recipe.graph import Graph, Node
 from finery.recipe.lock import Lock
@@ -297,7 +297,9 @@ class Planner:
             floating = (node.step.floating_name() for node in self.graph.nodes.values())
             names = [name for name in floating if name is not None]
             names += [
-                f"{PIN_PREFIX}{n.environment}" for n in self.graph.nodes.values() if n.environment
+                f"{ENVIRONMENT_PIN}{n.environment}"
+                for n in self.graph.nodes.values()
+                if n.environment
             ]
             names += plugin_pins(self.graph)
         self.lock.forget(names)
@@ -327,7 +329,7 @@ class Planner:
             packages, python = declared["packages"], declared.get("python")
             try:
                 environment = resolve_environment(name, packages, python, self.wheels)
-                self.lock.set(f"{PIN_PREFIX}{name}", pin_text(recipe, environment))
+                self.lock.set(f"{ENVIRONMENT_PIN}{name}", pin_text(recipe, environment))
                 return
             except StepError as error:
                 named = [i for i, p in enumerate(packages) if re.split(r"\W", p)[0] in error.what]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from finery.errors import FineryError, StepError, UsageError
+from finery.errors import FineryError, PluginError, StepError, UsageError
 from finery.execute.executor import Died, Failed, Logged, Need, Task, TaskEvent
 from finery.execute.job import BEGAN, CLOSING_EVENTS, INTERRUPTED, About, JobFolder
 from finery.execute.job import supervise as supervise
@@ -218,6 +218,10 @@ class DetachedExecutor:
             try:
                 calls = [(str(f.path), a.token) for f, a in zip(folders, abouts, strict=True)]
                 ids = self.submit(tasks, calls)
+                if len(ids) != len(tasks):
+                    problem = f"`submit` of executor '{self.name}' returns {ids!r:.60}"
+                    fix = f"return the id of each job: there are {len(tasks)}"
+                    raise PluginError(problem, fix=fix)
             except FineryError as error:
                 for task, folder in zip(tasks, folders, strict=True):
                     folder.remove()
@@ -347,6 +351,8 @@ class DetachedExecutor:
             return
         try:
             states = self.states([job.about.id for job in silent])
+        except UsageError:  # asking again doesn't help
+            raise
         except FineryError:  # a busy controller answers later
             states = {job.about.id: JOB_RUNS for job in silent}
         for job in silent:

@@ -3,20 +3,24 @@
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import msgspec
 
+from finery.artifact.manifest import Manifest
 from finery.config import NAMES, Setting, check_executor, misfit
-from finery.errors import FineryError, UsageError
-from finery.execute.executor import Detached, Executor, Need, Task, TaskEvent
+from finery.errors import FineryError, PluginError, UsageError
+from finery.execute.executor import Closing, Detached, Executor, Need, Report, Task, TaskEvent
 from finery.execute.job import CLOSING_EVENTS, JobFolder
+from finery.plugin.discovery import in_words
+from finery.plugin.guards import failing_in_words, hook_failure
 from finery.plugin.manager import Plugins, resolve
 from finery.recipe.document import Recipe
 from finery.step.inspect import SECTIONS
+from finery.step.methods import check_methods, problem_of_texts, problem_of_type
 from finery.store.database import Store
 from finery.store.uses import JOB
 from finery.util.paths import plain_path
@@ -87,7 +91,8 @@ class Router:
             cls, options = _class_of(name, self._settings, self._plugins)
             arguments = [self._jobs] if options is None else [self._jobs, options]
             try:
-                self._executors[name] = cls(*arguments)
+                with failing_in_words(f"executor '{name}'", self._plugins.executors[name][1]):
+                    self._executors[name] = cls(*arguments)
             except UsageError as error:  # a setting is missing, for example
                 routes = (route for route, executor in self._routes.items() if executor == name)
                 error.where = error.where or next(map(self._origins.get, routes), None)
@@ -122,6 +127,10 @@ class Router:
                 )
                 for task, event in self._executors[name].poll(wait):
                     any_event = True
+                    if task.step not in self._running:
+                        problem = f"an event of step '{task.step}', which doesn't run"
+                        fix = "report its end once, and last"
+                        raise PluginError(f"executor '{name}' yields {problem}", fix=fix)
                     if event["event"] in CLOSING_EVENTS:
                         self._running.pop(task.step, None)
                     yield task, event
@@ -195,6 +204,48 @@ def check_executors(
         )
 
 
+def _problem_of_event(pair: Any) -> str:
+    """What is wrong with an item of `poll`; empty if nothing is."""
+    try:
+        task, event = pair
+        if not isinstance(task, Task):
+            raise TypeError("the first isn't a Task")
+        msgspec.convert(event, EVENT_TYPES[event["event"]])
+        if event["event"] == "done":
+            msgspec.convert(event["outputs"], dict[str, Manifest])
+        elif event["event"] == "failed":
+            FineryError.from_dict(event["error"])
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        shown = pair[-1] if isinstance(pair, tuple) else pair  # a task has secrets
+        return f"{shown!r:.60}, which isn't a task with one of its events: {in_words(error)}"
+    return ""
+
+
+OF_EXECUTORS: Mapping[str, Callable[[Any], str]] = {
+    "has_room": problem_of_type("True or False", bool),
+    "start": lambda returned: "",
+    "poll": _problem_of_event,
+    "close": lambda returned: "",
+    "left": problem_of_texts,
+    "how_to_cancel": problem_of_type("a text", str),
+    "cancel": lambda returned: "",
+    "submit": problem_of_texts,
+    "states": problem_of_type("a mapping of ids to states", Mapping),
+    "end": lambda returned: "",
+    "cancel_words": problem_of_type("a text", str),
+    "follow": lambda returned: "",
+    "last_words": problem_of_type("a text", str),
+}
+"""Method → what is wrong with what it returned, see `check_methods`."""
+REQUIRED_METHODS = ("has_room", "start", "poll", "close")
+"""The others are those of executors whose jobs continue without the build, and of their base."""
+EVENT_TYPES: Mapping[str, Any] = {
+    get_args(get_type_hints(kind)["event"])[0]: kind
+    for kind in (*get_args(Report), *get_args(Closing))
+}
+"""Event → what it must have."""
+
+
 class EarlierJob(NamedTuple):
     """A job of an earlier build, as it is now.
 
@@ -240,7 +291,10 @@ def earlier_jobs(
             continue
         job = EarlierJob(folder, key, f"{about.executor} job {about.id}", is_over=not about.id)
         try:
-            with suppress(FineryError, KeyError):
+            with (
+                suppress(FineryError, KeyError),
+                failing_in_words("the executor", plugins.executors[about.executor][1]),
+            ):
                 cls, options = _class_of(about.executor, by_name, plugins)
                 executor = cls(None) if options is None else cls(None, options)
                 if about.id and isinstance(executor, DetachedExecutor):
@@ -268,8 +322,18 @@ def _options_error(table: Setting) -> UsageError:
 def _class_of(name: str, settings: Mapping[str, Setting], plugins: Plugins) -> tuple[Any, Any]:
     """The class of an executor, and its options; None if it has none."""
     reference, plugin = plugins.executors[name]
-    cls: Any = resolve(reference, f"executor '{name}'", plugin)
-    table, accepts = settings.get(name), getattr(cls, "Options", None)
+    subject = f"executor '{name}'"
+    cls: Any = resolve(reference, subject, plugin)
+    accepts: Any = getattr(cls, "Options", None)
+    for method in REQUIRED_METHODS:
+        if not isinstance(cls, type) or not hasattr(cls, method):
+            problem = f"is {cls!r:.60}, which isn't a class with a method `{method}`"
+            raise hook_failure(subject, plugin, problem)
+    if accepts is not None and not hasattr(accepts, "__struct_fields__"):
+        raise hook_failure(subject, plugin, "has `Options` that aren't a msgspec.Struct")
+    table = settings.get(name)
+    problems = {method: p for method, p in OF_EXECUTORS.items() if hasattr(cls, method)}
+    check_methods(cls, problems, f"{subject} of {plugin.title}")
     if accepts is None:
         if table is not None:
             raise _options_error(table)

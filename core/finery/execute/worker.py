@@ -47,7 +47,7 @@ from finery.store.blobs import ingest
 from finery.store.links import guard_inputs, open_artifact
 from finery.util.installed import ENTRY_POINTS_VARIABLE, STANDARD_LIBRARY
 from finery.util.leftovers import earlier_seconds, scratch_lock
-from finery.util.paths import PINNED_FOLDER, shown
+from finery.util.paths import PINNED_FOLDER, is_inside, shown
 from finery.util.text import duration, redacted_data, some_of
 
 _is_worker = False
@@ -438,6 +438,14 @@ def _check_facts(artifact: Artifact, use: str) -> None:
                 f"{returned} whose {name} isn't JSON: {error}",
                 fix="store texts, numbers, lists and mappings in it: str(path), [*names]",
             ) from error
+    for role, ref in artifact.refs.items():
+        is_role = isinstance(role, str) and is_inside(role) and "/" not in role
+        if not is_role or not isinstance(ref, Artifact):
+            raise StepError(
+                f"{returned} with {role!r:.30}: {ref!r:.60} in its refs, which must map names "
+                "without slashes to artifacts",
+                fix=f'return {artifact.kind}(job.out, …, refs={{"base": self.model}})',
+            )
     nouns = {str: "a text", int: "a number", list: "a list"}
     for name, kind in {"format": str, "run": str, **artifact.needed_facts}.items():
         value = artifact.meta.get(name)

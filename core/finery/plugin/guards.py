@@ -5,15 +5,15 @@ goes on, and the command ends with a warning, or with an error if the recipe use
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import pluggy
 
-from finery.errors import FineryError, PluginError, raised_at
+from finery.errors import FineryError, PluginError, is_in_plugin, raised_at
 from finery.plugin.discovery import Plugin, in_words
 from finery.util.paths import shown
 
@@ -89,11 +89,47 @@ def hook_failure(hook: str, plugin: Plugin, problem: BaseException | str) -> Fin
         text = f"fails: {in_words(problem)}"
         file = plugin.module.__file__
         frame = raised_at(problem.__cause__ or problem, file)
-        if frame and frame.filename == file:
-            where = f"{shown(Path(file))}:{frame.lineno}"
+        if file and frame and is_in_plugin(frame.filename, file):
+            where = f"{shown(Path(frame.filename))}:{frame.lineno}"
     title = f"plugin '{plugin.name}'" if plugin.path else plugin.title
     fix = "repair it" if plugin.path else f"repair or uninstall {plugin.origin}"
     return PluginError(f"{hook} of {title} {text}", where=where, fix=fix)
+
+
+@contextmanager
+def failing_in_words(subject: str, plugin: Plugin) -> Iterator[None]:
+    """Let a plugin's code fail with an error that names the plugin; finery's keeps its traceback.
+
+    subject: what finery calls, in messages.
+    """
+    try:
+        yield
+    except FineryError:
+        raise
+    except Exception as error:
+        if plugin.is_own:
+            raise
+        raise hook_failure(subject, plugin, error) from error
+
+
+class GuardedContext:
+    """The context manager that a plugin's function makes, which fails in words."""
+
+    def __init__(self, make: Callable[[], Any], subject: str, plugin: Plugin) -> None:
+        self._make, self._subject, self._plugin = make, subject, plugin
+
+    def __enter__(self) -> Any:
+        with failing_in_words(self._subject, self._plugin):
+            context = self._make()
+            if not hasattr(context, "__exit__"):
+                problem = f"returns {context!r:.60}, which isn't a context manager"
+                raise hook_failure(self._subject, self._plugin, problem)
+            self._context = context
+            return context.__enter__()
+
+    def __exit__(self, *raised: Any) -> Any:
+        with failing_in_words(self._subject, self._plugin):
+            return self._context.__exit__(*raised)
 
 
 def _variables_problem(variables: Any) -> str:

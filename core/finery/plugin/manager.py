@@ -5,7 +5,7 @@ Imports little: `finery --help` loads all plugins for their commands, but no ste
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +26,7 @@ from finery.plugin.discovery import (
     register,
     surviving,
 )
-from finery.plugin.guards import guard_hooks, hook_failure
+from finery.plugin.guards import GuardedContext, failing_in_words, guard_hooks, hook_failure
 from finery.plugin.hookspecs import hookimpl
 from finery.util.installed import ENTRY_POINTS_VARIABLE, EntryPoint, entry_points, version_of
 from finery.util.paths import shown
@@ -319,19 +319,41 @@ class Plugins:
                 raise plugin.error
 
     def server(self, artifact_format: str) -> Any:
-        """The function that serves models or bundles of a format; None if no plugin has one."""
+        """The function that serves models or bundles of a format; None if no plugin has one.
+
+        It returns a context manager. Of a plugin of others, its errors name the plugin.
+        """
         if artifact_format not in self.servers:
             return None
         reference, plugin = self.servers[artifact_format]
-        return resolve(reference, f"server '{artifact_format}'", plugin)
+        subject = f"server '{artifact_format}'"
+        serve: Any = resolve(reference, subject, plugin)
+        if plugin.is_own:
+            return serve
+
+        @wraps(serve)
+        def guarded(*arguments: Any) -> GuardedContext:
+            return GuardedContext(lambda: serve(*arguments), subject, plugin)
+
+        return guarded
 
     def copy_completer(self, artifact_format: str) -> Any:
-        """The function that completes copies of a format; None if no plugin has one."""
+        """The function that completes copies of a format; None if no plugin has one.
+
+        It returns the lines for the user.
+        """
         functions = self._lazily("finery_copies")
         if artifact_format not in functions:
             return None
         reference, plugin = functions[artifact_format]
-        return resolve(reference, f"function for copies of '{artifact_format}'", plugin)
+        subject = f"function for copies of '{artifact_format}'"
+        complete: Any = resolve(reference, subject, plugin)
+
+        def guarded(*arguments: Any) -> list[str]:
+            with failing_in_words(subject, plugin):
+                return [str(line) for line in complete(*arguments)]
+
+        return guarded
 
     def view(self, kind: str, artifact_format: str = "") -> "View":
         """The most specific view for artifacts of a kind and format.

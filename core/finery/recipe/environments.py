@@ -35,7 +35,7 @@ SAME_VARIABLES = {
 """Environment variables that every step has, on every machine: outputs may depend on them."""
 ALL_STEPS = "all"
 """In `for`: every step."""
-PIN_PREFIX = "environment "
+ENVIRONMENT_PIN = "environment "
 """Before the name of an environment, in names of recipe.lock."""
 
 
@@ -92,7 +92,7 @@ def pin_text(recipe: Recipe, environment: Environment) -> str:
 
 def pinned_environment(recipe: Recipe, name: str, lock: Lock) -> Environment | None:
     """An environment as recipe.lock has it; None if it isn't resolved as it is declared now."""
-    text = lock.get(f"{PIN_PREFIX}{name}")
+    text = lock.get(f"{ENVIRONMENT_PIN}{name}")
     if text is None or text.partition("\n")[0] != _declaration_line(recipe, name):
         return None
     return _parse_pin(name, text)
@@ -101,8 +101,8 @@ def pinned_environment(recipe: Recipe, name: str, lock: Lock) -> Environment | N
 def pinned_environments(lock: Lock) -> Iterator[Environment]:
     """All environments in a lock file, whether or not they are declared in this way now."""
     for pin, text in lock.pins().items():
-        if pin.startswith(PIN_PREFIX) and (
-            environment := _parse_pin(pin.removeprefix(PIN_PREFIX), text)
+        if pin.startswith(ENVIRONMENT_PIN) and (
+            environment := _parse_pin(pin.removeprefix(ENVIRONMENT_PIN), text)
         ):
             yield environment
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PROVISION_VARIABLE = "FINERY_PROVISION"
 """Set, a command makes an environment with what the recipe requires, and goes on there."""
-PIN_PREFIX = "plugin "
+PLUGIN_PIN = "plugin "
 """How the names begin of what `recipe.lock` has of plugins."""
 
 
@@ -65,4 +65,4 @@ def plugin_pins(graph: "Graph") -> dict[str, str]:
         for node in graph.nodes.values()
         for step in (node.step, *(within for _, within in steps_inside(node.step)))
     }
-    return {f"{PIN_PREFIX}{name}": v for name, v in graph.plugins.versions(uses).items()}
+    return {f"{PLUGIN_PIN}{name}": v for name, v in graph.plugins.versions(uses).items()}

@@ -22,12 +22,12 @@ from finery.util.installed import is_finery_module
 from finery.util.paths import shown
 
 
-def check_methods(cls: type, problems: Mapping[str, Callable[[Any], str]]) -> None:
+def check_methods(cls: type, problems: Mapping[str, Callable[[Any], str]], title: str = "") -> None:
     """Let the methods of a plugin's class that finery calls fail with errors in words.
 
     A `PluginError` then names the class, the method and the line, for an exception as for a value
     of the wrong type. So do methods that the class inherits from finery's plugins, since they may
-    call its own. problems: see `OF_STEPS`.
+    call its own. problems: see `OF_STEPS`. title: of the class in messages; by default its name.
     """
     if is_finery_module(cls.__module__) or "__finery_checked__" in vars(cls):
         return
@@ -37,18 +37,18 @@ def check_methods(cls: type, problems: Mapping[str, Callable[[Any], str]]) -> No
         is_classmethod = isinstance(method, classmethod)
         function = method.__func__ if is_classmethod else method
         if function.__qualname__ not in (f"Step.{name}", f"Engine.{name}", f"View.{name}"):
-            checked: Any = _checked(function, name, problem_of)
+            checked: Any = _checked(function, name, problem_of, title)
             type.__setattr__(cls, name, classmethod(checked) if is_classmethod else checked)
 
 
 def _checked(
-    method: Callable[..., Any], name: str, problem_of: Callable[[Any], str]
+    method: Callable[..., Any], name: str, problem_of: Callable[[Any], str], title: str
 ) -> Callable[..., Any]:
     def check(returned: Any, subject: Any) -> None:
         if problem := problem_of(returned):
             code = unwrap(method).__code__
             raise PluginError(
-                f"`{name}` of {_name_of(subject)} returns {problem}",
+                f"`{name}` of {title or _name_of(subject)} returns {problem}",
                 where=f"{shown(Path(code.co_filename))}:{code.co_firstlineno}",
                 fix=f"return what `{name}` is annotated with in finery's reference",
             )
@@ -60,7 +60,7 @@ def _checked(
         except FineryError:
             raise
         except Exception as error:  # a plugin's code can raise anything
-            raise _failure(error, subject, name) from error
+            raise _failure(error, subject, name, title) from error
 
     def stream(items: Iterable[Any], subject: Any) -> Iterator[Any]:
         with placed(subject):
@@ -88,7 +88,7 @@ def _name_of(subject: Any) -> str:
     return str(getattr(subject, "use", cls.__name__))
 
 
-def _failure(error: Exception, subject: Any, method: str) -> PluginError:
+def _failure(error: Exception, subject: Any, method: str, title: str) -> PluginError:
     """The error for what a method raised."""
     failure = PluginError.in_method(error, subject, method)
     frame = raised_at(error, None)
@@ -96,7 +96,8 @@ def _failure(error: Exception, subject: Any, method: str) -> PluginError:
         failure.what = f"`check` reads an input, which may not be built yet: {failure.what}"
         failure.fix = "read inputs in `examine(look)`, which is called as more is known of them"
     elif method not in ("check", "examine"):  # whose errors are placed at the step
-        failure.what = failure.what.replace(f"`{method}`", f"`{method}` of {_name_of(subject)}")
+        name = title or _name_of(subject)
+        failure.what = failure.what.replace(f"`{method}`", f"`{method}` of {name}")
     elif method == "check" and inputs_of(subject.__class__):
         failure.fix = "correct it; if it reads an input, do that in `examine(look)`"
     return failure
@@ -141,7 +142,7 @@ def _fine(returned: Any) -> str:
     return ""
 
 
-def _problem_of_type(noun: str, *types: type) -> Callable[[Any], str]:
+def problem_of_type(noun: str, *types: type) -> Callable[[Any], str]:
     """What is wrong with a value that is of none of these types. noun: what it should be."""
     return lambda value: "" if isinstance(value, types) else f"{value!r:.60}, which isn't {noun}"
 
@@ -151,10 +152,10 @@ def _problem_of_facts(facts: Any) -> str:
         json.dumps(facts)
     except (TypeError, ValueError) as error:
         return f"{facts!r:.60}, which isn't JSON: {error}"
-    return _problem_of_type("a mapping", Mapping)(facts)
+    return problem_of_type("a mapping", Mapping)(facts)
 
 
-def _problem_of_texts(texts: Any) -> str:
+def problem_of_texts(texts: Any) -> str:
     is_right = isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
     return "" if is_right else f"{texts!r:.60}, which isn't a list of texts"
 
@@ -165,7 +166,7 @@ def _problem_of_place(pair: Any) -> str:
     return "" if is_right else f"{pair!r:.60}, which isn't a pair of an id and a place"
 
 
-STREAMS = frozenset({"trace_rows", "records", "remarks", "event"})
+STREAMS = frozenset({"trace_rows", "records", "remarks", "event", "poll"})
 """Methods that return an iterator, whose items are checked as they come."""
 OF_STEPS: Mapping[str, Callable[[Any], str]] = {
     "cache_key": lambda key: _problem_of(key, Key),
@@ -179,11 +180,11 @@ OF_STEPS: Mapping[str, Callable[[Any], str]] = {
     "choices": _problem_of_choices,
     "check": _fine,
     "examine": _fine,
-    "doubts": _problem_of_texts,
-    "sketch": _problem_of_type("an artifact", Artifact, type(None)),
-    "prove": _problem_of_type("a list of proofs", list, type(None)),
-    "floating_name": _problem_of_type("a text", str, type(None)),
-    "pin_name": _problem_of_type("a text", str),
+    "doubts": problem_of_texts,
+    "sketch": problem_of_type("an artifact", Artifact, type(None)),
+    "prove": problem_of_type("a list of proofs", list, type(None)),
+    "floating_name": problem_of_type("a text", str, type(None)),
+    "pin_name": problem_of_type("a text", str),
     "provenance": _problem_of_facts,
     "trace_rows": _problem_of_place,
 }
@@ -193,11 +194,11 @@ OF_STEPS: Mapping[str, Callable[[Any], str]] = {
 """
 OF_ENGINES: Mapping[str, Callable[[Any], str]] = {
     "cache_key": OF_STEPS["cache_key"],
-    "uses_gpu": _problem_of_type("True or False", bool),
+    "uses_gpu": problem_of_type("True or False", bool),
 }
 """The same for engines."""
 OF_VIEWS: Mapping[str, Callable[[Any], str]] = {
-    "brief": _problem_of_type("a text", str),
+    "brief": problem_of_type("a text", str),
     "data": _problem_of_facts,
     "facts": _problem_of_facts,
     "difference": _problem_of_facts,

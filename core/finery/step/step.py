@@ -253,6 +253,11 @@ def check_contract(cls: Any, name: str) -> None:
                 f"step type '{name}': setting '{field}' has no help",
                 fix=f'{field} = setting(…, help="…")',
             )
+    if cls.use is not Step.use:
+        raise PluginError(
+            f"step type '{name}': {where} overrides `use`, the name of the step type in recipes",
+            fix="rename it",
+        )
     for problem in _wrong_keywords(cls):
         raise PluginError(f"step type '{name}': {problem}", fix="see docs/howto/plugins.md")
 

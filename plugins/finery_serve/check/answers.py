@@ -27,7 +27,7 @@ from finery_serve.check.prompts import (
 )
 from finery_serve.client import Client
 from finery_serve.guide import request_to
-from finery_serve.servers import Checkable, Fault, Kind, Running, Serving, names_of
+from finery_serve.servers import Checkable, Fault, Kind, Running, Serving, find_server, names_of
 
 REPLACEMENT_CHARACTER = "\ufffd"
 """The replacement for bytes that aren't a character."""
@@ -237,7 +237,7 @@ class ServerQuestions(NamedTuple):
         is_bundle = artifact.kind != Model.kind
         name, job = models[0].name, self.job
         artifact_format = str(artifact.meta.get("format", ""))
-        serve: Any = load_plugins().server(artifact_format)
+        serve = find_server(load_plugins(), artifact_format)
         if serve is None:
             subject = "the bundle" if is_bundle else f"'{name}'"
             raise StepError(

@@ -101,7 +101,7 @@ def command(
             artifact, place = store.artifact(manifest), target / places[title]
             refs = {role: place / role for role in manifest.refs} if with_base else {}
             copy = staged / places[title]
-            notes[title] = [*complete(title, artifact, copy, refs)] if complete else []
+            notes[title] = complete(title, artifact, copy, refs) if complete else []
         put_in_place(staged, target)
     except OSError as error:
         if error.errno in DISK_FULL:

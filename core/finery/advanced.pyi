@@ -53,6 +53,7 @@ from finery.recipe.graph import Source as Source
 from finery.recipe.matrix.sample import SearchRange as SearchRange
 from finery.recipe.validate import raise_all as raise_all
 from finery.step.forecast import value_of as value_of
+from finery.step.released import Released as Released
 from finery.util.files import check_plain as check_plain
 from finery.util.installed import locked_versions as locked_versions
 from finery.util.paths import linked as linked

@@ -8,16 +8,18 @@ adjustment: the build fails unless all are met.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from finery import UsageError
-from finery.advanced import did_you_mean, in_points, range_in_points, signed
+from finery.advanced import counted, did_you_mean, in_points, range_in_points, signed
 from finery.rows.report import Difference, Report
 from finery_eval import stats
-from finery_eval.measure import between
-from finery_eval.stats import LEVEL, rows_to_show
+from finery_eval.measure import Measure, between, mean
+from finery_eval.predictions import SIDES, Facts, by_model, measure_between, paired
+from finery_eval.stats import LEVEL, Z95, not_worse_z, rows_to_show
+from finery_eval.verdicts import effective
 
 NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _NOT_WORSE = re.compile(rf"\s*not\s+worse\s+than\s+(?P<of>\S+)\s+by\s+(?P<margin>{NUMBER})\s*")
@@ -28,6 +30,10 @@ _MARGIN = re.compile(rf"(?P<number>{NUMBER})\s*(?P<unit>%|points?|pp)?")
 
 Metric = tuple[str, str]
 """(model, metric)."""
+Lines = Callable[[], Iterable[Facts]]
+"""Gives the lines of `predictions.jsonl`, for what the report alone doesn't say."""
+FEW = 40
+"""Numbers and groups that differ up to which a bootstrap can miss what is rare."""
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -57,7 +63,8 @@ class Names(msgspec.Struct, frozen=True):
     """Names that a requirement may use.
 
     more: what would make further metrics known, as part of the fix. nouns: what has the scores.
-    unbounded: the metrics that are no shares → `higher` or `lower`, which is better.
+    unbounded: the metrics that are no shares → `higher` or `lower`, which is better. releases: the
+    models that were released earlier.
     """
 
     models: Sequence[str]
@@ -65,6 +72,7 @@ class Names(msgspec.Struct, frozen=True):
     more: str = ""
     nouns: tuple[str, str] = ("model", "models")
     unbounded: Mapping[str, str] = {}
+    releases: Sequence[str] = ()
 
     def metric(self, name: str, where: str) -> Metric:
         """(model, metric) of `<model>.<metric>`; `UsageError` when one of them isn't known."""
@@ -183,7 +191,7 @@ def _share(number: float, is_percent: bool = False) -> float:
 # -- held against a report -----------------------------------------------------------------------
 
 
-def unmet(claims: Sequence[Claim], report: Report) -> list[str]:
+def unmet(claims: Sequence[Claim], report: Report, answers: Lines = tuple) -> list[str]:
     """A line for each claim that a `Metrics` report doesn't show."""
     differences = [(claim, _difference(claim, report)) for claim in claims]
     p_values = [d.p_value for claim, d in differences if d is not None and claim.rests_on_p]
@@ -194,7 +202,8 @@ def unmet(claims: Sequence[Claim], report: Report) -> list[str]:
         if difference is None:
             lines.append(_untested(claim, report))
         elif claim.margin is not None:
-            lines.append(_worse(claim, difference, claim.margin, rows))
+            worse = _worse(claim, difference, claim.margin, rows)
+            lines.append(worse or _rarely_worse(claim, difference, claim.margin, report, answers))
         elif claim.rests_on_p:
             lines.append(_not_better(claim, difference, next(adjusted), rows))
         else:
@@ -241,6 +250,40 @@ def _worse(claim: Claim, d: Difference, margin: float, rows: int) -> str:
     return f"{head}{may}{_more(d.value + margin, d, rows)}"
 
 
+def _rarely_worse(
+    claim: Claim, d: Difference, margin: float, report: Report, answers: Lines
+) -> str:
+    """Why it isn't shown by the score test that a model isn't worse; empty if it is.
+
+    It is asked for yes or no, and where few numbers or groups differ. Metrics with a statistic, and
+    evaluations without answers, have only the interval.
+    """
+    models = by_model(answers()) if claim.is_share else {}
+    pairs = paired(models.get(str(claim.than), ()), models.get(claim.subject[0], ()))
+    measure = measure_between(pairs, claim.subject[1], report, report) if pairs.pairs else None
+    if not isinstance(measure, Measure):
+        return ""
+    columns = zip(*(measure.values[side] for side in SIDES), strict=True)
+    gains = {i: float(b) - float(a) for i, (a, b) in enumerate(columns) if None not in (a, b)}
+    groups = [[i for i in group if i in gains] for group in measure.groups or [[i] for i in gains]]
+    sums = [sum(gains[i] for i in group) for group in groups if group]
+    is_exact = measure.groups is None and {*gains.values()} <= {-1.0, 0.0, 1.0}
+    differing = sum(map(bool, sums))
+    if not is_exact and (differing >= FEW or measure.statistic not in (None, mean)):
+        return ""
+    n = effective([group for group in groups if group])
+    gained, lost = (sum(max(0.0, sign * total) for total in sums) for sign in (1, -1))
+    weight = n / len(gains)
+    if not_worse_z(weight * gained, weight * lost, n, margin) > Z95:
+        return ""
+    noun = "row" if measure.groups is None else "group"
+    return (
+        f"{claim} {_compared(claim, d, len(gains))}; required: not worse by {100 * margin:g} "
+        f"points. {counted(differing, noun)} of {len(groups):,} differ, and the score test (Tango "
+        "1998), which also holds where few do, doesn't show it"
+    )
+
+
 def _not_better(claim: Claim, d: Difference, p_value: float, rows: int) -> str:
     """Why it isn't shown that a model is better than another; empty if it is."""
     if d.value > 0 and p_value < LEVEL:
@@ -275,8 +318,15 @@ def _compared(claim: Claim, d: Difference, rows: int) -> str:
 
 
 def _more(distance: float, d: Difference, rows: int) -> str:
-    """How many rows would prove it if the difference stays the same; empty if none would."""
-    needed = rows_to_show(rows, (d.interval[1] - d.interval[0]) / 2, distance)
+    return more_rows(rows, (d.interval[1] - d.interval[0]) / 2, distance)
+
+
+def more_rows(rows: int, half: float, distance: float) -> str:
+    """How many rows would prove it if the difference stays the same; empty if none would.
+
+    half: half the width of the interval.
+    """
+    needed = rows_to_show(rows, half, distance)
     if math.isinf(needed) or needed <= rows:
         return ""
     digits = 10 ** max(0, int(math.log10(needed)) - 1)

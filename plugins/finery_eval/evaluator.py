@@ -49,7 +49,6 @@ from finery.rows.answers.reading import extract_answer
 from finery.rows.conditions import compile_pattern
 from finery.rows.report import Report, ReportTable
 from finery_eval.asking import Answering, ask, read_rows
-from finery_eval.claims import Claim
 from finery_eval.evaluation import (
     Unjudged,
     answers_table,
@@ -59,7 +58,7 @@ from finery_eval.evaluation import (
     write,
 )
 from finery_eval.measure import Statistic, Value, frozen
-from finery_eval.requirements import Requirement, doubts_about, parse, unmet
+from finery_eval.requirements import Condition, doubts_about, parse, unmet, without
 from finery_eval.stats import NO_WIDTH
 from finery_eval.verdicts import Answers, Judging, Verdict, Verdicts, each_judged
 
@@ -113,12 +112,31 @@ class Gate(Step, isolated=True, schemas=False):
         }
 
     @outside_key
-    def requirements(self) -> list[Requirement | Claim]:
+    def requirements(self) -> list[Condition]:
         """What `require` asks for, in its order. Raises `UsageError` for malformed requirements."""
-        measured, require = self.measured(), cast(Any, self).require
+        return parse(cast(Any, self).require, *self._names(), **self._facts())
+
+    @outside_key
+    def _names(self) -> tuple[list[str], list[str]]:
+        """The models and the metrics that `require` may name."""
+        measured = self.measured()
         metrics = list(dict.fromkeys(metric for names in measured.values() for metric in names))
+        return list(measured), metrics
+
+    @outside_key
+    def _facts(self) -> dict[str, Any]:
+        """Others of `Names`."""
+        models = getattr(self, "models", ())
+        releases = [model.ref for model in models if "release" in model.runtime]
         facts = {"more": self.more_metrics(), "nouns": self.nouns(), "unbounded": self.unbounded()}
-        return parse(require, list(measured), metrics, **facts)
+        return facts | {"releases": releases}
+
+    def leave_out(self, unreleased: Mapping[str, str]) -> None:
+        """Let requirements that name an unreleased model pass, and say so."""
+        facts = self._facts()
+        facts["releases"] += unreleased
+        changing = cast(Any, self)
+        changing.require = without(changing.require, unreleased, *self._names(), **facts)
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""
@@ -128,7 +146,7 @@ class Gate(Step, isolated=True, schemas=False):
         """Compare the scores with `require`. Raises `RequirementError`."""
         self.check()
         report = _report_in(outputs)
-        failed = unmet(self.requirements(), report)
+        failed = unmet(self.requirements(), report, lambda: _metrics_in(outputs).predictions())
         if failed:
             subject = "requirement is" if len(failed) == 1 else "requirements are"
             usual = (
@@ -219,10 +237,14 @@ def check_metrics(gate: Gate) -> None:
             )
 
 
-def _report_in(outputs: Mapping[str, Artifact]) -> Report:
+def _metrics_in(outputs: Mapping[str, Artifact]) -> Metrics:
     (metrics,) = outputs.values()
     assert isinstance(metrics, Metrics)
-    return metrics.report().with_more()
+    return metrics
+
+
+def _report_in(outputs: Mapping[str, Artifact]) -> Report:
+    return _metrics_in(outputs).report().with_more()
 
 
 SAMPLED = 1_000

@@ -1,10 +1,12 @@
 """`require:` what a build must reach, e.g. `sft.accuracy: ">= base.accuracy + 0.3"`.
 
-`claims` has the requirements that rest on a test.
+`claims` has the requirements that rest on a test. `broken` isn't a metric of an evaluator: it
+compares the answers of a model with those of a release, or of another model, row by row.
 """
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -13,7 +15,8 @@ from finery import UsageError
 from finery.advanced import counted, percent
 from finery.rows.report import Report
 from finery_eval import claims
-from finery_eval.claims import NUMBER, Claim, Metric, Names
+from finery_eval.claims import NUMBER, Claim, Lines, Metric, Names, more_rows
+from finery_eval.flips import BROKEN, flips_between
 
 _EXPRESSION = re.compile(
     rf"\s*(?P<op>>=|<=|>|<)\s*"
@@ -62,9 +65,37 @@ class Requirement(msgspec.Struct, frozen=True):
         return _COMPARE[self.op](score, self.bound(report))
 
 
+class Broken(msgspec.Struct, frozen=True):
+    """At most the share `most` of the rows that `earlier` gets right is wrong with the subject."""
+
+    subject: Metric
+    earlier: str
+    most: float
+    text: str
+
+
+class Unchecked(msgspec.Struct, frozen=True):
+    """A requirement that names a model which doesn't exist yet. reason: why it doesn't.
+
+    subject: of no model, since nobody knows whether it is met.
+    """
+
+    subject: Metric
+    reason: str
+    text: str
+
+
+Condition = Requirement | Claim | Broken | Unchecked
+_BROKEN = re.compile(
+    rf"\s*<=?\s*(?P<most>{NUMBER})\s*(?P<percent>%?)(?:\s+against\s+(?P<of>\S+))?\s*"
+)
+_UNCHECKED = re.compile(r"not checked, since (?P<reason>[^:]+): (?P<text>.*)", re.S)
+_BROKEN_EXAMPLE = 'write "<= 0.02", or "<= 0.02 against base"'
+
+
 def parse(
     require: Mapping[str, str], models: Sequence[str], metrics: Sequence[str], **facts: Any
-) -> list[Requirement | Claim]:
+) -> list[Condition]:
     """Read `require:`; `UsageError` for bad syntax and for an unknown model or metric.
 
     facts: others of `Names`.
@@ -73,21 +104,54 @@ def parse(
     return [_parse_one(key, text, allowed) for key, text in require.items()]
 
 
-def unmet(requirements: Sequence[Requirement | Claim], report: Report) -> list[str]:
-    """One line for each requirement that a `Metrics` report doesn't meet."""
+def without(
+    require: Mapping[str, str], unreleased: Mapping[str, str], models: Sequence[str],
+    metrics: Sequence[str], **facts: Any,
+) -> dict[str, str]:  # fmt: skip
+    """`require:` with what names an unreleased model marked as not checked.
+
+    unreleased: model → why it doesn't exist; all are releases by `facts`. What can't be read stays,
+    for `parse` to report.
+    """
+    texts = dict(require)
+    allowed = Names([*models, *unreleased], metrics, **facts)
+    for key, text in require.items():
+        with suppress(UsageError):
+            condition = _parse_one(key, text, allowed)
+            named = {key.rpartition(".")[0]}
+            if isinstance(condition, Requirement):
+                named |= {condition.subject[0], condition.of[0] if condition.of else ""}
+            elif isinstance(condition, Claim):
+                named |= {condition.subject[0], str(condition.than)}
+            elif isinstance(condition, Broken):
+                named |= {condition.subject[0], condition.earlier}
+            for model in [name for name in unreleased if name in named][:1]:
+                texts[key] = f"not checked, since {unreleased[model]}: {text}"
+    return texts
+
+
+def unmet(requirements: Sequence[Condition], report: Report, answers: Lines = tuple) -> list[str]:
+    """One line for each requirement that a `Metrics` report doesn't meet.
+
+    answers: gives the lines of `predictions.jsonl`.
+    """
     bounds = [r for r in requirements if isinstance(r, Requirement)]
     failed = [_line(r, report) for r in bounds if not r.measured(report) or not r.met(report)]
-    return failed + claims.unmet([r for r in requirements if isinstance(r, Claim)], report)
+    failed += claims.unmet([r for r in requirements if isinstance(r, Claim)], report, answers)
+    broken = (_broken_line(r, answers) for r in requirements if isinstance(r, Broken))
+    return failed + [line for line in broken if line]
 
 
 def doubts_about(
-    requirements: Sequence[Requirement | Claim],
+    requirements: Sequence[Condition],
     report: Report,
     unbounded: Collection[str],
 ) -> list[str]:
     """For each met requirement that hardly any model could miss: why, and a better one."""
     lines = []
     for r in requirements:
+        if isinstance(r, Unchecked):
+            lines.append(f"{r.subject[1]} {r.text} isn't checked, since {r.reason}")
         if not isinstance(r, Requirement) or r.subject[1] in unbounded or not r.measured(report):
             continue
         bound = r.bound(report)
@@ -102,8 +166,13 @@ def doubts_about(
     return lines
 
 
-def _parse_one(key: str, text: str, allowed: Names) -> Requirement | Claim:
+def _parse_one(key: str, text: str, allowed: Names) -> Condition:
     where = f"require: {key}: {text!r}"
+    if match := _UNCHECKED.fullmatch(text):
+        return Unchecked(("", key), match["reason"], match["text"])
+    model, dot, metric = key.rpartition(".")
+    if dot and metric == BROKEN and BROKEN not in allowed.metrics:
+        return _parse_broken(model, text, allowed, where)
     subject = allowed.metric(key, where)
     claim = claims.parse(text, subject, allowed, where)
     if claim is not None:
@@ -128,6 +197,62 @@ def _parse_one(key: str, text: str, allowed: Names) -> Requirement | Claim:
     base = allowed.metric(baseline_name, where) if baseline_name else None
     signed = -number if match["minus"] else number
     return Requirement(subject=subject, op=match["op"], number=signed, of=base, text=text.strip())
+
+
+def _parse_broken(model: str, text: str, allowed: Names, where: str) -> Broken:
+    match = _BROKEN.fullmatch(text)
+    if match is None:
+        problem = f"{BROKEN} must have an upper limit: the share of rows that may become wrong"
+        raise UsageError(problem, where=where, fix=_BROKEN_EXAMPLE)
+    most = float(match["most"])
+    if match["percent"] or not 0 < most < 1:
+        share = most / 100 if 0 < most < 100 else 0.02
+        problem = f"the limit must be a share above 0 and below 1, but is {match['most']}"
+        raise UsageError(f"{problem}{match['percent']}", where=where, fix=f'write "<= {share:g}"')
+    releases = [name for name in allowed.releases if name != model]
+    earlier = match["of"] or (releases[0] if len(releases) == 1 else "")
+    if not earlier:
+        problem = f"{BROKEN} compares with a release, and `models` names " + (
+            f"{len(releases)}: {', '.join(releases)}" if releases else "none"
+        )
+        fix = f'write "<= {most:g} against {(releases or ["base"])[0]}"'
+        more = "" if releases else ", or add a model with `use: release.model`"
+        raise UsageError(problem, where=where, fix=f"{fix}{more}")
+    for name in (model, earlier):
+        if name not in allowed.models:
+            raise allowed.unknown(name, where)
+    if model == earlier:
+        fix = f"name another model in front of .{BROKEN}"
+        raise UsageError(f"{model} is compared with itself", where=where, fix=fix)
+    return Broken((model, BROKEN), earlier, most, text.strip())
+
+
+def _broken_line(broken: Broken, answers: Lines) -> str:
+    """Why it isn't shown that at most that share is broken; empty if it is.
+
+    The upper end of the 95 % interval decides, so a model with that share or more passes in at most
+    2.7 % of cases.
+    """
+    model, _ = broken.subject
+    flips = flips_between(answers(), broken.earlier, model)
+    if flips is None:
+        return (
+            f"{model}.{BROKEN} isn't known: the evaluation doesn't say of each answer of {model} "
+            f"and {broken.earlier} whether it is right"
+        )
+    value, ends = flips.score.value, flips.score.interval or (0.0, 1.0)
+    if ends[1] <= broken.most + _SLACK:
+        return ""
+    head = (
+        f"{model}.{BROKEN} is {percent(value)} (95 % CI {100 * ends[0]:.1f} to "
+        f"{100 * ends[1]:.1f}): {len(flips.broken):,} of {counted(flips.rows, 'row')} are right "
+        f"with {broken.earlier} and wrong with {model}; required: at most {percent(broken.most)}. "
+    )
+    if ends[0] > broken.most:
+        return f"{head}It is more"
+    more = more_rows(flips.rows, (ends[1] - ends[0]) / 2, broken.most - value)
+    may = f"It may be up to {percent(ends[1])}: {flips.rows:,} rows don't show that it isn't"
+    return f"{head}{may}{more}"
 
 
 def _fix(text: str, better: str | None) -> str:

@@ -195,13 +195,13 @@ class Export(
             _log_fallbacks(name, warnings, job, weighed=matrix is not None)
             gguf = Gguf(target, vocab_only=True)
             compared = prove(gguf, frozen, () if models else chain(*self.rows))
-            job.log(
-                f"{name}: {compared} conversations give the tokens that the model was trained on"
-            )
+            proof = f"{compared} conversations give the tokens that the model was trained on"
+            job.log(f"{name}: {proof}")
             facts = _meta(self.model, gguf, name, frozen)
             if matrix is not None:
                 facts["imatrix"] = matrix.facts()
-            models[name] = Model(target.parent, meta=facts, runtime=_measured(target, name, job))
+            measured = _measured(target, name, job)
+            models[name] = Model(target.parent, meta=facts, runtime=measured | {"proof": proof})
         return {"": models[self.quantization[0]], **models}
 
 
@@ -220,7 +220,8 @@ def _exported_adapter(step: Export, frozen: "FrozenTemplate", job: Job) -> Model
     }
     gguf, alike = write_adapter(step.model, base, frozen, names, job, chain(*step.rows))
     compared = prove(gguf, frozen, chain(*step.rows), replacement=frozen.source)
-    job.log(f"{compared} conversations give the tokens that the model was trained on")
+    proof = f"{compared} conversations give the tokens that the model was trained on"
+    job.log(proof)
     assert gguf.adapter is not None
     meta = _meta(step.model, gguf, "f16", frozen) | {
         "format": ADAPTER,
@@ -229,7 +230,7 @@ def _exported_adapter(step: Export, frozen: "FrozenTemplate", job: Job) -> Model
         "same_effect": round(alike, 4),
     }
     measured = _measured(gguf.path, "with its base", job, gguf.adapter)
-    return Model(job.out, meta=meta, refs={"base": base}, runtime=measured)
+    return Model(job.out, meta=meta, refs={"base": base}, runtime=measured | {"proof": proof})
 
 
 def _measured(file: Path, name: str, job: Job, adapter: Path | None = None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Artifact:
         Steps that take the artifact don't rerun when these change, so they must not affect
         outputs. `runtime["env"]` names the environment variables that an engine needs for the
         model. `runtime["concurrency"]` limits concurrent requests; steps that use such a model run
-        one at a time.
+        one at a time. `runtime["proof"]` says what its step verified, for `finery release`.
     Each class names the functions of the kit that write its files (`written_by`, in the keys of the
     steps that make one) and read them (`read_by`, in the keys of the steps that take one).
     """

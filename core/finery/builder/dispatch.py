@@ -18,6 +18,7 @@ from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
 from finery.recipe.graph import Graph, Node, Source
+from finery.recipe.releases import lost_release
 from finery.step.inspect import (
     inputs_of,
     nested_fields,
@@ -26,6 +27,7 @@ from finery.step.inspect import (
     tag_of,
 )
 from finery.step.job import Job, Report
+from finery.step.released import Released
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.util.installed import package_version
@@ -38,9 +40,12 @@ def task_of(
     """The task of a step whose inputs are built.
 
     log: the file for its output. project: the project folder. Raises `RecipeError` if an
-    environment variable that the step needs isn't set.
+    environment variable that the step needs isn't set, and for a release, whose files are gone.
     """
     node, spec, graph = plan.node, type(plan.node.step).__spec__, planner.graph
+    if node.release is not None and isinstance(node.step, Released):
+        problem, fix = lost_release(node.release, node.step.tag)
+        raise graph.recipe.error(problem, node.place, key=True, fix=fix)
     inputs: dict[str, list[tuple[str, Manifest]]] = {}
     for (name, _), manifest in planner.inputs(node, results).items():
         refs = [s.ref for s in node.sources if s.field == name]

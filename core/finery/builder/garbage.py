@@ -29,6 +29,7 @@ from finery.builder.runs import Run, read_run, run_ids
 from finery.errors import FineryError, UsageError
 from finery.execute.venv import remove_environment, unused_environments
 from finery.recipe.document import load
+from finery.recipe.releases import RELEASES_FILE, Releases
 from finery.store.catalogue import Catalogue
 from finery.store.database import ABANDONED_DAYS, HEX, KEY_DIGITS, Store
 from finery.store.links import is_whole_view, open_view, prune_links
@@ -144,6 +145,8 @@ def take_stock(store: Store, keep: int, using: InUse | None = None) -> Stock:
                 stock.needed.add(key)
                 stock.owners.setdefault(key, Owner(name, step_name))
     stock.needed |= catalogue.pins().keys()
+    for folder in {path.parent for path in stock.recipes.values()}:
+        stock.needed |= Releases(folder / RELEASES_FILE).keys()
     if using is not None:
         stock.needed |= using.keys
         stock.started |= using.keys

@@ -11,6 +11,7 @@ from inspect import getsourcefile, getsourcelines
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from blake3 import blake3
 
 from finery.artifact.kinds import Bundle, Model
@@ -21,6 +22,7 @@ from finery.artifact.manifest import (
     Result,
     encode,
     key_of,
+    manifest,
     reads_in,
     result_key,
 )
@@ -45,11 +47,12 @@ from finery.plugin.history import Results
 from finery.recipe.document import Recipe, RecipePath
 from finery.recipe.environments import ENVIRONMENT_PIN, Environment, pin_text, pinned_environment
 from finery.recipe.files import NamedFiles
-from finery.recipe.graph import Graph, Node
+from finery.recipe.graph import RELEASE, Graph, Node
 from finery.recipe.lock import Lock
+from finery.recipe.releases import release_parts
 from finery.recipe.requires import plugin_pins
 from finery.step.inspect import full_name, give_files, joint_key, steps_inside
-from finery.step.step import is_overridden
+from finery.step.step import Step, is_overridden
 from finery.store.database import Store
 from finery.util.installed import (
     is_finery_module,
@@ -224,6 +227,8 @@ class Planner:
             every = [*inputs.values()]
             result = find_result(self.store, key, parts, every, lambda: self.places(plan))
             if result is not None and self.fits(plan, result.outputs):
+                if plan.node.release is not None:
+                    return _marked(result, plan.node.step)
                 others = differences(parts, plan.parts) if key != plan.key else []
                 plan.accepted = [visible(name) for name, *_ in others]
                 return result
@@ -232,7 +237,7 @@ class Planner:
     def keys(self, plan: StepPlan) -> Iterator[tuple[str, Parts]]:
         """The keys whose results serve a step: its own, then those before accepted changes."""
         yield plan.key, plan.parts
-        for parts in self.acceptances.earlier(plan.parts):
+        for parts in self.acceptances.earlier(plan.parts) if plan.node.release is None else ():
             yield key_of(parts), parts
 
     def places(self, plan: StepPlan) -> Places:
@@ -245,6 +250,9 @@ class Planner:
     @staticmethod
     def fits(plan: StepPlan, outputs: Mapping[str, Manifest]) -> bool:
         """Whether a step can have these outputs, by their names and kinds."""
+        release = plan.node.release
+        if release is not None and [made.digest for made in outputs.values()] != [release.digest]:
+            return False
         expected = {name: kind.kind for name, kind in plan.node.outputs.items()}
         return {name: made.kind for name, made in outputs.items()} == expected
 
@@ -352,6 +360,8 @@ class Planner:
         results: Mapping[str, Result | None],
     ) -> Parts:
         node = plan.node
+        if node.release is not None:
+            return release_parts(node.release.digest)
         plan.own = own = joint_key(node.step)
         closure = self.code.of_step(node.step, self._written(node), own)
         plan.code, engines = [closure, *self.code.around], {}
@@ -406,6 +416,8 @@ class Planner:
         return step
 
     def _reason(self, plan: StepPlan) -> str:
+        if plan.node.release is not None:
+            return "its files are neither here nor in a shared store"
         if any(self.store.seconds_of(key) is not None for key in (plan.key, plan.result_key)):
             lost = self.store.shared.lost
             return f"its files {'are missing or damaged' if not lost else LOST}"
@@ -453,6 +465,18 @@ def make_plan(planner: Planner, *, without_files: bool = False) -> Iterator[Step
             if first != name:
                 plan.same_as, plan.reason = first, f"equal to {first}: built once"
         yield plan
+
+
+def _marked(result: Result, step: Step) -> Result:
+    """The result with the tag of a release among its facts, by which evaluators know it."""
+    facts = {RELEASE: getattr(step, "tag", "")}
+    outputs = {
+        name: manifest(
+            m.kind, m.meta, m.files, m.refs, m.external, {**m.runtime, **facts}, m.executable
+        )
+        for name, m in result.outputs.items()
+    }
+    return msgspec.structs.replace(result, outputs=outputs)
 
 
 def _digest(engine: EngineKey) -> str:

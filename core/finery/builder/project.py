@@ -17,11 +17,12 @@ from finery.errors import PluginError, UsageError
 from finery.plugin.manager import Plugins, load_plugins
 from finery.recipe.document import Recipe, check_file, load
 from finery.recipe.graph import Graph, build_graph
+from finery.recipe.releases import RELEASES_FILE
 from finery.recipe.requires import PROVISION_VARIABLE, check_requires
 from finery.recipe.validate import raise_all
 from finery.step.inspect import SECTIONS
 from finery.store.database import Store
-from finery.util.files import check_plain
+from finery.util.files import check_plain, hash_file
 from finery.util.paths import plain_path, store_folder
 from finery.util.text import did_you_mean
 
@@ -206,7 +207,9 @@ def _check_digest(recipe: Recipe, plugins: Plugins, code: StepCode) -> str:
         used.add(plugins.chooser)
     used &= plugins.step_types.keys()
     checks = code.check_dependencies(sorted(used))
-    digest = blake3(encode([FORMAT, recipe.data, checks, notes])).hexdigest()
+    releases = recipe.path.parent / RELEASES_FILE  # which steps are left out depends on it
+    released = hash_file(releases) if releases.is_file() else ""
+    digest = blake3(encode([FORMAT, recipe.data, checks, notes, released])).hexdigest()
     return f"checked {digest}"
 
 

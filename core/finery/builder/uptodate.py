@@ -344,6 +344,7 @@ def _events(build: "Build") -> str:
 
 def sources_of(build: "Build") -> Sources:
     """What a build depends on outside the store."""
+    from finery.recipe.releases import RELEASES_FILE
     from finery.step.inspect import files_of
 
     graph, planner = build.graph, build.planner
@@ -353,6 +354,8 @@ def sources_of(build: "Build") -> Sources:
     code = planner.code.present()
     used |= code
     absent = {str(plain_path(planner.lock.path))} | planner.code.index.absent | planner.outside
+    if graph.unreleased or any(node.release for node in graph.nodes.values()):
+        absent.add(str(plain_path(graph.recipe.folder / RELEASES_FILE)))
     patterns, folder = set(), plain_path(graph.recipe.folder)
     for node in graph.nodes.values():
         for files in files_of(node.step).values():

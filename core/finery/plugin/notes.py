@@ -37,6 +37,10 @@ OWN_NOTES = {
         why="Scores on different rows can't be compared: one set of rows may be easier. Keep the "
         "rows to judge on apart, and let the axis change only the rows to train on.",
     ),
+    "unreleased": About(
+        when="a model comes from a release that doesn't exist yet",
+        why="Steps that list it run without it, and requirements that name it aren't checked.",
+    ),
     "not-reusable": About(
         when="a running step reads something that changes before it ends, or that finery can't "
         "compare later",

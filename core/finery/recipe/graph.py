@@ -16,6 +16,7 @@ from finery.recipe.hints import reference_fix
 from finery.recipe.lock import Lock
 from finery.recipe.matrix.choose import HIDDEN, WINNER, Select, matrix_of
 from finery.recipe.matrix.expand import Expanded
+from finery.recipe.releases import Release, Releases
 from finery.recipe.schema import StepTypes, derived_seed
 from finery.recipe.validate import check_recipe, convert_step, raise_all
 from finery.step.inspect import (
@@ -29,6 +30,7 @@ from finery.step.inspect import (
     steps_inside,
 )
 from finery.step.look import promises_of
+from finery.step.released import Released
 from finery.step.resources import Reservation
 from finery.step.step import Step
 from finery.util.paths import shown
@@ -70,6 +72,7 @@ class Node:
     variant: str = ""  # which variant of a matrix it is, e.g. `r=8`
     chosen_by: str = ""  # the step that chooses one of the candidates, on which this one depends
     candidates: "dict[str, Node]" = field(default_factory=dict)  # by variant
+    release: Release | None = None  # the one that it brings back
 
     @property
     def is_seeded(self) -> bool:
@@ -148,11 +151,16 @@ class Graph:
     matrix: Expanded | None = None
     select_by: Select | None = None  # how one of the matrix's variants is chosen
     code: Any = None  # `StepCode` that the check has followed
+    unreleased: Mapping[str, str] = field(default_factory=dict)  # step left out → its tag
 
     def require(self, name: str) -> None:
         """Raise `UsageError` if the recipe has no such step."""
         if name in self.nodes:
             return
+        if tag := self.unreleased.get(name):
+            raise UsageError(
+                f"step '{name}' is left out: {unreleased_reason(tag)}", fix=release_fix(tag)
+            )
         variants = self.variants_of(name)
         if variants:
             raise UsageError(
@@ -176,6 +184,13 @@ class Graph:
             f"{shown(self.recipe.path)} has no step '{name}'",
             fix=did_you_mean(name, self.nodes),
         )
+
+    def require_runnable(self, name: str) -> None:
+        """Raise `UsageError` if the recipe has no such step, or if it never runs."""
+        self.require(name)
+        if self.nodes[name].release is not None:
+            fix = "to compare its files with their digests: finery cache verify"
+            raise UsageError(f"step '{name}' brings back a release, so it never runs", fix=fix)
 
     @property
     def has_training(self) -> bool:
@@ -285,6 +300,8 @@ def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) 
     raise_all([
         e for node in nodes.values() for e in _connect(recipe, node, nodes, plugins, matrix)
     ])  # fmt: skip
+    unreleased = _leave_out_unreleased(recipe, nodes)
+    nodes = {name: node for name, node in nodes.items() if name not in unreleased}
     ordered = _sort_topologically(recipe, nodes)
     if not validated:
         for node in nodes.values():
@@ -294,7 +311,79 @@ def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) 
             _check_metric(recipe, nodes, select)
     if matrix is not None and select is not None:
         ordered = _sort_topologically(recipe, _with_candidates(nodes, matrix))
-    return Graph(recipe, plugins, ordered, matrix=matrix, select_by=select)
+    return Graph(recipe, plugins, ordered, matrix=matrix, select_by=select, unreleased=unreleased)
+
+
+RELEASE = "release"
+"""The entry of a model's `runtime` by which evaluators know that it is a release: its tag."""
+
+
+def unreleased_reason(tag: str) -> str:
+    """Why a release isn't there."""
+    return f"nothing is released as '{tag}' yet"
+
+
+def release_fix(tag: str) -> str:
+    """How to make it."""
+    return f"finery release STEP --as {tag}"
+
+
+def _leave_out_unreleased(recipe: Recipe, nodes: dict[str, Node]) -> dict[str, str]:
+    """Find the releases that steps bring back. Removes those steps that have none: name → tag.
+
+    They are also removed from what takes several inputs. Raises `RecipeError` for what can't do
+    without one.
+    """
+    tags = {name: node.step.tag for name, node in nodes.items() if isinstance(node.step, Released)}
+    if not tags:
+        return {}
+    releases = Releases(recipe.path)
+    for name, tag in tags.items():
+        nodes[name].release = release = releases.current(tag)
+        kind = nodes[name].outputs[""].kind
+        if release is not None and release.kind != kind:
+            raise recipe.error(
+                f"{nodes[name].use} brings back {a_or_an(kind)}, and '{tag}' is "
+                f"{a_or_an(release.kind)}: {release.output}",
+                (*nodes[name].place, "tag"),
+                fix=f"name the tag of {a_or_an(kind)}",
+            )
+    unreleased = {name: tag for name, tag in tags.items() if nodes[name].release is None}
+    raise_all([e for node in nodes.values() for e in _without_release(recipe, node, unreleased)])
+    for node in nodes.values():
+        for source in node.sources:
+            slot = slots_of(node.step)[source.field]
+            if source.step in tags and slot.accepts.many:
+                getattr(slot.owner, slot.field)[source.index].runtime[RELEASE] = tags[source.step]
+    return unreleased
+
+
+def _without_release(
+    recipe: Recipe, node: Node, unreleased: Mapping[str, str]
+) -> Iterator[FineryError]:
+    """Remove a node's inputs that aren't released; yield an error for each that it needs."""
+    node.needs = [name for name in node.needs if name not in unreleased]
+    owners: list[tuple[Step, dict[str, str]]] = []
+    for path, slot in slots_of(node.step).items():
+        absent = [s for s in node.sources if s.field == path and s.step in unreleased]
+        if not absent:
+            continue
+        reasons = {s.ref: unreleased_reason(unreleased[s.step]) for s in absent}
+        if not slot.accepts.many:
+            yield recipe.error(
+                f"'{path}' of {node.use} needs a release, and {reasons[absent[0].ref]}",
+                _place(recipe, node, path, 0),
+                fix=f"name another model until then; {release_fix(unreleased[absent[0].step])}",
+            )
+            continue
+        kept = [s for s in node.sources if s.field == path and s not in absent]
+        artifacts = getattr(slot.owner, slot.field)
+        setattr(slot.owner, slot.field, [artifacts[s.index] for s in kept])
+        others = [s for s in node.sources if s.field != path]
+        node.sources = others + [replace(s, index=index) for index, s in enumerate(kept)]
+        owners.append((slot.owner, reasons))
+    for owner, reasons in owners:
+        owner.leave_out(reasons)
 
 
 def _record_variants(nodes: Mapping[str, Node], matrix: Expanded) -> None:

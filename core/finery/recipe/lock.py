@@ -158,15 +158,9 @@ class Lock:
 
     def _change(self, change: Callable[[_Content], _Content], purpose: str) -> _Content:
         """Change the file as it is now; what is in it then. purpose: of the file, for errors."""
-        try:
-            with _lock_folder(self.path.parent):
-                content = change(self._load())
-                self._write(content)
-        except OSError as error:
-            raise UsageError(
-                f"can't write {shown(self.path)}, which {purpose}: {error.strerror}",
-                fix="make room for it, or allow writing to its folder",
-            ) from error
+        with changing(self.path, purpose):
+            content = change(self._load())
+            self._write(content)
         return content
 
     def _write(self, content: _Content) -> None:
@@ -180,12 +174,7 @@ class Lock:
         if content.accepted:
             lines = sorted(change.line() for change in content.accepted)
             text += f"{_ACCEPTED_HEADER}{ACCEPTED_KEY}:\n{''.join(lines)}"
-        staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            staged.write_text(text, encoding="utf-8")
-            staged.replace(self.path)
-        finally:
-            staged.unlink(missing_ok=True)
+        replace_text(self.path, text)
 
     def forget(self, names: Iterable[str] | None = None) -> None:
         """Forget the pins of these names, or of all; the next `set` rewrites the file."""
@@ -256,12 +245,31 @@ _Dumper.add_representer(
 
 
 @contextmanager
-def _lock_folder(folder: Path) -> Iterator[None]:
-    """Wait until no other process changes a lock file in a folder, and keep others waiting."""
-    file = os.open(folder, os.O_RDONLY)
+def changing(path: Path, purpose: str) -> Iterator[None]:
+    """Keep other processes from changing the files for git in a folder, and wait until none does.
+
+    purpose: of the file, for the `UsageError` if it can't be written.
+    """
     try:
-        with suppress(OSError):  # some network file systems can't: two changes at once may be one
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some network file systems can't: two changes may be one
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise UsageError(
+            f"can't write {shown(path)}, which {purpose}: {error.strerror}",
+            fix="make room for it, or allow writing to its folder",
+        ) from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file atomically."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(path)
     finally:
-        os.close(file)
+        staged.unlink(missing_ok=True)

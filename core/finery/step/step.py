@@ -167,6 +167,13 @@ class Step(Settings):
         """
         return ()
 
+    def leave_out(self, unreleased: Mapping[str, str]) -> None:
+        """Change settings that name models which don't exist yet, e.g. requirements.
+
+        Called before `check` for inputs that take several, and that don't have these. unreleased:
+        name of the input → why it doesn't exist.
+        """
+
     # -- for few step types: see `finery.advanced` -------------------------------------------------
 
     def floating_name(self) -> str | None:

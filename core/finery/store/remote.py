@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 import msgspec
@@ -50,6 +50,8 @@ PACK_BYTES = 8 << 20
 LOOKUPS, TRANSFERS, READ_AHEAD = 32, 8, 4
 """Concurrent look-ups, concurrent files, and ranges of a file that are read at the same time."""
 INTERRUPTED = "interrupted"
+KEPT = "released"
+"""The folder of empty objects with the names of results that don't expire."""
 DIGEST_BYTES = 32
 """Bytes of a digest."""
 LOOKUP_SECONDS = 20.0
@@ -192,6 +194,10 @@ class Remote:
         signature = b"\n" + self._signer.sign(body) if self._signer else b""
         self.objects.put(object_name("records", result.key), body + signature)
         self.count(pushed=len(body))
+
+    def keep(self, key: str) -> None:
+        """Have `expire` leave a result, whatever its age. Raises `RemoteError`."""
+        self.objects.put(object_name(KEPT, key), b"")
 
     def push(self, root: Path, manifests: Iterable[Manifest]) -> PackedFiles:
         """Copy the files of artifacts from the store at `root`; where the small ones are.
@@ -403,10 +409,10 @@ def expire(
 ) -> Expired:  # fmt: skip
     """Remove what was pushed more than `days` ago: nobody knows who else needs what is there.
 
-    A result is removed by the age of its record. A file is removed if no remaining record needs it
-    and it is as old, so that one which is being pushed stays. Who needs a file that is gone after
-    all, for example since its record was being written, runs the step again. Answers of models
-    stay, and so do objects with other names than finery's.
+    A result is removed by the age of its record, unless it is released. A file is removed if no
+    remaining record needs it and it is as old, so that one which is being pushed stays. Who needs a
+    file that is gone after all, for example since its record was being written, runs the step
+    again. Answers of models stay, and so do objects with other names than finery's.
 
     dry_run: only say what would be removed. Raises `RemoteError`; repeat it then.
     """
@@ -415,8 +421,10 @@ def expire(
     records = [
         stored for stored in objects.list_objects("records") if OBJECT_NAME.fullmatch(stored.name)
     ]
-    expired = [record for record in records if record.written < cutoff]
-    recent = [record for record in records if record.written >= cutoff]
+    kept = {PurePosixPath(stored.name).name for stored in objects.list_objects(KEPT)}
+    recent = [r for r in records if r.written >= cutoff or PurePosixPath(r.name).name in kept]
+    stay = {record.name for record in recent}
+    expired = [record for record in records if record.name not in stay]
     needed = set[str]()
     progress(f"reading {len(recent):,} results")
     with ThreadPoolExecutor(CONCURRENT_READS) as threads:

@@ -29,7 +29,8 @@ from finery_eval.tables import against, verdict_of
 from finery_eval.view.tables import headline
 
 Role = Literal["baseline", "base", "tuned", "shipped", "variant", "reference"]
-"""`reference`: answers that an evaluator adds to compare with, e.g. those of finery's engine."""
+"""`reference`: what others are only compared with: answers that an evaluator adds, e.g. those of
+finery's engine, and a released model."""
 ORDER: Mapping[str, int] = {
     "baseline": 0, "base": 0, "variant": 0, "reference": 0, "tuned": 1, "shipped": 2,
 }  # fmt: skip
@@ -106,7 +107,7 @@ def judgements(outputs: Sequence[Output], graph: Graph, *, answers: bool = True)
             role, source = _role_of(named.get(model, model), graph)
             if role == "base" and model in report.baselines:
                 role = "baseline"
-            if model in report.references:
+            if model in report.references or _is_released(named.get(model, model), graph):
                 role = "reference"
             if CHOSEN in report.extra:  # a step that ranks variants of a model
                 role = "variant"
@@ -117,6 +118,10 @@ def judgements(outputs: Sequence[Output], graph: Graph, *, answers: bool = True)
                 )
             )
     return judged
+
+
+def _is_released(step: str, graph: Graph) -> bool:
+    return step in graph.nodes and graph.nodes[step].release is not None
 
 
 def _role_of(model: str, graph: Graph) -> tuple[Role, str]:

@@ -33,6 +33,7 @@ from finery_eval.steps.speed import TIMED
 from finery_eval.view import answers, tables
 from finery_eval.view.findings import CLASSES, data_problems, findings, remarks_on
 from finery_eval.view.judgements import Judgement, comparisons_of, judgements
+from finery_eval.view.releases import since_release
 from finery_eval.view.shipping import verdict_on
 
 MOST_LINES = 40
@@ -61,8 +62,9 @@ class MetricsView(View):
             scores = [part for group in tables.comparable(reports) for part in tables.scores(group)]
             further = [part for output in outputs for part in _more_in_summary(output, context)]
             notes = tables.interval_notes(reports.values())
+            changes = [part for output in outputs for part in since_release(output, context)]
             verdicts = _verdicts(outputs, None, context)
-            yield Section("Scores", chain(scores, notes, further, verdicts), rank=10)
+            yield Section("Scores", chain(scores, notes, further, changes, verdicts), rank=10)
         else:
             node = context.graph.nodes.get(outputs[0].step)
             evaluator = f" by {node.use}" if node and context.scope == "output" else ""
@@ -236,6 +238,7 @@ def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -
     by_model = {each.model: each.answers for each in judged}
     if confused := list(tables.matrices(report, by_model, only)):
         yield Section("Confused classes", confused, is_folded=True)
+    yield from since_release(output, context)
     hidden = [model for model in report.scores if model != best]
     if only and hidden and not detail.model:
         hint = f"finery show {output.title} --model {hidden[0]}"

@@ -246,7 +246,7 @@ def _build_of(
         graph = open_graph(recipe, overrides, store).select(steps)
         forced = [each for name in force for each in graph.variants_of(name) or [name]]
         for name in forced:
-            graph.require(name)
+            graph.require_runnable(name)
         refuse_shared_folder(graph.recipe, store)
         examiner = Examiner(graph)
         raise_all(examiner.errors(print_progress))  # report wrong paths before any step runs

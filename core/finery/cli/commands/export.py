@@ -18,8 +18,9 @@ from finery.util.paths import plain_path, shown
 from finery.util.text import a_or_an, counted, size, some_of, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from finery.artifact.manifest import Manifest
     from finery.builder.project import Project
     from finery.store.copies import Progress
 
@@ -53,10 +54,9 @@ def command(
     from finery.builder.project import Project
     from finery.cli.commands.show import check_step
     from finery.compare.outputs import titled
-    from finery.store.copies import check_target, copy_files, files_of, put_in_place
 
     project = Project(recipe, overrides)
-    graph, store = project.graph, project.store
+    graph = project.graph
     if bundle is not None:
         _export_bundle(project, step, bundle, as_json=as_json)
         return
@@ -71,6 +71,17 @@ def command(
     outputs = titled(name, result.outputs)
     if chosen:
         outputs = {step: project.output(result, name, chosen)}
+    copy_out(project, outputs, folder, force=force, with_base=with_base, as_json=as_json)
+
+
+def copy_out(
+    project: "Project", outputs: "Mapping[str, Manifest]", folder: Path, *, force: bool,
+    with_base: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Copy outputs to a folder as plain files, and print what was copied. outputs: by title."""
+    from finery.store.copies import check_target, copy_files, files_of, put_in_place
+
+    graph, store = project.graph, project.store
     target = Path(os.path.realpath(folder))
     check_target(store, target, force=force)
     files = {title: files_of(store, m, references=with_base) for title, m in outputs.items()}

@@ -37,7 +37,7 @@ def command(recipe: Path, step: str, overrides: tuple[str, ...], as_json: bool) 
 
     project = Project(recipe, overrides)
     graph, name = project.graph, step.partition(".")[0]
-    graph.require(name)
+    graph.require_runnable(name)
     plans = {plan.node.name: plan for plan in make_plan(Planner(graph, project.store))}
     missing = [n for n in graph.select([name]).nodes if plans[n].result is None]
     if missing:

@@ -167,7 +167,7 @@ def test_broken_needs_a_release_or_a_name() -> None:
     parse({"gguf.broken": "<= 0.02 against released"}, MODELS, ["accuracy"])
     # A metric of the evaluator with that name is that metric.
     (own,) = parse({"gguf.broken": ">= 0.5"}, MODELS, ["accuracy", "broken"])
-    assert own.subject == ("gguf", "broken")  # type: ignore[union-attr]
+    assert own.subject == ("gguf", "broken")
 
 
 def test_answers_without_right_and_wrong_have_none_broken() -> None:

@@ -4,7 +4,18 @@ from collections.abc import Iterator
 
 from finery import Metrics, Model
 from finery.advanced import counted
-from finery.views import Context, Field, Output, Part, Quantity, Record, Records, Section, Table
+from finery.views import (
+    Cell,
+    Context,
+    Field,
+    Output,
+    Part,
+    Quantity,
+    Record,
+    Records,
+    Section,
+    Table,
+)
 from finery_eval.flips import BROKEN, Flips, flips_between
 from finery_eval.predictions import Facts
 from finery_eval.view.answers import answer_of, question_fields
@@ -36,7 +47,7 @@ def since_release(output: Output, context: Context) -> Iterator[Section]:
 
 
 def _table(flips: dict[str, Flips]) -> Table:
-    rows = [
+    rows: list[list[Cell]] = [
         [name, len(f.better), len(f.broken), Quantity(f.score.value, "share", f.score.interval)]
         for name, f in flips.items()
     ]

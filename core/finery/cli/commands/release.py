@@ -208,15 +208,15 @@ def diff(
     if as_json:
         sides = {"a": _data(before) | {"number": number}, "b": _data(after) | {"number": second}}
         print_json(sides)
-        for view, *ends in evaluations:
-            print_json({"evaluation": ends[0].title, "difference": view.difference(*ends)})
+        for view, old, new in evaluations:
+            print_json({"evaluation": old.title, "difference": view.difference(old, new)})
         return
     rows = [_row(f"A  {tag} {number}", before), _row(f"B  {label}", after)]
     parts: list[Part] = [Table([""] * len(rows[0]), rows)]
     context = context_of(project.graph, project.store, detail=Detail(flips))
-    for view, *ends in evaluations:
-        parts.append(Section(ends[0].title, list(comparison_of(view, *ends, context))))
-    compared = {ends[0].title for _, *ends in evaluations}
+    for view, old, new in evaluations:
+        parts.append(Section(old.title, list(comparison_of(view, old, new, context))))
+    compared = {old.title for _, old, _ in evaluations}
     for step in [step for step in before.evaluations if step not in compared]:
         text = f"A: {_scores_of(before, step)}; B: {_scores_of(after, step)}. Not compared: "
         text += "the answers aren't in the store on both sides"

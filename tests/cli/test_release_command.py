@@ -266,6 +266,14 @@ def written(folder: Path, releases: object, version: int = 1) -> Path:
         (lambda text: f"<<<<<<< HEAD\n{text}", "releases.json:1: error: has a conflict of git"),
         (lambda text: text.replace('"kind": "Model"', '"kind": "Model", "kind": "x"'), "twice"),
         (lambda text: text[:-5], "isn't JSON"),
+        (
+            lambda text: text.replace(
+                '"size": 1',
+                f'"size": 1, "evaluations": {{"t": {{"digest": "{"0" * 64}", "rows": 1, '
+                '"scores": {"a": []}}}',
+            ),
+            "length >= 1",
+        ),
         (lambda text: "[]", "must map tags to lists"),
     ],
 )

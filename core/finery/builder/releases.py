@@ -174,7 +174,7 @@ def keep(project: Project, release: Release, manifests: Iterable[Manifest]) -> b
             raise RemoteError(
                 f"nothing is released, since the shared store {public_url(config.remote)} can't "
                 f"be written: {error.what}",
-                fix=error.fix or "try again when it can be, or release without it: FINERY_PUSH=0",
+                fix=error.fix or "try again when it can be, or release without it: FINERY_PUSH=false",
             ) from error
     store.commit(results, run=release.run or "")
     pin = f"(release) {recipe.name} {release.output}"
@@ -189,9 +189,9 @@ def find(project: Project, digest: str) -> Manifest | None:
     """
     store, key = project.store, release_key(digest)
     result = store.lookup(key)
-    config = msgspec.structs.replace(load_config(project.graph.recipe.path), push=False)
-    if result is None and config.remote and not store.read_only:
-        remote = Remote(config.remote, *signing_keys(config))
+    config = load_config(project.graph.recipe.path) if result is None else None
+    if config is not None and config.remote and not store.read_only:
+        remote = Remote(config.remote, *signing_keys(msgspec.structs.replace(config, push=False)))
         records = remote.records([key])
         if records and [m.digest for m in records[key].outputs.values()] == [digest]:
             store.shared.use(remote)

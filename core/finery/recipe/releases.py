@@ -10,7 +10,7 @@ merge without a conflict, and those of one tag that were made at once are a conf
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import yaml
@@ -41,7 +41,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     digest: str
     rows: int
-    scores: dict[str, list[float]]
+    scores: dict[str, Annotated[list[float], msgspec.Meta(min_length=1, max_length=3)]]
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

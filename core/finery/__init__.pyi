@@ -37,6 +37,7 @@ from finery.step.look import Known as Known
 from finery.step.look import Look as Look
 from finery.step.look import Promise as Promise
 from finery.step.look import Unknown as Unknown
+from finery.step.resources import Rehearsal as Rehearsal
 from finery.step.resources import Resources as Resources
 from finery.step.step import Step as Step
 from finery.util.references import outside_key as outside_key

@@ -7,6 +7,7 @@ from finery.cli.console import print_json as print_json
 from finery.cli.options import json_option as json_option
 from finery.cli.options import matrix_option as matrix_option
 from finery.cli.options import recipe_and_step as recipe_and_step
+from finery.errors import NotRehearsed as NotRehearsed
 from finery.errors import RefusedError as RefusedError
 from finery.execute.courier import JOB_ADDRESS_VARIABLE as JOB_ADDRESS_VARIABLE
 from finery.execute.courier import CourierExecutor as CourierExecutor

@@ -7,9 +7,9 @@ to do needs none of them.
 COMMANDS = {
     name: f"finery.cli.commands.{name}:command"
     for name in (
-        "init", "check", "plan", "build", "explain", "accept", "show", "runs", "diff", "report",
-        "release", "export", "import", "fetch", "verify", "cache", "config", "plugins", "plugin",
-        "schema", "completion",
+        "init", "check", "plan", "rehearse", "build", "explain", "accept", "show", "runs", "diff",
+        "report", "release", "export", "import", "fetch", "verify", "cache", "config", "plugins",
+        "plugin", "schema", "completion",
     )
 } | {"import": "finery.cli.commands.export:import_command"}  # fmt: skip
 """Name → a click command, in the order of `finery --help`."""

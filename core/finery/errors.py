@@ -2,6 +2,7 @@
 
     FineryError            exit 1
     ├── StepError          exit 1   a step failed
+    │   ├── NotRehearsed   exit 1   a step can't be rehearsed, although it may work
     │   └── RefusedError   exit 1   a model refuses a row, or its answer is withheld
     ├── RequirementError   exit 1   a `require:` is not met
     ├── RemoteError        exit 1   the shared store can't be used
@@ -110,6 +111,10 @@ def installing(fix: str) -> str:
 
 class StepError(FineryError):
     """A step failed (a process died, the disk is full, a check of its own failed)."""
+
+
+class NotRehearsed(StepError):
+    """A step can't be rehearsed: a rehearsal can't say whether it works."""
 
 
 class RefusedError(StepError):

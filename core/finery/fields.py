@@ -98,6 +98,7 @@ class Spec(msgspec.Struct, frozen=True):
     family: str = ""  # for trainings: what they make, see `Family`
     task: str = ""  # for evaluators: what they judge, see `Task`
     keeps_prompts: bool = False  # for generators: their rows have the prompts of the inputs
+    rehearsal: Mapping[str, Any] = {}  # settings in `finery rehearse`, see `Rehearsal`
     metrics: Any = ""  # how to show metrics live, or its "module:NAME", see `finery.views`
 
 
@@ -227,6 +228,7 @@ class _SettingsMeta(msgspec.StructMeta):
         type.__setattr__(cls, "__finery_fields__", inherited | own)
         before = getattr(cls, "__spec__", Spec())
         merged = {f: declared.get(f, getattr(before, f)) for f in Spec.__struct_fields__}
+        merged["rehearsal"] = {**before.rehearsal, **merged["rehearsal"]}
         type.__setattr__(cls, "__spec__", Spec(**merged))
         return cls
 
@@ -311,5 +313,6 @@ class Settings(msgspec.Struct, metaclass=_SettingsMeta):
             family: Family = "",
             task: Task = "",
             keeps_prompts: bool = False,
+            rehearsal: Mapping[str, Any] = {},
             metrics: "str | Mapping[str, Any]" = "",
         ) -> None: ...

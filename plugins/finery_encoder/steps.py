@@ -23,6 +23,7 @@ class Classify(
     packages=PACKAGES,
     gpus=1,
     metrics=METRICS,
+    rehearsal={"epochs": 1, "num_iterations": 1},
 ):
     """Train a classifier on an encoder such as all-MiniLM-L6-v2, ModernBERT or DeBERTa.
 

@@ -295,7 +295,7 @@ def longest_answer(default: int) -> Any:
     return setting(default, ge=1, help=text)
 
 
-class BatchEvaluator(Judge, engines=True):
+class BatchEvaluator(Judge, engines=True, rehearsal={"max_tokens": 8}):
     """Have models answer the rows and judge all answers at once, e.g. by another model."""
 
     max_tokens: int = longest_answer(64)

@@ -60,6 +60,7 @@ class Export(
     seeded=False,
     sections=("export",),
     packages=("torch", "transformers", "peft", "tokenizers", PACKAGE),
+    rehearsal={"imatrix_tokens": 512},
     installs=dict.fromkeys(("torch", "transformers", "peft", "gguf", PACKAGE), "finery[gguf]"),
 ):
     """Export a model to GGUF, for llama.cpp and Ollama.

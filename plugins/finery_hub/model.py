@@ -74,6 +74,13 @@ class HubModel(
             about=self.about(),
         )
 
+    def light_files(self, job: Job) -> Folder | Path:
+        """What is fetched: no weights, unless they are in a GGUF file."""
+        if self.file is not None:
+            return self.fetched([escape(self.file)], job).root / self.file
+        folder = self.fetched(self.patterns(), job, unwanted=HEAVY)
+        return folder.light(self.base, trust_remote_code=self.trust_remote_code)
+
     def about(self) -> dict[str, Any]:
         """What `Model.meta` says about the settings, and the repository."""
         return {"repo": self.repo, **super().about()}

@@ -9,6 +9,7 @@ from functools import reduce
 from operator import or_
 from typing import Any, TypeVar
 
+import msgspec
 from blake3 import blake3
 
 from finery import (
@@ -22,6 +23,7 @@ from finery import (
     Look,
     Model,
     Note,
+    Rehearsal,
     Request,
     Requests,
     StepError,
@@ -179,6 +181,10 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1", schemas=True):
         """Also raise `UsageError` for an empty or invalid template."""
         self.template()
         super().examine(look)
+
+    def rehearsal(self) -> Rehearsal:
+        """Verdicts that can be read, whatever the judge has learned."""
+        return msgspec.structs.replace(super().rehearsal(), answers=lambda request: None)
 
     def template(self) -> Prompt:
         """The judge's compiled prompt."""

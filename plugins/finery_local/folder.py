@@ -7,12 +7,13 @@ says, whether the folder is on a disk or in the hub's cache.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import msgspec
 
-from finery import DataError, Job, Model, Promise, setting, takes
+from finery import DataError, Job, Model, Promise, Rehearsal, setting, takes
 from finery_local.adapter import check_names, check_patterns, check_ranks, check_shapes
 from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finery_local.files import (
@@ -27,6 +28,7 @@ from finery_local.files import (
 )
 from finery_local.gguf_file import LONGEST_LICENSE
 from finery_local.safetensors_file import elements_by_dtype, shapes
+from finery_local.small import small_model
 from finery_local.template import TEMPLATE_FILE, TemplateStep, digest_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -151,20 +153,26 @@ class Folder(msgspec.Struct, frozen=True):
         Enough for its tokenizer, chat template and configuration. out: an empty folder for links.
         Refuses what `model` refuses, except for weights.
         """
-        if not self.is_model:
-            raise _no_model(self)
-        heavy = self.matching(HEAVY)
-        light = sorted(self.names.difference(heavy))
-        check_links(self.root, light, follow=False)
-        _check_code(self, trust_remote_code)
-        _check_base(self, base)
-        files = {name: (self.root / name).absolute() for name in light}
+        light = self.light(base, trust_remote_code=trust_remote_code)
+        files = {name: (self.root / name).absolute() for name in sorted(light.names)}
         for name, path in files.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).symlink_to(path)
         known = "adapter" if self.is_adapter else "transformers"
         meta = {**about, "format": known, "trust_remote_code": trust_remote_code}
         return Model(out, meta=meta, refs={"base": base} if base else {}, external=files)
+
+    def light(
+        self, base: Model | None, *, trust_remote_code: bool, follow: bool = False
+    ) -> "Folder":
+        """The files besides weights, which may be missing. Refuses what `model` refuses of them."""
+        if not self.is_model:
+            raise _no_model(self)
+        light = Folder(self.root, self.names.difference(self.matching(HEAVY)), self.title)
+        check_links(self.root, light.names, follow=follow)
+        _check_code(light, trust_remote_code)
+        _check_base(light, base)
+        return light
 
     def no_weights(self) -> DataError:
         """The error for a folder without weights that finery loads."""
@@ -199,6 +207,14 @@ class FolderStep(TemplateStep):
     def outputs(self) -> dict[str, Promise]:
         """The model, with the format `adapter` if it has a base."""
         return {"": Promise(Model, {} if self.base is None else {"format": "adapter"})}
+
+    def light_files(self, job: Job) -> Folder | Path:
+        """The files of the model without its weights, or a GGUF file, for `rehearsal`."""
+        raise NotImplementedError
+
+    def rehearsal(self) -> Rehearsal:
+        """A small model of the same kind, whose weights may be missing."""
+        return Rehearsal(small=partial(small_model, self))
 
     def patterns(self) -> Sequence[str]:
         """Patterns of the files that make up a model; its own code only if that is trusted."""

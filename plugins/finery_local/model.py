@@ -30,6 +30,13 @@ class LocalModel(FolderStep, sections=("models",), seeded=False):
         """Check the files, read their headers and hash them."""
         return self.with_template(self._model(job))
 
+    def light_files(self, job: Job) -> Folder | Path:
+        """The files that are named."""
+        if self.path.paths[0].suffix == ".gguf":
+            return self.path.paths[0]
+        trusted, follow = self.trust_remote_code, self.follow_links
+        return self._folder().light(self.base, trust_remote_code=trusted, follow=follow)
+
     def _model(self, job: Job) -> Model:
         ggufs = [path for path in self.path.paths if path.suffix == ".gguf"]
         if len(ggufs) == len(self.path.paths):

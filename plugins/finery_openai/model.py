@@ -20,6 +20,7 @@ class OpenaiModel(
     sections=("models",),
     seeded=False,
     installs={"openai": "finery[openai]"},
+    rehearsal={"retries": 0, "timeout": 60},
 ):
     """Use a model behind an OpenAI-compatible API: OpenAI, vLLM, Ollama, llama.cpp.
 

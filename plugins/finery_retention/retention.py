@@ -27,6 +27,7 @@ class Retention(
     packages=PACKAGES,
     gpus=1,
     version="1",
+    rehearsal={"items": 5, "text_bytes": 500, "max_tokens": 8},
 ):
     """Measure whether models forgot general abilities in their training; name the base first.
 

@@ -47,16 +47,18 @@ from finery import (
     Key,
     Look,
     Model,
+    Rehearsal,
+    Request,
     Requests,
     Step,
     UsageError,
     setting,
     takes,
 )
-from finery.advanced import Budget
-from finery.rows import Row
+from finery.advanced import Budget, NotRehearsed
+from finery.rows import Row, answer_text
 from finery.rows.badrow import BadRow
-from finery.rows.dropped import Drops
+from finery.rows.dropped import NOTHING_LEFT, Drops
 from finery.rows.parts import is_conversation, row_label, row_texts, template_variables
 from finery_synth.asking import MOST_VARIANTS, Candidate, Rejected, Task
 from finery_synth.checks import Checks
@@ -119,6 +121,10 @@ class Prompting(Step, engines=True, sections=("generate",), seeded=False, versio
     def forecast(self, inputs: Inputs) -> Forecast:
         """The requests of the first attempt."""
         return Forecast(requests=lambda: self.first_requests(inputs))
+
+    def rehearsal(self) -> Rehearsal:
+        """Answers that can be read, whatever the model has learned."""
+        return Rehearsal(answers=lambda request: None)
 
     def first_requests(self, inputs: Inputs) -> Requests:
         """The first attempt's requests if the rows are built, else their number by the counts."""
@@ -284,6 +290,34 @@ class Generator(Prompting, schemas=False, packages=PACKAGES):
         from finery_synth.generation import Generation
 
         return Generation(self, job).run()
+
+    def rehearsal(self) -> Rehearsal:
+        """Few requests, each once; without checks if no row passes them."""
+        fewer = {"retries": 0, **({"n": 2} if hasattr(self, "n") else {})}
+        return Rehearsal(settings=fewer, run=self.rehearse, answers=self.possible_answer)
+
+    def possible_answer(self, request: Request) -> str | None:
+        """What a model could answer in a rehearsal: to every other request, the seed's answer."""
+        prompt = Prompt.of(self.prompt, self.default_prompt())
+        tasks = (task for task in self.tasks(prompt) if task.messages == request.messages)
+        seed = next((task.seeds[0] for task in tasks), {})
+        answers = self.SELECTS or self.COMPARED == "answer"
+        is_own = answers and is_conversation(seed) and request.attempt % 2 == 0
+        return answer_text(seed) or None if is_own else None
+
+    def rehearse(self, job: Job) -> Dataset:
+        """Run with answers of no model. Raises `NotRehearsed` if no row can be made of them."""
+        for checks in (self.checks, Checks()):
+            self.checks, self.judge = checks, self.judge if checks.judge is not None else None
+            try:
+                return self.run(job)
+            except DataError as error:
+                if not error.what.startswith(NOTHING_LEFT):
+                    raise
+                reason = error.what
+                for file in job.out.iterdir():
+                    file.unlink()
+        raise NotRehearsed(f"no row can be made without a real model's answers: {reason}")
 
     def seeds(self) -> Iterator[Row]:
         """The seed rows; `DataError` for one that can't be a seed, see `check_seed`."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from finery_trl.rows.tokens import Reading, Tokens
 
 
-class OnPolicy(TrlTraining, learns="rewards"):
+class OnPolicy(TrlTraining, learns="rewards", rehearsal={"max_completion_length": 16}):
     """Train a model on its own answers to the prompts of rows.
 
     Subclasses set `learns` and `config`, and implement `trainer` with a subclass of

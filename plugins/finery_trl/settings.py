@@ -121,7 +121,12 @@ class Training(
     sections=("train",),
     learns="answers",
     family="language-model",
-):
+    rehearsal={
+        "epochs": 1e-4, "warmup_steps": None, "warmup_ratio": None, "eval_steps": None,
+        "save_steps": None, "early_stopping_patience": None, "launch": None, "report_to": [],
+        "dtype": "auto",
+    },
+):  # fmt: skip
     """Train a model on rows.
 
     Step types derive from `finery_trl.steps.TrlTraining`, which implements `run`. This

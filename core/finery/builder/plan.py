@@ -152,13 +152,13 @@ class StepPlan:
 class Planner:
     """Resolves steps one by one, as soon as their inputs are built."""
 
-    def __init__(self, graph: Graph, store: Store) -> None:
+    def __init__(self, graph: Graph, store: Store, lock: Lock | None = None) -> None:
         self.graph = graph
         self.store = store
         self.recipe_id = recipe_id(graph.recipe.path, store.root)
         self.latest = store.latest(self.recipe_id)
         store.read_ahead(self.latest[name][0] for name in graph.nodes if name in self.latest)
-        self.lock = Lock(graph.recipe.path)
+        self.lock = lock or Lock(graph.recipe.path)
         self.acceptances = Acceptances(self.lock.accepted())
         self.unbuilt = "never built"  # the reason for steps without an earlier result
         self.code: StepCode = graph.code

@@ -68,15 +68,17 @@ def plugins_of(recipe: Recipe) -> Plugins:
     return load_plugins(_local_plugins(recipe))
 
 
-def open_graph(path: Path, overrides: Sequence[str] = (), store: Store | None = None) -> Graph:
-    """The checked graph of a recipe.
+def open_graph(
+    path: Path, overrides: Sequence[str] = (), store: Store | None = None, **options: bool
+) -> Graph:
+    """The checked graph of a recipe. options: of `build_graph`, without a store.
 
     With a store, a recipe that was valid before with the same step types isn't validated again,
     since that takes longer than the rest of a build with nothing to do.
     """
     recipe, plugins = open_recipe(path, overrides)
     if store is None:
-        return build_graph(recipe, plugins)
+        return build_graph(recipe, plugins, **options)
     try:
         code = StepCode(recipe, plugins, store)
         digest = _check_digest(recipe, plugins, code)

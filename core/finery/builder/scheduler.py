@@ -30,12 +30,14 @@ from finery.builder.runs import Outcome, RunLog, context_of, is_worth_keeping
 from finery.builder.sharing import Recording, Sharing
 from finery.builder.versions import with_versions
 from finery.config import Config
-from finery.errors import FineryError
+from finery.errors import FineryError, RequirementError
 from finery.execute.executor import Done, Executor, Task, TaskEvent
 from finery.plugin.history import Results
 from finery.recipe.graph import Graph, Node, place_of
+from finery.recipe.lock import Lock
 from finery.step.forecast import Note
 from finery.step.inspect import SECTIONS
+from finery.step.resources import Rehearsing
 from finery.step.step import Step
 from finery.store.database import Store
 from finery.store.layout import BlobsLost
@@ -65,16 +67,21 @@ class Build:
         began: int | None = None,
         config: Config | None = None,
         examiner: Examiner | None = None,
+        lock: Lock | None = None,
+        rehearsal: Rehearsing | None = None,
     ) -> None:
         """force: steps that run even if they are cached.
 
         states: of views after the last build, see `OutputLinks`.
 
         began: when its first file was read, in nanoseconds since the epoch; by default, now.
-        config: by default, without a shared store. examiner: of the checks before the build.
+        config: by default, without a shared store. examiner: of the checks before the build. lock:
+        by default, that of the recipe. rehearsal: how to rehearse the steps, instead of running
+        them; the links to outputs are then in the store.
         """
         store.check_writable()
-        self.folder = build_folder(graph.recipe)
+        self.folder = store.root / "build" if rehearsal else build_folder(graph.recipe)
+        self._rehearsal = rehearsal
         check_outputs_folder(self.folder)
         self.graph = graph
         self.store = store
@@ -84,7 +91,7 @@ class Build:
         self._deaths: Counter[str] = Counter()
         self.outcome = Outcome(new_run_id())
         store.hold(self.outcome.run)
-        self.planner = Planner(graph, store)
+        self.planner = Planner(graph, store, lock)
         if update_lock:
             self.planner.forget_pins()
         self.planner.pin_plugins()
@@ -327,8 +334,10 @@ class Build:
                 self._code.setdefault(path, set()).add(state)
             log = self.log.log_of(node.name)
             task = task_of(plan, self.planner, self.outcome.results, log, self.project)
+            task.rehearsal = self._rehearsal
             task.answers = self.sharing.answers if type(node.step).__spec__.engines else {}
             advice = advice_on(self.planner, self.outcome.results, self.outcome.ran, node)
+            advice = [] if self._rehearsal else advice
         except BaseException:
             self.store.unlock(plan.key)
             raise
@@ -437,8 +446,9 @@ class Build:
             except BlobsLost:
                 raise
             except FineryError as error:
-                self._fail(node, error)
-                return
+                if not (self._rehearsal and isinstance(error, RequirementError)):
+                    self._fail(node, error)
+                    return
         self._order.settle(node.name, self.outcome.blocked.keys() | self.outcome.errors.keys())
 
     def _report(self, plan: StepPlan, result: Result, *, cached: bool) -> None:
@@ -503,4 +513,5 @@ class Build:
         emitted = make_event(event, **fields)
         for listener in self.listeners:
             listener(emitted)
-        self.graph.plugins.hook.finery_build_event(event=emitted, graph=self.graph)
+        if self._rehearsal is None:
+            self.graph.plugins.hook.finery_build_event(event=emitted, graph=self.graph)

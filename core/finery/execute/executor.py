@@ -74,11 +74,15 @@ from finery.artifact.manifest import Manifest
 from finery.inference.engine import Identity
 from finery.plugin.discovery import Compiled
 from finery.recipe.environments import Environment
-from finery.step.resources import Reservation
+from finery.step.resources import Rehearsing, Reservation
 
 PREPARE_AHEAD = "ahead"
 """Argument of a worker that starts before its first task is known. It receives the environment
 variables of that task before the task."""
+
+
+NOT_REHEARSED = "not-rehearsed"
+"""The name of notes on what a rehearsal leaves out."""
 
 
 class Need(msgspec.Struct, kw_only=True):
@@ -136,7 +140,7 @@ class Task(Need, kw_only=True):
     answers: the shared store for answers of models, see `finery.inference.shared`. It contains
         secrets, like `env`.
     expects: what the environment that runs it must have. records: the database of answers; empty:
-        that of the store.
+        that of the store. rehearsal: how to rehearse the step, instead of running it.
     project, recipe: the project folder and the recipe's folder in it. code: files that are in
         the step's key. left_out: plugin file → step types in it that aren't: the process must not
         define them.
@@ -166,6 +170,7 @@ class Task(Need, kw_only=True):
     environment: Environment | None = None
     expects: Expects = Expects()
     records: str = ""
+    rehearsal: Rehearsing | None = None
 
 
 class Logged(TypedDict):

@@ -65,11 +65,13 @@ SendReport = Callable[[Any], None]
 class DefaultRunner:
     """The innermost implementation of `finery_run_step`.
 
-    is_called: whether it ran the step. returned: what the step returned.
+    is_called: whether it ran the step. returned: what the step returned. rehearse: what runs in
+    place of the step's `run`.
     """
 
     is_called = False
     returned: Any = None
+    rehearse: Callable[[Job], Any] | None = None
 
     @staticmethod
     @hookimpl(trylast=True)
@@ -78,7 +80,7 @@ class DefaultRunner:
         DefaultRunner.is_called, DefaultRunner.returned = True, None
         umask = os.umask(0o022)  # a step that packs files may read their modes
         try:
-            DefaultRunner.returned = step.run(job)
+            DefaultRunner.returned = (DefaultRunner.rehearse or step.run)(job)
             return DefaultRunner.returned
         finally:
             os.umask(umask)
@@ -328,8 +330,13 @@ def outputs_of(task: Task, send: SendReport) -> dict[str, Manifest]:
 
 def _outputs_of(task: Task, plugins: Plugins, send: SendReport) -> dict[str, Manifest]:
     root = Path(task.store)
-    step = _step(task, plugins, root)
+    step, find_engine = _step(task, plugins, root), _finder(task, plugins)
     promises = promises_of(step)
+    if task.rehearsal is not None:
+        from finery.execute.rehearse import limit_requests, rehearsed
+
+        rehearsal = step.rehearsal()
+        find_engine = limit_requests(find_engine, rehearsal, task)
     records = open_records(Path(task.records or root / "finery.db"), task.answers)
     # Keys of records don't have what other engines read.
     has_own_engines = all(plugins.engines[name][1].is_own for name in task.engines)
@@ -340,7 +347,7 @@ def _outputs_of(task: Task, plugins: Plugins, send: SendReport) -> dict[str, Man
             seed=task.seed,
             report=send,
             records=records if has_own_engines else UncachedRecords(records, has_read),
-            find_engine=_finder(task, plugins),
+            find_engine=find_engine,
             secrets=task.env,
             pinned=task.pinned,
             kept=root / PINNED_FOLDER,
@@ -351,7 +358,10 @@ def _outputs_of(task: Task, plugins: Plugins, send: SendReport) -> dict[str, Man
             _check(_step(task, plugins, root, keep_names=True), task.seed)  # it might change `step`
             inputs = [pair for pairs in task.inputs.values() for pair in pairs]
             with guard_inputs(root, inputs):
-                DefaultRunner.is_called = False
+                DefaultRunner.is_called, DefaultRunner.rehearse = False, None
+                if task.rehearsal is not None:
+                    whole = _step(task, plugins, root)
+                    DefaultRunner.rehearse = rehearsed(step, rehearsal, whole, task, send)
                 returned = plugins.hook.finery_run_step(step=step, job=job)
                 if not DefaultRunner.is_called:
                     raise _replaced_step_error(plugins)

@@ -17,7 +17,7 @@ from finery.errors import FineryError, each_once
 from finery.execute.local import LocalExecutor
 from finery.preflight.report import Proof
 from finery.recipe.graph import Graph, Node, Source, place_of
-from finery.recipe.lock import Lock
+from finery.recipe.lock import UnwrittenLock
 from finery.step.inspect import Input, slots_of
 from finery.step.job import Job, Report
 from finery.step.step import Step, examine_opened
@@ -59,19 +59,11 @@ def prove_steps(
     listeners: of that build. report: receives the events of a training's proof.
     """
     with tempfile.TemporaryDirectory(prefix="finery-check-") as folder:
-        lock = _UnwrittenLock(graph.recipe.path)
+        lock = UnwrittenLock(graph.recipe.path)
         proving = _Proving(graph, store, Path(folder), listeners, report, lock)
         proving.prepare()
         for node in provable_steps(graph):
             yield proving.prove(node, samples)
-
-
-class _UnwrittenLock(Lock):
-    """Pins for this process only: a check doesn't write `recipe.lock`."""
-
-    def set(self, name: str, pinned: str) -> None:
-        """Pin a name until the process ends."""
-        self._pins = {**self._read(), name: pinned}
 
 
 @dataclass
@@ -83,7 +75,7 @@ class _Proving:
     folder: Path
     listeners: Sequence[Listener]
     report: Callable[[Node], Report]
-    lock: _UnwrittenLock
+    lock: UnwrittenLock
     errors: dict[str, FineryError] = field(default_factory=dict)
     plans: dict[str, StepPlan] = field(default_factory=dict)
     sketches: dict[str, Artifact | None] = field(default_factory=dict)
@@ -98,15 +90,13 @@ class _Proving:
             self.tried |= todo
             build = Build(
                 self.graph.select(sorted(todo)), self.store, LocalExecutor(), self.listeners,
-                keep_going=True,
+                keep_going=True, lock=self.lock,
             )  # fmt: skip
-            build.planner.lock = self.lock
             self.errors |= build.run().errors
             self._plan()
 
     def _plan(self) -> None:
-        planner = Planner(self.graph, self.store)
-        planner.lock = self.lock
+        planner = Planner(self.graph, self.store, self.lock)
         self.plans = {plan.node.name: plan for plan in make_plan(planner)}
 
     def _todo(self) -> set[str]:

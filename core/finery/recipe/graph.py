@@ -282,10 +282,13 @@ class Graph:
         return replace(self, nodes=chosen, whole=self.whole or self)
 
 
-def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) -> Graph:
+def build_graph(
+    recipe: Recipe, plugins: "Plugins", *, validated: bool = False, has_releases: bool = True
+) -> Graph:
     """Check the whole recipe and build its graph.
 
     validated: whether the recipe has already passed `check_recipe` with the same step types.
+    has_releases: whether to bring releases back; otherwise it is as before the first one.
     Raises `RecipeError` (several as `RecipeErrors`) with positions.
     """
     matrix, select = None, None
@@ -300,7 +303,7 @@ def build_graph(recipe: Recipe, plugins: "Plugins", *, validated: bool = False) 
     raise_all([
         e for node in nodes.values() for e in _connect(recipe, node, nodes, plugins, matrix)
     ])  # fmt: skip
-    unreleased = _leave_out_unreleased(recipe, nodes)
+    unreleased = _leave_out_unreleased(recipe, nodes, has_releases=has_releases)
     nodes = {name: node for name, node in nodes.items() if name not in unreleased}
     ordered = _sort_topologically(recipe, nodes)
     if not validated:
@@ -328,7 +331,9 @@ def release_fix(tag: str) -> str:
     return f"finery release STEP --as {tag}"
 
 
-def _leave_out_unreleased(recipe: Recipe, nodes: dict[str, Node]) -> dict[str, str]:
+def _leave_out_unreleased(
+    recipe: Recipe, nodes: dict[str, Node], *, has_releases: bool
+) -> dict[str, str]:
     """Find the releases that steps bring back. Removes those steps that have none: name → tag.
 
     They are also removed from what takes several inputs. Raises `RecipeError` for what can't do
@@ -339,7 +344,7 @@ def _leave_out_unreleased(recipe: Recipe, nodes: dict[str, Node]) -> dict[str, s
         return {}
     releases = Releases(recipe.path)
     for name, tag in tags.items():
-        nodes[name].release = release = releases.current(tag)
+        nodes[name].release = release = releases.current(tag) if has_releases else None
         kind = nodes[name].outputs[""].kind
         if release is not None and release.kind != kind:
             raise recipe.error(

@@ -232,6 +232,14 @@ class Lock:
         return UsageError(problem, where=where, fix=fix)
 
 
+class UnwrittenLock(Lock):
+    """Pins for this process only, for commands that don't write `recipe.lock`."""
+
+    def set(self, name: str, pinned: str) -> None:
+        """Pin a name until the process ends."""
+        self._pins = {**self._read(), name: pinned}
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes a pin of several lines as lines."""
 

@@ -26,6 +26,9 @@ MAX_SAMPLES = 3
 """Number of drops that an error shows if no row is left."""
 
 
+NOTHING_LEFT = "no rows are left"
+
+
 class Drops(SideFile):
     """Writes `dropped.jsonl` as rows are dropped, and counts them by reason.
 
@@ -66,7 +69,7 @@ class Drops(SideFile):
         """Raise `DataError` where all rows were dropped: what follows needs some."""
         if not kept_rows:
             summary = self.summary(0) if self.counts else "there are no rows to start from"
-            raise DataError(f"no rows are left: {summary}", details=self._samples, fix=fix)
+            raise DataError(f"{NOTHING_LEFT}: {summary}", details=self._samples, fix=fix)
 
 
 def reason_counts(counts: Mapping[str, int]) -> str:

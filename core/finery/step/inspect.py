@@ -36,8 +36,8 @@ RESERVED = frozenset({"use", "needs", "seed", "env", "gpus", "environment", "res
 
 OUTSIDE_KEYS = frozenset({
     "advise", "cache_key", "check", "choices", "doubts", "estimate", "examine", "floating_name",
-    "forecast", "leave_out", "pin_name", "prove", "provenance", "resources", "sketch", "trace_rows",
-    "verify", "(metrics)",
+    "forecast", "leave_out", "pin_name", "prove", "provenance", "rehearsal", "resources", "sketch",
+    "trace_rows", "verify", "(metrics)",
 })  # fmt: skip
 """Methods and (class keywords) of a step type whose code isn't in keys.
 

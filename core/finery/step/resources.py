@@ -1,8 +1,8 @@
-"""What a step needs of the machine that runs it, by its type and by the recipe. Never in a key."""
+"""What a step needs of a machine, and what it does in a rehearsal. Never in a key."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
@@ -126,3 +126,32 @@ def _memory(count: int) -> str:
     numbers = ((round(count / size, 2), size, unit) for unit, size in reversed(_UNITS.items()))
     fits = (f"{n:g}{unit}" for n, size, unit in numbers if n >= 1 and round(n * size) == count)
     return next(fits, f"{count / _UNITS['MB']:.2f}MB")
+
+
+class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
+    """What a step does in `finery rehearse`, see `Step.rehearsal`.
+
+    settings: setting → its value there, e.g. for a single optimizer step. Of a number, the most.
+        The class keyword `rehearsal` gives the same.
+    rows: how many rows of its inputs the step gets: `few` (some of each class and shape) or `all`.
+        By default few for steps that take long, and all for others.
+    run: runs in place of `run`, e.g. to make nothing public.
+    small: runs in place of `run` unless real weights are asked for (`--weights`): it makes a model
+        of the same architecture with few random weights.
+    answers: what a model could answer to a request, for a step that can't go on with the answers of
+        a model that has learned nothing. None for any text, or any value that follows the request's
+        JSON Schema. The model is still asked once.
+    """
+
+    settings: Mapping[str, Any] = {}
+    rows: Literal["", "few", "all"] = ""
+    run: Callable[..., Any] | None = None
+    small: Callable[..., Any] | None = None
+    answers: Callable[..., str | None] | None = None
+
+
+class Rehearsing(msgspec.Struct, frozen=True):
+    """How a build rehearses. weights: with the real ones. offline: no paid model is asked."""
+
+    weights: bool = False
+    offline: bool = False

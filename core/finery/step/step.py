@@ -24,7 +24,7 @@ from finery.step.inspect import (
 )
 from finery.step.job import Job
 from finery.step.look import BuiltLook, Look, Promise
-from finery.step.resources import Resources
+from finery.step.resources import Rehearsal, Resources
 from finery.util.paths import shown
 from finery.util.text import did_you_mean
 
@@ -174,6 +174,14 @@ class Step(Settings):
         name of the input → why it doesn't exist.
         """
 
+    def rehearsal(self) -> Rehearsal:
+        """What the step does in `finery rehearse`: by default what it always does, with few rows.
+
+        And with the settings of the class keyword `rehearsal`. Called in the worker with opened
+        inputs, before `run`. It must be light.
+        """
+        return Rehearsal(settings=type(self).__spec__.rehearsal)
+
     # -- for few step types: see `finery.advanced` -------------------------------------------------
 
     def floating_name(self) -> str | None:
@@ -289,6 +297,10 @@ def _wrong_keywords(cls: type[Step]) -> Iterator[str]:
         if (value := getattr(spec, keyword)) not in values:
             meant = did_you_mean(str(value), filter(None, values))
             yield f"{keyword}={value!r} isn't known: {meant}"
+    for name in spec.rehearsal:
+        if name not in cls.__struct_fields__:
+            meant = did_you_mean(name, cls.__struct_fields__)
+            yield f"rehearsal names '{name}', which isn't a setting: {meant}"
     for field, info in cls.__finery_fields__.items():
         if info.role not in (roles := get_args(Role)):
             known = ", ".join(filter(None, roles))
@@ -296,7 +308,7 @@ def _wrong_keywords(cls: type[Step]) -> Iterator[str]:
 
 
 @contextmanager
-def _temporary_job(seed: int | None) -> Iterator[Job]:
+def temporary_job(seed: int | None) -> Iterator[Job]:
     """A job in a temporary folder.
 
     The folder is removed by full paths. `shutil.rmtree` opens folders by their names alone, which
@@ -316,19 +328,21 @@ def _temporary_job(seed: int | None) -> Iterator[Job]:
         folder.rmdir()
 
 
-def examine_opened(step: Step, seed: int | None, *, only_inside: bool = False) -> None:
+def examine_opened(
+    step: Step, seed: int | None, *, only_inside: bool = False, opens: bool = False
+) -> None:
     """Examine a step whose inputs are opened, before its `run`.
 
     Steps inside it may open their inputs here, since they would otherwise read them late. The step
-    itself may not: its `run` reads them first. An error of a step inside it names that step's
-    setting. only_inside: not the step itself.
+    itself may only with `opens`: its `run` reads them first. An error of a step inside it names
+    that step's setting. only_inside: not the step itself.
     """
     for path, within in [*([] if only_inside else [("", step)]), *steps_inside(step)]:
         if not is_overridden(type(within), "examine"):  # a folder takes a while
             continue
-        with _temporary_job(seed) as job:
+        with temporary_job(seed) as job:
             try:
-                within.examine(BuiltLook(within, job, opens=bool(path)))
+                within.examine(BuiltLook(within, job, opens=opens or bool(path)))
             except FineryError as error:
                 first = (error.where or "").partition(":")[0].partition(".")[0]
                 if path and (not first or first in type(within).__struct_fields__):

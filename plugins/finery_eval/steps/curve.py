@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from finery import DataError, Dataset, Job, Metrics, Model, UsageError, takes
+from finery import DataError, Dataset, Job, Metrics, Model, Rehearsal, UsageError, takes
 from finery.advanced import in_points, range_in_points
 from finery.rows import Row
 from finery.rows.report import Axis, Plot, ReportTable, Series
@@ -294,6 +294,16 @@ class Curve(JudgeEach, engines=True):
         """The rows, and what judges the answers to them."""
         rows = read_rows(self.rows)
         return rows, self.inner().judging(job, rows)
+
+    def rehearsal(self) -> Rehearsal:
+        """Draw the curve although all trainings had few rows."""
+        return Rehearsal(run=self.rehearse)
+
+    def rehearse(self, job: Job) -> Metrics:
+        """Run as if the trainings had different numbers of rows."""
+        for index, model in enumerate(self.models):
+            model.meta |= {ROWS: 2**index} if ROWS in model.meta else {}
+        return self.run(job)
 
     def run(self, job: Job) -> Metrics:
         """Judge the models, fit the line, write the metrics."""

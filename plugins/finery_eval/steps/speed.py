@@ -91,7 +91,10 @@ class Machine(Settings):
     per_hour: float = setting(gt=0, help="Dollars an hour.")
 
 
-class Speed(Judge, engines=True, seeded=False, alone=True, task="speed"):
+class Speed(
+    Judge, engines=True, seeded=False, alone=True, task="speed",
+    rehearsal={"max_tokens": 8, "answers": 4, "warm_up": 1},
+):  # fmt: skip
     """Measure how long models take to answer the same prompts, and what the answers cost.
 
     Requests are sent one after the other, as those of a single user, and never answered from the

@@ -69,6 +69,7 @@ class HubPush(
     seeded=False,
     isolated=True,
     version="1",
+    rehearsal={"dry_run": True},
 ):
     """Push models to the Hugging Face hub, with a model card, the recipe and its lock file.
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from finery import DataError, Files, Job, Model, Promise, Step, setting
-from finery.advanced import Price
+from finery import DataError, Files, Job, Model, Promise, Rehearsal, Step, setting
+from finery.advanced import NotRehearsed, Price
 from finery_local.folder import HEAVY, LOADED, README, WEIGHTS, Folder
 from finery_local.wheel import FromWheel, Wheel
 from finery_openai.model import check_address
@@ -165,6 +165,14 @@ class RetrieveApi(Step, sections=("models",), seeded=False, installs={"openai": 
     def outputs(self) -> dict[str, Promise]:
         """The model, with its format for the checks of steps that take it."""
         return {"": Promise(Model, {"format": EMBEDDER_API})}
+
+    def rehearsal(self) -> Rehearsal:
+        """None: an index sends all its chunks, which costs money."""
+
+        def refuse(job: Job) -> Model:
+            raise NotRehearsed("an index would send all chunks to the API")
+
+        return Rehearsal(run=refuse)
 
     def run(self, job: Job) -> Model:
         """Describe the model; no request is sent."""

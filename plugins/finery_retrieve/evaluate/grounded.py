@@ -125,6 +125,7 @@ class Grounded(
     engines=True,
     packages=("bm25s", "PyStemmer"),
     version="1",
+    rehearsal={"max_tokens": 8},
 ):
     """Judge answers with four kinds of context: what a model knows, and what documents add.
 

@@ -16,6 +16,7 @@ from finery import (
     Key,
     Model,
     Promise,
+    Rehearsal,
     Resources,
     Step,
     UsageError,
@@ -155,6 +156,10 @@ class RetrieveIndex(
     def outputs(self) -> dict[str, Promise]:
         """With whether the index counts tokens, for the checks of steps with a `limit`."""
         return {"": Promise(Index, {COUNTS_TOKENS: self.tokenizer is not None})}
+
+    def rehearsal(self) -> Rehearsal:
+        """All chunks, since questions name them."""
+        return Rehearsal(rows="all")
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""

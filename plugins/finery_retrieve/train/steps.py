@@ -39,6 +39,7 @@ class RetrieverTraining(
     sections=("train",),
     gpus=1,
     installs=dict.fromkeys(INSTALLED, "finery[embed]"),
+    rehearsal={"epochs": 1e-4, "eval_steps": None},
     metrics=METRICS,
 ):
     """Base of both trainings: what they take, and how long they train."""

@@ -53,7 +53,7 @@ OWN = ("prompts", "answers", "lost")
 GGUF = "gguf"
 
 
-class Check(ServerCheck, engines=True, packages=("xllamacpp",)):
+class Check(ServerCheck, engines=True, packages=("xllamacpp",), rehearsal={"max_tokens": 8}):
     """Check a running server: its prompts, its defaults and its answers.
 
     The step starts the real server, as `finery serve` does: llama.cpp's server with each GGUF, or

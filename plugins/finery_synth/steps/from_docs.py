@@ -1,5 +1,6 @@
 """`synth.from_docs`: questions and answers grounded in documents."""
 
+import json
 import re
 from bisect import bisect_left
 from collections import Counter
@@ -226,6 +227,13 @@ class FromDocs(Generator):
     def answer_schema(self) -> dict[str, Any]:
         """Question, answer and quote."""
         return ANSWER
+
+    def possible_answer(self, request: Any) -> str | None:
+        """A question with a quote from its chunk."""
+        asked = "".join(str(turn["content"]) for turn in request.messages)
+        text = next((r["text"] for rows in self.rows for r in rows if r["text"] in asked), "")
+        question = f"What is said in part {request.attempt}?"
+        return json.dumps({"question": question, "answer": text[:80], "quote": text[:400]})
 
     def read(self, task: Task, answer: Completion) -> list[Row]:
         """The question and its answer, as a row without a context."""

@@ -18,7 +18,7 @@ from finery.cli.console import print_error, print_json, print_note, print_progre
 from finery.cli.options import complete_steps, json_option, matrix_option, recipe_and_steps
 from finery.errors import FineryError, RemoteError, UsageError
 from finery.util.paths import plain_path
-from finery.util.text import accepted_suffix, cost_words, counted
+from finery.util.text import accepted_suffix, cost_words, counted, rough_duration
 
 if TYPE_CHECKING:
     from finery.builder.scheduler import Build
@@ -81,9 +81,9 @@ def command(
     looks = update_lock or watch or shares or force
     if not looks and _is_done(recipe, steps, overrides, as_json=as_json):
         return 0
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
-        signal.signal(signal.SIGHUP, _as_interrupt)
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     began, build = time.time_ns(), None
     try:
         build = _build_of(
@@ -127,6 +127,7 @@ def _run(
 
         for note in obstacles(build.graph):  # what a later step will fail at
             print_note(note.text, note.fix, err=True)
+        _suggest_rehearsal(build)
     if steps and not as_json:
         it_needs = "it needs" if len(steps) == 1 else "they need"
         options = " ".join(f"--step {step}" for step in steps)
@@ -148,6 +149,16 @@ def _run(
 
         print_summary(build, outcome)
     return outcome.exit_code
+
+
+def _suggest_rehearsal(build: "Build") -> None:
+    """Suggest one before a long build of a recipe that wasn't rehearsed as it is."""
+    from finery.preflight.rehearsal import seconds_without_rehearsal
+
+    if seconds := seconds_without_rehearsal(build.planner):
+        text = f"this build takes about {rough_duration(seconds)}, and the recipe as it is wasn't"
+        fix = f"finery rehearse {build.graph.recipe.argument}".rstrip()
+        print_note(f"{text} rehearsed", f"{fix}  (about a minute)", err=True)
 
 
 def _decide_about_jobs(executor: "Executor") -> None:
@@ -261,7 +272,3 @@ def _build_of(
     except BaseException:
         runner.close()
         raise
-
-
-def _as_interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt

@@ -174,7 +174,8 @@ def keep(project: Project, release: Release, manifests: Iterable[Manifest]) -> b
             raise RemoteError(
                 f"nothing is released, since the shared store {public_url(config.remote)} can't "
                 f"be written: {error.what}",
-                fix=error.fix or "try again when it can be, or release without it: FINERY_PUSH=false",
+                fix=error.fix
+                or "try again when it can be, or release without it: FINERY_PUSH=false",
             ) from error
     store.commit(results, run=release.run or "")
     pin = f"(release) {recipe.name} {release.output}"

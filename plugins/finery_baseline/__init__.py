@@ -3,8 +3,8 @@
 Input: training rows. Output: a model with a special format, whose engine answers like that of any
 other model. `meta["baseline"]` names its kind. Evaluators compare the other models with it. Public
 for other plugins: `engines.TextEngine`, the base of engines that answer from a text, and that text,
-`engines.question_text`; `answers`, the classes in rows; `vectors.coefficients`, a logistic
-regression.
+`engines.question_text`; `answers`, the classes in rows, and `classifier`, the forms of answers;
+`vectors`, TF-IDF and a logistic regression.
 """
 
 from collections.abc import Mapping

@@ -77,7 +77,7 @@ def lessons_of(rows: Dataset, fields: Sequence[str]) -> tuple[Shape, list[Lesson
             details=missing[:10],
             fix="give every row both, or drop it",
         )
-    shape = _shape([answer for _, _, answer in read], fields)
+    shape = shape_of([answer for _, _, answer in read], fields)
     return shape, [Lesson(asked, answer, shape.parts(answer)) for _, asked, answer in read]
 
 
@@ -85,7 +85,7 @@ def classes_of(shape: Shape, lessons: Sequence[Lesson]) -> list[list[str]]:
     """The classes of each field. Raises `DataError` for a field of free text."""
     columns = [sorted(set(column)) for column in zip(*(x.parts for x in lessons), strict=True)]
     for name, classes in zip(shape.fields or ("answer",), columns, strict=True):
-        if len(classes) > min(MOST_CLASSES, max(20, len(lessons) // 2)):
+        if not are_classes(len(classes), len(lessons)):
             labels = [f for f, of in zip(shape.fields, columns, strict=False) if of != classes]
             raise DataError(
                 f"the {name} of {len(lessons)} rows has {len(classes)} different values: it is "
@@ -98,6 +98,11 @@ def classes_of(shape: Shape, lessons: Sequence[Lesson]) -> list[list[str]]:
     return columns
 
 
+def are_classes(values: int, rows: int) -> bool:
+    """Whether so many different values of a field are classes. Otherwise it is free text."""
+    return values <= min(MOST_CLASSES, max(20, rows // 2))
+
+
 def answer_of(row: Row) -> str:
     """The text of a row's answer; without one, its label."""
     text, label = answer_text(row).strip(), row.get("label")
@@ -108,8 +113,11 @@ def answer_of(row: Row) -> str:
     return as_text(label)
 
 
-def _shape(answers: Sequence[str], fields: Sequence[str]) -> Shape:
-    """The form of answers. They are texts unless all have fields in one form, each field once."""
+def shape_of(answers: Sequence[str], fields: Sequence[str]) -> Shape:
+    """The form of answers. They are texts unless all have fields in one form, each field once.
+
+    fields: those that count; empty: all. Raises `UsageError` for fields that not all answers have.
+    """
     names = list(dict.fromkeys(field_names(answers)))
     unknown = [field for field in fields if field not in names]
     if unknown:

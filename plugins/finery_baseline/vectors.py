@@ -18,11 +18,7 @@ def fit(
     import numpy as np
     from threadpoolctl import threadpool_limits
 
-    features = [_vocabulary(texts, kind, max_features) for kind in KINDS]
-    counted = _counts(texts, features)
-    spread = np.asarray((counted > 0).sum(axis=0)).ravel()
-    idf = (np.log((1 + len(texts)) / (1 + spread)) + 1).round(DIGITS).astype(np.float32)
-    vectors = _tfidf(counted, idf)
+    features, idf, vectors = vectors_of(texts, max_features)
     with threadpool_limits(limits=1):  # sums in the same order, whatever the number of cores
         fitted = [coefficients(vectors, column, c) for column in columns]
     return Classifier(
@@ -34,9 +30,22 @@ def fit(
     )
 
 
+def vectors_of(texts: Sequence[str], max_features: int) -> tuple[list[list[str]], Any, Any]:
+    """(features of each kind, their idf, the TF-IDF vectors of the texts: a sparse matrix)."""
+    import numpy as np
+
+    features = [_vocabulary(texts, kind, max_features) for kind in KINDS]
+    counted = _counts(texts, features)
+    spread = np.asarray((counted > 0).sum(axis=0)).ravel()
+    idf = (np.log((1 + len(texts)) / (1 + spread)) + 1).round(DIGITS).astype(np.float32)
+    return features, idf, _tfidf(counted, idf)
+
+
 def _vocabulary(texts: Sequence[str], kind: Callable[[str], list[str]], most: int) -> list[str]:
     from sklearn.feature_extraction.text import CountVectorizer
 
+    if not any(map(kind, texts)):  # of emoji, there are no words
+        return []
     vectorizer = CountVectorizer(analyzer=kind, max_features=most)
     vectorizer.fit(texts)
     return [str(feature) for feature in vectorizer.get_feature_names_out()]
@@ -72,6 +81,7 @@ def _counts(texts: Sequence[str], features: Sequence[Sequence[str]]) -> Any:
     matrices = [
         CountVectorizer(analyzer=kind, vocabulary=list(of)).transform(texts)
         for kind, of in zip(KINDS, features, strict=True)
+        if of
     ]
     return hstack(matrices, format="csr")
 

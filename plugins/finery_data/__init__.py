@@ -3,7 +3,7 @@
 Input: files and data sets. Output: data sets, what was dropped from them and why, and pages that
 describe them. Public for other plugins: `sources.source`, the base class of step types that read
 rows; `overlap`, whether training rows may repeat test rows; `checks.labels`, labels that look
-misspelt.
+misspelt; `checks.audits`, the records of `data.audit`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from finery import hookimpl
 def finery_steps() -> dict[str, str]:
     """The step types of this plugin."""
     return {
+        "data.audit": "finery_data.steps.audit:Audit",
         "data.decontaminate": "finery_data.steps.copies:Decontaminate",
         "data.dedup": "finery_data.steps.copies:Dedup",
         "data.file": "finery_data.steps.file:File",
@@ -32,7 +33,10 @@ def finery_steps() -> dict[str, str]:
 @hookimpl
 def finery_views() -> dict[str, str]:
     """The display of data sets."""
-    return {"Dataset": "finery_data.view.dataset:DatasetView"}
+    return {
+        "Dataset": "finery_data.view.dataset:DatasetView",
+        "Dataset/audit": "finery_data.view.audit:AuditView",
+    }
 
 
 @hookimpl

@@ -2,7 +2,8 @@
 
 Input: rows with labels, and an encoder such as all-MiniLM-L6-v2. Output: a model of the format
 `encoder`, whose engine answers like that of any other model and says how probable its answer is.
-Public for other plugins: `network`, the model's files and how it answers, and `engine`.
+Public for other plugins: `network`, the model's files and how it answers, `engine`, and
+`embedding`, the embeddings of texts.
 """
 
 from collections.abc import Mapping

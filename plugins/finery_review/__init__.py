@@ -5,7 +5,7 @@ Input: rows. `finery review` writes decisions to a file of JSON lines next to th
 `finery_review.decisions`, which reads decisions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finery import hookimpl
@@ -27,5 +27,14 @@ def finery_commands() -> Mapping[str, str]:
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
     from finery_review.apply import ABOUT
+    from finery_review.suspects import ABOUT as SUSPECTS
 
-    return ABOUT
+    return {**ABOUT, **SUSPECTS}
+
+
+@hookimpl
+def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
+    """Notes on rows that an audit suspects, and that nobody has decided on."""
+    from finery_review.suspects import notes_on
+
+    return [*notes_on(graph, results)]

@@ -100,6 +100,8 @@ class Apply(Step, seeded=False, version="1"):
             return
         others = [p.name for p in path.parent.glob("*.jsonl")] if path.parent.is_dir() else []
         near = nearest(path.name, others)
+        if not near and inputs.graph.nodes[self.rows.ref.partition(".")[0]].use == "data.audit":
+            return  # the note `suspect-labels` says which rows are undecided
         yield Note(
             name="no-decisions",
             text=f"{self.reviews} doesn't exist yet: all rows of {self.rows.ref} are undecided",
@@ -194,7 +196,8 @@ def _standing(reviews: Files, job: Job) -> Standing:
 
 ABOUT = {
     "no-decisions": About(
-        when="the file of decisions of a `review.apply` doesn't exist",
+        when="the file of decisions of a `review.apply` doesn't exist, unless it takes the rows of "
+        "a `data.audit`, for which there is the note `suspect-labels`",
         why="Before the first decision, this is normal. Afterwards, the name is wrong, and rows go "
         "on as if nobody had reviewed them.",
     )
@@ -210,3 +213,8 @@ def reviews_file(graph: Graph, node: Node) -> Path:
         return folder / path.expanduser()
     except RuntimeError:
         raise DataError(f"there is no user {path.parts[0]}", fix="write the whole path") from None
+
+
+def default_file(graph: Graph, ref: str) -> Path:
+    """The file of decisions on rows that no `review.apply` takes."""
+    return graph.recipe.folder.absolute() / "reviews" / f"{ref}.jsonl"

@@ -9,6 +9,7 @@ import finery
 from finery import Dataset, Files, Step
 from finery.rows import Row
 from finery.testing import StepContract, dataset
+from finery_data.steps.audit import Audit
 from finery_data.steps.copies import Decontaminate, Dedup
 from finery_data.steps.file import File
 from finery_data.steps.filter import Filter
@@ -45,6 +46,13 @@ OTHERS: list[Row] = [
 def rows(folder: Path) -> list[Dataset]:
     """The rows that most steps here take."""
     return [dataset(folder / "rows", ROWS)]
+
+
+class TestAudit(StepContract):
+    """data.audit."""
+
+    def step(self, folder: Path) -> Step:
+        return Audit(rows=rows(folder))
 
 
 class TestDecontaminate(StepContract):

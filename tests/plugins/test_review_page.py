@@ -1,5 +1,6 @@
 """The review page in a browser, with keys as people press them."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,11 +150,26 @@ def test_an_edit_that_is_no_good_is_told_and_nothing_typed_is_lost(
     page.errors()  # of the answer 422
 
 
+def another(page: Window, label: str) -> None:
+    """Choose to write a label that no row has, and write it."""
+    page.press("a")
+    page.until(lambda: page.run("return document.activeElement.id") == "label-other")
+    page.press(*label, Keys.ENTER)
+
+
 def test_labels_and_comments(made: Project, page: Window) -> None:
     page.press("l")
     page.until(lambda: page.run("return document.activeElement.id") == "label-input")
-    page.press("z", Keys.ENTER)
+    another(page, "z")
     page.at("Row 2")
+    page.press("l")
+    page.until(lambda: page.run("return document.activeElement.id") == "label-input")
+    page.press("x")
+    assert page.run("return document.getElementById('label-input').value") == "x"
+    page.press(Keys.ENTER)
+    page.at("Row 3")
+    page.press("k", Keys.BACKSPACE)
+    page.at("Row 2", "undecided")
     page.press("c")
     page.until(lambda: page.run("return document.activeElement.id") == "comment")
     page.press("h", "m", Keys.ENTER)
@@ -169,7 +185,8 @@ def test_labels_and_comments(made: Project, page: Window) -> None:
     page.press(Keys.BACKSPACE)
     page.at("Row 3", "undecided")
     assert told(made) == [
-        ("0", "edit"), ("1", "note", "hm"), ("1", "accept", "hm"), ("2", "accept"),
+        ("0", "edit"), ("1", "edit"), ("1", "undo"), ("1", "note", "hm"),
+        ("1", "accept", "hm"), ("2", "accept"),
         ("2", "accept", "ok"), ("2", "undo"),
     ]  # fmt: skip
     assert decisions(made)[0]["set"] == {"label": "z"}
@@ -182,14 +199,74 @@ def test_an_answer_that_is_the_label_changes_with_it(built: MakeProject, browser
     made = built(files_of([chat("one", "x", label="x"), chat("two", "y", label="y")]))
     with reviewing(made) as review:
         browser.open(review.address)
-        browser.press("l", "z", Keys.ENTER)
+        browser.press("l")
+        another(browser, "z")
         browser.at("Row 2")
         browser.run("document.getElementById('answer-too').click()")
-        browser.press("l", "w", Keys.ENTER)
+        browser.press("l")
+        another(browser, "w")
         browser.until(lambda: len(decisions(made)) == 2)
     both, alone = (line["set"] for line in decisions(made))
     assert (both["label"], both["messages"][-1]["content"]) == ("z", "z")
     assert alone == {"label": "w"}
+
+
+# -- audits ---------------------------------------------------------------------------------------
+
+AUDITED = """\
+finery: 1
+name: t
+data:
+  rows: {use: data.file, path: rows.jsonl}
+  valid: {use: data.validate, rows: rows, label: output}
+  audit: {use: data.audit, rows: valid}
+  reviewed: {use: review.apply, rows: audit, reviews: reviews/audit.jsonl}
+"""
+ASKED = {
+    "order": ["I'd like {} rolls", "Please keep {} loaves for me", "Can I order {} cakes today"],
+    "question": [
+        "When do you open on day {}",
+        "Do you have {} kinds of bread",
+        "Is bread {} vegan",
+    ],
+}
+
+
+def test_the_most_suspicious_label_comes_first_and_its_proposal_is_one_key_away(
+    built: MakeProject, browser: Window
+) -> None:
+    rows = [
+        {"prompt": text.format(n), "completion": label}
+        for n in range(100, 112)
+        for label, texts in ASKED.items()
+        for text in texts
+    ]
+    rows[20]["completion"], rows[31]["completion"] = "question", "ordr"
+    made = built(
+        {"recipe.yaml": AUDITED, "rows.jsonl": "".join(f"{json.dumps(r)}\n" for r in rows)}
+    )
+    with reviewing(made, "audit") as review:
+        browser.open(review.address)
+        browser.until(lambda: browser.title() in ("Row 21", "Row 32"))
+        first, second = (
+            ("Row 21", "Row 32") if browser.title() == "Row 21" else ("Row 32", "Row 21")
+        )
+        assert browser.text(".proposal") == "Proposal: order p"
+        browser.press("p")
+        browser.at(second)
+        browser.press("k")
+        browser.at(first, "edited")
+        browser.run("document.getElementById('check').value = 'label-typo'")
+        browser.run("document.getElementById('check').dispatchEvent(new Event('change'))")
+        browser.until(lambda: browser.text("#found") == "1 row")
+        browser.at("Row 32")
+        browser.press("l", "o", Keys.ENTER)  # `order`, and not `ordr`, which is the row's own
+        browser.until(lambda: len(decisions(made, "audit")) == 2)
+    assert {line["do"] for line in decisions(made, "audit")} == {"edit"}
+    assert made.ran() == ["reviewed"]
+    labels = [row["completion"] for row in made.rows("reviewed")]
+    assert labels == [label for _ in range(12) for label in ASKED for _ in range(3)]
+    assert "suspect-labels" not in made.here("check").out
 
 
 # -- preferences ----------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from finery_eval.steps.classification import confusion_of
 from finery_eval.steps.curve import TITLES
 from finery_eval.steps.speed import TIMED
 from finery_eval.view import answers, tables
+from finery_eval.view.doubtful import doubtful_finding, doubtful_parts
 from finery_eval.view.findings import CLASSES, data_problems, findings, remarks_on
 from finery_eval.view.judgements import Judgement, comparisons_of, judgements
 from finery_eval.view.releases import since_release
@@ -38,6 +39,8 @@ from finery_eval.view.shipping import verdict_on
 
 MOST_LINES = 40
 """Most lines of per-model tables that a terminal shows for all models."""
+MOST_DOUBTFUL = 100
+"""Most rows with doubtful labels that a page shows."""
 
 
 class MetricsView(View):
@@ -201,6 +204,7 @@ def _findings(judged: Sequence[Judgement], context: Context) -> Iterator[Finding
     yield from findings(judged, has_training=context.graph.has_training)
     for question, text, _ in data_problems(context.graph, context.built):
         yield Finding(question, f"{'No' if question == CLASSES else 'Yes'}. {text}.", "bad", 2)
+    yield from doubtful_finding([each for each in judged if not each.is_timed])
 
 
 def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -> Iterator[Part]:
@@ -236,6 +240,7 @@ def _evaluation(output: Output, judged: Sequence[Judgement], context: Context) -
             titles = some_of([t.title for t in remaining])
             yield Section("More tables", remaining, note=titles, is_folded=True)
     by_model = {each.model: each.answers for each in judged}
+    yield from doubtful_parts(judged, detail.rows if is_terminal else MOST_DOUBTFUL)
     if confused := list(tables.matrices(report, by_model, only)):
         yield Section("Confused classes", confused, is_folded=True)
     yield from since_release(output, context)

@@ -1,6 +1,6 @@
 // What is known about a row beside its turns: checks, scores, findings, where it comes from.
 
-import { block, el, json } from "./text.js";
+import { block, el, json, marked } from "./text.js";
 import { EDITABLE } from "./turns.js";
 
 const ELSEWHERE = new Set([...EDITABLE, "tools", "label", "id", "parents"]);
@@ -8,18 +8,29 @@ const JUDGED = new Set(["checks", "judge", "score", "scores", "rubric", "rating"
 
 /** The parts of the panel beside a row, those that there are. */
 export function factsOf(found) {
-  const { content, generated, findings } = found;
+  const { content, generated, findings, audit } = found;
   const lines = [...generated, Object.fromEntries(Object.entries(content).filter(([name]) => JUDGED.has(name)))];
   const columns = Object.entries(content).filter(([name]) => !ELSEWHERE.has(name) && !JUDGED.has(name));
   return [
     part("Checks", lines.flatMap((line) => checksOf(line.checks))),
     part("Judge", lines.flatMap((line) => [...JUDGED].filter((name) => name !== "checks" && line[name] !== undefined && line[name] !== null)
       .flatMap((name) => name === "judge" ? judgeOf(line[name], isTold(line.checks)) : [tree({ [name]: line[name] })]))),
-    part("Findings", findings.map((line) => check({ name: line.check, passed: false, detail: line.detail }))),
+    part("Audit", audit.flatMap(doubtsOf)),
+    part("Findings", findings.filter((line) => !audit.some(({ detail }) => detail === line.detail)).map((line) => check({ name: line.check, passed: false, detail: line.detail }))),
     part("Columns", columns.length ? [tree(Object.fromEntries(columns))] : []),
     part("Generated", generated.map((line) => rest(line)).filter(Boolean)),
     part("Row", [tree({ id: content.id, ...(content.parents?.length ? { "made from": content.parents.join(", ") } : {}) })]),
   ].filter(Boolean);
+}
+
+/** What an audit says of a label: how suspicious it is, what it proposes, and the rows that agree. */
+function doubtsOf({ check: name, field, label, proposed, suspicion, detail, nearest }) {
+  const words = detail ?? `${field ? `${field}: ` : ""}${label}; next best: ${proposed}`;
+  return [
+    check({ name: `${Math.round(100 * suspicion)} %`, passed: name ? false : undefined, detail: words }),
+    proposed && name ? el("p", { class: "proposal" }, "Proposal: ", el("b", {}, marked(proposed)), " ", el("kbd", {}, "p")) : null,
+    nearest?.length ? el("details", {}, el("summary", {}, proposed ? "the most similar rows with the proposed label" : "rows that say something else"), nearest.map(([id, text]) => block(text, { title: id }))) : null,
+  ];
 }
 
 function part(title, children) {

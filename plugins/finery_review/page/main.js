@@ -12,6 +12,8 @@ const by = (id) => document.getElementById(id);
 const EVERY = 1500; // milliseconds between questions after other windows' decisions
 const DONE = { accept: "accepted", reject: "rejected", edit: "edited", swap: "swapped", note: "commented on", undo: "undecided again" };
 
+const ALL = { status: "", label: "", text: "", check: "" };
+
 let editing = false;
 let pending = ""; // a decision that waits for its comment
 let drawn = 0; // the last drawing that began
@@ -75,7 +77,12 @@ function showFilters() {
   by("label-filter").hidden = !labels.length;
   by("label").replaceChildren(el("option", { value: "" }, "any"), ...labels.map((name) => el("option", { value: name }, name)));
   by("label").value = store.filters.label;
-  by("order-filter").hidden = !store.review.scored;
+  const { checks, scored, audited } = store.review;
+  by("check-filter").hidden = !Object.keys(checks).length;
+  by("check").replaceChildren(el("option", { value: "" }, "any"), ...Object.entries(checks).map(([name, count]) => el("option", { value: name }, `${name} (${count.toLocaleString("en")})`)));
+  by("check").value = store.filters.check;
+  by("order-filter").hidden = !scored && !audited;
+  for (const option of by("order").options) option.hidden = option.value === "suspicious" ? !audited : option.value !== "" && !scored;
   by("order").value = store.filters.order;
 }
 
@@ -100,8 +107,9 @@ async function draw() {
     return;
   }
   if (row === undefined) {
-    put(emptyView({ all: () => filter({ status: "", label: "", text: "" }), open: () => filter({ status: "undecided", label: "", text: "" }), first: () => s.go(0) }));
+    put(emptyView({ all: () => filter(ALL), open: () => filter({ ...ALL, status: "undecided" }), first: () => s.go(0) }));
     by("actions").querySelector("[data-do=swap]").hidden = !store.review.preferences;
+    by("actions").querySelector("[data-do=propose]").hidden = true;
     return;
   }
   const found = await s.load(row);
@@ -109,6 +117,7 @@ async function draw() {
   const state = store.states.get(row);
   const shown = shownRow(found, state);
   by("actions").querySelector("[data-do=swap]").hidden = shown.chosen === undefined || shown.rejected === undefined;
+  by("actions").querySelector("[data-do=propose]").hidden = !hasProposal(found);
   editing ||= store.drafts.has(row);
   put(rowView(found, state, editing, { label, comment, edited, pending: () => pending, left: () => wait("") }));
   s.prefetch(store.list[store.place + 1]);
@@ -225,11 +234,22 @@ async function swap() {
   return decide("edit", { columns: { ...decision.set, chosen: shown.rejected, rejected: shown.chosen } });
 }
 
+const hasProposal = ({ proposal }) => Object.keys(proposal ?? {}).length > 0;
+
+/** Take what an audit proposes, as an edit. */
+async function propose() {
+  const row = s.current();
+  if (row === undefined) return undefined;
+  const found = await s.load(row);
+  if (!hasProposal(found)) return say("There is no proposal for this row");
+  return decide("edit", { columns: found.proposal });
+}
+
 async function undo() {
   calm();
   const row = await s.undo();
   if (row === null) return say("There is nothing to undo in this window");
-  if (!store.list.includes(row)) await filter({ status: "", label: "", text: "" }, row);
+  if (!store.list.includes(row)) await filter(ALL, row);
   else go(store.list.indexOf(row));
   return say(`Undone: row ${row + 1} is ${store.statuses.get(row)}`);
 }
@@ -273,13 +293,13 @@ const swapped = (row) => {
   return { chosen, rejected };
 };
 
-/** Save a label, and the other columns that change with it. */
-function label(text, columns) {
+/** Save a label, with all columns that change with it. */
+function label(columns) {
   run(async () => {
     const row = s.current();
     const before = store.states.get(row)?.decision;
     const kept = before?.do === "edit" ? before.set : before?.do === "swap" ? swapped(row) : {};
-    await decide("edit", { columns: { ...kept, ...columns, label: text || null } });
+    await decide("edit", { columns: { ...kept, ...columns } });
     by("row-title")?.focus({ preventScroll: true });
   });
 }
@@ -333,6 +353,7 @@ const ACTIONS = {
   reject: () => run(() => decide("reject")),
   edit: () => run(edit),
   swap: () => run(swap),
+  propose: () => run(propose),
   undo: () => run(undo),
   next: () => run(() => step(1)),
   previous: () => run(() => step(-1)),
@@ -345,7 +366,7 @@ function wire() {
   by("view-table").addEventListener("click", () => view("table"));
   by("help-button").addEventListener("click", help);
   by("filters").addEventListener("submit", (event) => event.preventDefault());
-  for (const name of ["status", "label", "order"]) by(name).addEventListener("change", () => {
+  for (const name of ["status", "label", "check", "order"]) by(name).addEventListener("change", () => {
     const { value } = by(name); // an action that still runs may show the filters as they were
     run(() => filter({ [name]: value }));
   });
@@ -362,6 +383,7 @@ function wire() {
     [["r"], "reject", ACTIONS.reject],
     [["R"], "reject with a reason", () => run(rejectWithReason)],
     [["e"], "edit", ACTIONS.edit],
+    [["p"], "take the proposal of data.audit", ACTIONS.propose],
     [["Escape"], "discard the edit", leave],
     [["s"], "swap chosen and rejected", ACTIONS.swap],
     [["l"], "change the label", () => run(() => focusOn("label-input"))],
@@ -399,6 +421,7 @@ async function start() {
   wire();
   const row = readAddress();
   await s.begin();
+  if (store.review.audited && !location.hash.includes("=")) store.filters.order = "suspicious";
   showFilters();
   await s.list();
   showFound();

@@ -4,7 +4,7 @@ import { editor } from "./edit.js";
 import { factsOf } from "./facts.js";
 import { store } from "./store.js";
 import { counted, el, marked, when } from "./text.js";
-import { conversation, EDITABLE, toolsOf, withAnswer } from "./turns.js";
+import { answerOf, conversation, EDITABLE, toolsOf, withAnswer } from "./turns.js";
 
 const WORDS = { accept: "Accepted", reject: "Rejected", edit: "Edited", swap: "Swapped", note: "Commented" };
 
@@ -60,28 +60,45 @@ function original(found, state) {
   return el("details", { class: "original" }, el("summary", {}, "as it was before the edit"), conversation(found.content));
 }
 
+const OTHER = "\u0000other";
+
+/** The label as a choice among those of all rows; another one can be written. */
 function labelOf(shown, on) {
-  const { label } = shown;
+  const { labels, answers_are_labels: isAnswer } = store.review;
+  const label = isAnswer ? answerOf(shown) : shown.label;
   if (label !== undefined && label !== null && typeof label !== "string") {
     return el("section", { class: "fact" }, el("h3", {}, "Label"), el("p", {}, JSON.stringify(label)));
   }
-  if (label === undefined && !store.review.labels.length) return null;
-  const input = el("input", { id: "label-input", list: "labels", autocomplete: "off", spellcheck: "false", dir: "auto" });
-  input.value = label ?? "";
-  const isAnswer = Boolean(label) && withAnswer(shown, label, label) !== null;
+  if (label === undefined && (isAnswer || !labels.length)) return null;
+  const names = label && !labels.includes(label) ? [label, ...labels] : labels;
+  const choice = el("select", { id: "label-input", dir: "auto" },
+    label && label !== "" ? null : el("option", { value: "" }, "none"),
+    names.map((name) => el("option", { value: name }, name)),
+    el("option", { value: OTHER }, "another label …"));
+  choice.value = label ?? "";
+  const other = el("input", { id: "label-other", hidden: true, "aria-label": "Another label", autocomplete: "off", spellcheck: "false", dir: "auto" });
+  const equals = !isAnswer && Boolean(label) && withAnswer(shown, label, label) !== null;
   const both = el("input", { type: "checkbox", id: "answer-too", checked: true });
-  input.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") {
-      event.preventDefault();
-      const text = input.value.trim();
-      on.label(text, isAnswer && both.checked && text ? withAnswer(shown, label, text) : {});
-    }
+  const save = () => {
+    const text = choice.value === OTHER ? other.value.trim() : choice.value;
+    if (isAnswer && !text) return;
+    const answer = isAnswer || (equals && both.checked && text) ? withAnswer(shown, label, text) : {};
+    on.label(isAnswer ? answer : { ...answer, label: text || null });
+  };
+  choice.addEventListener("change", () => {
+    other.hidden = choice.value !== OTHER;
+    if (!other.hidden) other.focus();
+  });
+  for (const control of [choice, other]) control.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    save();
   });
   return el("section", { class: "fact" },
-    el("label", { for: "label-input" }, "Label ", el("kbd", {}, "l")), input,
-    el("datalist", { id: "labels" }, store.review.labels.map((text) => el("option", { value: text }))),
-    isAnswer ? el("label", { for: "answer-too" }, both, " Change the answer, too: it is the label") : null,
-    el("p", { class: "hint" }, "Enter saves another label as an edit."));
+    el("label", { for: "label-input" }, isAnswer ? "Answer " : "Label ", el("kbd", {}, "l")), choice, other,
+    el("button", { type: "button", id: "label-save", onclick: save }, "Save"),
+    equals ? el("label", { for: "answer-too" }, both, " Change the answer, too: it is the label") : null,
+    el("p", { class: "hint" }, "Choose one; Enter saves it as an edit."));
 }
 
 function commentOf(state, on) {

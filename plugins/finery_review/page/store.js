@@ -8,7 +8,7 @@ const UNDO = "finery-review-undo";
 
 export const store = {
   review: null, // the server's facts about the whole review
-  filters: { status: "", label: "", text: "", order: "" },
+  filters: { status: "", label: "", text: "", order: "", check: "" },
   list: [], // numbers of the rows that the filters let through; it stays while they stay
   place: 0, // where in the list we are; its length where there is nothing to show
   view: "row",

@@ -21,6 +21,12 @@ export function contentOf(turn) {
   return parts ? content.map((part) => part.text).join("") : json(content);
 }
 
+/** The text of the answer, undefined where there is none. */
+export function answerOf(row) {
+  const last = asTurns(row.completion ?? row.messages, "assistant").at(-1);
+  return last?.role === "assistant" ? contentOf(last).trim() : undefined;
+}
+
 /** The column with the answer, now `text`; null unless the answer is exactly `label`. */
 export function withAnswer(row, label, text) {
   const name = ["completion", "messages"].find((column) => row[column] !== undefined && row[column] !== null);

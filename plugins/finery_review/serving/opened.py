@@ -7,11 +7,9 @@ from typing import Any
 
 from finery import Dataset, UsageError
 from finery.advanced import Graph, Manifest, Project, did_you_mean
-from finery.rows.dropped import FINDINGS
-from finery.rows.generated import GENERATED
-from finery_review.apply import Apply, reviews_file
+from finery_review.apply import Apply, default_file, reviews_file
 from finery_review.log import DecisionLog
-from finery_review.serving.rows import About, RowFile
+from finery_review.serving.rows import KINDS, About, RowFile
 from finery_review.serving.session import Session
 
 STATUSES = ("accepted", "rejected", "edited", "swapped")
@@ -118,7 +116,7 @@ def _decisions_of(graph: Graph, ref: str, step: str) -> tuple[Path, str]:
     if files:
         name, path = next(iter(files.items()))
         return path, name
-    return graph.recipe.folder.absolute() / "reviews" / f"{ref}.jsonl", ""
+    return default_file(graph, ref), ""
 
 
 def _folders_before(project: Project, name: str) -> Iterator[Path]:
@@ -135,5 +133,5 @@ def _folders_before(project: Project, name: str) -> Iterator[Path]:
         except UsageError:
             continue  # not built any more
         for manifest in result.outputs.values():
-            if manifest.kind == Dataset.kind and {GENERATED, FINDINGS} & manifest.files.keys():
+            if manifest.kind == Dataset.kind and KINDS.keys() & manifest.files.keys():
                 yield project.store.artifact(manifest).path

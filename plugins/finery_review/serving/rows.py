@@ -13,23 +13,30 @@ import msgspec
 
 from finery import Dataset, UsageError
 from finery.advanced import did_you_mean
-from finery.rows import Row, is_preference
+from finery.rows import Row, answer_text, is_preference
 from finery.rows.dropped import FINDINGS
 from finery.rows.generated import GENERATED
 from finery.rows.parts import NOT_TEXT, row_id_of
+from finery_data.checks.audits import AUDIT
 from finery_review.decisions import parents_of, prompt_hash
+
+LONGEST_CLASS = 100
+"""Characters of an answer that may be a class."""
+MOST_CLASSES = 500
 
 
 class RowFile:
     """Rows by number, from 0. Keeps the files open, so that a new build can't remove them.
 
-    ids, labels: of each row; a label is None if it is missing or isn't text. Some 200 bytes of each
-    row stay in memory.
+    ids, labels: of each row; a label is None if it is missing or isn't text. If no row has a label,
+    and the answers are classes, these are the labels, and `answers_are_labels` is true. Some 200
+    bytes of each row stay in memory.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.ids: list[str] = []
         self.labels: list[str | None] = []
+        self._answers: list[str | None] = []
         self._parents: dict[int, tuple[str, ...]] = {}
         self._prompts: dict[int, str] = {}
         self._numbers: dict[str, list[int]] = {}
@@ -39,6 +46,20 @@ class RowFile:
         self.scored = False
         for path in sorted(dataset.path.glob("rows-*.jsonl")):
             self._add(path.open("rb"))
+        answers = Counter(answer for answer in self._answers if answer is not None)
+        self.answers_are_labels = (
+            not any(self.labels)
+            and 0 < len(answers) <= MOST_CLASSES
+            and 2 * len(answers) <= answers.total()
+        )
+        if self.answers_are_labels:
+            self.labels = self._answers
+        self._answers = []
+
+    def label_of(self, row: Row) -> str | None:
+        """The label of a row, also of an edited one."""
+        label = class_of(row) if self.answers_are_labels else row.get("label")
+        return label if isinstance(label, str) else None
 
     def _add(self, shard: BinaryIO) -> None:
         self._shards.append(shard)
@@ -49,6 +70,7 @@ class RowFile:
             self.ids.append(name)
             self._numbers.setdefault(name, []).append(number)
             self.labels.append(label if isinstance(label, str) else None)
+            self._answers.append(class_of(row))
             parents = parents_of(row)
             if parents:
                 self._parents[number] = parents
@@ -79,6 +101,10 @@ class RowFile:
         """The ids of the rows that a row was made from."""
         return self._parents.get(number, ())
 
+    def names(self, number: int) -> tuple[str, ...]:
+        """The ids of a row and of the rows that it was made from."""
+        return self.ids[number], *self.parents(number)
+
     def prompt(self, number: int) -> str:
         """`prompt_hash` of a row, computed when it is first needed."""
         if number not in self._prompts:
@@ -97,6 +123,16 @@ class RowFile:
         """Close the files."""
         for shard in self._shards:
             shard.close()
+
+
+def class_of(row: Row) -> str | None:
+    """The answer, if it may be the name of a class."""
+    try:
+        answer = "" if "rejected" in row else answer_text(row).strip()
+    except (AttributeError, KeyError, TypeError):  # invalid turns
+        return None
+    is_class = 0 < len(answer) <= LONGEST_CLASS and "\n" not in answer and answer[0] not in "{["
+    return answer if is_class else None
 
 
 class Search:
@@ -146,24 +182,33 @@ def _within(value: Any) -> Iterator[str]:
 NOT_SHOWN = frozenset({"id", "row"})
 
 
+KINDS = {GENERATED: "generated", FINDINGS: "findings", AUDIT: "audit"}
+"""Sidecar file → what its lines are called."""
+
+
 class _Line(msgspec.Struct):
-    """The row of a line. All else is skipped, since lines can be large."""
+    """The row of a line, and what a finding or an audit says. All else is skipped."""
 
     id: str
+    check: str = ""
+    suspicion: float = 0.0
 
 
 class About:
     """The lines of sidecar files by row id. A line is read when its row is looked at.
 
     folders: of the reviewed data set and of those that it was made from, the nearest first.
+    checks: row → the checks of its findings. suspicion: row → that of its most suspicious label.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self._files: list[tuple[str, BinaryIO]] = []
         self._lines: dict[str, list[tuple[int, int, int]]] = {}  # id → (file, start, length)
         self.has_generated = False
+        self.checks: dict[str, set[str]] = {}
+        self.suspicion: dict[str, float] = {}
         for folder in folders:
-            for name in (GENERATED, FINDINGS):
+            for name in KINDS:
                 if (folder / name).is_file():
                     self._add(name, (folder / name).open("rb"))
 
@@ -173,23 +218,28 @@ class About:
         start = 0
         for line in file:
             with suppress(msgspec.MsgspecError, RecursionError):  # belongs to no row
-                row = msgspec.json.decode(line, type=_Line).id
+                read = msgspec.json.decode(line, type=_Line)
                 place = (len(self._files) - 1, start, len(line))
-                self._lines.setdefault(row, []).append(place)
+                self._lines.setdefault(read.id, []).append(place)
+                if name == FINDINGS:
+                    self.checks.setdefault(read.id, set()).add(read.check)
+                elif name == AUDIT:
+                    most = self.suspicion.get(read.id, 0.0)
+                    self.suspicion[read.id] = max(most, read.suspicion)
             start += len(line)
 
     def of(self, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-        """`{"generated": […], "findings": […]}` of the first of these ids that has such lines.
+        """Lines by what they are called (`KINDS`), of the first of these ids that has any.
 
         For a row that was only judged there, also how it was generated before.
         """
-        lines: dict[str, list[dict[str, Any]]] = {"generated": [], "findings": []}
+        lines: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS.values()}
         waiting, visited = list(ids), set[str]()
         while waiting:
             row = waiting.pop(0)
             visited.add(row)
             for name, line in self._of(row):
-                kind = lines["generated" if name == GENERATED else "findings"]
+                kind = lines[KINDS[name]]
                 if line not in kind:
                     kind.append(line)
             if any(lines.values()) and not _is_only_judged(lines["generated"]):
@@ -236,8 +286,9 @@ def _is_only_judged(lines: list[dict[str, Any]]) -> bool:
     return any("judge" in line for line in lines) and not any("model" in line for line in lines)
 
 
-Order = Literal["", "lowest", "highest"]
-"""As in the data set; the lowest or the highest score first, rows without a score last."""
+Order = Literal["", "lowest", "highest", "suspicious"]
+"""As in the data set; the lowest or the highest score first, rows without a score last; suspects of
+an audit first."""
 
 
 class Scores:
@@ -259,6 +310,8 @@ class Scores:
             raise UsageError(f"there is no order '{order}'", fix=did_you_mean(order, orders))
         if not order:
             return list(numbers)
+        if order == "suspicious":
+            return sorted(numbers, key=lambda number: -self.suspicion(number))
         sign = -1 if order == "highest" else 1
         if self._scores is None:
             self._scores = [self._of(number) for number in range(len(self._rows))]
@@ -270,6 +323,10 @@ class Scores:
 
         return sorted(numbers, key=place)
 
+    def suspicion(self, number: int) -> float:
+        """How suspicious a row's label is, by an audit."""
+        return max(self._about.suspicion.get(row, 0.0) for row in self._rows.names(number))
+
     def _of(self, number: int) -> float | None:
-        ids = (self._rows.ids[number], *self._rows.parents(number))
-        return score_of([self._rows[number], *self._about.of(ids)["generated"]])
+        lines = self._about.of(self._rows.names(number))["generated"]
+        return score_of([self._rows[number], *lines])

@@ -97,7 +97,7 @@ def application(session: Session, title: str, port: int, token: str) -> ReviewGu
     return ReviewGuard(Starlette(routes=routes), port, token)
 
 
-FILTERS = ("status", "label", "text", "order")
+FILTERS = ("status", "label", "text", "order", "check")
 SINCE = ("generation", "lines")
 
 

@@ -11,6 +11,7 @@ from finery import DataError, UsageError
 from finery.rows import TURN_COLUMNS, Row
 from finery.rows.parts import prompt_text as prompt_of
 from finery.rows.parts import row_texts
+from finery_data.checks.audits import Doubt, corrected
 from finery_review.decisions import Action, Decision, Earlier, apply_decision, token_of
 from finery_review.log import DecisionLog
 from finery_review.serving.rows import About, RowFile, Scores, Search, failed_of, holds, score_of
@@ -72,13 +73,17 @@ class Session:
             return {
                 "reviewer": self.reviewer,
                 "labels": list(self.rows.label_counts())[:500],
+                "answers_are_labels": self.rows.answers_are_labels,
+                "checks": self._checks(),
+                "audited": bool(self._about.suspicion),
                 "preferences": bool(self.rows.preferences),
                 "scored": self._scores.may_exist(),
                 **self._news(),
             }
 
-    def listed(self, status: str, label: str, text: str, order: str) -> dict[str, Any]:
-        """The rows with a status (`undecided` includes stale rows), a label and a text; sorted.
+    def listed(self, status: str, label: str, text: str, order: str, check: str) -> dict[str, Any]:
+        """The rows with a status (`undecided` includes stale rows), a label, a text and a finding
+        of a check; sorted.
 
         Empty: any. The text may also be in a decision. `statuses` has a letter for each row.
         """
@@ -93,6 +98,9 @@ class Session:
                 numbers = (n for n in numbers if self._label(n) == label)
             if text:
                 numbers = (n for n in numbers if self._has(n, text))
+            if check:
+                found = {row for row, checks in self._about.checks.items() if check in checks}
+                numbers = (n for n in numbers if not found.isdisjoint(self.rows.names(n)))
             rows = self._scores.sort(numbers, order)
             return {"rows": rows, "statuses": "".join(LETTERS[self._status[n]] for n in rows)}
 
@@ -107,7 +115,9 @@ class Session:
         with self._lock:
             self._refresh()
             self._check_number(number)
-            return {**self._state(number), "content": self.rows[number], **self._told(number)}
+            content, told = self.rows[number], self._told(number)
+            proposal = _proposal(content, told["audit"])
+            return {**self._state(number), "content": content, **told, "proposal": proposal}
 
     def changes(self, generation: int, lines: int) -> dict[str, Any]:
         """The states of rows decided since a window's last request.
@@ -229,9 +239,16 @@ class Session:
             state["becomes"] = _becomes(self.rows[number], decision)
         return state
 
+    def _checks(self) -> dict[str, int]:
+        """Check → the rows with such a finding, the most frequent first."""
+        counts = Counter[str]()
+        for row, checks in self._about.checks.items():
+            counts.update({check: len(self.rows.numbers(row)) for check in checks})
+        return dict((+counts).most_common())
+
     def _told(self, number: int) -> dict[str, list[dict[str, Any]]]:
         """The records of steps about the row, or about the rows that it was made from."""
-        return self._about.of((self.rows.ids[number], *self.rows.parents(number)))
+        return self._about.of(self.rows.names(number))
 
     def _summary(self, number: int) -> dict[str, Any]:
         self._check_number(number)
@@ -267,8 +284,10 @@ class Session:
     def _label(self, number: int) -> Any:
         """The row's label, after an edit if there is one."""
         decision = self.log.standing.of(self.rows.ids[number])
-        columns = decision.set if decision is not None else None
-        return (columns or {}).get("label", self.rows.labels[number])
+        if decision is None or not decision.set:
+            return self.rows.labels[number]
+        becomes = _becomes(self.rows[number], decision)
+        return self.rows.labels[number] if becomes is None else self.rows.label_of(becomes)
 
     def _has(self, number: int, text: str) -> bool:
         decision = self.log.standing.of(self.rows.ids[number])
@@ -281,6 +300,16 @@ class Session:
     def _check_number(self, number: int) -> None:
         if not 0 <= number < len(self.rows):
             raise UsageError(f"there is no row {number}", fix="load the page again")
+
+
+def _proposal(row: Row, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The columns that an audit proposes for a row: of its suspects, else of all doubts."""
+    doubts = [msgspec.convert({"id": "", "row": 0, **line}, Doubt) for line in lines]
+    suspects = [doubt for doubt in doubts if doubt.check]
+    try:
+        return corrected(row, suspects or doubts[:1])
+    except (ValueError, AttributeError, KeyError, TypeError):  # the row has changed since
+        return {}
 
 
 def _becomes(row: Row, decision: Decision) -> Row | None:

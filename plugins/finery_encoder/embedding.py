@@ -3,13 +3,25 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finery import DataError, Job, Model, StepError
+from finery import DataError, Job, Model, StepError, UsageError
 from finery_encoder.network import WHOLE, Classifier, Field, network
 
 LONGEST = 512
 """Most tokens of a text that are read."""
 FORMATS = ("embedder", "transformers")
 """Formats of models that may be encoders."""
+
+
+def check_encoder(model: Model, use: str) -> None:
+    """Raise `UsageError` for a model that can't be an encoder. use: the step type that takes it."""
+    if model.meta.get("format", FORMATS[0]) not in FORMATS:
+        raise UsageError(
+            f"{use} expects an encoder, but '{model.ref or 'model'}' has the format "
+            f"'{model.meta['format']}'",
+            where="model",
+            fix="name a step of retrieve.wheel or retrieve.embedder, or a Hugging Face folder by "
+            "hub.model",
+        )
 
 
 def embed(model: Model, texts: Sequence[str], job: Job) -> Any:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from finery import Dataset, Job, Key, Model, Promise, Resources, UsageError, setting, takes
 from finery_baseline.answers import FieldsStep, lessons_of
+from finery_encoder.embedding import check_encoder
 from finery_encoder.head import fields_of
 from finery_trl.settings import Lora
 from finery_trl.view.live import METRICS
@@ -12,7 +13,6 @@ PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "scikit-learn", "scipy",
 )  # fmt: skip
 TRAINER, SETFIT = ("accelerate",), ("accelerate", "setfit", "sentence-transformers", "datasets")
-FORMATS = ("embedder", "transformers")
 
 
 class Classify(
@@ -114,14 +114,7 @@ class Classify(
                     where=name,
                     fix=f"remove it, or set train: {used[-1]}",
                 )
-        if self.model.meta.get("format", FORMATS[0]) not in FORMATS:
-            raise UsageError(
-                f"encoder.classify expects an encoder, but '{self.model.ref or 'model'}' has the "
-                f"format '{self.model.meta['format']}'",
-                where="model",
-                fix="name a step of retrieve.wheel or retrieve.embedder, or a Hugging Face folder "
-                "by hub.model",
-            )
+        check_encoder(self.model, "encoder.classify")
 
     def outputs(self) -> dict[str, Promise]:
         """The model, with its format and the step type that ships it."""

@@ -12,6 +12,9 @@ from warm import TORCH
 
 from finery import DataError, Dataset, Model, StepError, UsageError
 from finery.testing import TestJob, dataset, run_step
+from finery_data.checks.audits import read_audit
+from finery_data.steps.audit import Audit
+from finery_encoder.embedding import embed
 from finery_encoder.head import calibrated, mistakes
 from finery_encoder.network import Answers, Classifier, Field
 from finery_encoder.steps import Classify
@@ -310,3 +313,15 @@ def test_answers_below_a_probability_are_abstentions(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'linear' doesn't give") as caught:
         Classification(models=[linear], rows=table, abstain_below=0.5).check()
     assert caught.value.where == "abstain_below"
+
+
+def test_an_audit_takes_the_embeddings_of_an_encoder(tmp_path: Path) -> None:
+    """They are those that a classifier on the encoder has."""
+    audited = rows(tmp_path / "rows")
+    made = run_step(Audit(rows=[audited], model=bert(tmp_path / "bert")), tmp_path / "out")
+    assert len(list(read_audit(made))) == len(TEXTS)
+    vectors = embed(bert(tmp_path / "bert"), TEXTS, TestJob(tmp_path / "job"))
+    assert vectors.shape == (len(TEXTS), DIMENSIONS)
+    assert (vectors**2).sum(axis=1) == pytest.approx(1, abs=1e-5)
+    again = embed(bert(tmp_path / "bert"), TEXTS[::-1], TestJob(tmp_path / "again"))
+    assert (vectors == again[::-1]).all()

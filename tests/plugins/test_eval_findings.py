@@ -21,6 +21,7 @@ from finery_eval.steps.exact import Exact
 from finery_eval.steps.speed import P50, P95, PRICE, TIMED
 from finery_eval.steps.structured import Json
 from finery_eval.verdicts import together
+from finery_eval.view.doubtful import doubtful_finding, doubtful_rows
 from finery_eval.view.findings import (
     AS_GOOD,
     BEATS,
@@ -453,3 +454,31 @@ def test_answers_that_were_cut_off_come_first() -> None:
     assert alone.text == "50 of 200 answers of base were cut off at max_tokens"
     right = [{**of, "correct": True} for of in cut]
     assert next(findings([*models, sft._replace(answers=right)])).question != CUT_OFF
+
+
+def answering(model: str, role: Role, answers: str, expected: str, source: str = "") -> Judgement:
+    """A model with a letter for each row: its answer, `-` for none that can be read."""
+    lines = [
+        {"id": str(n), "expected": want, "prediction": None if got == "-" else got,
+         "correct": got == want}
+        for n, (got, want) in enumerate(zip(answers, expected, strict=True))
+    ]  # fmt: skip
+    report = Report(rows=len(lines), scores=scored({model: {"accuracy": 0.5}}))
+    return Judgement(model, role, source, "test", "eval.classification", report, lines)
+
+
+def test_rows_to_which_all_good_models_give_the_same_other_label_are_doubtful() -> None:
+    right = "xxxyyyzzzx"
+    base = answering("base", "base", "zzzzzzzzzz", right)  # right on too few rows to count
+    sft = answering("sft", "tuned", "yxxyyyzz-x", right)
+    linear = answering("linear", "baseline", "yyxyyyzz-z", right)
+    gguf = answering("gguf", "shipped", "yxxyyyzz-x", right, source="sft")
+    (found,) = doubtful_rows([base, sft, linear, gguf])
+    assert [(facts["id"], facts["prediction"]) for facts in found.answers] == [("0", "y")]
+    assert found.models == ["sft", "linear"]
+    (finding,) = doubtful_finding([base, sft, linear, gguf])
+    assert finding.answer.startswith(
+        "Perhaps not: 1 row of test has another label than sft, linear"
+    )
+    assert not list(doubtful_rows([base, sft, gguf]))  # one model and its file are no two
+    assert not list(doubtful_rows([sft, answering("linear", "baseline", right, right)]))

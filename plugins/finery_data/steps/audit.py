@@ -97,6 +97,13 @@ class Audit(Step, seeded=False, isolated=True, packages=("rensa", *BASELINE), ve
         help="Inverse strength of the regularisation of the logistic regression.",
     )
 
+    def check(self) -> None:
+        """Raise `UsageError` for a model that isn't an encoder."""
+        if self.model is not None:
+            from finery_encoder.embedding import check_encoder
+
+            check_encoder(self.model, "data.audit")
+
     def cache_key(self) -> Key:
         """Also the packages of an encoder."""
         return Key(packages=("rensa", *BASELINE, *(ENCODER if self.model is not None else ())))

@@ -160,7 +160,7 @@ def similar(texts: Sequence[Text], labels: Sequence[str]) -> dict[str, list[str]
     cosines = (vectors @ vectors.T).toarray()
     nearest = {}
     for place, label in enumerate(labels):
-        order = sorted(range(len(labels)), key=lambda other, p=place: -cosines[p, other])
+        order = (-cosines[place]).argsort(kind="stable")
         nearest[label] = [labels[other] for other in order if other != place][:2]
     return nearest
 
@@ -175,7 +175,7 @@ def accuracy_of(folder: Path, rows: Sequence[Text], held: Dataset) -> float:
     model = run_step(Linear(rows=dataset(folder / "rows", rows_of(rows))), folder / "model")
     asked = [[{"role": "user", "content": row["prompt"]}] for row in held]
     answers = TestJob().engine(model).generate(asked)
-    right = sum(a.text == row["completion"] for a, row in zip(answers, held, strict=True))
+    right = sum(bool(a.text == r["completion"]) for a, r in zip(answers, held, strict=True))
     return right / len(held)
 
 

@@ -155,7 +155,7 @@ def test_verdicts_follow_from_probabilities_by_hand() -> None:
     probabilities = np.array([[0.9, 0.1]] * 30 + [[0.2, 0.8]] * 30)
     labels = np.array([0] * 29 + [1] * 31)
     temperature, rate = noise_in(probabilities, labels)
-    verdict = verdicts_on(probabilities, labels, [[]] * 60)[29]
+    verdict = verdicts_on(probabilities, labels.tolist(), [[]] * 60)[29]
     own = 0.1 ** (1 / temperature) / (0.1 ** (1 / temperature) + 0.9 ** (1 / temperature))
     least = max(rate, 0.01)
     wrong = least * (1 - own)
@@ -244,11 +244,13 @@ def test_a_proposal_changes_only_the_label(
 
 
 def test_pairs_of_classes_are_counted() -> None:
-    given = {"row": 1, "column": "output", "suspicion": 1.0, "check": "suspect-label"}
     doubts = [
-        Doubt(id=str(n), label=a, proposed=b, **given)
-        for n, (a, b) in enumerate(["xy", "ab", "xy"])
-    ]
+        Doubt(
+            id=str(n), row=1, column="output", label=pair[0], proposed=pair[1], suspicion=1.0,
+            check="suspect-label",
+        )
+        for n, pair in enumerate(["xy", "ab", "xy"])
+    ]  # fmt: skip
     assert [(pair, len(found)) for pair, found in pairs_of(doubts).items()] == [
         (("", "x", "y"), 2), (("", "a", "b"), 1),
     ]  # fmt: skip
@@ -266,7 +268,7 @@ def test_the_rate_of_wrong_labels_is_found(share: float) -> None:
     temperature, rate = noise_in(probabilities, labels)
     assert rate == pytest.approx(share, abs=0.02)
     assert temperature == pytest.approx(1, abs=0.15)
-    verdicts = verdicts_on(probabilities, labels, [[]] * 2_000)
+    verdicts = verdicts_on(probabilities, labels.tolist(), [[]] * 2_000)
     assert sum(v.suspicion for v in verdicts) == pytest.approx(wrong.sum(), rel=0.15)
     suspects = [n for n, verdict in enumerate(verdicts) if verdict.is_suspect]
     assert wrong[suspects].mean() > 0.7
@@ -282,7 +284,7 @@ def test_right_labels_that_are_hard_arent_suspects(seed: int) -> None:
     probabilities = draw.dirichlet([0.7] * 4, size=300)
     labels = np.array([draw.choice(4, p=row) for row in probabilities])
     assert (probabilities.argmax(axis=1) == labels).mean() < 0.8
-    verdicts = verdicts_on(probabilities, labels, [[]] * 300)
+    verdicts = verdicts_on(probabilities, labels.tolist(), [[]] * 300)
     assert sum(verdict.is_suspect for verdict in verdicts) <= 6
 
 

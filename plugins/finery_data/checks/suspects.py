@@ -232,5 +232,6 @@ def nearest_with(
         cosines = products.toarray() if hasattr(products, "toarray") else np.asarray(products)
         for (row, label), values in zip(part, cosines.round(DIGITS), strict=True):
             candidates = [int(i) for i in np.flatnonzero(given == label) if i != row]
-            nearest.append(sorted(candidates, key=lambda i, v=values: (-v[i], i))[:count])
+            order = np.lexsort((candidates, -values[candidates]))  # the nearest first
+            nearest.append([candidates[place] for place in order[:count]])
     return nearest

@@ -10,6 +10,7 @@ from finery import Dataset
 from finery.advanced import Manifest, counted, percent
 from finery.rows import snippet
 from finery.views import (
+    Cell,
     Context,
     Detail,
     Field,
@@ -88,6 +89,7 @@ def _doubts_of(output: Output) -> list[Doubt]:
 
 
 def _parts(output: Output, most: int) -> Iterator[Part]:
+    assert isinstance(output.artifact, Dataset)
     doubts, meta = _doubts_of(output), output.manifest.meta
     count = suspects_in(output.manifest)
     audited = f"{meta['audited']:,} of {counted(meta['rows'], 'row')}, by {meta['column']}"
@@ -97,10 +99,10 @@ def _parts(output: Output, most: int) -> Iterator[Part]:
     pairs = pairs_of(doubts)
     if pairs:
         heads = ["field", "label", "proposed", "rows"]
-        rows = [[*pair, len(found)] for pair, found in islice(pairs.items(), PAIRS)]
-        start = (
-            0 if any(field for field, _, _ in pairs) else 1
-        )  # without fields, no column for them
+        rows: list[list[Cell]] = [
+            [*pair, len(doubted)] for pair, doubted in islice(pairs.items(), PAIRS)
+        ]
+        start = 0 if any(field for field, _, _ in pairs) else 1  # without fields, no column
         more = f"and {len(pairs) - PAIRS} more pairs" if len(pairs) > PAIRS else ""
         yield Table(heads[start:], [row[start:] for row in rows], "by pair of classes", more)
     if doubts:

@@ -158,7 +158,7 @@ export:
 NUMBER = 600
 FAULTS = {
     "training": ("model", "it fails: training"),
-    "killed": ("model", "out of memory"),
+    "killed": ("model", "smaller batches, a shorter max_length"),
     "import": ("model", "no_such_module"),
     "unsaved": ("test", "memory.json"),
     "engine": ("test", "it fails: engine"),
@@ -167,7 +167,7 @@ FAULTS = {
     "metric": ("test", "no metric 'grade'"),
     "kind": ("test", "but declares Metrics"),
     "export": ("ship", "it fails: export"),
-    "disk": ("ship", "no disk space left"),
+    "disk": ("ship", "and build again: no data is lost"),
     "program": ("ship", "no-such-converter"),
     "secret": ("ship", "SHIP_TOKEN"),
     "exit": ("ship", "sys.exit(3)"),

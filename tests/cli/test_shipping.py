@@ -44,8 +44,8 @@ def test_all_places_begin_with_the_same_sentence(tmp_path_factory: pytest.TempPa
     t = Project(tmp_path_factory.mktemp("shipping"))
     t.write(files(60, SPLIT))
     assert sentence(t) == (
-        "ship sft: 50.0 % accuracy, no difference to shipped can be shown (95 % CI -2.8 to +6.1), "
-        "501 B"
+        "ship shipped: 48.3 % accuracy, better than base: +46.7 points (95 % CI +32.6 to +59.1), "
+        "9.8 KiB"
     )
     t.edit("recipe.yaml", "rows: rows}\n", f"{MISSED}\n")
     assert sentence(t, 1) == (
@@ -59,11 +59,11 @@ def test_all_places_begin_with_the_same_sentence(tmp_path_factory: pytest.TempPa
     ("train:", "train:\n  bad: {use: t.explode, model: base}", 1, "bad isn't built"),
     ("matrix: none", MATRIX, 0, "the recipe chooses none of its 2 variants (add `select` to the "
      "matrix), and the best of several scores is partly luck"),
-    ("matrix: none", MATRIX + "  select: {by: test.sft.accuracy}", 0, "ship sft: 50.0 %"),
+    ("matrix: none", MATRIX + "  select: {by: test.sft.accuracy}", 0, "ship shipped: "),
     (SPLIT.partition("evaluate:")[2], "\n", 0, "no evaluator judged a model"),
     ("[base, sft, shipped]", "[base]", 0, "only base, from which training begins, was judged"),
     ("[base, sft, shipped]", "[sft]", 0, "nothing says whether 50.0 % of sft is good enough"),
-    ("rows: seen", "rows: rows", 0, "sft has learned from the rows that test judges it by"),
+    ("rows: seen", "rows: rows", 0, "shipped has learned from the rows that test judges it by"),
     ("shipped], rows: rows}", "shipped], rows: rows, require: {sft.accuracy: '> 0.9'}}\n"
      "  later: {use: eval.exact, models: [base], rows: rows, needs: test}", 1,
      "a requirement isn't met: sft.accuracy is 0.5"),
@@ -75,7 +75,7 @@ def test_why_nothing_is_shipped(
     recipe = f"{SPLIT}# matrix: none\n".replace(f"# {old}" if "none" in old else old, new)
     t.write(files(60, recipe))
     found = sentence(t, code)
-    assert found.startswith(text if text.startswith("ship") else f"don't ship yet: {text}")
+    assert found.startswith(text if text.startswith("ship ") else f"don't ship yet: {text}")
 
 
 @pytest.mark.slow

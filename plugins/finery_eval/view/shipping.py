@@ -363,7 +363,8 @@ def _candidates(
 ) -> list[Candidate]:
     """The models that can be compared with those of the first step, which decides.
 
-    Of a file, the answers of its server decide, where they were judged.
+    Of a file, the answers of its server decide, where they were judged. A model that was exported
+    isn't shipped itself, but its file, which has to meet the model's requirements, too.
     """
     runs: dict[str, list[Judgement]] = {}
     for each in task:
@@ -380,11 +381,14 @@ def _candidates(
         deciding = next((j for j in by_server_first if _is_comparable(j, first)), None)
         if deciding is not None:
             elsewhere = [j for j in own if j.step not in (deciding.step, task[0].step)]
-            unmet = next(iter(gates.unmet.get(model, ())), "")
-            met = gates.met.get(model, frozenset())
+            origin = deciding.source if deciding.role == "shipped" else model
+            unmet = next((e for m in (model, origin) for e in gates.unmet.get(m, ())), "")
+            met = gates.met.get(model, frozenset()) | gates.met.get(origin, frozenset())
             total = _size_of(context.built(model))
             candidates.append(Candidate(deciding, elsewhere, total, seconds.get(model), unmet, met))
-    return candidates
+    files = [each.judged for each in candidates if each.judged.role == "shipped"]
+    exported = {file.source for file in files if file.model != file.source}
+    return [each for each in candidates if each.name not in exported]
 
 
 def _has_learned_from_test(judged: Judgement, graph: Graph) -> bool:

@@ -62,7 +62,7 @@ def test_a_plan_is_what_the_build_then_does(t: Project) -> None:
 @pytest.mark.parametrize(("file", "old", "new", "reason"), [
     ("rows.txt", "one", "uno", "file path rows.txt changed"),
     ("recipe.yaml", "path: rows.txt", "path: [rows.txt, rows.txt]", ""),
-    ("steps.py", 'count("source")', 'count("a source")', "code steps.py: Source.run changed"),
+    ("steps.py", 'count("source")', 'count("a source")', "code steps.py: Source changed"),
     ("recipe.yaml", "use: steps.source, path: rows.txt", "use: steps.script", "step type: steps.s"),
 ])  # fmt: skip
 def test_a_plan_says_why(t: Project, file: str, old: str, new: str, reason: str) -> None:

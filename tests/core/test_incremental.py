@@ -243,13 +243,13 @@ def test_code_edited_during_a_build_is_not_run_under_the_old_key(built: Project)
 
 def test_explain_and_plan_name_the_function_that_changed(built: Project) -> None:
     built.edit("steps.py", "len(rows) // 2", "int(len(rows) / 2)")
-    assert "code steps.py: Halve.run changed" in built.run("plan").out
+    assert "code steps.py: Halve changed" in built.run("plan").out
     explained = built.run("explain", "halves").out
     assert "code steps.py" in explained
-    assert "Halve.run changed" in explained
+    assert "Halve changed" in explained
     built.edit("steps.py", "def execute(", "TURNS = 3\n\n\ndef execute(")
     built.edit("steps.py", "int(len(rows) / 2)", "int(len(rows) / 2) + TURNS - 3")
     lines = [json.loads(x) for x in built.run("explain", "halves", "--json").out.splitlines()]
     line = next(line for line in lines if line["part"] == "code steps.py")
-    assert line["names"] == {"changed": ["Halve.run"], "new": ["TURNS"], "gone": []}
-    assert "Halve.run changed, TURNS new" in built.run("explain", "halves").out
+    assert line["names"] == {"changed": ["Halve"], "new": ["TURNS"], "gone": []}
+    assert "Halve changed, TURNS new" in built.run("explain", "halves").out

@@ -237,7 +237,7 @@ class Sharing:
             is_there = not is_new and bool(self._remote.records([result.key]))
             if self._is_refused or self._remote.down:
                 self._wait_for_pushes()
-            elif not is_there:
+            elif not (is_there or any(m.external for m in result.outputs.values())):
                 self._remote.push_result(self._store.root, result)
                 if (reads := reads_in(result.parts)) and not why_not_reusable(result.parts):
                     push_list(self._remote, key_of(result.parts[: -len(reads)]), reads)

@@ -1,4 +1,4 @@
-"""Models on this machine, in a wheel on a package index, or released earlier.
+"""Models on this machine, or in a wheel on a package index; `release` has those released earlier.
 
 Input: a folder, a GGUF file or the name of a wheel. Output: models whose files stay in place.
 Public for other plugins: `finery_local.facts`, which says what the files of a model state;
@@ -15,9 +15,8 @@ from finery import hookimpl
 
 @hookimpl
 def finery_steps() -> Mapping[str, str]:
-    """The step types `local.model`, `local.wheel` and `release.model`."""
+    """The step types `local.model` and `local.wheel`."""
     return {
         "local.model": "finery_local.model:LocalModel",
         "local.wheel": "finery_local.wheel:LocalWheel",
-        "release.model": "finery_local.released:ReleasedModel",
     }

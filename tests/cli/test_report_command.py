@@ -144,7 +144,7 @@ def test_the_verdict_comes_first_and_the_scores_second(project: Project) -> None
     heads = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
     assert heads[:2] == ["In short", "Scores and answers"]
     (verdict,) = re.findall(r'<p class="verdict ship bad">(.*?)</p>', page)
-    assert verdict == "don&#39;t ship yet: sft has learned from the rows that test judges it by"
+    assert verdict == "don&#39;t ship yet: shipped has learned from the rows that test judges it by"
     assert re.findall(r'</p>\n<p class="soft">(.*?)</p>', page) == [
         "1 problem. Are test rows among the training rows? Yes: 31 of 31 rows of rows copy or "
         "nearly copy a prompt of rows."

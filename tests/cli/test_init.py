@@ -53,6 +53,8 @@ def test_a_classifier_on_an_encoder_is_offered(project: MakeProject) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_sample_rows_are_read_and_split_in_three(task: str, project: MakeProject) -> None:
+    if task == "classification":
+        need("sklearn")  # for data.audit
     made = project({})
     made.here("init", "new", "--task", task)
     events = [

@@ -143,8 +143,20 @@ class Project:
             return shared, True
         if result is None:
             fix = f"finery build {self.graph.recipe.argument}--step {name}"
-            raise UsageError(f"step '{name}' isn't built yet", fix=fix)
+            raise UsageError(f"step '{name}' isn't built yet", details=self._failure(name), fix=fix)
         return result, False
+
+    def _failure(self, name: str) -> list[str]:
+        """What stopped a step in the last build, in words."""
+        from finery.builder.runs import runs_of
+
+        run = next(runs_of(self.store.root, self.graph.recipe), None)
+        own = run.steps.get(name) if run is not None else None
+        stopped = run.steps.get(own.by, own) if run is not None and own is not None else None
+        if stopped is None or not stopped.error:
+            return []
+        place = f"{where}: " if (where := stopped.error.get("where")) else ""
+        return [f"{stopped.name} failed in the last build: {place}{stopped.error['what']}"]
 
     def output(self, result: Result, name: str, output: str, run_id: str | None = None) -> Manifest:
         """A step's output in a result. `UsageError` where the recipe got it after that build.

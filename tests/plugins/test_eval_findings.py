@@ -478,7 +478,7 @@ def test_rows_to_which_all_good_models_give_the_same_other_label_are_doubtful() 
     assert found.models == ["sft", "linear"]
     (finding,) = doubtful_finding([base, sft, linear, gguf])
     assert finding.answer.startswith(
-        "Perhaps not: 1 row of test has another label than sft, linear"
+        "Perhaps not: for 1 row of test, sft, linear give the same answer, which isn't the label"
     )
     assert not list(doubtful_rows([base, sft, gguf]))  # one model and its file are no two
     assert not list(doubtful_rows([sft, answering("linear", "baseline", right, right)]))

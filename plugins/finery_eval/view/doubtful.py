@@ -63,10 +63,10 @@ def doubtful_finding(judged: Sequence[Judgement]) -> Iterator[Finding]:
     """How many rows of each step are doubtful."""
     for step, models, answers in doubtful_rows(judged):
         names = some_of([str(facts["id"]) for facts in answers], LISTED)
-        verb = "has" if len(answers) == 1 else "have"
+        rows = f"{counted(len(answers), 'row')} of {step}"
         text = (
-            f"Perhaps not: {counted(len(answers), 'row')} of {step} {verb} another label than "
-            f"{some_of(models)} all answer: {names}. Read them before you trust the score."
+            f"Perhaps not: for {rows}, {some_of(models)} give the same answer, which isn't the "
+            f"label: {names}. Read them before you trust the score."
         )
         yield Finding(QUESTION, text, "open", 3)
 

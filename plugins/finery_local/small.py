@@ -3,7 +3,10 @@
 Input: the files of a model, whose weights may be missing. Output: files of a model with two layers.
 """
 
+import os
+import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from finery_local.gguf_file import gguf_facts
 
 LAYERS, WIDTH, MULTIPLE = 2, 256, 64
 """`MULTIPLE`: of the width, since quantisations have blocks."""
+WEIGHT = re.compile(r"\.(safetensors|bin)$")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
@@ -68,48 +72,54 @@ def _narrow_settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def small_model(step: Any, job: Job) -> Model:
     """A small model in `job.out`. step: one with `light_files`."""
-    files = step.light_files(job)
+    files, times, refs = step.light_files(job), 0.0, {}
     if isinstance(files, Path):
         gguf_facts(files)  # raises what the whole file would
         file = job.out / files.name
-        _write_small_gguf(files, file)
-        facts, refs = {**step.about(), **gguf_facts(file), "file": file.name}, {}
+        times = _write_small_gguf(files, file)
+        facts = {**step.about(), **gguf_facts(file), "file": file.name}
     else:
         for name in files.names:
             job.copy(files.root / name, name)
         trusted = {"trust_remote_code": step.trust_remote_code}
-        write = _write_small_folder if step.base is None else _write_small_adapter
-        write(files.root, job.out, step.base or step.trust_remote_code)
+        if step.base is None:
+            times = _write_small_folder(files.root, job.out, trusted)
+        else:
+            _write_small_adapter(files.root, job.out, step.base)
         names = frozenset(p.relative_to(job.out).as_posix() for p in job.out.rglob("*.*"))
         folder = type(files)(job.out, names, files.title)
         model = folder.model(job, base=step.base, about=step.about(), **trusted)
         facts, refs = {n: v for n, v in model.meta.items() if n != "files"}, model.refs
-    small: Model = step.with_template(Model(job.out, meta=facts, refs=refs))
+        if hasattr(step, "path") and not any(map(WEIGHT.search, os.listdir(files.root))):
+            times = 0.0  # a build here isn't possible, so its space doesn't matter
+    runtime = {"times_smaller": times} if times else {}
+    small: Model = step.with_template(Model(job.out, meta=facts, refs=refs, runtime=runtime))
     return small
 
 
-def _write_small_folder(folder: Path, out: Path, trusted: Any) -> None:
+def _write_small_folder(folder: Path, out: Path, trusted: Mapping[str, Any]) -> float:
+    """Write a small model like the one in `folder`; how many times as large that one is."""
     import torch
     import transformers
 
     auto: Any = transformers.AutoModelForCausalLM
-    own: dict[str, Any] = {"trust_remote_code": trusted}
-    config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **own)
+    config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **trusted)
     architecture = getattr(transformers, (config.architectures or [""])[0], None)
-    own["dtype"] = getattr(config, "dtype", None) or torch.float32
+    make = architecture._from_config if architecture else partial(auto.from_config, **trusted)
+    dtype = getattr(config, "dtype", None) or torch.float32
     for narrow in (True, False):
         small = type(config).from_dict(small_settings(config.to_dict(), narrow=narrow))
         torch.manual_seed(0)
         try:
-            if architecture is not None:
-                model = architecture._from_config(small, dtype=own["dtype"])
-            else:
-                model = auto.from_config(small, **own)
+            model = make(small, dtype=dtype)
             break
         except Exception:  # whatever the class refuses: two layers of the whole width
             if not narrow:
                 raise
     model.save_pretrained(out)
+    with torch.device("meta"):  # which has no weights
+        config.__dict__.pop("quantization_config", None)
+        return float(make(config, dtype=dtype).num_parameters() / model.num_parameters())
 
 
 def _write_small_adapter(folder: Path, out: Path, base: Any) -> None:
@@ -123,8 +133,11 @@ def _write_small_adapter(folder: Path, out: Path, base: Any) -> None:
     get_peft_model(load_model(base), config).save_pretrained(str(out))
 
 
-def _write_small_gguf(source: Path, out: Path) -> None:
-    """Write the first layers of a GGUF with all that isn't in a layer, e.g. its tokenizer."""
+def _write_small_gguf(source: Path, out: Path) -> float:
+    """Write the first layers of a GGUF with all that isn't in a layer, e.g. its tokenizer.
+
+    Returns how many times as large all tensors are.
+    """
     import gguf
 
     reader = gguf.GGUFReader(source)
@@ -137,10 +150,14 @@ def _write_small_gguf(source: Path, out: Path) -> None:
             value = value[:LAYERS]
         if not name.startswith("GGUF.") and name != "general.architecture":
             writer.add_key_value(name, LAYERS if name == count else value, kind, *inner[-1:])
-    for tensor in reader.tensors:
-        if not tensor.name.startswith("blk.") or int(tensor.name.split(".")[1]) < LAYERS:
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    small = [
+        tensor for tensor in reader.tensors
+        if not tensor.name.startswith("blk.") or int(tensor.name.split(".")[1]) < LAYERS
+    ]  # fmt: skip
+    for tensor in small:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return float(sum(t.n_bytes for t in reader.tensors) / sum(t.n_bytes for t in small))

@@ -81,8 +81,8 @@ PREPARE_AHEAD = "ahead"
 variables of that task before the task."""
 
 
-NOT_REHEARSED = "not-rehearsed"
-"""The name of notes on what a rehearsal leaves out."""
+NOT_REHEARSED, WRITTEN = "not-rehearsed", "written"
+"""The names of notes on what a rehearsal leaves out, and on the bytes that a step wrote."""
 
 
 class Need(msgspec.Struct, kw_only=True):

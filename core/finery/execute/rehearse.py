@@ -8,15 +8,18 @@ import hashlib
 import json
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
+from threading import Event
 from typing import Any
 
 import msgspec
 
 from finery.artifact.kinds import Dataset, Model
 from finery.errors import RefusedError
-from finery.execute.executor import NOT_REHEARSED, Noted, Task
+from finery.execute.executor import NOT_REHEARSED, WRITTEN, Noted, Task
 from finery.inference.engine import Answer, Batch, Completion, Engine, Request, Sampling
 from finery.rows.parts import row_texts
 from finery.rows.row import Row, answer_text
@@ -29,6 +32,9 @@ FEW, EXAMINED = 12, 4_000
 """Rows of an input, besides some of each class and shape: of steps that take long, and what they
 examine before."""
 MOST_CLASSES, LONGEST_CLASS, MOST_SHAPES = 512, 80, 24
+MEASURED_SECONDS = 0.05
+TEXTS = frozenset({".json", ".jsonl", ".txt", ".jinja", ".md", ".model", ".yaml"})
+"""Files that are as large in a small model."""
 ASKED = "asked"
 """The folder in the store of a rehearsal with a file for each model that was asked."""
 
@@ -56,7 +62,36 @@ def rehearsed(
             send(Noted(event="note", name=NOT_REHEARSED, text=text, fix=""))
         within.check()
     is_small = task.rehearsal and not task.rehearsal.weights and value.small
-    return is_small or value.run or step.run
+    run = is_small or value.run or step.run
+
+    def run_measured(job: Job) -> Any:
+        """Also send the most bytes that were in the step's folders at a time."""
+        folders, sizes, ended = (job.out, Path(task.scratch)), [0], Event()
+
+        def measure() -> None:
+            while not ended.is_set():
+                sizes.append(sum(map(_weight_bytes, folders)))
+                ended.wait(MEASURED_SECONDS)
+
+        with ThreadPoolExecutor(1) as pool:
+            measured = pool.submit(measure)
+            try:
+                return run(job)
+            finally:
+                ended.set()
+                measured.result()
+                send(Noted(event="note", name=WRITTEN, text=str(max(sizes)), fix=""))
+
+    return run_measured
+
+
+def _weight_bytes(folder: Path) -> int:
+    """The bytes of all files in a folder but texts, which aren't larger in larger models."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # it is being removed
+            total += 0 if path.suffix in TEXTS or not path.is_file() else path.lstat().st_size
+    return total
 
 
 def _replace_settings(step: Step, value: Rehearsal) -> list[str]:

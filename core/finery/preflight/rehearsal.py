@@ -5,25 +5,28 @@ is the ordinary one. Nothing is written into the project's store, its `build/` o
 """
 
 import json
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
-from finery.artifact.kinds import Dataset
+from finery.artifact.kinds import Bundle, Dataset, Model
 from finery.artifact.manifest import Result, encode
 from finery.builder.checks import estimates_of, results_of
 from finery.builder.plan import Planner, make_plan
 from finery.builder.scheduler import Build
-from finery.errors import FineryError, NotRehearsed
-from finery.execute.executor import NOT_REHEARSED
+from finery.errors import FineryError, NotRehearsed, StepError
+from finery.execute.executor import NOT_REHEARSED, WRITTEN
 from finery.execute.gpus import cpu_count
 from finery.execute.local import LocalExecutor
-from finery.execute.rehearse import ASKED
+from finery.execute.rehearse import ASKED, TEXTS
 from finery.execute.venv import ENVIRONMENTS_FOLDER
 from finery.plugin.history import Past, Results
 from finery.recipe.document import Recipe
@@ -33,7 +36,14 @@ from finery.step.forecast import Estimate
 from finery.step.resources import Rehearsing
 from finery.store.database import Store
 from finery.util.events import Event, Listener
-from finery.util.paths import PINNED_FOLDER, cache_folder, plain_path, store_folder
+from finery.util.paths import (
+    PINNED_FOLDER,
+    STORE_VARIABLE,
+    cache_folder,
+    plain_path,
+    store_folder,
+)
+from finery.util.text import size
 
 MOST_JOBS = 4
 """Steps at once: each may hold torch in memory."""
@@ -72,11 +82,14 @@ def rehearse(graph: Graph, mode: Rehearsing, view: Listener | None = None) -> Re
 
     view: a listener, which gets no errors: they are in the outcome.
     """
-    rehearsed, omitted = Rehearsed(), defaultdict[str, list[str]](list)
+    rehearsed, omitted, written = Rehearsed(), defaultdict[str, list[str]](list), dict[str, int]()
 
     def show(event: Event) -> None:
         if event["event"] == "step_finished":
             rehearsed.steps[event["step"]] = event["seconds"]
+        elif event["event"] == "step_note" and event["name"] == WRITTEN:
+            written[event["step"]] = int(event["text"])
+            return
         elif event["event"] == "step_note" and event["name"] == NOT_REHEARSED:
             omitted[event["step"]].append(event["text"].removeprefix("not rehearsed: "))
         if view is not None and event["event"] not in ("step_failed", "step_blocked"):
@@ -99,6 +112,8 @@ def rehearse(graph: Graph, mode: Rehearsing, view: Listener | None = None) -> Re
                 omitted[step].append(error.what)
             else:
                 rehearsed.errors[step] = error
+        if shortage := _shortage(graph, outcome.results, written):
+            rehearsed.errors.setdefault(*shortage)
         for step in graph.unreleased:
             omitted[step].append("what is released isn't in the store of a rehearsal")
         for step, failed in outcome.blocked.items():
@@ -109,6 +124,40 @@ def rehearse(graph: Graph, mode: Rehearsing, view: Listener | None = None) -> Re
         rehearsed.seconds, rehearsed.omitted = outcome.seconds, omitted
         store.close()
     return rehearsed
+
+
+def _shortage(
+    graph: Graph, results: Mapping[str, Result], written: Mapping[str, int]
+) -> tuple[str, FineryError] | None:
+    """The step at which a build's models fill the disk, with an error; None if there is space.
+
+    A base of the rehearsal says how many `times_smaller` than the real one it is. The same applies
+    to models and bundles that are made of it.
+    written: step → the most bytes that it had in its folders at a time.
+    """
+    folder = store_folder(graph.recipe.path)
+    real = Store(folder, read_only=True)
+    with closing(real):
+        planner = Planner(graph, real, UnwrittenLock(graph.recipe.path))
+        plans = [*make_plan(planner, without_files=True)]
+    cached = {plan.node.name for plan in plans if plan.state == "cached"}
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.is_dir())).free
+    scales, kept = dict[str, float](), dict[str, float]()
+    for name, node in graph.nodes.items():
+        outputs = [*results[name].outputs.values()] if name in results else []
+        own = [m.runtime["times_smaller"] for m in outputs if "times_smaller" in m.runtime]
+        scales[name] = scale = max([0, *own, *(scales[step] for step in node.upstream())])
+        makes_files = any(m.kind in (Model.kind, Bundle.kind) for m in outputs)
+        if name in cached or own or not makes_files:
+            continue
+        needed = sum(kept.values()) + written.get(name, 0) * scale
+        if needed > free:
+            what = f"a build needs {size(needed)} of disk space here, and {size(free)} are free"
+            fix = f"free some disk space, or set {STORE_VARIABLE} to a folder on a larger disk"
+            return name, StepError(what, where=str(folder), fix=fix)
+        files = chain.from_iterable(m.files.items() for m in outputs)
+        kept |= {d: n * scale for path, (d, n) in files if Path(path).suffix not in TEXTS}
+    return None
 
 
 def _lost_seconds(

@@ -288,7 +288,8 @@ def build_graph(
     """Check the whole recipe and build its graph.
 
     validated: whether the recipe has already passed `check_recipe` with the same step types.
-    has_releases: whether to bring releases back; otherwise it is as before the first one.
+    has_releases: whether to bring releases back. Otherwise it is as before the first one, and steps
+        that can't do without one are left out, too.
     Raises `RecipeError` (several as `RecipeErrors`) with positions.
     """
     matrix, select = None, None
@@ -337,7 +338,7 @@ def _leave_out_unreleased(
     """Find the releases that steps bring back. Removes those steps that have none: name → tag.
 
     They are also removed from what takes several inputs. Raises `RecipeError` for what can't do
-    without one.
+    without one, unless releases aren't brought back at all.
     """
     tags = {name: node.step.tag for name, node in nodes.items() if isinstance(node.step, Released)}
     if not tags:
@@ -354,7 +355,14 @@ def _leave_out_unreleased(
                 fix=f"name the tag of {a_or_an(kind)}",
             )
     unreleased = {name: tag for name, tag in tags.items() if nodes[name].release is None}
-    raise_all([e for node in nodes.values() for e in _without_release(recipe, node, unreleased)])
+    if not has_releases:  # also leave out what needs one
+        for name, node in _sort_topologically(recipe, nodes).items():
+            for path in slots_of(node.step):
+                named = {s.step for s in node.sources if s.field == path}
+                if named and named <= unreleased.keys():
+                    unreleased[name] = unreleased[min(named)]
+    others = [node for name, node in nodes.items() if name not in unreleased]
+    raise_all([e for node in others for e in _without_release(recipe, node, unreleased)])
     for node in nodes.values():
         for source in node.sources:
             slot = slots_of(node.step)[source.field]

@@ -67,15 +67,16 @@ class Database:
     """The database of a store, for use by one thread.
 
     If the database is damaged, the operation replaces it and runs again, see
-    `finery.store.repairs`. If the store isn't writable, it is opened for reading.
+    `finery.store.repairs`. If the store isn't writable or `read_only` is given, it is opened for
+    reading.
 
     read_only: whether the store isn't writable. opened: how often it was opened. Each time, it may
     be another one, which lacks rows of a damaged one.
     """
 
-    def __init__(self, path: Path, *, seconds: float = SECONDS) -> None:
+    def __init__(self, path: Path, *, seconds: float = SECONDS, read_only: bool = False) -> None:
         self.path = path
-        self.read_only = not (
+        self.read_only = read_only or not (
             os.access(path.parent, os.W_OK | os.X_OK)
             and (not path.exists() or path.is_dir() or os.access(path, os.W_OK))
         )

@@ -77,7 +77,8 @@ SELECTED = 500
 class Store:
     """The store of a project, as one process uses it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
+        """read_only: write nothing, although the folder may be writable."""
         self.root = root
         self.objects = root / "objects"
         self._objects = str(self.objects)
@@ -88,9 +89,9 @@ class Store:
         self._locks: KeyLocks | None = None
         self._uses: Uses | None = None
         # First, since a newer finery's store must stay as it is.
-        existing = Database(self.database) if self.database.is_file() else None
+        existing = Database(self.database, read_only=read_only) if self.database.is_file() else None
         try:
-            self.read_only = not _create_folders(root)
+            self.read_only = read_only or not _create_folders(root)
             if not self.read_only:
                 self._locks = KeyLocks(root / "locks")
         except OSError as error:
@@ -99,7 +100,7 @@ class Store:
                 fix="free disk space, check the permissions, or set "
                 f"{STORE_VARIABLE} to another folder",
             ) from error
-        self._db = existing or Database(self.database)
+        self._db = existing or Database(self.database, read_only=read_only)
         self.read_only = self.read_only or self._db.read_only
         self.shared = SharedBlobs(self)
 

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median_low
 from typing import Any, Literal
 
@@ -48,8 +48,8 @@ from finery_retrieve.index.words import FOLDER, Bm25, LexicalWriter
 
 LEXICAL = {"bm25s": "finery[retrieve]", "PyStemmer": "finery[retrieve]"}
 COUNTING = {"transformers": "finery[train]"}
-BATCH = 512
-"""Most chunks that are tokenized at once."""
+BATCH, REHEARSED = 512, 8
+"""Most chunks that are tokenized at once, and that a rehearsal embeds."""
 CHARACTERS = 2**20
 """Characters from which on fewer chunks are a batch."""
 
@@ -159,7 +159,25 @@ class RetrieveIndex(
 
     def rehearsal(self) -> Rehearsal:
         """All chunks, since questions name them."""
-        return Rehearsal(rows="all")
+        return Rehearsal(rows="all", run=self.rehearse)
+
+    def rehearse(self, job: Job) -> Index:
+        """Run, with the embeddings of a few chunks for all."""
+        find, first = job.raw_engine, list[Any]()
+
+        def find_quick(model: Model) -> Any:
+            engine: Any = find(model)
+            embed = engine.embed
+
+            def embed_first(texts: Sequence[str], side: str) -> list[Any]:
+                first.extend([] if first else embed(texts[:REHEARSED], side))
+                return [first[number % len(first)] for number in range(len(texts))]
+
+            engine.embed = embed_first
+            return engine
+
+        job.raw_engine = find_quick  # type: ignore[method-assign]
+        return self.run(job)
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""

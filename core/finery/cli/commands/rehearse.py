@@ -82,7 +82,8 @@ def _print(graph: "Graph", rehearsed: "Rehearsed") -> None:
             time = rough_duration(seconds)
             error.details.append(f"by the estimates, a build would fail here after {time}")
         print_error(error)
-    text = f"{len(rehearsed.steps)} of {counted(len(graph.nodes), 'step')} rehearsed in "
+    total = len(graph.nodes) + len(graph.unreleased)
+    text = f"{len(rehearsed.steps)} of {counted(total, 'step')} rehearsed in "
     text += duration(rehearsed.seconds)
     text += f", {len(rehearsed.errors)} failed" if rehearsed.errors else ""
     colour = "red" if rehearsed.errors else "yellow" if rehearsed.omitted else "green"

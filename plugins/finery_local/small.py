@@ -117,9 +117,10 @@ def _write_small_folder(folder: Path, out: Path, trusted: Mapping[str, Any]) -> 
             if not narrow:
                 raise
     model.save_pretrained(out)
+    settings = {n: v for n, v in config.to_dict().items() if n != "quantization_config"}
     with torch.device("meta"):  # which has no weights
-        config.__dict__.pop("quantization_config", None)
-        return float(make(config, dtype=dtype).num_parameters() / model.num_parameters())
+        large = make(type(config).from_dict(settings), dtype=dtype)
+    return float(large.num_parameters() / model.num_parameters())
 
 
 def _write_small_adapter(folder: Path, out: Path, base: Any) -> None:

@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from tempfile import mkdtemp
 from threading import Event
@@ -18,7 +19,7 @@ from typing import Any
 import msgspec
 
 from finery.artifact.kinds import Dataset, Model
-from finery.errors import RefusedError
+from finery.errors import RefusedError, UsageError
 from finery.execute.executor import NOT_REHEARSED, WRITTEN, Noted, Task
 from finery.inference.engine import Answer, Batch, Completion, Engine, Request, Sampling
 from finery.rows.parts import row_texts
@@ -57,10 +58,19 @@ def rehearsed(
     if (value.rows or ("few" if is_heavy else "all")) == "few":
         _cut(step, FEW, folder)
     for path, within in [("", step), *((f"{path}.", inner) for path, inner in steps_inside(step))]:
-        for name in _replace_settings(within, within.rehearsal()):
+        before = copy(within)
+        omitted = _replace_settings(within, within.rehearsal())
+        try:
+            step.check()
+        except UsageError:
+            if within is step:
+                raise
+            for name in within.rehearsal().settings:  # this step doesn't use them
+                setattr(within, name, getattr(before, name))
+            continue
+        for name in omitted:
             text = f"not rehearsed: {path}{name}"
             send(Noted(event="note", name=NOT_REHEARSED, text=text, fix=""))
-        within.check()
     is_small = task.rehearsal and not task.rehearsal.weights and value.small
     run = is_small or value.run or step.run
 

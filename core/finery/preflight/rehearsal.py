@@ -85,8 +85,8 @@ def rehearse(graph: Graph, mode: Rehearsing, view: Listener | None = None) -> Re
     rehearsed, omitted, written = Rehearsed(), defaultdict[str, list[str]](list), dict[str, int]()
 
     def show(event: Event) -> None:
-        if event["event"] == "step_finished":
-            rehearsed.steps[event["step"]] = event["seconds"]
+        if event["event"] in ("step_finished", "step_cached"):  # of two equal steps, one runs
+            rehearsed.steps[event["step"]] = event.get("seconds", 0.0)
         elif event["event"] == "step_note" and event["name"] == WRITTEN:
             written[event["step"]] = int(event["text"])
             return

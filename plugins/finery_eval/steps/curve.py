@@ -288,7 +288,7 @@ class Curve(JudgeEach, engines=True):
                 "a curve needs two models or more", where="models", fix="models: [half, sft]"
             )
         super().check()
-        inner.check()
+        inner.check(asks=True)
 
     def prepare(self, job: Job) -> tuple[list[Row], Judging]:
         """The rows, and what judges the answers to them."""

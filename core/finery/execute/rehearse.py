@@ -26,6 +26,7 @@ from finery.rows.parts import row_texts
 from finery.rows.row import Row, answer_text
 from finery.step.inspect import slots_of, steps_inside
 from finery.step.job import Job
+from finery.step.look import promises_of
 from finery.step.resources import Rehearsal
 from finery.step.step import Step, examine_opened, is_overridden, temporary_job
 
@@ -47,16 +48,18 @@ def rehearsed(
 
     whole: the same step, opened once more. send: takes a note on each setting that isn't rehearsed.
     """
-    folder, spec = Path(mkdtemp(dir=task.store, prefix="rows-")), type(step).__spec__
-    if _cut(whole, EXAMINED, folder):
-        _replace_settings(whole, whole.rehearsal())
-    examine_opened(whole, task.seed, opens=True)
-    if is_overridden(type(step), "prove"):
-        with temporary_job(task.seed) as job:
-            whole.prove(job, 0)
-    is_heavy = spec.learns or spec.isolated or spec.engines
+    spec, outputs = type(step).__spec__, promises_of(step).values()
+    makes_rows = any(promise.kind is Dataset for promise in outputs)
+    is_heavy = spec.learns or spec.isolated or spec.engines or not makes_rows
     if (value.rows or ("few" if is_heavy else "all")) == "few":
-        _cut(step, FEW, folder)
+        folder = Path(mkdtemp(dir=task.store, prefix="rows-"))
+        if _cut(whole, EXAMINED, folder, whole):
+            _replace_settings(whole, whole.rehearsal())
+        examine_opened(whole, task.seed, opens=True)
+        if is_overridden(type(step), "prove"):
+            with temporary_job(task.seed) as job:
+                whole.prove(job, 0)
+        _cut(step, FEW, folder, whole)
     for path, within in [("", step), *((f"{path}.", inner) for path, inner in steps_inside(step))]:
         before = copy(within)
         omitted = _replace_settings(within, within.rehearsal())
@@ -122,11 +125,11 @@ def _replace_settings(step: Step, value: Rehearsal) -> list[str]:
 # -- rows -----------------------------------------------------------------------------------------
 
 
-def _cut(step: Step, count: int, folder: Path) -> bool:
-    """Give a step, and steps inside it, few rows of each input. False if there are no others."""
-    is_cut = False
-    for slot in slots_of(step).values():
-        given = getattr(slot.owner, slot.field)
+def _cut(step: Step, count: int, folder: Path, whole: Step) -> bool:
+    """Give a step, and steps inside it, few rows of each input of `whole`. False if all."""
+    is_cut, inputs = False, slots_of(whole)
+    for path, slot in slots_of(step).items():
+        given = getattr(inputs[path].owner, slot.field)
         artifacts, each = given if slot.accepts.many else [given], 2 if slot.role == "train" else 1
         few = [_few_rows(artifact, count, each, folder) for artifact in artifacts]
         is_cut |= any(map(operator.is_not, few, artifacts))

@@ -134,7 +134,7 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     settings: setting → its value there, e.g. for a single optimizer step. Of a number, the most.
         The class keyword `rehearsal` gives the same.
     rows: how many rows of its inputs the step gets: `few` (some of each class and shape) or `all`.
-        By default few for steps that take long, and all for others.
+        By default all for steps that make rows quickly, and few for others.
     run: runs in place of `run`, e.g. to make nothing public.
     small: runs in place of `run` unless real weights are asked for (`--weights`): it makes a model
         of the same architecture with few random weights.

@@ -58,7 +58,7 @@ from finery_eval.evaluation import (
     write,
 )
 from finery_eval.measure import Statistic, Value, frozen
-from finery_eval.requirements import Condition, doubts_about, parse, unmet, without
+from finery_eval.requirements import Condition, doubts_about, parse, unchecked, unmet
 from finery_eval.stats import NO_WIDTH
 from finery_eval.verdicts import Answers, Judging, Verdict, Verdicts, each_judged
 
@@ -131,12 +131,13 @@ class Gate(Step, isolated=True, schemas=False):
         facts = {"more": self.more_metrics(), "nouns": self.nouns(), "unbounded": self.unbounded()}
         return facts | {"releases": releases}
 
-    def leave_out(self, unreleased: Mapping[str, str]) -> None:
-        """Let requirements that name an unreleased model pass, and say so."""
-        facts = self._facts()
-        facts["releases"] += unreleased
+    def leave_out(self, unreleased: Mapping[str, str]) -> list[str]:
+        """Remove requirements that name an unreleased model; a sentence for each."""
         changing = cast(Any, self)
-        changing.require = without(changing.require, unreleased, *self._names(), **facts)
+        require = changing.require
+        reasons = unchecked(require, unreleased, *self._names(), **self._facts())
+        changing.require = {key: text for key, text in require.items() if key not in reasons}
+        return [f"{key} {require[key]} isn't checked, since {why}" for key, why in reasons.items()]
 
     def check(self) -> None:
         """Raise `UsageError` for settings that can't work. Light: reads no input."""

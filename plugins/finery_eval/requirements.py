@@ -6,7 +6,6 @@ compares the answers of a model with those of a release, or of another model, ro
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -74,22 +73,10 @@ class Broken(msgspec.Struct, frozen=True):
     text: str
 
 
-class Unchecked(msgspec.Struct, frozen=True):
-    """A requirement that names a model which doesn't exist yet. reason: why it doesn't.
-
-    subject: of no model, since nobody knows whether it is met.
-    """
-
-    subject: Metric
-    reason: str
-    text: str
-
-
-Condition = Requirement | Claim | Broken | Unchecked
+Condition = Requirement | Claim | Broken
 _BROKEN = re.compile(
     rf"\s*<=?\s*(?P<most>{NUMBER})\s*(?P<percent>%?)(?:\s+against\s+(?P<of>\S+))?\s*"
 )
-_UNCHECKED = re.compile(r"not checked, since (?P<reason>[^:]+): (?P<text>.*)", re.S)
 _BROKEN_EXAMPLE = 'write "<= 0.02", or "<= 0.02 against base"'
 
 
@@ -104,30 +91,30 @@ def parse(
     return [_parse_one(key, text, allowed) for key, text in require.items()]
 
 
-def without(
+def unchecked(
     require: Mapping[str, str], unreleased: Mapping[str, str], models: Sequence[str],
-    metrics: Sequence[str], **facts: Any,
+    metrics: Sequence[str], *, releases: Sequence[str] = (), **facts: Any,
 ) -> dict[str, str]:  # fmt: skip
-    """`require:` with what names an unreleased model marked as not checked.
+    """The requirements that name an unreleased model → why it doesn't exist.
 
-    unreleased: model → why it doesn't exist; all are releases by `facts`. What can't be read stays,
-    for `parse` to report.
+    unreleased: model → that reason. What can't be read with it, either, is for `parse` to report.
     """
-    texts = dict(require)
-    allowed = Names([*models, *unreleased], metrics, **facts)
-    for key, text in require.items():
-        with suppress(UsageError):
-            condition = _parse_one(key, text, allowed)
-            named = {key.rpartition(".")[0]}
-            if isinstance(condition, Requirement):
-                named |= {condition.subject[0], condition.of[0] if condition.of else ""}
-            elif isinstance(condition, Claim):
-                named |= {condition.subject[0], str(condition.than)}
-            elif isinstance(condition, Broken):
-                named |= {condition.subject[0], condition.earlier}
-            for model in [name for name in unreleased if name in named][:1]:
-                texts[key] = f"not checked, since {unreleased[model]}: {text}"
-    return texts
+
+    def can_be_read(key: str, absent: Collection[str] = ()) -> bool:
+        present = [name for name in unreleased if name not in absent]
+        allowed = Names([*models, *present], metrics, releases=[*releases, *present], **facts)
+        try:
+            _parse_one(key, require[key], allowed)
+        except UsageError:
+            return False
+        return True
+
+    return {
+        key: why
+        for name, why in unreleased.items()
+        for key in require
+        if can_be_read(key) and not can_be_read(key, [name])
+    }
 
 
 def unmet(requirements: Sequence[Condition], report: Report, answers: Lines = tuple) -> list[str]:
@@ -150,8 +137,6 @@ def doubts_about(
     """For each met requirement that hardly any model could miss: why, and a better one."""
     lines = []
     for r in requirements:
-        if isinstance(r, Unchecked):
-            lines.append(f"{r.subject[1]} {r.text} isn't checked, since {r.reason}")
         if not isinstance(r, Requirement) or r.subject[1] in unbounded or not r.measured(report):
             continue
         bound = r.bound(report)
@@ -168,8 +153,6 @@ def doubts_about(
 
 def _parse_one(key: str, text: str, allowed: Names) -> Condition:
     where = f"require: {key}: {text!r}"
-    if match := _UNCHECKED.fullmatch(text):
-        return Unchecked(("", key), match["reason"], match["text"])
     model, dot, metric = key.rpartition(".")
     if dot and metric == BROKEN and BROKEN not in allowed.metrics:
         return _parse_broken(model, text, allowed, where)

@@ -38,6 +38,17 @@ def sentence(t: Project, code: int = 0) -> str:
     return text
 
 
+def verdict_as_json(t: Project, *args: str) -> dict[str, str | None]:
+    """What `build --json` and `report --json` say."""
+    lines = t.run("build", *args, "--json").out.splitlines()
+    *_, verdict, last = map(json.loads, lines)
+    assert (verdict.pop("event"), last["event"]) == ("verdict", "build_finished")
+    assert verdict.pop("time")
+    reported: dict[str, str | None] = json.loads(t.run("report", "--json").out)["verdict"]
+    assert verdict == reported
+    return reported
+
+
 @pytest.mark.slow
 @pytest.mark.quick
 def test_all_places_begin_with_the_same_sentence(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -47,7 +58,12 @@ def test_all_places_begin_with_the_same_sentence(tmp_path_factory: pytest.TempPa
         "ship shipped: 48.3 % accuracy, better than base: +46.7 points (95 % CI +32.6 to +59.1), "
         "9.8 KiB"
     )
+    # As JSON, too: of a build that runs, after one without JSON, and with nothing to do.
+    for args in (["--force", "test"], [], []):
+        assert verdict_as_json(t, *args)["ship"] == "shipped"
     t.edit("recipe.yaml", "rows: rows}\n", f"{MISSED}\n")
+    refused = verdict_as_json(t)
+    assert (refused["ship"], refused["tone"]) == (None, "bad")
     assert sentence(t, 1) == (
         "don't ship yet: a requirement isn't met: sft.accuracy is 0.5 (95 % CI 0.377 to 0.623, 60 "
         "rows); required >= 0.9"

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from finery import UsageError
 from finery.rows.report import Report
 from finery_eval.measure import Measure, mean, pairs_of, scores_of
-from finery_eval.requirements import Unchecked, parse, unmet, without
+from finery_eval.requirements import parse, unchecked, unmet
 from finery_eval.stats import not_worse_z
 from finery_eval.verdicts import together
 
@@ -188,10 +188,15 @@ def test_what_names_an_unreleased_model_is_not_checked() -> None:
     }
     metrics, missing = ["accuracy", "f1"], {"released": "nothing is released as 'p' yet"}
     names = ["base", "gguf"]
-    texts = without(require, missing, names, metrics, releases=["released"])
-    conditions = parse(texts, names, metrics)
-    assert [isinstance(each, Unchecked) for each in conditions] == [True] * 4 + [False] * 2
-    assert unmet(conditions[:4], Report()) == []
+    reasons = unchecked(require, missing, names, metrics)
+    assert reasons == dict.fromkeys([*require][:4], missing["released"])
+    several = {"a.broken": "<= 0.1 against b", "c.accuracy": ">= b.accuracy", "c.broken": "<= 2"}
+    absent = {"a": "no a", "b": "no b"}
+    assert unchecked(several, absent, ["c"], metrics) == {"a.broken": "no b", "c.accuracy": "no b"}
+    with pytest.raises(UsageError, match="must have an upper limit"):
+        parse(
+            {"gguf.broken": f"not checked, since {missing['released']}: <= 0.02"}, MODELS, metrics
+        )
 
 
 def test_means_need_enough_differing_rows() -> None:

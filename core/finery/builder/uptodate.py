@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from finery.builder.scheduler import Build
     from finery.execute.entries import Places
     from finery.store.database import Store
+    from finery.util.events import Event
 
 FORMAT = 9
 STATE_TYPECODE, STATE_NUMBERS = "Q", 5
@@ -136,7 +137,7 @@ def _read_stamp(
             return None, None
         *events_of, stamp, states = contents  # in the order of their names
         finished = _finished_if_same(database.parent, stamp.decode(), states)
-        return finished, events_of[0].decode() if events_of else None
+        return finished, (events_of[0].decode() or None) if events_of else None
     except (sqlite3.Error, ValueError, KeyError, TypeError, OverflowError):
         return None, None  # a missing table, a stamp of another version, a busy database
 
@@ -180,10 +181,17 @@ def _pack_states(states: Iterable[FileState]) -> "array[int]":
     return array(STATE_TYPECODE, chain.from_iterable(states))
 
 
-def write_stamp(build: "Build", steps: Sequence[str], overrides: Sequence[str]) -> None:
+def write_stamp(
+    build: "Build",
+    steps: Sequence[str],
+    overrides: Sequence[str],
+    verdicts: "Sequence[Event] | None" = (),
+) -> None:
     """Write the stamp of a complete build, unless something that it read has changed since.
 
     Such a change may have come after the build read it, so the next build must look again.
+    verdicts: what `--json` prints before the last event. If that isn't known (None), the next
+    `--json` looks again.
     """
     from finery.artifact.manifest import reads_in
     from finery.builder.reads import why_not_reusable
@@ -241,7 +249,7 @@ def write_stamp(build: "Build", steps: Sequence[str], overrides: Sequence[str]) 
     build.store.keep_facts({
         f"stamp of {name}": "\n".join([json.dumps(facts), *paths]).encode(),
         f"states of {name}": packed,
-        f"events of {name}": _events(build).encode(),
+        f"events of {name}": b"" if verdicts is None else _events(build, verdicts).encode(),
     })  # fmt: skip
 
 
@@ -316,7 +324,7 @@ def states_before(
         return {}
 
 
-def _events(build: "Build") -> str:
+def _events(build: "Build", verdicts: "Sequence[Event]") -> str:
     """The output of `--json` for a build with nothing to do, as JSON lines."""
     import msgspec
 
@@ -334,6 +342,7 @@ def _events(build: "Build") -> str:
             )
             for n in nodes
         ),
+        *verdicts,
         make_event(
             "build_finished", ok=True, ran=0, cached=len(steps), failed=0, blocked=0,
             seconds=_SECONDS.strip('"'), exit_code=0,

@@ -15,9 +15,10 @@ from finery.builder.runs import Outcome
 from finery.builder.scheduler import Build
 from finery.cli.console import print_error, with_recipe
 from finery.cli.redone import redone
-from finery.cli.views import compared, context_of, print_matrix, show_together
+from finery.cli.views import compared, context_of, print_matrix, show_together, shown_together
 from finery.compare.outputs import output_of, titled, view_of
 from finery.errors import FineryError, RequirementError, each_once
+from finery.util.events import Event, make_event
 from finery.util.paths import shown
 from finery.util.text import accepted_suffix, cost_words, counted, duration, size, visible
 
@@ -129,9 +130,7 @@ def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:
     """Print what the views show. Yields the errors of views: they don't fail the build."""
     if outcome.ran or outcome.errors:
         try:
-            names = [n for n in outcome.results if not compared(build.graph.nodes[n])]
-            outputs = [o for o in _manifests(outcome, names) if build.store.shared.is_here([o[1]])]
-            show_together(build.graph, build.store, outputs, outcome.results)
+            show_together(build.graph, build.store, _compared(build), outcome.results)
         except FineryError as error:
             yield error
     for title, manifest in _manifests(outcome, outcome.ran):
@@ -139,6 +138,24 @@ def _show_outputs(build: Build, outcome: Outcome) -> Iterator[FineryError]:
             _print_remarks(build, title, manifest)
         except FineryError as error:
             yield error
+
+
+def verdict_events(build: Build) -> list[Event]:
+    """What to ship as an event of `--json`; none if the recipe isn't about models."""
+    results = build.outcome.results
+    try:
+        verdict, _ = shown_together(build.graph, build.store, _compared(build), results)
+    except FineryError as error:  # of a view: it doesn't fail the build
+        print_error(error)
+        return []
+    return [make_event("verdict", **verdict._asdict())] if verdict else []
+
+
+def _compared(build: Build) -> list[tuple[str, Manifest]]:
+    """The outputs that are shown together, so far as they are here."""
+    names = [n for n in build.outcome.results if not compared(build.graph.nodes[n])]
+    outputs = _manifests(build.outcome, names)
+    return [(title, m) for title, m in outputs if build.store.shared.is_here([m])]
 
 
 def _manifests(

@@ -35,7 +35,7 @@ from finery.store.database import Store
 from finery.util.paths import shown
 from finery.util.text import in_dollars, size, visible
 from finery.views.html import render_sections
-from finery.views.parts import Section, Text
+from finery.views.parts import Section, Text, Verdict
 from finery.views.terminal import print_fields, print_sections
 from finery.views.view import Context, Detail, Output, View, page_of, sections_of
 
@@ -245,13 +245,21 @@ def _error_data(error: FineryError | None) -> dict[str, Any]:
     return {"error": error.to_dict()} if error else {}
 
 
-def show_together(
+def show_together(*args: Any) -> None:
+    """Print what `shown_together` returns."""
+    verdict, sections = shown_together(*args)
+    if verdict:
+        print_sections(stdout(), [Section("", [Text(verdict.text, "strong"), Text("")])])
+    print_sections(stdout(), sections)
+
+
+def shown_together(
     graph: Graph,
     store: Store,
     manifests: Iterable[tuple[str, Manifest]],
     results: Mapping[str, Result | None],
-) -> None:
-    """Print what to ship, and what several outputs of a recipe share, e.g. a table of all scores.
+) -> tuple[Verdict | None, list[Section]]:
+    """What to ship, and what several outputs of a recipe share, e.g. a table of all scores.
 
     results: of the steps, None for those that aren't built.
     """
@@ -263,9 +271,7 @@ def show_together(
         for section in sections_of(view, outputs, context)
     ]
     built = [name for name, result in results.items() if result is not None]
-    if verdict := verdict_of(graph, built, gates, sections):
-        print_sections(stdout(), [Section("", [Text(verdict.text, "strong"), Text("")])])
-    print_sections(stdout(), sections)
+    return verdict_of(graph, built, gates, sections), sections
 
 
 # -- pages and records --------------------------------------------------------------------------

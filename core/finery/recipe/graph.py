@@ -73,6 +73,7 @@ class Node:
     chosen_by: str = ""  # the step that chooses one of the candidates, on which this one depends
     candidates: "dict[str, Node]" = field(default_factory=dict)  # by variant
     release: Release | None = None  # the one that it brings back
+    left_out: list[str] = field(default_factory=list)  # what isn't done without a release
 
     @property
     def is_seeded(self) -> bool:
@@ -83,6 +84,10 @@ class Node:
     def place(self) -> tuple[str, str]:
         """Its place in the recipe."""
         return self.section, self.name
+
+    def doubts(self, outputs: Mapping[str, Artifact]) -> list[str]:
+        """What passing its checks doesn't prove, in sentences without a full stop."""
+        return [*self.left_out, *self.step.doubts(outputs)]
 
     @property
     def trains(self) -> bool:
@@ -396,7 +401,7 @@ def _without_release(
         node.sources = others + [replace(s, index=index) for index, s in enumerate(kept)]
         owners.append((slot.owner, reasons))
     for owner, reasons in owners:
-        owner.leave_out(reasons)
+        node.left_out += owner.leave_out(reasons)
 
 
 def _record_variants(nodes: Mapping[str, Node], matrix: Expanded) -> None:

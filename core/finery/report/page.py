@@ -153,11 +153,12 @@ def gates_of(reported: Reported) -> list[Gate]:
     for step in reported.steps:
         required = getattr(step.node.step, "require", None) or {}
         error = failed.get(step.node.name)
-        if error or (required and type(step.node.step).verify is not Step.verify):
+        asks = required or step.node.left_out
+        if error or (asks and type(step.node.step).verify is not Step.verify):
             text = ", ".join(f"{name} {words}" for name, words in required.items())
             manifests = step.result.outputs if step.result and not error else {}
             outputs = {name: reported.store.artifact(m) for name, m in manifests.items()}
-            gates.append(Gate(step, text, error, step.node.step.doubts(outputs) if outputs else ()))
+            gates.append(Gate(step, text, error, step.node.doubts(outputs) if outputs else ()))
     return gates
 
 

@@ -180,7 +180,7 @@ OF_STEPS: Mapping[str, Callable[[Any], str]] = {
     "choices": _problem_of_choices,
     "check": _fine,
     "examine": _fine,
-    "leave_out": _fine,
+    "leave_out": problem_of_texts,
     "doubts": problem_of_texts,
     "sketch": problem_of_type("an artifact", Artifact, type(None)),
     "prove": problem_of_type("a list of proofs", list, type(None)),

@@ -167,12 +167,14 @@ class Step(Settings):
         """
         return ()
 
-    def leave_out(self, unreleased: Mapping[str, str]) -> None:
+    def leave_out(self, unreleased: Mapping[str, str]) -> Sequence[str]:
         """Change settings that name models which don't exist yet, e.g. requirements.
 
         Called before `check` for inputs that take several, and that don't have these. unreleased:
-        name of the input → why it doesn't exist.
+        name of the input → why it doesn't exist. Returns what isn't done therefore, in sentences
+        without a full stop, which the report and the end of a build repeat as doubts.
         """
+        return ()
 
     def rehearsal(self) -> Rehearsal:
         """What the step does in `finery rehearse`: by default what it always does, with few rows.

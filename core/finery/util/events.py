@@ -132,6 +132,14 @@ class Transferred(_EventFields):
     waiting: Annotated[int, "results that are still to be sent"]
 
 
+class VerdictReached(_EventFields):
+    """What to ship of a build of a whole recipe about models. Only `--json` prints it."""
+
+    text: Annotated[str, "the sentence that a report begins with"]
+    tone: Annotated[str, "`good`, `open` for to ship with a reservation, `bad` for not yet"]
+    ship: Annotated[str | None, "the model to ship; null for none yet"]
+
+
 class BuildFinished(_EventFields):
     """A build ended, successfully or not. Always the last event."""
 
@@ -156,6 +164,7 @@ EVENTS: dict[str, type] = {
     "step_failed": StepFailed,
     "step_blocked": StepBlocked,
     "transfer": Transferred,
+    "verdict": VerdictReached,
     "build_finished": BuildFinished,
 }
 """All events by name, in the order in which they occur in a build."""

@@ -367,11 +367,12 @@ class Verdict(NamedTuple):
 
     A report, the end of a build and `finery show` begin with it, in bold, where
     `Context.gates` asks for one. tone: `good` to ship it, `open` to ship it with a reservation,
-    `bad` not to.
+    `bad` not to. ship: the model, None for none yet.
     """
 
     text: str
     tone: Literal["good", "bad", "open"] = "open"
+    ship: str | None = None
 
 
 class Section(NamedTuple):

@@ -100,7 +100,7 @@ class MetricsView(View):
             verdicts = remarks_on(judged, has_training=output.graph.has_training, mend=mend)
             yield from (r for r in verdicts if r.severity == "warning" or not is_variant)
         yield from (*tables.export_remarks(report), *report.remarks)
-        for doubt in node.step.doubts({"": output.artifact}) if node and not is_variant else ():
+        for doubt in node.doubts({"": output.artifact}) if node and not is_variant else ():
             yield Remark(doubt, severity="warning")
 
     def records(self, output: Output, context: Context) -> Iterator[Record]:

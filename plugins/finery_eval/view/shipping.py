@@ -304,7 +304,7 @@ def verdict_on(judged: Sequence[Judgement], context: Context) -> Verdict | None:
         return Verdict("; first of all: ".join([f"{NOT_YET}{choice.why}", *problems[:1]]), "bad")
     reservations = [*choice.reservations, *_chosen_here(choice.ship, graph), *problems[:1]]
     text = "; ".join([f"ship {choice.ship.name}: {choice.why}", *reservations])
-    return Verdict(text, "open" if reservations else "good")
+    return Verdict(text, "open" if reservations else "good", choice.ship.name)
 
 
 def _is_of_task(judged: Judgement, graph: Graph) -> bool:

@@ -23,6 +23,7 @@ from finery.util.text import accepted_suffix, cost_words, counted, rough_duratio
 if TYPE_CHECKING:
     from finery.builder.scheduler import Build
     from finery.execute.executor import Executor
+    from finery.util.events import Event
 
 INTERRUPTED = (
     "interrupted. Finished steps are kept, and so are trainings up to their last checkpoint. Build "
@@ -121,6 +122,7 @@ def _run(
     keeps_stamp: whether the next build does nothing if nothing has changed.
     """
     from finery.cli.progress import listener
+    from finery.cli.summary import print_summary, verdict_events
 
     if not as_json:
         from finery.builder.checks import obstacles
@@ -132,7 +134,15 @@ def _run(
         it_needs = "it needs" if len(steps) == 1 else "they need"
         options = " ".join(f"--step {step}" for step in steps)
         click.secho(f"only {', '.join(steps)} and what {it_needs} ({options})", dim=True, err=True)
-    view: Any = print_json if as_json else listener(sys.stderr, build.graph)
+    verdicts: list[Event] = []
+
+    def print_event(event: "Event") -> None:
+        if event["event"] == "build_finished" and event["exit_code"] != INTERRUPTED_CODE:
+            verdicts.extend(verdict_events(build))
+        for each in (*verdicts, event):  # verdicts come before the last event
+            print_json(each)
+
+    view: Any = print_event if as_json else listener(sys.stderr, build.graph)
     build.listeners.append(view)
     try:
         with nullcontext() if as_json else closing(view):
@@ -143,10 +153,8 @@ def _run(
         return INTERRUPTED_CODE
     is_done = len(outcome.results) == len(build.graph.nodes) and not outcome.errors
     if keeps_stamp and is_done and build.sharing.is_complete:
-        stamp.write_stamp(build, steps, overrides)
+        stamp.write_stamp(build, steps, overrides, verdicts if as_json else None)
     if not as_json:
-        from finery.cli.summary import print_summary
-
         print_summary(build, outcome)
     return outcome.exit_code
 

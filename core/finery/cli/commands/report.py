@@ -19,6 +19,7 @@ WAIT_SECONDS, RELOAD_SECONDS = 2.0, 5
 if TYPE_CHECKING:
     from finery.builder.runs import Run
     from finery.report.page import Reported
+    from finery.views.view import Context
 
 
 @click.command("report")
@@ -70,6 +71,8 @@ def command(
         raise UsageError(
             "the report itself goes to stdout", where="--output -", fix="remove --watch and --json"
         )
+    from finery.report.page import in_short
+
     reported = gather(recipe, overrides, run_id)
     if file == Path("-"):
         click.echo(render(reported, form, against), nl=False)
@@ -86,6 +89,9 @@ def command(
     states = {step.node.name: step.state for step in reported.steps}
     run = reported.run.id if reported.run else None
     data = {form: str(path), "bytes": path.stat().st_size, "run": run, "steps": states}
+    if as_json:
+        verdict, _ = in_short(reported, _context(reported, form))
+        data["verdict"] = verdict and verdict._asdict()
     print_result(data, f"report: {shown(path)}", as_json=as_json)
 
 
@@ -137,15 +143,9 @@ def gather(recipe: Path, overrides: tuple[str, ...] = (), run_id: str | None = N
 def render(reported: "Reported", form: str = "html", against: str | None = None) -> str:
     """The report in a format of `--format`. against: what `--against` says."""
     from finery.cli.diff_view import Comparison
-    from finery.cli.views import note, progress
-    from finery.report.page import built_in, report_page
-    from finery.views.view import Context
+    from finery.report.page import report_page
 
-    graph, built = reported.graph, built_in(reported)
-    medium: Literal["page", "markdown"] = "page" if form == "html" else "markdown"
-    context = Context(
-        graph.recipe.name, graph, built.get, None, progress, note, scope="build", medium=medium
-    )
+    context = _context(reported, form)
     if form == "html":
         seconds = RELOAD_SECONDS if _goes_on(reported) and not reported.is_past else 0
         return report_page(reported, context, reload_seconds=seconds)
@@ -156,5 +156,17 @@ def render(reported: "Reported", form: str = "html", against: str | None = None)
     compared = None
     if against is not None:
         run = reported.run.id if reported.is_past and reported.run else None
-        compared = Comparison(graph, reported.store, against, run)
+        compared = Comparison(reported.graph, reported.store, against, run)
     return markdown_of(reported, context, compared)
+
+
+def _context(reported: "Reported", form: str) -> "Context":
+    from finery.cli.views import note, progress
+    from finery.report.page import built_in
+    from finery.views.view import Context
+
+    graph, built = reported.graph, built_in(reported)
+    medium: Literal["page", "markdown"] = "page" if form == "html" else "markdown"
+    return Context(
+        graph.recipe.name, graph, built.get, None, progress, note, scope="build", medium=medium
+    )

@@ -108,12 +108,11 @@ def estimate(inputs: Inputs, models: int, max_tokens: int | None) -> Estimate | 
         low, high = wilson(rows.rows / 2, rows.rows)
         text = f"{rows} give a score to within {50 * (high - low):.0f} points (95 % interval)"
     elif difference >= 1:
-        text = f"{rows} can't tell any two models apart (at the 5 % level, with 80 % power)"
+        text = f"{rows} can't tell any two models apart (5 % level, 80 % power)"
     else:
         text = (
-            f"{rows} can detect differences of {100 * difference:.0f} points (at the 5 % "
-            f"level, with 80 % power, if the models differ on {100 * DISAGREEMENT:.0f} % of the "
-            "rows)"
+            f"{rows} can detect differences of {100 * difference:.0f} points (5 % level, 80 % "
+            f"power, if models differ on {100 * DISAGREEMENT:.0f} % of the rows)"
         )
     facts: dict[str, float] = {"rows": rows.rows, "detectable_difference": difference}
     is_first = inputs.results.last(inputs.name) is None

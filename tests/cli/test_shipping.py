@@ -130,6 +130,8 @@ def test_wrong_rows_are_named_before_a_longer_training(
     assert problem in built.out.splitlines()[0], built.out
     assert "Add training rows of the classes that have none" in built.err
     assert "rain longer" not in built.err
+    assert "Confused classes" in (shown := t.run("show", "test").out)
+    assert "\n\n\n" not in shown
     assert (
         "Do labels of the training contradict each other? | Yes. 1 row of checked"
         in t.run("report", "--format", "markdown", "-o", "-").out

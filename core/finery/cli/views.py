@@ -67,11 +67,14 @@ def stdout() -> "Console":
     Characters that the encoding lacks are printed as `?`.
     """
     from rich.console import Console
+    from rich.table import Table
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
     class Stdout(Console):
+        ends_with_blank = False  # as tables do
+
         def on_broken_pipe(self) -> None:  # rich would call sys.exit, as if a plugin had
             raise BrokenPipeError
 
@@ -81,7 +84,10 @@ def stdout() -> "Console":
         def print(self, *objects: Any, **options: Any) -> None:
             if options.get("style") == "dim":  # a hint, not data
                 objects = tuple(with_recipe(o) if isinstance(o, str) else o for o in objects)
-            super().print(*objects, **options)
+            if objects or not self.ends_with_blank:
+                super().print(*objects, **options)
+            last = objects[-1] if objects else None
+            self.ends_with_blank = isinstance(last, Table) and last.box is not None
 
     if sys.stdout.isatty():
         return Stdout(highlight=False)

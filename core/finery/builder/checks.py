@@ -14,12 +14,12 @@ from finery.plugin.forecasts import Forecasts, Inputs
 from finery.plugin.history import Results
 from finery.plugin.notes import About
 from finery.recipe.environments import pinned_environment
-from finery.recipe.graph import Graph, Node, place_of, release_fix, unreleased_reason
+from finery.recipe.graph import Graph, Node, place_of
 from finery.recipe.lock import Lock
 from finery.recipe.matrix.labels import restore_step_names
 from finery.recipe.requires import PLUGIN_PIN, plugin_pins
 from finery.step.forecast import Estimate, Note
-from finery.step.inspect import SECTIONS, steps_inside
+from finery.step.inspect import steps_inside
 from finery.step.step import Step, is_overridden
 from finery.util.installed import use_versions, version_of
 from finery.util.text import counted
@@ -283,11 +283,9 @@ def different_rows(graph: Graph) -> Iterator[Note]:
 
 def unreleased(graph: Graph) -> Iterator[Note]:
     """A note for each model that isn't released yet."""
-    for name, tag in graph.unreleased.items():
-        text = f"{name} is left out, since {unreleased_reason(tag)}"
-        sections = (s for s in SECTIONS if name in (graph.recipe.data.get(s) or {}))
-        place = (next(sections, ""), name)
-        yield Note(name="unreleased", text=text, fix=release_fix(tag), place=place)
+    for name, left_out in graph.unreleased.items():
+        text = f"{name} is left out, since {left_out.reason}"
+        yield Note(name="unreleased", text=text, fix=left_out.fix, place=left_out.place)
 
 
 def _judged_rows(graph: Graph, node: Node) -> Iterator[tuple[str, str]]:

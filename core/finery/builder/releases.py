@@ -4,9 +4,9 @@ The store and, if results are pushed, the shared store keep the output and the e
 judged it, each under the key of its digest.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import NamedTuple
+from pathlib import Path
 
 import msgspec
 
@@ -17,7 +17,7 @@ from finery.builder.project import Project
 from finery.builder.runs import revision_of, runs_of
 from finery.builder.sharing import signing_keys
 from finery.config import load_config
-from finery.errors import RemoteError, RequirementError, UsageError
+from finery.errors import RemoteError, UsageError
 from finery.recipe.releases import (
     Evaluation,
     Release,
@@ -27,54 +27,40 @@ from finery.recipe.releases import (
     release_parts,
     release_result,
 )
+from finery.recipe.validate import raise_all
 from finery.store.catalogue import Catalogue
 from finery.store.objects import public_url
 from finery.store.remote import Remote
 from finery.util.installed import version_of
 from finery.util.paths import plain_path, shown
+from finery.util.text import a_or_an, visible
 
 
-class Judged(NamedTuple):
-    """An evaluation of an output. manifest: of its `Metrics`. evaluation: as it is recorded."""
+def candidate(
+    project: Project, title: str, *, force: bool = False
+) -> tuple[Release, list[Manifest]]:
+    """The current output of a step, e.g. `gguf.q8_0`, as it would be recorded, and what to keep.
 
-    step: str
-    manifest: Manifest
-    evaluation: Evaluation
-
-
-class Candidate(NamedTuple):
-    """An output that can be released. release: as it would be recorded."""
-
-    release: Release
-    manifest: Manifest
-    judged: list[Judged]
-
-
-def candidate(project: Project, title: str, *, force: bool = False) -> Candidate:
-    """The current output of a step, e.g. `gguf.q8_0`, with what evaluations say of it.
-
-    Raises `UsageError` if it isn't built for the recipe as it is now, or if the store doesn't have
-    its files, and `RequirementError` if an evaluation of it fails its requirements. force: even so.
+    These are the manifests of the output and of the evaluations that judged it. Raises `UsageError`
+    if the output isn't built for the recipe as it is now, or if the store doesn't have its files,
+    and the error of the build if an evaluation of it fails its requirements. force: even so.
     """
     graph, store = project.graph, project.store
     name, _, output = title.partition(".")
     graph.require(name)
     result, is_current = project.result(name)
     manifest = project.output(result, name, output)
+    title = f"{name}.{output}" if output else name
     if not is_current:
-        raise UsageError(
-            f"'{title}' isn't built for the recipe as it is now: this is the output of an earlier "
-            "build",
-            fix=f"finery build {graph.recipe.argument}--step {name}",
-        )
+        problem = f"'{title}' isn't built for the recipe as it is now: this is the output of an "
+        fix = f"finery build {graph.recipe.argument}--step {name}"
+        raise UsageError(f"{problem}earlier build", fix=fix)
     if manifest.external:
-        raise UsageError(
-            f"'{title}' has files outside of the store, so finery can't keep them",
-            fix="release a step that makes files, such as an export",
-        )
-    judged = [*_judged(project, manifest)]
+        problem = f"'{title}' has files outside of the store, so finery can't keep them"
+        raise UsageError(problem, fix="release a step that makes files, such as an export")
+    judged = [*_evaluations_of(project, manifest)]
     if not force:
-        _check_requirements(project, title, [each.step for each in judged])
+        _check_requirements(project, title, [step for step, *_ in judged])
     store.shared.bring([manifest])
     revision = revision_of(plain_path(graph.recipe.path).parent)
     blobs = {file for m in with_references(manifest) for file in m.files.values()}
@@ -83,7 +69,7 @@ def candidate(project: Project, title: str, *, force: bool = False) -> Candidate
         kind=manifest.kind,
         output=title,
         recipe=plain_path(graph.recipe.path).name,
-        date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        date=now(),
         size=sum(size for _, size in blobs),
         run=_run_of(project, name, result.key),
         commit=revision.commit if revision else None,
@@ -91,64 +77,76 @@ def candidate(project: Project, title: str, *, force: bool = False) -> Candidate
         finery=version_of("finery"),
         facts={k: v for k, v in manifest.meta.items() if isinstance(v, str | int | float | bool)},
         proof=manifest.runtime.get("proof"),
-        evaluations={each.step: each.evaluation for each in judged},
+        evaluations={step: evaluation for step, _, evaluation in judged},
     )
-    return Candidate(release, manifest, judged)
+    return release, [manifest, *(metrics for _, metrics, _ in judged)]
 
 
-def _check_requirements(project: Project, title: str, judges: Sequence[str]) -> None:
+def now() -> str:
+    """The date of a release: UTC, ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _check_requirements(project: Project, title: str, judges: Iterable[str]) -> None:
     """Raise an error if an evaluation of an output isn't built, or fails what it requires."""
-    graph, name = project.graph, title.partition(".")[0]
+    graph, results = project.graph, project.with_shared
     for node in graph.nodes.values():
         takes_it = any(source.ref == title for source in node.sources)
-        if node.evaluates and takes_it and node.name not in project.with_shared:
-            raise UsageError(
-                f"{node.name}, which judges '{title}', isn't built",
-                fix=f"finery build {graph.recipe.argument}--step {node.name}, or add --force",
-            )
-    steps = {name, *judges}
-    failed = failed_gates(graph.select([*steps]), project.store, project.with_shared)
-    errors = [error for step, error in failed.items() if step in steps]
-    if errors:
-        raise RequirementError(
-            f"'{title}' doesn't meet what the recipe requires",
-            where=errors[0].where,
-            details=[line for error in errors for line in error.details or [error.what]],
-            fix="improve it, or add --force to release it nevertheless",
-        )
+        if node.evaluates and takes_it and node.name not in results:
+            fix = f"finery build {graph.recipe.argument}--step {node.name}, or add --force"
+            raise UsageError(f"{node.name}, which judges '{title}', isn't built", fix=fix)
+    steps = [title.partition(".")[0], *judges]
+    failed = failed_gates(graph.select(steps), project.store, results)
+    raise_all(error for step, error in failed.items() if step in steps)
 
 
-def _judged(project: Project, manifest: Manifest) -> Iterator[Judged]:
-    """The evaluations that have scores of an output, whatever other name it had there."""
+def _evaluations_of(
+    project: Project, manifest: Manifest
+) -> Iterator[tuple[str, Manifest, Evaluation]]:
+    """(step, its `Metrics`, what it says) of the evaluations that have scores of an output.
+
+    Whatever other name the output has there.
+    """
     results = project.with_shared
     for node in project.graph.nodes.values():
-        outputs = results[node.name].outputs if node.name in results else {}
-        metrics = [m for m in outputs.values() if m.kind == Metrics.kind]
+        outputs = results[node.name].outputs.values() if node.name in results else ()
+        metrics = next((m for m in outputs if m.kind == Metrics.kind), None)
         built = [s for s in node.sources if s.step in results]
         names = [s.ref for s in built
                  if results[s.step].outputs[s.output].digest == manifest.digest]  # fmt: skip
-        if not (metrics and names):
+        if metrics is None or not names:
             continue
-        project.store.shared.bring(metrics)
-        artifact = project.store.artifact(metrics[0])
+        project.store.shared.bring([metrics])
+        artifact = project.store.artifact(metrics)
         assert isinstance(artifact, Metrics)
         report = artifact.report()
-        for name in [name for name in names if report.scores.get(name)][:1]:
-            scores = {m: [s.value, *(s.interval or ())] for m, s in report.scores[name].items()}
-            digest, rows = metrics[0].digest, report.rows
-            evaluation = Evaluation(digest=digest, rows=rows, scores=scores)
-            yield Judged(node.name, metrics[0], evaluation)
+        for scored in [report.scores[name] for name in names if report.scores.get(name)][:1]:
+            scores = {metric: [s.value, *(s.interval or ())] for metric, s in scored.items()}
+            evaluation = Evaluation(digest=metrics.digest, rows=report.rows, scores=scores)
+            yield node.name, metrics, evaluation
 
 
 def _run_of(project: Project, step: str, key: str) -> str | None:
     """The build that made a result, or the oldest known one that used it."""
-    run_with_key = None
-    for run in runs_of(project.store.root, project.graph.recipe):
-        if step in run.steps and run.steps[step].key == key:
-            run_with_key = run.id
-            if run.steps[step].state == "ran":
-                break
-    return run_with_key
+    runs = runs_of(project.store.root, project.graph.recipe)
+    using = [run for run in runs if step in run.steps and run.steps[step].key == key]
+    made = [run for run in using if run.steps[step].state == "ran"]
+    return (made[:1] or using)[-1].id if using else None
+
+
+def check_entry(project: Project, releases: Releases, tag: str, release: Release) -> None:
+    """Raise `UsageError` if a tag is that of another recipe in the folder, or of another kind."""
+    current, recipe = releases.current(tag), plain_path(project.graph.recipe.path)
+    owner = recipe.with_name(Path(current.recipe).name) if current is not None else recipe
+    if owner.name != recipe.name and owner.is_file():
+        problem = f"'{tag}' is a release of {visible(owner.name)}, which is beside {recipe.name}"
+        fix = f"choose another tag, e.g. {recipe.stem}-{tag}"
+        raise UsageError(problem, where="--as", fix=fix)
+    kinds = [each.kind for each in project.graph.unreleased.values() if each.tag == tag]
+    for kind in [current.kind] if current is not None else kinds:
+        if kind != release.kind:
+            problem = f"'{tag}' is {a_or_an(kind)}, and '{release.output}' {a_or_an(release.kind)}"
+            raise UsageError(problem, where="--as", fix="choose another tag")
 
 
 # -- kept and brought back -------------------------------------------------------------------------
@@ -171,12 +169,10 @@ def keep(project: Project, release: Release, manifests: Iterable[Manifest]) -> b
                 remote.push_result(store.root, result)
                 remote.keep(result.key)
         except RemoteError as error:
-            raise RemoteError(
-                f"nothing is released, since the shared store {public_url(config.remote)} can't "
-                f"be written: {error.what}",
-                fix=error.fix
-                or "try again when it can be, or release without it: FINERY_PUSH=false",
-            ) from error
+            problem = "nothing is released, since the shared store"
+            error.what = f"{problem} {public_url(config.remote)} can't be written: {error.what}"
+            error.fix = error.fix or "try again, or release without it: FINERY_PUSH=false"
+            raise
     store.commit(results, run=release.run or "")
     pin = f"(release) {recipe.name} {release.output}"
     Catalogue(store).pin({result.key: pin for result in results})

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery.artifact.kinds import Artifact, Dataset, Metrics, Model
 from finery.artifact.manifest import Result
@@ -145,6 +145,24 @@ class Node:
         return list(dict.fromkeys([*(s.step for s in self.sources), *self.needs]))
 
 
+class Unreleased(NamedTuple):
+    """A step that is left out, since nothing is released under its tag. kind: of its output."""
+
+    tag: str
+    kind: str
+    place: tuple[str, str]
+
+    @property
+    def reason(self) -> str:
+        """Why it isn't there."""
+        return f"nothing is released as '{self.tag}' yet"
+
+    @property
+    def fix(self) -> str:
+        """How to make it."""
+        return f"finery release STEP --as {self.tag}"
+
+
 @dataclass
 class Graph:
     """All steps, each after its inputs, otherwise in the recipe's order."""
@@ -156,16 +174,14 @@ class Graph:
     matrix: Expanded | None = None
     select_by: Select | None = None  # how one of the matrix's variants is chosen
     code: Any = None  # `StepCode` that the check has followed
-    unreleased: Mapping[str, str] = field(default_factory=dict)  # step left out → its tag
+    unreleased: Mapping[str, Unreleased] = field(default_factory=dict)  # steps that are left out
 
     def require(self, name: str) -> None:
         """Raise `UsageError` if the recipe has no such step."""
         if name in self.nodes:
             return
-        if tag := self.unreleased.get(name):
-            raise UsageError(
-                f"step '{name}' is left out: {unreleased_reason(tag)}", fix=release_fix(tag)
-            )
+        if left_out := self.unreleased.get(name):
+            raise UsageError(f"step '{name}' is left out: {left_out.reason}", fix=left_out.fix)
         variants = self.variants_of(name)
         if variants:
             raise UsageError(
@@ -327,39 +343,30 @@ RELEASE = "release"
 """The entry of a model's `runtime` by which evaluators know that it is a release: its tag."""
 
 
-def unreleased_reason(tag: str) -> str:
-    """Why a release isn't there."""
-    return f"nothing is released as '{tag}' yet"
-
-
-def release_fix(tag: str) -> str:
-    """How to make it."""
-    return f"finery release STEP --as {tag}"
-
-
 def _leave_out_unreleased(
     recipe: Recipe, nodes: dict[str, Node], *, has_releases: bool
-) -> dict[str, str]:
-    """Find the releases that steps bring back. Removes those steps that have none: name → tag.
+) -> dict[str, Unreleased]:
+    """Find the releases that steps bring back. The steps that have none, by name.
 
     They are also removed from what takes several inputs. Raises `RecipeError` for what can't do
     without one, unless releases aren't brought back at all.
     """
-    tags = {name: node.step.tag for name, node in nodes.items() if isinstance(node.step, Released)}
-    if not tags:
-        return {}
-    releases = Releases(recipe.path)
-    for name, tag in tags.items():
-        nodes[name].release = release = releases.current(tag) if has_releases else None
-        kind = nodes[name].outputs[""].kind
-        if release is not None and release.kind != kind:
+    steps = {name: node.step for name, node in nodes.items() if isinstance(node.step, Released)}
+    releases = Releases(recipe.path) if steps else None
+    unreleased: dict[str, Unreleased] = {}
+    for name, step in steps.items():
+        node, kind = nodes[name], nodes[name].outputs[""].kind
+        node.release = releases.current(step.tag) if releases and has_releases else None
+        if node.release is None:
+            unreleased[name] = Unreleased(step.tag, kind, node.place)
+        elif node.release.kind != kind:
+            other = a_or_an(node.release.kind)
             raise recipe.error(
-                f"{nodes[name].use} brings back {a_or_an(kind)}, and '{tag}' is "
-                f"{a_or_an(release.kind)}: {release.output}",
-                (*nodes[name].place, "tag"),
+                f"{node.use} brings back {a_or_an(kind)}, and '{step.tag}' is {other}: "
+                f"{node.release.output}",
+                (*node.place, "tag"),
                 fix=f"name the tag of {a_or_an(kind)}",
             )
-    unreleased = {name: tag for name, tag in tags.items() if nodes[name].release is None}
     if not has_releases:  # also leave out what needs one
         for name, node in _sort_topologically(recipe, nodes).items():
             for path in slots_of(node.step):
@@ -369,37 +376,39 @@ def _leave_out_unreleased(
     others = [node for name, node in nodes.items() if name not in unreleased]
     raise_all([e for node in others for e in _without_release(recipe, node, unreleased)])
     for node in nodes.values():
-        for source in node.sources:
+        for source in (source for source in node.sources if source.step in steps):
             slot = slots_of(node.step)[source.field]
-            if source.step in tags and slot.accepts.many:
-                getattr(slot.owner, slot.field)[source.index].runtime[RELEASE] = tags[source.step]
+            if slot.accepts.many:
+                artifact = getattr(slot.owner, slot.field)[source.index]
+                artifact.runtime[RELEASE] = steps[source.step].tag
     return unreleased
 
 
 def _without_release(
-    recipe: Recipe, node: Node, unreleased: Mapping[str, str]
+    recipe: Recipe, node: Node, unreleased: Mapping[str, Unreleased]
 ) -> Iterator[FineryError]:
     """Remove a node's inputs that aren't released; yield an error for each that it needs."""
     node.needs = [name for name in node.needs if name not in unreleased]
     owners: list[tuple[Step, dict[str, str]]] = []
     for path, slot in slots_of(node.step).items():
-        absent = [s for s in node.sources if s.field == path and s.step in unreleased]
-        if not absent:
+        sources = [source for source in node.sources if source.field == path]
+        kept = [source for source in sources if source.step not in unreleased]
+        if len(kept) == len(sources):
             continue
-        reasons = {s.ref: unreleased_reason(unreleased[s.step]) for s in absent}
+        absent = {s.ref: unreleased[s.step] for s in sources if s not in kept}
+        first = next(iter(absent.values()))
         if not slot.accepts.many:
             yield recipe.error(
-                f"'{path}' of {node.use} needs a release, and {reasons[absent[0].ref]}",
+                f"'{path}' of {node.use} needs a release, and {first.reason}",
                 _place(recipe, node, path, 0),
-                fix=f"name another model until then; {release_fix(unreleased[absent[0].step])}",
+                fix=f"name another model until then; {first.fix}",
             )
             continue
-        kept = [s for s in node.sources if s.field == path and s not in absent]
         artifacts = getattr(slot.owner, slot.field)
         setattr(slot.owner, slot.field, [artifacts[s.index] for s in kept])
-        others = [s for s in node.sources if s.field != path]
+        others = [source for source in node.sources if source.field != path]
         node.sources = others + [replace(s, index=index) for index, s in enumerate(kept)]
-        owners.append((slot.owner, reasons))
+        owners.append((slot.owner, {ref: each.reason for ref, each in absent.items()}))
     for owner, reasons in owners:
         node.left_out += owner.leave_out(reasons)
 

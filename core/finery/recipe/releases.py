@@ -18,6 +18,7 @@ import yaml
 from finery.artifact.manifest import Manifest, Parts, Result, key_of
 from finery.errors import UsageError
 from finery.recipe.lock import changing, replace_text
+from finery.rows.answers.jsonvalues import object_with_unique_keys
 from finery.util.files import read_plain
 from finery.util.paths import shown
 from finery.util.text import counted, did_you_mean
@@ -28,9 +29,9 @@ MAX_BYTES = 16 << 20
 """Maximum size of the file, in bytes."""
 CONFLICT_MARKS = ("<<<<<<< ", "=======", ">>>>>>> ")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-DIGEST = re.compile(r"[0-9a-f]{64}")
 NUMBERS = re.compile(r"\[\n([^\[\]{}\"]+)\]")
 """A list of numbers on several lines."""
+Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +40,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     scores: metric → value, and the ends of its interval if it has one.
     """
 
-    digest: str
+    digest: Digest
     rows: int
     scores: dict[str, Annotated[list[float], msgspec.Meta(min_length=1, max_length=3)]]
 
@@ -52,7 +53,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     the release that it repeats.
     """
 
-    digest: str
+    digest: Digest
     kind: str
     output: str
     recipe: str
@@ -65,22 +66,14 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}
     proof: Any = None
     evaluations: dict[str, Evaluation] = {}
-    rollback: int | None = None
-
-    @property
-    def revision(self) -> str:
-        """The commit in a few characters; empty where the project wasn't in git."""
-        return f"{(self.commit or '')[:8]}{' + changes' if self.dirty else ''}"
+    rollback: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 def check_tag(tag: str) -> None:
     """Raise `UsageError` for a tag that can't be one."""
     if not TAG.fullmatch(tag):
-        raise UsageError(
-            f"'{tag}' can't be a tag",
-            where="--as",
-            fix="use letters, digits, '.', '_' and '-', e.g. production",
-        )
+        fix = "use letters, digits, '.', '_' and '-', e.g. production"
+        raise UsageError(f"'{tag}' can't be a tag", where="--as", fix=fix)
 
 
 def release_parts(digest: str) -> Parts:
@@ -112,13 +105,15 @@ def lost_release(release: Release, tag: str) -> tuple[str, str]:
 
 
 class Releases:
-    """The releases beside a recipe. Raises `UsageError` for a file that can't be one."""
+    """The releases beside a recipe. Raises `UsageError` for a file that can't be one.
+
+    tags: tag → its releases, the current one last.
+    """
 
     def __init__(self, recipe: Path) -> None:
         self.path = recipe.parent / RELEASES_FILE
-        self._written: dict[str, list[dict[str, Any]]] = {}
         self.tags: dict[str, list[Release]] = {}
-        self._load()
+        self._read()
 
     def current(self, tag: str) -> Release | None:
         """The last release under a tag; None if there is none."""
@@ -129,22 +124,37 @@ class Releases:
 
         Raises `UsageError` if there is none.
         """
-        if tag not in self.tags:
+        where, releases = shown(self.path), self.tags.get(tag, [])
+        if not releases:
             fix = did_you_mean(tag, self.tags) if self.tags else "finery release STEP --as TAG"
-            raise UsageError(f"there is no release '{tag}'", where=shown(self.path), fix=fix)
-        releases = self.tags[tag]
+            raise UsageError(f"there is no release '{tag}'", where=where, fix=fix)
         if number is not None and not 1 <= number <= len(releases):
-            raise UsageError(
-                f"'{tag}' has {counted(len(releases), 'release')}, and none with the number "
-                f"{number}",
-                where=shown(self.path),
-                fix=f"finery release list {tag}",
-            )
+            has = f"'{tag}' has {counted(len(releases), 'release')}, and none with the number"
+            raise UsageError(f"{has} {number}", where=where, fix=f"finery release list {tag}")
         return releases[-1 if number is None else number - 1]
+
+    def repeated(self, tag: str, number: int) -> int:
+        """The number of the release that a release repeats, after a rollback; else its own."""
+        while earlier := self.numbered(tag, number).rollback:
+            number = earlier
+        return number
+
+    def previous(self, tag: str) -> int:
+        """The number of the last other release before the current one. A rollback isn't one.
+
+        Raises `UsageError` if there is none.
+        """
+        current = self.numbered(tag)
+        for number in range(self.repeated(tag, len(self.tags[tag])) - 1, 0, -1):
+            if self.numbered(tag, number).digest != current.digest:
+                return self.repeated(tag, number)
+        fix = "name one with --to N, or release another output"
+        where = shown(self.path)
+        raise UsageError(f"'{tag}' has no earlier release to go back to", where=where, fix=fix)
 
     def keys(self) -> set[str]:
         """The keys of everything that the file names."""
-        releases = [release for of in self.tags.values() for release in of]
+        releases = [release for each in self.tags.values() for release in each]
         digests = {release.digest for release in releases}
         digests |= {e.digest for release in releases for e in release.evaluations.values()}
         return {*map(release_key, digests)}
@@ -152,93 +162,77 @@ class Releases:
     def add(self, tag: str, release: Release) -> int:
         """Add a release, replacing the file atomically; its number.
 
-        The file is read again before, since another process may have added one.
+        The file is read again before, since another process may have added one. What a newer
+        version of finery wrote in it stays.
         """
         with changing(self.path, "names what is released"):
-            self._load()
-            entry = {
-                name: value
-                for name, value in msgspec.to_builtins(release).items()
-                if not (value is None or value is False or value == {})
-            }
-            self._written.setdefault(tag, []).append(entry)
-            releases = dict(sorted(self._written.items()))
-            text = json.dumps({"version": VERSION, "releases": releases}, indent=2)
-            text = NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text)
+            content = self._read()
+            entry: dict[str, Any] = msgspec.to_builtins(release)
+            entry = {k: v for k, v in entry.items() if not (v is None or v is False or v == {})}
+            content["releases"].setdefault(tag, []).append(entry)
+            content["releases"] = dict(sorted(content["releases"].items()))
+            text = NUMBERS.sub(
+                lambda match: f"[{' '.join(match[1].split())}]", json.dumps(content, indent=2)
+            )
             replace_text(self.path, f"{text}\n")
-        self._load()
+        self._read()
         return len(self.tags[tag])
 
-    def _load(self) -> None:
+    def _read(self) -> dict[str, Any]:
+        """Read the file; its content as it is written."""
         try:
             text = read_plain(self.path, MAX_BYTES).decode()
         except FileNotFoundError:
-            self._written, self.tags = {}, {}
-            return
+            text = json.dumps({"version": VERSION, "releases": {}})
         except (OSError, UnicodeError) as error:
             raise self._error(f"can't be read: {getattr(error, 'strerror', error)}") from None
         for number, line in enumerate(text.splitlines(), 1):
             if line.startswith(CONFLICT_MARKS):
-                raise self._error(
-                    "has a conflict of git: two people released under one tag", number,
-                    "keep both entries, the one that is current last, and remove the marks",
-                )  # fmt: skip
+                problem = "has a conflict of git: two people released under one tag"
+                fix = "keep both entries, the one that is current last, and remove the marks"
+                raise self._error(problem, number, fix)
         try:
-            content = json.loads(text, object_pairs_hook=_without_repeats)
-        except json.JSONDecodeError as error:
-            raise self._error(f"isn't JSON: {error.msg}", error.lineno) from None
+            content = json.loads(text, object_pairs_hook=object_with_unique_keys)
         except (ValueError, RecursionError) as error:
-            raise self._error(str(error)) from None
+            raise self._error(f"isn't JSON: {error}", getattr(error, "lineno", 0)) from None
         version = content.get("version") if isinstance(content, dict) else None
         if isinstance(version, int) and version > VERSION:
-            fix = "pip install --upgrade finery"
-            raise self._error(f"a newer finery wrote it, in version {version}", 0, fix)
+            problem = f"a newer finery wrote it, in version {version}"
+            raise self._error(problem, fix="pip install --upgrade finery")
         written = content.get("releases") if version == VERSION else None
         if not isinstance(written, dict) or not all(isinstance(e, list) for e in written.values()):
             raise self._error("must map tags to lists of releases, in version 1")
-        self._written = written
         self.tags = {
             tag: [self._parse(text, tag, number, entry) for number, entry in enumerate(entries)]
             for tag, entries in written.items()
             if entries
         }
+        return {"version": version, **content}
 
     def _parse(self, text: str, tag: str, number: int, entry: Any) -> Release:
-        problem = "" if TAG.fullmatch(tag) else "its tag has other characters than a tag can have"
         try:
+            if not TAG.fullmatch(tag):
+                raise ValueError("its tag has other characters than a tag can have")
             release = msgspec.convert(entry, Release)
-            digests = [release.digest, *(e.digest for e in release.evaluations.values())]
-            if not all(map(DIGEST.fullmatch, digests)):
-                problem = "a digest must have 64 hexadecimal digits"
-        except msgspec.ValidationError as error:
-            problem = str(error)
-        if problem:
-            line = _line_of(text, tag, number)
-            raise self._error(f"release {number + 1} of {tag!r:.80}: {problem}", line)
+            if (release.rollback or 0) > number:
+                raise ValueError("`rollback` must be the number of an earlier release")
+        except ValueError as error:
+            problem = f"release {number + 1} of {tag!r:.80}: {error}"
+            raise self._error(problem, _line_of(text, tag, number)) from None
         return release
 
-    def _error(
-        self, problem: str, line: int = 0, fix: str = "restore it from git: git checkout FILE"
-    ) -> UsageError:
+    def _error(self, problem: str, line: int = 0, fix: str = "") -> UsageError:
         where = f"{shown(self.path)}:{line}" if line else shown(self.path)
-        return UsageError(problem, where=where, fix=fix.replace("FILE", shown(self.path)))
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Raises `ValueError` for a name that is there twice, of which one would win."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        name = next(name for name in made if sum(other == name for other, _ in pairs) > 1)
-        raise ValueError(f"{name!r:.80} is there twice in one object")
-    return made
+        fix = fix or f"restore it from git: git checkout {shown(self.path)}"
+        return UsageError(problem, where=where, fix=fix)
 
 
 def _line_of(text: str, tag: str, number: int) -> int:
     """The line in which an entry begins; 0 if that isn't known."""
     try:
         node: Any = yaml.compose(text, yaml.SafeLoader)  # JSON is YAML
-        whole = {key.value: value for key, value in node.value}
-        tags = {key.value: value for key, value in whole["releases"].value}
-        return int(tags[tag].value[number].start_mark.line) + 1
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        for name in ("releases", tag):
+            node = next(value for key, value in node.value if key.value == name)
+        return int(node.value[number].start_mark.line) + 1
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError, StopIteration):
         return 0

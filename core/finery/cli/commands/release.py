@@ -1,16 +1,14 @@
 """`finery release`: record an output under a tag, list and compare releases, go back to one."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-from click.shell_completion import CompletionItem
 
 from finery.cli.console import print_json, print_note, print_result
-from finery.cli.options import complete_words, json_option, recipe_and_step
+from finery.cli.options import json_option, recipe_and_step
 from finery.cli.targets import RECIPE, recipe_file
 from finery.errors import UsageError
 from finery.util.paths import shown
@@ -32,34 +30,14 @@ class _Default(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         named = next((arg for arg in args if not arg.startswith("-")), "")
-        if args and args[0] not in ("-h", "--help") and named not in self.commands:
-            args = [MAKE, *args]
-        return super().parse_args(ctx, args)
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Commands, and what may follow `finery release` itself."""
-        words = complete_words(ctx, click.Argument(["words"]), incomplete)
-        return [*super().shell_complete(ctx, incomplete), *words]
-
-
-def complete_tags(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """The tags of the releases beside the recipe."""
-    from finery.recipe.releases import Releases
-
-    try:
-        tags = Releases(ctx.params.get("recipe") or Path(RECIPE)).tags
-    except UsageError:
-        return []
-    return [CompletionItem(tag) for tag in tags if tag.startswith(incomplete)]
+        is_help = args[:1] in ([], ["-h"], ["--help"])
+        return super().parse_args(ctx, args if is_help or named in self.commands else [MAKE, *args])
 
 
 recipe_option = click.option(
     "--recipe", "-r", type=click.Path(path_type=Path), default=Path(RECIPE), show_default=True,
     help="The recipe beside which the releases are.",
 )  # fmt: skip
-tag_argument = click.argument("tag", shell_complete=complete_tags)
 
 
 @click.group("release", cls=_Default)
@@ -83,24 +61,23 @@ def make(recipe: Path, step: str, tag: str, force: bool, as_json: bool) -> None:
     all evaluations that judged it. A later release under TAG replaces it as the current one.
     """
     from finery.builder.project import Project
-    from finery.builder.releases import candidate, keep
+    from finery.builder.releases import candidate, check_entry, keep
     from finery.recipe.releases import Releases, check_tag
     from finery.util.events import new_run_id
 
     check_tag(tag)
-    releases = Releases(recipe)
-    project = Project(recipe)
-    _check_owner(releases.current(tag), tag, recipe)
+    releases, project = Releases(recipe), Project(recipe)
     project.store.check_writable()
     project.store.hold(new_run_id())
-    made = candidate(project, step, force=force)
-    is_shared = keep(project, made.release, [made.manifest, *(j.manifest for j in made.judged)])
-    current, release = releases.current(tag), made.release
-    is_new = current is None or current.digest != release.digest
+    release, manifests = candidate(project, step, force=force)
+    check_entry(project, releases, tag, release)
+    is_shared = keep(project, release, manifests)
+    current = releases.current(tag)
+    is_new = current is None or (current.digest, current.output) != (release.digest, release.output)
     number = releases.add(tag, release) if is_new else len(releases.tags[tag])
     where = "the store and the shared store keep" if is_shared else "the store keeps"
     verb = "released" if is_new else "already released"
-    text = f"{verb} {step} as {tag} {number}: {release.digest[:12]}; {where} its files"
+    text = f"{verb} {release.output} as {tag} {number}: {release.digest[:12]}; {where} its files"
     data = {"tag": tag, "number": number, "is_new": is_new, "is_shared": is_shared}
     lines = [f"  {visible(step)}: {_scores_of(release, step)}" for step in release.evaluations]
     print_result(data | _data(release), "\n".join([text, *lines]), as_json=as_json)
@@ -115,20 +92,8 @@ def make(recipe: Path, step: str, tag: str, force: bool, as_json: bool) -> None:
         print_note(f"no evaluation judged {step}, so no score is recorded", err=True)
 
 
-def _check_owner(current: "Release | None", tag: str, recipe: Path) -> None:
-    """Raise `UsageError` where the tag is that of another recipe in the folder."""
-    if current is None or current.recipe == recipe.name:
-        return
-    if (recipe.parent / Path(current.recipe).name).is_file():
-        raise UsageError(
-            f"'{tag}' is a release of {visible(current.recipe)}, which is beside {recipe.name}",
-            where="--as",
-            fix=f"choose another tag, e.g. {recipe.stem}-{tag}",
-        )
-
-
 @command.command("list")
-@click.argument("tag", required=False, shell_complete=complete_tags)
+@click.argument("tag", required=False)
 @recipe_option
 @json_option
 def list_releases(tag: str | None, recipe: Path, as_json: bool) -> None:
@@ -141,18 +106,17 @@ def list_releases(tag: str | None, recipe: Path, as_json: bool) -> None:
     releases = Releases(recipe_file(recipe))
     if tag is not None:
         releases.numbered(tag)
-    tags = {name: of for name, of in releases.tags.items() if tag in (None, name)}
-    if as_json:
-        for name, entries in tags.items():
-            for number, release in enumerate(entries, 1):
-                is_current = number == len(entries)
-                place = {"tag": name, "number": number, "is_current": is_current}
-                print_json(place | _data(release))
-        return
-    if not tags:
+    elif not releases.tags and not as_json:
         text = f"nothing is released beside {shown(recipe_file(recipe))}"
         print_note(text, "finery release STEP --as production")
-    for name, entries in tags.items():
+    for name, entries in releases.tags.items():
+        if tag not in (None, name):
+            continue
+        if as_json:
+            for number, release in enumerate(entries, 1):
+                place = {"tag": name, "number": number, "is_current": number == len(entries)}
+                print_json(place | _data(release))
+            continue
         click.secho(visible(name), bold=True)
         rows = [_row(str(number), release) for number, release in enumerate(entries, 1)]
         rows[-1][-1] = Text("current", "good")
@@ -164,14 +128,15 @@ def _row(label: str, release: "Release") -> "list[Cell]":
     scores = (
         f"{step} {_scores_of(release, step).partition(', ')[0]}" for step in release.evaluations
     )
-    facts = (release.output, release.digest[:12], release.date[:16].replace("T", " "))
-    again = f"again {release.rollback}" if release.rollback else ""
-    cells = [label, *map(visible, facts), visible(release.revision), size_text(release.size)]
-    return [*cells, again or visible(next(scores, "")), ""]
+    last = f"again {release.rollback}" if release.rollback else next(scores, "")
+    revision = f"{(release.commit or '')[:8]}{' + changes' if release.dirty else ''}"
+    date = release.date[:16].replace("T", " ")
+    texts = (release.output, release.digest[:12], date, revision, size_text(release.size), last)
+    return [label, *map(visible, texts), ""]
 
 
 @command.command("diff")
-@tag_argument
+@click.argument("tag")
 @click.argument("first", required=False, type=click.IntRange(1), metavar="[A]")
 @click.argument("second", required=False, type=click.IntRange(1), metavar="[B]")
 @recipe_option
@@ -196,18 +161,21 @@ def diff(
     from finery.views.view import Detail, comparison_of
 
     file = recipe_file(recipe)
-    releases = Releases(file)
+    releases, project = Releases(file), Project(file)
     before = releases.numbered(tag, first)
-    project = Project(file)
     if second is not None:
         after, label = releases.numbered(tag, second), f"{tag} {second}"
+    elif before.output.partition(".")[0] not in project.graph.nodes:
+        problem = f"the recipe has no '{visible(before.output)}' any more, as it was released"
+        raise UsageError(problem, fix=f"compare two releases: finery release diff {tag} A B")
     else:
-        after, label = candidate(project, before.output, force=True).release, "now"
+        (after, _), label = candidate(project, before.output, force=True), "now"
     number = first or len(releases.tags[tag])
     evaluations = [*_evaluations(project, before, after)]
     if as_json:
-        sides = {"a": _data(before) | {"number": number}, "b": _data(after) | {"number": second}}
-        print_json(sides)
+        print_json(
+            {"a": _data(before) | {"number": number}, "b": _data(after) | {"number": second}}
+        )
         for view, old, new in evaluations:
             print_json({"evaluation": old.title, "difference": view.difference(old, new)})
         return
@@ -219,8 +187,7 @@ def diff(
     compared = {old.title for _, old, _ in evaluations}
     for step in [step for step in before.evaluations if step not in compared]:
         text = f"A: {_scores_of(before, step)}; B: {_scores_of(after, step)}. Not compared: "
-        text += "the answers aren't in the store on both sides"
-        parts.append(Section(step, [Text(text)]))
+        parts.append(Section(step, [Text(f"{text}the answers aren't in the store on both sides")]))
     print_sections(stdout(), [Section("", parts)])
 
 
@@ -231,10 +198,9 @@ def _evaluations(
     from finery.builder.releases import find
     from finery.compare.outputs import output_of, view_of
 
-    graph, store = project.graph, project.store
+    graph, store, results = project.graph, project.store, project.with_shared
+    built = {m.digest: m for result in results.values() for m in result.outputs.values()}
     for step in [step for step in before.evaluations if step in after.evaluations]:
-        current = project.with_shared[step].outputs if step in project.with_shared else {}
-        built = {m.digest: m for m in current.values()}
         digests = [side.evaluations[step].digest for side in (before, after)]
         ends = [m for d in digests if (m := built.get(d) or find(project, d)) is not None]
         if len(ends) == len(digests) and store.shared.reach(ends):
@@ -243,7 +209,7 @@ def _evaluations(
 
 
 @command.command("rollback")
-@tag_argument
+@click.argument("tag")
 @click.option(
     "--to", "number", type=click.IntRange(1), metavar="N",
     help="The number of a release, see `finery release list`. [default: the one before]",
@@ -260,26 +226,18 @@ def rollback(
 ) -> None:
     """Make an earlier release of TAG the current one, with the very files that it had.
 
-    It is recorded as a release of its own, so releases.json keeps what happened.
+    It is recorded as a release of its own, so releases.json keeps what happened. After a rollback,
+    the next one goes to the release before that.
     """
     from finery.builder.project import Project
-    from finery.builder.releases import bring
+    from finery.builder.releases import bring, now
     from finery.cli.commands.export import copy_out
     from finery.recipe.releases import Releases
 
     file = recipe_file(recipe)
     releases = Releases(file)
-    current = releases.numbered(tag)
-    entries = releases.tags[tag]
-    if number is None:
-        earlier = (n for n in range(len(entries), 0, -1) if entries[n - 1].digest != current.digest)
-        number = next(earlier, None)
-    if number is None:
-        raise UsageError(
-            f"'{tag}' has no other release to go back to", where=shown(releases.path),
-            fix="name one with --to N, or release another output",
-        )  # fmt: skip
-    target = releases.numbered(tag, number)
+    current, number = releases.numbered(tag), number or releases.previous(tag)
+    target, number = releases.numbered(tag, number), releases.repeated(tag, number)
     project = Project(file)
     manifest = bring(project, target, tag)
     if folder is not None:
@@ -287,8 +245,7 @@ def rollback(
         copy_out(project, outputs, folder, force=force, with_base=False, as_json=as_json)
     is_new = target.digest != current.digest
     if is_new:
-        date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        releases.add(tag, msgspec.structs.replace(target, date=date, rollback=number))
+        releases.add(tag, msgspec.structs.replace(target, date=now(), rollback=number))
     place = folder or project.store.artifact(manifest).path
     verb = "is" if is_new else "already was"
     text = f"{tag} {verb} {visible(target.output)} {target.digest[:12]} of release {number}"
@@ -310,8 +267,8 @@ def _scores_of(release: "Release", step: str) -> str:
     if step not in release.evaluations:
         return "not judged"
     evaluation = release.evaluations[step]
-    scores = (f"{metric} {_in_words(of)}" for metric, of in evaluation.scores.items())
-    return visible(f"{', '.join(scores)} on {counted(evaluation.rows, 'row')}")
+    words = [f"{metric} {_in_words(score)}" for metric, score in evaluation.scores.items()]
+    return visible(f"{', '.join(words)} on {counted(evaluation.rows, 'row')}")
 
 
 def _in_words(score: list[float]) -> str:

@@ -126,14 +126,18 @@ def sets_of(name: str, seed: int, data: Path) -> tuple[list[Text], list[Text]]:
             name, TEST, 1_000 + seed, mixed=0.15
         )
     draw = random.Random(seed)
+    train, test = (drawn(data / f"{part}.csv", draw) for part in ("train", "test"))
+    return train, test
+
+
+def drawn(path: Path, draw: random.Random) -> list[Text]:
+    """`EACH` queries of each intent of a file of Banking77, in random order."""
     by_intent: dict[str, list[Text]] = defaultdict(list)
-    for row in csv.DictReader((data / "train.csv").open(encoding="utf-8")):
+    for row in csv.DictReader(path.open(encoding="utf-8")):
         by_intent[row["category"]].append((row["text"], row["category"]))
-    drawn = [draw.sample(rows, 2 * EACH) for _, rows in sorted(by_intent.items())]
-    halves = [[one for rows in drawn for one in rows[side::2]] for side in (0, 1)]
-    for half in halves:
-        draw.shuffle(half)
-    return halves[0], halves[1]
+    texts = [text for _, rows in sorted(by_intent.items()) for text in draw.sample(rows, EACH)]
+    draw.shuffle(texts)
+    return texts
 
 
 def flipped(texts: Sequence[Text], share: float, kind: str, seed: int) -> list[str]:

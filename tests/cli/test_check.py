@@ -228,9 +228,9 @@ def test_missing_packages_are_reported_with_what_to_install(
 
 
 @pytest.mark.parametrize(("rows", "says"), [
-    ('{"prompt": "a", "completion": "b"}\n' * 300 + "{\n", None),  # further down than it looks
+    ('{"prompt": "a", "completion": "b"}\n' * 1_100 + "{\n", None),  # further down than it looks
     ('{"prompt": "a", "completion": "b"}\n' * 9 + "{\n", "a.jsonl:10: error: invalid JSON"),
-    ('{"prompt": "a", "completion": ""}\n' * 300, "found in the first 200 rows"),
+    ('{"prompt": "a", "completion": ""}\n' * 1_100, "found in the first 1,000 rows"),
 ])  # fmt: skip
 def test_the_first_rows_of_files_are_read(
     project: MakeProject, rows: str, says: str | None

@@ -19,7 +19,7 @@ from finery.cli.commands.init import TASKS
 from finery.recipe.document import load
 
 STEPS = {"base", "rows", "split", "sft", "gguf", "server", "ollama"}
-COUNTS = {"classification": 15, "extraction": 9, "chat": 8}
+COUNTS = {"classification": 15, "extraction": 11, "chat": 10}
 MESSAGES = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
 
 
@@ -53,8 +53,7 @@ def test_a_classifier_on_an_encoder_is_offered(project: MakeProject) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_sample_rows_are_read_and_split_in_three(task: str, project: MakeProject) -> None:
-    if task == "classification":
-        need("sklearn")  # for data.audit
+    need("sklearn")  # for data.audit
     made = project({})
     made.here("init", "new", "--task", task)
     events = [
@@ -287,6 +286,52 @@ def test_the_base_is_told_the_classes(text: str, project: MakeProject) -> None:
     columns = load(made.folder / "new/recipe.yaml").data["data"]["rows"]["columns"]
     assert columns["system"] == "Answer with exactly one of these classes: late order, other."
     assert made.run("build", "new", "--step", "rows").code == 0
+
+
+def test_rows_without_a_text_are_said_and_skipped(project: MakeProject) -> None:
+    lines = [f"text {n},{'ab'[n % 2]}" for n in range(2_100)]
+    lines[244], lines[2_050] = ",a", "text,"  # the second is after the rows that init examines
+    made = project({"a.csv": "\n".join(["text,label", *lines, "0,a"])})
+    ran = made.here("init", "new", "--data", "a.csv")
+    assert "data/a.csv: 2 rows without a prompt or an answer: line 246, line 2052\n" in ran.out
+    assert load(made.folder / "new/recipe.yaml").data["data"]["rows"]["bad_rows"] == "skip"
+    assert made.run("build", "new", "--step", "rows").code == 0
+    assert len(made.rows("rows", "new")) == 2_099
+
+
+def test_misspelt_labels_are_said_and_left_out_of_the_prompt(project: MakeProject) -> None:
+    labels = ["billing"] * 30 + ["Billing", " BILLING", "biling"] + ["level 1"] * 20 + ["level 2"]
+    made = project(
+        {"a.csv": "\n".join(["text,label", *(f"t{i},{x}" for i, x in enumerate(labels))])}
+    )
+    ran = made.here("init", "new", "--data", "a.csv")
+    assert "only in case or spaces: 'Billing' for 'billing', 'BILLING' for 'billing'\n" in ran.out
+    assert "labels that look misspelt: 'biling' for 'billing'\n" in ran.out
+    columns = load(made.folder / "new/recipe.yaml").data["data"]["rows"]["columns"]
+    assert columns["system"].endswith("classes: billing, level 1, level 2.")
+    assert made.run("build", "new", "--step", "rows").code == 0
+    answers = {row["messages"][-1]["content"] for row in made.rows("rows", "new")}
+    assert answers == {"billing", "biling", "level 1", "level 2"}
+
+
+def test_classifiers_without_a_language_model(project: MakeProject) -> None:
+    need("torch")
+    made = project({})
+    assert made.here("init", "new", "--task", "classification", "--no-llm").code == 0
+    assert made.here("check", "new") == (0, "new/recipe.yaml is valid: 12 steps\n", "")
+    uses = {
+        step["use"]
+        for part in load(made.folder / "new/recipe.yaml").data.values()
+        if isinstance(part, dict)
+        for step in part.values()
+    }
+    assert "encoder.classify" in uses
+    assert not uses & {"trl.sft", "gguf.export", "local.wheel"}
+    ran = made.here("init", "chat", "--task", "chat", "--no-llm")
+    assert (ran.code, "--no-llm: error: the task `chat` needs a language model" in ran.err) == (
+        2,
+        True,
+    )
 
 
 def test_an_ending_that_all_answers_share_is_judged(project: MakeProject) -> None:

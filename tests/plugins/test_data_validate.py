@@ -15,7 +15,7 @@ from finery.rows.dropped import read_dropped, read_findings
 from finery.rows.templates import limits
 from finery.testing import TestJob, dataset
 from finery_data.checks import personal
-from finery_data.checks.labels import one_edit_apart
+from finery.rows.spelling import one_edit_apart
 from finery_data.steps.validate import Validate
 
 

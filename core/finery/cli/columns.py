@@ -102,27 +102,81 @@ def columns_of(
     return prompt, answer
 
 
+def text_columns(columns: Columns | None, task: str, rows: Rows) -> Columns | None:
+    """The columns that templates read: also of a known format if a prompt is to name its classes."""
+    if columns is None and task == "classification" and rows:
+        usual = ("prompt", "completion")
+        are_texts = all(isinstance(row.get(name), str) for row in rows for name in usual)
+        columns = usual if are_texts else None
+    return columns
+
+
+def empty_rows(path: Path, encoding: str, columns: Columns | None) -> list[str]:
+    """The places of rows without a prompt or an answer, and of unreadable ones, in all of a file."""
+    from finery.rows.tables.records import data_suffix, read_table
+
+    if columns is None or data_suffix(path.name) == ".parquet":
+        return []
+    needed = columns if len(columns) == 2 else columns[:1]  # a field of an answer may be null
+    encodings = encoding.strip("[]").split(", ") if encoding else ["utf-8"]
+    return [
+        record.line
+        for record in read_table(path, path.parent, encodings)
+        if not isinstance(record.columns, dict)
+        or any(_is_empty(record.columns.get(name)) for name in needed)
+    ]
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or str(value).strip() == ""
+
+
+def misspelt_labels(rows: Rows, columns: Columns | None) -> dict[str, str]:
+    """Label → the more frequent one that it looks like, or that differs only in case and spaces."""
+    from finery.rows.spelling import misspelt
+
+    if not classes_of(rows, columns):
+        return {}
+    counts = Counter(str(answer).strip() for answer in answers_of(rows, columns))
+    usual: dict[str, str] = {}
+    for label, _ in counts.most_common():
+        usual.setdefault(_letters(label), label)
+    variants = {label: right for label in counts if (right := usual[_letters(label)]) != label}
+    return misspelt(counts) | variants
+
+
+def differ_in_case(label: str, other: str) -> bool:
+    """Whether labels are the same apart from case and spaces, so that it is safe to merge them."""
+    return _letters(label) == _letters(other)
+
+
+def _letters(label: str) -> str:
+    return "".join(label.split()).casefold()
+
+
 def templates_for(columns: Columns | None, task: str, rows: Rows, path: Path) -> dict[str, str]:
     """`columns:` of a recipe as YAML: templates that put the columns of a file into a row.
 
     The system prompt lists the classes or the fields of an answer, because a base model can't
     answer with names that it doesn't know.
     """
-    if columns is None and task == "classification" and rows:
-        usual = ("prompt", "completion")
-        are_texts = all(isinstance(row.get(name), str) for row in rows for name in usual)
-        columns = usual if are_texts else None
     if columns is None:
         return {}
     prompt, *answers = columns
-    classes = classes_of(rows, columns) if task == "classification" else []
+    is_labelled = task == "classification"
+    typos = misspelt_labels(rows, columns) if is_labelled else {}
+    merged = {label: right for label, right in typos.items() if differ_in_case(label, right)}
+    classes = [c for c in classes_of(rows, columns) if c not in typos] if is_labelled else []
     system = ""
     if len(answers) > 1:
         system = f"Turn the text into JSON: {', '.join(answers)}."
     elif 1 < len(classes) <= CLASSES_LISTED:
         system = f"Answer with exactly one of these classes: {', '.join(classes)}."
     texts = {"system": "" if "{" in system else system}  # or it would be a template
-    texts |= {"user": f"{{{{ {_value(prompt)} }}}}", "assistant": f"{{{{ {_value(answers[0])} }}}}"}
+    answer = _value(answers[0])
+    if merged:
+        answer = f"{merged}.get({answer} | trim, {answer})"
+    texts |= {"user": f"{{{{ {_value(prompt)} }}}}", "assistant": f"{{{{ {answer} }}}}"}
     written = {part: json.dumps(t, ensure_ascii=False) for part, t in texts.items() if t}
     if len(answers) > 1:
         fields = (f"{json.dumps(n, ensure_ascii=False)}: {_field(n, rows, path)}" for n in answers)

@@ -34,7 +34,7 @@ SAMPLED = (".jsonl", ".json", ".csv", ".tsv")
 """Endings of files that are sampled before a build."""
 MADE = 1_000
 """Rows of a sample that are made as the step makes them."""
-ROWS = 200
+ROWS = 1_000
 """Rows that are read of a file before a build."""
 FILES = 20
 """Files that are looked into before a build."""

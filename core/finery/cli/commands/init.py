@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from finery.cli.console import print_result
 from finery.cli.options import json_option
 from finery.errors import UsageError, installing
 from finery.util.paths import shown
-from finery.util.text import visible
+from finery.util.text import counted, some_of, visible
 
 TASKS = {
     "classification": "A small model that classifies texts.",
@@ -40,6 +41,8 @@ SAMPLE_COLUMNS = {
 """Templates over the columns of the sample data, as YAML."""
 NO_TEXTS = ("null", "true", "false")
 """Words that YAML doesn't read as texts."""
+LISTED = 5
+"""Rows that a note names."""
 
 
 @click.command("init")
@@ -57,11 +60,15 @@ NO_TEXTS = ("null", "true", "false")
     "--answer", "answers", metavar="COLUMN", multiple=True,
     help="The column of --data with the answer. Several make a JSON answer with these fields.",
 )  # fmt: skip
+@click.option(
+    "--no-llm", is_flag=True,
+    help="Train no language model, but classifiers on words and on an encoder.",
+)  # fmt: skip
 @click.option("--name", help="The recipe's name. [default: the folder's]")
 @json_option
 def command(
     folder: Path, task: str | None, data: Path | None, prompt: str | None,
-    answers: tuple[str, ...], name: str | None, as_json: bool,
+    answers: tuple[str, ...], no_llm: bool, name: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Create a working recipe in DIR, with data and a README. Overwrites no file."""
     if data is None and (prompt or answers):
@@ -93,6 +100,9 @@ def command(
             where="--answer",
             fix="write --task extraction, or name one column",
         )
+    if no_llm and task != "classification":
+        fix = "write --task classification, or leave --no-llm out"
+        raise UsageError(f"the task `{task}` needs a language model", where="--no-llm", fix=fix)
     if data is None:
         source: Any = next((template(task) / "data").iterdir())
         rows, facts, encoding = columns.first_rows(source)
@@ -102,8 +112,11 @@ def command(
         source, path, root = data, data.resolve(), folder.resolve()
         is_inside = path.is_relative_to(root)
         file = path.relative_to(root).as_posix() if is_inside else f"data/{data.name}"
+        named_columns = columns.text_columns(named_columns, task, rows)
         templates = columns.templates_for(named_columns, task, rows, data)
+    have_encoders = all(map(importlib.util.find_spec, ("torch", "sentence_transformers")))
     expected = columns.answers_of(rows, named_columns)
+    empty = columns.empty_rows(source, encoding, named_columns) if data is not None else []
     texts = {
         "recipe.yaml": filled(
             template(task) / "recipe.yaml",
@@ -111,12 +124,15 @@ def command(
             path=_quoted(file),
             encoding=encoding,
             columns=templates,
+            empty=some_of(empty, LISTED),
             own=data is not None,
             objects=task == "extraction" and columns.are_objects(expected),
             max_tokens=columns.limit_of(expected),
             max_words=columns.words_of(expected),
             ending=_quoted(columns.ending_of(expected)),
             tools=columns.has_tools(rows),
+            llm=not no_llm,
+            encoder=no_llm or (data is not None and have_encoders),
         ),
         "README.md": filled(template("README.md"), name=name, about=TASKS[task], file=file),
         ".gitignore": template("gitignore").read_text(encoding="utf-8"),
@@ -129,18 +145,44 @@ def command(
             with source.open("rb") as read, (folder / file).open("xb") as out:
                 shutil.copyfileobj(read, out)
         write_texts(folder, texts)
-    if encoding:
-        note = f"{file}: {facts}; the recipe has `encoding: {encoding}`: change it if that is wrong"
-        click.echo(visible(note), err=as_json)
+    is_labelled = data is not None and task == "classification"
+    typos = columns.misspelt_labels(rows, named_columns) if is_labelled else {}
+    for line in _notes(file, facts, encoding, empty, typos):
+        click.echo(visible(line), err=as_json)
     names = [*texts, file]
     lines = [f"{click.style(shown(folder), bold=True)}: {', '.join(names)}", ""]
     lines += [] if folder.resolve() == Path.cwd() else [f"  cd {shlex.quote(shown(folder))}"]
-    minutes = "   # about three minutes on two processor cores" if data is None else ""
+    minutes = (
+        "   # about three minutes on two processor cores" if data is None and not no_llm else ""
+    )
     lines += ["  finery check", f"  finery build{minutes}"]
     if importlib.util.find_spec("torch") is None:
         lines += ["", installing("Training needs more packages: pip install 'finery[train,gguf]'")]
     made = {"folder": str(folder), "files": names, "name": name, "task": task}
     print_result(made, "\n".join(lines), as_json=as_json)
+
+
+def _notes(
+    file: str, facts: str, encoding: str, empty: Sequence[str], typos: Mapping[str, str]
+) -> Iterator[str]:
+    """Lines about what is unusual in the file, and what the recipe does about it."""
+    if encoding:
+        yield from f"{file}: {facts}".replace("; as ", "\n  as ").split("\n")
+        yield f"  the recipe has `encoding: {encoding}`: change it if that is wrong"
+    if empty:
+        rows = f"{counted(len(empty), 'row')} without a prompt or an answer"
+        yield f"{file}: {rows}: {some_of(empty, LISTED)}"
+        yield "  the recipe skips such rows (`bad_rows: skip`); to keep them, fill them in"
+    merged, other = list[str](), list[str]()
+    for label, right in typos.items():
+        pairs = merged if columns.differ_in_case(label, right) else other
+        pairs.append(f"{label!r} for {right!r}")
+    if merged:
+        yield f"{file}: labels that differ only in case or spaces: {', '.join(merged)}"
+        yield "  the recipe merges them in `assistant`; remove those that are right from there"
+    if other:
+        yield f"{file}: labels that look misspelt: {', '.join(other)}"
+        yield "  correct them in the file; if they are right, add them to `system` in the recipe"
 
 
 def _chosen(default: str, *, is_guess: bool) -> str:

@@ -2,8 +2,8 @@
 
 Input: files and data sets. Output: data sets, what was dropped from them and why, and pages that
 describe them. Public for other plugins: `sources.source`, the base class of step types that read
-rows; `overlap`, whether training rows may repeat test rows; `checks.labels`, labels that look wrong;
-`checks.audits`, the records of `data.audit`.
+rows; `overlap`, whether training rows may repeat test rows; `checks.labels`, labels that look
+wrong; `checks.audits`, the records of `data.audit`.
 """
 
 from collections.abc import Mapping, Sequence

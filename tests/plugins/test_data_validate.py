@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from finery import DataError, Dataset, File, UsageError
 from finery.rows import Row, with_id
 from finery.rows.dropped import read_dropped, read_findings
+from finery.rows.spelling import one_edit_apart
 from finery.rows.templates import limits
 from finery.testing import TestJob, dataset
 from finery_data.checks import personal
-from finery.rows.spelling import one_edit_apart
 from finery_data.steps.validate import Validate
 
 

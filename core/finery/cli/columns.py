@@ -103,7 +103,7 @@ def columns_of(
 
 
 def text_columns(columns: Columns | None, task: str, rows: Rows) -> Columns | None:
-    """The columns that templates read: also of a known format if a prompt is to name its classes."""
+    """The columns of templates: also of a known format if a prompt is to name its classes."""
     if columns is None and task == "classification" and rows:
         usual = ("prompt", "completion")
         are_texts = all(isinstance(row.get(name), str) for row in rows for name in usual)
@@ -112,7 +112,7 @@ def text_columns(columns: Columns | None, task: str, rows: Rows) -> Columns | No
 
 
 def empty_rows(path: Path, encoding: str, columns: Columns | None) -> list[str]:
-    """The places of rows without a prompt or an answer, and of unreadable ones, in all of a file."""
+    """The places of all rows that have no prompt or no answer, or can't be read."""
     from finery.rows.tables.records import data_suffix, read_table
 
     if columns is None or data_suffix(path.name) == ".parquet":

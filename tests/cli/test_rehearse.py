@@ -304,6 +304,67 @@ def test_an_interrupted_rehearsal_leaves_nothing(late: Project) -> None:
     assert rehearsals() <= stores
 
 
+def test_steps_that_need_a_release_are_left_out_with_a_note(project: MakeProject) -> None:
+    recipe = """\
+finery: 1
+name: released
+data:
+  rows: {use: data.file, path: rows.jsonl}
+models:
+  released: {use: release.model, tag: production}
+  prompted: {use: prompt.model, model: released, system: Be brief.}
+  first: {use: baseline.majority, rows: rows}
+evaluate:
+  only: {use: eval.exact, models: prompted, rows: rows}
+  both: {use: eval.exact, models: [first, released], rows: rows, require: {first.broken: "<= 0.02"}}
+"""
+    made = project({"recipe.yaml": recipe, "rows.jsonl": rows()})
+    ran = made.run("rehearse")
+    assert ran.code == 0, ran.err
+    for name in ("released", "prompted", "only"):
+        assert f"not rehearsed: {name}: what is released" in ran.out
+    assert "3 of 6 steps rehearsed" in ran.err
+
+
+def test_settings_of_an_inner_step_that_its_step_refuses_stay(late: Project) -> None:
+    plugin = late.folder / "late.py"
+    inner = '''
+
+from finery import UsageError, nested_step
+
+
+class Inner(Step, sections=("evaluate",), rehearsal={"limit": 1}):
+    """Inside another step."""
+
+    limit: int = setting(5, help="Only 5.")
+
+    def run(self, job: Job) -> Metrics:
+        raise AssertionError
+
+
+class Outer(Step, sections=("evaluate",)):
+    """Around it."""
+
+    rows: Dataset
+    inner: Step | None = nested_step("evaluate", given={}, help="The inner step.")
+
+    def check(self):
+        if self.inner.limit != 5:
+            raise UsageError("only 5", where="inner.limit", fix="remove it")
+
+    def run(self, job: Job) -> Bundle:
+        (job.out / "limit").write_text(str(self.inner.limit))
+        return Bundle(job.out)
+'''
+    text = plugin.read_text().replace("\n\n@hookimpl", inner + "\n\n@hookimpl", 1)
+    plugin.write_text(text.replace('"late.ship": Ship', '"late.inner": Inner, "late.outer": Outer'))
+    late.edit("recipe.yaml", "{use: late.ship, model: model, needs: test}",
+              "{use: late.outer, rows: rows, inner: {use: late.inner}}")  # fmt: skip
+    late.edit("recipe.yaml", "export:\n", "")
+    ran = late.run("rehearse")
+    assert ran.code == 0, ran.err
+
+
 def test_rows_are_chosen_of_each_class_and_shape() -> None:
     from finery.execute.rehearse import FEW, choose_rows
 

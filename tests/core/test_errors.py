@@ -16,6 +16,7 @@ from finery.errors import (
     StepError,
     UsageError,
 )
+from finery.recipe.validate import RecipeErrors
 from finery.util.text import did_you_mean, suggest_nearest
 
 CODES = {
@@ -90,3 +91,10 @@ def test_a_fix_installs_an_extra_from_where_finery_came(monkeypatch: pytest.Monk
         found = SimpleNamespace(read_text=lambda _, origin=origin: origin)
         monkeypatch.setattr("importlib.metadata.distribution", lambda _, found=found: found)
         assert UsageError("x", fix=text).fix == expected
+
+
+def test_several_mistakes_reach_another_process_as_one_error() -> None:
+    several = RecipeErrors([RecipeError("first", where="a:1:1"), RecipeError("second")])
+    error = FineryError.from_dict(several.to_dict())
+    assert (error.what, error.where) == ("first", "a:1:1")
+    assert "second" in error.details[0]

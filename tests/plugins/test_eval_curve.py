@@ -56,6 +56,12 @@ def test_growing_scores_say_that_more_rows_help(tmp_path: Path) -> None:
     assert found["words"][1].startswith("Whether more epochs would help isn't known")
 
 
+def test_the_evaluator_says_how_long_answers_are(tmp_path: Path) -> None:
+    each = Exact(models=[], rows=rows(tmp_path, a="yes"), max_tokens=80)
+    models = [trained("a", 100, 40), trained("b", 200, 52)]
+    Curve(models=models, rows=each.rows, each=each).check()
+
+
 def test_a_flat_curve_says_what_else_to_try(tmp_path: Path) -> None:
     done = {"steps": 90, "best_step": 60, "eval_loss": 0.4}
     models = [trained("half", 200, 60, **done), trained("sft", 400, 61, **done)]

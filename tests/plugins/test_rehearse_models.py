@@ -126,8 +126,9 @@ def test_an_architecture_that_gguf_doesnt_have_is_found(big: Any) -> None:
 def test_a_template_that_the_export_refuses_is_found(big: Any) -> None:
     project = big(QWEN3_4B)
     template = project.folder / "base/chat_template.jinja"
-    template.write_text("{{ strftime_now('%H') }}" + template.read_text())
-    assert "step '" in rehearsed(project, 1)
+    clock = "{% set form = '%H' %}{{ strftime_now(form) }}"
+    template.write_text(clock + template.read_text())
+    assert "the chat template writes today's date" in rehearsed(project, 1)
 
 
 @pytest.mark.slow
@@ -136,8 +137,18 @@ def test_a_server_program_that_is_missing_is_found(big: Any) -> None:
     project.edit("recipe.yaml", "  exported:", '  served: {use: serve.check, models: sft, rows: '
                  'split.test, bundle: vllm}\n  exported:')  # fmt: skip
     recipe = (project.folder / "recipe.yaml").read_text()
-    project.write({"recipe.yaml": recipe + "  vllm: {use: vllm.bundle, adapters: [sft]}\n"})
+    project.write({"recipe.yaml": recipe + "  vllm: {use: vllm.bundle, models: [sft]}\n"})
     assert "step 'served' (serve.check)" in rehearsed(project, 1)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_too_small_for_the_real_export_is_found(big: Any) -> None:
+    huge = {"hidden_size": 65536, "num_attention_heads": 512, "intermediate_size": 262144}
+    project = big({**LLAMA_70B, **huge, "num_hidden_layers": 400})
+    project.write({"base/model.safetensors": ""})
+    printed = rehearsed(project, 1)
+    assert "step 'gguf' (gguf.export)" in printed
+    assert "GiB of disk space here" in printed
 
 
 SMALL = {"num_hidden_layers": 2}

@@ -280,6 +280,11 @@ class RecipeErrors(UsageError):
         super().__init__(f"{len(errors)} mistakes")
         self.errors = errors
 
+    def to_dict(self) -> dict[str, Any]:
+        """The first error, with the others as its details."""
+        first, *others = self.errors
+        return first.to_dict() | {"details": [*first.details, *map(str, others)]}
+
     def __str__(self) -> str:
         return "\n\n".join(str(e) for e in self.errors)
 

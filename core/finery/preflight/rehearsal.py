@@ -142,21 +142,24 @@ def _shortage(
         plans = [*make_plan(planner, without_files=True)]
     cached = {plan.node.name for plan in plans if plan.state == "cached"}
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.is_dir())).free
-    scales, kept = dict[str, float](), dict[str, float]()
+    scales, kept = dict[str, float](), dict[str, float]()  # by step, and by digest of a file
     for name, node in graph.nodes.items():
         outputs = [*results[name].outputs.values()] if name in results else []
+        kinds, before = {m.kind for m in outputs}, sum(kept.values())
         own = [m.runtime["times_smaller"] for m in outputs if "times_smaller" in m.runtime]
-        scales[name] = scale = max([0, *own, *(scales[step] for step in node.upstream())])
-        makes_files = any(m.kind in (Model.kind, Bundle.kind) for m in outputs)
-        if name in cached or own or not makes_files:
-            continue
-        needed = sum(kept.values()) + written.get(name, 0) * scale
+        scale = max([0, *own, *(scales[step] for step in node.upstream())])
+        scales[name] = scale if kinds & {Model.kind, Bundle.kind} else 0
+        is_free = own or name in cached
+        for path, (digest, count) in chain.from_iterable(m.files.items() for m in outputs):
+            grows = scales[name] and Path(path).suffix not in TEXTS
+            kept.setdefault(digest, 0 if is_free else count * (scale if grows else 1))
+        needed = sum(kept.values())
+        if Model.kind in kinds and not is_free:
+            needed = max(needed, before + written.get(name, 0) * scale)
         if needed > free:
             what = f"a build needs {size(needed)} of disk space here, and {size(free)} are free"
             fix = f"free some disk space, or set {STORE_VARIABLE} to a folder on a larger disk"
             return name, StepError(what, where=str(folder), fix=fix)
-        files = chain.from_iterable(m.files.items() for m in outputs)
-        kept |= {d: n * scale for path, (d, n) in files if Path(path).suffix not in TEXTS}
     return None
 
 

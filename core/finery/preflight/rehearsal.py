@@ -132,7 +132,7 @@ def _shortage(
     """The step at which a build's models fill the disk, with an error; None if there is space.
 
     A base of the rehearsal says how many `times_smaller` than the real one it is. The same applies
-    to models and bundles that are made of it.
+    to models and bundles that are made of it, except adapters, which are small in any case.
     written: step → the most bytes that it had in its folders at a time.
     """
     folder = store_folder(graph.recipe.path)
@@ -149,12 +149,12 @@ def _shortage(
         own = [m.runtime["times_smaller"] for m in outputs if "times_smaller" in m.runtime]
         scale = max([0, *own, *(scales[step] for step in node.upstream())])
         scales[name] = scale if kinds & {Model.kind, Bundle.kind} else 0
-        is_free = own or name in cached
+        is_free, is_adapter = own or name in cached, any(m.refs for m in outputs)
         for path, (digest, count) in chain.from_iterable(m.files.items() for m in outputs):
-            grows = scales[name] and Path(path).suffix not in TEXTS
+            grows = scales[name] and not is_adapter and Path(path).suffix not in TEXTS
             kept.setdefault(digest, 0 if is_free else count * (scale if grows else 1))
         needed = sum(kept.values())
-        if Model.kind in kinds and not is_free:
+        if Model.kind in kinds and not (is_free or is_adapter):
             needed = max(needed, before + written.get(name, 0) * scale)
         if needed > free:
             what = f"a build needs {size(needed)} of disk space here, and {size(free)} are free"

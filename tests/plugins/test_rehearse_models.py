@@ -97,7 +97,7 @@ def test_qwen3_rehearses_without_its_weights(big: Any) -> None:
     ("old", "new", "text"),
     [
         ("launch: {processes: 8}", "lora: {target_modules: [no_proj]}", "no_proj"),
-        ("warmup_steps: 5", "max_length: 20", "longer than max_length"),
+        ("warmup_steps: 5", "max_length: 20", "longer than 20 tokens"),
         ("warmup_steps: 5", "warmup_steps: 5000", "warmup_steps"),
         ("warmup_steps: 5", "watch: {use: eval.json, rows: split.validation}", "JSON"),
         ("use: eval.exact, models: [base, sft]", "use: eval.json, models: [base, sft]", "JSON"),

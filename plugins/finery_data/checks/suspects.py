@@ -54,7 +54,11 @@ class Verdict(NamedTuple):
     suspicion: float
     proposed: int
     margin: float
-    is_suspect: bool
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the label is more probably wrong than right."""
+        return self.suspicion > 0.5
 
 
 def copies_in(rows: Sequence[Row], folder: Path) -> Copies:
@@ -87,16 +91,15 @@ def copies_in(rows: Sequence[Row], folder: Path) -> Copies:
 
 
 def _components(size: int, linked: dict[int, set[int]]) -> list[int]:
-    """Of each of `size` prompts, the first that it is linked to, also through others."""
-    first = [-1] * size
-    for start in range(size):
-        waiting = [start] if first[start] < 0 else []
-        while waiting:
-            one = waiting.pop()
-            if first[one] < 0:
-                first[one] = start
-                waiting += linked[one]
-    return first
+    """Of each of `size` prompts, a number that it shares with those it is linked to."""
+    import numpy as np
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = [(one, other) for one, others in linked.items() for other in others]
+    places = np.array(pairs, dtype=int).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(pairs)), places), shape=(size, size))
+    return [int(number) for number in connected_components(graph, directed=False)[1]]
 
 
 def folds_of(labels: Sequence[int], groups: Sequence[int], count: int) -> list[int]:
@@ -187,11 +190,8 @@ def verdicts_on(
     least = max(rate, LEAST_RATE)
     wrong = least * (1 - own) / (count - 1)
     suspicion = (wrong / (wrong + (1 - least) * own)).round(DIGITS)
-    is_suspect = suspicion > 0.5
-    return [
-        Verdict(float(s), int(p), round(float(m), DIGITS), bool(f))
-        for s, p, m, f in zip(suspicion, proposed, own - best, is_suspect, strict=True)
-    ]
+    margins = (own - best).round(DIGITS)
+    return [*map(Verdict, suspicion.tolist(), proposed.tolist(), margins.tolist())]
 
 
 def noise_in(probabilities: Any, labels: Any) -> tuple[float, float]:

@@ -19,7 +19,6 @@ from finery_baseline.classifier import OBJECT, WHOLE
 from finery_data.checks.audits import ANSWER, AUDIT, CONFLICT, NOT_COPIED, SUSPECT, Doubt
 from finery_data.checks.suspects import (
     Copies,
-    Verdict,
     copies_in,
     folds_of,
     nearest_with,
@@ -232,29 +231,24 @@ class _Audit:
             int(row.argmax()) == label for row, label in zip(probabilities, labels, strict=True)
         )
         self.agreement.append(agreeing / len(labels))
-        suspects = [i for i, verdict in enumerate(verdicts) if verdict.is_suspect]
-        wanted = [(i, verdicts[i].proposed) for i in suspects]
-        nearest = dict(
-            zip(suspects, nearest_with(self._embedded(), labels, wanted, 2 * NEAREST), strict=True)
-        )
+        wanted = {i: verdict.proposed for i, verdict in enumerate(verdicts) if verdict.is_suspect}
+        found = nearest_with(self._embedded(), labels, wanted.items(), 2 * NEAREST)
+        nearest = dict(zip(wanted, found, strict=True))
         for i, verdict in enumerate(verdicts):
-            proposed = classes[verdict.proposed]
-            doubt = self._doubt(i, field, values[i], proposed, verdict)
+            proposed, facts = classes[verdict.proposed], dict[str, Any]()
             if verdict.is_suspect:
-                doubt.check = SUSPECT
-                doubt.detail = self._reason(
-                    i, field, values, proposed, float(probabilities[i, verdict.proposed])
-                )
-                doubt.nearest = [*dict.fromkeys(map(self._shown, nearest[i]))][:NEAREST]
-            yield doubt
+                probability = float(probabilities[i, verdict.proposed])
+                shown = [*dict.fromkeys(map(self._shown, nearest[i]))][:NEAREST]
+                detail = self._reason(i, field, values, proposed, probability)
+                facts = {"check": SUSPECT, "detail": detail, "nearest": shown}
+            facts |= {"proposed": proposed, "margin": verdict.margin}
+            yield self._doubt(i, field, values[i], verdict.suspicion, **facts)
 
-    def _doubt(self, place: int, field: str, label: str, proposed: str, verdict: Verdict) -> Doubt:
+    def _doubt(self, place: int, field: str, label: str, suspicion: float, **facts: Any) -> Doubt:
         number, row, _ = self._rows[place]
         form = self._shape.form if field else ""
-        return Doubt(
-            row_id_of(row), number, self._column, label, verdict.suspicion, form, field, proposed,
-            verdict.margin,
-        )  # fmt: skip
+        name = row_id_of(row)
+        return Doubt(name, number, self._column, label, round(suspicion, 4), form, field, **facts)
 
     def _reason(
         self, place: int, field: str, values: Sequence[str], proposed: str, probability: float
@@ -289,15 +283,11 @@ class _Audit:
                 is_outvoted = most > rest[0][1]
                 better = next(values[p] for p in places if plain[p] == usual) if is_outvoted else ""
                 others = counted(len(places) - counts[plain[place]], "row")
-                doubt = self._doubt(
-                    place, field, values[place], better, Verdict(round(1 - share, 4), 0, 0.0, True)
-                )
-                doubt.check = CONFLICT
-                doubt.detail = f"{named}{others} with the same prompt say something else"
-                doubt.nearest = [self._shown(p) for p in places if plain[p] != plain[place]][
-                    :NEAREST
-                ]
-                yield doubt
+                yield self._doubt(
+                    place, field, values[place], 1 - share, check=CONFLICT, proposed=better,
+                    detail=f"{named}{others} with the same prompt say something else",
+                    nearest=[self._shown(p) for p in places if plain[p] != plain[place]][:NEAREST],
+                )  # fmt: skip
         if not field:
             return
         is_copied = [
@@ -307,13 +297,9 @@ class _Audit:
         share = sum(is_copied) / len(values)
         for place, value in enumerate(values):
             if COPIED <= share < 1 and not is_copied[place] and plain[place]:
-                doubt = self._doubt(place, field, value, "", Verdict(round(share, 4), 0, 0.0, True))
-                doubt.check = NOT_COPIED
-                doubt.detail = (
-                    f"{named}{value:.80} isn't in the prompt, as the values of {percent(share)} of "
-                    "the rows are"
-                )
-                yield doubt
+                rest = f"unlike the values of {percent(share)} of the rows"
+                detail = f"{named}{value:.80} isn't in the prompt, {rest}"
+                yield self._doubt(place, field, value, share, check=NOT_COPIED, detail=detail)
 
     def _shown(self, place: int) -> tuple[str, str]:
         text = " ".join(self._texts[place].split())
@@ -326,7 +312,10 @@ class _Audit:
 
             from finery_baseline.vectors import vectors_of
 
-            self._vectors = vectors_of(self._texts, MAX_FEATURES)[2]
+            words = vectors_of(self._texts, MAX_FEATURES)[2]
+            # What one text alone has says nothing about others, and is most of the features.
+            is_shared = words.getnnz(axis=0) > 1
+            self._vectors = words[:, is_shared] if is_shared.any() else words
             if self._step.model is not None:
                 from finery_encoder.embedding import embed
 

@@ -147,8 +147,9 @@ def command(
         write_texts(folder, texts)
     is_labelled = data is not None and task == "classification"
     typos = columns.misspelt_labels(rows, named_columns) if is_labelled else {}
-    for line in _notes(file, facts, encoding, empty, typos):
-        click.echo(visible(line), err=as_json)
+    notes = [visible(line) for line in _notes(file, facts, encoding, empty, typos)]
+    for line in notes:
+        click.echo(line, err=as_json)
     names = [*texts, file]
     lines = [f"{click.style(shown(folder), bold=True)}: {', '.join(names)}", ""]
     lines += [] if folder.resolve() == Path.cwd() else [f"  cd {shlex.quote(shown(folder))}"]
@@ -158,7 +159,7 @@ def command(
     lines += ["  finery check", f"  finery build{minutes}"]
     if importlib.util.find_spec("torch") is None:
         lines += ["", installing("Training needs more packages: pip install 'finery[train,gguf]'")]
-    made = {"folder": str(folder), "files": names, "name": name, "task": task}
+    made = {"folder": str(folder), "files": names, "name": name, "task": task, "notes": notes}
     print_result(made, "\n".join(lines), as_json=as_json)
 
 

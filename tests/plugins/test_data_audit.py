@@ -98,6 +98,11 @@ def test_the_bytes_dont_depend_on_when_it_runs(tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
+def test_texts_that_share_no_letters_are_audited(tmp_path: Path) -> None:
+    rows = [{"prompt": text, "label": "ab"[n % 2]} for n, text in enumerate("bcdfgh")]
+    assert len(list(read_audit(audit(tmp_path, rows)))) == 6
+
+
 def test_near_copies_are_witnesses_and_never_apart(tmp_path: Path) -> None:
     pairs = texts(80)
     said = "my parcel with the blue garden chair never arrived at our house in Leeds"

@@ -137,7 +137,7 @@ class Audit(Step, seeded=False, isolated=True, packages=("rensa", *BASELINE), ve
         dataset.meta |= {"findings": dict(sorted(counts.items()))}
         if audit.agreement:
             agreement = min(audit.agreement)
-            dataset.meta |= {"agreement": round(agreement, 2)}
+            dataset.meta |= {"agreement": round(agreement, 2), "encoder": self.model is not None}
             job.log(f"models of other rows agree with {percent(agreement)} of the labels")
         job.log(f"suspects: {reason_counts(counts) or 'none'}")
         return dataset

@@ -75,7 +75,9 @@ class AuditView(DatasetView):
                 "warning",
             )
         if weak := _weakness(output.manifest):
-            yield Remark(weak, "name an encoder: model: minilm, see docs/howto/data.md", "warning")
+            has_encoder = output.manifest.meta.get("encoder")
+            fix = "" if has_encoder else "name an encoder: model: minilm, see docs/howto/data.md"
+            yield Remark(weak, fix, "warning")
 
 
 def suspects_in(manifest: Manifest) -> int:
@@ -95,7 +97,7 @@ def _parts(output: Output, most: int) -> Iterator[Part]:
     audited = f"{meta['audited']:,} of {counted(meta['rows'], 'row')}, by {meta['column']}"
     yield Text(f"{counted(count, 'suspect')} among {audited}", "warning" if count else "")
     if weak := _weakness(output.manifest):
-        yield Text(f"{weak}. An encoder may know more: model: minilm", "warning")
+        yield Text(weak, "warning")
     pairs = pairs_of(doubts)
     if pairs:
         heads = ["field", "label", "proposed", "rows"]

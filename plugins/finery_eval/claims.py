@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from finery import UsageError
-from finery.advanced import counted, did_you_mean, in_points, range_in_points, signed
+from finery.advanced import did_you_mean, in_points, range_in_points, signed
 from finery.rows.report import Difference, Report
 from finery_eval import stats
 from finery_eval.measure import Measure, between, mean
@@ -202,8 +202,8 @@ def unmet(claims: Sequence[Claim], report: Report, answers: Lines = tuple) -> li
         if difference is None:
             lines.append(_untested(claim, report))
         elif claim.margin is not None:
-            worse = _worse(claim, difference, claim.margin, rows)
-            lines.append(worse or _rarely_worse(claim, difference, claim.margin, report, answers))
+            score = _score_test(claim, claim.margin, report, answers)
+            lines.append(_worse(claim, difference, claim.margin, rows, score))
         elif claim.rests_on_p:
             lines.append(_not_better(claim, difference, next(adjusted), rows))
         else:
@@ -236,52 +236,47 @@ def _untested(claim: Claim, report: Report) -> str:
     return f"{claim} is {value:.4g}, but has no interval to compare with {claim.than:g}"
 
 
-def _worse(claim: Claim, d: Difference, margin: float, rows: int) -> str:
-    """Why it isn't shown that a model isn't worse; empty if it is."""
+def _worse(claim: Claim, d: Difference, margin: float, rows: int, score: bool | None) -> str:
+    """Why it isn't shown that a model isn't worse; empty if it is.
+
+    score: what the score test says, which decides where it is asked.
+    """
     low, high = d.interval
-    if low > -margin:
+    if low > -margin if score is None else score:
         return ""
     allowed = f"{100 * margin:g} points" if claim.is_share else f"{margin:g}"
     head = f"{claim} {_compared(claim, d, rows)}; required: not worse by {allowed}. "
     if high < -margin:
         return f"{head}It is worse by more than that"
+    if low > -margin:
+        return f"{head}Few rows differ, and the score test (Tango 1998) doesn't show it"
     worst = f"{-100 * low:z.1f} points" if claim.is_share else f"{-low:.4g}"
     may = f"It may be up to {worst} worse: {rows:,} rows don't show that it isn't"
     return f"{head}{may}{_more(d.value + margin, d, rows)}"
 
 
-def _rarely_worse(
-    claim: Claim, d: Difference, margin: float, report: Report, answers: Lines
-) -> str:
-    """Why it isn't shown by the score test that a model isn't worse; empty if it is.
+def _score_test(claim: Claim, margin: float, report: Report, answers: Lines) -> bool | None:
+    """Whether the score test shows that a model isn't worse; None where the interval decides.
 
-    It is asked for yes or no, and where few numbers or groups differ. Metrics with a statistic, and
-    evaluations without answers, have only the interval.
+    It decides about yes or no, and about means where few numbers or groups differ. Metrics with a
+    statistic, and evaluations without answers, have only the interval.
     """
     models = by_model(answers()) if claim.is_share else {}
     pairs = paired(models.get(str(claim.than), ()), models.get(claim.subject[0], ()))
     measure = measure_between(pairs, claim.subject[1], report, report) if pairs.pairs else None
     if not isinstance(measure, Measure):
-        return ""
+        return None
     columns = zip(*(measure.values[side] for side in SIDES), strict=True)
     gains = {i: float(b) - float(a) for i, (a, b) in enumerate(columns) if None not in (a, b)}
     groups = [[i for i in group if i in gains] for group in measure.groups or [[i] for i in gains]]
     sums = [sum(gains[i] for i in group) for group in groups if group]
     is_exact = measure.groups is None and {*gains.values()} <= {-1.0, 0.0, 1.0}
-    differing = sum(map(bool, sums))
-    if not is_exact and (differing >= FEW or measure.statistic not in (None, mean)):
-        return ""
+    if not is_exact and (sum(map(bool, sums)) >= FEW or measure.statistic not in (None, mean)):
+        return None
     n = effective([group for group in groups if group])
     gained, lost = (sum(max(0.0, sign * total) for total in sums) for sign in (1, -1))
     weight = n / len(gains)
-    if not_worse_z(weight * gained, weight * lost, n, margin) > Z95:
-        return ""
-    noun = "row" if measure.groups is None else "group"
-    return (
-        f"{claim} {_compared(claim, d, len(gains))}; required: not worse by {100 * margin:g} "
-        f"points. {counted(differing, noun)} of {len(groups):,} differ, and the score test (Tango "
-        "1998), which also holds where few do, doesn't show it"
-    )
+    return not_worse_z(weight * gained, weight * lost, n, margin) > Z95
 
 
 def _not_better(claim: Claim, d: Difference, p_value: float, rows: int) -> str:

@@ -19,15 +19,13 @@ BROKEN = "broken"
 class Flips(NamedTuple):
     """The rows that two models differ on. better, broken: (before, after) of each.
 
-    score: the share of broken rows. units: independent rows, see
-    `verdicts.effective`.
+    score: the share of `rows` that are broken.
     """
 
     better: Sequence[tuple[Facts, Facts]]
     broken: Sequence[tuple[Facts, Facts]]
     score: Score
     rows: int
-    units: float
 
 
 def flips_between(lines: Iterable[Facts], earlier: str, model: str) -> Flips | None:
@@ -48,4 +46,4 @@ def flips_between(lines: Iterable[Facts], earlier: str, model: str) -> Flips | N
     broken = [(a, b) for a, b in rights if a["correct"] and not b["correct"]]
     better = [(a, b) for a, b in rights if b["correct"] and not a["correct"]]
     share = len(broken) / rows
-    return Flips(better, broken, Score(share, stats.wilson(share * units, units)), rows, units)
+    return Flips(better, broken, Score(share, stats.wilson(share * units, units)), rows)

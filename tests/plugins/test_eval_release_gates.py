@@ -119,7 +119,7 @@ def test_the_score_test_decides_where_only_few_rows_are_lost() -> None:
     gates = parse(gate, MODELS, ["accuracy"])
     assert unmet(gates, report_of(predictions)) == []  # without the answers
     (line,) = unmet(gates, report_of(predictions), lambda: predictions)
-    assert "0 rows of 120 differ, and the score test (Tango 1998)" in line
+    assert "Few rows differ, and the score test (Tango 1998)" in line
     assert passes(gate, [*lines(outcomes * 20)])
 
 

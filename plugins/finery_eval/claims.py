@@ -130,7 +130,9 @@ def parse(text: str, subject: Metric, allowed: Names, where: str) -> Claim | Non
                 where=where,
                 fix=f'write "not worse than {match["of"]} by {_share(margin) or 0.03:g}"',
             )
-        return Claim(subject, _other(match["of"], subject, allowed, where), margin, text, is_share)
+        return Claim(
+            subject, other_model(match["of"], subject, allowed, where), margin, text, is_share
+        )
     if match := _BETTER.fullmatch(text):
         if re.fullmatch(NUMBER if is_share else rf"-?{NUMBER}", match["of"]):
             number = float(match["of"])
@@ -141,7 +143,9 @@ def parse(text: str, subject: Metric, allowed: Names, where: str) -> Claim | Non
                     fix=f'write "significantly better than {_share(number):g}"',
                 )
             return Claim(subject, number, None, text, is_share)
-        return Claim(subject, _other(match["of"], subject, allowed, where), None, text, is_share)
+        return Claim(
+            subject, other_model(match["of"], subject, allowed, where), None, text, is_share
+        )
     raise UsageError(
         'a requirement in words must be "not worse than MODEL by MARGIN" or "significantly better '
         'than MODEL"',
@@ -150,7 +154,7 @@ def parse(text: str, subject: Metric, allowed: Names, where: str) -> Claim | Non
     )
 
 
-def _other(of: str, subject: Metric, allowed: Names, where: str) -> str:
+def other_model(of: str, subject: Metric, allowed: Names, where: str) -> str:
     """The model that is compared with."""
     if of not in allowed.models and "." not in of:
         raise allowed.unknown(of, where)
@@ -270,6 +274,8 @@ def _score_test(claim: Claim, margin: float, report: Report, answers: Lines) -> 
     gains = {i: float(b) - float(a) for i, (a, b) in enumerate(columns) if None not in (a, b)}
     groups = [[i for i in group if i in gains] for group in measure.groups or [[i] for i in gains]]
     sums = [sum(gains[i] for i in group) for group in groups if group]
+    if not sums:
+        return None
     is_exact = measure.groups is None and {*gains.values()} <= {-1.0, 0.0, 1.0}
     if not is_exact and (sum(map(bool, sums)) >= FEW or measure.statistic not in (None, mean)):
         return None

@@ -77,7 +77,6 @@ Condition = Requirement | Claim | Broken
 _BROKEN = re.compile(
     rf"\s*<=?\s*(?P<most>{NUMBER})\s*(?P<percent>%?)(?:\s+against\s+(?P<of>\S+))?\s*"
 )
-_BROKEN_EXAMPLE = 'write "<= 0.02", or "<= 0.02 against base"'
 
 
 def parse(
@@ -184,30 +183,24 @@ def _parse_one(key: str, text: str, allowed: Names) -> Condition:
 
 def _parse_broken(model: str, text: str, allowed: Names, where: str) -> Broken:
     match = _BROKEN.fullmatch(text)
-    if match is None:
-        problem = f"{BROKEN} must have an upper limit: the share of rows that may become wrong"
-        raise UsageError(problem, where=where, fix=_BROKEN_EXAMPLE)
-    most = float(match["most"])
-    if match["percent"] or not 0 < most < 1:
+    most = float(match["most"]) if match else 0.0
+    if match is None or match["percent"] or not 0 < most < 1:
         share = most / 100 if 0 < most < 100 else 0.02
-        problem = f"the limit must be a share above 0 and below 1, but is {match['most']}"
-        raise UsageError(f"{problem}{match['percent']}", where=where, fix=f'write "<= {share:g}"')
+        problem = f"{BROKEN} must have an upper limit: a share of the rows above 0 and below 1"
+        fix = f'write "<= {share:g}", or "<= {share:g} against base"'
+        raise UsageError(problem, where=where, fix=fix)
+    if model not in allowed.models:
+        raise allowed.unknown(model, where)
     releases = [name for name in allowed.releases if name != model]
-    earlier = match["of"] or (releases[0] if len(releases) == 1 else "")
-    if not earlier:
-        problem = f"{BROKEN} compares with a release, and `models` names " + (
-            f"{len(releases)}: {', '.join(releases)}" if releases else "none"
-        )
+    if not match["of"] and len(releases) != 1:
+        names = ", ".join(releases) or "none"
+        problem = f"{BROKEN} compares with a release, and `models` names {names}"
         fix = f'write "<= {most:g} against {(releases or ["base"])[0]}"'
         more = "" if releases else ", or add a model with `use: release.model`"
         raise UsageError(problem, where=where, fix=f"{fix}{more}")
-    for name in (model, earlier):
-        if name not in allowed.models:
-            raise allowed.unknown(name, where)
-    if model == earlier:
-        fix = f"name another model in front of .{BROKEN}"
-        raise UsageError(f"{model} is compared with itself", where=where, fix=fix)
-    return Broken((model, BROKEN), earlier, most, text.strip())
+    subject = model, BROKEN
+    earlier = claims.other_model(match["of"] or releases[0], subject, allowed, where)
+    return Broken(subject, earlier, most, text.strip())
 
 
 def _broken_line(broken: Broken, answers: Lines) -> str:
@@ -219,10 +212,8 @@ def _broken_line(broken: Broken, answers: Lines) -> str:
     model, _ = broken.subject
     flips = flips_between(answers(), broken.earlier, model)
     if flips is None:
-        return (
-            f"{model}.{BROKEN} isn't known: the evaluation doesn't say of each answer of {model} "
-            f"and {broken.earlier} whether it is right"
-        )
+        both = f"{model} and {broken.earlier}"
+        return f"{model}.{BROKEN} isn't known: no answer of {both} is recorded as right or wrong"
     value, ends = flips.score.value, flips.score.interval or (0.0, 1.0)
     if ends[1] <= broken.most + _SLACK:
         return ""

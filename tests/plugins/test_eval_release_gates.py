@@ -148,8 +148,8 @@ def test_the_score_test_has_the_likeliest_variance_at_the_margin(
     ("text", "problem", "fix"),
     [
         (">= 0.02", "must have an upper limit", 'write "<= 0.02"'),
-        ("<= 2%", "must be a share above 0 and below 1, but is 2%", 'write "<= 0.02"'),
-        ("<= 0", "must be a share", 'write "<= 0.02"'),
+        ("<= 2%", "a share of the rows above 0 and below 1", 'write "<= 0.02"'),
+        ("<= 0", "must have an upper limit", 'write "<= 0.02"'),
         ("<= 0.02 against gguf", "compared with itself", "name another model"),
         ("<= 0.02 against bse", "'bse' is not one of", "released"),
     ],
@@ -174,7 +174,7 @@ def test_answers_without_right_and_wrong_have_none_broken() -> None:
     predictions = [{**line, "correct": None} for line in lines([(True, True)] * 300)]
     gates = parse({"gguf.broken": "<= 0.02"}, MODELS, ["accuracy"], releases=["released"])
     (line,) = unmet(gates, Report(rows=300), lambda: predictions)
-    assert "gguf.broken isn't known: the evaluation doesn't say" in line
+    assert "gguf.broken isn't known: no answer of gguf and released is recorded as right" in line
 
 
 def test_what_names_an_unreleased_model_is_not_checked() -> None:

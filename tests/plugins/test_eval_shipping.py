@@ -1,5 +1,6 @@
 """What to ship: the smallest model that passes and isn't shown to be worse, or why none."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,8 +42,8 @@ def last(count: int, rows: int = 200) -> list[bool]:
 def candidate(
     model: str, right: Sequence[bool], size: int | None = None, **facts: Any
 ) -> Candidate:
-    """A candidate of one evaluator."""
-    return Candidate(judged(model, right), size=size, **facts)
+    """A candidate of one evaluator. size: None if it isn't known."""
+    return Candidate(judged(model, right), size=math.inf if size is None else size, **facts)
 
 
 def text(choice: Choice) -> str:

@@ -86,8 +86,8 @@ def _of_model(
         "changed": pairs.changed,
         "only_before": pairs.only_first,
         "only_after": pairs.only_second,
-        "gained": [_flip(*pair) for pair, a, b in rights if a is False and b is True],
-        "lost": [_flip(*pair) for pair, a, b in rights if a is True and b is False],
+        "gained": [flip(*pair) for pair, a, b in rights if a is False and b is True],
+        "lost": [flip(*pair) for pair, a, b in rights if a is True and b is False],
         "answers_changed": sum(answer_of(a) != answer_of(b) for a, b in pairs.pairs),
     }
 
@@ -110,7 +110,8 @@ def _test(pairs: Pairs, measure: Measure) -> dict[str, Any] | None:
     return {**msgspec.to_builtins(between), **counts, "test": test}
 
 
-def _flip(before: Facts, after: Facts) -> dict[str, Any]:
+def flip(before: Facts, after: Facts) -> dict[str, Any]:
+    """An answer that is right before or after only, as JSON values."""
     place = {name: after[name] for name in PLACE if name in after}
     wrong = before if before.get("correct") is False else after
     return {
@@ -166,7 +167,7 @@ def compared_parts(data: Mapping[str, Any], rows_shown: int) -> Iterator[Part]:
             yield Text(f"judged only in {name}: {', '.join(models)}")
     yield from (Text(line, "soft") for line in _remarks(changed))
     for model, model_facts in data["models"].items():
-        yield from _flips(model, model_facts, rows_shown)
+        yield from flipped(model, model_facts, rows_shown)
 
 
 def changed_parts(before: Report, after: Report) -> Iterator[Part]:
@@ -267,15 +268,21 @@ def _remark(model_facts: Mapping[str, Any]) -> Iterator[str]:
             yield f"untested: {names}; the difference is between all rows of each side"
 
 
-def _flips(model: str, facts: Mapping[str, Any], rows_shown: int) -> Iterator[Records]:
-    for kind, text in (("lost", "right in A, wrong in B"), ("gained", "wrong in A, right in B")):
-        flips = facts[kind]
+def flipped(
+    model: str, facts: Mapping[str, Any], rows_shown: int, sides: tuple[str, str] = ("A", "B")
+) -> Iterator[Records]:
+    """The answers that are right on one side only. facts: `lost` and `gained`, see `flip`."""
+    first, second = sides
+    for kind in ("lost", "gained"):
+        flips, is_lost = facts[kind], kind == "lost"
+        text = f"{'right' if is_lost else 'wrong'} in {first}, "
+        text += f"{'wrong' if is_lost else 'right'} in {second}"
         records = [
             Record(
                 [
                     *question_fields(flip),
-                    Field("A", flip["before"], "good" if kind == "lost" else "bad"),
-                    Field("B", flip["after"], "bad" if kind == "lost" else "good"),
+                    Field(first, flip["before"], "good" if is_lost else "bad"),
+                    Field(second, flip["after"], "bad" if is_lost else "good"),
                     *([Field("why wrong", "\n".join(flip["why"]), "soft")] if flip["why"] else []),
                 ]
             )

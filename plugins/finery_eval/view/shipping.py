@@ -39,15 +39,15 @@ Tests = Mapping[str, Comparison]
 class Candidate(NamedTuple):
     """A model that could be shipped. judged: by the evaluator that decides.
 
-    elsewhere: by others. size: of all files that it needs, in bytes; None if it has none here.
-    seconds: until a median answer, None if not measured. unmet: a requirement about it that isn't
-    met, in words. met: the steps with a requirement that it meets.
+    elsewhere: by others. size: of all files that it needs, in bytes; infinite if it has none here.
+    seconds: until a median answer, infinite if not measured. unmet: a requirement about it that
+    isn't met, in words. met: the steps with a requirement that it meets.
     """
 
     judged: Judgement
     elsewhere: Sequence[Judgement] = ()
-    size: int | None = None
-    seconds: float | None = None
+    size: float = math.inf
+    seconds: float = math.inf
     unmet: str = ""
     met: frozenset[str] = frozenset()
 
@@ -58,9 +58,9 @@ class Candidate(NamedTuple):
 
     def cost(self) -> list[str]:
         """Its size and speed in words."""
-        size_words = [] if self.size is None else [size(self.size)]
-        speed = [] if self.seconds is None else [f"{quantity(self.seconds, 'seconds')} an answer"]
-        return size_words + speed
+        speed = f"{quantity(self.seconds, 'seconds')} an answer"
+        size_words = [] if math.isinf(self.size) else [size(int(self.size))]
+        return size_words + ([] if math.isinf(self.seconds) else [speed])
 
 
 class Choice(NamedTuple):
@@ -91,7 +91,8 @@ def choose(
     for each in (each.judged for each in trained or passing):
         if each.cut_off > SMALL * len(each.answers):
             return Choice(None, f"{cut_off_in_words(each)} were cut off at max_tokens")
-    ranked = _ranked(passing)
+    names = [each.model for each in best_first(each.judged for each in passing)]
+    ranked = sorted(passing, key=lambda each: names.index(each.name))
     best, *others = ranked
     beating = [each for each in ranked if _beats(each, bases)]
     if not beating:
@@ -106,22 +107,18 @@ def choose(
     if not fitting:
         first = as_good[0] if as_good else best
         return Choice(None, objections.get(first.name) or _not_beaten(best, bases))
-    ship = _smallest(fitting)
+    small = [e for e in fitting if e.size <= ALIKE * min(each.size for each in fitting)]
+    ship = min(small, key=lambda each: each.seconds)  # of equally fast ones, the best
+    faster = [each for each in fitting if each.seconds < ship.seconds / 2 < math.inf]
     return Choice(
         ship,
         ", ".join([_score(ship), _standing(ship, ranked, tests, bases), *ship.cost()]),
         [
             *_reservations(ship, ranked, tests, margin),
-            *_faster(ship, fitting),
+            *(f"{each.name} is faster ({', '.join(each.cost())})" for each in faster[:1]),
             *(f"{each.name} doesn't meet its requirements" for each in candidates if each.unmet),
         ],
     )
-
-
-def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The best score first."""
-    places = {j.model: place for place, j in enumerate(best_first([c.judged for c in candidates]))}
-    return sorted(candidates, key=lambda each: places[each.name])
 
 
 def _tests(best: Candidate, others: Sequence[Candidate]) -> Tests:
@@ -178,13 +175,6 @@ def _objection(candidate: Candidate, passing: Sequence[Candidate]) -> str:
                 "what is good enough"
             )
     return ""
-
-
-def _smallest(candidates: Sequence[Candidate]) -> Candidate:
-    """The smallest; of equally small ones, the fastest; of equally fast ones, the best."""
-    sizes = [each.size for each in candidates if each.size is not None]
-    least = [e for e in candidates if e.size is not None and e.size <= ALIKE * min(sizes)]
-    return min(least or candidates, key=lambda e: math.inf if e.seconds is None else e.seconds)
 
 
 # -- words -----------------------------------------------------------------------------------------
@@ -246,18 +236,8 @@ def _reservations(
 
 def _is_undecided(candidate: Candidate, ship: Candidate, tests: Tests) -> bool:
     """Whether a smaller model than the one to ship isn't shown to be worse than the best one."""
-    test, least = tests.get(candidate.name), math.inf if ship.size is None else ship.size
-    is_smaller = candidate.size is not None and candidate.size * ALIKE < least
+    test, is_smaller = tests.get(candidate.name), candidate.size * ALIKE < ship.size
     return test is not None and is_smaller and test.gains[0] < 0 and test.verdict != WORSE
-
-
-def _faster(ship: Candidate, fitting: Sequence[Candidate]) -> Iterator[str]:
-    """A model that isn't shown to be worse, either, and is much faster."""
-    if ship.seconds is not None:
-        for each in fitting:
-            if each.seconds is not None and each.seconds < ship.seconds / 2:
-                yield f"{each.name} is faster ({', '.join(each.cost())})"
-                return
 
 
 def _not_beaten(best: Candidate, bases: Sequence[Judgement]) -> str:
@@ -302,7 +282,10 @@ def verdict_on(judged: Sequence[Judgement], context: Context) -> Verdict | None:
         choice = choose(candidates, bases, _margin(candidates[0].judged, graph))
     if choice.ship is None:
         return Verdict("; first of all: ".join([f"{NOT_YET}{choice.why}", *problems[:1]]), "bad")
-    reservations = [*choice.reservations, *_chosen_here(choice.ship, graph), *problems[:1]]
+    node = _node_of(choice.ship.name, graph)
+    is_own_choice = graph.select_by and graph.select_by.own_rows and node and node.chosen_by
+    own = ["it was chosen by these rows, so its score is too high"] if is_own_choice else []
+    reservations = [*choice.reservations, *own, *problems[:1]]
     text = "; ".join([f"ship {choice.ship.name}: {choice.why}", *reservations])
     return Verdict(text, "open" if reservations else "good", choice.ship.name)
 
@@ -370,22 +353,28 @@ def _candidates(
     for each in task:
         runs.setdefault(each.model, []).append(each)
     first = [each for each in task if each.step == task[0].step]
-    seconds = {
-        each.model: each.report.scores[each.model][P50].value for each in judged if each.is_timed
-    }
+    seconds = {e.model: e.report.scores[e.model][P50].value for e in judged if e.is_timed}
     candidates = []
     for model, own in runs.items():
         by_server_first = sorted(
             own, key=lambda j: (not j.report.references, j.step != task[0].step)
         )
-        deciding = next((j for j in by_server_first if _is_comparable(j, first)), None)
+        # There is a test of it with those of the first step, or it is one of these.
+        deciding = next(
+            (j for j in by_server_first
+             if j.step == task[0].step
+             or any(first_test(each, j) for each in first if each.model != model)),
+            None,
+        )  # fmt: skip
         if deciding is not None:
             elsewhere = [j for j in own if j.step not in (deciding.step, task[0].step)]
             origin = deciding.source if deciding.role == "shipped" else model
             unmet = next((e for m in (model, origin) for e in gates.unmet.get(m, ())), "")
             met = gates.met.get(model, frozenset()) | gates.met.get(origin, frozenset())
             total = _size_of(context.built(model))
-            candidates.append(Candidate(deciding, elsewhere, total, seconds.get(model), unmet, met))
+            candidates.append(
+                Candidate(deciding, elsewhere, total, seconds.get(model, math.inf), unmet, met)
+            )
     files = [each.judged for each in candidates if each.judged.role == "shipped"]
     exported = {file.source for file in files if file.model != file.source}
     return [each for each in candidates if each.name not in exported]
@@ -403,25 +392,16 @@ def _has_learned_from_test(judged: Judgement, graph: Graph) -> bool:
     )
 
 
-def _is_comparable(judged: Judgement, first: Sequence[Judgement]) -> bool:
-    """Whether there is a test of a model with those of the first step, or it is one of these."""
-    return any(each is judged for each in first) or any(
-        first_test(each, judged) is not None for each in first if each.model != judged.model
-    )
-
-
-def _size_of(artifact: Artifact | None) -> int | None:
-    """Bytes of all files that a model needs, e.g. those of an adapter's base; None if unknown."""
-    if artifact is None or "api" in artifact.formats:
-        return None
-    needed, stack = dict[str, int](), [artifact]
-    while stack:
-        each = stack.pop()
-        stack += each.refs.values()
-        if (manifest := each.manifest) is not None:
-            outside = sum(count for _, count, _ in manifest.external.values())
-            needed[manifest.digest] = manifest.size() + outside
-    return sum(needed.values()) or artifact.meta.get("size")
+def _size_of(artifact: Artifact | None) -> float:
+    """Bytes of all files that a model needs, e.g. those of an adapter's base."""
+    if artifact is None or artifact.manifest is None or "api" in artifact.formats:
+        return math.inf
+    manifests = [artifact.manifest]
+    for manifest in manifests:  # grows
+        manifests += manifest.refs.values()
+    outside = {m.digest: sum(count for _, count, _ in m.external.values()) for m in manifests}
+    needed = sum({m.digest: m.size() + outside[m.digest] for m in manifests}.values())
+    return needed or artifact.meta.get("size") or math.inf
 
 
 def _margin(judged: Judgement, graph: Graph) -> float | None:
@@ -434,10 +414,3 @@ def _margin(judged: Judgement, graph: Graph) -> float | None:
         if isinstance(required, Claim) and required.margin and required.subject[1] == judged.metric
     ]
     return min(margins, default=SMALL if judged.report.is_share(judged.metric) else None)
-
-
-def _chosen_here(ship: Candidate, graph: Graph) -> Iterator[str]:
-    """A remark on a variant that was chosen by the rows that judge it."""
-    node = _node_of(ship.name, graph)
-    if graph.select_by and graph.select_by.own_rows and node and node.chosen_by:
-        yield "it was chosen by these rows, so its score is too high"

@@ -107,7 +107,9 @@ def test_a_rollback_has_the_very_files_after_garbage_was_collected(project: Make
     assert [(e["number"], e["is_current"], e["rollback"]) for e in entries] == [
         (1, False, None), (2, False, None), (3, True, 1),
     ]  # fmt: skip
-    # Again to the one before, by its number; what was released has more rows right.
+    # Not back to the second, which was rolled back; by its number only.
+    further = made.run("release", "rollback", "production")
+    assert (further.code, "has no earlier release" in further.err) == (2, True)
     assert made.run("release", "rollback", "production", "--to", "2").code == 0
     shown = made.run("release", "diff", "production", "1", "2").out
     assert "+20.0" in shown
@@ -226,6 +228,12 @@ def test_what_cannot_be_released(project: MakeProject) -> None:
     assert made.run("build", "other.yaml").code == 0
     other = made.run("release", "other.yaml", "sft", "--as", "production")
     assert (other.code, "is a release of recipe.yaml" in other.err) == (2, True)
+    for output, problem in (
+        ("rows", "'production' is a Model, and 'rows' a Dataset"),
+        ("sft.q8", "the last build of 'sft' has no output 'q8'"),
+    ):
+        refused = made.run("release", output, "--as", "production")
+        assert (refused.code, problem in refused.err) == (2, True), refused.err
     rows = made.run("release", "rows", "--as", "rows")
     assert "no evaluation judged rows" in rows.err
     made.edit("recipe.yaml", "models:\n", "models:\n  r: {use: release.model, tag: rows}\n")
@@ -241,6 +249,38 @@ def test_a_step_that_needs_a_release_says_which(project: MakeProject) -> None:
     assert ran.code == 2
     assert "'model' of t.learn needs a release, and nothing is released as 'production'" in ran.err
     assert "finery release STEP --as production" in ran.err
+
+
+def test_a_renamed_step_is_released_anew(project: MakeProject) -> None:
+    """With a data set, which builds in no time."""
+    made = project(judged.files(2, recipe=PLAIN.replace("name: t", "name: v")))
+    assert made.run("build", "--step", "rows").code == 0
+    assert "as data 1" in made.run("release", "rows.", "--as", "data").out
+    made.write({"recipe.yaml": (made.folder / "recipe.yaml").read_text().replace("rows", "lines", 1)
+                .replace("rows: rows", "rows: lines")})  # fmt: skip
+    assert made.run("build", "--step", "lines").code == 0
+    compared = made.run("release", "diff", "data")
+    assert (compared.code, "has no 'rows' any more" in compared.err) == (2, True), compared.err
+    assert "as data 2" in made.run("release", "lines", "--as", "data").out
+    assert made.run("release", "diff", "data").code == 0
+
+
+def test_which_release_a_rollback_goes_to(tmp_path: Path) -> None:
+    """Numbers of releases, and to which a rollback goes: further back each time."""
+
+    def previous(*entries: tuple[str, int | None]) -> int:
+        made = [entry(digest=digest * 64, rollback=again) for digest, again in entries]
+        return Releases(written(tmp_path, {"p": made})).previous("p")
+
+    a, b, c = ("a", None), ("b", None), ("c", None)
+    assert previous(a, b, c) == 2
+    assert previous(a, b, c, ("b", 2)) == 1
+    assert previous(a, b, ("a", 1), c) == 1
+    assert previous(a, b, a) == 2
+    # Where another release got the number by a merge, the entry counts as one of its own.
+    assert previous(a, b, c, ("b", 3)) == 3
+    with pytest.raises(UsageError, match="has no earlier release"):
+        previous(a, b, ("a", 1))
 
 
 def entry(**facts: object) -> dict[str, object]:
@@ -266,6 +306,8 @@ def written(folder: Path, releases: object, version: int = 1) -> Path:
         (lambda text: f"<<<<<<< HEAD\n{text}", "releases.json:1: error: has a conflict of git"),
         (lambda text: text.replace('"kind": "Model"', '"kind": "Model", "kind": "x"'), "twice"),
         (lambda text: text[:-5], "isn't JSON"),
+        (lambda text: text.replace('"size": 1', '"size": 1, "rollback": 1'), "an earlier release"),
+        (lambda text: text.replace('"size": 1', '"size": 1, "rollback": -1'), ">= 1"),
         (
             lambda text: text.replace(
                 '"size": 1',

@@ -166,11 +166,12 @@ class Project:
         if output in result.outputs:
             return result.outputs[output]
         build = f"finery build {self.graph.recipe.argument}--step {name}"
+        is_new = run_id is None and output in self.graph.nodes[name].outputs
         others = ", ".join(f"{name}.{other}" for other in result.outputs if other) or name
         raise UsageError(
             f"{'the last' if run_id is None else 'that'} build of '{name}' has no output "
             f"'{output}'",
-            fix=build if run_id is None else f"name one that it has: {others}",
+            fix=build if is_new else f"name one that it has: {others}",
         )
 
     def results(self) -> "Results":

@@ -91,8 +91,8 @@ def _check_requirements(project: Project, title: str, judges: Iterable[str]) -> 
     """Raise an error if an evaluation of an output isn't built, or fails what it requires."""
     graph, results = project.graph, project.with_shared
     for node in graph.nodes.values():
-        takes_it = any(source.ref == title for source in node.sources)
-        if node.evaluates and takes_it and node.name not in results:
+        judged = [source.ref for source in node.sources if source not in node.row_sources]
+        if node.evaluates and title in judged and node.name not in results:
             fix = f"finery build {graph.recipe.argument}--step {node.name}, or add --force"
             raise UsageError(f"{node.name}, which judges '{title}', isn't built", fix=fix)
     steps = [title.partition(".")[0], *judges]

@@ -135,9 +135,11 @@ class Releases:
 
     def repeated(self, tag: str, number: int) -> int:
         """The number of the release that a release repeats, after a rollback; else its own."""
-        while earlier := self.numbered(tag, number).rollback:
-            number = earlier
-        return number
+        release = self.numbered(tag, number)
+        earlier = release.rollback  # in a merged file, the number may be that of another release
+        if earlier is None or self.numbered(tag, earlier).digest != release.digest:
+            return number
+        return self.repeated(tag, earlier)
 
     def previous(self, tag: str) -> int:
         """The number of the last other release before the current one. A rollback isn't one.

@@ -58,9 +58,10 @@ class Candidate(NamedTuple):
 
     def cost(self) -> list[str]:
         """Its size and speed in words."""
-        speed = f"{quantity(self.seconds, 'seconds')} an answer"
-        size_words = [] if math.isinf(self.size) else [size(int(self.size))]
-        return size_words + ([] if math.isinf(self.seconds) else [speed])
+        words = [] if math.isinf(self.size) else [size(int(self.size))]
+        if math.isfinite(self.seconds):
+            words.append(f"{quantity(self.seconds, 'seconds')} an answer")
+        return words
 
 
 class Choice(NamedTuple):

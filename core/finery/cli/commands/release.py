@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -80,7 +80,7 @@ def make(recipe: Path, step: str, tag: str, force: bool, as_json: bool) -> None:
     text = f"{verb} {release.output} as {tag} {number}: {release.digest[:12]}; {where} its files"
     data = {"tag": tag, "number": number, "is_new": is_new, "is_shared": is_shared}
     lines = [f"  {visible(step)}: {_scores_of(release, step)}" for step in release.evaluations]
-    print_result(data | _data(release), "\n".join([text, *lines]), as_json=as_json)
+    print_result(data | msgspec.to_builtins(release), "\n".join([text, *lines]), as_json=as_json)
     if as_json:
         return
     if is_new:
@@ -115,7 +115,7 @@ def list_releases(tag: str | None, recipe: Path, as_json: bool) -> None:
         if as_json:
             for number, release in enumerate(entries, 1):
                 place = {"tag": name, "number": number, "is_current": number == len(entries)}
-                print_json(place | _data(release))
+                print_json(place | msgspec.to_builtins(release))
             continue
         click.secho(visible(name), bold=True)
         rows = [_row(str(number), release) for number, release in enumerate(entries, 1)]
@@ -174,7 +174,10 @@ def diff(
     evaluations = [*_evaluations(project, before, after)]
     if as_json:
         print_json(
-            {"a": _data(before) | {"number": number}, "b": _data(after) | {"number": second}}
+            {
+                "a": msgspec.to_builtins(before) | {"number": number},
+                "b": msgspec.to_builtins(after) | {"number": second},
+            }
         )
         for view, old, new in evaluations:
             print_json({"evaluation": old.title, "difference": view.difference(old, new)})
@@ -251,15 +254,10 @@ def rollback(
     text = f"{tag} {verb} {visible(target.output)} {target.digest[:12]} of release {number}"
     data = {"tag": tag, "number": len(releases.tags[tag]), "is_new": is_new, "path": str(place)}
     text = f"{text}: {shown(place)}"
-    print_result(data | _data(releases.numbered(tag)), text, as_json=as_json)
+    print_result(data | msgspec.to_builtins(releases.numbered(tag)), text, as_json=as_json)
     if is_new and not as_json:
         print_note(f"commit {shown(releases.path)}; models in recipes that bring it back change "
                    "with the next build", err=True)  # fmt: skip
-
-
-def _data(release: "Release") -> dict[str, Any]:
-    data: dict[str, Any] = msgspec.to_builtins(release)
-    return data
 
 
 def _scores_of(release: "Release", step: str) -> str:

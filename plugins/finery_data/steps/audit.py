@@ -297,8 +297,8 @@ class _Audit:
         share = sum(is_copied) / len(values)
         for place, value in enumerate(values):
             if COPIED <= share < 1 and not is_copied[place] and plain[place]:
-                rest = f"unlike the values of {percent(share)} of the rows"
-                detail = f"{named}{value:.80} isn't in the prompt, {rest}"
+                others = f"unlike the values of {percent(share)} of the rows"
+                detail = f"{named}{value:.80} isn't in the prompt, {others}"
                 yield self._doubt(place, field, value, share, check=NOT_COPIED, detail=detail)
 
     def _shown(self, place: int) -> tuple[str, str]:

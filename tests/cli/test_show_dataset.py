@@ -104,11 +104,11 @@ def test_a_step_that_is_not_built_says_what_stopped_it(project: MakeProject) -> 
         "recipe.yaml": "finery: 1\nname: t\ndata:\n  rows: {use: data.file, path: rows.jsonl}\n"
         "  few: {use: data.sample, rows: rows, n: 1}\n",
         # Beyond the first rows, which are examined before a build.
-        "rows.jsonl": '{"prompt": "a", "completion": "b"}\n' * 300 + '{"prompt": ""}\n',
+        "rows.jsonl": '{"prompt": "a", "completion": "b"}\n' * 1_100 + '{"prompt": ""}\n',
     })  # fmt: skip
     assert "failed" not in t.run("show", "few").err
     assert t.run("build").code != 0
     for step in ("few", "rows"):
         shown = t.run("show", step)
         assert shown.code == 2
-        assert "rows failed in the last build: rows.jsonl:301: " in shown.err
+        assert "rows failed in the last build: rows.jsonl:1101: " in shown.err

@@ -296,6 +296,37 @@ def test_a_full_disk_is_an_error_and_no_more(project: MakeProject, full_disk: Pa
     assert t.ran() == ["big"]
 
 
+FILL_DISK = """finery: 1
+name: t
+plugins: [./steps.py]
+export:
+  big:
+    use: steps.pack
+    code: |
+      with open(job.out / "big", "wb", buffering=0) as out:
+          while os.statvfs(job.out).f_bavail:
+              out.write(b"x" * 4096)
+      import time
+      time.sleep(100)
+  small:
+    use: steps.pack
+    code: |
+      import time
+      while os.statvfs(job.out).f_bavail:
+          time.sleep(0.01)
+"""
+
+
+def test_what_a_running_step_wrote_is_removed_when_the_build_fails(
+    project: MakeProject, full_disk: Path
+) -> None:
+    t = project({"recipe.yaml": FILL_DISK})
+    t.env["FINERY_STORE"] = str(full_disk)
+    code, _, err = t.run("build", "--jobs", "2")
+    assert (code, "disk is full" in err) == (1, True), err
+    assert shutil.disk_usage(full_disk).free > 1_000_000
+
+
 def test_a_disk_that_a_copy_filled_has_room_again(project: MakeProject, full_disk: Path) -> None:
     code = "(job.out / 'big').write_bytes(os.urandom(9_000_000))"
     t = project({"recipe.yaml": "finery: 1\nname: t\nplugins: [./steps.py]\nexport:\n"

@@ -86,7 +86,7 @@ BAD = lines({"instruction": "say", "output": ""})
     [
         (10, {"a_jsonl": lines(*alpaca(20)), "b_jsonl": BAD}, 10),
         (20, {"a_jsonl": lines(*alpaca(20)), "b_txt": "plain text"}, 20),
-        (250, {"a_jsonl": lines(*alpaca(300)), "b_jsonl": BAD}, 200),
+        (1_100, {"a_jsonl": lines(*alpaca(1_200)), "b_jsonl": BAD}, 1_000),
         (5, {"a_jsonl": lines(*alpaca(5)) + BAD}, 5),
     ],
 )

@@ -131,6 +131,8 @@ class Build:
                 self._run()
             finally:
                 self.executor.close()
+                for plan in self._running.values():
+                    self.store.clear_incomplete(plan.key)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             self.outcome.broken = 130 if interrupted else getattr(error, "exit_code", 1)

@@ -567,6 +567,11 @@ class Store:
         except OSError:
             shutil.rmtree(out, ignore_errors=True)
 
+    def clear_incomplete(self, key: str) -> None:
+        """Remove the output of a key whose step was ended, unless it has a job, which may run."""
+        if not (self.root / "work" / f"{key}{JOB}").exists():
+            self.clear_output(key)
+
     def sweep(self) -> None:
         """Remove incomplete outputs and scratch of finished keys that killed builds left."""
         for key, name in self._unused_work():

@@ -157,9 +157,6 @@ class Judging(BatchEvaluator, packages=("jinja2",), version="1", schemas=True):
         "names in it.",
     )
     max_tokens: int = longest_answer(512)
-    ignore_case: bool = setting(
-        False, help="Has no effect here. Say in the rubric whether case matters."
-    )
     judge_tokens: int = setting(256, ge=16, help="Maximum tokens of a verdict.")
     budget: Budget | None = setting(
         None, affects_output=False, help="Limit of one build; verdicts so far are kept."

@@ -183,6 +183,13 @@ class Grpo(OnPolicy, learns="rewards"):
         from finery_trl.train.rewards import weights_of
 
         weights_of(self)
+        for name in ("loss_type", "scale_rewards") if self.algorithm == "rloo" else ():
+            if getattr(self, name) != type(self).__finery_fields__[name].default:
+                raise UsageError(
+                    f"algorithm: rloo ignores {name}",
+                    where=name,
+                    fix=f"remove {name}, or set algorithm: grpo",
+                )
         if self.effective_batch_size % self.num_generations:
             size = -(-self.effective_batch_size // self.num_generations) * self.num_generations
             raise UsageError(

@@ -41,6 +41,16 @@ OTHERS: list[Row] = [
     {"prompt": f"How do I close account number {n}?", "completion": "closing", "label": "closing"}
     for n in range(6)
 ]
+TEMPLATES = dict.fromkeys(("user", "assistant", "system", "label"), "{{ label }}")
+SQL_TEMPLATES = dict.fromkeys(TEMPLATES, "{{ prompt }}")
+LONG = (
+    "My card does not work since Monday, and nobody at the branch in Lisbon could say why that is."
+)
+NEAR: list[Row] = [
+    {"prompt": LONG, "completion": "card"},
+    {"prompt": LONG, "completion": "it is the card that does not work"},
+    {"prompt": LONG.replace("Monday", "Tuesday"), "completion": "card"},
+]
 
 
 def rows(folder: Path) -> list[Dataset]:
@@ -51,22 +61,33 @@ def rows(folder: Path) -> list[Dataset]:
 class TestAudit(StepContract):
     """data.audit."""
 
+    situations = {"fields": {"fields": ["topic"], "label": "output"}}
+    others = {"fields": ["kind"]}
+
     def step(self, folder: Path) -> Step:
-        return Audit(rows=rows(folder))
+        answers = [f"topic: {row['label']}\nkind: {len(row['label'])}" for row in ROWS]
+        named = [
+            {**row, "messages": [*row["messages"][:2], {"role": "assistant", "content": answer}]}
+            for row, answer in zip(ROWS, answers, strict=True)
+        ]
+        return Audit(rows=[dataset(folder / "rows", named)])
 
 
 class TestDecontaminate(StepContract):
     """data.decontaminate."""
 
     def step(self, folder: Path) -> Step:
-        return Decontaminate(rows=rows(folder), against=[dataset(folder / "test", ROWS[:3])])
+        return Decontaminate(
+            rows=[dataset(folder / "rows", [*ROWS, *NEAR[1:]])],
+            against=[dataset(folder / "test", [*ROWS[:3], *NEAR[:1]])],
+        )
 
 
 class TestDedup(StepContract):
     """data.dedup."""
 
     def step(self, folder: Path) -> Step:
-        return Dedup(rows=[*rows(folder), dataset(folder / "again", ROWS[:3])])
+        return Dedup(rows=[*rows(folder), dataset(folder / "again", [*ROWS[:3], *NEAR])])
 
 
 class TestFilter(StepContract):
@@ -80,13 +101,19 @@ class TestMap(StepContract):
     """data.map."""
 
     def step(self, folder: Path) -> Step:
+        turns = [*ROWS[0]["messages"], *ROWS[1]["messages"][1:]]
+        talk = dataset(folder / "talk", [{"messages": turns}])
         return Map(
-            rows=rows(folder), user="{{ user | upper }}", columns={"n": "{{ user | length }}"}
+            rows=[*rows(folder), talk],
+            user="{{ user | upper }}",
+            columns={"n": "{{ user | length }}"},
         )
 
 
 class TestMix(StepContract):
     """data.mix."""
+
+    situations = {"short": {"total": 500}}
 
     def step(self, folder: Path) -> Step:
         return Mix(rows=[*rows(folder), dataset(folder / "others", OTHERS)], weights=[2, 1])
@@ -104,7 +131,7 @@ class TestSample(StepContract):
     """data.sample."""
 
     def step(self, folder: Path) -> Step:
-        return Sample(rows=rows(folder), n=7, by="label")
+        return Sample(rows=[dataset(folder / "rows", ROWS[:10])], n=7, by="label")
 
 
 class TestSplit(StepContract):
@@ -117,12 +144,27 @@ class TestSplit(StepContract):
 class TestValidate(StepContract):
     """data.validate."""
 
+    others = {"label": "output", "personal": ["phone"]}
+    situations = {"label": {"labels": ["card"], "actions": {"label": "drop"}, "label": "topic"}}
+
     def step(self, folder: Path) -> Step:
-        return Validate(rows=rows(folder), languages=["en"], actions={"language": "report"})
+        mail = {
+            "prompt": "Write to ann@example.com, please.",
+            "completion": "refund",
+            "topic": "card",
+        }
+        return Validate(
+            rows=[*rows(folder), dataset(folder / "mail", [mail])],
+            languages=["en"],
+            actions={"language": "report"},
+        )
 
 
 class TestFile(StepContract):
     """data.file."""
+
+    situations = {f"columns.{name}": {"columns": TEMPLATES} for name in TEMPLATES}
+    others = {f"columns.{name}": "{{ label | upper }}" for name in TEMPLATES}
 
     def step(self, folder: Path) -> Step:
         return self.step_with_rows(folder, lambda rows: rows)
@@ -135,6 +177,9 @@ class TestFile(StepContract):
 
 class TestSqlQuery(StepContract):
     """sql.query, on a SQLite file."""
+
+    situations = {f"columns.{name}": {"columns": SQL_TEMPLATES} for name in SQL_TEMPLATES}
+    others = {f"columns.{name}": "{{ prompt | upper }}" for name in SQL_TEMPLATES}
 
     def step(self, folder: Path) -> Step:
         return self.step_with_rows(folder, lambda rows: rows)
@@ -154,6 +199,9 @@ class TestSqlQuery(StepContract):
 class TestDocsFiles(StepContract):
     """docs.files."""
 
+    situations = {"bad_files": {"path": ["docs", "bad.txt"]}}
+    others = {"shortest": 1999, "overlap": 300}
+
     def step(self, folder: Path) -> Step:
         return self.step_with_rows(folder, lambda rows: rows)
 
@@ -162,6 +210,7 @@ class TestDocsFiles(StepContract):
         paragraphs = [
             {"text": f"{place} the {s} works. " * 9} for s in SUBJECTS for place in PLACES
         ]
+        (folder / "bad.txt").write_bytes(b"caf\xe9")
         text = "\n\n".join(str(row["text"]) for row in change(paragraphs))
         (folder / "docs" / "manual.md").write_text(f"# Manual\n\n{text}", encoding="utf-8")
         return DocsFiles(path=Files(["docs"]))

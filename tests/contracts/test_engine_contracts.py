@@ -115,7 +115,14 @@ class TestApi(EngineContract):
 class TestOpenaiModel(StepContract):
     """openai.model."""
 
-    others = {"base_url": "http://127.0.0.1:9/v1"}
+    others = {
+        "base_url": "http://127.0.0.1:9/v1",
+        "api_key": "OTHER_API_KEY",
+        "extra": {"top_k": 5},
+    }
+    situations = {
+        name: {"price": {"input": 2.0, "output": 1.0}} for name in ("price.input", "price.output")
+    }
 
     def step(self, folder: Path) -> OpenaiModel:
         return OpenaiModel(model="m")

@@ -36,9 +36,13 @@ ROWS = [{"prompt": prompt, "completion": answer} for prompt, answer in ANSWERS.i
 
 
 def models(folder: Path, **answers: str) -> list[Model]:
-    """A model that knows every answer, and one that knows `answers`."""
-    knows = table_model(folder / "knows", ANSWERS)
-    return [knows, table_model(folder / "guesses", answers, "yes")]
+    """A model that knows every answer, one of them in capitals, and one that knows `answers`."""
+    knows = table_model(folder / "knows", {**ANSWERS, "Is it red?": "YES"})
+    return [knows, table_model(folder / "guesses", answers, "yes\nIt is.")]
+
+
+TIMES = "a time is measured, so the output differs in each run"
+NO_CALLS = "models of the kit call no tools; tests/plugins/test_eval_tools.py changes it"
 
 
 def rows(folder: Path, answers: dict[str, str] = ANSWERS) -> Dataset:
@@ -64,12 +68,12 @@ class TestJson(StepContract):
     """eval.json."""
 
     def step(self, folder: Path) -> Step:
-        answers = {
-            prompt: json.dumps({"late": a == "yes", "n": 3}) for prompt, a in ANSWERS.items()
-        }
+        fields = {"n": 3, "tags": ["a", "b"], "word": "Yes"}
+        answers = {p: json.dumps({"late": a == "yes", **fields}) for p, a in ANSWERS.items()}
+        nearly = {"late": True, "n": 3.2, "tags": ["b", "a"], "word": "yes"}
         asked = [
             table_model(folder / "m", answers),
-            table_model(folder / "n", {}, '{"late": true}'),
+            table_model(folder / "n", {}, json.dumps(nearly)),
         ]
         return Json(models=asked, rows=rows(folder, answers))
 
@@ -92,6 +96,11 @@ class TestToolCalls(StepContract):
     """eval.tools, on models that never call a tool."""
 
     others = {"free": ["look.at"], "unordered": ["look.at"]}
+    without_effect = dict.fromkeys(
+        ("free", "coerce", "ignore_case", "strip", "execute.file", "execute.expect",
+         "execute.max_steps", "execute.seconds"),
+        NO_CALLS,
+    )  # fmt: skip
 
     def step(self, folder: Path) -> Step:
         at = {"type": "object", "properties": {"at": {"type": "string"}}}
@@ -106,6 +115,9 @@ class TestToolCalls(StepContract):
 class TestRules(StepContract):
     """eval.rules."""
 
+    others = {"rules.brief.never": "it is"}
+    situations = {"ignore_case": {"rules": {"sure": {"starts_with": "yes"}}}}
+
     def step(self, folder: Path) -> Step:
         rules = {"brief": Rule(max_words=3), "positive": Rule(never="no")}
         return Rules(models=models(folder), rows=rows(folder), rules=rules)
@@ -115,13 +127,18 @@ class TestSql(StepContract):
     """eval.sql."""
 
     others = {"timeout": 6.0}
+    without_effect = {"timeout": "only slow queries reach it: tests/plugins/test_eval_sql.py"}
 
     def step(self, folder: Path) -> Step:
         folder.mkdir(parents=True, exist_ok=True)
         script = "CREATE TABLE t (n INTEGER); INSERT INTO t VALUES (1), (2), (3);"
         (folder / "shop.sql").write_text(script, encoding="utf-8")
-        answers = {"How many?": "SELECT count(*) FROM t", "Which?": "SELECT n FROM t ORDER BY n"}
-        asked = [table_model(folder / "m", answers), table_model(folder / "n", {}, "SELECT 3")]
+        which, down = "SELECT n FROM t ORDER BY n", "SELECT n FROM t ORDER BY n DESC"
+        answers = {
+            "How many?": "SELECT count(*) FROM t", "Which?": which, "Word?": "SELECT 'Yes'"
+        }  # fmt: skip
+        others = {"Which?": down, "Word?": "SELECT 'yes'"}
+        asked = [table_model(folder / "m", answers), table_model(folder / "n", others, "SELECT 3")]
         return Sql(models=asked, rows=rows(folder, answers), schema=Files(["shop.sql"]))
 
 
@@ -129,6 +146,7 @@ class TestSpeed(StepContract):
     """eval.speed, whose numbers differ from run to run."""
 
     others = {"require": None}
+    without_effect = {"machine": TIMES, "machine.per_hour": TIMES}
 
     def step(self, folder: Path) -> Step:
         return Speed(models=models(folder), rows=rows(folder), machine=Machine(per_hour=1.0))
@@ -162,6 +180,8 @@ class TestSelect(StepContract):
 class TestJudge(StepContract):
     """eval.judge, held against decisions on its rows."""
 
+    without_effect = {"budget.dollars": "answers of the kit's models cost nothing"}
+
     def step(self, folder: Path) -> Step:
         judge = table_model(folder / "judge", {}, '{"reason": "It is.", "score": 4}')
         judged = rows(folder)
@@ -179,9 +199,11 @@ class TestJudge(StepContract):
 class TestArena(StepContract):
     """eval.arena, with a judge that prefers the first answer."""
 
+    without_effect = {"budget.dollars": "answers of the kit's models cost nothing"}
+
     def step(self, folder: Path) -> Step:
         judge = table_model(folder / "judge", {}, '{"reason": "It is.", "better": "A"}')
-        asked = models(folder)
+        asked = [*models(folder), table_model(folder / "third", {}, "maybe")]
         return Arena(models=asked, rows=rows(folder), judge=judge, rubric="Which is right?")
 
 
@@ -192,6 +214,7 @@ class TestRetention(StepContract):
     """eval.retention, without a text: these models have no weights."""
 
     others = {"tasks": ["reversal"]}
+    without_effect = {"text_bytes": "these models have no weights: tests/plugins/test_retention.py"}
 
     def step(self, folder: Path) -> Step:
         return Retention(models=models(folder), tasks=["sums"], items=5, text=File(["none"]))
@@ -238,7 +261,7 @@ class TestLinear(StepContract):
 class TestClassify(StepContract):
     """encoder.classify, with SetFit."""
 
-    others = {"fields": ["topic"], "train": None, "c": 2.0, "lora": None}
+    others = {"fields": ["topic"], "train": None, "c": 2.0, "lora": None, "learning_rate": 0.1}
 
     def step(self, folder: Path) -> Step:
         base = Model(tiny_bert(folder / "bert"), meta={"format": "transformers"})
@@ -259,6 +282,8 @@ class TestOnnxExport(StepContract):
 
 class TestStandaloneBundle(StepContract):
     """serve.bundle, of a linear baseline."""
+
+    others = {"name": "subjects"}
 
     def step(self, folder: Path) -> Step:
         model = run_step(Linear(rows=labelled(folder)), folder / "linear")

@@ -28,6 +28,7 @@ class TestRaft(StepContract):
     """synth.raft."""
 
     others = {"limit": 200, "oracle": 0.3}
+    situations = {"missing": {"oracle": 0.01}}
 
     def step(self, folder: Path) -> Step:
         own = given(folder)
@@ -50,6 +51,7 @@ class TestGrounded(StepContract):
     """eval.grounded."""
 
     others = {"limit": 200, "contexts": ["oracle"]}
+    situations = {"limit": {"limit": 40}}
 
     def step(self, folder: Path) -> Step:
         models = [table_model(folder / "one", default="It is 87109."),

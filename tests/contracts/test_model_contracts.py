@@ -31,6 +31,12 @@ ROWS = [
 class TestLocalModel(StepContract):
     """local.model, on a GGUF file."""
 
+    others = {"chat_template_kwargs": {"enable_thinking": False}}
+    without_effect = dict.fromkeys(
+        ("trust_remote_code", "follow_links"),
+        "a GGUF file has neither code nor links: tests/plugins/test_local_model.py",
+    )
+
     def step(self, folder: Path) -> Step:
         folder.mkdir(parents=True, exist_ok=True)
         write_tiny_gguf(folder / "tiny.gguf")
@@ -39,6 +45,8 @@ class TestLocalModel(StepContract):
 
 class TestModelfile(StepContract):
     """ollama.modelfile."""
+
+    others = {"name": "small"}
 
     def step(self, folder: Path) -> Step:
         (folder / "gguf").mkdir(parents=True)
@@ -68,6 +76,8 @@ class TestPush(StepContract):
 class TestLlamaBundle(StepContract):
     """llama.bundle."""
 
+    others = {"name": "small", "image": "ghcr.io/ggml-org/llama.cpp:server-b1"}
+
     def step(self, folder: Path) -> Step:
         (folder / "gguf").mkdir(parents=True)
         write_tiny_gguf(folder / "gguf" / "tiny.gguf")
@@ -79,6 +89,11 @@ class TestLlamaBundle(StepContract):
 class TestServeCheck(StepContract):
     """serve.check, with eval.exact inside."""
 
+    without_effect = {
+        "slots": "answers are the same with any number",
+        "allow": "this server has no faults: tests/plugins/test_serve_check.py",
+    }
+
     def step(self, folder: Path) -> Step:
         judge = Exact(models=[Model.placeholder("models")], rows=Dataset.placeholder("rows"))
         judge.max_tokens = 4
@@ -89,7 +104,8 @@ class TestServeCheck(StepContract):
 class TestVllmBundle(StepContract):
     """vllm.bundle, of one tiny adapter."""
 
-    others = {"image": "vllm/vllm-openai:v0.33.0", "weights": "copy"}
+    others = {"image": "vllm/vllm-openai:v0.33.0", "weights": "copy", "name": "other"}
+    without_effect = {"weights": "auto copies this base, and hub is refused in tests/plugins"}
 
     def step(self, folder: Path) -> Step:
         base = tiny_base(folder / "base")

@@ -16,6 +16,7 @@ from finery_retrieve.serve.check import RetrieveCheck
 from finery_retrieve.steps.index import RetrieveIndex
 from finery_retrieve.steps.model import RetrieveModel, RetrieveRows
 
+PRICES = ("input", "output")
 CHUNKS = [
     {"text": f"The {thing} arrives in {n} days.", "source": f"{thing}.md", "line": n}
     for n, thing in enumerate(("card", "rate", "key"), start=1)
@@ -46,6 +47,7 @@ class TestRows(StepContract):
     """retrieve.rows."""
 
     others = {"limit": 60}
+    situations = {"limit": {"limit": 20}}
 
     def step(self, folder: Path) -> Step:
         return RetrieveRows(rows=dataset(folder / "rows", ROWS), index=index_in(folder), k=2)
@@ -55,6 +57,7 @@ class TestModel(StepContract):
     """retrieve.model."""
 
     others = {"limit": 60}
+    situations = {"limit": {"limit": 20}}
 
     def step(self, folder: Path) -> Step:
         under = table_model(folder / "table", default="No idea.")
@@ -64,7 +67,8 @@ class TestModel(StepContract):
 class TestApi(StepContract):
     """retrieve.api."""
 
-    others = {"base_url": "http://127.0.0.1:1/v1", "api_key": None}
+    others = {"base_url": "http://127.0.0.1:1/v1", "api_key": "OTHER_API_KEY"}
+    situations = {f"price.{name}": {"price": {"input": 2.0, "output": 1.0}} for name in PRICES}
 
     def step(self, folder: Path) -> Step:
         return RetrieveApi(model="words", base_url="http://127.0.0.1:9/v1", api_key=None)
@@ -86,6 +90,11 @@ class TestCheck(StepContract):
     """retrieve.check, of a bundle with a tiny GGUF."""
 
     others = {"passing": 0.5}
+    without_effect = {
+        "slots": "answers are the same with any number",
+        "passing": "this model has no right answers: tests/plugins/test_retrieve_check.py",
+        "allow": "this server has no faults: tests/plugins/test_retrieve_check.py",
+    }
 
     def step(self, folder: Path) -> Step:
         model = retrieving(folder / "rag", gguf_model(folder / "tiny"), index_in(folder), k=1)
@@ -99,6 +108,8 @@ class TestCheck(StepContract):
 
 class TestBundle(StepContract):
     """retrieve.bundle, with a model behind an API."""
+
+    others = {"name": "other"}
 
     def step(self, folder: Path) -> Step:
         under = run_step(OpenaiModel(model="m", api_key=None), folder / "api")

@@ -13,6 +13,16 @@ from finery_synth.steps.judge import JudgeRows
 from finery_synth.steps.paraphrase import Paraphrase
 from finery_synth.steps.preferences import Preferences
 
+JUDGED = "the judge's rubric is tested in tests/plugins/test_synth_checks.py"
+GENERATED = {
+    "budget.dollars": "answers of the kit's models cost nothing",
+    "checks.python.file": "its functions are tested in tests/plugins/test_synth_checks.py",
+    **{f"checks.judge.{name}": JUDGED for name in ("min", "scale", "max_tokens", "prompt")},
+    "series": "models of the kit give the same answers again; it is in the key",
+}
+OTHERS = {"checks.schema": {"type": "object", "required": ["city"]}}
+SITUATIONS = {"retries": {"checks.matches": {"assistant": "a text that no answer has"}}}
+FROM_CONTEXT = {"context": "always", "unanswerable": 0.9}
 SUBJECTS = ("card", "transfer", "refund")
 TEXTS = [f"The {subject} was late, and the branch in Lisbon was closed." for subject in SUBJECTS]
 
@@ -28,12 +38,20 @@ def rows(folder: Path) -> list[Dataset]:
 class TestAnswer(StepContract):
     """synth.answer."""
 
+    others = OTHERS
+    situations = SITUATIONS
+    without_effect = GENERATED
+
     def step(self, folder: Path) -> Step:
         return Answer(rows=rows(folder), model=table_model(folder / "m", {}, "Because it is."))
 
 
 class TestParaphrase(StepContract):
     """synth.paraphrase."""
+
+    others = OTHERS
+    situations = SITUATIONS
+    without_effect = GENERATED
 
     def step(self, folder: Path) -> Step:
         wordings = ["Where is it?", "It is late.", "When does it come?", "I still wait."]
@@ -43,6 +61,10 @@ class TestParaphrase(StepContract):
 class TestInstruct(StepContract):
     """synth.instruct."""
 
+    others = OTHERS
+    situations = SITUATIONS
+    without_effect = GENERATED
+
     def step(self, folder: Path) -> Step:
         examples = [{"user": f"Question {n} about it?", "assistant": "card"} for n in range(3)]
         teacher = table_model(folder / "m", {}, json.dumps({"examples": examples}))
@@ -51,6 +73,10 @@ class TestInstruct(StepContract):
 
 class TestFromDocs(StepContract):
     """synth.from_docs."""
+
+    others = OTHERS
+    situations = {**SITUATIONS, **dict.fromkeys(("unanswerable", "unknown"), FROM_CONTEXT)}
+    without_effect = GENERATED
 
     def step(self, folder: Path) -> Step:
         answer = {"question": "What was closed?", "answer": "The branch.", "quote": "was closed"}
@@ -62,6 +88,9 @@ class TestFromDocs(StepContract):
 class TestJudge(StepContract):
     """synth.judge."""
 
+    others = {"column": "quality"}
+    without_effect = {"budget.dollars": GENERATED["budget.dollars"]}
+
     def step(self, folder: Path) -> Step:
         judge = table_model(folder / "m", {}, '{"reason": "polite", "score": 4}')
         return JudgeRows(rows=rows(folder), model=judge, rubric="The answer is polite.")
@@ -69,6 +98,10 @@ class TestJudge(StepContract):
 
 class TestPreferences(StepContract):
     """synth.preferences."""
+
+    others = OTHERS
+    situations = {**SITUATIONS, "pairs": {"checks.max_characters": {}}}
+    without_effect = {**GENERATED, "margin": JUDGED}
 
     def step(self, folder: Path) -> Step:
         answers = ["Yes.", "It certainly is late, and I am sorry for that, dear customer.", "No."]

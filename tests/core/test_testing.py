@@ -157,6 +157,7 @@ def finery_steps():
 
 
 HELP = ', help="A number."'
+UNUSED = dict.fromkeys(("quiet", "path", "group.inside"), "the code of a test may use it")
 WORDS = 'words: File | None = setting(None, help="Words.")'
 
 
@@ -186,6 +187,8 @@ def contract(tmp_path: Path) -> Callable[..., StepContract]:
         subject = _module(file).Subject
 
         class Tests(StepContract):
+            without_effect = UNUSED
+
             def step(self, folder: Path) -> Step:
                 rows = dataset(folder / "rows", ROWS)
                 (folder / "words.txt").write_text("some words")
@@ -245,6 +248,47 @@ def test_a_fault_is_found(
     contract: Callable[..., StepContract], body: str, test: str, says: str
 ) -> None:
     assert says in failing(contract(body), [test]).get(test, "passed")
+
+
+EFFECT = "test_each_setting_has_an_effect"
+
+
+@pytest.mark.parametrize(("body", "unused", "says"), [
+    ("", {}, "quiet: True changes nothing"),
+    ("", {}, "group.inside: "),
+    ("extra = self.quiet", {}, "group.inside: 2 changes nothing"),
+    ("extra = os.urandom(4).hex()", {}, "quiet: True changes nothing"),
+    ("", {**UNUSED, "tag": "stale"}, "they have an effect, or don't exist: tag"),
+    ("", {**UNUSED, "gone": "renamed"}, "they have an effect, or don't exist: gone"),
+])  # fmt: skip
+def test_a_setting_without_effect_is_found(
+    contract: Callable[..., StepContract], body: str, unused: dict[str, str], says: str
+) -> None:
+    made = contract(body)
+    made.without_effect = unused  # type: ignore[misc]
+    assert says in failing(made, [EFFECT]).get(EFFECT, "passed")
+
+
+@pytest.mark.parametrize("body", [
+    "job.log(f'{self.quiet} {self.path} {self.group.inside}')",
+    "extra = [self.quiet, self.path, self.group.inside]",
+    "assert_ = self.quiet or self.path[-1] == 'x' or self.group.inside != 1\n"
+    "if assert_: raise FineryError('refused')",
+])  # fmt: skip
+def test_a_setting_that_changes_a_report_the_output_or_a_refusal_has_an_effect(
+    contract: Callable[..., StepContract], body: str
+) -> None:
+    made = contract(body, imports="from finery import FineryError")
+    made.without_effect = {}  # type: ignore[misc]
+    assert failing(made, [EFFECT]) == {}
+
+
+def test_a_setting_may_need_another_one(contract: Callable[..., StepContract]) -> None:
+    made = contract("extra = self.path if self.quiet else self.group.inside")
+    made.without_effect = {}  # type: ignore[misc]
+    assert "path: " in failing(made, [EFFECT])[EFFECT]
+    made.situations = {"path": {"quiet": True}}  # type: ignore[misc]
+    assert failing(made, [EFFECT]) == {}
 
 
 @pytest.mark.parametrize(("options", "test", "says"), [

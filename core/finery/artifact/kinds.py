@@ -29,6 +29,8 @@ class Artifact:
         outputs. `runtime["env"]` names the environment variables that an engine needs for the
         model. `runtime["concurrency"]` limits concurrent requests; steps that use such a model run
         one at a time. `runtime["proof"]` says what its step verified, for `finery release`.
+        `runtime["settings"]` has the settings that its step used, for `finery show --effective`:
+        setting, as `lora.r` → (value, why it differs from what was asked, or "").
     Each class names the functions of the kit that write its files (`written_by`, in the keys of the
     steps that make one) and read them (`read_by`, in the keys of the steps that take one).
     """

@@ -232,7 +232,7 @@ def convert_step(
         if accepts.many and isinstance(settings.get(field), str):
             settings[field] = [settings[field]]
     try:
-        step = msgspec.convert(settings, cls, dec_hook=_decode)
+        step = msgspec.convert(settings, cls, dec_hook=decode_field)
     except msgspec.ValidationError as error:
         raise _post_init_error(recipe, place, written, error) from error
     except Exception as error:  # a plugin's code can raise anything
@@ -267,7 +267,8 @@ def _post_init_error(
     )
 
 
-def _decode(kind: Any, value: Any) -> Any:
+def decode_field(kind: Any, value: Any) -> Any:
+    """What msgspec can't convert itself: a placeholder for an input, `Files` for their patterns."""
     if issubclass(kind, Artifact):
         return kind.placeholder(value)
     return kind([value] if isinstance(value, str) else value)

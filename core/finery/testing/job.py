@@ -29,9 +29,12 @@ class TableEngine(Engine):
 
     version = "1"
     takes_tools = True
+    asked: ClassVar[list[str]] = []
+    """What all of them were asked in this process."""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Look each answer up."""
+        self.asked.extend(f"{request} {sampling}" for request in requests)
         return [self._answer(request.messages, sampling) for request in requests]
 
     def _answer(self, conversation: Conversation, sampling: Sampling) -> Completion:
@@ -156,6 +159,15 @@ def run_step(step: Step, folder: Path | None = None, **job: Any) -> Any:
     """
     from finery.execute.worker import check_outputs
 
+    prepare(step, Path.cwd())
+    step.check()
+    returned = step.run(TestJob(folder, **job))
+    check_outputs(returned, promises_of(step), step.use)
+    return returned
+
+
+def prepare(step: Step, folder: Path) -> None:
+    """Find the outside files of a step, and name its inputs. folder: of relative paths."""
     for slot in slots_of(step).values():
         if slot.uses_name:
             value, taken = getattr(slot.owner, slot.field), Counter[str]()
@@ -167,11 +179,7 @@ def run_step(step: Step, folder: Path | None = None, **job: Any) -> Any:
     for within in (step, *(nested for _, nested in steps_inside(step))):
         for name, files in files_of(within).items():
             if not files.paths:
-                give_files(within, {name: find_matches(files, Path.cwd())})
-    step.check()
-    returned = step.run(TestJob(folder, **job))
-    check_outputs(returned, promises_of(step), step.use)
-    return returned
+                give_files(within, {name: find_matches(files, folder)})
 
 
 def examine(

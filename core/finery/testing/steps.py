@@ -15,14 +15,16 @@ from finery.step.inspect import files_of, slots_of, steps_inside
 from finery.step.step import Step
 from finery.testing import given
 from finery.testing.checks import problems_of_step
+from finery.testing.effects import Effects
 from finery.testing.imports import (
     HEAVY_FIX,
     REQUIRE_FIX,
     problems_of_loading,
     problems_of_requirements,
 )
-from finery.testing.job import dataset, temporary_folder
+from finery.testing.job import TestJob, dataset, temporary_folder
 from finery.testing.trial import (
+    SEED,
     SUBJECT,
     Built,
     Trial,
@@ -31,7 +33,15 @@ from finery.testing.trial import (
     files_in,
     provided_as,
 )
-from finery.testing.variations import HOSTILE, Change, Variation, large_rows, variations_of
+from finery.testing.variations import (
+    HOSTILE,
+    Change,
+    Variation,
+    is_of_files,
+    large_rows,
+    variations_of,
+)
+from finery.util.installed import finery_packages
 
 ELSEWHERE = {
     "COLUMNS": "40",
@@ -85,10 +95,16 @@ class StepContract:
     step runs several times.
 
     others: other values of settings, e.g. `{"lora.r": 8}`, for the tests that change one. By
-        default they follow from types and limits. None excludes a setting.
+        default they follow from types and limits. None excludes a setting, except from the test
+        that each has an effect.
+    situations: settings whose effect needs others, with these: `{"lora.bias": {"lora.r": 8}}`. A
+        value for the setting itself replaces that of `others`.
+    without_effect: settings whose effect can't be observed here, with the reason.
     """
 
     others: ClassVar[Mapping[str, Any]] = {}
+    situations: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    without_effect: ClassVar[Mapping[str, str]] = {}
     _projects: ClassVar[dict[tuple[type, str], Any]] = {}
 
     def step(self, folder: Path) -> Step:
@@ -113,6 +129,10 @@ class StepContract:
             changed = [_changed(v, folder / f"{path}-{i}", change) for i, v in enumerate(values)]
             setattr(slot.owner, slot.field, changed if isinstance(value, list) else changed[0])
         return step if any(slot.accepts.kind is Dataset for slot in slots.values()) else None
+
+    def job(self, folder: Path) -> TestJob:
+        """The job of a run in this process, for a step that needs secrets or `provenance`."""
+        return TestJob(folder, seed=SEED)
 
     def test_it_is_described(self) -> None:
         """Step type and settings have descriptions, and declared interfaces can be loaded."""
@@ -183,6 +203,41 @@ class StepContract:
             if states[name] != ("run" if variation.affects_output else "cached")
         ]
         assert not wrong, f"whether they are in the key isn't as declared: {', '.join(wrong)}"
+
+    def test_each_setting_has_an_effect(self) -> None:
+        """Another value of a setting changes the output or a report, or is refused.
+
+        What the step asks a `table_model`, what it needs of a machine (`resources`) and whether
+        `verify` fails count, too. Settings that the step type inherits from another package may
+        have no effect. The steps run in this process, at least one for each setting.
+        """
+        with _project() as folder:
+            compared = self.comparison(folder)
+            made = [compared.of(*change) for change in self.changes(compared.step)]
+        effects = {effect.setting: effect for effect in made}
+        cls = type(compared.step)
+        own = cls.__module__.partition(".")[0]
+        dead = [
+            f"{name}: " + (f"{e.value!r} changes nothing" if e.is_valid else "give it a value")
+            for name, e in effects.items()
+            if not e.fact and name not in self.without_effect
+            and own in (*finery_packages(), package_of(cls, name))
+        ]  # fmt: skip
+        assert not dead, "\n  ".join(["make them work, or see `others`, `situations`:", *dead])
+        stale = [name for name in self.without_effect if name not in effects or effects[name].fact]
+        assert not stale, f"they have an effect, or don't exist: {', '.join(stale)}"
+
+    def comparison(self, folder: Path) -> Effects:
+        """Compares runs of the step with other settings. folder: an empty one."""
+        return Effects(self.step(folder), folder, self.job)
+
+    def changes(self, step: Step) -> Iterator[tuple[Variation, Mapping[str, Any]]]:
+        """Each setting with its other values, and the situation in which they are compared."""
+        for variation in variations_of(step):
+            situation = dict(self.situations.get(variation.path, {}))
+            other = situation.pop(variation.path, self.others.get(variation.path))
+            values = variation.values if other is None else [other]
+            yield variation._replace(values=values), situation
 
     def test_settings_outside_the_key_change_no_output(self) -> None:
         """Settings with `affects_output=False` don't change the output."""
@@ -290,10 +345,17 @@ class StepContract:
 
     def _variations(self, step: Step) -> Iterator[Variation]:
         for variation in variations_of(step):
-            other = self.others.get(variation.path, variation.values)
-            if other is not None:
+            other = self.others.get(variation.path, variation.values or None)
+            if other is not None and not is_of_files(variation):
                 is_own = variation.path in self.others
                 yield variation._replace(values=[other]) if is_own else variation
+
+
+def package_of(cls: type[Step], path: str) -> str:
+    """The top-level package of the class that declares a setting."""
+    name = path.partition(".")[0]
+    declares = (base for base in cls.__mro__ if name in vars(base).get("__annotations__", {}))
+    return next(declares).__module__.partition(".")[0]
 
 
 def _changed(value: Any, folder: Path, change: Change) -> Any:

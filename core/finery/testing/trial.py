@@ -101,7 +101,7 @@ class Trial:
         if file is not None and str(file) not in self.recipe["plugins"]:
             self.recipe["plugins"].append(str(file))
         prefix = os.path.relpath(folder or self.folder, self.folder)
-        entry = {"use": use, **_written(step, prefix), "seed": SEED, "env": [SECRET, *env]}
+        entry = {"use": use, **settings_of(step, prefix), "seed": SEED, "env": [SECRET, *env]}
         for path, slot in inspect.slots_of(step).items():
             value = getattr(slot.owner, slot.field)
             if isinstance(value, list):
@@ -111,9 +111,9 @@ class Trial:
             else:
                 refs = self._add_artifact(value, slot.field) if value is not None else None
             if refs:
-                _set(entry, path, refs)
+                set_at(entry, path, refs)
         for path, value in (settings or {}).items():
-            _set(entry, path, value)
+            set_at(entry, path, value)
         self._put(inspect.sections_of(type(step))[0], name, entry)
 
     def _add_artifact(self, artifact: Artifact, name: str) -> str:
@@ -383,7 +383,7 @@ def _is(reference: Any, cls: type[Step], root: str) -> bool:
     return same and reference.endswith(f":{cls.__qualname__}") and load_reference(reference) is cls
 
 
-def _written(step: Settings, prefix: str) -> dict[str, Any]:
+def settings_of(step: Settings, prefix: str) -> dict[str, Any]:
     """A step's settings as a recipe has them, without those that have their default.
 
     prefix: what its paths are relative to, from the recipe's folder.
@@ -397,10 +397,10 @@ def _written(step: Settings, prefix: str) -> dict[str, Any]:
             continue
         if name in nested:
             steps = value if isinstance(value, list) else [value]
-            inner = [{"use": provided_as(type(s))[0], **_written(s, prefix)} for s in steps]
+            inner = [{"use": provided_as(type(s))[0], **settings_of(s, prefix)} for s in steps]
             entry[name] = inner if isinstance(value, list) else inner[0]
         elif isinstance(value, Settings):
-            entry[name] = inspect.tag_of(value) | _written(value, prefix)
+            entry[name] = inspect.tag_of(value) | settings_of(value, prefix)
         elif isinstance(value, Files):
             patterns = [os.path.normpath(os.path.join(prefix, p)) for p in value.patterns]
             entry[name] = patterns[0] if len(patterns) == 1 else patterns
@@ -409,7 +409,7 @@ def _written(step: Settings, prefix: str) -> dict[str, Any]:
     return entry
 
 
-def _set(entry: dict[str, Any], path: str, value: Any) -> None:
+def set_at(entry: dict[str, Any], path: str, value: Any) -> None:
     """Set `lora.r` in an entry."""
     *folders, name = path.split(".")
     for folder in folders:

@@ -3,6 +3,8 @@ rarely meets: none, odd text, very long text."""
 
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from finery.fields import Files, Settings
@@ -13,6 +15,8 @@ from finery.step.step import Step
 from finery.testing.checks import groups_in
 
 UNLIMITED = 100_000_000
+EMPTY = "empty"
+"""The name of an empty file or folder, without suffix: another value of a setting for files."""
 
 
 class Variation(NamedTuple):
@@ -27,10 +31,18 @@ class Variation(NamedTuple):
 
 
 def variations_of(step: Step) -> Iterator[Variation]:
-    """All settings of a step for which other values are known: numbers, choices, flags, texts."""
+    """All settings of a step, with the other values that follow from their types: maybe none.
+
+    A group that may be null is a setting, too, if the step has it.
+    """
     schema = step_schema(type(step))
     fixed = inputs_of(type(step)).keys() | nested_fields(type(step)).keys()
     yield from _variations(type(step), step, schema, schema.get("$defs", {}), fixed)
+
+
+def is_of_files(variation: Variation) -> bool:
+    """Whether the setting names files."""
+    return str(variation.values[:1]).startswith(f"['{EMPTY}")
 
 
 def _variations(
@@ -45,21 +57,26 @@ def _variations(
         info = cls.__finery_fields__.get(name)
         if info is None or name in fixed:
             continue
-        if _names_files(hint):
-            continue
         current = getattr(value, name) if value is not None else info.default
+        if _names_files(hint):
+            suffix = Path(current.patterns[0]).suffix if isinstance(current, Files) else ""
+            yield Variation(name, info.affects_output, [f"{EMPTY}{suffix}"])
+            continue
         inner = [group for group in groups_in(hint) if group.__name__ in groups]
-        if len(inner) == 1:
+        parts = current if isinstance(current, dict) and inner else {"": current}
+        if len(inner) == 1 and current != {} and not isinstance(current, list):
             (group,) = inner
-            within = current if isinstance(current, group) else None
-            for v in _variations(group, within, groups[group.__name__], groups):
-                yield v._replace(
-                    path=f"{name}.{v.path}", affects_output=info.affects_output and v.affects_output
-                )
+            if current is not None and type(None) in typing.get_args(hint):
+                yield Variation(name, info.affects_output, [None])
+            for key, part in parts.items():
+                within = part if isinstance(part, group) else None
+                prefix = f"{name}.{key}." if key else f"{name}."
+                for v in _variations(group, within, groups[group.__name__], groups):
+                    affects_output = info.affects_output and v.affects_output
+                    yield v._replace(path=prefix + v.path, affects_output=affects_output)
             continue
         values = [v for v in _others(schema["properties"][name], current) if v != current]
-        if values:
-            yield Variation(name, info.affects_output, values)
+        yield Variation(name, info.affects_output, values)
 
 
 def _names_files(hint: Any) -> bool:
@@ -79,6 +96,15 @@ def _others(form: Mapping[str, Any], current: Any) -> Iterator[Any]:
             yield current is not True
         elif kind in ("integer", "number"):
             yield from _numbers(form, current, integer=kind == "integer")
+        elif kind == "array":
+            yield from [current[:-1]] if isinstance(current, list) and current else ()
+            yield from ([v] for v in islice(_others(form.get("items", {}), None), 3))
+        elif kind == "object":
+            inner = form.get("additionalProperties")
+            if isinstance(current, dict) and current:
+                yield dict(islice(current.items(), len(current) - 1))
+            values = [*islice(_others(inner, None), 3)] if isinstance(inner, dict) else [1]
+            yield from ({"x": value} for value in values or [1])
         elif kind == "string" and "pattern" not in form and "enum" not in form:
             yield f"{current}x" if isinstance(current, str) else "x"
 
@@ -93,6 +119,12 @@ def _numbers(form: Mapping[str, Any], current: Any, *, integer: bool) -> Iterato
         choices.insert(0, low + UNLIMITED)
     if high is not None:
         choices.append((low + high) // 2 if integer else (low + high) / 2)
+    choices += [
+        base * 4,
+        base // 4 if integer else base / 16,
+        low,
+        *([] if high is None else [high]),
+    ]
     for choice in choices:
         above = choice > low if "exclusiveMinimum" in form else choice >= low
         below = high is None or (choice < high if "exclusiveMaximum" in form else choice <= high)

@@ -268,6 +268,13 @@ class RetrieveBundle(
             )  # fmt: skip
             texts |= {CHAT_TEMPLATE: options.template} if options.template is not None else {}
         else:
+            for name in ("context", "slots"):
+                if getattr(self, name) != type(self).__finery_fields__[name].default:
+                    raise UsageError(
+                        f"{name} is for a GGUF, and the model is behind an API",
+                        where=name,
+                        fix=f"remove {name}",
+                    )
             reached = remote(under, self.max_tokens)
         settings = settings_of(self.model, self.name, reached)
         texts |= {

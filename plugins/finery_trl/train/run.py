@@ -24,6 +24,7 @@ from finery_trl.train.checkpoints import (
     last_whole,
     step_of,
 )
+from finery_trl.train.effective import used_settings
 from finery_trl.train.messages import (
     check_half,
     check_optimizer,
@@ -143,7 +144,8 @@ def _train_with(
         hardware: dict[str, Any] = {"deterministic": strict}
         if not trainer.accelerators.unsloth:  # it has its own attention
             hardware["attention"] = trainer.model.config._attn_implementation
-        return Outcome(*counts, names, trainer.progress.measured(), hardware)
+        used = used_settings(step, schedule, trainer)
+        return Outcome(*counts, names, trainer.progress.measured(), hardware, used)
 
 
 @outside_key

@@ -15,6 +15,7 @@ from finery_transformers.frozen.template import PROMPTS, facts_of_rows
 from finery_transformers.loading import base_of
 from finery_trl.rows.example import rows_in
 from finery_trl.train.checkpoints import history_of, measured, step_of
+from finery_trl.train.effective import USED, Used
 
 if TYPE_CHECKING:
     from finery_trl.rows.example import Proven
@@ -36,7 +37,8 @@ class Outcome(NamedTuple):
 
     parameters: of the model without an adapter. trainable: trained parameters. accelerators: names
     of those that were used. measured: speed and memory. hardware: whether all kernels were
-    deterministic, and the attention; neither is part of the model's identity.
+    deterministic, and the attention; neither is part of the model's identity. used: the settings
+    that the trainer had, see `finery_trl.train.effective`.
     """
 
     parameters: int
@@ -44,6 +46,7 @@ class Outcome(NamedTuple):
     accelerators: list[str]
     measured: dict[str, Any]
     hardware: dict[str, Any]
+    used: Used
 
 
 class Trained(NamedTuple):
@@ -84,7 +87,7 @@ def write_model(
         job.out,
         meta=meta,
         refs={"base": under} if step.lora is not None else {},
-        runtime={MEASURED_AS: trained.outcome.measured},
+        runtime={MEASURED_AS: trained.outcome.measured, USED: trained.outcome.used},
     )
 
 

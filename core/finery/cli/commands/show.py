@@ -53,6 +53,10 @@ MATRIX = "matrix"
     help="The output as a build of the past made or found it: an id of `finery runs`, `last` or "
     "`previous`.",
 )  # fmt: skip
+@click.option(
+    "--effective", is_flag=True,
+    help="The settings: what was asked, what was used, and why that differs.",
+)  # fmt: skip
 @click.option("--dropped", is_flag=True, help="All rows that a data step dropped or reported.")
 @click.option(
     "--row", "row_id", metavar="ID",
@@ -63,7 +67,7 @@ MATRIX = "matrix"
 def command(
     step: str | None, recipe: Path, overrides: tuple[str, ...], rows: int, html: str | None,
     tokenizer: str | None, model: str | None, wrong: bool, jsonl: bool, run_id: str | None,
-    dropped: bool, row_id: str | None, as_json: bool,
+    effective: bool, dropped: bool, row_id: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show the outputs of STEP: rows, scores, model sizes and curves, files.
 
@@ -73,6 +77,7 @@ def command(
     from finery.artifact.kinds import Metrics
     from finery.builder.checks import failed_gates
     from finery.builder.project import Project
+    from finery.cli.effective import effective_settings, table_of
     from finery.cli.row_view import story_parts
     from finery.cli.views import overview, print_records, show_outputs, stdout, write_pages
     from finery.compare.outputs import titled
@@ -92,6 +97,7 @@ def command(
         )
     for option, is_given in (
         ("--dropped", dropped),
+        ("--effective", effective),
         ("--model", model is not None),
         ("--wrong", wrong),
         ("--run", run_id is not None),
@@ -137,6 +143,13 @@ def command(
     if not fresh and run_id is None:
         text = "not up to date: this is the output of the last build (see `finery plan`)\n"
         click.secho(with_recipe(text), fg="yellow", err=True)
+    if effective:
+        settings = list(effective_settings(graph.nodes[name].step, result))
+        if not as_json:
+            print_sections(stdout(), [Section(name, list(table_of(settings)))])
+        for setting in settings if as_json else ():
+            print_json(setting)
+        return
     if output:
         manifests = {f"{name}.{output}": project.output(result, name, output, run_id)}
     else:

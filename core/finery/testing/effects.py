@@ -1,0 +1,186 @@
+"""What other values of a step's settings change: its outputs, its reports, what it needs, or
+whether it refuses.
+
+Steps run in this process, next to each other. Input: a step with opened inputs. Output: facts of
+each run, and for each setting the first fact that differs.
+"""
+
+import copy
+import hashlib
+import json
+import re
+import typing
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import chdir
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from finery.artifact.kinds import Artifact
+from finery.errors import FineryError
+from finery.recipe.validate import decode_field
+from finery.step.inspect import files_of
+from finery.step.look import promises_of
+from finery.step.step import Step, examine_opened
+from finery.testing.job import TableEngine, TestJob, prepare
+from finery.testing.trial import SEED, files_in, set_at, settings_of
+from finery.testing.variations import EMPTY, Variation
+
+FactsOfRun = dict[str, str]
+"""What can be observed of a run, e.g. `output rows.jsonl` → a digest."""
+REFUSED = "refused"
+"""The only fact of a run that ended with a `FineryError`: its text."""
+
+
+class Effect(NamedTuple):
+    """What another value of a setting changes.
+
+    fact: the first fact that differs, `refused` if all values that change anything are refused, or
+    empty. value: a value that was tried. is_valid: whether the type of the setting takes a value.
+    """
+
+    setting: str
+    fact: str = ""
+    value: Any = None
+    is_valid: bool = False
+
+
+class Effects:
+    """Runs of a step with other settings, compared with the step as it is.
+
+    folder: what the paths in settings are relative to. The runs have folders in it. job: makes the
+    job of a run in a folder.
+    """
+
+    def __init__(self, step: Step, folder: Path, job: Callable[[Path], TestJob]) -> None:
+        self._folder = folder
+        self._job = job
+        self._runs = 0
+        self._references: dict[str, FactsOfRun] = {}
+        self.step = step
+        (folder / EMPTY).mkdir()
+        once, again = self._observed(step), self._observed(step)
+        self.unstable = {name for name in once.keys() | again if once.get(name) != again.get(name)}
+
+    def of(self, variation: Variation, situation: Mapping[str, Any]) -> Effect:
+        """The effect of a setting. situation: further settings of both runs, by path."""
+        effects = [Effect(variation.path)]
+        for value in variation.values:
+            try:
+                other = with_settings(self.step, {**situation, variation.path: value})
+            except msgspec.ValidationError:
+                continue
+            before, after = self.reference(situation), self._observed(other)
+            names = [REFUSED] if REFUSED in after else sorted(before.keys() | after.keys())
+            changed = (n for n in names if before.get(n) != after.get(n) and n not in self.unstable)
+            effect = Effect(variation.path, next(changed, ""), value, True)
+            if effect.fact not in ("", REFUSED):
+                return effect
+            effects.append(effect)
+        return max(effects, key=lambda effect: (bool(effect.fact), effect.is_valid))
+
+    def reference(self, situation: Mapping[str, Any]) -> FactsOfRun:
+        """The facts of the step in a situation."""
+        key = repr(sorted(situation.items()))
+        if key not in self._references:
+            self._references[key] = self._observed(with_settings(self.step, situation))
+        return self._references[key]
+
+    def _observed(self, step: Step | None) -> FactsOfRun:
+        if step is None:
+            return {REFUSED: "when it was made"}
+        self._runs += 1
+        for files in files_of(step).values():
+            for pattern in files.patterns:
+                if re.fullmatch(rf"{EMPTY}\.\w+", pattern):
+                    (self._folder / pattern).touch()
+        folder = self._folder / "runs" / str(self._runs)
+        facts = facts_of_run(step, self._folder, self._job(folder))
+        return {name: value.replace(str(folder), "<run>") for name, value in facts.items()}
+
+
+def facts_of_run(step: Step, root: Path, job: TestJob) -> FactsOfRun:
+    """Run a step, and observe it. root: of the paths in its settings."""
+    from finery.execute.worker import check_outputs
+
+    facts = {"resources": repr(step.resources())}
+    TableEngine.asked.clear()
+    with chdir(root):
+        try:
+            prepare(step, root)
+            step.check()
+            examine_opened(step, SEED, opens=True)
+            returned = step.run(job)
+        except FineryError as error:
+            return {REFUSED: str(error)}
+        outputs = check_outputs(returned, promises_of(step), step.use)
+        try:
+            step.verify(outputs)
+        except FineryError as error:
+            facts["gate"] = str(error)
+    facts["requests"] = repr(sorted(TableEngine.asked))
+    for name, artifact in outputs.items():
+        facts |= dict(_facts_of_artifact(f"output {name}".strip(), artifact))
+    return facts | _facts_of_reports(job.events)
+
+
+def with_settings(step: Step, settings: Mapping[str, Any]) -> Step | None:
+    """A copy of a step with other settings, by path, as a recipe has them.
+
+    None if its `__post_init__` refuses them. Raises `msgspec.ValidationError` for a value that the
+    setting's type or limits exclude.
+    """
+    hints = typing.get_type_hints(type(step), include_extras=True)
+    entry: dict[str, Any] = {}
+    for path, value in copy.deepcopy(dict(settings)).items():
+        name, inner, _ = path.partition(".")
+        if inner and name not in entry:  # a group: as the step has it
+            entry[name] = settings_of(step, "").get(name, {})
+        set_at(entry, path, value)
+    fields = {
+        name: msgspec.convert(value, hints[name], dec_hook=decode_field)
+        for name, value in entry.items()
+    }
+    try:
+        return msgspec.structs.replace(step, **fields)
+    except (ValueError, TypeError):
+        return None
+
+
+def _facts_of_artifact(name: str, artifact: Artifact) -> Iterator[tuple[str, str]]:
+    for path in files_in(artifact):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        yield f"{name} file {path.relative_to(artifact.path)}", digest
+    for kind in ("meta", "runtime"):
+        for fact, value in _leaves(getattr(artifact, kind)):
+            yield f"{name} {kind} {fact}", value
+    for label, path in artifact.external.items():
+        yield f"{name} external {label}", str(path)
+    for role, ref in artifact.refs.items():
+        yield from _facts_of_artifact(f"{name} {role}", ref)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(path, JSON) of the values in plain data."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{path}.{name}")
+    else:
+        yield path.strip("."), json.dumps(value, default=repr)
+
+
+def _facts_of_reports(events: Iterable[Mapping[str, Any]]) -> FactsOfRun:
+    """The reports of a run. Lines that differ only in numbers are one fact.
+
+    Numbers may be times. A fact that differs between two equal runs is compared in no other.
+    """
+    facts: defaultdict[str, list[str]] = defaultdict(list)
+    for event in events:
+        if event["event"] == "metric":
+            facts[f"report of {event['name']} at {event['at']}"].append(repr(event["value"]))
+        else:
+            text = str(event.get("message", event.get("text")))
+            facts["report " + re.sub(r"\d[\d.,]*", "#", text)].append(text)
+    return {name: json.dumps(texts) for name, texts in facts.items()}

@@ -23,6 +23,7 @@ class Train(Step, seeded=False, sections=("train",)):
     dtype: str = setting("auto", help="Precision.")
     lora: Lora | None = setting(Lora(), help="The adapter.")
     token: str = setting("", help="A secret.")
+    args: dict[str, float] = setting({}, help="Arguments of a library.")
     logs: int = setting(1, affects_output=False, help="Reports.")
     says: bool = setting(True, help="Whether to record.")
 
@@ -41,7 +42,7 @@ finery: 1
 name: t
 plugins: [./trains.py]
 train:
-  sft: {use: trains.train, epochs: 4, lora: {r: 8}}
+  sft: {use: trains.train, epochs: 4, lora: {r: 8}, args: {weight_decay: 0.1}}
   silent: {use: trains.train, says: false, epochs: 4}
 """
 
@@ -68,11 +69,14 @@ def test_used_values_stand_beside_those_of_the_recipe(trained: Project) -> None:
     assert lines["lora.r"] == {
         "setting": "lora.r", "asked": 8, "is_default": False, "used": 8, "reason": "",
     }  # fmt: skip
-    assert lines["args.weight_decay"]["used"] == 0.0
+    assert lines["args.weight_decay"] == {
+        "setting": "args.weight_decay", "asked": 0.1, "is_default": False, "used": 0.0,
+        "reason": "the library's default",
+    }  # fmt: skip
     assert "used" not in lines["logs"]
     text = trained.here("show", "sft", "--effective").out
     assert [line.split() for line in text.splitlines() if "epochs" in line] == [
-        ["epochs", "4.0", "2.5", "stopped", "early"]
+        ["epochs", "4.0", "2.5", "(stopped", "early)"]
     ]
     assert "not recorded" in text
 

@@ -14,7 +14,7 @@ from finery.fields import Files, Settings
 from finery.recipe.yaml import redact_secrets
 from finery.step.inspect import inputs_of, nested_fields
 from finery.step.step import Step
-from finery.views.parts import Part, Table, Text
+from finery.views.parts import Cell, Part, Table, Text
 
 USED = "settings"
 NOT_RECORDED = "Used values weren't recorded when this was built, or the step type never does."
@@ -29,9 +29,14 @@ def effective_settings(step: Step, result: Result) -> Iterator[dict[str, Any]]:
     for manifest in result.outputs.values():
         used |= manifest.runtime.get(USED, {})
     built, asked = dict(result.parts), dict(_asked(step))
+    asked = {
+        p: (built.get(f"setting {p}", value), default) for p, (value, default) in asked.items()
+    }
     for path in dict.fromkeys([*asked, *used]):
-        value, default = asked.get(path, (None, None))
-        value = built.get(f"setting {path}", value)
+        name, _, key = path.partition(".")
+        group, _ = asked.get(name, (None, None))
+        inner = group.get(key) if isinstance(group, dict) else None  # `args.weight_decay`
+        value, default = asked.get(path, (inner, None))
         facts = {"setting": path, "asked": value, "is_default": value == default}
         facts |= dict(zip(("used", "reason"), used.get(path, ()), strict=False))
         yield json.loads(redact_secrets(json.dumps(facts, ensure_ascii=False)))
@@ -55,21 +60,19 @@ def table_of(settings: list[dict[str, Any]]) -> Iterator[Part]:
     """The settings as a table, after a remark where nothing was recorded."""
     if not any("used" in setting for setting in settings):
         yield Text(NOT_RECORDED)
-        rows = [[each["setting"], _cell(each["asked"])] for each in settings]
-        yield Table(["setting", "asked"], rows)
+        yield Table(
+            ["setting", "asked"], [[each["setting"], _cell(each["asked"])] for each in settings]
+        )
         return
-    yield Table(
-        ["setting", "asked", "used", "why"],
-        [
-            [
-                each["setting"],
-                Text("default", "soft") if each["is_default"] else _cell(each["asked"]),
-                _cell(each["used"]) if "used" in each else Text("not recorded", "soft"),
-                each.get("reason", ""),
-            ]
-            for each in settings
-        ],
-    )
+    rows: list[list[Cell]] = []
+    for each in settings:
+        asked = Text("default", "soft") if each["is_default"] else _cell(each["asked"])
+        used: Cell = Text("not recorded", "soft")
+        if "used" in each:
+            reason = f" ({each['reason']})" if each["reason"] else ""
+            used = [Text(_cell(each["used"])), Text(reason, "soft")]
+        rows.append([each["setting"], asked, used])
+    yield Table(["setting", "asked", "used"], rows)
 
 
 def _cell(value: Any) -> str:

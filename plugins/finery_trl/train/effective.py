@@ -54,7 +54,7 @@ def used_settings(step: "Training", schedule: Schedule, trainer: Any) -> Used:
     validates = step.validation is not None or step.watch is not None
     values |= {} if validates else dict.fromkeys(VALIDATED)
     reasons = {f"args.{name}": "the library's default" for name in library} | {
-        "epochs": f"{steps:,} optimizer steps, of {schedule.epoch_steps:,} per epoch",
+        "epochs": f"{steps:,} optimizer steps; an epoch has {schedule.epoch_steps:,}",
         "effective_batch_size": f"{size} rows x {accumulated} x {processes} processes",
         "max_length": f"the longest row has {schedule.longest:,} tokens",
     }

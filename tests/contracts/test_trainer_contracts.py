@@ -24,11 +24,19 @@ ROWS = [
     for thing in ("card", "rate", "key", "late", "my", "is")
 ]
 
+SITUATIONS = {
+    "double_quantization": {"quantization": "nf4"},
+    "merge": {"quantization": "nf4"},
+    "too_long": {"max_length": 28},
+}
+OTHERS = {"args": {"weight_decay": 0.1}}
+
 
 class TestSft(StepContract):
     """trl.sft: killed in the middle, it goes on from a checkpoint, to the same weights."""
 
-    others = {"packing": None}
+    others = {"packing": None, **OTHERS}
+    situations = SITUATIONS
 
     def step(self, folder: Path) -> Step:
         return Sft(
@@ -43,7 +51,8 @@ class TestSft(StepContract):
 class TestPretrain(StepContract):
     """trl.pretrain, on documents that share blocks."""
 
-    others = {"packing": None, "too_long": None}
+    others = {"packing": None, "too_long": None, **OTHERS}
+    situations = SITUATIONS
 
     def step(self, folder: Path) -> Step:
         return Pretrain(
@@ -65,7 +74,8 @@ class TestPretrain(StepContract):
 class TestGrpo(StepContract):
     """trl.grpo: killed in the middle, it samples the same answers again."""
 
-    others = {"algorithm": "rloo"}
+    others = {"algorithm": "rloo", **OTHERS}
+    situations = SITUATIONS
 
     def step(self, folder: Path) -> Step:
         given: Any = {"models": [Model.placeholder("model")], "rows": Dataset.placeholder("rows")}
@@ -85,7 +95,8 @@ class TestGrpo(StepContract):
 class TestDistill(StepContract):
     """trl.distill: killed in the middle, it writes the same answers again."""
 
-    others = {"beta": 0.5}
+    others = {"beta": 0.5, **OTHERS}
+    situations = SITUATIONS
 
     def step(self, folder: Path) -> Step:
         model = tiny_llama(folder / "model")

@@ -93,6 +93,36 @@ def test_it_learns_to_answer_and_to_stop(train: Train, data: Dataset) -> None:
     assert curve(job)[-1]["loss"] < 0.1
 
 
+def test_used_settings_are_those_of_the_trainer_and_the_adapter(
+    train: Train, validation: Dataset
+) -> None:
+    model, _ = train(
+        validation=validation, epochs=2, warmup_ratio=0.5, dtype="fp32", activation_offloading=True,
+        lora=Lora(r=4, target_modules=["q_proj"]), args={"weight_decay": 0.5},
+    )  # fmt: skip
+    used = {name: value for name, (value, _) in model.runtime["settings"].items()}
+    reasons = {name: why for name, (_, why) in model.runtime["settings"].items()}
+    assert used["epochs"] == 2
+    assert reasons["epochs"] == "6 optimizer steps; an epoch has 3"
+    assert (used["warmup_steps"], reasons["warmup_steps"]) == (3, "0.5 of 6 optimizer steps")
+    assert (used["lora.r"], used["lora.lora_alpha"]) == (4, 4)
+    assert used["lora.target_modules"] == "q_proj"
+    assert (used["activation_offloading"], used["dtype"]) == (False, "fp32")
+    assert reasons["activation_offloading"] == "no effect without a GPU"
+    assert (used["args.weight_decay"], reasons["args.weight_decay"]) == (0.5, "")
+    assert reasons["args.max_grad_norm"] == "the library's default"
+    assert used["eval_steps"] == 3
+
+
+def test_used_settings_are_the_same_after_an_interruption(train: Train) -> None:
+    """All of it was trained before, so that the trainer doesn't train."""
+    first, job = train(epochs=2)
+    shutil.rmtree(job.out)
+    job.out.mkdir()
+    again, _ = train(epochs=2)
+    assert again.runtime["settings"] == first.runtime["settings"]
+
+
 def test_an_adapter_has_its_base_tokenizer_and_facts(train: Train, tiny: Model) -> None:
     model, job = train()
     assert model.refs == {"base": tiny}

@@ -85,10 +85,9 @@ def outcomes(contract: Any, folder: Path, *, cuts: bool) -> Iterator[tuple[str, 
     comparison = contract.comparison(folder)
     for variation, situation in contract.changes(comparison.step):
         effect = comparison.of(variation, situation)
-        said = effect.fact or ("nothing changes" if effect.is_valid else "no value")
+        said = effect.fact or ("nothing changes" if effect.tried else "no value")
         after = ""
         if effect.fact and cuts:
-            base = with_settings(comparison.step, situation)
             base = with_settings(comparison.step, situation) or comparison.step
             with cut(base, effect.setting, value_at(base, effect.setting)):
                 again = comparison.of(variation._replace(values=[effect.value]), situation)
@@ -126,8 +125,8 @@ def _kind(said: str, after: str, reason: str) -> str:
     if after:
         return "UNNOTICED"
     if reason:
-        return "listed"
-    return "DEAD" if said in ("nothing changes", "no value") else "noticed"
+        return "listed" if said in ("nothing changes", "no value") else "STALE"
+    return {"nothing changes": "DEAD", "no value": "DEAD", "refused": "refused"}.get(said, "found")
 
 
 if __name__ == "__main__":

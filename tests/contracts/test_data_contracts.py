@@ -93,12 +93,18 @@ class TestDedup(StepContract):
 class TestFilter(StepContract):
     """data.filter."""
 
+    others = {"excludes": {"user": "refund"}} | {
+        f"{limit}_characters": {"user": 36} for limit in ("min", "max")
+    }
+
     def step(self, folder: Path) -> Step:
         return Filter(rows=rows(folder), matches={"user": "Monday|Lisbon"}, where="label != 'card'")
 
 
 class TestMap(StepContract):
     """data.map."""
+
+    others = {"remove": ["label"]}
 
     def step(self, folder: Path) -> Step:
         turns = [*ROWS[0]["messages"], *ROWS[1]["messages"][1:]]
@@ -113,6 +119,7 @@ class TestMap(StepContract):
 class TestMix(StepContract):
     """data.mix."""
 
+    others = {"weights": [1, 1]}
     situations = {"short": {"total": 500}}
 
     def step(self, folder: Path) -> Step:
@@ -130,12 +137,17 @@ class TestReport(StepContract):
 class TestSample(StepContract):
     """data.sample."""
 
+    others = {"by": "output"}
+
     def step(self, folder: Path) -> Step:
         return Sample(rows=[dataset(folder / "rows", ROWS[:10])], n=7, by="label")
 
 
 class TestSplit(StepContract):
     """data.split."""
+
+    others = {"group": "label"}
+    situations = {"stratify": {"stratify": None}}
 
     def step(self, folder: Path) -> Step:
         return Split(rows=rows(folder), validation=0.2, test=0.2, stratify="label")
@@ -144,15 +156,19 @@ class TestSplit(StepContract):
 class TestValidate(StepContract):
     """data.validate."""
 
-    others = {"label": "output", "personal": ["phone"]}
-    situations = {"label": {"labels": ["card"], "actions": {"label": "drop"}, "label": "topic"}}
+    others = {"label": "output", "personal": ["phone"], "languages": ["de"]}
+    situations = {
+        "schema": {"schema": "schema.json"},
+        "label": {"labels": ["card"], "actions": {"label": "drop"}, "label": "topic"},
+    }
 
     def step(self, folder: Path) -> Step:
         mail = {
-            "prompt": "Write to ann@example.com, please.",
+            "prompt": "Write to ann@lisbon-bank.pt, please.",
             "completion": "refund",
             "topic": "card",
         }
+        (folder / "schema.json").write_text('{"type": "object"}', encoding="utf-8")
         return Validate(
             rows=[*rows(folder), dataset(folder / "mail", [mail])],
             languages=["en"],
@@ -163,22 +179,31 @@ class TestValidate(StepContract):
 class TestFile(StepContract):
     """data.file."""
 
-    situations = {f"columns.{name}": {"columns": TEMPLATES} for name in TEMPLATES}
-    others = {f"columns.{name}": "{{ label | upper }}" for name in TEMPLATES}
+    situations = {
+        "path": {"path": ["other.jsonl"]},
+        "encoding": {"keep": ["place"], "encoding": "cp1252"},
+    } | {f"columns.{name}": {"columns": TEMPLATES} for name in TEMPLATES}
+    others = {"keep": ["place"]} | {f"columns.{n}": "{{ label | upper }}" for n in TEMPLATES}
 
     def step(self, folder: Path) -> Step:
         return self.step_with_rows(folder, lambda rows: rows)
 
     def step_with_rows(self, folder: Path, change: Change) -> Step:
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in change(ROWS)]
+        placed = [{**row, "place": "Évora"} for row in ROWS]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in change(placed)]
         (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+        (folder / "other.jsonl").write_text("".join(lines[:4]), encoding="utf-8")
         return File(path=Files(["rows.jsonl"]))
 
 
 class TestSqlQuery(StepContract):
     """sql.query, on a SQLite file."""
 
-    situations = {f"columns.{name}": {"columns": SQL_TEMPLATES} for name in SQL_TEMPLATES}
+    situations = {f"columns.{name}": {"columns": SQL_TEMPLATES} for name in SQL_TEMPLATES} | {
+        "path": {"path": "other.db"},
+        "query_file": {"query": None, "query_file": "rows.sql"},
+        "params": {"query": "SELECT prompt, completion FROM t LIMIT :n", "params": {"n": 2}},
+    }
     others = {f"columns.{name}": "{{ prompt | upper }}" for name in SQL_TEMPLATES}
 
     def step(self, folder: Path) -> Step:
@@ -193,14 +218,19 @@ class TestSqlQuery(StepContract):
         database.commit()
         database.close()
         query = "SELECT prompt, completion FROM t ORDER BY rowid"
+        (folder / "rows.sql").write_text(f"{query} DESC", encoding="utf-8")
+        (folder / "other.db").write_bytes(b"")
         return SqlQuery(path=finery.File(["shop.db"]), query=query)
 
 
 class TestDocsFiles(StepContract):
     """docs.files."""
 
-    situations = {"bad_files": {"path": ["docs", "bad.txt"]}}
-    others = {"shortest": 1999, "overlap": 300}
+    situations = {
+        "bad_files": {"path": ["docs", "bad.txt"]},
+        "path": {"path": ["docs/notes.md"]},
+    }
+    others = {"shortest": 900, "overlap": 300}
 
     def step(self, folder: Path) -> Step:
         return self.step_with_rows(folder, lambda rows: rows)
@@ -213,4 +243,5 @@ class TestDocsFiles(StepContract):
         (folder / "bad.txt").write_bytes(b"caf\xe9")
         text = "\n\n".join(str(row["text"]) for row in change(paragraphs))
         (folder / "docs" / "manual.md").write_text(f"# Manual\n\n{text}", encoding="utf-8")
+        (folder / "docs" / "notes.md").write_text(text[:200], encoding="utf-8")
         return DocsFiles(path=Files(["docs"]))

@@ -41,6 +41,11 @@ def models(folder: Path, **answers: str) -> list[Model]:
     return [knows, table_model(folder / "guesses", answers, "yes\nIt is.")]
 
 
+NEEDED = {
+    "require": {"require": {"guesses.accuracy": ">= 0.99"}},
+    "slices": {"slices": ["length"]},
+}
+"""A gate that these models fail, and slices of any rows."""
 TIMES = "a time is measured, so the output differs in each run"
 NO_CALLS = "models of the kit call no tools; tests/plugins/test_eval_tools.py changes it"
 
@@ -53,6 +58,8 @@ def rows(folder: Path, answers: dict[str, str] = ANSWERS) -> Dataset:
 class TestExact(StepContract):
     """eval.exact."""
 
+    situations = NEEDED
+
     def step(self, folder: Path) -> Step:
         return Exact(models=models(folder), rows=rows(folder))
 
@@ -60,12 +67,17 @@ class TestExact(StepContract):
 class TestClassification(StepContract):
     """eval.classification."""
 
+    situations = {**NEEDED, "labels": {"labels": ["yes", "no", "maybe"]}}
+
     def step(self, folder: Path) -> Step:
         return Classification(models=models(folder), rows=rows(folder))
 
 
 class TestJson(StepContract):
     """eval.json."""
+
+    others = {"fields": ["late"]}
+    situations = {**NEEDED, "require": {"require": {"n.accuracy": ">= 0.99"}}}
 
     def step(self, folder: Path) -> Step:
         fields = {"n": 3, "tags": ["a", "b"], "word": "Yes"}
@@ -80,6 +92,8 @@ class TestJson(StepContract):
 
 class TestDialog(StepContract):
     """eval.dialog, with eval.exact inside."""
+
+    situations = NEEDED
 
     def step(self, folder: Path) -> Step:
         turns = [
@@ -96,6 +110,7 @@ class TestToolCalls(StepContract):
     """eval.tools, on models that never call a tool."""
 
     others = {"free": ["look.at"], "unordered": ["look.at"]}
+    situations = NEEDED
     without_effect = dict.fromkeys(
         ("free", "coerce", "ignore_case", "strip", "execute.file", "execute.expect",
          "execute.max_steps", "execute.seconds"),
@@ -115,8 +130,8 @@ class TestToolCalls(StepContract):
 class TestRules(StepContract):
     """eval.rules."""
 
-    others = {"rules.brief.never": "it is"}
-    situations = {"ignore_case": {"rules": {"sure": {"starts_with": "yes"}}}}
+    others = {"rules.brief.never": "It is"}
+    situations = {**NEEDED, "ignore_case": {"rules": {"sure": {"starts_with": "yes"}}}}
 
     def step(self, folder: Path) -> Step:
         rules = {"brief": Rule(max_words=3), "positive": Rule(never="no")}
@@ -127,6 +142,7 @@ class TestSql(StepContract):
     """eval.sql."""
 
     others = {"timeout": 6.0}
+    situations = {**NEEDED, "require": {"require": {"n.accuracy": ">= 0.99"}}}
     without_effect = {"timeout": "only slow queries reach it: tests/plugins/test_eval_sql.py"}
 
     def step(self, folder: Path) -> Step:
@@ -159,6 +175,7 @@ class TestSelect(StepContract):
     """eval.select."""
 
     others = {"model": "other", "metric": "f1", "repeats": {"both": ["one", "two"]}}
+    situations = {"pareto": {"model": None, "pareto": ["accuracy", "-f1"]}}
 
     def step(self, folder: Path) -> Step:
         return Select(
@@ -180,6 +197,7 @@ class TestSelect(StepContract):
 class TestJudge(StepContract):
     """eval.judge, held against decisions on its rows."""
 
+    situations = {**NEEDED, "require": {"require": {"guesses.score": ">= 5"}}}
     without_effect = {"budget.dollars": "answers of the kit's models cost nothing"}
 
     def step(self, folder: Path) -> Step:
@@ -199,6 +217,7 @@ class TestJudge(StepContract):
 class TestArena(StepContract):
     """eval.arena, with a judge that prefers the first answer."""
 
+    situations = {**NEEDED, "require": {"require": {"guesses.win_rate": ">= 0.99"}}}
     without_effect = {"budget.dollars": "answers of the kit's models cost nothing"}
 
     def step(self, folder: Path) -> Step:
@@ -214,6 +233,7 @@ class TestRetention(StepContract):
     """eval.retention, without a text: these models have no weights."""
 
     others = {"tasks": ["reversal"]}
+    situations = {"require": {"require": {"guesses.solved": ">= 0.99"}}}
     without_effect = {"text_bytes": "these models have no weights: tests/plugins/test_retention.py"}
 
     def step(self, folder: Path) -> Step:
@@ -266,8 +286,9 @@ class TestClassify(StepContract):
     def step(self, folder: Path) -> Step:
         base = Model(tiny_bert(folder / "bert"), meta={"format": "transformers"})
         return Classify(
-            model=base, rows=labelled(folder), train="setfit", num_iterations=1, epochs=1
-        )
+            model=base, rows=labelled(folder), train="setfit", num_iterations=1, epochs=1,
+            effective_batch_size=2,
+        )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -304,6 +325,7 @@ def labelled(folder: Path) -> Dataset:
         "Is it here?": "place",
         "Is it early?": "time",
         "Where?": "place",
+        "Is it there?": "place",
     }
     made = [{"prompt": p, "completion": f"topic: {t}\nkind: {t[0]}"} for p, t in labels.items()]
     return dataset(folder / "labelled", made)

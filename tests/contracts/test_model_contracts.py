@@ -11,7 +11,7 @@ from tiny_gguf import write_tiny_gguf
 from vllm_models import tiny_adapter, tiny_base
 
 from finery import Dataset, Files, Model, Step
-from finery.testing import StepContract, dataset
+from finery.testing import StepContract, TestJob, dataset
 from finery_eval.steps.exact import Exact
 from finery_hub.push.step import HubPush
 from finery_local.model import LocalModel
@@ -64,6 +64,18 @@ class TestPush(StepContract):
         "base_model_relation": None, "private": None,
         "adopt": None,  # the step's name is in the facts, and so in its key
     }  # fmt: skip
+    situations = {"base_model_relation": {"base_model": "acme/base"}}
+    without_effect = dict.fromkeys(
+        ("dry_run", "private", "adopt", "benchmarks"),
+        "nothing is pushed or evaluated: tests/plugins/test_hub_push.py, test_hub_metadata.py",
+    )
+
+    def job(self, folder: Path) -> TestJob:
+        """With the facts of a recipe that has only the model."""
+        lists = ("trainings", "origins", "generated", "dropped", "evaluations", "apart")
+        recipe = {"name": "t", "file": "recipe.yaml", "text": "name: t\n"}
+        facts = {"step": "push", "recipe": recipe, "lock": {"file": "recipe.lock"}, "bases": {}}
+        return TestJob(folder, provenance=facts | {name: [] for name in lists})
 
     def step(self, folder: Path) -> Step:
         (folder / "gguf").mkdir(parents=True)
@@ -89,6 +101,7 @@ class TestLlamaBundle(StepContract):
 class TestServeCheck(StepContract):
     """serve.check, with eval.exact inside."""
 
+    situations = {"max_tokens": {"judge": None}}
     without_effect = {
         "slots": "answers are the same with any number",
         "allow": "this server has no faults: tests/plugins/test_serve_check.py",

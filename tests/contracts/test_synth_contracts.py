@@ -18,11 +18,10 @@ GENERATED = {
     "budget.dollars": "answers of the kit's models cost nothing",
     "checks.python.file": "its functions are tested in tests/plugins/test_synth_checks.py",
     **{f"checks.judge.{name}": JUDGED for name in ("min", "scale", "max_tokens", "prompt")},
-    "series": "models of the kit give the same answers again; it is in the key",
 }
 OTHERS = {"checks.schema": {"type": "object", "required": ["city"]}}
 SITUATIONS = {"retries": {"checks.matches": {"assistant": "a text that no answer has"}}}
-FROM_CONTEXT = {"context": "always", "unanswerable": 0.9}
+FROM_CONTEXT = {"context": "with", "unanswerable": 0.9}
 SUBJECTS = ("card", "transfer", "refund")
 TEXTS = [f"The {subject} was late, and the branch in Lisbon was closed." for subject in SUBJECTS]
 
@@ -62,11 +61,13 @@ class TestInstruct(StepContract):
     """synth.instruct."""
 
     others = OTHERS
-    situations = SITUATIONS
+    situations = {**SITUATIONS, "checks.similarity.to": {"checks.similarity": {"max": 0.5}}}
     without_effect = GENERATED
 
     def step(self, folder: Path) -> Step:
-        examples = [{"user": f"Question {n} about it?", "assistant": "card"} for n in range(3)]
+        examples = [
+            {"user": f"What is question {n} about my card?", "assistant": "card"} for n in range(3)
+        ]
         teacher = table_model(folder / "m", {}, json.dumps({"examples": examples}))
         return Instruct(rows=rows(folder), model=teacher, n=2, per_request=3)
 
@@ -100,11 +101,16 @@ class TestPreferences(StepContract):
     """synth.preferences."""
 
     others = OTHERS
-    situations = {**SITUATIONS, "pairs": {"checks.max_characters": {}}}
+    situations = {"pairs": {"checks.max_characters": {"assistant": 3}}}
     without_effect = {**GENERATED, "margin": JUDGED}
 
     def step(self, folder: Path) -> Step:
-        answers = ["Yes.", "It certainly is late, and I am sorry for that, dear customer.", "No."]
+        answers = [
+            "Yes.",
+            "It certainly is late, and I am sorry for that, dear customer.",
+            "No.",
+            "",
+        ]
         checks = Checks(max_characters={"assistant": 10})
         teacher = table_model(folder / "m", {}, answers)
-        return Preferences(rows=rows(folder), model=teacher, n=3, checks=checks)
+        return Preferences(rows=rows(folder), model=teacher, n=4, checks=checks)

@@ -28,7 +28,9 @@ SITUATIONS = {
     "double_quantization": {"quantization": "nf4"},
     "merge": {"quantization": "nf4"},
     "too_long": {"max_length": 28},
+    "max_length": {"max_length": 28},
 }
+ADAPTER = {"adapter": "these models are no adapters: tests/plugins/test_trl_sft.py"}
 OTHERS = {"args": {"weight_decay": 0.1}}
 
 
@@ -37,6 +39,7 @@ class TestSft(StepContract):
 
     others = {"packing": None, **OTHERS}
     situations = SITUATIONS
+    without_effect = ADAPTER
 
     def step(self, folder: Path) -> Step:
         return Sft(
@@ -53,6 +56,7 @@ class TestPretrain(StepContract):
 
     others = {"packing": None, "too_long": None, **OTHERS}
     situations = SITUATIONS
+    without_effect = ADAPTER
 
     def step(self, folder: Path) -> Step:
         return Pretrain(
@@ -76,6 +80,7 @@ class TestGrpo(StepContract):
 
     others = {"algorithm": "rloo", **OTHERS}
     situations = SITUATIONS
+    without_effect = ADAPTER
 
     def step(self, folder: Path) -> Step:
         given: Any = {"models": [Model.placeholder("model")], "rows": Dataset.placeholder("rows")}
@@ -97,6 +102,7 @@ class TestDistill(StepContract):
 
     others = {"beta": 0.5, **OTHERS}
     situations = SITUATIONS
+    without_effect = ADAPTER
 
     def step(self, folder: Path) -> Step:
         model = tiny_llama(folder / "model")

@@ -66,9 +66,10 @@ def table_of(settings: list[dict[str, Any]]) -> Iterator[Part]:
         return
     rows: list[list[Cell]] = []
     for each in settings:
-        asked = Text("default", "soft") if each["is_default"] else _cell(each["asked"])
+        asked: Cell = _cell(each["asked"])
         used: Cell = Text("not recorded", "soft")
         if "used" in each:
+            asked = Text("default", "soft") if each["is_default"] else asked
             reason = f" ({each['reason']})" if each["reason"] else ""
             used = [Text(_cell(each["used"])), Text(reason, "soft")]
         rows.append([each["setting"], asked, used])

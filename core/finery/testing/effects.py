@@ -11,7 +11,7 @@ import json
 import re
 import typing
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,21 +30,21 @@ from finery.testing.variations import EMPTY, Variation
 
 FactsOfRun = dict[str, str]
 """What can be observed of a run, e.g. `output rows.jsonl` → a digest."""
-REFUSED = "refused"
-"""The only fact of a run that ended with a `FineryError`: its text."""
+REFUSED, FAILED = "refused", "failed"
+"""The only fact of a step that ended with a `FineryError`, before `run` or in it: its text."""
 
 
 class Effect(NamedTuple):
     """What another value of a setting changes.
 
     fact: the first fact that differs, `refused` if all values that change anything are refused, or
-    empty. value: a value that was tried. is_valid: whether the type of the setting takes a value.
+    empty. value: the value that changes it. tried: all values that were compared.
     """
 
     setting: str
     fact: str = ""
     value: Any = None
-    is_valid: bool = False
+    tried: Sequence[Any] = ()
 
 
 class Effects:
@@ -62,24 +62,35 @@ class Effects:
         self.step = step
         (folder / EMPTY).mkdir()
         once, again = self._observed(step), self._observed(step)
+        assert not {REFUSED, FAILED} & once.keys(), f"the step ended with an error: {once}"
         self.unstable = {name for name in once.keys() | again if once.get(name) != again.get(name)}
 
     def of(self, variation: Variation, situation: Mapping[str, Any]) -> Effect:
-        """The effect of a setting. situation: further settings of both runs, by path."""
-        effects = [Effect(variation.path)]
+        """The effect of a setting. situation: further settings of both runs, by path.
+
+        The first value that changes more than a refusal is the last that is tried.
+        """
+        before, tried = self.reference(situation), list[Any]()
+        effect = Effect(variation.path)
         for value in variation.values:
             try:
                 other = with_settings(self.step, {**situation, variation.path: value})
             except msgspec.ValidationError:
                 continue
-            before, after = self.reference(situation), self._observed(other)
+            try:
+                after = self._observed(other)
+            except Exception as error:
+                error.add_note(f"with {variation.path}: {value!r}")
+                raise
+            tried.append(value)
             names = [REFUSED] if REFUSED in after else sorted(before.keys() | after.keys())
             changed = (n for n in names if before.get(n) != after.get(n) and n not in self.unstable)
-            effect = Effect(variation.path, next(changed, ""), value, True)
-            if effect.fact not in ("", REFUSED):
-                return effect
-            effects.append(effect)
-        return max(effects, key=lambda effect: (bool(effect.fact), effect.is_valid))
+            fact = next(changed, "")
+            if fact and (not effect.fact or fact != REFUSED):
+                effect = effect._replace(fact=fact, value=value)
+            if fact not in ("", REFUSED):
+                break
+        return effect._replace(tried=tried)
 
     def reference(self, situation: Mapping[str, Any]) -> FactsOfRun:
         """The facts of the step in a situation."""
@@ -112,9 +123,12 @@ def facts_of_run(step: Step, root: Path, job: TestJob) -> FactsOfRun:
             prepare(step, root)
             step.check()
             examine_opened(step, SEED, opens=True)
-            returned = step.run(job)
         except FineryError as error:
             return {REFUSED: str(error)}
+        try:
+            returned = step.run(job)
+        except FineryError as error:
+            return {FAILED: str(error)}
         outputs = check_outputs(returned, promises_of(step), step.use)
         try:
             step.verify(outputs)
@@ -153,8 +167,10 @@ def _facts_of_artifact(name: str, artifact: Artifact) -> Iterator[tuple[str, str
     for path in files_in(artifact):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         yield f"{name} file {path.relative_to(artifact.path)}", digest
-    for kind in ("meta", "runtime"):
-        for fact, value in _leaves(getattr(artifact, kind)):
+    used = {path: value for path, (value, _) in artifact.runtime.get("settings", {}).items()}
+    runtime = {**artifact.runtime, "settings": used}  # without reasons, which may name the setting
+    for kind, facts in (("meta", artifact.meta), ("runtime", runtime)):
+        for fact, value in _leaves(facts):
             yield f"{name} {kind} {fact}", value
     for label, path in artifact.external.items():
         yield f"{name} external {label}", str(path)

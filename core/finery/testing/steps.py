@@ -2,6 +2,7 @@
 
 import json
 import os
+import reprlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -60,6 +61,12 @@ ASCII there."""
 REPORT = "FINERY_CONTRACT_REPORT"
 """Environment variable with a file to which contracts add what a step executed."""
 
+WITHOUT_EFFECT = """settings of {cls} with no effect here, each with the values that were tried.
+Have the step use them, choose rows that need them, or declare in {contract}:
+  others = {{"setting": VALUE}}  # a value that changes what the step does
+  situations = {{"setting": {{"another": VALUE}}}}  # what it needs to have an effect
+  without_effect = {{"setting": "why"}}  # if its effect can't be seen in a test"""
+
 
 class Reference(NamedTuple):
     """The build that all others are compared with."""
@@ -95,8 +102,8 @@ class StepContract:
     step runs several times.
 
     others: other values of settings, e.g. `{"lora.r": 8}`, for the tests that change one. By
-        default they follow from types and limits. None excludes a setting, except from the test
-        that each has an effect.
+        default they follow from examples, types and limits. None excludes a setting, but from the
+        test that each has an effect only if it is in `without_effect`, too.
     situations: settings whose effect needs others, with these: `{"lora.bias": {"lora.r": 8}}`. A
         value for the setting itself replaces that of `others`.
     without_effect: settings whose effect can't be observed here, with the reason.
@@ -218,12 +225,13 @@ class StepContract:
         cls = type(compared.step)
         own = cls.__module__.partition(".")[0]
         dead = [
-            f"{name}: " + (f"{e.value!r} changes nothing" if e.is_valid else "give it a value")
+            f"{name}: " + (", ".join(map(reprlib.repr, e.tried)) or "its type gives no other value")
             for name, e in effects.items()
             if not e.fact and name not in self.without_effect
             and own in (*finery_packages(), package_of(cls, name))
         ]  # fmt: skip
-        assert not dead, "\n  ".join(["make them work, or see `others`, `situations`:", *dead])
+        explained = WITHOUT_EFFECT.format(cls=cls.__name__, contract=type(self).__name__)
+        assert not dead, explained + "\n  ".join(["", *dead])
         stale = [name for name in self.without_effect if name not in effects or effects[name].fact]
         assert not stale, f"they have an effect, or don't exist: {', '.join(stale)}"
 
@@ -235,8 +243,13 @@ class StepContract:
         """Each setting with its other values, and the situation in which they are compared."""
         for variation in variations_of(step):
             situation = dict(self.situations.get(variation.path, {}))
-            other = situation.pop(variation.path, self.others.get(variation.path))
-            values = variation.values if other is None else [other]
+            path, values = variation.path, variation.values
+            if path in situation:
+                values = [situation.pop(path)]
+            elif self.others.get(path) is not None:
+                values = [self.others[path]]
+            elif path in self.others and path in self.without_effect:
+                values = []
             yield variation._replace(values=values), situation
 
     def test_settings_outside_the_key_change_no_output(self) -> None:

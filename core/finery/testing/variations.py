@@ -86,7 +86,8 @@ def _names_files(hint: Any) -> bool:
 
 
 def _others(form: Mapping[str, Any], current: Any) -> Iterator[Any]:
-    """Values that a JSON Schema allows."""
+    """Values that a JSON Schema allows: first its examples, which are likely to be sensible."""
+    yield from form.get("examples", ())
     for part in form.get("anyOf", ()):
         yield from _others(part, current)
     yield from form.get("enum", ())

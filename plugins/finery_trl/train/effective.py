@@ -34,6 +34,7 @@ def used_settings(step: "Training", schedule: Schedule, trainer: Any) -> Used:
     steps, processes = step_of(last) if last is not None else 0, args.world_size
     size, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
     quantized: Any = getattr(model.config, "quantization_config", None)
+    in_each = f" x {processes} processes" if processes > 1 else ""
     library = [n for n in LIBRARY_DEFAULTS if n not in step.args and hasattr(args, n)]
     values = {n: getattr(args, n) for n, info in fields if info.affects_output and hasattr(args, n)}
     values |= {f"args.{name}": getattr(args, name) for name in [*step.args, *library]}
@@ -55,7 +56,7 @@ def used_settings(step: "Training", schedule: Schedule, trainer: Any) -> Used:
     values |= {} if validates else dict.fromkeys(VALIDATED)
     reasons = {f"args.{name}": "the library's default" for name in library} | {
         "epochs": f"{steps:,} optimizer steps; an epoch has {schedule.epoch_steps:,}",
-        "effective_batch_size": f"{size} rows x {accumulated} x {processes} processes",
+        "effective_batch_size": f"{size} rows in memory x {accumulated}{in_each}",
         "max_length": f"the longest row has {schedule.longest:,} tokens",
     }
     defaults = {

@@ -131,7 +131,11 @@ class TestRules(StepContract):
     """eval.rules."""
 
     others = {"rules.brief.never": "It is"}
-    situations = {**NEEDED, "ignore_case": {"rules": {"sure": {"starts_with": "yes"}}}}
+    situations = {
+        **NEEDED,
+        "require": {"require": {"knows.accuracy": ">= 0.99"}},
+        "ignore_case": {"rules": {"sure": {"starts_with": "yes"}}},
+    }
 
     def step(self, folder: Path) -> Step:
         rules = {"brief": Rule(max_words=3), "positive": Rule(never="no")}
@@ -162,6 +166,7 @@ class TestSpeed(StepContract):
     """eval.speed, whose numbers differ from run to run."""
 
     others = {"require": None}
+    situations = {"require": {"require": {"knows.latency_p50": "<= 0"}}}
     without_effect = {"machine": TIMES, "machine.per_hour": TIMES}
 
     def step(self, folder: Path) -> Step:
@@ -197,7 +202,7 @@ class TestSelect(StepContract):
 class TestJudge(StepContract):
     """eval.judge, held against decisions on its rows."""
 
-    situations = {**NEEDED, "require": {"require": {"guesses.score": ">= 5"}}}
+    situations = {**NEEDED, "require": {"require": {"guesses.score": ">= 0.99"}}}
     without_effect = {"budget.dollars": "answers of the kit's models cost nothing"}
 
     def step(self, folder: Path) -> Step:

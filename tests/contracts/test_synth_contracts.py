@@ -65,9 +65,9 @@ class TestInstruct(StepContract):
     without_effect = GENERATED
 
     def step(self, folder: Path) -> Step:
-        examples = [
-            {"user": f"What is question {n} about my card?", "assistant": "card"} for n in range(3)
-        ]
+        text = "My card has not worked since {}, and nobody at the branch in Lisbon knew why."
+        days = ("Monday", "Tuesday", "Friday")
+        examples = [{"user": text.format(day), "assistant": "card"} for day in days]
         teacher = table_model(folder / "m", {}, json.dumps({"examples": examples}))
         return Instruct(rows=rows(folder), model=teacher, n=2, per_request=3)
 
@@ -81,7 +81,8 @@ class TestFromDocs(StepContract):
 
     def step(self, folder: Path) -> Step:
         answer = {"question": "What was closed?", "answer": "The branch.", "quote": "was closed"}
-        chunks = [{"text": text, "source": "a.md", "line": n} for n, text in enumerate(TEXTS)]
+        texts = [*TEXTS, "The app shows each payment at once, and who made it."]  # no answer in it
+        chunks = [{"text": text, "source": "a.md", "line": n} for n, text in enumerate(texts)]
         teacher = table_model(folder / "m", {}, json.dumps(answer))
         return FromDocs(rows=[dataset(folder / "docs", chunks)], model=teacher, n=1)
 

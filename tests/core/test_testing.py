@@ -254,10 +254,10 @@ EFFECT = "test_each_setting_has_an_effect"
 
 
 @pytest.mark.parametrize(("body", "unused", "says"), [
-    ("", {}, "quiet: True changes nothing"),
-    ("", {}, "group.inside: "),
-    ("extra = self.quiet", {}, "group.inside: 2 changes nothing"),
-    ("extra = os.urandom(4).hex()", {}, "quiet: True changes nothing"),
+    ("", {}, "settings of Subject that change nothing here: quiet: tried True "),
+    ("", {}, "or declare in Tests: others = {\"quiet\": VALUE}"),
+    ("extra = self.quiet", {}, "group.inside: tried 2, 0"),
+    ("extra = os.urandom(4).hex()", {}, "quiet: tried True "),
     ("", {**UNUSED, "tag": "stale"}, "they have an effect, or don't exist: tag"),
     ("", {**UNUSED, "gone": "renamed"}, "they have an effect, or don't exist: gone"),
 ])  # fmt: skip
@@ -266,7 +266,7 @@ def test_a_setting_without_effect_is_found(
 ) -> None:
     made = contract(body)
     made.without_effect = unused  # type: ignore[misc]
-    assert says in failing(made, [EFFECT]).get(EFFECT, "passed")
+    assert says in " ".join(failing(made, [EFFECT]).get(EFFECT, "passed").split())
 
 
 @pytest.mark.parametrize("body", [
@@ -281,6 +281,27 @@ def test_a_setting_that_changes_a_report_the_output_or_a_refusal_has_an_effect(
     made = contract(body, imports="from finery import FineryError")
     made.without_effect = {}  # type: ignore[misc]
     assert failing(made, [EFFECT]) == {}
+
+
+def test_a_value_that_breaks_the_step_is_named(contract: Callable[..., StepContract]) -> None:
+    made = contract("extra = 1 / (not self.quiet)")
+    with pytest.raises(ZeroDivisionError) as caught:
+        made.test_each_setting_has_an_effect()
+    assert caught.value.__notes__ == ["with quiet: True"]
+
+
+def test_a_setting_that_must_not_change_stays(contract: Callable[..., StepContract]) -> None:
+    made = contract("extra = 1 / (not self.quiet)")
+    made.others = {"quiet": None}  # type: ignore[misc]
+    assert failing(made, [EFFECT]) == {}
+
+
+def test_a_step_that_fails_shows_no_effects(contract: Callable[..., StepContract]) -> None:
+    made = contract("raise FineryError('no rows')", imports="from finery import FineryError")
+    assert (
+        "the step ended with an error: {'failed': 'error: no rows"
+        in failing(made, [EFFECT])[EFFECT]
+    )
 
 
 def test_a_setting_may_need_another_one(contract: Callable[..., StepContract]) -> None:

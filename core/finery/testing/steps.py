@@ -61,11 +61,12 @@ ASCII there."""
 REPORT = "FINERY_CONTRACT_REPORT"
 """Environment variable with a file to which contracts add what a step executed."""
 
-WITHOUT_EFFECT = """settings of {cls} with no effect here, each with the values that were tried.
-Have the step use them, choose rows that need them, or declare in {contract}:
-  others = {{"setting": VALUE}}  # a value that changes what the step does
-  situations = {{"setting": {{"another": VALUE}}}}  # what it needs to have an effect
-  without_effect = {{"setting": "why"}}  # if its effect can't be seen in a test"""
+WITHOUT_EFFECT = """settings of {cls} that change nothing here:
+  {dead}
+Have the step use them, choose rows for which they matter, or declare in {contract}:
+  others = {{"{name}": VALUE}}  # a value that changes what the step does
+  situations = {{"{name}": {{"setting": VALUE}}}}  # what it needs to change anything
+  without_effect = {{"{name}": "why"}}  # if a test can't see what it changes"""
 
 
 class Reference(NamedTuple):
@@ -224,14 +225,19 @@ class StepContract:
         effects = {effect.setting: effect for effect in made}
         cls = type(compared.step)
         own = cls.__module__.partition(".")[0]
-        dead = [
-            f"{name}: " + (", ".join(map(reprlib.repr, e.tried)) or "its type gives no other value")
+        dead = {
+            name: ", ".join(dict.fromkeys(map(reprlib.repr, e.tried)))
             for name, e in effects.items()
             if not e.fact and name not in self.without_effect
             and own in (*finery_packages(), package_of(cls, name))
-        ]  # fmt: skip
-        explained = WITHOUT_EFFECT.format(cls=cls.__name__, contract=type(self).__name__)
-        assert not dead, explained + "\n  ".join(["", *dead])
+        }  # fmt: skip
+        assert not dead, WITHOUT_EFFECT.format(
+            cls=cls.__name__, contract=type(self).__name__, name=next(iter(dead)),
+            dead="\n  ".join(
+                f"{name}: " + (f"tried {tried}" if tried else "its type gives no other value")
+                for name, tried in dead.items()
+            ),
+        )  # fmt: skip
         stale = [name for name in self.without_effect if name not in effects or effects[name].fact]
         assert not stale, f"they have an effect, or don't exist: {', '.join(stale)}"
 

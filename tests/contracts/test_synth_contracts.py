@@ -13,6 +13,7 @@ from finery_synth.steps.judge import JudgeRows
 from finery_synth.steps.paraphrase import Paraphrase
 from finery_synth.steps.preferences import Preferences
 
+DIFFERENT = {"checks.similarity.max": "these rows are too different: see TestInstruct"}
 JUDGED = "the judge's rubric is tested in tests/plugins/test_synth_checks.py"
 GENERATED = {
     "budget.dollars": "answers of the kit's models cost nothing",
@@ -39,7 +40,7 @@ class TestAnswer(StepContract):
 
     others = OTHERS
     situations = SITUATIONS
-    without_effect = GENERATED
+    without_effect = {**GENERATED, **DIFFERENT}
 
     def step(self, folder: Path) -> Step:
         return Answer(rows=rows(folder), model=table_model(folder / "m", {}, "Because it is."))
@@ -50,7 +51,7 @@ class TestParaphrase(StepContract):
 
     others = OTHERS
     situations = SITUATIONS
-    without_effect = GENERATED
+    without_effect = {**GENERATED, **DIFFERENT}
 
     def step(self, folder: Path) -> Step:
         wordings = ["Where is it?", "It is late.", "When does it come?", "I still wait."]
@@ -77,7 +78,7 @@ class TestFromDocs(StepContract):
 
     others = OTHERS
     situations = {**SITUATIONS, **dict.fromkeys(("unanswerable", "unknown"), FROM_CONTEXT)}
-    without_effect = GENERATED
+    without_effect = {**GENERATED, **DIFFERENT}
 
     def step(self, folder: Path) -> Step:
         answer = {"question": "What was closed?", "answer": "The branch.", "quote": "was closed"}
@@ -103,7 +104,9 @@ class TestPreferences(StepContract):
 
     others = OTHERS
     situations = {"pairs": {"checks.max_characters": {"assistant": 3}}}
-    without_effect = {**GENERATED, "margin": JUDGED}
+    without_effect = {**GENERATED, "margin": JUDGED} | {
+        f"checks.similarity.{name}": "similarity is refused" for name in ("max", "on", "to")
+    }
 
     def step(self, folder: Path) -> Step:
         answers = [

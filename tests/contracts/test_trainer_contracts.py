@@ -1,6 +1,7 @@
 """Trainers of language models keep the contract of step types, with models of a few KB."""
 
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -30,7 +31,10 @@ SITUATIONS = {
     "too_long": {"max_length": 28},
     "max_length": {"max_length": 28},
 }
-ADAPTER = {"adapter": "these models are no adapters: tests/plugins/test_trl_sft.py"}
+UNSEEN = {
+    "adapter": "these models are no adapters: tests/plugins/test_trl_sft.py",
+    **({} if which("nvidia-smi") else {"activation_offloading": "a CPU has nothing to offload"}),
+}
 OTHERS = {"args": {"weight_decay": 0.1}}
 
 
@@ -39,7 +43,7 @@ class TestSft(StepContract):
 
     others = {"packing": None, **OTHERS}
     situations = SITUATIONS
-    without_effect = ADAPTER
+    without_effect = UNSEEN
 
     def step(self, folder: Path) -> Step:
         return Sft(
@@ -56,7 +60,7 @@ class TestPretrain(StepContract):
 
     others = {"packing": None, "too_long": None, **OTHERS}
     situations = SITUATIONS
-    without_effect = ADAPTER
+    without_effect = UNSEEN
 
     def step(self, folder: Path) -> Step:
         return Pretrain(
@@ -80,7 +84,7 @@ class TestGrpo(StepContract):
 
     others = {"algorithm": "rloo", **OTHERS}
     situations = SITUATIONS
-    without_effect = ADAPTER
+    without_effect = UNSEEN
 
     def step(self, folder: Path) -> Step:
         given: Any = {"models": [Model.placeholder("model")], "rows": Dataset.placeholder("rows")}
@@ -102,7 +106,7 @@ class TestDistill(StepContract):
 
     others = {"beta": 0.5, **OTHERS}
     situations = SITUATIONS
-    without_effect = ADAPTER
+    without_effect = UNSEEN
 
     def step(self, folder: Path) -> Step:
         model = tiny_llama(folder / "model")

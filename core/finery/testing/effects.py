@@ -68,8 +68,16 @@ class Effects:
     def of(self, variation: Variation, situation: Mapping[str, Any]) -> Effect:
         """The effect of a setting. situation: further settings of both runs, by path.
 
-        The first value that changes more than a refusal is the last that is tried.
+        The first value that changes more than a refusal is the last that is tried. A group that the
+        step doesn't have is in both runs, since its presence alone may change something.
         """
+        group = variation.path.rpartition(".")[0]
+        if group and _is_absent(self.step, group):
+            try:
+                with_settings(self.step, {group: {}, **situation})
+                situation = {group: {}, **situation}
+            except msgspec.ValidationError:  # it has settings without a default
+                pass
         before, tried = self.reference(situation), list[Any]()
         effect = Effect(variation.path)
         for value in variation.values:
@@ -161,6 +169,14 @@ def with_settings(step: Step, settings: Mapping[str, Any]) -> Step | None:
         return msgspec.structs.replace(step, **fields)
     except (ValueError, TypeError):
         return None
+
+
+def _is_absent(step: Step, group: str) -> bool:
+    """Whether a group of settings is null."""
+    value: Any = step
+    for name in group.split("."):
+        value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+    return value is None
 
 
 def _facts_of_artifact(name: str, artifact: Artifact) -> Iterator[tuple[str, str]]:

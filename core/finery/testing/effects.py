@@ -1,5 +1,5 @@
-"""What other values of a step's settings change: its outputs, its reports, what it needs, or
-whether it refuses.
+"""What other values of a step's settings change: its outputs, its reports, what it keeps in its
+scratch folder, what it needs, or whether it refuses.
 
 Steps run in this process, next to each other. Input: a step with opened inputs. Output: facts of
 each run, and for each setting the first fact that differs.
@@ -145,6 +145,7 @@ def facts_of_run(step: Step, root: Path, job: TestJob) -> FactsOfRun:
     facts["requests"] = repr(sorted(TableEngine.asked))
     for name, artifact in outputs.items():
         facts |= dict(_facts_of_artifact(f"output {name}".strip(), artifact))
+    facts |= _digests("scratch file", job.scratch, filter(Path.is_file, job.scratch.rglob("*")))
     return facts | _facts_of_reports(job.events)
 
 
@@ -180,9 +181,7 @@ def _is_absent(step: Step, group: str) -> bool:
 
 
 def _facts_of_artifact(name: str, artifact: Artifact) -> Iterator[tuple[str, str]]:
-    for path in files_in(artifact):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        yield f"{name} file {path.relative_to(artifact.path)}", digest
+    yield from _digests(f"{name} file", artifact.path, files_in(artifact)).items()
     used = {path: value for path, (value, _) in artifact.runtime.get("settings", {}).items()}
     runtime = {**artifact.runtime, "settings": used}  # without reasons, which may name the setting
     for kind, facts in (("meta", artifact.meta), ("runtime", runtime)):
@@ -192,6 +191,14 @@ def _facts_of_artifact(name: str, artifact: Artifact) -> Iterator[tuple[str, str
         yield f"{name} external {label}", str(path)
     for role, ref in artifact.refs.items():
         yield from _facts_of_artifact(f"{name} {role}", ref)
+
+
+def _digests(name: str, folder: Path, files: Iterable[Path]) -> FactsOfRun:
+    """The digest of each file in a folder."""
+    return {
+        f"{name} {path.relative_to(folder)}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -215,8 +215,8 @@ class StepContract:
     def test_each_setting_has_an_effect(self) -> None:
         """Another value of a setting changes the output or a report, or is refused.
 
-        What the step asks a `table_model`, what it needs of a machine (`resources`) and whether
-        `verify` fails count, too. Settings that the step type inherits from another package may
+        What the step asks a `table_model`, what it keeps in `job.scratch`, what it needs of a
+        machine (`resources`) and whether `verify` fails count, too. Settings that the step type inherits from another package may
         have no effect. The steps run in this process, at least one for each setting.
         """
         with _project() as folder:

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 TESTS = Path(__file__).parents[1] / "tests"
 
 
@@ -89,9 +91,10 @@ def outcomes(contract: Any, folder: Path, *, cuts: bool) -> Iterator[tuple[str, 
         after = ""
         if effect.fact and cuts:
             base = with_settings(comparison.step, situation) or comparison.step
-            with cut(base, effect.setting, value_at(base, effect.setting)):
-                again = comparison.of(variation._replace(values=[effect.value]), situation)
-            after = again.fact
+            value = value_at(base, effect.setting)
+            if value is not msgspec.NODEFAULT:
+                with cut(base, effect.setting, value):
+                    after = comparison.of(variation._replace(values=[effect.value]), situation).fact
         yield effect.setting, said, after
 
 

@@ -182,7 +182,8 @@ class TestFile(StepContract):
     situations = {
         "path": {"path": ["other.jsonl"]},
         "encoding": {"keep": ["place"], "encoding": "cp1252"},
-    } | {f"columns.{name}": {"columns": TEMPLATES} for name in TEMPLATES}
+        **{f"columns.{name}": {"columns": TEMPLATES} for name in TEMPLATES},
+    }
     others = {"keep": ["place"]} | {f"columns.{n}": "{{ label | upper }}" for n in TEMPLATES}
 
     def step(self, folder: Path) -> Step:

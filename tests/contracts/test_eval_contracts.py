@@ -3,6 +3,7 @@
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from embedding import tiny_bert
@@ -29,6 +30,7 @@ from finery_prompt.model import PromptModel
 from finery_retention.retention import Retention
 from finery_review.apply import Apply
 from finery_serve.standalone import StandaloneBundle
+from finery_trl.settings import Lora
 
 ANSWERS = {"Is it late?": "yes", "Is it here?": "no", "Is it red?": "yes", "Is it new?": "no"}
 SHARES = {"one": 0.25, "two": 0.75}
@@ -41,7 +43,7 @@ def models(folder: Path, **answers: str) -> list[Model]:
     return [knows, table_model(folder / "guesses", answers, "yes\nIt is.")]
 
 
-NEEDED = {
+NEEDED: dict[str, dict[str, Any]] = {
     "require": {"require": {"guesses.accuracy": ">= 0.99"}},
     "slices": {"slices": ["length"]},
 }
@@ -287,6 +289,13 @@ class TestClassify(StepContract):
     """encoder.classify, with SetFit."""
 
     others = {"fields": ["topic"], "train": None, "c": 2.0, "lora": None, "learning_rate": 0.1}
+    situations = {
+        f"lora.{field}": {
+            "train": "full",
+            "num_iterations": Classify.__finery_fields__["num_iterations"].default,
+        }
+        for field in Lora.__finery_fields__
+    }
 
     def step(self, folder: Path) -> Step:
         base = Model(tiny_bert(folder / "bert"), meta={"format": "transformers"})

@@ -20,7 +20,10 @@ GENERATED = {
     "checks.python.file": "its functions are tested in tests/plugins/test_synth_checks.py",
     **{f"checks.judge.{name}": JUDGED for name in ("min", "scale", "max_tokens", "prompt")},
 }
-OTHERS = {"checks.schema": {"type": "object", "required": ["city"]}}
+OTHERS = {
+    "checks.python.functions": None,
+    "checks.schema": {"type": "object", "required": ["city"]},
+}
 SITUATIONS = {"retries": {"checks.matches": {"assistant": "a text that no answer has"}}}
 FROM_CONTEXT = {"context": "with", "unanswerable": 0.9}
 SUBJECTS = ("card", "transfer", "refund")

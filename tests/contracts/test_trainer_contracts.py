@@ -25,7 +25,7 @@ ROWS = [
     for thing in ("card", "rate", "key", "late", "my", "is")
 ]
 
-SITUATIONS = {
+SITUATIONS: dict[str, dict[str, Any]] = {
     "double_quantization": {"quantization": "nf4"},
     "merge": {"quantization": "nf4"},
     "too_long": {"max_length": 28},

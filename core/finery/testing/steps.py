@@ -216,8 +216,9 @@ class StepContract:
         """Another value of a setting changes the output or a report, or is refused.
 
         What the step asks a `table_model`, what it keeps in `job.scratch`, what it needs of a
-        machine (`resources`) and whether `verify` fails count, too. Settings that the step type inherits from another package may
-        have no effect. The steps run in this process, at least one for each setting.
+        machine (`resources`) and whether `verify` fails count, too. Settings that the step type
+        inherits from another package may have no effect. The steps run in this process, at least
+        one for each setting.
         """
         with _project() as folder:
             compared = self.comparison(folder)

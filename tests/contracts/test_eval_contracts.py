@@ -288,7 +288,14 @@ class TestLinear(StepContract):
 class TestClassify(StepContract):
     """encoder.classify, with SetFit."""
 
-    others = {"fields": ["topic"], "train": None, "c": 2.0, "lora": None, "learning_rate": 0.1}
+    others = {
+        "fields": ["topic"],
+        "train": None,
+        "c": 2.0,
+        "lora": None,
+        "learning_rate": 0.1,
+        "lora.target_modules": ["query"],
+    }
     situations = {
         f"lora.{field}": {
             "train": "full",

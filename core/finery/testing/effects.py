@@ -61,9 +61,9 @@ class Effects:
         self._references: dict[str, FactsOfRun] = {}
         self.step = step
         (folder / EMPTY).mkdir()
-        once, again = self._observed(step), self._observed(step)
-        assert not {REFUSED, FAILED} & once.keys(), f"the step ended with an error: {once}"
-        self.unstable = {name for name in once.keys() | again if once.get(name) != again.get(name)}
+        self.unstable: set[str] = set()
+        facts = self.reference({})
+        assert not {REFUSED, FAILED} & facts.keys(), f"the step ended with an error: {facts}"
 
     def of(self, variation: Variation, situation: Mapping[str, Any]) -> Effect:
         """The effect of a setting. situation: further settings of both runs, by path.
@@ -101,10 +101,13 @@ class Effects:
         return effect._replace(tried=tried)
 
     def reference(self, situation: Mapping[str, Any]) -> FactsOfRun:
-        """The facts of the step in a situation."""
+        """The facts of the step in a situation. Those that differ in a second run are unstable."""
         key = repr(sorted(situation.items()))
         if key not in self._references:
-            self._references[key] = self._observed(with_settings(self.step, situation))
+            step = with_settings(self.step, situation)
+            once, again = self._observed(step), self._observed(step)
+            self.unstable |= {n for n in once.keys() | again if once.get(n) != again.get(n)}
+            self._references[key] = once
         return self._references[key]
 
     def _observed(self, step: Step | None) -> FactsOfRun:

@@ -74,6 +74,7 @@ def test_used_values_stand_beside_those_of_the_recipe(trained: Project) -> None:
         "reason": "the library's default",
     }  # fmt: skip
     assert "used" not in lines["logs"]
+    assert "args" not in lines
     text = trained.here("show", "sft", "--effective").out
     assert [line.split() for line in text.splitlines() if "epochs" in line] == [
         ["epochs", "4.0", "2.5", "(stopped", "early)"]

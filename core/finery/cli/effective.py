@@ -32,7 +32,9 @@ def effective_settings(step: Step, result: Result) -> Iterator[dict[str, Any]]:
     asked = {
         p: (built.get(f"setting {p}", value), default) for p, (value, default) in asked.items()
     }
-    for path in dict.fromkeys([*asked, *used]):
+    # `args` isn't shown beside `args.weight_decay`.
+    groups = {path.rpartition(".")[0] for path in used}
+    for path in [path for path in dict.fromkeys([*asked, *used]) if path not in groups]:
         name, _, key = path.partition(".")
         group, _ = asked.get(name, (None, None))
         inner = group.get(key) if isinstance(group, dict) else None  # `args.weight_decay`

@@ -42,15 +42,21 @@ class Training(NamedTuple):
 
 
 def run(
-    step: "Classify", job: Job, shape: Shape, fields: list[Field], lessons: Sequence[Lesson]
+    step: "Classify",
+    job: Job,
+    shape: Shape,
+    fields: list[Field],
+    lessons: Sequence[Lesson],
+    named: Sequence[Lesson],
 ) -> Model:
-    """Train, write the model, and calibrate its probabilities."""
+    """Train, write the model, and calibrate its probabilities. named: further rows to learn."""
     sizes = ", ".join(
         f"{field.name}: 1 class" if len(field.classes) == 1
         else f"{field.name}: {len(field.classes)} classes"
         for field in fields
     )  # fmt: skip
-    job.log(f"learns from {counted(len(lessons), 'row')}, {sizes}")
+    more = f" and {counted(len(named), 'name')} of classes" if named else ""
+    job.log(f"learns from {counted(len(lessons), 'row')}{more}, {sizes}")
     held_out = [] if step.validation is None else _held_out(step.validation, shape)
     if unseen := sum(_is_unseen(fields, one) for one in held_out):
         job.log(
@@ -61,7 +67,8 @@ def run(
     encoder, tokenizer = _loaded(step, job)
     classifier = _classifier(step, shape.form, fields, encoder, tokenizer)
     model = network(encoder, classifier)
-    facts, ended = _trained(Training(step, job, classifier, model, tokenizer, lessons, held_out))
+    learned = [*lessons, *named]
+    facts, ended = _trained(Training(step, job, classifier, model, tokenizer, learned, held_out))
     _write(step, classifier, model, job)
     if ended is not None:
         ended.write_curve(job.out)

@@ -2,18 +2,21 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from finery import DataError
+from finery import DataError, UsageError
 from finery_baseline.answers import Lesson, Shape, classes_of
 from finery_baseline.vectors import coefficients
 from finery_encoder.network import Classifier, Field
 
 WHOLE_ANSWER = "answer"
 """The name of the only field if answers aren't divided into fields."""
+WORD = re.compile(r"[^\W\d_]{2,}")
+"""Letters of a class's name: `order` and `status` in `order_status_2`."""
 HOTTEST = 20.0
 """The highest temperature, and the inverse of the lowest one."""
 
@@ -48,6 +51,28 @@ def fields_of(shape: Shape, lessons: Sequence[Lesson]) -> list[Field]:
         else Field(name, sorted({item for value in items[i] for item in value or ()}), several=True)
         for i, name in enumerate(names)
     ]
+
+
+def named_classes(fields: Sequence[Field]) -> list[Lesson]:
+    """The name of each class as a row that has this class, for names with a word.
+
+    Raises `UsageError` for answers of several fields or with lists, and if no name has a word.
+    """
+    if len(fields) > 1 or fields[0].several:
+        raise UsageError(
+            "class_names expects answers with one label",
+            where="class_names",
+            fix="remove it, or train a classifier for one field: `fields: [FIELD]`",
+        )
+    classes = fields[0].classes
+    names = [" ".join(WORD.findall(name)) for name in classes]
+    if not any(names):
+        raise UsageError(
+            f"no class has a word in its name: {', '.join(classes[:5])}",
+            where="class_names",
+            fix="remove it",
+        )
+    return [Lesson(name, of, [of]) for name, of in zip(names, classes, strict=True) if name]
 
 
 def _items(value: str) -> list[str] | None:

@@ -5,7 +5,7 @@ from typing import Literal
 from finery import Dataset, Job, Key, Model, Promise, Resources, UsageError, setting, takes
 from finery_baseline.answers import FieldsStep, lessons_of
 from finery_encoder.embedding import check_encoder
-from finery_encoder.head import fields_of
+from finery_encoder.head import fields_of, named_classes
 from finery_trl.settings import Lora
 from finery_trl.view.live import METRICS
 
@@ -63,6 +63,12 @@ class Classify(
     )
     class_weight: Literal["balanced"] | None = setting(
         None, help="balanced: rare classes count as much as frequent ones."
+    )
+    class_names: bool = setting(
+        False,
+        help="Also learn the name of each class as a row, e.g. `card arrival` of `card_arrival`. "
+        "Helps if there are few rows per class and the names say what the classes are about. For "
+        "answers with one label.",
     )
     lora: Lora | None = setting(
         None, help="The adapter to train with full. It is merged at the end."
@@ -148,6 +154,7 @@ class Classify(
         """Train, write the model, and calibrate its probabilities."""
         shape, lessons = lessons_of(self.rows, self.fields)
         fields = fields_of(shape, lessons)  # before torch is loaded
+        named = named_classes(fields) if self.class_names else []
         from finery_encoder.classify import run
 
-        return run(self, job, shape, fields, lessons)
+        return run(self, job, shape, fields, lessons, named)

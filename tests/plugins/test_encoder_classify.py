@@ -64,6 +64,39 @@ def test_the_head_is_that_of_scikit_learn_on_sentence_transformers(tmp_path: Pat
         assert probability == pytest.approx(likely.max(), abs=1e-4)
 
 
+def test_names_of_classes_are_rows_of_the_head(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sklearn.linear_model import LogisticRegression
+
+    labels = ["my_card" if "card" in text else "q2" for text in TEXTS]  # `q2` has no word
+    table = rows(tmp_path / "rows", lambda text: "my_card" if "card" in text else "q2")
+    model = run_step(classify(tmp_path, rows=table, class_names=True), tmp_path / "out")
+    body = SentenceTransformer(str(tmp_path / "bert"))
+    by_hand = LogisticRegression(C=10.0, max_iter=2_000).fit(
+        body.encode([*TEXTS, "my card"]), [*labels, "my_card"]
+    )
+    for text, likely in zip(TEXTS, by_hand.predict_proba(body.encode(TEXTS)), strict=True):
+        ((answer, probability),) = Answers(model.path).answered([text])
+        assert answer == by_hand.classes_[likely.argmax()]
+        assert probability == pytest.approx(likely.max(), abs=1e-4)
+    assert model.meta["rows"] == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fields"),
+    [("1", []), ('{"a": "card", "b": "card"}', []), ('{"a": "card", "tags": ["card"]}', ["tags"])],
+)
+def test_names_of_classes_that_can_not_be_rows(
+    answer: str, fields: list[str], tmp_path: Path
+) -> None:
+    other = answer.replace("card", "my").replace("1", "2")
+    table = rows(tmp_path / "rows", lambda text: answer if "card" in text else other)
+    step = classify(tmp_path, rows=table, class_names=True, fields=fields)
+    with pytest.raises(UsageError, match=r"class_names|no class has a word") as caught:
+        run_step(step, tmp_path / "out")
+    assert caught.value.where == "class_names"
+
+
 def test_full_is_the_trainer_of_transformers_by_hand(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer, Trainer, TrainingArguments, set_seed

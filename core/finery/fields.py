@@ -21,7 +21,9 @@ import msgspec
 
 from finery.util.text import did_you_mean
 
-Role = Literal["", "train", "validation", "examples", "calibrate", "compare", "base", "tokenizer"]
+Role = Literal[
+    "", "train", "validation", "examples", "calibrate", "held_out", "compare", "base", "tokenizer"
+]
 """How a step uses an input, see `takes`."""
 Learns = Literal["", "answers", "preferences", "ratings", "text", "rewards", "teacher"]
 """What a training learns from: answers, pairs of a better and a worse one, rated answers, text
@@ -173,7 +175,8 @@ def takes(
         of the key.
     role: for advice and estimates. Rows: `train` (to learn from), `validation` (to measure while
         training), `examples` (to show in prompts), `calibrate` (to measure activations, for a
-        quantisation), `compare` (only compared with: no row of the output comes from them, or
+        quantisation), `held_out` (to bound the errors of the step's models, which may not have seen
+        them), `compare` (only compared with: no row of the output comes from them, or
         nearly repeats one of them). A model: `base` (the training starts from it and keeps its
         tokenizer and chat template), `tokenizer` (only its tokenizer is used, so its engine isn't
         in the key). By default, rows are passed on and a model is prompted.

@@ -5,6 +5,7 @@ that was evaluated.
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,8 +86,16 @@ class Answers:
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """The answer with the most likely class of each column, for each text."""
+        return [answer for answer, _ in self.answered(texts)]
+
+    def answered(self, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """The answer to each text, and its probability, taking its columns as independent."""
         form, fields = self._shape["form"], self._shape["fields"]
-        return [written(form, fields, [*self._best(self._scores(text))]) for text in texts]
+        answers = []
+        for text in texts:
+            values, probabilities = zip(*self._best(self._scores(text)), strict=True)
+            answers.append((written(form, fields, values), math.prod(probabilities)))
+        return answers
 
     def _scores(self, text: str) -> Any:
         """The score of each class, from the text's TF-IDF vector, which has length 1."""
@@ -105,8 +114,15 @@ class Answers:
         vector = (1 + np.log([counts[i] for i in known])) * idf[known]
         return weights[:, known] @ (vector / np.sqrt(vector @ vector)) + bias
 
-    def _best(self, scores: Any) -> Iterator[str]:
+    def _best(self, scores: Any) -> Iterator[tuple[str, float]]:
+        """The most likely class of each column, and its probability."""
+        import numpy as np
+
         start = 0
         for classes in self._classifier.classes:
-            yield classes[int(scores[start : start + len(classes)].argmax())]
+            column = scores[start : start + len(classes)].astype(np.float64)
+            best = int(column.argmax())
+            # Of two classes, the difference of the scores is twice the logit.
+            behind = (column - column[best]) / (2 if len(classes) == 2 else 1)
+            yield classes[best], float(1 / np.exp(behind).sum())
             start += len(classes)

@@ -20,6 +20,7 @@ from finery.rows.report import Export, Report, ReportTable, Score, Slice, values
 from finery_eval.asking import truncated
 from finery_eval.measure import Group, Measure, compare, pairs_of, parts_of, scores_of
 from finery_eval.predictions import predictions, statistics_of
+from finery_eval.stages import stage_remarks, stage_tables
 from finery_eval.tables import INTERVAL, baseline_tables, comparison_tables
 from finery_eval.verdicts import Answers, Verdicts, among, together
 
@@ -65,6 +66,9 @@ def write(
     add_tables(report, rows, verdicts, groups, slices)
     if groups:
         report.extra = report.extra | {"groups": len(groups)}
+    if answers is not None:
+        report.tables = [*report.tables, *stage_tables(answers, verdicts, groups, report)]
+        report.remarks = [*report.remarks, *stage_remarks(models, answers, verdicts)]
     lines = predictions(rows, answers, verdicts)
     return write_scored(job, report, lines, answers=answers, models=models)
 

@@ -68,6 +68,7 @@ def predictions(
             if answers is not None:
                 answer = answers[name][i]
                 unspoken = {"tool_calls": answer.tool_calls, "reasoning": answer.reasoning}
+                unspoken["stage"] = answer.stage
                 line |= {"answer": answer.text, **{k: v for k, v in unspoken.items() if v}}
                 verdict["finish_reason"] = answer.finish_reason
             yield line | verdict | grouped[i]

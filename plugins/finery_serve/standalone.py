@@ -109,6 +109,11 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         meta = self.model.meta
         clients = ClientFacts.of(meta)
         packages = [*map(requirement, engine.packages)]
+        engines = self._part_engines(job)
+        if engines:
+            about["meta"] = {**meta, "parts": self._parts(engines)}
+            packages = sorted({requirement(p) for e in engines.values() for p in e.packages})
+        remote = [part for part in about["meta"].get("parts", {}).values() if "server" in part]
         texts = {
             "model.json": json_text(about),
             "requirements.txt": "".join(f"{package}\n" for package in packages),
@@ -119,13 +124,36 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
             readme="finery_serve/standalone.md.jinja", title=self.name, address=ADDRESS,
             key="SERVE_KEY", gives_probability=gives_probability, abstain_below=self.abstain_below,
             kind=meta.get("baseline", self.model.format), rows=meta.get("rows"), packages=packages,
+            remote=remote,
         )  # fmt: skip
         job.copy(SERVER, "server.py")
         job.copy(file, file.name)
-        for name, path in files_of(self.model).items():
-            job.copy(path, f"model/{name}")
+        for role, part in {"": self.model, **{r: e.model for r, e in engines.items()}}.items():
+            for name, path in files_of(part).items():
+                job.copy(path, f"model/{role and f'{role}/'}{name}")
+        for module in {e.standalone for e in engines.values() if e.standalone is not None}:
+            job.copy(Path(str(module.__file__)), Path(str(module.__file__)).name)
         facts = {"format": STANDALONE, "name": self.name, "run": "sh run.sh", **clients.meta()}
         return Bundle(job.out, meta=facts)
+
+    def _part_engines(self, job: Job) -> dict[str, Engine]:
+        """Role → engine of each model that the model asks, such as those of a cascade."""
+        parts = {r: part for r, part in self.model.refs.items() if isinstance(part, Model)}
+        return {role: job.raw_engine(part) for role, part in parts.items()}
+
+    def _parts(self, engines: dict[str, Engine]) -> dict[str, Any]:
+        """What the server needs to know of each: its module, or where it answers."""
+        parts = dict[str, Any]()
+        for role, engine in engines.items():
+            model, module = engine.model, engine.standalone
+            if module is not None:
+                parts[role] = {"module": Path(str(module.__file__)).stem, "meta": model.meta}
+            else:  # `check` allows no others
+                parts[role] = {
+                    "server": model.meta["server"], "name": model.meta["name"],
+                    "extra": model.meta.get("extra", {}), "api_key": model.runtime["api_key"],
+                }  # fmt: skip
+        return parts
 
 
 class StandaloneServer:

@@ -76,6 +76,9 @@ class Server(ThreadingHTTPServer):
         sys.dont_write_bytecode = True  # the folder stays as it is
         sys.path.insert(0, str(FOLDER))  # of links, whose targets are elsewhere
         module = importlib.import_module(about["module"])
+        for part in about["meta"].get("parts", {}).values():  # of a cascade
+            if "module" in part:
+                part["answers"] = importlib.import_module(part["module"]).Answers
         self._answers = module.Answers(FOLDER / "model", about["meta"])
         self._lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -86,11 +89,15 @@ class Server(ThreadingHTTPServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
-    def choice(self, text: str) -> dict[str, Any]:
+    def choice(self, text: str, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to a text, with the probability that it is right if the model gives one.
 
-        `abstained`: whether that is below the bundle's threshold, if it has one.
+        `abstained`: whether that is below the bundle's threshold, if it has one. request: with the
+        messages that the text is of, for a cascade, whose `stage` is the model that answered.
         """
+        if hasattr(self._answers, "choice"):
+            answer, extra = self._answers.choice(request["messages"], text, request)
+            return _choice(answer, extra)
         with self._lock:
             if hasattr(self._answers, "answered"):
                 ((answer, probability),) = self._answers.answered([text])
@@ -99,8 +106,12 @@ class Server(ThreadingHTTPServer):
                     extra["abstained"] = probability < self._abstain_below
             else:
                 (answer,), extra = self._answers([text]), {}
-        message = {"role": "assistant", "content": answer}
-        return {"index": 0, "message": message, "finish_reason": "stop", **extra}
+        return _choice(answer, extra)
+
+
+def _choice(answer: str, extra: dict[str, Any]) -> dict[str, Any]:
+    message = {"role": "assistant", "content": answer}
+    return {"index": 0, "message": message, "finish_reason": "stop", **extra}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -177,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
             problem = "a text holds half of a surrogate pair, or a content is nested too deeply"
             raise Refused(400, problem) from None
         try:
-            choice = self.server.choice(text)
+            choice = self.server.choice(text, request)
         except Exception as error:
             traceback.print_exc()
             raise Refused(500, f"the model can't answer: {error}") from None

@@ -173,14 +173,18 @@ class TransformersEngine(Engine):
         with torch.no_grad(), torch.random.fork_rng(), memory:
             torch.manual_seed(seed_of(sampling.seed, prompts))
             batch = generation.read(loaded.model, prompts, loaded.pad)
-            answers = generation.answers(
+            answers, logprobs = generation.answers(
                 loaded.model, batch, ends=loaded.ends, constraints=constraints, **arguments
             )
-        return [
+        completions = [
             loaded.answers.completion(
                 answer, loaded.ends, prompt=prompt, request=request, stop=sampling.stop
             )
             for answer, prompt, request in zip(answers, prompts, requests, strict=True)
+        ]
+        return [
+            msgspec.structs.replace(completion, logprob=logprob)
+            for completion, logprob in zip(completions, logprobs, strict=True)
         ]
 
     @cached_property

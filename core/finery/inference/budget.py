@@ -27,6 +27,10 @@ class Price(Settings):
         """Dollars for these numbers of tokens."""
         return (self.input * prompt_tokens + self.output * completion_tokens) / 1e6
 
+    def of_answer(self, answer: "Completion") -> float:
+        """Dollars for an answer with its prompt."""
+        return self.of(answer.prompt_tokens, answer.completion_tokens)
+
 
 class Budget(Settings):
     """What one build of a step may use. Cached answers cost nothing."""
@@ -91,13 +95,13 @@ class Usage(msgspec.Struct):
         self.prompt_tokens += answer.prompt_tokens
         self.completion_tokens += answer.completion_tokens
         if price is not None:
-            self.dollars += price.of(answer.prompt_tokens, answer.completion_tokens)
+            self.dollars += price.of_answer(answer)
         self.add_worth([answer], price)
 
     def add_worth(self, answers: "Iterable[Completion]", price: Price | None) -> None:
         """Add what answers cost, or cost when they were asked for."""
         if price is not None:
-            self.worth += sum(price.of(a.prompt_tokens, a.completion_tokens) for a in answers)
+            self.worth += sum(map(price.of_answer, answers))
 
     def __str__(self) -> str:
         """As text: `480 calls, 120,000 tokens, $0.52`."""

@@ -76,6 +76,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     call_error: why the answer's apparent tool call can't be parsed. It is then part of `text`.
     probability: that the whole answer is right, as the model itself says, from 0 to 1. Only
         classifiers give it.
+    logprob: the natural logarithm of the probability of its tokens, the one that ends it included,
+        as the model has them before sampling. Only models that transformers runs give it.
+    stage_tokens: of a model that asks others: each that it asked, in order → the tokens of its
+        prompt and its answer. The last one gave this answer.
     """
 
     text: str
@@ -86,6 +90,13 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reasoning: str | None = None
     call_error: str | None = None
     probability: float | None = None
+    logprob: float | None = None
+    stage_tokens: dict[str, tuple[int, int]] | None = None
+
+    @property
+    def stage(self) -> str | None:
+        """Which of several models gave the answer."""
+        return next(reversed(self.stage_tokens), None) if self.stage_tokens else None
 
     @property
     def is_empty(self) -> bool:

@@ -83,7 +83,7 @@ class Classification(BatchEvaluator, task="classification"):
         le=1,
         help="Probability below which an answer counts as an abstention, for `coverage` and "
         "`selective_accuracy`. The models must give probabilities, as those of encoder.classify "
-        "do.",
+        "and baseline.linear do.",
     )
 
     def metric_names(self) -> list[str]:
@@ -118,7 +118,7 @@ class Classification(BatchEvaluator, task="classification"):
         super().check()
         formats = {model.name: str(model.meta.get("format", "")) for model in self.models}
         for name, model_format in formats.items() if self.abstain_below is not None else ():
-            if model_format.startswith("baseline-"):
+            if model_format in ("baseline-majority", "baseline-nearest"):
                 raise without_probability(name)
 
     def examine(self, look: Look) -> None:
@@ -325,8 +325,8 @@ def without_probability(model: str) -> UsageError:
     return UsageError(
         f"abstain_below needs the probability of each answer, which '{model}' doesn't give",
         where="abstain_below",
-        fix=f"judge {model} in another step without abstain_below; models of encoder.classify give "
-        "probabilities",
+        fix=f"judge {model} in another step without abstain_below; models of encoder.classify and "
+        "baseline.linear give probabilities",
     )
 
 

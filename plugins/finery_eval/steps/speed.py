@@ -4,12 +4,13 @@ import gc
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from finery import (
+    Artifact,
     Completion,
     Dataset,
     Engine,
@@ -197,7 +198,7 @@ class Speed(
 
     def _verdict(self, timing: "_Timing", model: Model, engine: Engine) -> Verdict:
         answer, cost = timing.answer, engine.price
-        dollars = None if cost is None else cost.of(answer.prompt_tokens, answer.completion_tokens)
+        dollars = None if cost is None else cost.of_answer(answer)
         if cost is not None and not cost.input and not cost.output:
             hourly = None if self.machine is None else self.machine.per_hour
             dollars = None if hourly is None else hourly / 3600 * timing.seconds
@@ -216,11 +217,18 @@ class Speed(
         prices = {}
         for source in graph.nodes[name].sources_of(Model):
             model = results.artifact(source.step, source.output)
-            while model is not None and "price" not in model.runtime:
-                model = model.refs.get("model")
-            if model is not None:
-                prices[source.ref] = model.runtime["price"]
+            if found := list(_prices(model)) if model is not None else []:
+                prices[source.ref] = found[0] if len(found) == 1 else found
         return {"prices": prices} if prices else {}
+
+
+def _prices(model: Artifact) -> Iterator[Any]:
+    """The price of a model, or those of the models that it asks."""
+    if "price" in model.runtime:
+        yield model.runtime["price"]
+    else:
+        for part in model.refs.values():
+            yield from _prices(part)
 
 
 class _Timing(NamedTuple):

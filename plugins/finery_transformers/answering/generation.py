@@ -118,8 +118,10 @@ def answers(
     constraints: "Sequence[Constraint | None]" = (),
     max_new_tokens: int,
     **arguments: Any,
-) -> list[list[int]]:
+) -> tuple[list[list[int]], list[float]]:
     """The tokens of each row's answer, up to the token that ends it and perhaps beyond.
+
+    And the log-probability of each answer, as `Completion.logprob`.
 
     ends: tokens that end an answer. stopped: whether an answer's tokens contain a stop string.
     constraints: of each row. arguments: others of `generate`. Models whose cache isn't one of plain
@@ -127,29 +129,30 @@ def answers(
     """
     rows = list(range(len(batch.input_ids)))
     written: list[list[int]] = [[] for _ in rows]
+    logprobs = [0.0 for _ in rows]
     again = True
     while rows:
         length = batch.input_ids.shape[1]
         round_ = _Round(written, rows, length, ends, stopped, SHARE if again else 1.0)
+        held = [_Held(round_, [constraints[row] for row in rows])] if any(constraints) else []
         output: Any = model.generate(  # type: ignore[operator]
             **batch.arguments(),
             **arguments,
             max_new_tokens=max_new_tokens,
             stopping_criteria=StoppingCriteriaList([round_]),
-            logits_processor=LogitsProcessorList(
-                [_Held(round_, [constraints[row] for row in rows])] if any(constraints) else []
-            ),
+            logits_processor=LogitsProcessorList([_Probabilities(round_), *held]),
             return_dict_in_generate=True,
         )
         new = output.sequences[:, length:]
-        for row, tokens in zip(rows, new.tolist(), strict=True):
+        for row, tokens, logprob in zip(rows, new.tolist(), round_.logprobs, strict=True):
             written[row] += tokens
+            logprobs[row] += logprob
         max_new_tokens -= new.shape[1]
         left = [place for place, done in enumerate(round_.done) if not done and max_new_tokens]
         rows = [rows[place] for place in left]
         if rows:
             batch, again = _rest(output, batch.attention_mask, left)
-    return written
+    return written, logprobs
 
 
 def _rest(output: Any, mask: torch.Tensor, left: Sequence[int]) -> tuple[Batch, bool]:
@@ -183,11 +186,15 @@ class _Round(StoppingCriteria):
         self.stopped = stopped
         self.share = share
         self.done = [False] * len(rows)
+        self.logprobs = [0.0] * len(rows)  # of the answers in this round
+        self.probabilities = torch.empty(0)  # logarithms of those of the next token, see below
 
     def __call__(self, tokens: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
         """True for rows that have ended; for all where the round ends."""
+        gained = self.probabilities.gather(1, tokens[:, -1:])[:, 0].tolist()
         for place, token in enumerate(tokens[:, -1].tolist()):
             if not self.done[place]:
+                self.logprobs[place] += gained[place]
                 self.done[place] = token in self.ends or self._stopped(tokens, place)
         over = sum(self.done) >= self.share * len(self.done)
         return torch.tensor([done or over for done in self.done], device=tokens.device)
@@ -199,6 +206,18 @@ class _Round(StoppingCriteria):
         """The tokens of a row's answer so far."""
         new: list[int] = tokens[place, self.length :].tolist()
         return self.before[place] + new
+
+
+class _Probabilities(LogitsProcessor):
+    """Notes how probable each next token is, before other processors change that."""
+
+    def __init__(self, round_: _Round) -> None:
+        self.round = round_
+
+    def __call__(self, _tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores [rows, vocabulary], unchanged."""
+        self.round.probabilities = scores.float().log_softmax(dim=-1)
+        return scores
 
 
 class _Held(LogitsProcessor):

@@ -1,0 +1,243 @@
+"""`cascade.model`: small models that answer what they are sure of, before a larger one."""
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import Any
+
+from finery import (
+    Artifact,
+    CachedEngine,
+    Completion,
+    DataError,
+    Dataset,
+    Job,
+    Look,
+    Model,
+    Promise,
+    Step,
+    UsageError,
+    nested_step,
+    setting,
+    takes,
+)
+from finery.advanced import counted, percent
+from finery.rows import Row, split_turns
+from finery_baseline.answers import answer_of
+from finery_cascade.engine import confidence_of, without_confidence
+from finery_cascade.stages import role
+from finery_cascade.thresholds import Certificate, certify, levels_of, rows_needed
+from finery_eval.asking import Limits, ask_each, generate, read_rows, refuse_empty
+from finery_eval.evaluator import BatchEvaluator
+from finery_eval.nested import Nested
+from finery_eval.verdicts import Verdicts, groups_of
+
+UNSURE = frozenset({
+    "api", "baseline-majority", "baseline-nearest", "cascade", "gguf", "gguf-adapter",
+    "retrieving", "vllm",
+})  # fmt: skip
+"""Formats of models that don't say how sure they are of an answer."""
+BUNDLE = "serve.bundle"
+
+
+class CascadeModel(
+    Step,
+    engines=True,
+    sections=("models",),
+    rehearsal={"risk": 0.999, "confidence": 0.5, "max_tokens": 8},
+):
+    """Answer with the first model that is sure enough, else with the next one.
+
+    With probability `confidence`, at most the share `risk` of what each model but the last answers
+    is wrong: for rows like those of `calibrate`, of which the models have seen none, not even a
+    near copy. Each threshold is the laxest one that passes an exact binomial test, in a fixed
+    sequence of thresholds (Learn then Test, Angelopoulos et al. 2021). A model that passes at none
+    of them answers nothing.
+
+    How sure a classifier is, is its probability; of a language model, that of its answer's tokens.
+    An answer that is cut off isn't sure. The last model isn't asked here.
+
+    Raises DataError if `calibrate` has too few rows to show such an error.
+    """
+
+    models: list[Model] = takes(
+        uses_name=True,
+        help="The models, from the cheapest to the dearest, e.g. `[head, sft, api]`. The last one "
+        "answers what no other does.",
+    )
+    calibrate: Dataset = takes(
+        role="held_out",
+        help="Rows to choose the thresholds by, with an answer each, e.g. `split.calibration`. "
+        "No model may have learned from them. Of related rows (a common parent), the first counts.",
+    )
+    judge: Step | None = nested_step(
+        "evaluate",
+        given={"models": "models", "rows": "calibrate"},
+        help="The evaluator that says which answers are right, by its first metric. [default: an "
+        "answer is right if its text is the row's]",
+    )
+    risk: float = setting(
+        0.05, gt=0, lt=1, help="Largest share of wrong answers among those of each model."
+    )
+    confidence: float = setting(
+        0.95, ge=0.5, lt=1, help="Probability with which all models but the last keep to `risk`."
+    )
+    max_tokens: int = setting(
+        64, ge=1, help="Longest answer to a calibration row, in tokens. Evaluate with the same."
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for models and settings that can't work. Light: reads no input."""
+        names = [model.name for model in self.models]
+        if len(names) < 2 or len({*names}) < len(names):
+            raise UsageError(
+                "a cascade needs at least two different models", where="models",
+                fix="list them from the cheapest to the dearest: models: [head, api]",
+            )  # fmt: skip
+        for model in self.models[:-1]:
+            if model.meta.get("format") in UNSURE:
+                raise without_confidence(model.name)
+        if (inner := self._inner()) is not None:
+            inner.check()
+
+    def examine(self, look: Look) -> None:
+        """Raise `DataError` for too few rows."""
+        if meta := look.meta("calibrate"):
+            self._require(meta.value.get("rows"))
+
+    def outputs(self) -> dict[str, Promise]:
+        """The model, with its format, and the step type that ships it if one does."""
+        *small, last = [model.meta for model in self.models] or [{}]
+        is_shipped = all(meta.get("bundle") == BUNDLE for meta in small)
+        is_reached = last.get("bundle") == BUNDLE or last.get("format") == "api"
+        facts = {"bundle": BUNDLE} if is_shipped and is_reached else {}
+        return {"": Promise(Model, {"format": "cascade", **facts})}
+
+    def run(self, job: Job) -> Model:
+        """Ask all models but the last, and choose their thresholds."""
+        small = self.models[:-1]
+        for model in small:
+            if model.formats & UNSURE:
+                raise without_confidence(model.name)
+        rows = self._independent(job)
+        inner = self._inner()
+        judge = inner.judging(job, rows) if inner else None
+        if judge is None:
+            refuse_empty(rows, [answer_of(row) for row in rows])
+        prompts, tools = [split_turns(row)[0] for row in rows], [row.get("tools") for row in rows]
+        limits = Limits(self.max_tokens)
+
+        def ask(engine: CachedEngine, name: str) -> list[Completion]:
+            return generate(limits, job, engine, name, prompts, tools)
+
+        answers = ask_each(limits, job, small, ask)
+        if judge is not None:
+            wrong = _wrong(judge(answers))
+        else:
+            expected = [answer_of(row) for row in rows]
+            wrong = {
+                name: [a.text.strip() != e for a, e in zip(of, expected, strict=True)]
+                for name, of in answers.items()
+            }
+        scores = [[confidence_of(a, name) for a in of] for name, of in answers.items()]
+        certificates = certify(scores, [*wrong.values()], self.risk, self.confidence)
+        stages = [
+            self._stage(job, name, certificate, sum(wrong[name]) / len(rows))
+            for name, certificate in zip(answers, certificates, strict=True)
+        ]
+        example = next((m.meta[EXAMPLE] for m in small if EXAMPLE in m.meta), None)
+        meta = {
+            **self.outputs()[""].meta,
+            "risk": self.risk,
+            "confidence": self.confidence,
+            "stages": [*stages, {"model": self.models[-1].name}],
+            **({EXAMPLE: example} if example else {}),
+        }
+        refs = {role(number): model for number, model in enumerate(self.models)}
+        return Model(job.out, meta=meta, refs=refs)
+
+    def doubts(self, outputs: Mapping[str, Artifact]) -> Sequence[str]:
+        """The models that never answer."""
+        return [
+            f"{stage['model']} never answers: {stage['note']}"
+            for output in outputs.values()
+            for stage in output.meta["stages"]
+            if "note" in stage
+        ]
+
+    def _inner(self) -> Nested | None:
+        """The evaluator, with the models and rows of this step. `UsageError` for no evaluator."""
+        if self.judge is None:
+            return None
+        if not isinstance(self.judge, BatchEvaluator):
+            raise UsageError(
+                "this step type doesn't judge answers one by one", where="judge",
+                fix="use one that does, e.g. judge: {use: eval.classification}",
+            )  # fmt: skip
+        evaluator = copy(self.judge)
+        evaluator.models, evaluator.rows = self.models[:-1], self.calibrate
+        return Nested(evaluator, "judge")
+
+    def _independent(self, job: Job) -> list[Row]:
+        """The first row of each group of related ones. `DataError` if they are too few."""
+        rows = read_rows(self.calibrate)
+        firsts = sorted(group[0] for group in groups_of(rows))
+        if len(firsts) < len(rows):
+            job.log(
+                f"{len(rows)} rows form {counted(len(firsts), 'group')}; their first rows count"
+            )
+        self._require(len(firsts))
+        return [rows[i] for i in firsts]
+
+    def _require(self, rows: int | None) -> None:
+        """Raise `DataError` for too few rows. rows: None if their number isn't known."""
+        level = levels_of(len(self.models) - 1, self.confidence)[-1]
+        needed = rows_needed(self.risk, level)
+        if rows is not None and rows < needed:
+            raise DataError(
+                f"{counted(rows, 'independent row')} can't show with a confidence of "
+                f"{percent(self.confidence)} that at most {percent(self.risk)} of the answers are "
+                f"wrong, even if none is: {needed} rows are needed",
+                where="calibrate",
+                fix=f"give it {needed} rows or more (several times as many let more be answered), "
+                "raise risk, or lower confidence",
+            )
+
+    def _stage(self, job: Job, name: str, certificate: Certificate, error: float) -> dict[str, Any]:
+        """The facts about a model. error: its share of wrong answers in all rows."""
+        threshold, rows, answered, errors, level = certificate
+        facts = {
+            "model": name, "threshold": threshold, "rows": rows, "answered": answered,
+            "errors": errors, "bound": certificate.bound, "error_of_all": error,
+        }  # fmt: skip
+        if threshold is None:
+            needed = rows_needed(self.risk, level)
+            facts["note"] = (
+                f"{counted(rows, 'calibration row')} reach it, and {needed} are needed"
+                if rows < needed
+                else f"at no threshold do the {rows} rows that reach it show an error of at most "
+                f"{percent(self.risk)}"
+            )
+            job.log(f"{name} never answers: {facts['note']}")
+        else:
+            job.log(
+                f"{name}: answers {answered} of {rows} rows, {errors} of them wrong, so at most "
+                f"{percent(certificate.bound or 0.0)} are"
+            )
+        return facts
+
+
+EXAMPLE = "training_example"
+"""The fact in `meta` with a request that clients of a bundle send."""
+
+
+def _wrong(verdicts: Verdicts) -> dict[str, list[bool]]:
+    """Which answers of each model are wrong. `UsageError` if the evaluator doesn't say so."""
+    values = verdicts.values(verdicts.metrics[0])
+    if not all(value in (True, False, None) for of in values.values() for value in of):
+        raise UsageError(
+            f"the evaluator's first metric, {verdicts.metrics[0]}, isn't yes or no, so it doesn't "
+            "say which answers are wrong",
+            where="judge",
+            fix="use eval.classification, eval.exact or another one that does",
+        )
+    return {name: [not value for value in of] for name, of in values.items()}

@@ -29,10 +29,16 @@ KINDS: Mapping[str, About] = {
         "`series` of a step that generates rows.",
     ),
     "calibration-rows": About(
-        when="a file is quantised with the help of rows (`imatrix`) that an evaluator judges it "
-        "on, or that no split separates from those",
-        why="The file is rounded with the least error on just these rows, so its score on them is "
-        "too good.",
+        when="a file is quantised with the help of rows (`imatrix`), or a cascade calibrated with "
+        "rows, that an evaluator judges it on, or that no split separates from those",
+        why="The file is rounded with the least error on just these rows, and the thresholds of a "
+        "cascade are chosen by them, so its score on them is too good.",
+    ),
+    "seen-calibration": About(
+        when="a cascade is calibrated with rows that one of its models learned from, was validated "
+        "on or shows as examples, or that no split separates from those",
+        why="A model errs less on rows that it has seen, and is surer of them. The error of its "
+        "other answers may then be far above the `risk` of the cascade.",
     ),
     "other-constraint": About(
         when="a bundle holds answers to a JSON Schema, and no evaluation of its model does, or the "
@@ -44,10 +50,13 @@ KINDS: Mapping[str, About] = {
 """Name → when and why the note is given."""
 USES: Mapping[str, tuple[str, str]] = {
     "calibrate": ("calibration-rows", "is calibrated with"),
+    "held_out": ("calibration-rows", "is calibrated with"),
     "train": ("same-rows", "learns from"),
     "examples": ("same-rows", "shows examples from"),
 }
 """The role of rows → the note if they also judge the model, and what the step does with them."""
+SEEN = {"train": "learns from", "validation": "is validated on", "examples": "shows examples from"}
+"""The role of rows that a model has seen → what its step does with them."""
 Signature = tuple[Any, ...]
 
 
@@ -67,6 +76,7 @@ def notes_between(graph: Graph) -> Iterator[Note]:
                 place=(*node.place, "seed"),
             )
     yield from _on_judged_rows(graph)
+    yield from _on_seen_rows(graph)
     for node in graph.nodes.values():
         if Bundle in node.outputs.values() and "schema" in type(node.step).__struct_fields__:
             yield from _other_constraint(graph, node)
@@ -177,6 +187,26 @@ def _on_judged_rows(graph: Graph) -> Iterator[Note]:
                         step=node.name,
                         place=(*node.place, mine.field),
                     )
+
+
+def _on_seen_rows(graph: Graph) -> Iterator[Note]:
+    """A note for each model of a cascade that has seen rows of the calibration."""
+    for node in graph.nodes.values():
+        for mine in node.sources:
+            names = graph.models_under(node.name) if mine.role == "held_out" else ()
+            for name in sorted({*names} - {node.name}):
+                seen = (s for s in graph.nodes[name].sources if s.role in SEEN)
+                for theirs in seen:
+                    if overlap(graph, theirs, mine):
+                        yield Note(
+                            name="seen-calibration",
+                            text=f"{node.name} is calibrated with {mine.ref}, and {name} "
+                            f"{SEEN[theirs.role]} {theirs.ref}: these are the same rows",
+                            fix="calibrate on rows that no model has seen, e.g. another part of "
+                            "the split",
+                            step=node.name,
+                            place=(*node.place, mine.field),
+                        )
 
 
 # -- answers that are held to a schema ------------------------------------------------------------

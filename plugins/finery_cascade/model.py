@@ -66,7 +66,7 @@ class CascadeModel(
     )
     calibrate: Dataset = takes(
         role="held_out",
-        help="Rows to choose the thresholds by, with an answer each, e.g. `split.calibration`. "
+        help="Rows to choose the thresholds by, with an answer each. "
         "No model may have learned from them. Of related rows (a common parent), the first counts.",
     )
     judge: Step | None = nested_step(

@@ -10,9 +10,9 @@ from finery.rows.near import NEAR_SIMILARITY
 NAME = "train-test-overlap"
 ABOUT = {
     NAME: About(
-        when="a training takes rows of the same origin as an evaluator's, and no step between "
-        "them drops near copies: the split has `decontaminate: false`, or rows were generated from "
-        "another part of it, and no `data.decontaminate` follows",
+        when="a training takes rows of the same origin as an evaluator's or a cascade's, and no step "
+        "between them drops near copies: the split has `decontaminate: false`, or rows were "
+        "generated from another part of it, and no `data.decontaminate` follows",
         why="A near copy of a test row in the training rows makes the score a test of memory. "
         "`data.split` drops near copies from train, but doesn't see rows that are generated later.",
     )
@@ -43,6 +43,12 @@ def notes_on(graph: Graph) -> list[Note]:
         for judge in graph.nodes.values()
         if judge.evaluates
         for source in judge.row_sources
+    ]
+    tests += [
+        (node, source)
+        for node in graph.nodes.values()
+        for source in node.sources
+        if source.role == "held_out"
     ]
     notes: dict[tuple[str, str], Note] = {}
     for node, source in learned:

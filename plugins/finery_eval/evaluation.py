@@ -67,7 +67,7 @@ def write(
     if groups:
         report.extra = report.extra | {"groups": len(groups)}
     if answers is not None:
-        report.tables = [*report.tables, *stage_tables(answers, verdicts, groups, report)]
+        report.tables = [*stage_tables(answers, verdicts, groups, report), *report.tables]
         report.remarks = [*report.remarks, *stage_remarks(models, answers, verdicts)]
     lines = predictions(rows, answers, verdicts)
     return write_scored(job, report, lines, answers=answers, models=models)

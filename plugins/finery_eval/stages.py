@@ -78,7 +78,7 @@ def stage_remarks(models: Sequence[Model], answers: Answers, verdicts: Verdicts)
             name = stage["model"]
             reached = sum(name in tokens for _, tokens in asked)
             gave = [i for i, (completion, _) in enumerate(asked) if completion.stage == name]
-            if _differ(len(gave), reached, stage["answered"], stage["rows"]):
+            if shares_differ(len(gave), reached, stage["answered"], stage["rows"]):
                 before = percent(stage["answered"] / stage["rows"])
                 remarks.append(Remark(
                     f"{model.name}: {name} answers {percent(len(gave) / reached)} of the rows that "
@@ -100,7 +100,7 @@ def stage_remarks(models: Sequence[Model], answers: Answers, verdicts: Verdicts)
     return remarks
 
 
-def _differ(hits: int, n: int, others: int, n_others: int) -> bool:
+def shares_differ(hits: int, n: int, others: int, n_others: int) -> bool:
     """Whether two shares differ strongly, by the pooled z test of two proportions."""
     if not n or not n_others:
         return False

@@ -14,7 +14,7 @@ import pytest
 from conftest import Project, Ran
 from serving import served
 
-from finery import StepError
+from finery import StepError, UsageError
 from finery.rows.similar import question_text
 from finery.testing import run_step, table_model
 from finery_serve.check.answers import answer_fault, answers_of, completion_of
@@ -168,11 +168,12 @@ def test_a_push_that_publishes_a_row_is_noted(project: Project) -> None:
     assert "row-published" not in project.here("check", "--set", "export.ship.prompt=Hi").out
 
 
-def test_a_threshold_needs_probabilities(project: Project) -> None:
-    for command in (("check",), ("build", "ship")):
-        ran = project.here(*command, "--set", "export.ship.abstain_below=0.5")
-        assert ran.code == 2
-        assert "'baseline-linear' gives no probability" in flat(ran)
+def test_a_threshold_needs_probabilities(tmp_path: Path) -> None:
+    model = table_model(tmp_path / "m", default="other", bundle="serve.bundle")
+    step = StandaloneBundle(model=model, name="t", abstain_below=0.5)
+    with pytest.raises(UsageError, match="'shipped-table' gives no probability") as caught:
+        run_step(step, tmp_path / "job")
+    assert caught.value.where == "abstain_below"
 
 
 def test_the_server_of_an_exported_bundle_needs_no_finery(project: Project) -> None:

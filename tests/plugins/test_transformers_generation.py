@@ -90,7 +90,7 @@ def test_rounds_without_ended_rows_give_the_same_answers(
             return generate(**arguments)
 
         monkeypatch.setattr(model, "generate", counted)
-        answers = generation.answers(
+        answers, _ = generation.answers(
             model,
             generation.read(model, PROMPTS, 0),
             ends=ends,
@@ -109,7 +109,7 @@ def test_a_stop_string_ends_a_row_for_all_rounds() -> None:
     model = model_of("llama")
     with torch.no_grad():
         batch = generation.read(model, PROMPTS, 0)
-        answers = generation.answers(
+        answers, _ = generation.answers(
             model,
             batch,
             ends=(1,),

@@ -132,6 +132,8 @@ def _role_of(model: str, graph: Graph) -> tuple[Role, str]:
     node = graph.nodes.get(model) or graph.nodes.get(model.partition(".")[0])
     if node is None:
         return "base", ""
+    if len(node.base_models) > 1:  # a cascade is none of its models
+        return "base", ""
     trained = training_of(graph, node)
     if trained is None and (cheap := _classifier_of(graph, node)) is not None:
         if cheap.section != "train" or graph.has_training:

@@ -10,8 +10,8 @@ from finery.rows.near import NEAR_SIMILARITY
 NAME = "train-test-overlap"
 ABOUT = {
     NAME: About(
-        when="a training takes rows of the same origin as an evaluator's or a cascade's, and no step "
-        "between them drops near copies: the split has `decontaminate: false`, or rows were "
+        when="a training takes rows of the same origin as an evaluator's or a cascade's, and no "
+        "step between them drops near copies: the split has `decontaminate: false`, or rows were "
         "generated from another part of it, and no `data.decontaminate` follows",
         why="A near copy of a test row in the training rows makes the score a test of memory. "
         "`data.split` drops near copies from train, but doesn't see rows that are generated later.",

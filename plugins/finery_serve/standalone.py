@@ -55,7 +55,8 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         gt=0,
         le=1,
         help="A probability. Less probable answers have `abstained: true` beside them, as in "
-        "eval.classification. For models that give probabilities, as those of encoder.classify.",
+        "eval.classification. For models that give probabilities, as those of encoder.classify and "
+        "baseline.linear.",
     )
 
     def check(self) -> None:

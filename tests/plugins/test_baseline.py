@@ -99,6 +99,38 @@ def test_linear_agrees_with_scikit_learn(tmp_path: Path) -> None:
         assert made == list(part[1].get_feature_names_out())
 
 
+def test_linear_gives_the_probabilities_of_scikit_learn(tmp_path: Path) -> None:
+    """Of two classes and of three, and for fields their product."""
+    from sklearn.linear_model import LogisticRegression
+
+    from finery_baseline.vectors import vectors_of
+
+    texts = [*TICKETS, "where is my parcel", "the parcel is late"]
+    labels = {
+        "two": [str("password" in text) for text in texts],
+        "three": [text.split()[-1][:1] if len(text) > 26 else "x" for text in texts],
+    }
+    vectors = vectors_of(texts, 50_000)[2]
+    best = {}
+    for name, of in labels.items():
+        best[name] = LogisticRegression(C=10.0, max_iter=2_000).fit(vectors, of)
+        best[name] = best[name].predict_proba(vectors).max(axis=1)
+        rows = [{"prompt": t, "completion": label} for t, label in zip(texts, of, strict=True)]
+        model = run_step(Linear(rows=dataset(tmp_path / name, rows)), tmp_path / f"{name}-model")
+        assert probabilities(model, texts) == pytest.approx(best[name], abs=2e-3)
+    rows = [
+        {"prompt": text, "completion": f"a: {two}\nb: {three}"}
+        for text, two, three in zip(texts, *labels.values(), strict=True)
+    ]
+    model = run_step(Linear(rows=dataset(tmp_path / "both", rows)), tmp_path / "both-model")
+    assert probabilities(model, texts) == pytest.approx(best["two"] * best["three"], abs=2e-3)
+
+
+def probabilities(model: Model, texts: list[str]) -> list[float | None]:
+    asked = [[{"role": "user", "content": text}] for text in texts]
+    return [answer.probability for answer in TestJob().engine(model).generate(asked)]
+
+
 def test_nearest_gives_the_answer_of_the_most_similar_row(tmp_path: Path) -> None:
     model = run_step(Nearest(rows=tickets(tmp_path)), tmp_path / "out")
     assert ask(model, "Wrong currency on the invoice", "locked out", "…") == [

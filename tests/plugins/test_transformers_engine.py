@@ -14,6 +14,7 @@ from finery import Completion, DataError, File, Model, Request, Sampling, StepEr
 from finery.execute.gpus import Gpu
 from finery.testing import TestJob, dataset, run_step
 from finery_eval.steps.structured import Json
+from finery_transformers.answering import generation
 from finery_transformers.answering.constraint import WHITE_SPACE, Constraints
 from finery_transformers.engine import ROWS, LiveEngine, Room, TransformersEngine
 
@@ -302,3 +303,29 @@ def test_thinking_cannot_follow_a_schema(tooled: Model) -> None:
     assert not engine.generate([asked("a")], held)[0].text
     with pytest.raises(DataError, match="begins answers with thinking"):
         engine.generate([asked("a")], msgspec.structs.replace(held, strict=True))
+
+
+def test_an_answer_has_the_likelihood_of_its_tokens(
+    tiny: Model, engine: TransformersEngine
+) -> None:
+    """With the end of the turn, over several rounds and beside other rows."""
+    import torch
+
+    loaded = engine._loaded
+    prompts = [[3, 4, 5], [6, 7], [8, 9, 10, 11]]
+    batch = generation.read(loaded.model, prompts, loaded.pad)
+    limits = {"max_new_tokens": 9, "do_sample": False}
+    with torch.no_grad():
+        answers, found = generation.answers(loaded.model, batch, ends=loaded.ends, **limits)
+        for prompt, answer, logprob in zip(prompts, answers, found, strict=True):
+            end = next((i + 1 for i, t in enumerate(answer) if t in loaded.ends), len(answer))
+            tokens = torch.tensor([prompt + answer[:end]])
+            logits = loaded.model(tokens).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+            expected = logits.gather(1, tokens[0, len(prompt) :, None]).sum().item()
+            assert logprob == pytest.approx(expected, rel=2e-3)  # bf16, without padding
+
+
+def test_the_engine_gives_the_likelihood(engine: TransformersEngine) -> None:
+    (answer,) = engine.generate([asked("hi")], Sampling(max_tokens=4))
+    assert answer.logprob is not None
+    assert answer.logprob < 0

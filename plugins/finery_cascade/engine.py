@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from dataclasses import dataclass, field
 from itertools import islice
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import msgspec
 
@@ -69,34 +69,25 @@ class _Stage(NamedTuple):
     engine: Engine
     threshold: float | None
 
-    def answers(self, completion: Completion) -> bool:
-        limit = self.threshold
-        return limit is None or confidence_of(completion, self.name) > limit
 
+@dataclass
+class _Row:
+    """A request, what was said last, and the tokens of each stage that was asked so far."""
 
-class _Talk(NamedTuple):
-    """The requests of a batch. answers: what is said last. tokens: of each stage asked so far."""
+    request: Request
+    said: Completion | FineryError | None = None
+    tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
+    is_open: bool = True
 
-    number: int
-    batch: Batch
-    open: set[int]
-    answers: dict[int, Completion]
-    tokens: list[dict[str, tuple[int, int]]]
-    failed: list[FineryError]
-
-    def outcome(self) -> Answer:
-        """The answers of the batch, or the first error."""
-        if self.failed:
-            return self.failed[0]
-        return [
-            msgspec.structs.replace(
-                self.answers[i],
-                stage_tokens=tokens,
-                prompt_tokens=sum(prompt for prompt, _ in tokens.values()),
-                completion_tokens=sum(written for _, written in tokens.values()),
-            )
-            for i, tokens in enumerate(self.tokens)
-        ]
+    def add(self, stage: _Stage, answer: Completion) -> None:
+        """Note what a stage says. Close the row if that is sure of it."""
+        self.tokens[stage.name] = answer.prompt_tokens, answer.completion_tokens
+        asked, written = map(sum, zip(*self.tokens.values(), strict=True))
+        self.said = msgspec.structs.replace(
+            answer, stage_tokens=self.tokens, prompt_tokens=asked, completion_tokens=written
+        )
+        limit = stage.threshold
+        self.is_open = limit is not None and confidence_of(answer, stage.name) <= limit
 
 
 class CascadeEngine(Engine):
@@ -108,42 +99,31 @@ class CascadeEngine(Engine):
 
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
-        engines = [job.raw_engine(part) for part in self._parts]
+        facts = model.meta["stages"]
+        parts = [cast(Model, model.refs[stages.role(number)]) for number in range(len(facts))]
+        engines = [job.raw_engine(part) for part in parts]
         self.constrains = all(engine.constrains for engine in engines)
         self.takes_tools = all(engine.takes_tools for engine in engines)
-        names = [stage["model"] for stage in model.meta["stages"]]
-        prices = {n: e.price for n, e in zip(names, engines, strict=True) if e.price is not None}
-        self.price = None
-        if len(prices) == len(engines):  # at most the sum, for budgets
-            sums = (sum(getattr(p, part) for p in prices.values()) for part in ("input", "output"))
-            self.price = StagePrices(input=next(sums), output=next(sums), stages=prices)
-        self._stages = [
+        every = [
             _Stage(stage["model"], engine, stage.get("threshold"))
-            for stage, engine in zip(model.meta["stages"], engines, strict=True)
-            if "threshold" not in stage or stage["threshold"] is not None  # else it never answers
+            for stage, engine in zip(facts, engines, strict=True)
         ]
+        prices = {stage.name: p for stage in every if (p := stage.engine.price) is not None}
+        sums = [sum(getattr(p, part) for p in prices.values()) for part in ("input", "output")]
+        # Budgets allow for the sum, the most that an answer can cost.
+        whole = StagePrices(input=sums[0], output=sums[1], stages=prices)
+        self.price = whole if len(prices) == len(every) else None
+        self._stages = [s for s in every[:-1] if s.threshold is not None] + every[-1:]
 
     @classmethod
     def uses_gpu(cls) -> bool:
         """No: the engines of its models say so."""
         return False
 
-    @property
-    def _parts(self) -> Iterator[Model]:
-        for number in range(len(self.model.meta["stages"])):
-            part = self.model.refs[stages.role(number)]
-            assert isinstance(part, Model)
-            yield part
-
-    @cached_property
-    def _batching(self) -> Engine:
-        """The first engine that answers requests together, else the first one."""
-        engines = [stage.engine for stage in self._stages]
-        return next((engine for engine in engines if engine.batched), engines[0])
-
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """Those of the first model that answers in batches: a request's answer depends on them."""
-        return self._batching.batches(requests)
+        engines = [stage.engine for stage in self._stages]
+        return next((e for e in engines if e.batched), engines[0]).batches(requests)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Answer one batch."""
@@ -156,42 +136,36 @@ class CascadeEngine(Engine):
         """Answer many batches at a time, one stage after the other."""
         source = enumerate(batches)
         while window := list(islice(source, WINDOW)):
-            talks = [
-                _Talk(number, batch, {*range(len(batch))}, {}, [{} for _ in batch], [])
-                for number, batch in window
-            ]
+            batches_of_rows = [[_Row(request) for request in batch] for _, batch in window]
             ended = None
             try:
                 for stage in self._stages:
-                    _ask(stage, talks, sampling)
+                    _ask(stage, batches_of_rows, sampling)
             except FineryError as error:  # of all requests, e.g. a wrong key
                 ended = error
-            for talk in talks:
-                if talk.failed or not talk.open:
-                    yield talk.number, talk.outcome()
+            for (number, _), rows in zip(window, batches_of_rows, strict=True):
+                errors = [row.said for row in rows if isinstance(row.said, FineryError)]
+                if errors or not any(row.is_open for row in rows):
+                    answers = [row.said for row in rows if isinstance(row.said, Completion)]
+                    yield number, errors[0] if errors else answers
             if ended is not None:
                 raise ended
 
 
-def _ask(stage: _Stage, talks: Sequence[_Talk], sampling: Sampling) -> None:
-    """Have a stage answer what is open, and close what it is sure of."""
-    asked: list[tuple[_Talk, list[int]]] = []
-    for talk in talks:
-        places = [] if talk.failed else sorted(talk.open)
-        batches = stage.engine.batches([talk.batch[i] for i in places]) if places else []
-        asked += [(talk, [places[i] for i in batch]) for batch in batches]
-    requests = ([talk.batch[i] for i in places] for talk, places in asked)
+def _ask(stage: _Stage, batches: Sequence[Sequence[_Row]], sampling: Sampling) -> None:
+    """Have a stage answer the open rows, and close those that it is sure of."""
+    asked: list[list[_Row]] = []
+    for batch in batches:
+        rows = [row for row in batch if row.is_open]
+        places = stage.engine.batches([row.request for row in rows]) if rows else []
+        asked += [[rows[i] for i in of] for of in places]
+    requests = ([row.request for row in rows] for rows in asked)
     for number, answer in stage.engine.stream(requests, sampling):
-        talk, places = asked[number]
-        if isinstance(answer, RefusedError) and len(places) == 1:
-            said: dict[str, Any] = {"text": answer.text, "finish_reason": "refusal"}
-            answer = [Completion(**said, prompt_tokens=0, completion_tokens=0)]
-        if isinstance(answer, FineryError):
-            talk.failed.append(answer)
-            continue
-        for place, completion in zip(places, answer, strict=True):
-            tokens = completion.prompt_tokens, completion.completion_tokens
-            talk.tokens[place][stage.name] = tokens
-            talk.answers[place] = completion
-            if stage.answers(completion):
-                talk.open.discard(place)
+        if isinstance(answer, RefusedError) and len(asked[number]) == 1:
+            refusal = {"text": answer.text, "finish_reason": "refusal"}
+            answer = [Completion(**refusal, prompt_tokens=0, completion_tokens=0)]
+        for place, row in enumerate(asked[number]):
+            if isinstance(answer, FineryError):
+                row.said, row.is_open = answer, False
+            else:
+                row.add(stage, answer[place])

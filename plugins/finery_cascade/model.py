@@ -141,7 +141,7 @@ class CascadeModel(
         scores = [[confidence_of(a, name) for a in of] for name, of in answers.items()]
         certificates = certify(scores, [*wrong.values()], self.risk, self.confidence)
         stages = [
-            self._stage(job, name, certificate, sum(wrong[name]) / len(rows))
+            self._stage(job, name, certificate)
             for name, certificate in zip(answers, certificates, strict=True)
         ]
         example = next((m.meta[EXAMPLE] for m in small if EXAMPLE in m.meta), None)
@@ -202,28 +202,24 @@ class CascadeModel(
                 "raise risk, or lower confidence",
             )
 
-    def _stage(self, job: Job, name: str, certificate: Certificate, error: float) -> dict[str, Any]:
-        """The facts about a model. error: its share of wrong answers in all rows."""
+    def _stage(self, job: Job, name: str, certificate: Certificate) -> dict[str, Any]:
+        """The facts about a model, which are logged. `note`: why it never answers, if so."""
         threshold, rows, answered, errors, level = certificate
+        bound, needed = certificate.bound, rows_needed(self.risk, level)
         facts = {
             "model": name, "threshold": threshold, "rows": rows, "answered": answered,
-            "errors": errors, "bound": certificate.bound, "error_of_all": error,
+            "errors": errors, "bound": bound,
         }  # fmt: skip
-        if threshold is None:
-            needed = rows_needed(self.risk, level)
-            facts["note"] = (
-                f"{counted(rows, 'calibration row')} reach it, and {needed} are needed"
-                if rows < needed
-                else f"at no threshold do the {rows} rows that reach it show an error of at most "
-                f"{percent(self.risk)}"
-            )
-            job.log(f"{name} never answers: {facts['note']}")
-        else:
+        if bound is not None:
             job.log(
-                f"{name}: answers {answered} of {rows} rows, {errors} of them wrong, so at most "
-                f"{percent(certificate.bound or 0.0)} are"
+                f"{name} answers {answered} of {rows} rows, {errors} of them wrong: an error of at "
+                f"most {percent(bound)}"
             )
-        return facts
+            return facts
+        why = f"none of its thresholds shows an error of at most {percent(self.risk)}"
+        why = why if rows >= needed else f"{rows} rows reach it, and {needed} are needed"
+        job.log(f"{name} never answers: {why}")
+        return {**facts, "note": why}
 
 
 EXAMPLE = "training_example"

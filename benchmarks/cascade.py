@@ -34,9 +34,10 @@ from common import between, machine, parser_of, say  # noqa: E402
 from finery import Model  # noqa: E402
 from finery.testing import TestJob, dataset, run_step  # noqa: E402
 from finery_baseline.steps import Linear  # noqa: E402
-from finery_cascade.engine import confidence_of  # noqa: E402
+from finery_cascade.confidence import confidence_of  # noqa: E402
 from finery_cascade.thresholds import certify, upper_limit  # noqa: E402
 from finery_eval.stages import shares_differ  # noqa: E402
+from finery_eval.stats import wilson  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data" / "clinc150" / "data_full.json"
 EACH = {"ten": 10, "thirty": 30}
@@ -113,7 +114,8 @@ def measured(scores: Scores, small: list[str], risk: float, draws: int) -> list[
             pairs = zip(before, after.stages, strict=True)
             warned = any(
                 shares_differ(answered, reached, was_answered, was_reached)
-                for (was_reached, was_answered), (reached, answered, _) in pairs
+                or wilson(wrong, answered)[0] > risk
+                for (was_reached, was_answered), (reached, answered, wrong) in pairs
                 if was_answered
             )
             kinds[kind].append((after, warned))

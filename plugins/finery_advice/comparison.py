@@ -57,6 +57,7 @@ USES: Mapping[str, tuple[str, str]] = {
 """The role of rows → the note if they also judge the model, and what the step does with them."""
 SEEN = {"train": "learns from", "validation": "is validated on", "examples": "shows examples from"}
 """The role of rows that a model has seen → what its step does with them."""
+UNSEEN = "calibrate on rows that no model has seen and none is judged on, e.g. split.validation"
 Signature = tuple[Any, ...]
 
 
@@ -183,7 +184,9 @@ def _on_judged_rows(graph: Graph) -> Iterator[Note]:
                         name=name,
                         text=f"{node.name} {use} {mine.ref}, and {judge.name} judges it on the "
                         "same rows",
-                        fix="name the rows that the model was trained on, e.g. split.train",
+                        fix=UNSEEN
+                        if mine.role == "held_out"
+                        else "name the rows that the model was trained on, e.g. split.train",
                         step=node.name,
                         place=(*node.place, mine.field),
                     )
@@ -195,15 +198,13 @@ def _on_seen_rows(graph: Graph) -> Iterator[Note]:
         for mine in node.sources:
             names = graph.models_under(node.name) if mine.role == "held_out" else ()
             for name in sorted({*names} - {node.name}):
-                seen = (s for s in graph.nodes[name].sources if s.role in SEEN)
-                for theirs in seen:
-                    if overlap(graph, theirs, mine):
+                for theirs in graph.nodes[name].sources:
+                    if theirs.role in SEEN and overlap(graph, theirs, mine):
                         yield Note(
                             name="seen-calibration",
                             text=f"{node.name} is calibrated with {mine.ref}, and {name} "
                             f"{SEEN[theirs.role]} {theirs.ref}: these are the same rows",
-                            fix="calibrate on rows that no model has seen, e.g. another part of "
-                            "the split",
+                            fix=UNSEEN,
                             step=node.name,
                             place=(*node.place, mine.field),
                         )

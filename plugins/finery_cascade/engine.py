@@ -9,46 +9,13 @@ from typing import ClassVar, NamedTuple, cast
 
 import msgspec
 
-from finery import (
-    Completion,
-    Engine,
-    EngineJob,
-    FineryError,
-    Model,
-    Request,
-    Sampling,
-    UsageError,
-    setting,
-)
+from finery import Completion, Engine, EngineJob, FineryError, Model, Request, Sampling, setting
 from finery.advanced import Answer, Batch, Price, RefusedError
 from finery_cascade import stages
+from finery_cascade.confidence import confidence_of
 
 WINDOW = 256
 """Batches that are asked together, so that a model behind an API gets many requests at a time."""
-
-
-def confidence_of(answer: Completion, model: str) -> float:
-    """How sure a model is of its answer, from 0 to 1: its probability, or that of its tokens.
-
-    0 for an answer that is empty, refused or cut off. `UsageError` for a model that gives neither.
-    """
-    if answer.is_empty or answer.finish_reason in ("length", "refusal"):
-        return 0.0
-    if answer.probability is not None:
-        return answer.probability
-    if answer.logprob is None:
-        raise without_confidence(model)
-    return math.exp(min(0.0, answer.logprob))
-
-
-def without_confidence(model: str) -> UsageError:
-    """The error for a model that can't be a stage before the last one."""
-    return UsageError(
-        f"'{model}' doesn't say how sure it is of an answer, so it can only be the last model",
-        where="models",
-        fix="classifiers (encoder.classify, onnx.export, baseline.linear) and language models that "
-        "transformers runs (trl.sft, hub.model) say it",
-    )
 
 
 class StagePrices(Price):
@@ -157,8 +124,8 @@ def _ask(stage: _Stage, batches: Sequence[Sequence[_Row]], sampling: Sampling) -
     asked: list[list[_Row]] = []
     for batch in batches:
         rows = [row for row in batch if row.is_open]
-        places = stage.engine.batches([row.request for row in rows]) if rows else []
-        asked += [[rows[i] for i in of] for of in places]
+        numbers = stage.engine.batches([row.request for row in rows]) if rows else []
+        asked += [[rows[i] for i in together] for together in numbers]
     requests = ([row.request for row in rows] for rows in asked)
     for number, answer in stage.engine.stream(requests, sampling):
         if isinstance(answer, RefusedError) and len(asked[number]) == 1:

@@ -1,13 +1,10 @@
 """`cascade.model`: small models that answer what they are sure of, before a larger one."""
 
-from collections.abc import Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finery import (
     Artifact,
-    CachedEngine,
-    Completion,
     DataError,
     Dataset,
     Job,
@@ -23,19 +20,13 @@ from finery import (
 from finery.advanced import counted, percent
 from finery.rows import Row, split_turns
 from finery_baseline.answers import answer_of
-from finery_cascade.engine import confidence_of, without_confidence
+from finery_cascade.confidence import UNSURE, confidence_of, without_confidence
 from finery_cascade.stages import role
 from finery_cascade.thresholds import Certificate, certify, levels_of, rows_needed
 from finery_eval.asking import Limits, ask_each, generate, read_rows, refuse_empty
-from finery_eval.evaluator import BatchEvaluator
 from finery_eval.nested import Nested
-from finery_eval.verdicts import Verdicts, groups_of
+from finery_eval.verdicts import Answers, Verdicts, groups_of
 
-UNSURE = frozenset({
-    "api", "baseline-majority", "baseline-nearest", "cascade", "gguf", "gguf-adapter",
-    "retrieving", "vllm",
-})  # fmt: skip
-"""Formats of models that don't say how sure they are of an answer."""
 BUNDLE = "serve.bundle"
 
 
@@ -88,16 +79,18 @@ class CascadeModel(
     def check(self) -> None:
         """Raise `UsageError` for models and settings that can't work. Light: reads no input."""
         names = [model.name for model in self.models]
-        if len(names) < 2 or len({*names}) < len(names):
+        is_nested = self.models and self.models[-1].meta.get("format") == "cascade"
+        if len(names) < 2 or len({*names}) < len(names) or is_nested:
             raise UsageError(
-                "a cascade needs at least two different models", where="models",
+                "a cascade needs at least two different models, none of which is a cascade",
+                where="models",
                 fix="list them from the cheapest to the dearest: models: [head, api]",
-            )  # fmt: skip
+            )
         for model in self.models[:-1]:
             if model.meta.get("format") in UNSURE:
                 raise without_confidence(model.name)
-        if (inner := self._inner()) is not None:
-            inner.check()
+        if judge := self._judge():
+            judge.check()
 
     def examine(self, look: Look) -> None:
         """Raise `DataError` for too few rows."""
@@ -119,31 +112,16 @@ class CascadeModel(
             if model.formats & UNSURE:
                 raise without_confidence(model.name)
         rows = self._independent(job)
-        inner = self._inner()
-        judge = inner.judging(job, rows) if inner else None
-        if judge is None:
-            refuse_empty(rows, [answer_of(row) for row in rows])
+        errors_of = self._errors(job, rows)  # before any model is asked
         prompts, tools = [split_turns(row)[0] for row in rows], [row.get("tools") for row in rows]
         limits = Limits(self.max_tokens)
-
-        def ask(engine: CachedEngine, name: str) -> list[Completion]:
-            return generate(limits, job, engine, name, prompts, tools)
-
-        answers = ask_each(limits, job, small, ask)
-        if judge is not None:
-            wrong = _wrong(judge(answers))
-        else:
-            expected = [answer_of(row) for row in rows]
-            wrong = {
-                name: [a.text.strip() != e for a, e in zip(of, expected, strict=True)]
-                for name, of in answers.items()
-            }
-        scores = [[confidence_of(a, name) for a in of] for name, of in answers.items()]
-        certificates = certify(scores, [*wrong.values()], self.risk, self.confidence)
-        stages = [
-            self._stage(job, name, certificate)
-            for name, certificate in zip(answers, certificates, strict=True)
-        ]
+        answers = ask_each(
+            limits, job, small,
+            lambda engine, name: generate(limits, job, engine, name, prompts, tools),
+        )  # fmt: skip
+        scores = [[confidence_of(a, name) for a in given] for name, given in answers.items()]
+        certificates = certify(scores, errors_of(answers), self.risk, self.confidence)
+        stages = [self._stage(job, *of) for of in zip(answers, certificates, strict=True)]
         example = next((m.meta[EXAMPLE] for m in small if EXAMPLE in m.meta), None)
         meta = {
             **self.outputs()[""].meta,
@@ -164,18 +142,23 @@ class CascadeModel(
             if "note" in stage
         ]
 
-    def _inner(self) -> Nested | None:
-        """The evaluator, with the models and rows of this step. `UsageError` for no evaluator."""
-        if self.judge is None:
-            return None
-        if not isinstance(self.judge, BatchEvaluator):
-            raise UsageError(
-                "this step type doesn't judge answers one by one", where="judge",
-                fix="use one that does, e.g. judge: {use: eval.classification}",
-            )  # fmt: skip
-        evaluator = copy(self.judge)
-        evaluator.models, evaluator.rows = self.models[:-1], self.calibrate
-        return Nested(evaluator, "judge")
+    def _judge(self) -> Nested | None:
+        nested = Nested.of(self, "judge", rows="calibrate")
+        if nested is not None:
+            nested.evaluator.models = self.models[:-1]
+        return nested
+
+    def _errors(self, job: Job, rows: Sequence[Row]) -> Callable[[Answers], list[list[bool]]]:
+        """What says of each model which answers are wrong. `DataError` for rows without any."""
+        if judge := self._judge():
+            judging = judge.judging(job, rows)
+            return lambda answers: _wrong(judging(answers))
+        expected = [answer_of(row) for row in rows]
+        refuse_empty(rows, expected)
+        return lambda answers: [
+            [answer.text.strip() != text for answer, text in zip(given, expected, strict=True)]
+            for given in answers.values()
+        ]
 
     def _independent(self, job: Job) -> list[Row]:
         """The first row of each group of related ones. `DataError` if they are too few."""
@@ -204,18 +187,15 @@ class CascadeModel(
 
     def _stage(self, job: Job, name: str, certificate: Certificate) -> dict[str, Any]:
         """The facts about a model, which are logged. `note`: why it never answers, if so."""
-        threshold, rows, answered, errors, level = certificate
-        bound, needed = certificate.bound, rows_needed(self.risk, level)
-        facts = {
-            "model": name, "threshold": threshold, "rows": rows, "answered": answered,
-            "errors": errors, "bound": bound,
-        }  # fmt: skip
+        rows, bound = certificate.rows, certificate.bound
+        facts = {"model": name, **certificate._asdict(), "bound": bound}
         if bound is not None:
             job.log(
-                f"{name} answers {answered} of {rows} rows, {errors} of them wrong: an error of at "
-                f"most {percent(bound)}"
+                f"{name} answers {certificate.answered} of {rows} rows, {certificate.errors} of "
+                f"them wrong: an error of at most {percent(bound)}"
             )
             return facts
+        needed = rows_needed(self.risk, certificate.level)
         why = f"none of its thresholds shows an error of at most {percent(self.risk)}"
         why = why if rows >= needed else f"{rows} rows reach it, and {needed} are needed"
         job.log(f"{name} never answers: {why}")
@@ -226,7 +206,7 @@ EXAMPLE = "training_example"
 """The fact in `meta` with a request that clients of a bundle send."""
 
 
-def _wrong(verdicts: Verdicts) -> dict[str, list[bool]]:
+def _wrong(verdicts: Verdicts) -> list[list[bool]]:
     """Which answers of each model are wrong. `UsageError` if the evaluator doesn't say so."""
     values = verdicts.values(verdicts.metrics[0])
     if not all(value in (True, False, None) for of in values.values() for value in of):
@@ -236,4 +216,4 @@ def _wrong(verdicts: Verdicts) -> dict[str, list[bool]]:
             where="judge",
             fix="use eval.classification, eval.exact or another one that does",
         )
-    return {name: [not value for value in of] for name, of in values.items()}
+    return [[not value for value in column] for column in values.values()]

@@ -85,7 +85,11 @@ def choose(
     ordered = sorted(zip(scores, wrong, strict=True))
     ascending, n = [score for score, _ in ordered], len(ordered)
     least = rows_needed(risk, level)
-    start = 1 + max(least, min(_first_count(risk, level), n // 2))
+    # Fewest rows that can pass with `FIRST_ERRORS` wrong answers, or half of them.
+    allowing_errors = bisect_left(
+        range(n // 2), True, key=lambda m: binomial_tail(FIRST_ERRORS, m, risk) <= level
+    )
+    start = 1 + max(least, allowing_errors)
     ranks = [start + (n - start) * step // STEPS for step in range(STEPS)] if start < n else []
     best = Certificate(None, n, 0, 0, level)
     for limit in dict.fromkeys([*(ascending[n - rank] for rank in ranks), ALL]):
@@ -107,18 +111,6 @@ def levels_of(stages: int, confidence: float) -> list[float]:
 def rows_needed(risk: float, level: float) -> int:
     """Fewest rows that can show an error of at most `risk`, if none is wrong."""
     return math.ceil(math.log(level) / math.log1p(-risk))
-
-
-def _first_count(risk: float, level: float) -> int:
-    """Fewest rows that can show it with `FIRST_ERRORS` wrong answers."""
-    low, high = 1, 2
-    while binomial_tail(FIRST_ERRORS, high, risk) > level:
-        low, high = high, 2 * high
-    while low + 1 < high:
-        middle = (low + high) // 2
-        passes = binomial_tail(FIRST_ERRORS, middle, risk) <= level
-        low, high = (low, middle) if passes else (middle, high)
-    return high
 
 
 def binomial_tail(most: int, n: int, share: float) -> float:

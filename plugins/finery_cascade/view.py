@@ -27,13 +27,7 @@ class CascadeView(View):
             ]
             for stage in small
         ]
-        columns = [
-            "model",
-            "answers above",
-            "share that it answers",
-            "wrong",
-            "error at most",
-        ]
+        columns = ["model", "answers above", "share that it answers", "wrong", "error at most"]
         yield Table(columns, [*rows, [last["model"], "the rest", "", "", ""]], "Calibration")
         for stage in small:
             if "note" in stage:

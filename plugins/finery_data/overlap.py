@@ -44,12 +44,7 @@ def notes_on(graph: Graph) -> list[Note]:
         if judge.evaluates
         for source in judge.row_sources
     ]
-    tests += [
-        (node, source)
-        for node in graph.nodes.values()
-        for source in node.sources
-        if source.role == "held_out"
-    ]
+    tests += [(n, s) for n in graph.nodes.values() for s in n.sources if s.role == "held_out"]
     notes: dict[tuple[str, str], Note] = {}
     for node, source in learned:
         for judge, test in tests:

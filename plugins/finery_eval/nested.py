@@ -8,7 +8,7 @@ judges the answers.
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -31,11 +31,11 @@ class Nested(NamedTuple):
     setting: str
 
     @classmethod
-    def of(cls, outer: Judge, setting: str) -> "Nested | None":
+    def of(cls, outer: Any, setting: str, rows: str = "rows") -> "Nested | None":
         """A copy of the evaluator in a setting, with the models and rows of the outer step.
 
-        None if the setting is empty. Raises `UsageError` for a step type that doesn't judge answers
-        one by one.
+        rows: the setting of the outer step with the rows. None if the setting is empty. Raises
+        `UsageError` for a step type that doesn't judge answers one by one.
         """
         step: Step | None = getattr(outer, setting)
         if step is None:
@@ -47,7 +47,7 @@ class Nested(NamedTuple):
                 fix=f"use one that does, e.g. {setting}: {{use: eval.exact}}",
             )
         evaluator = copy(step)
-        evaluator.models, evaluator.rows = outer.models, outer.rows
+        evaluator.models, evaluator.rows = outer.models, getattr(outer, rows)
         return cls(evaluator, setting)
 
     @classmethod

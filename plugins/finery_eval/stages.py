@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from finery import Completion, Model
+from finery import Model
 from finery.advanced import percent
 from finery.rows.report import Remark, Report, ReportTable
 from finery_eval.measure import Group, scores_of
@@ -39,14 +39,13 @@ def stage_tables(
         is_right = all(isinstance(value, bool | None) for value in values)
         metrics = [] if is_right else [m for m in shown if verdicts.values(m).get(name)]
         rows: list[list[Any]] = []
-        for stage in _stages_of(completions):
+        for stage in max((c.stage_tokens or {} for c in completions), key=len):  # all, in order
             numbers = [i for i, c in enumerate(completions) if c.stage == stage]
             cells: list[Any] = [stage, len(numbers), len(numbers) / len(completions)]
             if is_right:
-                wrong = sum(values[i] is False for i in numbers)
-                known = sum(values[i] is not None for i in numbers)
-                cells += [wrong, wrong / known if known else None]
-                cells += wilson(wrong, known) if known else (None, None)
+                wrong, judged = _wrong_among(values, numbers)
+                error = (wrong / judged, *wilson(wrong, judged)) if judged else (None,) * 3
+                cells += [wrong, *error]
             else:
                 measures = verdicts.measures(among(groups, numbers), numbers)
                 scores = scores_of([name], measures)[name] if numbers else {}
@@ -59,10 +58,10 @@ def stage_tables(
         yield ReportTable(f"{name} by stage", columns, rows, units=units, model=name)
 
 
-def _stages_of(completions: Sequence[Completion]) -> list[str]:
-    """The stages that were asked, in their order."""
-    longest = max((c.stage_tokens or {} for c in completions), key=len)
-    return list(longest)
+def _wrong_among(values: Sequence[Any], numbers: Sequence[int]) -> tuple[int, int]:
+    """Of these rows, (wrong answers, answers that are right or wrong)."""
+    judged = [values[i] for i in numbers if isinstance(values[i], bool)]
+    return judged.count(False), len(judged)
 
 
 def stage_remarks(models: Sequence[Model], answers: Answers, verdicts: Verdicts) -> list[Remark]:
@@ -87,12 +86,10 @@ def stage_remarks(models: Sequence[Model], answers: Answers, verdicts: Verdicts)
                     "Calibrate on rows like these.",
                     "warning",
                 ))  # fmt: skip
-            wrong, known = (sum(values[i] is v for i in gave) for v in (False, True))
-            known += wrong
-            risk = model.meta.get(RISK)
-            if risk is not None and known and wilson(wrong, known)[0] > risk:
+            wrong, judged = _wrong_among(values, gave)
+            if wilson(wrong, judged)[0] > (risk := model.meta.get(RISK, 1.0)):
                 remarks.append(Remark(
-                    f"{model.name}: {percent(wrong / known)} of the answers of {name} are wrong, "
+                    f"{model.name}: {percent(wrong / judged)} of the answers of {name} are wrong, "
                     f"more than the {percent(risk)} that it was calibrated for",
                     "Calibrate on rows like these, which the models haven't seen.",
                     "warning",

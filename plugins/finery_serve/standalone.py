@@ -110,9 +110,10 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         meta = self.model.meta
         clients = ClientFacts.of(meta)
         packages = [*map(requirement, engine.packages)]
-        engines = self._part_engines(job)
+        parts = {r: part for r, part in self.model.refs.items() if isinstance(part, Model)}
+        engines = {role: job.raw_engine(part) for role, part in parts.items()}  # of a cascade
         if engines:
-            about["meta"] = {**meta, "parts": self._parts(engines)}
+            about["meta"] = {**meta, "parts": {r: _facts_of(e) for r, e in engines.items()}}
             packages = sorted({requirement(p) for e in engines.values() for p in e.packages})
         remote = [part for part in about["meta"].get("parts", {}).values() if "server" in part]
         texts = {
@@ -129,7 +130,7 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         )  # fmt: skip
         job.copy(SERVER, "server.py")
         job.copy(file, file.name)
-        for role, part in {"": self.model, **{r: e.model for r, e in engines.items()}}.items():
+        for role, part in {"": self.model, **parts}.items():
             for name, path in files_of(part).items():
                 job.copy(path, f"model/{role and f'{role}/'}{name}")
         for module in {e.standalone for e in engines.values() if e.standalone is not None}:
@@ -137,24 +138,14 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
         facts = {"format": STANDALONE, "name": self.name, "run": "sh run.sh", **clients.meta()}
         return Bundle(job.out, meta=facts)
 
-    def _part_engines(self, job: Job) -> dict[str, Engine]:
-        """Role → engine of each model that the model asks, such as those of a cascade."""
-        parts = {r: part for r, part in self.model.refs.items() if isinstance(part, Model)}
-        return {role: job.raw_engine(part) for role, part in parts.items()}
 
-    def _parts(self, engines: dict[str, Engine]) -> dict[str, Any]:
-        """What the server needs to know of each: its module, or where it answers."""
-        parts = dict[str, Any]()
-        for role, engine in engines.items():
-            model, module = engine.model, engine.standalone
-            if module is not None:
-                parts[role] = {"module": Path(str(module.__file__)).stem, "meta": model.meta}
-            else:  # `check` allows no others
-                parts[role] = {
-                    "server": model.meta["server"], "name": model.meta["name"],
-                    "extra": model.meta.get("extra", {}), "api_key": model.runtime["api_key"],
-                }  # fmt: skip
-        return parts
+def _facts_of(engine: Engine) -> dict[str, Any]:
+    """What the server needs to know of a model of a cascade: its module, or where it answers."""
+    meta, module = engine.model.meta, engine.standalone
+    if module is not None:
+        return {"module": Path(str(module.__file__)).stem, "meta": meta}
+    api = {"server": meta["server"], "name": meta["name"], "extra": meta.get("extra", {})}
+    return {**api, "api_key": engine.model.runtime["api_key"]}  # `check` allows no others
 
 
 class StandaloneServer:

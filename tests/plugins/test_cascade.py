@@ -250,8 +250,11 @@ def test_models_without_confidence_are_refused_before_they_answer(
             CascadeModel(models=[model, linear], calibrate=rows).check()
     with pytest.raises(UsageError, match="'large' doesn't say how sure it is"):
         cascade([large, linear], rows, tmp_path / "out")
-    with pytest.raises(UsageError, match="at least two different models"):
-        CascadeModel(models=[linear], calibrate=rows).check()
+    nested = Model(tmp_path, meta={"format": "cascade"})
+    nested.ref = "nested"
+    for models in ([linear], [linear, nested]):
+        with pytest.raises(UsageError, match="at least two different models, none of which is a"):
+            CascadeModel(models=models, calibrate=rows).check()
 
 
 class Half(Evaluator):
@@ -513,3 +516,4 @@ def test_rows_that_a_model_has_seen_are_noted(
     names = {note.name: note for note in notes_on(open_graph(tmp_path / "recipe.yaml"))}
     found = [n for n in ("seen-calibration", "calibration-rows") if n in names]
     assert found == ([name] if name else [])
+    assert all("no model has seen" in names[n].fix for n in found)

@@ -67,8 +67,8 @@ class CascadeEngine(Engine):
     def __init__(self, model: Model, job: EngineJob) -> None:
         super().__init__(model, job)
         facts = model.meta["stages"]
-        parts = [cast(Model, model.refs[stages.role(number)]) for number in range(len(facts))]
-        engines = [job.raw_engine(part) for part in parts]
+        roles = [stages.role(number) for number in range(len(facts))]
+        engines = [job.raw_engine(cast(Model, model.refs[role])) for role in roles]
         self.constrains = all(engine.constrains for engine in engines)
         self.takes_tools = all(engine.takes_tools for engine in engines)
         every = [

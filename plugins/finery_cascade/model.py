@@ -135,12 +135,8 @@ class CascadeModel(
 
     def doubts(self, outputs: Mapping[str, Artifact]) -> Sequence[str]:
         """The models that never answer."""
-        return [
-            f"{stage['model']} never answers: {stage['note']}"
-            for output in outputs.values()
-            for stage in output.meta["stages"]
-            if "note" in stage
-        ]
+        stages = outputs[""].meta["stages"]
+        return [f"{s['model']} never answers: {s['note']}" for s in stages if "note" in s]
 
     def _judge(self) -> Nested | None:
         nested = Nested.of(self, "judge", rows="calibrate")

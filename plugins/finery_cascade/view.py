@@ -29,9 +29,8 @@ class CascadeView(View):
         ]
         columns = ["model", "answers above", "share that it answers", "wrong", "error at most"]
         yield Table(columns, [*rows, [last["model"], "the rest", "", "", ""]], "Calibration")
-        for stage in small:
-            if "note" in stage:
-                yield Text(f"{stage['model']} never answers: {stage['note']}")
+        notes = [f"{s['model']} never answers: {s['note']}" for s in small if "note" in s]
+        yield from map(Text, notes)
 
 
 def _number(value: float | None, unit: Any) -> Cell:

@@ -53,8 +53,8 @@ def stage_tables(
             rows.append(cells)
         columns = ["stage", "rows", "share"]
         columns += ["wrong", "error", *INTERVAL] if is_right else metrics
-        units = {"share": "share", "error": "share", **{m: report.unit(m) for m in metrics}}
-        units = {column: unit for column, unit in units.items() if column in columns and unit}
+        units = {m: unit for m in metrics if (unit := report.unit(m))} | {"share": "share"}
+        units |= {"error": "share"} if is_right else {}
         yield ReportTable(f"{name} by stage", columns, rows, units=units, model=name)
 
 

@@ -1,10 +1,9 @@
 """`cascade.model`: small models that answer what they are sure of, before a larger one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from finery import (
-    Artifact,
     DataError,
     Dataset,
     Job,
@@ -132,11 +131,6 @@ class CascadeModel(
         }
         refs = {role(number): model for number, model in enumerate(self.models)}
         return Model(job.out, meta=meta, refs=refs)
-
-    def doubts(self, outputs: Mapping[str, Artifact]) -> Sequence[str]:
-        """The models that never answer."""
-        stages = outputs[""].meta["stages"]
-        return [f"{s['model']} never answers: {s['note']}" for s in stages if "note" in s]
 
     def _judge(self) -> Nested | None:
         nested = Nested.of(self, "judge", rows="calibrate")

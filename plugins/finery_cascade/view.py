@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from finery.views import Cell, Output, Part, Quantity, Table, Text, View
+from finery.views import Cell, Output, Part, Quantity, Remark, Table, Text, View
 
 
 class CascadeView(View):
@@ -29,8 +29,13 @@ class CascadeView(View):
         ]
         columns = ["model", "answers above", "share that it answers", "wrong", "error at most"]
         yield Table(columns, [*rows, [last["model"], "the rest", "", "", ""]], "Calibration")
-        notes = [f"{s['model']} never answers: {s['note']}" for s in small if "note" in s]
-        yield from map(Text, notes)
+        yield from (Text(remark.text) for remark in self.remarks(output))
+
+    def remarks(self, output: Output) -> Iterator[Remark]:
+        """The models that never answer."""
+        for stage in output.manifest.meta["stages"]:
+            if "note" in stage:
+                yield Remark(f"{stage['model']} never answers: {stage['note']}", "", "warning")
 
 
 def _number(value: float | None, unit: Any) -> Cell:

@@ -95,13 +95,14 @@ class Server(ThreadingHTTPServer):
         `abstained`: whether that is below the bundle's threshold, if it has one. request: with the
         messages that the text is of, for a cascade, whose `stage` is the model that answered.
         """
+        extra: dict[str, Any]
         if hasattr(self._answers, "choice"):
             answer, extra = self._answers.choice(request["messages"], text, request)
             return _choice(answer, extra)
         with self._lock:
             if hasattr(self._answers, "answered"):
                 ((answer, probability),) = self._answers.answered([text])
-                extra: dict[str, Any] = {"probability": round(probability, 6)}
+                extra = {"probability": round(probability, 6)}
                 if self._abstain_below is not None:
                     extra["abstained"] = probability < self._abstain_below
             else:

@@ -228,12 +228,10 @@ def test_a_model_that_errs_too_often_answers_nothing(
     linear: Model, large: Model, tmp_path: Path
 ) -> None:
     wrong = [{**row, "completion": "other"} for row in rows_of(200)]
-    rows, job = dataset(tmp_path / "rows", wrong), TestJob()
-    step = CascadeModel(models=[linear, large], calibrate=rows)
-    model = step.run(job)
-    assert model.meta["stages"][0]["threshold"] is None
-    (doubt,) = step.doubts({"": model})
-    assert "linear never answers: none of its thresholds shows an error of at most 5" in doubt
+    model = cascade([linear, large], dataset(tmp_path / "rows", wrong), tmp_path / "out")
+    stage = model.meta["stages"][0]
+    assert stage["threshold"] is None
+    assert stage["note"] == "none of its thresholds shows an error of at most 5 %"
     assert [stage for _, stage in ask(model, "pay 7", "pay 8")] == ["large", "large"]
 
 
@@ -464,6 +462,13 @@ def test_the_bundle_asks_the_large_model_for_the_rest(project: Any) -> None:
     (call,) = server.calls[before:]
     assert call["messages"][0]["content"] == "Name the topic."
     assert (call["max_tokens"], call["temperature"], call["model"]) == (5, 0, "m")
+
+
+def test_the_end_of_a_build_says_which_model_never_answers(project: Any) -> None:
+    made, _ = project
+    ran = made.run("build", "cascade", "--set", "models.cascade.risk=0.01")
+    assert ran.code == 0, ran.err
+    assert "cascade: linear never answers: " in ran.err.replace("\n", " ")
 
 
 def test_the_key_goes_to_no_other_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import ModuleType
-from typing import ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import msgspec
 
@@ -129,7 +129,7 @@ def _ask(stage: _Stage, batches: Sequence[Sequence[_Row]], sampling: Sampling) -
     requests = ([row.request for row in rows] for rows in asked)
     for number, answer in stage.engine.stream(requests, sampling):
         if isinstance(answer, RefusedError) and len(asked[number]) == 1:
-            refusal = {"text": answer.text, "finish_reason": "refusal"}
+            refusal: dict[str, Any] = {"text": answer.text, "finish_reason": "refusal"}
             answer = [Completion(**refusal, prompt_tokens=0, completion_tokens=0)]
         for place, row in enumerate(asked[number]):
             if isinstance(answer, FineryError):

@@ -7,7 +7,8 @@ rows from the pool with replacement, so that the pool is the population, and the
 thresholds is known exactly: `broken` is the share of draws in which that of any stage exceeds the
 risk, with its 95 % interval (Clopper and Pearson). `split` divides the pool at random into
 calibration and test rows, and measures the error on those, with its noise. `shifted` has queries
-out of scope instead of 30 % of the test rows: `warned` is the share in which a report warns.
+out of scope instead of 30 % of the test rows: `warned` is the share in which a report warns that a model
+answers another share of the rows than of the calibration.
 `small`: of the rows, those that the large model doesn't answer. `error`: of these answers. `right`:
 of all answers. `price`: dollars for 1,000 answers; `alone`: of the large model alone. The scores
 are computed once, in a minute; with `--scores`, they are kept in a file.
@@ -37,7 +38,6 @@ from finery_baseline.steps import Linear  # noqa: E402
 from finery_cascade.confidence import confidence_of  # noqa: E402
 from finery_cascade.thresholds import certify, upper_limit  # noqa: E402
 from finery_eval.stages import shares_differ  # noqa: E402
-from finery_eval.stats import wilson  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data" / "clinc150" / "data_full.json"
 EACH = {"ten": 10, "thirty": 30}
@@ -114,8 +114,7 @@ def measured(scores: Scores, small: list[str], risk: float, draws: int) -> list[
             pairs = zip(before, after.stages, strict=True)
             warned = any(
                 shares_differ(answered, reached, was_answered, was_reached)
-                or wilson(wrong, answered)[0] > risk
-                for (was_reached, was_answered), (reached, answered, wrong) in pairs
+                for (was_reached, was_answered), (reached, answered, _) in pairs
                 if was_answered
             )
             kinds[kind].append((after, warned))

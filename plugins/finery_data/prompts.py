@@ -10,7 +10,7 @@ import msgspec
 from finery import Artifact, Dataset, FineryError, Job, Model, Note
 from finery.advanced import About, Forecasts, Graph, Node, Results, Source, counted
 from finery.rows import Row, split_turns
-from finery_data.checks.personal import garbled_texts
+from finery_data.checks.encoding import garbled_texts
 from finery_data.steps.file import ROWS, File, first_rows
 
 LEAST = 3

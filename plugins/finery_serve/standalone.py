@@ -120,6 +120,8 @@ class StandaloneBundle(Step, engines=True, seeded=False, sections=("export",)):
             "model.json": json_text(about),
             "requirements.txt": "".join(f"{package}\n" for package in packages),
             "run.sh": read_template("finery_serve/standalone.sh"),
+            "request_log.py": read_template("finery_serve/request_log.py"),
+            "personal.py": read_template("finery_data.checks/personal.py"),
         }
         write_bundle(
             job.out, texts, request_for(self.name, clients, prompt=self.prompt),

@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -65,21 +66,21 @@ def json_text(value: Any) -> str:
 
 
 class Server(ThreadingHTTPServer):
-    """The server. key: what requests must send; empty if they needn't."""
+    """The server. key: what requests must send; empty if they needn't.
+
+    log: where requests are logged, a `request_log.RequestLog`; None if they aren't.
+    """
 
     daemon_threads = True
 
-    def __init__(self, host: str, port: int, name: str, key: str) -> None:
+    def __init__(self, host: str, port: int, name: str, key: str, log: Any = None) -> None:
         about = json.loads((FOLDER / "model.json").read_text(encoding="utf-8"))
-        self.model_name, self.key = name or about["name"], key
+        self.model_name, self.key, self.log = name or about["name"], key, log
         self._abstain_below = about.get("abstain_below")
-        sys.dont_write_bytecode = True  # the folder stays as it is
-        sys.path.insert(0, str(FOLDER))  # of links, whose targets are elsewhere
-        module = importlib.import_module(about["module"])
         for part in about["meta"].get("parts", {}).values():  # of a cascade
             if "module" in part:
-                part["answers"] = importlib.import_module(part["module"]).Answers
-        self._answers = module.Answers(FOLDER / "model", about["meta"])
+                part["answers"] = _module(part["module"]).Answers
+        self._answers = _module(about["module"]).Answers(FOLDER / "model", about["meta"])
         self._lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Handler)
@@ -149,15 +150,25 @@ class Handler(BaseHTTPRequestHandler):
             self._send({"object": "list", "data": [model]})
 
     def do_POST(self) -> None:
-        """Answer /v1/chat/completions."""
+        """Answer /v1/chat/completions, and log that."""
+        began, body, status, problem = time.time(), b"", 200, ""
+        self._choice: dict[str, Any] | None = None
         try:
             body = self._body()
             if self.path != "/v1/chat/completions":
                 raise Refused(404, f"there is no {self.path}")
             if self._is_allowed():
                 self._complete(body)
+            else:
+                body, status, problem = b"", 401, "invalid API key"
         except Refused as error:
+            status, problem = error.status, str(error)
             self._refuse(error)
+        finally:
+            if self.server.log is not None:
+                choice = self._choice
+                answer = None if choice is None else (lambda: {"choices": [choice]})
+                self.server.log.add(body, status, began, answer, problem)
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
@@ -189,7 +200,7 @@ class Handler(BaseHTTPRequestHandler):
             problem = "a text holds half of a surrogate pair, or a content is nested too deeply"
             raise Refused(400, problem) from None
         try:
-            choice = self.server.choice(text, request)
+            choice = self._choice = self.server.choice(text, request)
         except Exception as error:
             traceback.print_exc()
             raise Refused(500, f"the model can't answer: {error}") from None
@@ -228,7 +239,15 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log no requests."""
+        """Print no requests."""
+
+
+def _module(name: str) -> Any:
+    """A module in this folder."""
+    sys.dont_write_bytecode = True  # the folder stays as it is
+    if str(FOLDER) not in sys.path:
+        sys.path.insert(0, str(FOLDER))  # of links, whose targets are elsewhere
+    return importlib.import_module(name)
 
 
 def main() -> None:
@@ -238,15 +257,32 @@ def main() -> None:
     parser.add_argument("--host", default=variable("SERVE_HOST", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=int(variable("SERVE_PORT", "8080")))
     parser.add_argument("--name", default="", help="the model's name in the API")
-    options, key = parser.parse_args(), variable("SERVE_KEY", "")
+    parser.add_argument(
+        "--log", default=variable("SERVE_LOG", ""), metavar="FILE",
+        help="append requests and answers to this file, with personal data masked",
+    )  # fmt: skip
+    options, key, log = parser.parse_args(), variable("SERVE_KEY", ""), None
     if options.host not in LOOPBACK and not key:
         parser.error(f"set SERVE_KEY, since other machines can reach --host {options.host}")
-    server = Server(options.host, options.port, options.name, key)
+    if options.log:
+        personal, request_log = _module("personal"), _module("request_log")
+        try:
+            # run.sh has left the folder that the user is in
+            log = request_log.RequestLog(
+                Path(variable("SERVE_FROM", ""), options.log), personal.masked
+            )
+        except OSError as error:
+            parser.error(f"--log {options.log} can't be written: {error.strerror}")
+    server = Server(options.host, options.port, options.name, key, log)
     print(f"{server.model_name}: http://{options.host}:{server.server_port}/v1", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the log is written
     try:
         server.serve_forever()
     except KeyboardInterrupt:
         server.server_close()
+    finally:
+        if log is not None:
+            log.close()
 
 
 if __name__ == "__main__":

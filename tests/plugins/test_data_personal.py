@@ -1,6 +1,6 @@
 """How much is found of phone numbers and of garbled texts, and how much else is taken for them."""
 
-from finery_data.checks import personal
+from finery_data.checks import encoding, personal
 
 PHONES = [
     "+49 30 901820", "030 901820", "0171 2345678", "+4915123456789", "(089) 123 45 67",
@@ -84,13 +84,13 @@ def misread(text: str) -> str:
 
 
 def test_texts_are_clean_and_are_found_when_they_are_misread() -> None:
-    assert [text for text in TEXTS + UNUSUAL if list(personal.garbled(text))] == []
-    assert [text for text in TEXTS if not list(personal.garbled(misread(text)))] == []
+    assert [text for text in TEXTS + UNUSUAL if list(encoding.garbled(text))] == []
+    assert [text for text in TEXTS if not list(encoding.garbled(misread(text)))] == []
 
 
 def test_a_single_misread_letter_is_found() -> None:
     letters = [chr(c) for c in range(0xA1, 0x180)]
-    assert [c for c in letters if not list(personal.garbled(f"wo{misread(c)}rd"))] == []
+    assert [c for c in letters if not list(encoding.garbled(f"wo{misread(c)}rd"))] == []
 
 
 def test_texts_that_nearly_match_take_no_longer() -> None:

@@ -15,7 +15,7 @@ from finery.rows.dropped import read_dropped, read_findings
 from finery.rows.spelling import one_edit_apart
 from finery.rows.templates import limits
 from finery.testing import TestJob, dataset
-from finery_data.checks import personal
+from finery_data.checks import encoding, personal
 from finery_data.steps.validate import Validate
 
 
@@ -101,7 +101,7 @@ def test_a_row_of_ten_megabytes_is_found_at_once(tmp_path: Path) -> None:
 def test_long_texts_take_time_in_proportion(text: str) -> None:
     started = time.process_time()
     list(personal.personal_data(text, personal.KINDS))
-    list(personal.garbled(text))
+    list(encoding.garbled(text))
     assert time.process_time() - started < 20
 
 
@@ -329,23 +329,23 @@ def test_no_personal_data(text: str) -> None:
         assert [f.text for f in met] == ["1.2.3.4"]  # by its form an address like any other
     else:
         assert not met
-    assert not list(personal.garbled(text))
+    assert not list(encoding.garbled(text))
 
 
 @pytest.mark.parametrize(
     "text", ["schÃ¶n", "Itâ€™s", "Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "caf\ufffd", "a\x81b", "\x00", "10Â°"]
 )
 def test_garbled(text: str) -> None:
-    assert list(personal.garbled(f"a {text} b"))
+    assert list(encoding.garbled(f"a {text} b"))
 
 
 @given(st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), min_size=1))
 def test_utf8_read_as_latin_1_is_found_wherever_a_letter_of_europe_is(text: str) -> None:
     garbled = text.encode("utf-8").decode("latin-1")
     if text.isascii():
-        assert not list(personal.garbled(garbled))
+        assert not list(encoding.garbled(garbled))
     else:
-        assert list(personal.garbled(garbled))
+        assert list(encoding.garbled(garbled))
 
 
 # labels

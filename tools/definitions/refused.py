@@ -18,7 +18,7 @@ EXCEPTIONS = {
         "finery_eval.functions:Execute.cache_key": "returns what it imports to the key",
         "finery_hub.client:_limited": "names the HTTP library of huggingface_hub",
         "finery_openai.transport:_httpx": "names the HTTP library of openai",
-        "finery_serve.standalone_server:Server.__init__": "names a file in its own folder",
+        "finery_serve.standalone_server:_module": "names a file in its own folder",
         "finery_synth.checks:_module": "names what `Generator.cache_key` names",
     },
     "runpy.run_path": {

@@ -89,7 +89,9 @@ def _with_field(answer: str, doubt: Doubt) -> str:
 def _with_answer(row: Row, text: str) -> Row:
     turns = Turns.of(row)
     if not turns.answer:
-        return row
+        if "messages" not in row:
+            return row
+        return {**row, "messages": [*turns.prompt, {"role": "assistant", "content": text}]}
     *before, last = turns.answer
     return with_turns(row, turns._replace(answer=[*before, {**last, "content": text}]))
 

@@ -24,8 +24,8 @@ from finery.rows.chosen import row_draw
 from finery.rows.dropped import read_dropped
 from finery.rows.near import NEAR_SIMILARITY, NearIndex, common_pieces, row_entry
 from finery.rows.parts import is_conversation, join_turns, json_text, prompt_text, row_id_of
+from finery_data.checks.encoding import garbled_texts
 from finery_data.checks.labels import Labels
-from finery_data.checks.personal import garbled_texts
 from finery_data.duplicates import BATCH, EXAMPLES, Overlap, Progress, overlap_of
 
 MOST_CLASSES = 1_000

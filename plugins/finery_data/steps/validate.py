@@ -37,7 +37,7 @@ from finery.rows.parts import (
     text_by_name,
 )
 from finery.rows.templates.limits import limit_patterns
-from finery_data.checks import personal
+from finery_data.checks import encoding, personal
 from finery_data.checks.labels import Labels
 from finery_data.checks.language import check_codes, foreign_language
 from finery_data.steps.filter import RowFilter
@@ -290,10 +290,10 @@ class _Checks:
             job.log(f"labels aren't compared: '{column}' has too many different values")
 
     def _in_texts(self, row: Row) -> Iterator[Finding]:
-        for place, text in personal.texts_of(row):
+        for place, text in encoding.texts_of(row):
             for kind, match in personal.personal_data(text, self.step.personal):
                 yield kind, f"{place}: {match.what}, {match.masked()}"
-        for problem in personal.garbled_texts(row):
+        for problem in encoding.garbled_texts(row):
             yield "encoding", problem
 
     def _lengths(self, number: int, row: Row) -> Iterator[Finding]:

@@ -1,0 +1,305 @@
+"""Requests to models as programs log them: finery's own log, OpenTelemetry spans, Langfuse.
+
+Each becomes a conversation as in OpenAI's API. OpenTelemetry: the semantic conventions for GenAI
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/), with messages as attributes of a span or of
+its event (since 1.37), as an event per message (before), or as numbered attributes (OpenLLMetry).
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from finery.rows import Conversation
+from finery.rows.badrow import BadRow, kind_of
+
+Columns = dict[str, Any]
+CHAT = ("chat", "text_completion", "generate_content")
+"""Operations of spans that are requests to a model."""
+GENERATION = "GENERATION"
+"""The type of Langfuse's observations that are requests to a model."""
+_NUMBERED = re.compile(r"gen_ai\.(prompt|completion)\.(\d+)\.(.+)")
+_MESSAGE_EVENT = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message|gen_ai\.choice")
+_NO_MESSAGES = (
+    "the span has no messages",
+    "let the program record them: OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT, and "
+    "OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental",
+)
+
+
+class Served(NamedTuple):
+    """A request and what became of it.
+
+    prompt: its turns. answer: none for a request that failed, and for one whose answer isn't
+    known. probability: that the answer is right, as the model says. error: why it failed.
+    """
+
+    prompt: Conversation
+    answer: Conversation = []
+    tools: Any = None
+    probability: float | None = None
+    abstained: bool = False
+    error: str = ""
+
+
+class Passed(NamedTuple):
+    """A record that is no request. unlogged: requests that the server couldn't log here."""
+
+    unlogged: int = 0
+
+
+def format_of(columns: Columns) -> str:
+    """The format of a record. `BadRow` if none is recognised."""
+    if "finery" in columns:
+        return "finery"
+    if {"resourceSpans", "scopeSpans", "spans"} & columns.keys() or "attributes" in columns:
+        return "otel"
+    if "input" in columns and ("output" in columns or "traceId" in columns):
+        return "langfuse"
+    raise BadRow(
+        f"it is no request of a known format: {', '.join(map(str, columns))[:80] or 'it is empty'}",
+        "expected is a line of finery's log, OpenTelemetry's JSON, or an observation of Langfuse",
+    )
+
+
+def requests_in(columns: Columns, format_: str | None) -> Iterator[Served | Passed | BadRow]:
+    """What a record holds; of OpenTelemetry's JSON, each span. format_: None recognises it."""
+    try:
+        yield from READERS[format_ or format_of(columns)](columns)
+    except BadRow as error:
+        yield error
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        yield BadRow(f"it can't be read: {type(error).__name__}: {error!s:.80}", "repair it")
+
+
+def _of_log(columns: Columns) -> Iterator[Served | Passed]:
+    """A line of `finery_serve.request_log`."""
+    if "dropped" in columns:
+        yield Passed(int(columns["dropped"]))
+        return
+    request, choices = columns.get("request") or {}, columns.get("choices") or [{}]
+    if columns["status"] >= 400 or "error" in columns:
+        yield Served([], error=str(columns.get("error") or columns["status"]))
+        return
+    first = choices[0]
+    probability = first.get("probability")
+    if probability is not None and not (
+        isinstance(probability, float | int) and math.isfinite(probability)
+    ):
+        raise BadRow(f"its probability is {probability!r:.40}, not a number", "repair it")
+    yield Served(
+        request["messages"], [first["message"]] if first.get("message") else [],
+        request.get("tools"), probability, bool(first.get("abstained")),
+    )  # fmt: skip
+
+
+# -- OpenTelemetry ---------------------------------------------------------------------------------
+
+
+def _of_spans(columns: Columns) -> Iterator[Served | Passed | BadRow]:
+    """The spans of a line of OTLP JSON, of a part of one, or a span by itself."""
+    for name in ("resourceSpans", "scopeSpans", "spans"):
+        if name in columns:
+            for part in columns[name]:
+                yield from requests_in(part, "otel")
+            return
+    attributes = _attributes(columns.get("attributes"))
+    events = [(str(event.get("name")), _attributes(event.get("attributes"))) for event in (
+        columns.get("events") or ()
+    )]  # fmt: skip
+    operation = attributes.get("gen_ai.operation.name")
+    is_request = operation in CHAT if operation else any(
+        name.startswith(("gen_ai.", "llm.request")) for name in attributes
+    )  # fmt: skip
+    if not is_request:
+        yield Passed()
+        return
+    status = columns.get("status") or {}
+    if status.get("code", status.get("status_code")) in (2, "STATUS_CODE_ERROR", "ERROR"):
+        yield Served([], error=str(status.get("message") or attributes.get("error.type", "failed")))
+        return
+    for _, more in events:
+        attributes |= {name: value for name, value in more.items() if _is_content(name)}
+    read = _current(attributes) or _by_events(events) or _numbered(attributes)
+    if read is None or not read[0]:
+        raise BadRow(*_NO_MESSAGES)
+    tools = _decoded(attributes.get("gen_ai.tool.definitions"))
+    yield Served(read[0], read[1][:1], tools or None)
+
+
+def _is_content(name: str) -> bool:
+    return name in (
+        "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions",
+        "gen_ai.tool.definitions",
+    )  # fmt: skip
+
+
+def _attributes(given: Any) -> Columns:
+    """Attributes by name, from OTLP's list or as SDKs print them."""
+    if isinstance(given, dict):
+        return dict(given)
+    return {one["key"]: _value(one.get("value") or {}) for one in given or ()}
+
+
+def _value(given: Columns) -> Any:
+    """A value of OTLP JSON, whose only key is its type."""
+    kind, value = next(iter(given.items()), ("", None))
+    if kind == "arrayValue":
+        return [_value(one) for one in value.get("values") or ()]
+    if kind == "kvlistValue":
+        return _attributes(value.get("values"))
+    return int(value) if kind == "intValue" else value
+
+
+def _current(attributes: Columns) -> tuple[Conversation, Conversation] | None:
+    if "gen_ai.input.messages" not in attributes:
+        return None
+    system, prompt, answer = (
+        _decoded(attributes.get(f"gen_ai.{name}")) or []
+        for name in ("system_instructions", "input.messages", "output.messages")
+    )
+    if not all(isinstance(value, list) for value in (system, prompt, answer)):
+        raise BadRow("the messages of the span are no list of messages", "repair it")
+    turns = [_turn({"role": "system", "parts": system})] if system else []
+    turns += [turn for message in prompt for turn in _turns(message)]
+    return turns, [_turn(message) for message in answer]
+
+
+def _turns(message: Columns) -> Iterator[Columns]:
+    """A message as turns: each response of a tool is one of its own."""
+    parts = message.get("parts") or []
+    responses = [part for part in parts if part.get("type") == "tool_call_response"]
+    for part in responses:
+        content = part.get("response", part.get("result"))
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        yield {"role": "tool", **_named("tool_call_id", part.get("id")), "content": text}
+    if len(responses) < len(parts) or not parts:
+        yield _turn({**message, "parts": [part for part in parts if part not in responses]})
+
+
+def _turn(message: Columns) -> Columns:
+    """A message of OpenTelemetry as a turn of OpenAI's API."""
+    if "parts" not in message:
+        return {name: value for name, value in message.items() if name != "finish_reason"}
+    texts = {"text": "", "reasoning": ""}
+    calls = []
+    for part in message["parts"]:
+        kind = part.get("type")
+        if kind in texts:
+            texts[kind] += part.get("content") or ""
+        elif kind == "tool_call":
+            arguments = part.get("arguments")
+            if not isinstance(arguments, str):
+                arguments = json.dumps(arguments or {}, ensure_ascii=False)
+            function = {"name": part["name"], "arguments": arguments}
+            calls.append({**_named("id", part.get("id")), "type": "function", "function": function})
+        else:
+            raise BadRow(f"a message has a part of the type {kind!r}, not text", "remove the span")
+    return {
+        "role": message["role"], "content": texts["text"],
+        **_named("reasoning_content", texts["reasoning"]), **_named("tool_calls", calls),
+    }  # fmt: skip
+
+
+def _by_events(events: list[tuple[str, Columns]]) -> tuple[Conversation, Conversation] | None:
+    prompt, answer = list[Columns](), list[Columns]()
+    for name, body in events:
+        match = _MESSAGE_EVENT.fullmatch(name)
+        if match is None:
+            continue
+        message = _decoded(body.get("message")) if match[1] is None else body
+        if not isinstance(message, dict):
+            message = {"content": message}
+        fields = {"role": match[1] or "assistant"} | {
+            key: _decoded(value) if key == "tool_calls" else value
+            for key, value in message.items()
+            if key in ("role", "content", "tool_calls", "reasoning_content")
+        }
+        if match[1] == "tool":
+            fields |= _named("tool_call_id", message.get("id"))
+        (prompt if match[1] else answer).append(fields)
+    return (prompt, answer) if prompt else None
+
+
+def _numbered(attributes: Columns) -> tuple[Conversation, Conversation] | None:
+    """`gen_ai.prompt.0.content` and the like, as OpenLLMetry writes them."""
+    turns: dict[str, dict[int, Columns]] = {"prompt": {}, "completion": {}}
+    for name, value in attributes.items():
+        if (match := _NUMBERED.fullmatch(name)) is not None:
+            side, place, key = match.groups()
+            turn = turns[side].setdefault(int(place), {"role": "assistant", "content": ""})
+            if key in ("role", "content", "tool_call_id"):
+                turn[key] = value
+            elif (call := re.fullmatch(r"tool_calls\.(\d+)\.(id|name|arguments)", key)) is not None:
+                calls = turn.setdefault("tool_calls", {})
+                calls.setdefault(int(call[1]), {})[call[2]] = value
+    for turn in (*turns["prompt"].values(), *turns["completion"].values()):
+        if calls := turn.pop("tool_calls", {}):
+            turn["tool_calls"] = [
+                {**_named("id", one.get("id")), "type": "function", "function": {
+                    "name": one["name"], "arguments": one.get("arguments", "{}"),
+                }}
+                for _, one in sorted(calls.items())
+            ]  # fmt: skip
+    prompt, answer = ([turn for _, turn in sorted(side.items())] for side in turns.values())
+    return (prompt, answer) if prompt else None
+
+
+# -- Langfuse --------------------------------------------------------------------------------------
+
+
+def _of_langfuse(columns: Columns) -> Iterator[Served | Passed]:
+    """An observation: its input is a text, messages, or a request with `messages`."""
+    if str(columns.get("type") or GENERATION).upper() != GENERATION:
+        yield Passed()
+        return
+    if str(columns.get("level")).upper() == "ERROR":
+        yield Served([], error=str(columns.get("statusMessage") or "failed"))
+        return
+    given = _decoded(columns["input"])
+    if isinstance(given, dict) and "messages" in given:
+        messages, tools = given["messages"], given.get("tools")
+    elif isinstance(given, list):
+        messages, tools = given, None
+    elif isinstance(columns["input"], str):  # also one that is JSON
+        messages, tools = [{"role": "user", "content": columns["input"]}], None
+    else:
+        raise BadRow(f"its input is {kind_of(given)}, not a text or messages", "remove it")
+    yield Served(messages, _langfuse_answer(columns.get("output")), tools)
+
+
+def _langfuse_answer(output: Any) -> Conversation:
+    if output is None:
+        return []
+    turn = _decoded(output)
+    if isinstance(turn, dict) and turn.get("choices"):
+        turn = turn["choices"][0].get("message")
+    if isinstance(turn, list) and turn:
+        turn = turn[0]
+    if isinstance(turn, dict) and turn.get("role") == "assistant":
+        return [turn]
+    # The text as it is, also if it is JSON.
+    text = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
+    return [{"role": "assistant", "content": text}]
+
+
+def _decoded(value: Any) -> Any:
+    """A value that may be written as JSON text; other text as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{", '"'):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _named(name: str, value: Any) -> Columns:
+    return {name: value} if value else {}
+
+
+READERS: dict[str, Callable[[Columns], Iterator[Served | Passed | BadRow]]] = {
+    "finery": _of_log,
+    "otel": _of_spans,
+    "langfuse": _of_langfuse,
+}

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import click
 from click.core import ParameterSource
+from msgspec.structs import replace
 
 from finery import Artifact, Bundle, StepError, UsageError
 from finery.advanced import (
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 PORT = 8080
 KEY_VARIABLE = "SERVE_KEY"
 """The environment variable with the key for a server that other machines reach."""
-SERVER_OPTIONS = ("host", "port", "slots", "context")
+SERVER_OPTIONS = ("host", "port", "slots", "context", "log")
 """Options of a server that finery starts."""
 SHOWN_CHARACTERS = 60
 """Characters of a system message."""
@@ -67,6 +68,11 @@ CHECKED_EVERY = 0.5
     help="Longest conversation with its answer. [default: the model's, at most 8192]",
 )  # fmt: skip
 @click.option(
+    "--log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Append requests for completions and their answers to FILE, with personal data masked. "
+    "data.requests reads it.",
+)  # fmt: skip
+@click.option(
     "--ollama",
     is_flag=True,
     help="Print how Ollama imports STEP, an ollama.modelfile; in a terminal, offer to do it.",
@@ -83,6 +89,7 @@ def command(
     port: int,
     slots: int | None,
     context: int | None,
+    log: Path | None,
     ollama: bool,
     yes: bool,
     as_json: bool,
@@ -110,7 +117,7 @@ def command(
         return
     serve_until_stopped(
         server_for(opened), opened.artifact, opened.name, host=host, port=port, slots=slots,
-        context=context, as_json=as_json,
+        context=context, log=log, as_json=as_json,
     )  # fmt: skip
 
 
@@ -123,10 +130,12 @@ def serve_until_stopped(
     port: int,
     slots: int | None = None,
     context: int | None = None,
+    log: Path | None = None,
     as_json: bool = False,
 ) -> None:
     """Serve a model or bundle, print how to talk to it, and wait for Ctrl-C.
 
+    log: the file that requests are logged in.
     `UsageError` for an address that can't be used, before anything is loaded; `StepError` if the
     server ends.
     """
@@ -146,7 +155,13 @@ def serve_until_stopped(
             context=context, log=Path(folder) / "server.log",
         )  # fmt: skip
         click.echo(f"loading {name} …", err=True)
-        with serve(artifact, serving) as running:
+        inner = serving if log is None else replace(serving, host="127.0.0.1", port=None)
+        with ExitStack() as stack:
+            server = running = stack.enter_context(serve(artifact, inner))
+            if log is not None:
+                from finery_serve.logged import logged
+
+                running = stack.enter_context(logged(server, log, Address(host, port), key))
             clients = ClientFacts.of(artifact.meta)
             model_name = names_of(running, serving)[-1]
             request = request_to(artifact, model_name, getattr(running, "example", ""))
@@ -169,10 +184,14 @@ def serve_until_stopped(
                 )
             else:
                 click.echo(introduction(running, serving, request, file, clients))
-            while listens(running.address):
+            while listens(server.address):
                 time.sleep(CHECKED_EVERY)
-            log = serving.log
-            lines = log.read_text("utf-8", "replace").splitlines() if log and log.is_file() else []
+            printed = serving.log
+            lines = (
+                printed.read_text("utf-8", "replace").splitlines()
+                if printed and printed.is_file()
+                else []
+            )
             raise StepError(f"the server ended unexpectedly ({running.build})", details=lines[-10:])
 
 

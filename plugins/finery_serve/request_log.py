@@ -105,8 +105,9 @@ class RequestLog:
             with self._lock:
                 self._waiting -= cost
             self._say()
-        with suppress(OSError):
-            self._write(b"")
+        if self.dropped > self._written_drops:
+            with suppress(OSError):
+                self._write(b"")
 
     def _line(self, entry: dict[str, Any], answer: Answer | None) -> bytes:
         try:
@@ -115,7 +116,10 @@ class RequestLog:
             body = None  # `error` says so
         if isinstance(body, dict):
             entry["request"] = {name: body[name] for name in FIELDS if name in body}
-        entry |= answer() if answer is not None else {}
+        if answer is not None:
+            response = answer()
+            entry["response"] = {"choices": response["choices"]}
+            entry |= {"error": response["error"]} if "error" in response else {}
         masked = self._masked(entry)
         text = json.dumps(masked, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return text.encode("utf-8", "replace") + b"\n"  # half of a surrogate pair becomes `?`
@@ -144,7 +148,7 @@ class RequestLog:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             size = os.fstat(file).st_size
-            if os.write(file, line) < len(line):
+            if line and os.write(file, line) < len(line):
                 os.ftruncate(file, size)
                 raise OSError(28, "no space left on device")
             if size + len(line) >= self._most_bytes and os.stat(self._path).st_ino == (

@@ -15,6 +15,7 @@ from finery_data.steps.file import File
 from finery_data.steps.filter import Filter
 from finery_data.steps.map import Map
 from finery_data.steps.report import DataReport
+from finery_data.steps.requests import Requests
 from finery_data.steps.sample import Mix, Sample
 from finery_data.steps.split import Split
 from finery_data.steps.validate import Validate
@@ -195,6 +196,23 @@ class TestFile(StepContract):
         (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
         (folder / "other.jsonl").write_text("".join(lines[:4]), encoding="utf-8")
         return File(path=Files(["rows.jsonl"]))
+
+
+class TestRequests(StepContract):
+    """data.requests, whose requests are compared with training rows."""
+
+    def step(self, folder: Path) -> Step:
+        return self.step_with_rows(folder, lambda rows: rows)
+
+    def step_with_rows(self, folder: Path, change: Change) -> Step:
+        lines = [
+            {"finery": 1, "status": 200, "request": {"messages": row["messages"][:2]},
+             "response": {"choices": [{"message": row["messages"][2], "probability": 0.5}]}}
+            for row in change(ROWS)
+        ]  # fmt: skip
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "log.jsonl").write_text(text, encoding="utf-8")
+        return Requests(path=Files(["log.jsonl"]), against=rows(folder))
 
 
 class TestSqlQuery(StepContract):

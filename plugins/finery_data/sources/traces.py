@@ -78,7 +78,8 @@ def _of_log(columns: Columns) -> Iterator[Served | Passed]:
     if "dropped" in columns:
         yield Passed(int(columns["dropped"]))
         return
-    request, choices = columns.get("request") or {}, columns.get("choices") or [{}]
+    request = columns.get("request") or {}
+    choices = (columns.get("response") or {}).get("choices") or [{}]
     if columns["status"] >= 400 or "error" in columns:
         yield Served([], error=str(columns.get("error") or columns["status"]))
         return

@@ -13,9 +13,7 @@ from finery import (
     Job,
     Key,
     Model,
-    Request,
     Resources,
-    Sampling,
     Step,
     UsageError,
     setting,
@@ -200,15 +198,20 @@ def _answered(
     step: Requests, model: Model, job: Job, doubts: Iterable[Doubt], rows: Dataset
 ) -> list[Doubt]:
     """Doubts with the answers and the probabilities of a model."""
-    asked = [Request(split_turns(row)[0], row.get("tools")) for row in rows]
-    answers = job.engine(model).generate(asked, Sampling(max_tokens=MAX_TOKENS))
+    asked = [*rows]
+    answers = job.engine(model).generate(
+        [split_turns(row)[0] for row in asked],
+        max_tokens=MAX_TOKENS,
+        tools=[row.get("tools") for row in asked],
+        progress="requests",
+    )
     if any(answer.probability is None for answer in answers):
         raise UsageError(
-            f"{model.name} gives no probability of its answers",
+            "the model gives no probability of its answers",
             where="model",
             fix="name a classifier that does, e.g. of encoder.classify",
         )
     return [
         _doubt(row, doubt.row, answer.text.strip(), answer.probability, step.answers)
-        for row, doubt, answer in zip(rows, doubts, answers, strict=True)
+        for row, doubt, answer in zip(asked, doubts, answers, strict=True)
     ]

@@ -28,7 +28,7 @@ function doubtsOf({ check: name, field, label, proposed, suspicion, detail, near
   const words = detail ?? `${field ? `${field}: ` : ""}${label}; next best: ${proposed}`;
   return [
     check({ name: `${Math.round(100 * suspicion)} %`, passed: name ? false : undefined, detail: words }),
-    proposed && name ? el("p", { class: "proposal" }, "Proposal: ", el("b", {}, marked(proposed)), " ", el("kbd", {}, "p")) : null,
+    proposed && (name || !label) ? el("p", { class: "proposal" }, "Proposal: ", el("b", {}, marked(proposed)), " ", el("kbd", {}, "p")) : null,
     nearest?.length ? el("details", {}, el("summary", {}, proposed ? "the most similar rows with the proposed label" : "rows that say something else"), nearest.map(([id, text]) => block(text, { title: id }))) : null,
   ];
 }

@@ -383,7 +383,7 @@ function wire() {
     [["r"], "reject", ACTIONS.reject],
     [["R"], "reject with a reason", () => run(rejectWithReason)],
     [["e"], "edit", ACTIONS.edit],
-    [["p"], "take the proposal of data.audit", ACTIONS.propose],
+    [["p"], "take the proposal", ACTIONS.propose],
     [["Escape"], "discard the edit", leave],
     [["s"], "swap chosen and rejected", ACTIONS.swap],
     [["l"], "change the label", () => run(() => focusOn("label-input"))],

@@ -69,7 +69,7 @@ function labelOf(shown, on) {
   if (label !== undefined && label !== null && typeof label !== "string") {
     return el("section", { class: "fact" }, el("h3", {}, "Label"), el("p", {}, JSON.stringify(label)));
   }
-  if (label === undefined && (isAnswer || !labels.length)) return null;
+  if (label === undefined && !labels.length) return null;
   const names = label && !labels.includes(label) ? [label, ...labels] : labels;
   const choice = el("select", { id: "label-input", dir: "auto" },
     label && label !== "" ? null : el("option", { value: "" }, "none"),

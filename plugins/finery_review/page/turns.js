@@ -27,13 +27,14 @@ export function answerOf(row) {
   return last?.role === "assistant" ? contentOf(last).trim() : undefined;
 }
 
-/** The column with the answer, now `text`; null unless the answer is exactly `label`. */
+/** The column with the answer, now `text`; null unless the answer is exactly `label`, or is missing as that is. */
 export function withAnswer(row, label, text) {
   const name = ["completion", "messages"].find((column) => row[column] !== undefined && row[column] !== null);
   if (!name) return null;
   if (typeof row[name] === "string") return row[name].trim() === label ? { [name]: text } : null;
   const turns = structuredClone(asTurns(row[name], "assistant"));
   const last = turns.at(-1);
+  if (label === undefined && name === "messages" && last?.role !== "assistant") return { messages: [...turns, { role: "assistant", content: text }] };
   if (last?.role !== "assistant" || contentOf(last).trim() !== label) return null;
   last.content = text;
   return { [name]: turns };

@@ -131,8 +131,12 @@ def class_of(row: Row) -> str | None:
         answer = "" if "rejected" in row else answer_text(row).strip()
     except (AttributeError, KeyError, TypeError):  # invalid turns
         return None
-    is_class = 0 < len(answer) <= LONGEST_CLASS and "\n" not in answer and answer[0] not in "{["
-    return answer if is_class else None
+    return answer if is_class(answer) else None
+
+
+def is_class(answer: str) -> bool:
+    """Whether an answer may be the name of a class."""
+    return 0 < len(answer) <= LONGEST_CLASS and "\n" not in answer and answer[0] not in "{["
 
 
 class Search:
@@ -192,6 +196,8 @@ class _Line(msgspec.Struct):
     id: str
     check: str = ""
     suspicion: float = 0.0
+    label: str | None = None
+    proposed: str = ""
 
 
 class About:
@@ -199,6 +205,7 @@ class About:
 
     folders: of the reviewed data set and of those that it was made from, the nearest first.
     checks: row → the checks of its findings. suspicion: row → that of its most suspicious label.
+    proposals: answers that are proposed for rows without one → rows.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
@@ -207,6 +214,7 @@ class About:
         self.has_generated = False
         self.checks: dict[str, set[str]] = {}
         self.suspicion: dict[str, float] = {}
+        self.proposals = Counter[str]()
         for folder in folders:
             for name in KINDS:
                 if (folder / name).is_file():
@@ -226,6 +234,8 @@ class About:
                 elif name == AUDIT:
                     most = self.suspicion.get(read.id, 0.0)
                     self.suspicion[read.id] = max(most, read.suspicion)
+                    if read.label == "" and read.proposed:
+                        self.proposals[read.proposed] += 1
             start += len(line)
 
     def of(self, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:

@@ -14,7 +14,16 @@ from finery.rows.parts import row_texts
 from finery_data.checks.audits import Doubt, corrected
 from finery_review.decisions import Action, Decision, Earlier, apply_decision, token_of
 from finery_review.log import DecisionLog
-from finery_review.serving.rows import About, RowFile, Scores, Search, failed_of, holds, score_of
+from finery_review.serving.rows import (
+    About,
+    RowFile,
+    Scores,
+    Search,
+    failed_of,
+    holds,
+    is_class,
+    score_of,
+)
 
 SNIPPET_CHARACTERS = 160
 """Characters of a prompt or an answer in the table."""
@@ -62,6 +71,9 @@ class Session:
         self._status = ["undecided"] * len(rows)
         self._counts = Counter(self._status)
         self._earlier = Earlier(())
+        # Requests have no answers yet: those that are proposed are the labels to choose from.
+        if self._proposed() and not any(rows.labels):
+            rows.answers_are_labels = True
         self._refresh()
 
     # -- requests of windows ---------------------------------------------------------------------
@@ -72,7 +84,7 @@ class Session:
             self._refresh()
             return {
                 "reviewer": self.reviewer,
-                "labels": list(self.rows.label_counts())[:500],
+                "labels": list(self.rows.label_counts() or self._proposed())[:500],
                 "answers_are_labels": self.rows.answers_are_labels,
                 "checks": self._checks(),
                 "audited": bool(self._about.suspicion),
@@ -238,6 +250,11 @@ class Session:
         if decision is not None and decision.do in ("edit", "swap"):
             state["becomes"] = _becomes(self.rows[number], decision)
         return state
+
+    def _proposed(self) -> list[str]:
+        """The answers that are proposed, if they may be classes; the most frequent first."""
+        answers = [answer for answer, _ in self._about.proposals.most_common()]
+        return answers if all(map(is_class, answers)) else []
 
     def _checks(self) -> dict[str, int]:
         """Check → the rows with such a finding, the most frequent first."""

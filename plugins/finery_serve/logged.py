@@ -1,11 +1,11 @@
 """Logs the requests to a server of any kind: a proxy in front of it, for `finery serve --log`."""
 
-import http.client
 import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPException
 from http.server import ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -31,6 +31,7 @@ HOP_BY_HOP = frozenset({
     "content-length", "proxy-authorization", "proxy-connection", "accept-encoding", "expect",
 })  # fmt: skip
 """Headers that aren't passed on."""
+NOT_RETURNED = HOP_BY_HOP - {"content-length"} | {"server", "date"}
 
 
 class LoggedServer:
@@ -115,18 +116,16 @@ class _Handler(Handler):
         headers = {n: v for n, v in self.headers.items() if n.lower() not in HOP_BY_HOP}
         if headers.get("Origin") == f"http://{self.headers.get('Host')}":
             headers["Origin"] = f"http://{upstream.netloc}"
-        server = http.client.HTTPConnection(upstream.hostname or "", upstream.port, timeout=SECONDS)
         self.close_connection = True
-        try:
+        with closing(HTTPConnection(upstream.hostname or "", upstream.port, timeout=SECONDS)) as to:
             try:
-                server.request(self.command, self.path, body or None, headers)
-                response = server.getresponse()
-            except (OSError, http.client.HTTPException) as error:
+                to.request(self.command, self.path, body or None, headers)
+                response = to.getresponse()
+            except (OSError, HTTPException) as error:
                 raise Refused(502, f"the model's server doesn't answer: {error}") from error
             self.send_response(response.status)
             for name, value in response.getheaders():
-                is_passed = name.lower() not in (*HOP_BY_HOP, "server", "date")
-                if is_passed or name.lower() == "content-length":
+                if name.lower() not in NOT_RETURNED:
                     self.send_header(name, value)
             self.send_header("Connection", "close")
             try:
@@ -135,13 +134,11 @@ class _Handler(Handler):
                     self.wfile.write(part)
                     if len(received) <= MOST_ANSWER:
                         received += part
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, HTTPException) as error:
                 problem = f"the answer broke off: {error}"
             if len(received) > MOST_ANSWER:
                 problem = f"the answer has more than {MOST_ANSWER:,} bytes"
             return response.status, bytes(received), problem
-        finally:
-            server.close()
 
 
 def answer_in(content: bytes) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 Each becomes a conversation as in OpenAI's API. OpenTelemetry: the semantic conventions for GenAI
 (https://opentelemetry.io/docs/specs/semconv/gen-ai/), with messages as attributes of a span or of
-its event (since 1.37), as an event per message (before), or as numbered attributes (OpenLLMetry).
+its event (since 1.37), or as an event per message (before).
 """
 
 import json
@@ -17,9 +17,13 @@ from finery.rows.badrow import BadRow, kind_of
 Columns = dict[str, Any]
 CHAT = ("chat", "text_completion", "generate_content")
 """Operations of spans that are requests to a model."""
+CONTENT = (
+    "gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages",
+    "gen_ai.tool.definitions",
+)  # fmt: skip
+"""Attributes of a span, or of its event, with what was said."""
 GENERATION = "GENERATION"
 """The type of Langfuse's observations that are requests to a model."""
-_NUMBERED = re.compile(r"gen_ai\.(prompt|completion)\.(\d+)\.(.+)")
 _MESSAGE_EVENT = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message|gen_ai\.choice")
 _NO_MESSAGES = (
     "the span has no messages",
@@ -106,14 +110,10 @@ def _of_spans(columns: Columns) -> Iterator[Served | Passed | BadRow]:
                 yield from requests_in(part, "otel")
             return
     attributes = _attributes(columns.get("attributes"))
-    events = [(str(event.get("name")), _attributes(event.get("attributes"))) for event in (
-        columns.get("events") or ()
-    )]  # fmt: skip
-    operation = attributes.get("gen_ai.operation.name")
-    is_request = operation in CHAT if operation else any(
-        name.startswith(("gen_ai.", "llm.request")) for name in attributes
-    )  # fmt: skip
-    if not is_request:
+    given = columns.get("events") or ()
+    events = [(str(event.get("name")), _attributes(event.get("attributes"))) for event in given]
+    operation = attributes.get("gen_ai.operation.name", CHAT[0])
+    if operation not in CHAT or not any(name.startswith("gen_ai.") for name in attributes):
         yield Passed()
         return
     status = columns.get("status") or {}
@@ -121,19 +121,12 @@ def _of_spans(columns: Columns) -> Iterator[Served | Passed | BadRow]:
         yield Served([], error=str(status.get("message") or attributes.get("error.type", "failed")))
         return
     for _, more in events:
-        attributes |= {name: value for name, value in more.items() if _is_content(name)}
-    read = _current(attributes) or _by_events(events) or _numbered(attributes)
+        attributes |= {name: more[name] for name in CONTENT if name in more}
+    read = _current(attributes) or _by_events(events)
     if read is None or not read[0]:
         raise BadRow(*_NO_MESSAGES)
     tools = _decoded(attributes.get("gen_ai.tool.definitions"))
     yield Served(read[0], read[1][:1], tools or None)
-
-
-def _is_content(name: str) -> bool:
-    return name in (
-        "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions",
-        "gen_ai.tool.definitions",
-    )  # fmt: skip
 
 
 def _attributes(given: Any) -> Columns:
@@ -145,7 +138,9 @@ def _attributes(given: Any) -> Columns:
 
 def _value(given: Columns) -> Any:
     """A value of OTLP JSON, whose only key is its type."""
-    kind, value = next(iter(given.items()), ("", None))
+    if not given:
+        return None
+    ((kind, value),) = given.items()
     if kind == "arrayValue":
         return [_value(one) for one in value.get("values") or ()]
     if kind == "kvlistValue":
@@ -154,12 +149,9 @@ def _value(given: Columns) -> Any:
 
 
 def _current(attributes: Columns) -> tuple[Conversation, Conversation] | None:
-    if "gen_ai.input.messages" not in attributes:
+    if CONTENT[1] not in attributes:
         return None
-    system, prompt, answer = (
-        _decoded(attributes.get(f"gen_ai.{name}")) or []
-        for name in ("system_instructions", "input.messages", "output.messages")
-    )
+    system, prompt, answer = (_decoded(attributes.get(name)) or [] for name in CONTENT[:3])
     if not all(isinstance(value, list) for value in (system, prompt, answer)):
         raise BadRow("the messages of the span are no list of messages", "repair it")
     turns = [_turn({"role": "system", "parts": system})] if system else []
@@ -169,13 +161,15 @@ def _current(attributes: Columns) -> tuple[Conversation, Conversation] | None:
 
 def _turns(message: Columns) -> Iterator[Columns]:
     """A message as turns: each response of a tool is one of its own."""
-    parts = message.get("parts") or []
+    parts = message.get("parts", ())
     responses = [part for part in parts if part.get("type") == "tool_call_response"]
     for part in responses:
         content = part.get("response", part.get("result"))
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
         yield {"role": "tool", **_named("tool_call_id", part.get("id")), "content": text}
-    if len(responses) < len(parts) or not parts:
+    if not responses:
+        yield _turn(message)
+    elif len(responses) < len(parts):
         yield _turn({**message, "parts": [part for part in parts if part not in responses]})
 
 
@@ -223,30 +217,6 @@ def _by_events(events: list[tuple[str, Columns]]) -> tuple[Conversation, Convers
     return (prompt, answer) if prompt else None
 
 
-def _numbered(attributes: Columns) -> tuple[Conversation, Conversation] | None:
-    """`gen_ai.prompt.0.content` and the like, as OpenLLMetry writes them."""
-    turns: dict[str, dict[int, Columns]] = {"prompt": {}, "completion": {}}
-    for name, value in attributes.items():
-        if (match := _NUMBERED.fullmatch(name)) is not None:
-            side, place, key = match.groups()
-            turn = turns[side].setdefault(int(place), {"role": "assistant", "content": ""})
-            if key in ("role", "content", "tool_call_id"):
-                turn[key] = value
-            elif (call := re.fullmatch(r"tool_calls\.(\d+)\.(id|name|arguments)", key)) is not None:
-                calls = turn.setdefault("tool_calls", {})
-                calls.setdefault(int(call[1]), {})[call[2]] = value
-    for turn in (*turns["prompt"].values(), *turns["completion"].values()):
-        if calls := turn.pop("tool_calls", {}):
-            turn["tool_calls"] = [
-                {**_named("id", one.get("id")), "type": "function", "function": {
-                    "name": one["name"], "arguments": one.get("arguments", "{}"),
-                }}
-                for _, one in sorted(calls.items())
-            ]  # fmt: skip
-    prompt, answer = ([turn for _, turn in sorted(side.items())] for side in turns.values())
-    return (prompt, answer) if prompt else None
-
-
 # -- Langfuse --------------------------------------------------------------------------------------
 
 
@@ -261,9 +231,9 @@ def _of_langfuse(columns: Columns) -> Iterator[Served | Passed]:
     given = _decoded(columns["input"])
     if isinstance(given, dict) and "messages" in given:
         messages, tools = given["messages"], given.get("tools")
-    elif isinstance(given, list):
+    elif isinstance(given, list) and all(isinstance(one, dict) and "role" in one for one in given):
         messages, tools = given, None
-    elif isinstance(columns["input"], str):  # also one that is JSON
+    elif isinstance(columns["input"], str):  # also one that is other JSON
         messages, tools = [{"role": "user", "content": columns["input"]}], None
     else:
         raise BadRow(f"its input is {kind_of(given)}, not a text or messages", "remove it")

@@ -269,6 +269,48 @@ def test_the_most_suspicious_label_comes_first_and_its_proposal_is_one_key_away(
     assert "suspect-labels" not in made.here("check").out
 
 
+def test_the_least_certain_request_comes_first_and_gets_its_answer(
+    built: MakeProject, browser: Window
+) -> None:
+    recipe = AUDITED.partition("  rows:")[0] + (
+        "  requests: {use: data.requests, path: log.jsonl}\n"
+        "  reviewed: {use: review.apply, rows: requests, reviews: reviews/requests.jsonl}\n"
+    )
+    log = [
+        {
+            "finery": 1, "status": 200,
+            "request": {"messages": [{"role": "user", "content": text}]},
+            "response": {"choices": [
+                {"message": {"role": "assistant", "content": answer}, "probability": probability},
+            ]},
+        }
+        for text, answer, probability in (
+            ("one", "order", 0.9), ("two", "question", 0.3), ("three", "order", 0.6),
+        )
+    ]  # fmt: skip
+    lines = "".join(f"{json.dumps(line)}\n" for line in log)
+    made = built({"recipe.yaml": recipe, "log.jsonl": lines})
+    with reviewing(made, "requests") as review:
+        browser.open(review.address)
+        browser.at("Row 2")
+        assert browser.text(".proposal") == "Proposal: question p"
+        browser.press("p")
+        browser.at("Row 3")
+        browser.press("l")
+        browser.until(lambda: browser.run("return document.activeElement.id") == "label-input")
+        browser.press("q", Keys.ENTER)
+        browser.at("Row 1")
+        browser.press("l")
+        browser.until(lambda: browser.run("return document.activeElement.id") == "label-input")
+        another(browser, "z")
+        browser.until(lambda: len(decisions(made, "requests")) == 3)
+    assert made.ran() == ["reviewed"]
+    answers = {row["messages"][0]["content"]: row["messages"][1] for row in made.rows("reviewed")}
+    assert {text: turn["content"] for text, turn in answers.items()} == {
+        "one": "z", "two": "question", "three": "question",
+    }  # fmt: skip
+
+
 # -- preferences ----------------------------------------------------------------------------------
 
 

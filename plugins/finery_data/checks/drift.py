@@ -105,8 +105,9 @@ def drift_between(
     places = [
         (side, place)
         for side, of in enumerate(texts)
-        for place in sorted(draw.sample(range(len(of)), min(len(of), MOST_ROWS)))
+        for place in draw.sample(range(len(of)), min(len(of), MOST_ROWS))
     ]
+    places.sort(key=lambda place: texts[place[0]][place[1]])  # folds go by order, not by side
     pooled = [texts[side][place] for side, place in places]
     copies = copies_in([{"prompt": text} for text in pooled], job.scratch)
     members = defaultdict[int, list[int]](list)

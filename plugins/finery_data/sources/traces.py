@@ -1,14 +1,13 @@
 """Requests to models as programs log them: finery's own log, OpenTelemetry spans, Langfuse.
 
 Each becomes a conversation as in OpenAI's API. OpenTelemetry: the semantic conventions for GenAI
-(https://opentelemetry.io/docs/specs/semconv/gen-ai/), with messages as attributes of a span or of
-its event (since 1.37), or as an event per message (before).
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/) since 1.37, with messages as attributes of a
+span or of its event.
 """
 
 import json
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from finery.rows import Conversation
@@ -17,6 +16,8 @@ from finery.rows.badrow import BadRow, kind_of
 Columns = dict[str, Any]
 CHAT = ("chat", "text_completion", "generate_content")
 """Operations of spans that are requests to a model."""
+SPANS = ("resourceSpans", "scopeSpans", "spans")
+"""Fields of OTLP's JSON with parts that are spans or have them."""
 CONTENT = (
     "gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages",
     "gen_ai.tool.definitions",
@@ -24,7 +25,6 @@ CONTENT = (
 """Attributes of a span, or of its event, with what was said."""
 GENERATION = "GENERATION"
 """The type of Langfuse's observations that are requests to a model."""
-_MESSAGE_EVENT = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message|gen_ai\.choice")
 _NO_MESSAGES = (
     "the span has no messages",
     "let the program record them: OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT, and "
@@ -53,24 +53,22 @@ class Passed(NamedTuple):
     unlogged: int = 0
 
 
-def format_of(columns: Columns) -> str:
-    """The format of a record. `BadRow` if none is recognised."""
-    if "finery" in columns:
-        return "finery"
-    if {"resourceSpans", "scopeSpans", "spans"} & columns.keys() or "attributes" in columns:
-        return "otel"
-    if "input" in columns and ("output" in columns or "traceId" in columns):
-        return "langfuse"
-    raise BadRow(
-        f"it is no request of a known format: {', '.join(map(str, columns))[:80] or 'it is empty'}",
-        "expected is a line of finery's log, OpenTelemetry's JSON, or an observation of Langfuse",
-    )
-
-
-def requests_in(columns: Columns, format_: str | None) -> Iterator[Served | Passed | BadRow]:
-    """What a record holds; of OpenTelemetry's JSON, each span. format_: None recognises it."""
+def requests_in(columns: Columns) -> Iterator[Served | Passed | BadRow]:
+    """What a record holds; of OpenTelemetry's JSON, each span. Its fields say its format."""
     try:
-        yield from READERS[format_ or format_of(columns)](columns)
+        if "finery" in columns:
+            yield from _of_log(columns)
+        elif {*SPANS, "attributes"} & columns.keys():
+            yield from _of_spans(columns)
+        elif "input" in columns and ("output" in columns or "traceId" in columns):
+            yield from _of_langfuse(columns)
+        else:
+            raise BadRow(
+                "it is no request of a known format: "
+                f"{', '.join(map(str, columns))[:80] or 'it is empty'}",
+                "expected is a line of finery's log, OpenTelemetry's JSON, or an observation of "
+                "Langfuse",
+            )
     except BadRow as error:
         yield error
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -104,14 +102,12 @@ def _of_log(columns: Columns) -> Iterator[Served | Passed]:
 
 def _of_spans(columns: Columns) -> Iterator[Served | Passed | BadRow]:
     """The spans of a line of OTLP JSON, of a part of one, or a span by itself."""
-    for name in ("resourceSpans", "scopeSpans", "spans"):
+    for name in SPANS:
         if name in columns:
             for part in columns[name]:
-                yield from requests_in(part, "otel")
+                yield from requests_in({"attributes": (), **part})
             return
     attributes = _attributes(columns.get("attributes"))
-    given = columns.get("events") or ()
-    events = [(str(event.get("name")), _attributes(event.get("attributes"))) for event in given]
     operation = attributes.get("gen_ai.operation.name", CHAT[0])
     if operation not in CHAT or not any(name.startswith("gen_ai.") for name in attributes):
         yield Passed()
@@ -120,13 +116,17 @@ def _of_spans(columns: Columns) -> Iterator[Served | Passed | BadRow]:
     if status.get("code", status.get("status_code")) in (2, "STATUS_CODE_ERROR", "ERROR"):
         yield Served([], error=str(status.get("message") or attributes.get("error.type", "failed")))
         return
-    for _, more in events:
+    for event in columns.get("events") or ():
+        more = _attributes(event.get("attributes"))
         attributes |= {name: more[name] for name in CONTENT if name in more}
-    read = _current(attributes) or _by_events(events)
-    if read is None or not read[0]:
+    system, given, answer, tools = (_decoded(attributes.get(name)) or [] for name in CONTENT)
+    if not all(isinstance(value, list) for value in (system, given, answer)):
+        raise BadRow("the messages of the span are no list of messages", "repair it")
+    if not given:
         raise BadRow(*_NO_MESSAGES)
-    tools = _decoded(attributes.get("gen_ai.tool.definitions"))
-    yield Served(read[0], read[1][:1], tools or None)
+    prompt = [_turn({"role": "system", "parts": system})] if system else []
+    prompt += [turn for message in given for turn in _turns(message)]
+    yield Served(prompt, [_turn(message) for message in answer[:1]], tools or None)
 
 
 def _attributes(given: Any) -> Columns:
@@ -146,17 +146,6 @@ def _value(given: Columns) -> Any:
     if kind == "kvlistValue":
         return _attributes(value.get("values"))
     return int(value) if kind == "intValue" else value
-
-
-def _current(attributes: Columns) -> tuple[Conversation, Conversation] | None:
-    if CONTENT[1] not in attributes:
-        return None
-    system, prompt, answer = (_decoded(attributes.get(name)) or [] for name in CONTENT[:3])
-    if not all(isinstance(value, list) for value in (system, prompt, answer)):
-        raise BadRow("the messages of the span are no list of messages", "repair it")
-    turns = [_turn({"role": "system", "parts": system})] if system else []
-    turns += [turn for message in prompt for turn in _turns(message)]
-    return turns, [_turn(message) for message in answer]
 
 
 def _turns(message: Columns) -> Iterator[Columns]:
@@ -195,26 +184,6 @@ def _turn(message: Columns) -> Columns:
         "role": message["role"], "content": texts["text"],
         **_named("reasoning_content", texts["reasoning"]), **_named("tool_calls", calls),
     }  # fmt: skip
-
-
-def _by_events(events: list[tuple[str, Columns]]) -> tuple[Conversation, Conversation] | None:
-    prompt, answer = list[Columns](), list[Columns]()
-    for name, body in events:
-        match = _MESSAGE_EVENT.fullmatch(name)
-        if match is None:
-            continue
-        message = _decoded(body.get("message")) if match[1] is None else body
-        if not isinstance(message, dict):
-            message = {"content": message}
-        fields = {"role": match[1] or "assistant"} | {
-            key: _decoded(value) if key == "tool_calls" else value
-            for key, value in message.items()
-            if key in ("role", "content", "tool_calls", "reasoning_content")
-        }
-        if match[1] == "tool":
-            fields |= _named("tool_call_id", message.get("id"))
-        (prompt if match[1] else answer).append(fields)
-    return (prompt, answer) if prompt else None
 
 
 # -- Langfuse --------------------------------------------------------------------------------------
@@ -267,10 +236,3 @@ def _decoded(value: Any) -> Any:
 
 def _named(name: str, value: Any) -> Columns:
     return {name: value} if value else {}
-
-
-READERS: dict[str, Callable[[Columns], Iterator[Served | Passed | BadRow]]] = {
-    "finery": _of_log,
-    "otel": _of_spans,
-    "langfuse": _of_langfuse,
-}

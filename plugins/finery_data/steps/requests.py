@@ -5,22 +5,9 @@ from typing import Literal
 
 import msgspec
 
-from finery import (
-    Dataset,
-    Files,
-    Forecast,
-    Inputs,
-    Job,
-    Key,
-    Model,
-    Resources,
-    Step,
-    UsageError,
-    setting,
-    takes,
-)
+from finery import Dataset, Files, Forecast, Inputs, Job, Key, Resources, Step, setting, takes
 from finery.advanced import counted, shown
-from finery.rows import Row, answer_text, split_turns
+from finery.rows import Row, answer_text
 from finery.rows.badrow import BadRow
 from finery.rows.files import SideFile
 from finery.rows.tables.records import Record, read_table
@@ -28,20 +15,18 @@ from finery_data.checks.audits import ANSWER, AUDIT, Doubt
 from finery_data.sources.source import Reading, RowSource
 from finery_data.sources.traces import Passed, Served, requests_in
 
-MAX_TOKENS = 64
-"""Length of an answer of a classifier."""
 DRIFT_PACKAGES = ("scikit-learn", "scipy", "rensa")
 
 
-class Requests(Step, engines=True, seeded=False, isolated=True, version="1"):
+class Requests(Step, seeded=False, isolated=True, version="1"):
     """Read logged requests back as rows to label.
 
     It reads the log of finery's servers (`--log`), OpenTelemetry's GenAI spans as JSON, and
     observations that Langfuse exports. A row is the prompt of a request: its messages and tools.
     The served answer is no label, so it isn't in the row. `finery review STEP` proposes it, and
-    shows the least certain rows first: by the probability that the log has, or that `model` gives,
-    else, with `against`, those that are most unlike the training rows. `review.apply` with
-    `undecided: drop` then gives the labelled rows. Failed requests are counted and left out.
+    shows the least certain rows first, by the probability that the log has, else, with `against`,
+    those that are most unlike the training rows. `review.apply` with `undecided: drop` then gives
+    the labelled rows. Failed requests are counted and left out.
 
     With `against`, a classifier two-sample test (D. Lopez-Paz, M. Oquab 2017,
     https://arxiv.org/abs/1610.06545) says whether the requests differ from these rows. A ridge
@@ -58,14 +43,6 @@ class Requests(Step, engines=True, seeded=False, isolated=True, version="1"):
     against: list[Dataset] = takes(
         default=[],
         help="Training rows that the requests are compared with. Needs finery[baseline].",
-    )
-    model: Model | None = takes(
-        None,
-        help="A classifier that answers the requests anew, e.g. of encoder.classify. Its answers "
-        "and probabilities replace those of the log.",
-    )
-    format: Literal["finery", "otel", "langfuse"] | None = setting(
-        None, help="Format of the files. Default: that of each record, by its fields."
     )
     answers: bool = setting(
         False,
@@ -94,8 +71,6 @@ class Requests(Step, engines=True, seeded=False, isolated=True, version="1"):
         reading = _Reading(self, job)
         dataset = reading.write(_records(self, job))
         doubts = reading.doubts
-        if self.model is not None:
-            doubts = _answered(self, self.model, job, doubts, dataset)
         dataset.meta |= {"format": "requests", **reading.facts()}
         for name, value in reading.facts().items():
             job.log(f"{name}: {counted(value, 'record')}")
@@ -105,7 +80,7 @@ class Requests(Step, engines=True, seeded=False, isolated=True, version="1"):
             trained = [row for rows in self.against for row in rows]
             drift, unlike = drift_between(trained, [*dataset], job)
             dataset.meta["drift"] = msgspec.to_builtins(drift)
-            if not reading.is_certain and self.model is None:
+            if not reading.is_certain:
                 doubts = [
                     msgspec.structs.replace(doubt, suspicion=one)
                     for doubt, one in zip(doubts, unlike, strict=True)
@@ -159,7 +134,7 @@ class _Reading(Reading):
             if isinstance(record.columns, BadRow):
                 yield record
                 continue
-            for served in requests_in(record.columns, self._step.format):
+            for served in requests_in(record.columns):
                 if isinstance(served, Passed):
                     self.unlogged += served.unlogged
                     self.passed += not served.unlogged
@@ -192,26 +167,3 @@ def _doubt(
         proposed="" if has_answer else text,
         detail=f"the model answered {text!r:.80}{sure}" if text else "",
     )  # fmt: skip
-
-
-def _answered(
-    step: Requests, model: Model, job: Job, doubts: Iterable[Doubt], rows: Dataset
-) -> list[Doubt]:
-    """Doubts with the answers and the probabilities of a model."""
-    asked = [*rows]
-    answers = job.engine(model).generate(
-        [split_turns(row)[0] for row in asked],
-        max_tokens=MAX_TOKENS,
-        tools=[row.get("tools") for row in asked],
-        progress="requests",
-    )
-    if any(answer.probability is None for answer in answers):
-        raise UsageError(
-            "the model gives no probability of its answers",
-            where="model",
-            fix="name a classifier that does, e.g. of encoder.classify",
-        )
-    return [
-        _doubt(row, doubt.row, answer.text.strip(), answer.probability, step.answers)
-        for row, doubt, answer in zip(asked, doubts, answers, strict=True)
-    ]

@@ -163,6 +163,8 @@ def test_requests_come_back_and_make_the_model_better(project: MakeProject) -> N
     assert parts[1] > 5
     report = json.loads(made.here("show", "requested", "--json").out)["metrics"]["scores"]
     assert report["linear"]["accuracy"] > report["released"]["accuracy"] + 0.3
+    compared = made.run("release", "diff", "production")
+    assert compared.code == 0, compared.err
     again = made.run("release", "linear", "--as", "production")
     assert again.code == 0, again.err
     releases = json.loads((made.folder / "releases.json").read_text())

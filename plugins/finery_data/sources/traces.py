@@ -6,7 +6,6 @@ span or of its event.
 """
 
 import json
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -43,7 +42,6 @@ class Served(NamedTuple):
     answer: Conversation = []
     tools: Any = None
     probability: float | None = None
-    abstained: bool = False
     error: str = ""
 
 
@@ -85,15 +83,10 @@ def _of_log(columns: Columns) -> Iterator[Served | Passed]:
     if columns["status"] >= 400 or "error" in columns:
         yield Served([], error=str(columns.get("error") or columns["status"]))
         return
-    first = choices[0]
-    probability = first.get("probability")
-    if probability is not None and not (
-        isinstance(probability, float | int) and math.isfinite(probability)
-    ):
-        raise BadRow(f"its probability is {probability!r:.40}, not a number", "repair it")
+    message, probability = choices[0].get("message"), choices[0].get("probability")
     yield Served(
-        request["messages"], [first["message"]] if first.get("message") else [],
-        request.get("tools"), probability, bool(first.get("abstained")),
+        request["messages"], [message] if message else [], request.get("tools"),
+        None if probability is None else float(probability),
     )  # fmt: skip
 
 

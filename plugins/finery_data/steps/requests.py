@@ -108,19 +108,18 @@ class _Reading(Reading):
         self._step = step
         self._served = Served([])
         self.doubts: list[Doubt] = []
-        self.failed = self.passed = self.unlogged = self.abstained = 0
+        self.failed = self.passed = self.unlogged = 0
         self.is_certain = False
 
     def facts(self) -> dict[str, int]:
         """What was met, as far as it was."""
-        names = ("failed", "passed", "unlogged", "abstained")
+        names = ("failed", "passed", "unlogged")
         return {name: value for name in names if (value := getattr(self, name))}
 
     def _placed(self, records: Iterable[Record]) -> Iterator[tuple[Record, Row | None]]:
         for record, row in super()._placed(self._requests(records)):
             if row is not None:
                 served = self._served
-                self.abstained += served.abstained
                 self.is_certain |= served.probability is not None
                 text = answer_text({"messages": served.answer}).strip()
                 self.doubts.append(

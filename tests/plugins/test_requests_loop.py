@@ -78,7 +78,8 @@ def sentence(words: list[str], draw: random.Random) -> str:
 
 def requests(count: int) -> dict[str, tuple[str, list[dict[str, str]]]]:
     """Text → (topic, messages) of requests, a fifth of them about something new."""
-    draw, made = random.Random(5), {}
+    draw = random.Random(5)
+    made: dict[str, tuple[str, list[dict[str, str]]]] = {}
     while len(made) < count:
         topic = "loan" if len(made) % 5 == 0 else draw.choice([*TOPICS])
         text = f"{sentence(TOPICS.get(topic, NEW), draw)} {ODD[len(made) % len(ODD)]}"

@@ -151,10 +151,10 @@ class RequestLog:
             if line and os.write(file, line) < len(line):
                 os.ftruncate(file, size)
                 raise OSError(28, "no space left on device")
-            if size + len(line) >= self._most_bytes and os.stat(self._path).st_ino == (
-                os.fstat(file).st_ino
-            ):
-                self._rotate()
+            if size + len(line) >= self._most_bytes:
+                with suppress(FileNotFoundError):  # another server has just renamed the file
+                    if os.path.samestat(os.stat(self._path), os.fstat(file)):
+                        self._rotate()
         finally:
             os.close(file)
 

@@ -314,7 +314,7 @@ def test_an_answer_has_the_likelihood_of_its_tokens(
     loaded = engine._loaded
     prompts = [[3, 4, 5], [6, 7], [8, 9, 10, 11]]
     batch = generation.read(loaded.model, prompts, loaded.pad)
-    limits = {"max_new_tokens": 9, "do_sample": False}
+    limits: dict[str, Any] = {"max_new_tokens": 9, "do_sample": False}
     with torch.no_grad():
         answers, found = generation.answers(loaded.model, batch, ends=loaded.ends, **limits)
         for prompt, answer, logprob in zip(prompts, answers, found, strict=True):

@@ -20,6 +20,8 @@ from typing import Any
 
 import msgspec
 
+UNCUT = "uncut"
+"""Settings without a default, of a group that the step doesn't have: no value to return."""
 TESTS = Path(__file__).parents[1] / "tests"
 
 
@@ -92,7 +94,9 @@ def outcomes(contract: Any, folder: Path, *, cuts: bool) -> Iterator[tuple[str, 
         if effect.fact and cuts:
             base = with_settings(comparison.step, situation) or comparison.step
             value = value_at(base, effect.setting)
-            if value is not msgspec.NODEFAULT:
+            if value is msgspec.NODEFAULT:
+                after = UNCUT
+            else:
                 with cut(base, effect.setting, value):
                     after = comparison.of(variation._replace(values=[effect.value]), situation).fact
         yield effect.setting, said, after
@@ -126,7 +130,7 @@ def main() -> None:
 
 def _kind(said: str, after: str, reason: str) -> str:
     if after:
-        return "UNNOTICED"
+        return UNCUT if after == UNCUT else "UNNOTICED"
     if reason:
         return "listed" if said in ("nothing changes", "no value") else "STALE"
     return {"nothing changes": "DEAD", "no value": "DEAD", "refused": "refused"}.get(said, "found")

@@ -111,7 +111,11 @@ class TestDialog(StepContract):
 class TestToolCalls(StepContract):
     """eval.tools, on models that never call a tool."""
 
-    others = {"free": ["look.at"], "unordered": ["look.at"]}
+    others = {
+        "free": ["look.at"],
+        "unordered": ["look.at"],
+        "execute.factory": "types:SimpleNamespace",
+    }
     situations = NEEDED
     without_effect = dict.fromkeys(
         ("free", "coerce", "ignore_case", "strip", "execute.file", "execute.expect",

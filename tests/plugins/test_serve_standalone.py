@@ -186,7 +186,7 @@ def test_the_server_of_an_exported_bundle_needs_no_finery(project: Project) -> N
         "sys.modules.update(dict.fromkeys(('finery', 'finery_baseline', 'sklearn', 'scipy')))\n"
         "import server\n"
         "choice = server.Server('127.0.0.1', 0, '', '').choice\n"
-        "print(choice('It was charged twice')['message']['content'])"
+        "print(choice('It was charged twice', {})['message']['content'])"
     )
     ran = subprocess.run(
         [sys.executable, "-B", "-c", code], cwd=folder, capture_output=True, text=True, check=False,

@@ -22,8 +22,9 @@ import msgspec
 from finery.util.text import did_you_mean
 
 Role = Literal[
-    "", "train", "validation", "examples", "calibrate", "held_out", "compare", "base", "tokenizer"
-]
+    "", "train", "validation", "examples", "calibrate", "held_out", "compare", "reference", "base",
+    "tokenizer",
+]  # fmt: skip
 """How a step uses an input, see `takes`."""
 Learns = Literal["", "answers", "preferences", "ratings", "text", "rewards", "teacher"]
 """What a training learns from: answers, pairs of a better and a worse one, rated answers, text
@@ -176,10 +177,11 @@ def takes(
     role: for advice and estimates. Rows: `train` (to learn from), `validation` (to measure while
         training), `examples` (to show in prompts), `calibrate` (to measure activations, for a
         quantisation), `held_out` (to bound the errors of the step's models, which may not have seen
-        them), `compare` (only compared with: no row of the output comes from them, or
-        nearly repeats one of them). A model: `base` (the training starts from it and keeps its
-        tokenizer and chat template), `tokenizer` (only its tokenizer is used, so its engine isn't
-        in the key). By default, rows are passed on and a model is prompted.
+        them), `compare` (only compared with: no row of the output comes from them, or nearly
+        repeats one of them), `reference` (only compared with: no row of the output comes from them,
+        but it may repeat one). A model: `base` (the training starts from it and keeps its tokenizer
+        and chat template), `tokenizer` (only its tokenizer is used, so its engine isn't in the
+        key). By default, rows are passed on and a model is prompted.
     """
     return FieldInfo(default=default, help=help, uses_name=uses_name, role=role)
 

@@ -349,3 +349,19 @@ def test_a_note_says_that_requests_differ(project: MakeProject) -> None:
     assert "fix: finery review requests" in said
     doubts: list[Doubt] = list(read_audit(Dataset(made.folder / "build/t/requests")))
     assert doubts[0].suspicion > 0.5  # without a probability, the most unlike request is first
+
+
+def test_rows_that_requests_are_compared_with_arent_their_origin(project: MakeProject) -> None:
+    line = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    made = project({
+        "recipe.yaml": "finery: 1\nname: t\ndata:\n"
+        "  rows: {use: data.file, path: rows.jsonl}\n"
+        "  requests: {use: data.requests, path: log.jsonl, against: rows, answers: true}\n"
+        "models:\n  linear: {use: baseline.linear, rows: rows}\n"
+        "evaluate:\n  test: {use: eval.exact, models: linear, rows: requests}\n",
+        "rows.jsonl": json.dumps(line) + "\n",
+        "log.jsonl": json.dumps(asked("c")) + "\n",
+    })  # fmt: skip
+    checked = made.run("check")
+    assert checked.code == 0, checked.err
+    assert "same rows" not in " ".join((checked.out + checked.err).split())

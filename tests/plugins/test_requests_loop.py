@@ -166,6 +166,8 @@ def test_requests_come_back_and_make_the_model_better(project: MakeProject) -> N
     assert report["linear"]["accuracy"] > report["released"]["accuracy"] + 0.3
     compared = made.run("release", "diff", "production")
     assert compared.code == 0, compared.err
+    checked = made.run("check")
+    assert "same-rows" not in checked.out + checked.err  # `against` gives `requests` no rows
     again = made.run("release", "linear", "--as", "production")
     assert again.code == 0, again.err
     releases = json.loads((made.folder / "releases.json").read_text())

@@ -114,7 +114,7 @@ class Node:
     @property
     def row_sources(self) -> list[Source]:
         """The inputs that it takes rows from, without those that it only compares with."""
-        return [s for s in self.sources_of(Dataset) if s.role != "compare"]
+        return [s for s in self.sources_of(Dataset) if s.role not in ("compare", "reference")]
 
     @property
     def base_models(self) -> list[Source]:

@@ -42,6 +42,7 @@ class Requests(Step, seeded=False, isolated=True, version="1"):
     )
     against: list[Dataset] = takes(
         default=[],
+        role="reference",
         help="Training rows that the requests are compared with. Needs finery[baseline].",
     )
     answers: bool = setting(

@@ -156,7 +156,7 @@ def test_the_bundle_needs_only_its_runtime_and_gives_probabilities(
         "import json, sys\n"
         "sys.modules.update(dict.fromkeys(('finery', 'torch', 'transformers', 'onnx')))\n"
         "import server\n"
-        "choice = server.Server('127.0.0.1', 0, '', '').choice(sys.argv[1])\n"
+        "choice = server.Server('127.0.0.1', 0, '', '').choice(sys.argv[1], {})\n"
         "print(json.dumps(choice))"
     )
     ran = subprocess.run(

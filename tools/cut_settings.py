@@ -8,6 +8,7 @@ end. `--list` cuts nothing. Don't edit code meanwhile: some outputs have digests
 """
 
 import importlib
+import inspect
 import os
 import sys
 import tempfile
@@ -43,8 +44,8 @@ def contracts(names: list[str]) -> Iterator[Any]:
 
 
 @contextmanager
-def cut(step: Any, path: str, value: Any) -> Iterator[None]:
-    """Make every read of a setting return a value."""
+def cut(step: Any, path: str, other: Any, value: Any) -> Iterator[None]:
+    """Make every read of a setting that would give `other` give `value`."""
     cls = type(step)
     *groups, name = path.split(".")
     for group in groups:
@@ -53,11 +54,23 @@ def cut(step: Any, path: str, value: Any) -> Iterator[None]:
 
         if group in cls.__finery_fields__:  # not a key of a mapping of groups
             (cls,) = groups_in(field_hints(cls)[group])
-    own = vars(cls).get(name)
-    type.__setattr__(cls, name, property(lambda self: value, lambda self, other: None))
+    own, field = vars(cls).get(name), inspect.getattr_static(cls, name)
+    plain = msgspec.to_builtins
+
+    def read(settings: Any) -> Any:
+        read = field.__get__(settings, cls)
+        return value if read == other else read
+
+    def plain_settings(data: Any, **options: Any) -> Any:
+        made = plain(data, **options)  # by the fields, not by `read`
+        return made | {name: plain(read(data), **options)} if isinstance(data, cls) else made
+
+    type.__setattr__(cls, name, property(read, field.__set__))
+    msgspec.to_builtins = plain_settings  # type: ignore[assignment]
     try:
         yield
     finally:
+        msgspec.to_builtins = plain
         if own is None:
             type.__delattr__(cls, name)
         else:
@@ -97,7 +110,7 @@ def outcomes(contract: Any, folder: Path, *, cuts: bool) -> Iterator[tuple[str, 
             if value is msgspec.NODEFAULT:
                 after = UNCUT
             else:
-                with cut(base, effect.setting, value):
+                with cut(base, effect.setting, effect.value, value):
                     after = comparison.of(variation._replace(values=[effect.value]), situation).fact
         yield effect.setting, said, after
 

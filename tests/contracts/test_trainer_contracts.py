@@ -33,9 +33,10 @@ SITUATIONS: dict[str, dict[str, Any]] = {
 }
 UNSEEN = {
     "adapter": "these models are no adapters: tests/plugins/test_trl_sft.py",
+    "tracking_dir": "trackers write there, not into the output: tests/plugins/test_trl_sft.py",
     **({} if which("nvidia-smi") else {"activation_offloading": "a CPU has nothing to offload"}),
 }
-OTHERS = {"args": {"weight_decay": 0.1}}
+OTHERS = {"args": {"weight_decay": 0.1}, "report_to": ["tensorboard"]}
 
 
 class TestSft(StepContract):
@@ -47,7 +48,7 @@ class TestSft(StepContract):
 
     def step(self, folder: Path) -> Step:
         return Sft(
-            model=tiny_llama(folder / "model"),
+            model=tiny_llama(folder / "model", width=64),
             rows=[dataset(folder / "rows", ROWS)],
             epochs=4,
             effective_batch_size=2,
@@ -64,7 +65,7 @@ class TestPretrain(StepContract):
 
     def step(self, folder: Path) -> Step:
         return Pretrain(
-            model=tiny_llama(folder / "model"),
+            model=tiny_llama(folder / "model", width=64),
             rows=[dataset(folder / "rows", [{"text": row["prompt"]} for row in ROWS])],
             max_length=64,
             epochs=4,
@@ -89,7 +90,7 @@ class TestGrpo(StepContract):
     def step(self, folder: Path) -> Step:
         given: Any = {"models": [Model.placeholder("model")], "rows": Dataset.placeholder("rows")}
         return Grpo(
-            model=tiny_llama(folder / "model"),
+            model=tiny_llama(folder / "model", width=64),
             rows=[dataset(folder / "rows", ROWS)],
             reward=[Rules(**given, rules={"a": Rule(matches="a")}), Exact(**given)],
             weights={"a": 1, "eval.exact.accuracy": 1},
@@ -109,7 +110,7 @@ class TestDistill(StepContract):
     without_effect = UNSEEN
 
     def step(self, folder: Path) -> Step:
-        model = tiny_llama(folder / "model")
+        model = tiny_llama(folder / "model", width=64)
         teacher = PromptModel(model=model, system="Be brief.").run(TestJob(folder / "teacher"))
         return Distill(
             model=model,

@@ -258,8 +258,8 @@ EFFECT = "test_each_setting_has_an_effect"
     ("", {}, "or declare in Tests: others = {\"quiet\": VALUE}"),
     ("extra = self.quiet", {}, "group.inside: tried 2, 0"),
     ("extra = os.urandom(4).hex()", {}, "quiet: tried True "),
-    ("", {**UNUSED, "tag": "stale"}, "they have an effect, or don't exist: tag"),
-    ("", {**UNUSED, "gone": "renamed"}, "they have an effect, or don't exist: gone"),
+    ("", {**UNUSED, "tag": "stale"}, "and what they change: {'tag': '"),
+    ("", {**UNUSED, "gone": "renamed"}, "and what they change: {'gone': 'there is"),
 ])  # fmt: skip
 def test_a_setting_without_effect_is_found(
     contract: Callable[..., StepContract], body: str, unused: dict[str, str], says: str

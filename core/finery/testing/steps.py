@@ -239,8 +239,12 @@ class StepContract:
                 for name, tried in dead.items()
             ),
         )  # fmt: skip
-        stale = [name for name in self.without_effect if name not in effects or effects[name].fact]
-        assert not stale, f"they have an effect, or don't exist: {', '.join(stale)}"
+        stale = {
+            name: effects[name].fact if name in effects else "there is no such setting"
+            for name in self.without_effect
+            if name not in effects or effects[name].fact
+        }
+        assert not stale, f"settings of `without_effect`, and what they change: {stale}"
 
     def comparison(self, folder: Path) -> Effects:
         """Compares runs of the step with other settings. folder: an empty one."""

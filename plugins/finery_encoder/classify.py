@@ -151,7 +151,7 @@ def _classifier(
         form=form,
         fields=fields,
         pooling=step.pooling or embedding.get("pooling", "mean"),
-        normalise=step.train != "full",
+        normalise=True,
         max_length=step.max_length or min(longest, LONGEST),
         windows=step.windows,
         prefix=embedding.get("question_prefix", ""),
@@ -164,26 +164,33 @@ def _trained(training: Training) -> "tuple[dict[str, Any], Ended | None]":
     step, model = training.step, training.network
     parameters = sum(p.numel() for p in model.parameters())
     trainable, ended = sum(p.numel() for p in model.head.parameters()), None
-    if step.train != "head":
-        from finery_encoder.training import train_full, train_setfit
+    if step.train == "setfit":
+        from finery_encoder.training import train_setfit
 
-        if step.train == "full":
-            ended, trainable = train_full(training)
-            _vectors(training._replace(lessons=training.lessons[:1]))  # raises if it diverged
-        else:
-            ended, trainable = train_setfit(training), parameters
-    facts = {"parameters": parameters, "trainable_parameters": trainable}
-    facts |= ended.facts() if ended is not None else {}
+        ended, trainable = train_setfit(training), parameters
+    _fit_head(training)
     if step.train == "full":
-        return facts, ended
+        from finery_encoder.training import train_full
+
+        ended, trainable = train_full(training)
+        _vectors(training._replace(lessons=training.lessons[:1]))  # raises if it diverged
+    facts = {"parameters": parameters, "trainable_parameters": trainable}
+    return facts | (ended.facts() if ended is not None else {}), ended
+
+
+def _fit_head(training: Training) -> None:
+    """Make the linear layer a logistic regression on the encoder's vectors.
+
+    A training of all weights goes on from there: it keeps more of what the encoder knows than one
+    that begins with random numbers (Kumar et al. 2022, https://arxiv.org/abs/2202.10054).
+    """
     weights, bias = fit(
         training.classifier, _vectors(training), training.lessons,
-        c=step.c or 10.0, class_weight=step.class_weight,
+        c=training.step.c or 10.0, class_weight=training.step.class_weight,
     )  # fmt: skip
-    model.head.load_state_dict(
+    training.network.head.load_state_dict(
         {"weight": torch.from_numpy(weights), "bias": torch.from_numpy(bias)}
     )
-    return facts, ended
 
 
 def _vectors(training: Training) -> Any:

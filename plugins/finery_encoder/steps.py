@@ -52,14 +52,13 @@ class Classify(
     train: Literal["head", "setfit", "full"] = setting(
         "head",
         help="head: only a logistic regression on the embeddings, in seconds; setfit: first "
-        "embeddings that are alike within a class (SetFit, for few rows per class); full: all "
-        "weights, or an adapter with `lora`.",
+        "embeddings that are alike within a class (SetFit, for few rows per class); full: then "
+        "all weights, or an adapter with `lora`.",
     )
     c: float | None = setting(
         None,
         gt=0,
-        help="Inverse strength of the regularisation of the logistic regression. Default: 10. Not "
-        "with full.",
+        help="Inverse strength of the regularisation of the logistic regression. Default: 10.",
     )
     class_weight: Literal["balanced"] | None = setting(
         None, help="balanced: rare classes count as much as frequent ones."
@@ -108,7 +107,6 @@ class Classify(
     def check(self) -> None:
         """Raise `UsageError` for settings that `train` doesn't use, and for other models."""
         trainings = {
-            "c": ("head", "setfit"),
             "lora": ("full",),
             "epochs": ("setfit", "full"),
             "learning_rate": ("setfit", "full"),

@@ -109,17 +109,23 @@ def test_nothing_is_overwritten_and_nothing_half_written(there: str, project: Ma
     assert left[0].read_text() == "mine"
 
 
-def test_a_terminal_is_asked_for_the_task(project: MakeProject) -> None:
-    made = project({})
+@pytest.mark.parametrize(
+    ("more", "typed", "file"),
+    [((), b"chat\n", "conversations.jsonl"), (("--data", "mine.csv"), b"", "mine.csv")],
+)
+def test_a_terminal_is_asked_for_the_task_unless_rows_say_it(
+    more: tuple[str, ...], typed: bytes, file: str, project: MakeProject
+) -> None:
+    made = project({"mine.csv": "text,label\nhello,greeting\nbye,farewell\n"})
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [FINERY, "init", "new"], cwd=made.folder, stdin=theirs, stdout=theirs, stderr=theirs
+        [FINERY, "init", "new", *more], cwd=made.folder, stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
-    os.write(ours, b"chat\n")
+    os.write(ours, typed)
     assert process.wait(120) == 0
     os.close(ours)
-    assert (made.folder / "new/data/conversations.jsonl").exists()
+    assert (made.folder / "new/data" / file).exists()
 
 
 # One's own rows
@@ -226,11 +232,16 @@ def test_prompt_and_answer_are_recognised(
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("a.csv", "one,two,three\na,b,c\n", "of prompt and answer aren't known: one, two, three"),
+        (
+            "a.csv",
+            "one,two,three\na,b,c\n",
+            "no column is named like the prompt and answer: one, two",
+        ),
         ("a.csv", "text,intent\n", "the file has a header, but no rows"),
         ("a.jsonl", '{"text": "a", "intent": "b"}\n{broken\n', "a.jsonl:2: error: invalid JSON"),
         ("a.txt", "Hello", "the file holds text, not rows with a prompt and an answer"),
-        ("a", "a,b\n", "the file's name has no ending"),
+        ("a", "a,b\n", "files without a suffix aren't tables"),
+        ("a.xlsx", "PK", "fix: save the sheet as CSV"),
     ],
 )
 def test_rows_that_tell_too_little_are_refused(

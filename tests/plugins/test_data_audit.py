@@ -112,7 +112,7 @@ def test_near_copies_are_witnesses_and_never_apart(tmp_path: Path) -> None:
     doubts = list(read_audit(audit(tmp_path, rows)))
     assert doubts[0].row == 84
     assert (doubts[0].label, doubts[0].proposed) == ("account", "delivery")
-    assert "and 3 near copies have it" in doubts[0].detail
+    assert "and 3 near copies have the label" in doubts[0].detail
     copies = copies_in([with_id(row) for row in rows], tmp_path)
     assert len({copies.group[n] for n in range(80, 84)}) == 1
     assert copies.near[83] == [80, 81, 82]
@@ -339,3 +339,12 @@ def test_suspects_are_noted_until_they_are_decided_on(project: MakeProject) -> N
     assert [answers[n] for n in numbers] == list(numbers.values())
     again = made.here("check")
     assert "suspect-labels" not in again.err + again.out
+
+
+def test_a_rehearsal_hands_on_all_rows(project: MakeProject) -> None:
+    """Few of them are audited, but a split of few rows would be another split."""
+    lines = [f"{text},{label}\n" for text, label in texts(240)]
+    made = project({"recipe.yaml": RECIPE, "rows.csv": "".join(["text,label\n", *lines])})
+    rehearsed = made.run("rehearse")
+    assert "output: 80 rows" in rehearsed.err
+    assert "all 240 rows kept" in rehearsed.err

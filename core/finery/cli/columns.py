@@ -94,8 +94,9 @@ def columns_of(
         columns = f": {', '.join(names)}" if names else ""
         missing = ("" if prompt else "--prompt COLUMN ") + ("" if answer else "--answer COLUMN")
         several = "" if answer else "; for a JSON answer, one --answer for each of its fields"
+        unnamed = " and ".join(["prompt"] * (not prompt) + ["answer"] * (not answer))
         raise UsageError(
-            f"the columns of prompt and answer aren't known{columns}",
+            f"no column is named like the {unnamed}{columns}",
             where=shown(path),
             fix=f"add {missing.strip()}{several}",
         )
@@ -319,7 +320,9 @@ def first_rows(path: Path) -> tuple[list[dict[str, Any]], str, str]:
     Raises `UsageError` for other kinds of files, for rows that can't be read, and for an empty
     file.
     """
-    from finery.rows.tables.records import SUFFIXES, data_suffix, diagnose_encoding, read_table
+    from finery.rows.tables.records import (
+        data_suffix, diagnose_encoding, read_table, table_suffix,
+    )  # fmt: skip
 
     try:
         check_plain(path)
@@ -335,12 +338,7 @@ def first_rows(path: Path) -> tuple[list[dict[str, Any]], str, str]:
             fix="write a table with a column for each, such as .csv or .jsonl; to generate "
             "questions from texts, see synth.from_docs",
         )
-    if suffix not in SUFFIXES:
-        raise UsageError(
-            f"files named '*{suffix}' aren't tables" if suffix else "the file's name has no ending",
-            where=shown(path),
-            fix=f"convert it to one of: {', '.join(SUFFIXES)}",
-        )
+    table_suffix(path)
     if suffix == ".parquet":
         return [], "", ""
     problem = diagnose_encoding(path)

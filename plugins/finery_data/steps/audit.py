@@ -3,11 +3,14 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 
-from finery import Dataset, Forecast, Inputs, Job, Key, Model, Resources, Step, setting, takes
+from finery import (
+    Dataset, Forecast, Inputs, Job, Key, Model, Rehearsal, Resources, Step, setting, takes,
+)  # fmt: skip
 from finery.advanced import counted, percent, shortened
 from finery.rows import Row
 from finery.rows.dropped import FINDINGS, reason_counts
@@ -38,6 +41,8 @@ SNIPPET = 100
 """Characters of these rows that are shown."""
 COPIED = 0.8
 """Share of rows whose prompt has the value of a field, from which on the others are suspects."""
+REHEARSED = 100
+"""Rows that a rehearsal audits, of all that it hands on."""
 ONE_FORM = 0.8
 """Share of answers with the same fields, from which on the others are passed over."""
 
@@ -117,10 +122,19 @@ class Audit(Step, seeded=False, isolated=True, packages=("rensa", *BASELINE), ve
         """Rows stay as they are."""
         return Forecast(passes=("rows",))
 
+    def rehearsal(self) -> Rehearsal:
+        """All rows, for the steps that follow; few of them are audited."""
+        return Rehearsal(rows="all", run=partial(self._run, most=REHEARSED))
+
     def run(self, job: Job) -> Dataset:
         """Write the rows, the doubts about their labels, and the suspects as findings."""
+        return self._run(job)
+
+    def _run(self, job: Job, most: int | None = None) -> Dataset:
         rows = [row for _, row in read_numbered(job, self.rows)]
         column, shape, labelled = self._labelled(job, rows)
+        if most is not None:
+            labelled = labelled[:: len(labelled) // most + 1]
         audit = _Audit(self, job, column, shape, labelled)
         doubts = list(audit.doubts()) if labelled else []
         doubts.sort(key=lambda doubt: (-doubt.suspicion, doubt.row))
@@ -137,7 +151,7 @@ class Audit(Step, seeded=False, isolated=True, packages=("rensa", *BASELINE), ve
         dataset.meta |= {"findings": dict(sorted(counts.items()))}
         if audit.agreement:
             agreement = min(audit.agreement)
-            dataset.meta |= {"agreement": round(agreement, 2), "encoder": self.model is not None}
+            dataset.meta |= {"agreement": round(agreement, 4), "encoder": self.model is not None}
             job.log(f"models of other rows agree with {percent(agreement)} of the labels")
         job.log(f"suspects: {reason_counts(counts) or 'none'}")
         return dataset
@@ -260,7 +274,8 @@ class _Audit:
         witness = ""
         if agree:
             others = f" of {len(copies)}" if len(copies) > agree else ""
-            witness = f", and {agree}{others} near {'copy has' if agree == 1 else 'copies have'} it"
+            copy = "copy has" if agree == 1 else "copies have"
+            witness = f", and {agree}{others} near {copy} the label {proposed!r:.80}"
         return (
             f"{named}the label is {values[place]!r:.80}, but models of other rows give "
             f"{proposed!r:.80} a probability of {probability:.2f}{witness}"

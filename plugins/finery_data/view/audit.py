@@ -1,5 +1,6 @@
 """The display of audited rows: suspects, pairs of classes, and the most suspicious rows."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -34,6 +35,8 @@ ON_PAGE = 300
 SNIPPET = 160
 WEAK = 0.7
 """Share of labels that models of other rows agree with, below which they know too little."""
+READ_ON = 0.1
+"""Share of the rows to read where the models know too little to name suspects."""
 PAIRS = 15
 """Pairs of classes that a table shows."""
 
@@ -76,7 +79,9 @@ class AuditView(DatasetView):
             )
         if weak := _weakness(output.manifest):
             has_encoder = output.manifest.meta.get("encoder")
-            fix = "" if has_encoder else "name an encoder: model: minilm, see docs/howto/data.md"
+            fix = "" if has_encoder else "name an encoder: model: minilm, see docs/howto/data.md; "
+            count = math.ceil(READ_ON * output.manifest.meta["audited"])
+            fix += f"read the first {counted(count, 'row')} of finery review {output.title}, suspect or not"
             yield Remark(weak, fix, "warning")
 
 
@@ -113,7 +118,8 @@ def _parts(output: Output, most: int) -> Iterator[Part]:
         rows_shown = zip(range(1, meta["rows"] + 1), output.artifact, strict=True)
         texts = {n: snippet(row, SNIPPET) for n, row in rows_shown if n in numbers}
         records = [_record(doubt, texts[doubt.row]) for doubt in shown]
-        yield Records(records, len(doubts), "most suspicious", shown=most, more="--rows N")
+        more = f"finery show {output.title} --rows N: more of them"
+        yield Records(records, len(doubts), "most suspicious", shown=most, more=more)
         yield Hint(f"finery review {output.title}: decide on them, the most suspicious first")
 
 

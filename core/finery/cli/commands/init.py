@@ -187,10 +187,10 @@ def _notes(
 
 
 def _chosen(default: str, *, is_guess: bool) -> str:
-    """The task, prompted for on a terminal; else the default. is_guess: whether rows suggest it."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        if is_guess:
-            click.echo(f"task: {default}, by the answers in the data; --task NAME takes another")
+    """The default if rows suggest it (`is_guess`); else the task, prompted for on a terminal."""
+    if is_guess:
+        click.echo(f"task: {default}, by the answers in the data; --task NAME takes another")
+    if is_guess or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return default
     for task, about in TASKS.items():
         click.echo(f"  {task:<16} {about}")

@@ -36,12 +36,13 @@ from finery.rows.tables.streams import (
 )
 from finery.rows.tables.values import json_value
 from finery.util.paths import shown
-from finery.util.text import counted, did_you_mean
+from finery.util.text import counted, suggest_nearest
 
 COMPRESSED = (".gz", ".zst")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 DELIMITED_SUFFIXES = (".csv", ".tsv")
 SUFFIXES = (*JSON_SUFFIXES, *DELIMITED_SUFFIXES, ".parquet")
+SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 ROW_COLUMNS = frozenset({*TURN_COLUMNS, "conversations"})
 """Columns that hold a list of objects in a single row: never taken for the list of all rows."""
 PARQUET_BATCH = 1024
@@ -119,10 +120,13 @@ def table_suffix(path: Path) -> str:
     if suffix in SUFFIXES:
         return suffix
     kind = f"files named '*{suffix}'" if suffix else "files without a suffix"
+    fix = f"convert it to one of: {', '.join(SUFFIXES)}"
+    if suffix in SPREADSHEETS:
+        fix = "save the sheet as CSV, in UTF-8 if the program offers it"
     raise DataError(
-        f"{kind} aren't tables that data.file reads",
+        f"{kind} aren't tables that finery reads",
         where=shown(path),
-        fix=did_you_mean(suffix, SUFFIXES) if suffix else f"name it one of: {', '.join(SUFFIXES)}",
+        fix=suggest_nearest(suffix, SUFFIXES) or fix,
     )
 
 

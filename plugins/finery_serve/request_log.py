@@ -144,10 +144,12 @@ class RequestLog:
 
     def _append(self, line: bytes) -> None:
         """Append lines whole or not at all; other servers may write to the same file."""
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             size = os.fstat(file).st_size
+            if line and size and os.pread(file, 1, size - 1) != b"\n":
+                line = b"\n" + line  # a power cut left half a line
             if line and os.write(file, line) < len(line):
                 os.ftruncate(file, size)
                 raise OSError(28, "no space left on device")

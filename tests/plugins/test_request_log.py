@@ -43,6 +43,18 @@ def test_a_line_has_the_request_and_its_answer_masked(tmp_path: Path) -> None:
     assert (tmp_path / "log.jsonl").stat().st_mode & 0o077 == 0
 
 
+def test_half_a_line_spoils_no_other(tmp_path: Path) -> None:
+    """As a power cut leaves it."""
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b'{"finery": 1, "half')
+    log = RequestLog(file, masked)
+    log.add(body("after"), 200, time.time(), None)
+    log.close()
+    half, whole = file.read_bytes().splitlines()
+    assert half == b'{"finery": 1, "half'
+    assert json.loads(whole)["request"]["messages"][0]["content"] == "after"
+
+
 def test_half_of_a_surrogate_pair_and_what_is_no_json_leave_readable_lines(tmp_path: Path) -> None:
     log = RequestLog(tmp_path / "log.jsonl", masked)
     log.add(rb'{"messages": [{"role": "user", "content": "a\ud83d"}]}', 400, 0.0, None, "bad")

@@ -46,7 +46,7 @@ _PHONE = re.compile(
     r"|(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4}"  # North America
     r")(?![\w-]|[.,:]\d)"
 )
-_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{1,4}+){3,8}(?!\w)")
+_IBAN = re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?:[ ]?[A-Za-z0-9]{1,4}+){3,8}(?!\w)")
 _CARD = re.compile(
     r"(?<![\w.,+-])(?<!\d )[2-6](?:"
     r"\d{12,18}|\d{3}([ -])\d{4}\1\d{4}\1\d{1,4}(?:\1\d{1,3})?|\d{3}([ -])\d{6}\2\d{4,5}"
@@ -81,11 +81,14 @@ def phones(text: str) -> Iterator[Found]:
 
 
 def ibans(text: str) -> Iterator[Found]:
-    """Bank accounts: IBANs with the right check digits (ISO 13616, ISO 7064)."""
+    """Bank accounts: IBANs with the right check digits (ISO 13616, ISO 7064), in any case."""
     for match in _IBAN.finditer(text):
-        number = match[0].replace(" ", "")
-        if 15 <= len(number) <= 34 and _mod_97(number) == 1:
-            yield Found("an IBAN", match[0], match.start())
+        groups = match[0].split(" ")
+        for count in range(len(groups), 0, -1):  # short words may follow
+            number = "".join(groups[:count]).upper()
+            if 15 <= len(number) <= 34 and _mod_97(number) == 1:
+                yield Found("an IBAN", " ".join(groups[:count]), match.start())
+                break
 
 
 def _mod_97(number: str) -> int:

@@ -114,8 +114,8 @@ def test_full_is_the_trainer_of_transformers_after_a_logistic_regression(tmp_pat
             self.encoder = AutoModel.from_pretrained(tmp_path / "bert", dtype=torch.float32)
             self.head = torch.nn.Linear(DIMENSIONS, 2)
             half = torch.tensor([*start.coef_[0], start.intercept_[0]], dtype=torch.float32) / 2
-            weight, bias = torch.stack([-half, half]).split([DIMENSIONS, 1], dim=1)
-            self.head.load_state_dict({"weight": weight, "bias": bias[:, 0]})
+            both = torch.stack([-half, half])
+            self.head.load_state_dict({"weight": both[:, :-1], "bias": both[:, -1]})
 
         def forward(self, input_ids: Any, attention_mask: Any, labels: Any) -> Any:
             states = self.encoder(input_ids, attention_mask=attention_mask).last_hidden_state

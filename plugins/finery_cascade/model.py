@@ -110,6 +110,7 @@ class CascadeModel(
         for model in small:
             if model.formats & UNSURE:
                 raise without_confidence(model.name)
+        _check_forms(self.models)
         rows = self._independent(job)
         errors_of = self._errors(job, rows)  # before any model is asked
         prompts, tools = [split_turns(row)[0] for row in rows], [row.get("tools") for row in rows]
@@ -194,6 +195,21 @@ class CascadeModel(
 
 EXAMPLE = "training_example"
 """The fact in `meta` with a request that clients of a bundle send."""
+
+
+def _check_forms(models: Sequence[Model]) -> None:
+    """Raise `UsageError` for classifiers whose answers have different forms or fields."""
+    forms = {m.name: m.meta["shape"] for m in models if "shape" in m.meta}
+    if any(form != next(iter(forms.values())) for form in forms.values()):
+        listed = "; ".join(
+            f"{name}: {', '.join(form['fields']) or 'one text'}, as {form['form']}"
+            for name, form in forms.items()
+        )
+        raise UsageError(
+            f"the models answer in different forms: {listed}",
+            where="models",
+            fix="train them on rows with answers of one form",
+        )
 
 
 def _wrong(verdicts: Verdicts) -> list[list[bool]]:

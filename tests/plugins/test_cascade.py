@@ -236,6 +236,16 @@ def test_a_model_that_errs_too_often_answers_nothing(
     assert [stage for _, stage in ask(model, "pay 7", "pay 8")] == ["large", "large"]
 
 
+def test_models_that_answer_in_other_forms_are_refused(linear: Model, tmp_path: Path) -> None:
+    fields = [{**row, "completion": f"class: {row['completion']}\nyes: 1"} for row in rows_of(60)]
+    other = run_step(Linear(rows=dataset(tmp_path / "fields", fields)), tmp_path / "other")
+    other.ref = "other"
+    with pytest.raises(
+        UsageError, match=r"in different forms: linear: one text.*; other: class, y"
+    ):
+        cascade([linear, other], rows_in(tmp_path / "rows", 100), tmp_path / "out")
+
+
 def test_models_without_confidence_are_refused_before_they_answer(
     linear: Model, large: Model, tmp_path: Path
 ) -> None:

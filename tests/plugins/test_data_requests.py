@@ -189,6 +189,7 @@ def test_failed_requests_and_other_records_are_counted(tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[Any, str]] = {
+    "newer": ({"finery": 2, "status": 200}, "version 2 of finery's log"),
     "unknown": ({"text": "hello"}, "it is no request of a known format: text"),
     "broken": ('{"finery": 1, "sta', "invalid JSON"),
     "empty": (spans(span({"gen_ai.operation.name": "chat"})), "the span has no messages"),

@@ -51,6 +51,10 @@ class Passed(NamedTuple):
     unlogged: int = 0
 
 
+LOG_VERSION = 1
+"""The value of `finery` in the lines of `finery_serve.request_log`."""
+
+
 def requests_in(columns: Columns) -> Iterator[Served | Passed | BadRow]:
     """What a record holds; of OpenTelemetry's JSON, each span. Its fields say its format."""
     try:
@@ -75,6 +79,11 @@ def requests_in(columns: Columns) -> Iterator[Served | Passed | BadRow]:
 
 def _of_log(columns: Columns) -> Iterator[Served | Passed]:
     """A line of `finery_serve.request_log`."""
+    if columns["finery"] != LOG_VERSION:
+        raise BadRow(
+            f"it is of version {columns['finery']!r:.20} of finery's log, which this finery can't read",
+            "install the version of finery that wrote it",
+        )
     if "dropped" in columns:
         yield Passed(int(columns["dropped"]))
         return

@@ -198,8 +198,8 @@ ABOUT = {
     "no-decisions": About(
         when="the file of decisions of a `review.apply` doesn't exist, unless it takes the rows of "
         "a `data.audit`, for which there is the note `suspect-labels`",
-        why="Before the first decision, this is normal. Afterwards, the name is wrong, and all rows "
-        "are undecided: `undecided` says whether they go on.",
+        why="Before the first decision, this is normal. Afterwards, the name is wrong, and all "
+        "rows are undecided: `undecided` says whether they go on.",
     )
 }
 

@@ -321,8 +321,11 @@ def first_rows(path: Path) -> tuple[list[dict[str, Any]], str, str]:
     file.
     """
     from finery.rows.tables.records import (
-        data_suffix, diagnose_encoding, read_table, table_suffix,
-    )  # fmt: skip
+        data_suffix,
+        diagnose_encoding,
+        read_table,
+        table_suffix,
+    )
 
     try:
         check_plain(path)

@@ -81,7 +81,7 @@ def _of_log(columns: Columns) -> Iterator[Served | Passed]:
     """A line of `finery_serve.request_log`."""
     if columns["finery"] != LOG_VERSION:
         raise BadRow(
-            f"it is of version {columns['finery']!r:.20} of finery's log, which this finery can't read",
+            f"it is of version {columns['finery']!r:.20} of finery's log, which can't be read",
             "install the version of finery that wrote it",
         )
     if "dropped" in columns:

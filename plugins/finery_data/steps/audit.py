@@ -9,8 +9,18 @@ from typing import Any, NamedTuple
 import msgspec
 
 from finery import (
-    Dataset, Forecast, Inputs, Job, Key, Model, Rehearsal, Resources, Step, setting, takes,
-)  # fmt: skip
+    Dataset,
+    Forecast,
+    Inputs,
+    Job,
+    Key,
+    Model,
+    Rehearsal,
+    Resources,
+    Step,
+    setting,
+    takes,
+)
 from finery.advanced import counted, percent, shortened
 from finery.rows import Row
 from finery.rows.dropped import FINDINGS, reason_counts

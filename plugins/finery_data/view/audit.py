@@ -81,7 +81,8 @@ class AuditView(DatasetView):
             has_encoder = output.manifest.meta.get("encoder")
             fix = "" if has_encoder else "name an encoder: model: minilm, see docs/howto/data.md; "
             count = math.ceil(READ_ON * output.manifest.meta["audited"])
-            fix += f"read the first {counted(count, 'row')} of finery review {output.title}, suspect or not"
+            first = f"the first {counted(count, 'row')} of finery review {output.title}"
+            fix += f"read {first}, suspect or not"
             yield Remark(weak, fix, "warning")
 
 

@@ -8,7 +8,7 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
-from finery import DataError, Dataset, Job, Model, StepError, UsageError
+from finery import DataError, Dataset, Job, Model, StepError, UsageError, outside_key
 from finery.advanced import counted
 from finery.rows import example_request
 from finery_baseline.answers import Lesson, Shape, lessons_of
@@ -95,7 +95,19 @@ def run(
         "training_example": example_request({"prompt": lesson.question} for lesson in lessons),
         **{name: step.model.meta[name] for name in INHERITED if name in step.model.meta},
     }
-    return Model(job.out, meta=meta)
+    return Model(job.out, meta=meta, runtime={"settings": _settings_used(step, classifier)})
+
+
+@outside_key
+def _settings_used(step: "Classify", classifier: Classifier) -> dict[str, tuple[Any, str]]:
+    """Setting → (value, why it is that), of those that the recipe may leave open."""
+    values = {"c": step.c_or_default, "max_length": classifier.max_length}
+    if step.train != "head":
+        values |= {"epochs": step.epochs_or_default, "learning_rate": step.learning_rate_or_default}
+    by_model = "" if step.pooling else "what the model's folder says, else mean"
+    return {name: (value, "") for name, value in values.items()} | {
+        "pooling": (classifier.pooling, by_model)
+    }
 
 
 def _is_unseen(fields: list[Field], lesson: Lesson) -> bool:
@@ -186,7 +198,7 @@ def _fit_head(training: Training) -> None:
     """
     weights, bias = fit(
         training.classifier, _vectors(training), training.lessons,
-        c=training.step.c or 10.0, class_weight=training.step.class_weight,
+        c=training.step.c_or_default, class_weight=training.step.class_weight,
     )  # fmt: skip
     training.network.head.load_state_dict(
         {"weight": torch.from_numpy(weights), "bias": torch.from_numpy(bias)}

@@ -138,6 +138,11 @@ class Classify(
         return (*PACKAGES, *more, *(("peft",) if self.lora is not None else ()))
 
     @property
+    def c_or_default(self) -> float:
+        """The inverse strength of the regularisation."""
+        return self.c or 10.0
+
+    @property
     def epochs_or_default(self) -> int:
         """The passes over the rows."""
         return self.epochs or (1 if self.train == "setfit" else 5)

@@ -218,6 +218,11 @@ def test_what_cant_be_read_is_an_error_with_its_line_or_skipped(name: str, tmp_p
     assert (len(rows), rows.meta["bad_rows"]) == (1, 1)
 
 
+def test_a_log_of_failures_has_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no request was answered: 2 requests failed"):
+        read(tmp_path, *[{**asked("Where?"), "error": "no room", "status": 500}] * 2)
+
+
 def test_no_request_has_an_answer_where_answers_are_kept(tmp_path: Path) -> None:
     line = {**LANGFUSE, "input": "a", "output": None}
     with pytest.raises(DataError, match="the request has no answer"):

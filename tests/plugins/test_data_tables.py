@@ -111,7 +111,7 @@ def test_refuses_utf16(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
 def test_wide_encodings_are_told_apart(tmp_path: Path, name: str, encoding: str) -> None:
     text = failure(tmp_path, name, '{"a": "ü"}\n'.encode(encoding))
-    assert f"the file is {encoding.upper()}, not UTF-8\n  fix: set encoding: {encoding}" in text
+    assert f"the file is {encoding.upper()}, not UTF-8\n  fix: set `encoding: {encoding}`" in text
 
 
 def test_utf_16_with_few_letters_of_ascii_is_not_called_cp1252(tmp_path: Path) -> None:

@@ -64,6 +64,16 @@ def test_the_head_is_that_of_scikit_learn_on_sentence_transformers(tmp_path: Pat
         assert probability == pytest.approx(likely.max(), abs=1e-4)
 
 
+def test_used_settings_are_recorded(tmp_path: Path) -> None:
+    used = run_step(classify(tmp_path), tmp_path / "out").runtime["settings"]
+    because = "what the model's folder says, else mean"
+    assert used == {"c": (10.0, ""), "max_length": (12, ""), "pooling": ("mean", because)}
+    step = classify(tmp_path, train="full", pooling="cls", **FAST | {"learning_rate": None})
+    used = run_step(step, tmp_path / "full").runtime["settings"]
+    assert (used["learning_rate"], used["epochs"]) == ((5e-5, ""), (2, ""))
+    assert used["pooling"] == ("cls", "")
+
+
 def test_names_of_classes_are_rows_of_the_head(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
     from sklearn.linear_model import LogisticRegression

@@ -79,7 +79,6 @@ def rehearsed(project: Project, code: int) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.quick
 @pytest.mark.parametrize("config", [pytest.param(LLAMA_70B, id="llama-70b")])
 def test_a_model_rehearses_without_its_weights(big: Any, config: dict[str, Any]) -> None:
     printed = rehearsed(big(config), 0)

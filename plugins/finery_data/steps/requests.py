@@ -5,7 +5,19 @@ from typing import Literal
 
 import msgspec
 
-from finery import Dataset, Files, Forecast, Inputs, Job, Key, Resources, Step, setting, takes
+from finery import (
+    DataError,
+    Dataset,
+    Files,
+    Forecast,
+    Inputs,
+    Job,
+    Key,
+    Resources,
+    Step,
+    setting,
+    takes,
+)
 from finery.advanced import counted, shown
 from finery.rows import Row, answer_text
 from finery.rows.badrow import BadRow
@@ -127,6 +139,12 @@ class _Reading(Reading):
                     _doubt(row, len(self.doubts) + 1, text, served.probability, self._step.answers)
                 )
             yield record, row
+
+    def _finish(self) -> None:
+        if not self._made and self.failed and not self._bad:
+            problem = f"no request was answered: {counted(self.failed, 'request')} failed"
+            raise DataError(problem, where=self._place, fix="see `error` in these lines")
+        super()._finish()
 
     def _requests(self, records: Iterable[Record]) -> Iterator[Record]:
         """A record with `messages` and `tools` for each request."""

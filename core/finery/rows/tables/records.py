@@ -137,7 +137,8 @@ def _skip_byte_order_mark(name: str, stream: io.BufferedReader) -> io.BufferedRe
         stream.read(len(UTF_8_MARK))
     elif actual:
         problem = f"the file is {actual.upper()}, not UTF-8"
-        raise DataError(problem, where=name, fix=f"set encoding: {actual}")
+        fix = f"set `encoding: {actual}` in data.file, or convert it: iconv -f {actual} -t utf-8"
+        raise DataError(problem, where=name, fix=fix)
     return stream
 
 

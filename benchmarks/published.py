@@ -16,9 +16,10 @@ draws are random, with the draw's number as the seed. The models have their defa
     both     full with `class_names: true`
     sft      trl.sft on SmolLM2-135M, four epochs
 
-A cell whose training and test are expected to take longer than `--minutes` on two idle cores isn't
-run. Each result is appended to a file of JSON lines as soon as it exists, with a digest of the
-plugins that made it: a second run measures only what is missing, or what other code has made.
+The sets are measured side by side, with one thread each. A cell whose training and test are
+expected to take longer than `--minutes` isn't run. Each result is appended to a file of JSON lines
+as soon as it exists, with a digest of the plugins that made it: a second run measures only what is
+missing, or what other code has made.
 
 Two further tasks: `mteb` repeats the protocol of MTEB for Banking77, a check of the embeddings, and
 `scope` has the queries of CLINC150 that have none of its intents. These are an intent of their own
@@ -29,8 +30,10 @@ with 100 training rows (`oos-train`), or an answer whose probability is below a 
 import csv
 import hashlib
 import json
+import os
 import random
 import statistics
+import subprocess
 import sys
 import time
 from argparse import Namespace
@@ -65,7 +68,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "both": {"train": "full", "class_names": True},
 }
 """Of the models with an encoder."""
-MODELS, TASKS = ("linear", *SETTINGS, "sft"), ("shots", "mteb", "scope")
+MODELS = ("linear", *SETTINGS, "sft")
+TASKS = {"shots": SETS, "mteb": SETS[:1], "scope": SETS[1:]}
+"""The sets of each."""
+SCOPED = ("head", "setfit", "full")
+"""Models that learn what is out of scope."""
 SEED, LATENCIES, OUT_OF_SCOPE = 7, 50, "oos"
 MTEB_SEED, MTEB_EACH, MTEB_DRAWS = 42, 8, 10
 SECONDS = {"linear": 0.005, "head": 0.02, "names": 0.02, "setfit": 1.9, "sft": 0.3}
@@ -116,7 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing, and print the tables."""
     parser = parser_of(__doc__)
     add = parser.add_argument
-    add("--tasks", type=names(TASKS), default=TASKS, help="shots, mteb, scope (default: all)")
+    add(
+        "--tasks", type=names((*TASKS,)), default=[*TASKS], help="shots, mteb, scope (default: all)"
+    )
     add("--sets", type=names(SETS), default=SETS, help="banking77, clinc150 (default: both)")
     add("--shots", type=names(SHOTS), default=SHOTS, help="5, 8, 10, 16, all (default: all five)")
     add("--models", type=names(MODELS), default=MODELS, help="default: all seven")
@@ -129,11 +138,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.sets:
         if not (options.data / name / "few_shot.json").is_file():
             parser.error(f"{options.data / name} lacks few_shot.json: name the folder by --data")
+    if len(options.sets) > 1 and not options.tables:
+        given, env = sys.argv[1:] if arguments is None else arguments, {"OMP_NUM_THREADS": "1"}
+        alone = [[sys.executable, __file__, *given, "--sets", name] for name in options.sets]
+        running = [
+            subprocess.Popen(one, env={**os.environ, **env}, stdout=subprocess.DEVNULL)
+            for one in alone
+        ]
+        statuses = [process.wait() for process in running]
+        if any(statuses):
+            return 1
+        options.tables = True
     results = Results(options.results)
+    measures = {"shots": measure_shots, "mteb": measure_mteb, "scope": measure_scope}
     for task in options.tasks if not options.tables else ():
-        {"shots": measure_shots, "mteb": measure_mteb, "scope": measure_scope}[task](
-            options, results
-        )
+        if not set(options.sets).isdisjoint(TASKS[task]):
+            measures[task](options, results)
     print("\n\n".join(tables(options, results)))
     return 0
 
@@ -365,7 +385,7 @@ def measure_scope(options: Namespace, results: Results) -> None:
     parts = clinc(options.data)
     rows = len(parts["train"]) + len(parts["val"]) + len(parts["test"]) + len(parts["oos_test"])
     for model in options.models:
-        if model not in ("linear", "sft"):  # which give no probabilities
+        if model in SCOPED:
             for way, work in {"oos-train": as_intent, "threshold": by_threshold}.items():
                 seconds = expected_seconds(model, len(parts["train"]), rows)
                 results.measure(

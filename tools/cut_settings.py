@@ -59,7 +59,8 @@ def cut(step: Any, path: str, other: Any, value: Any) -> Iterator[None]:
 
     def read(settings: Any) -> Any:
         read = field.__get__(settings, cls)
-        return value if read == other else read
+        # Which files match is only known once a step is prepared.
+        return value if getattr(read, "patterns", read) == other else read
 
     def plain_settings(data: Any, **options: Any) -> Any:
         made = plain(data, **options)  # by the fields, not by `read`
@@ -110,7 +111,9 @@ def outcomes(contract: Any, folder: Path, *, cuts: bool) -> Iterator[tuple[str, 
             if value is msgspec.NODEFAULT:
                 after = UNCUT
             else:
-                with cut(base, effect.setting, effect.value, value):
+                changed = with_settings(base, {effect.setting: effect.value})
+                other = value_at(changed, effect.setting) if changed else effect.value
+                with cut(base, effect.setting, getattr(other, "patterns", other), value):
                     after = comparison.of(variation._replace(values=[effect.value]), situation).fact
         yield effect.setting, said, after
 

@@ -169,7 +169,7 @@ class CascadeModel(
         if rows is not None and rows < needed:
             raise DataError(
                 f"{counted(rows, 'independent row')} can't show with a confidence of "
-                f"{percent(self.confidence)} that at most {percent(self.risk)} of the answers are "
+                f"{100 * self.confidence:g} % that at most {100 * self.risk:g} % of the answers are "
                 f"wrong, even if none is: {needed} rows are needed",
                 where="calibrate",
                 fix=f"give it {needed} rows or more (several times as many let more be answered), "
@@ -187,7 +187,7 @@ class CascadeModel(
             )
             return facts
         needed = rows_needed(self.risk, certificate.level)
-        why = f"none of its thresholds shows an error of at most {percent(self.risk)}"
+        why = f"none of its thresholds shows an error of at most {100 * self.risk:g} %"
         why = why if rows >= needed else f"{rows} rows reach it, and {needed} are needed"
         job.log(f"{name} never answers: {why}")
         return {**facts, "note": why}

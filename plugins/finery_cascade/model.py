@@ -169,8 +169,8 @@ class CascadeModel(
         if rows is not None and rows < needed:
             raise DataError(
                 f"{counted(rows, 'independent row')} can't show with a confidence of "
-                f"{100 * self.confidence:g} % that at most {100 * self.risk:g} % of the answers are "
-                f"wrong, even if none is: {needed} rows are needed",
+                f"{100 * self.confidence:g} % that at most {100 * self.risk:g} % of the answers "
+                f"are wrong, even if none is: {needed} rows are needed",
                 where="calibrate",
                 fix=f"give it {needed} rows or more (several times as many let more be answered), "
                 "raise risk, or lower confidence",

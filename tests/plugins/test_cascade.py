@@ -16,7 +16,6 @@ from needs import need
 from serving import served
 
 from finery import Completion, DataError, Dataset, Engine, Model, Request, Sampling, UsageError
-from finery.advanced import percent
 from finery.builder.checks import notes_on
 from finery.builder.project import open_graph
 from finery.rows import Row
@@ -232,7 +231,7 @@ def test_a_model_that_errs_too_often_answers_nothing(
     model = cascade([linear, large], dataset(tmp_path / "rows", wrong), tmp_path / "out")
     stage = model.meta["stages"][0]
     assert stage["threshold"] is None
-    assert stage["note"] == f"none of its thresholds shows an error of at most {percent(0.05)}"
+    assert stage["note"] == "none of its thresholds shows an error of at most 5 %"
     assert [stage for _, stage in ask(model, "pay 7", "pay 8")] == ["large", "large"]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from finery.artifact.kinds import Dataset
+from finery.plugin.manager import load_plugins
 from finery.recipe.files import find_matches
 from finery.step.inspect import files_of, slots_of, steps_inside
 from finery.step.step import Step
@@ -248,7 +249,12 @@ class StepContract:
 
     def comparison(self, folder: Path) -> Effects:
         """Compares runs of the step with other settings. folder: an empty one."""
-        return Effects(self.step(folder), folder, self.job)
+        step = self.step(folder)
+        for _, within in steps_inside(step):
+            name, file = provided_as(type(within))
+            if file is None:
+                load_plugins().step_type(name)  # gives its metrics the names of a recipe
+        return Effects(step, folder, self.job)
 
     def changes(self, step: Step) -> Iterator[tuple[Variation, Mapping[str, Any]]]:
         """Each setting with its other values, and the situation in which they are compared."""

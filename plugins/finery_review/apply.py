@@ -11,6 +11,7 @@ from finery import (
     Files,
     Inputs,
     Job,
+    Key,
     Note,
     Step,
     UsageError,
@@ -19,8 +20,9 @@ from finery import (
 )
 from finery.advanced import About, Graph, Node, nearest, shown
 from finery.rows import Row
-from finery.rows.dropped import Drops
+from finery.rows.dropped import Drops, Findings
 from finery.rows.parts import read_numbered, row_id_of, row_label
+from finery_data.checks.labels import CONFLICT, contradictions
 from finery_review.decisions import (
     Decision,
     Earlier,
@@ -44,7 +46,8 @@ class Apply(Step, seeded=False, version="1"):
     Accepted rows stay as they are. Rejected rows are dropped, with who rejected them and why. An
     edited row replaces the old one, which becomes its parent. In a swapped preference, `chosen` and
     `rejected` change places. If a row has changed since its decision, the decision doesn't count:
-    the row is undecided again, and the log says so.
+    the row is undecided again, and the log says so. Rows whose labels still contradict those of
+    similar rows are found as by `data.validate`.
     """
 
     rows: Dataset = takes(help="The reviewed rows.", uses_name=True)
@@ -82,7 +85,15 @@ class Apply(Step, seeded=False, version="1"):
         job.log(review.summary())
         job.log(drops.summary(len(dataset)))
         dataset.meta |= drops.meta()
+        with Findings(job.out) as findings:
+            for number, row, what in contradictions(dataset, job.scratch):
+                findings.add(number, row, [(CONFLICT, what)])
+        dataset.meta |= findings.meta()
         return dataset
+
+    def cache_key(self) -> Key:
+        """What compares the prompts."""
+        return Key(packages=("rensa",))
 
     def trace_rows(self, ids: Collection[str], job: Job) -> Iterator[tuple[str, str]]:
         """The line of the decision on each row with one of `ids`, and what it says."""

@@ -69,6 +69,8 @@ def way_out(model: Artifact, name: str) -> str:
     return _WAYS_OUT.get(found, fallback)
 
 
-def bundle_line(bundle: str, name: str) -> str:
-    """The recipe's line for a step that ships a model. bundle: the step type."""
-    return f"{name.replace('.', '-')}-server: {{use: {bundle}, model: {name}, name: {name}}}"
+def bundle_line(bundle: str, name: str, judge: str = "") -> str:
+    """The recipe's line for a step that ships a model. bundle: the step type. judge: a step whose
+    requirements must be met first."""
+    needs = f", needs: [{judge}]" if judge else ""
+    return f"{name.replace('.', '-')}-server: {{use: {bundle}, model: {name}, name: {name}{needs}}}"

@@ -68,9 +68,9 @@ def test_only_commands_that_work_here_are_printed_at_the_end(project: MakeProjec
     assert ran.code == 0, ran.err
     _, *ways_to_run = ran.out.splitlines()
     assert sorted(ways_to_run) == [
-        "run it:  cd build/t/packed && ./answer.pyz TEXT",
-        "run it:  cd build/t/page && sh open.sh",
-        "serve it:  finery serve own.yaml server",
+        "run packed:  cd build/t/packed && ./answer.pyz TEXT",
+        "run page:  cd build/t/page && sh open.sh",
+        "serve server:  finery serve own.yaml server",
     ]
 
 

@@ -170,6 +170,32 @@ def test_a_clone_has_a_release_from_the_shared_store(
     assert "recipe.yaml:5:3" in lost.err
 
 
+def test_files_that_were_built_again_are_those_of_the_release(project: MakeProject) -> None:
+    made = project(judged.files(20, recipe=PLAIN))
+    build(made)
+    released(made)
+    before = copied(made, "export", "sft")
+    shutil.rmtree(made.folder / ".finery")
+    lost = made.run("release", "rollback", "production", "--to", "1")
+    assert lost.code == 2
+    assert "finery build --step sft; finery release rollback production --to 1" in lost.err
+    assert made.run("build", "--step", "sft").code == 0
+    assert copied(made, "release", "rollback", "production", "--to", "1", "--out") == before
+
+
+def test_a_forced_release_says_which_requirements_are_not_met(project: MakeProject) -> None:
+    recipe = PLAIN.replace("models: [sft]", 'models: [sft], require: {sft.accuracy: ">= 0.99"}')
+    made = project(judged.files(20, recipe=recipe))
+    build(made, 1)
+    assert made.run("release", "sft", "--as", "production").code == 1
+    forced = made.run("release", "sft", "--as", "production", "--force")
+    assert (forced.code, "not met: sft.accuracy is 0.5" in forced.out) == (0, True), forced.out
+    assert Releases(made.folder / "r").tags["production"][0].unmet
+    assert "requirements not met" in made.run("release", "list").out
+    missing = made.run("release", "sft")
+    assert (missing.code, "--as production" in missing.err) == (2, True)
+
+
 @pytest.mark.slow
 def test_a_shared_store_cannot_put_another_model_in_the_place_of_a_release(
     project: MakeProject, tmp_path_factory: pytest.TempPathFactory

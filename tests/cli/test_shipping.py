@@ -122,8 +122,16 @@ def test_wrong_rows_are_named_before_a_longer_training(
     t.write(files(60, recipe.replace("eval.exact", "eval.classification")))
     t.write({"seen.jsonl": "\n".join([*lines, wrong]), "rows.jsonl": "\n".join(lines)})
     built = t.run("build")
-    problem = "1 row of checked contradict"
+    problem = "1 row of checked contradicts"
     assert problem in built.out.splitlines()[0]
+    (found,) = (t.folder / "build/t/checked").rglob("findings.jsonl")
+    decision = {"id": json.loads(found.read_text("utf-8"))["id"], "do": "reject"}
+    t.write({"checked.jsonl": f"{json.dumps(decision)}\n"})
+    t.edit("recipe.yaml", "rows: checked, share", "rows: reviewed, share")
+    t.edit("recipe.yaml", "\ntrain:", "\n  reviewed: {use: review.apply, rows: checked, "
+           "reviews: checked.jsonl}\ntrain:")  # fmt: skip
+    assert "contradict" not in t.run("build").out.splitlines()[0]
+    t.edit("recipe.yaml", "rows: reviewed, share", "rows: checked, share")
     t.edit("rows.jsonl", "billing", "refund")
     built = t.run("build")
     problem = "test expects 'refund' in 12 rows, but no row that sft learned from has it"

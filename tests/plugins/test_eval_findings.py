@@ -408,7 +408,7 @@ def test_remarks_name_each_model_that_is_not_beaten() -> None:
     (remark,) = remarks_on(prompts, has_training=False)
     assert remark.advice == (
         "Improve the prompt, or ship linear: add linear-server: {use: serve.bundle, model: linear, "
-        "name: linear} to `export:`."
+        "name: linear, needs: [test]} to `export:`."
     )
 
 

@@ -57,6 +57,15 @@ def test_decisions_are_applied_and_rejections_reported(tmp_path: Path) -> None:
     assert log[0] == "rows: 1 accepted, 1 rejected, 1 edited, 1 swapped, 1 undecided (keep)"
 
 
+def test_labels_that_contradict_each_other_are_looked_for_after_decisions(tmp_path: Path) -> None:
+    rows = [chat(f"where is parcel {n}", "shipping") for n in (1, 1, 2, 3)]
+    rows[1] = chat("where is parcel 1", "billing")
+    still, _ = run(tmp_path / "still", rows, [])
+    assert still.meta["findings"] == {"label-conflict": 1}
+    gone, _ = run(tmp_path, rows, [line(rows[1], "reject")])
+    assert gone.meta["findings"] == {}
+
+
 def test_undecided_rows_stay_go_or_stop(tmp_path: Path) -> None:
     lines = [line(ROWS[0], "accept"), line(ROWS[1], "note", reason="hm"), line(ROWS[2], "undo")]
     assert len(run(tmp_path / "a", ROWS, lines)[0]) == 6

@@ -18,7 +18,7 @@ from finery.plugin.discovery import Plugin
 from finery.plugin.manager import Plugins
 from finery.recipe.document import Recipe
 from finery.recipe.graph import Graph, Node, Source
-from finery.recipe.releases import lost_release
+from finery.recipe.releases import Releases
 from finery.step.inspect import (
     inputs_of,
     nested_fields,
@@ -44,7 +44,7 @@ def task_of(
     """
     node, spec, graph = plan.node, type(plan.node.step).__spec__, planner.graph
     if node.release is not None and isinstance(node.step, Released):
-        problem, fix = lost_release(node.release, node.step.tag)
+        problem, fix = Releases(graph.recipe.path).lost(node.release, node.step.tag)
         raise graph.recipe.error(problem, node.place, key=True, fix=fix)
     inputs: dict[str, list[tuple[str, Manifest]]] = {}
     for (name, _), manifest in planner.inputs(node, results).items():

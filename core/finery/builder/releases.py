@@ -17,12 +17,11 @@ from finery.builder.project import Project
 from finery.builder.runs import revision_of, runs_of
 from finery.builder.sharing import signing_keys
 from finery.config import load_config
-from finery.errors import RemoteError, UsageError
+from finery.errors import FineryError, RemoteError, UsageError
 from finery.recipe.releases import (
     Evaluation,
     Release,
     Releases,
-    lost_release,
     release_key,
     release_parts,
     release_result,
@@ -34,6 +33,9 @@ from finery.store.remote import Remote
 from finery.util.installed import version_of
 from finery.util.paths import plain_path, shown
 from finery.util.text import a_or_an, visible
+
+OF_ROWS = ("training_example",)
+"""Facts that have a text of a row, which isn't meant for git."""
 
 
 def candidate(
@@ -59,11 +61,14 @@ def candidate(
         problem = f"'{title}' has files outside of the store, so finery can't keep them"
         raise UsageError(problem, fix="release a step that makes files, such as an export")
     judged = [*_evaluations_of(project, manifest)]
+    unmet = _unmet(project, title, [step for step, *_ in judged], force=force)
     if not force:
-        _check_requirements(project, title, [step for step, *_ in judged])
+        raise_all(unmet)
     store.shared.bring([manifest])
     revision = revision_of(plain_path(graph.recipe.path).parent)
     blobs = {file for m in with_references(manifest) for file in m.files.values()}
+    meta = {name: value for name, value in manifest.meta.items() if name not in OF_ROWS}
+    facts = {name: v for name, v in meta.items() if isinstance(v, str | int | float | bool)}
     release = Release(
         digest=manifest.digest,
         kind=manifest.kind,
@@ -75,9 +80,10 @@ def candidate(
         commit=revision.commit if revision else None,
         dirty=bool(revision and revision.is_dirty),
         finery=version_of("finery"),
-        facts={k: v for k, v in manifest.meta.items() if isinstance(v, str | int | float | bool)},
+        facts=facts,
         proof=manifest.runtime.get("proof"),
         evaluations={step: evaluation for step, _, evaluation in judged},
+        unmet=[line for error in unmet for line in error.details or [error.what]],
     )
     return release, [manifest, *(metrics for _, metrics, _ in judged)]
 
@@ -87,17 +93,19 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _check_requirements(project: Project, title: str, judges: Iterable[str]) -> None:
-    """Raise an error if an evaluation of an output isn't built, or fails what it requires."""
+def _unmet(
+    project: Project, title: str, judges: Iterable[str], *, force: bool
+) -> list[FineryError]:
+    """The requirements of an output that aren't met. Raises if an evaluation of it isn't built."""
     graph, results = project.graph, project.with_shared
     for node in graph.nodes.values():
         judged = [source.ref for source in node.sources if source not in node.row_sources]
-        if node.evaluates and title in judged and node.name not in results:
+        if node.evaluates and title in judged and node.name not in results and not force:
             fix = f"finery build {graph.recipe.argument}--step {node.name}, or add --force"
             raise UsageError(f"{node.name}, which judges '{title}', isn't built", fix=fix)
     steps = [title.partition(".")[0], *judges]
     failed = failed_gates(graph.select(steps), project.store, results)
-    raise_all(error for step, error in failed.items() if step in steps)
+    return [error for step, error in failed.items() if step in steps]
 
 
 def _evaluations_of(
@@ -197,6 +205,10 @@ def find(project: Project, digest: str) -> Manifest | None:
             store.shared.adopt(public_url(remote.url), records, parts, {key: known}, "")
             result = store.lookup(key)
     manifests = [*result.outputs.values()] if result is not None else []
+    if not manifests and not store.read_only:  # perhaps it was built again
+        made = (m for _, outputs in Catalogue(store).everything() for m in outputs.values())
+        manifests = [manifest for manifest in made if manifest.digest == digest][:1]
+        store.commit([*map(release_result, manifests)], run="")
     return manifests[0] if [m.digest for m in manifests] == [digest] else None
 
 
@@ -204,7 +216,8 @@ def bring(project: Project, release: Release, tag: str) -> Manifest:
     """The artifact of a release, with its files here. Raises `UsageError` if they can't be had."""
     made = find(project, release.digest)
     if made is None:
-        problem, fix = lost_release(release, tag)
-        raise UsageError(problem, where=shown(Releases(project.graph.recipe.path).path), fix=fix)
+        releases = Releases(project.graph.recipe.path)
+        problem, fix = releases.lost(release, tag)
+        raise UsageError(problem, where=shown(releases.path), fix=fix)
     project.store.shared.bring([made])
     return made

@@ -78,10 +78,10 @@ def _print_how_to_run(build: Build, title: str, manifest: Manifest) -> None:
     if not shutil.which(program) and program.removeprefix("./") not in manifest.files:
         return
     if manifest.meta.get("format") in build.graph.plugins.servers:
-        click.echo(f"serve it:  {with_recipe(f'finery serve {title}')}")
+        click.echo(f"serve {title}:  {with_recipe(f'finery serve {title}')}")
         return
     folder = shlex.quote(_short(build.folder.joinpath(*title.split("."))))
-    click.echo(f"run it:  cd {folder} && {command}")
+    click.echo(f"run {title}:  cd {folder} && {command}")
 
 
 def _print_remarks(build: Build, title: str, manifest: Manifest) -> None:

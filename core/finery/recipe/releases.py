@@ -49,8 +49,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """An entry of the file. output: its name in the recipe, e.g. `gguf.q8_0`. size: in bytes.
 
     facts: those of its `meta` that are texts, numbers or yes and no. proof: what its step verified,
-    e.g. of prompts. dirty: whether tracked files differed from the commit. rollback: the number of
-    the release that it repeats.
+    e.g. of prompts. dirty: whether tracked files differed from the commit. unmet: requirements that
+    weren't met, for it was forced. rollback: the number of the release that it repeats.
     """
 
     digest: Digest
@@ -66,6 +66,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}
     proof: Any = None
     evaluations: dict[str, Evaluation] = {}
+    unmet: list[str] = []
     rollback: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
@@ -90,18 +91,6 @@ def release_result(manifest: Manifest) -> Result:
     """An artifact as the store keeps it for a release."""
     parts = release_parts(manifest.digest)
     return Result(key_of(parts), {"": manifest}, 0.0, parts)
-
-
-def lost_release(release: Release, tag: str) -> tuple[str, str]:
-    """(what is wrong, how to fix it) where the files of a release can't be had."""
-    step, output = release.output.partition(".")[0], release.output
-    commit = f"git checkout {release.commit[:12]}; " if release.commit else ""
-    return (
-        f"the files of the {release.kind} {release.digest[:12]}, which was released as '{tag}', "
-        "are neither in the store nor in a shared store",
-        f"connect to the shared store that has them; or build them again: {commit}finery build "
-        f"{step}; finery release {output} --as {tag}",
-    )
 
 
 class Releases:
@@ -154,6 +143,19 @@ class Releases:
         where = shown(self.path)
         raise UsageError(f"'{tag}' has no earlier release to go back to", where=where, fix=fix)
 
+    def lost(self, release: Release, tag: str) -> tuple[str, str]:
+        """(what is wrong, how to fix it) where the files of a release can't be had."""
+        step, number = release.output.partition(".")[0], self.tags[tag].index(release) + 1
+        build = f"finery build --step {step}"
+        if release.commit:
+            build = f"git checkout {release.commit[:12]}; {build}; git checkout -"
+        return (
+            f"the files of the {release.kind} {release.digest[:12]}, which was released as "
+            f"'{tag}', are neither in the store nor in a shared store",
+            f"connect to the shared store that has them; or build the same files again: {build}; "
+            f"finery release rollback {tag} --to {number}",
+        )
+
     def keys(self) -> set[str]:
         """The keys of everything that the file names."""
         releases = [release for each in self.tags.values() for release in each]
@@ -170,7 +172,7 @@ class Releases:
         with changing(self.path, "names what is released"):
             content = self._read()
             entry: dict[str, Any] = msgspec.to_builtins(release)
-            entry = {k: v for k, v in entry.items() if not (v is None or v is False or v == {})}
+            entry = {k: v for k, v in entry.items() if v not in (None, False, {}, [])}
             content["releases"].setdefault(tag, []).append(entry)
             content["releases"] = dict(sorted(content["releases"].items()))
             text = NUMBERS.sub(

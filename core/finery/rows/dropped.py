@@ -1,7 +1,7 @@
 """Records of rows that a step drops or finds fault with, in files next to its rows."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import msgspec
 from finery.errors import DataError
 from finery.rows.files import SideFile, lines_of
 from finery.rows.generated import Origin
+from finery.rows.parts import row_id_of
 from finery.rows.row import Row, row_id
 
 if TYPE_CHECKING:
@@ -70,6 +71,25 @@ class Drops(SideFile):
         if not kept_rows:
             summary = self.summary(0) if self.counts else "there are no rows to start from"
             raise DataError(f"{NOTHING_LEFT}: {summary}", details=self._samples, fix=fix)
+
+
+class Findings(SideFile):
+    """Writes `findings.jsonl` and counts. Without findings there is no file."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / FINDINGS)
+        self.counts: Counter[str] = Counter()
+
+    def add(self, number: int, row: Row, findings: Iterable[tuple[str, str]]) -> None:
+        """Note (check, what is wrong) of a row that stays. number: the row's."""
+        for check, what in findings:
+            line = {"id": row_id_of(row), "row": number, "check": check, "detail": what}
+            self.write(msgspec.json.encode(line))
+            self.counts[check] += 1
+
+    def meta(self) -> dict[str, Any]:
+        """`{"findings": {check: rows}}`, for the dataset's `meta`."""
+        return {"findings": dict(sorted(self.counts.items()))}
 
 
 def reason_counts(counts: Mapping[str, int]) -> str:

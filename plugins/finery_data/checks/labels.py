@@ -1,7 +1,7 @@
 """Finds labels that look like mistakes: misspelt ones, and conflicting ones for one prompt."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,8 @@ from finery.rows.near import (
 from finery.rows.parts import row_label, text_by_name
 from finery.rows.spelling import misspelt
 
+CONFLICT = "label-conflict"
+"""The check for labels that similar rows don't have."""
 MOST = 1_000
 """Labels, from which on they aren't taken for classes."""
 
@@ -126,3 +128,16 @@ class Labels:
         where = f", the first being {first.row}" if usual == first.label else ""
         rows = counted(first.counts[usual], "row")
         return f"the label is {label!r}, and {usual!r} in {rows} with the same prompt{where}"
+
+
+def contradictions(dataset: Dataset, folder: Path) -> Iterator[tuple[int, Row, str]]:
+    """(number, row, what contradicts its label) of the rows that a `Labels` finds.
+
+    folder: as for `Labels`.
+    """
+    labels = Labels(folder, [dataset])
+    for number, row in enumerate(dataset, 1):
+        labels.survey(number, row)
+    for number, row in enumerate(dataset, 1):
+        if conflict := labels.conflict(number, row):
+            yield number, row, conflict

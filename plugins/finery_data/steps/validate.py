@@ -1,9 +1,8 @@
 """`data.validate`: find out what is wrong with rows."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -24,15 +23,13 @@ from finery.rows import Row, Turns
 from finery.rows.badrow import BadRow
 from finery.rows.chat.turns import turn_problems
 from finery.rows.conditions import conditions_of
-from finery.rows.dropped import FINDINGS, Drops, reason_counts
-from finery.rows.files import SideFile
+from finery.rows.dropped import Drops, Findings, reason_counts
 from finery.rows.parts import (
     answer_or_none,
     missing_text_error,
     per_text_setting,
     prompt_text,
     read_numbered,
-    row_id_of,
     row_label,
     text_by_name,
 )
@@ -172,18 +169,18 @@ class Validate(
     def run(self, job: Job) -> Dataset:
         """Write the rows that may stay, what was found in them, and what was dropped."""
         checks = _Checks(self, job)
-        with Drops(job.out) as drops, _Findings(job.out) as findings:
+        with Drops(job.out) as drops, Findings(job.out) as findings:
             dataset = Dataset.write(job.out, self._passed(job, checks, drops, findings))
         if checks.refused:
             raise checks.error()
         drops.refuse_nothing_left(len(dataset), "relax the checks that drop rows")
-        dataset.meta |= {**drops.meta(), "findings": dict(sorted(findings.counts.items()))}
+        dataset.meta |= drops.meta() | findings.meta()
         job.log(drops.summary(len(dataset)))
         job.log(f"findings in rows that stay: {reason_counts(findings.counts) or 'none'}")
         return dataset
 
     def _passed(
-        self, job: Job, checks: "_Checks", drops: Drops, written: "_Findings"
+        self, job: Job, checks: "_Checks", drops: Drops, written: Findings
     ) -> Iterator[Row]:
         for number, row in read_numbered(job, self.rows):
             findings = list(checks.of(number, row))
@@ -352,21 +349,6 @@ class _Checks:
             other = foreign_language(text, self.step.languages) if text.strip() else None
             if other:
                 yield "language", f"the {name} is in {other}"
-
-
-class _Findings(SideFile):
-    """Writes `findings.jsonl` and counts. Without findings there is no file."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / FINDINGS)
-        self.counts: Counter[str] = Counter()
-
-    def add(self, number: int, row: Row, findings: Iterable[Finding]) -> None:
-        """Note what was found in a row that stays."""
-        for check, what in findings:
-            line = {"id": row_id_of(row), "row": number, "check": check, "detail": what}
-            self.write(msgspec.json.encode(line))
-            self.counts[check] += 1
 
 
 def _plain_answer(row: Row) -> str | None:

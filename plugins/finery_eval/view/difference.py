@@ -288,5 +288,5 @@ def flipped(
             )
             for flip in flips
         ]
-        hint = f"(finery diff … --flips {len(flips)}: all)" if len(flips) > rows_shown else ""
+        hint = f"(--flips {len(flips)}: all)" if len(flips) > rows_shown else ""
         yield Records(records, len(flips), f"{model}: {text}", rows_shown, more=hint)

@@ -406,16 +406,20 @@ def data_problems(
     trained = [
         source for node in graph.nodes.values() if node.trains for source in node.row_sources
     ]
-    refs, stack = dict[str, None](), trained
+    conflicts, stack = dict[str, int](), trained
     while stack:
         source = stack.pop()
-        if source.ref not in refs:
-            refs[source.ref] = None
-            stack += graph.nodes[source.step].sources_of(Dataset)
-    for ref in refs:
-        rows = built(ref)
-        if rows and (count := rows.meta.get("findings", {}).get(CONFLICT)):
-            text = f"{counted(count, 'row')} of {ref} contradict the labels of similar rows"
+        if source.ref not in conflicts:
+            rows = built(source.ref)
+            meta = rows.meta if rows else {}
+            conflicts[source.ref] = meta.get("findings", {}).get(CONFLICT, 0)
+            # What was found before `review.apply` may be corrected by it.
+            if "findings" not in meta or meta.get("format") == "audit":
+                stack += graph.nodes[source.step].sources_of(Dataset)
+    for ref, count in conflicts.items():
+        if count:
+            verb = "contradicts" if count == 1 else "contradict"
+            text = f"{counted(count, 'row')} of {ref} {verb} the labels of similar rows"
             yield CONTRADICTING, text, f"correct the labels that `finery show {ref}` lists"
 
 
@@ -457,7 +461,11 @@ def remarks_on(
             if first and worse:
                 text = f"{model.model} is significantly worse than the {kind} {other.model} in "
                 bundle = other.report.bundles.get(other.model)
-                line = f": add {bundle_line(bundle, other.model)} to `export:`" if bundle else ""
+                line = (
+                    f": add {bundle_line(bundle, other.model, other.step)} to `export:`"
+                    if bundle
+                    else ""
+                )
                 ship = "" if first.verdict == BETTER else f", or ship {other.model}{line}"
                 advice = RAISE if model.cut_off else f"{improve[0].upper()}{improve[1:]}{ship}."
                 remarks.append(Remark(text + ", ".join(worse), advice, "warning"))

@@ -14,7 +14,7 @@ MOST_IDS = 200
 
 
 def since_release(output: Output, context: Context) -> Iterator[Section]:
-    """How each result of the training, or each model if there is none, differs from each release.
+    """How each model but the base of a training differs from each release.
 
     Markdown, which has no text of rows, names the rows by their ids.
     """
@@ -25,7 +25,7 @@ def since_release(output: Output, context: Context) -> Iterator[Section]:
         return
     judged = judgements([output], context.graph, answers=False)
     others = [each for each in judged if each.model in steps and each.model not in released]
-    made = [each for each in others if each.role in ("tuned", "shipped")] or others
+    made = [each for each in others if each.role != "base"] or others
     assert isinstance(output.artifact, Metrics)
     lines = [*output.artifact.predictions()]
     for earlier in released:

@@ -218,13 +218,15 @@ def _no_difference(rival: Candidate, test: Comparison) -> str:
 def _reservations(
     ship: Candidate, ranked: Sequence[Candidate], tests: Tests, margin: float | None
 ) -> Iterator[str]:
-    """What a model may lose against the best one, and smaller ones that may be as good."""
-    if ship is not ranked[0]:
-        test = tests[ship.name]
-        loss = -test.gains[1]
+    """What a model may lose against another one, and smaller ones that may be as good."""
+    rivals = [each for each in ranked[1:] if each.name in tests]
+    test = tests[ship.name] if ship is not ranked[0] else tests[rivals[0].name] if rivals else None
+    if test is not None:
+        loss = -test.gains[1] if ship is not ranked[0] else test.gains[2]
         if loss > (margin or 0.0):
             lost = f"{100 * loss:.1f} points" if test.is_share else quantity(loss)
             yield f"{test.rows:,} rows can't rule out a loss of {lost}"
+    if ship is not ranked[0]:
         worse = [t for t in compared(ranked[0].judged, ship.judged) if t.verdict == WORSE]
         yield from (f"worse in {t.metric}: {t.in_words(with_p=False)}" for t in worse)
     for each in ranked:
@@ -323,7 +325,7 @@ def _gates_of(context: Context) -> _Gates:
     for name, node in nodes.items():
         error = (context.gates or {}).get(name)
         lines = list(error.details) or [error.what] if error else []
-        lines = [line.partition(". ")[0] for line in lines]
+        lines = [". ".join(line.split(". ")[:2]) for line in lines]  # also by how much it may fail
         required = node.step.requirements() if isinstance(node.step, Gate) else []
         failing = {line: _subject(line, [r.subject for r in required]) for line in lines}
         is_awaited = any(name in other.upstream() for other in nodes.values())

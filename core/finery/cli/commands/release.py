@@ -1,5 +1,6 @@
 """`finery release`: record an output under a tag, list and compare releases, go back to one."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,10 +52,10 @@ def command() -> None:
 
 @command.command(MAKE)
 @recipe_and_step
-@click.option("--as", "tag", required=True, metavar="TAG", help="The tag, e.g. production.")
+@click.option("--as", "tag", metavar="TAG", help="The tag, e.g. production.  [required]")
 @click.option("--force", is_flag=True, help="Also if a requirement of the recipe isn't met.")
 @json_option
-def make(recipe: Path, step: str, tag: str, force: bool, as_json: bool) -> None:
+def make(recipe: Path, step: str, tag: str | None, force: bool, as_json: bool) -> None:
     """Record the output of STEP in releases.json beside the recipe, and keep its files.
 
     It must be built. It is recorded with its digest, the build, the git commit and the scores of
@@ -65,6 +66,9 @@ def make(recipe: Path, step: str, tag: str, force: bool, as_json: bool) -> None:
     from finery.recipe.releases import Releases, check_tag
     from finery.util.events import new_run_id
 
+    if tag is None:
+        fix = f"finery release {shlex.quote(step)} --as production"
+        raise UsageError("a release needs a tag", where="--as", fix=fix)
     check_tag(tag)
     releases, project = Releases(recipe), Project(recipe)
     project.store.check_writable()
@@ -80,6 +84,7 @@ def make(recipe: Path, step: str, tag: str, force: bool, as_json: bool) -> None:
     text = f"{verb} {release.output} as {tag} {number}: {release.digest[:12]}; {where} its files"
     data = {"tag": tag, "number": number, "is_new": is_new, "is_shared": is_shared}
     lines = [f"  {visible(step)}: {_scores_of(release, step)}" for step in release.evaluations]
+    lines += [f"  not met: {visible(line)}" for line in release.unmet]
     print_result(data | msgspec.to_builtins(release), "\n".join([text, *lines]), as_json=as_json)
     if as_json:
         return
@@ -119,20 +124,24 @@ def list_releases(tag: str | None, recipe: Path, as_json: bool) -> None:
             continue
         click.secho(visible(name), bold=True)
         rows = [_row(str(number), release) for number, release in enumerate(entries, 1)]
-        rows[-1][-1] = Text("current", "good")
-        print_part(stdout(), Table([""] * len(rows[0]), rows))
+        rows[-1] += [Text("current", "good")]
+        print_part(
+            stdout(), Table([""] * len(rows[-1]), [[*row, ""][: len(rows[-1])] for row in rows])
+        )
 
 
 def _row(label: str, release: "Release") -> "list[Cell]":
     """The cells of a release. label: its number, or which side it is of two."""
-    scores = (
-        f"{step} {_scores_of(release, step).partition(', ')[0]}" for step in release.evaluations
-    )
+    from finery.views.parts import Text
+
+    words = {step: _scores_of(release, step).partition(", ")[0] for step in release.evaluations}
+    scores = (f"{step} {text.partition(' on ')[0]}" for step, text in words.items())
     last = f"again {release.rollback}" if release.rollback else next(scores, "")
     revision = f"{(release.commit or '')[:8]}{' + changes' if release.dirty else ''}"
-    date = release.date[:16].replace("T", " ")
+    date = release.date[:10]
     texts = (release.output, release.digest[:12], date, revision, size_text(release.size), last)
-    return [label, *map(visible, texts), ""]
+    state = Text("requirements not met", "warning") if release.unmet else ""
+    return [label, *map(visible, texts), state]
 
 
 @command.command("diff")

@@ -57,7 +57,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     output: str
     recipe: str
-    date: str
+    date: Annotated[str, msgspec.Meta(pattern=r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")]
     size: int
     run: str | None = None
     commit: str | None = None

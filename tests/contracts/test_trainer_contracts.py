@@ -89,7 +89,10 @@ class TestGrpo(StepContract):
 
     others = {"algorithm": "rloo", **OTHERS}
     situations = SITUATIONS
-    without_effect = UNSEEN
+    without_effect = UNSEEN | dict.fromkeys(
+        ("functions.file", "functions.weights"),
+        "the reward is an evaluator: tests/plugins/test_trl_grpo.py",
+    )
 
     def step(self, folder: Path) -> Step:
         given: Any = {"models": [Model.placeholder("model")], "rows": Dataset.placeholder("rows")}

@@ -12,17 +12,15 @@ from finery import DataError, Dataset, Job, Model, StepError, UsageError, outsid
 from finery.advanced import counted
 from finery.rows import example_request
 from finery_baseline.answers import Lesson, Shape, lessons_of
+from finery_encoder.embedding import LONGEST, classifier_on, open_encoder
 from finery_encoder.head import calibrated, fit, mistakes, targets_of
 from finery_encoder.network import HEAD, WHOLE, Answers, Classifier, Field, network
 from finery_local.folder import LOADED
-from finery_transformers.loading import load_encoder
 
 if TYPE_CHECKING:
     from finery_encoder.steps import Classify
     from finery_trl.train.resuming import Ended
 
-LONGEST = 512
-"""Default of `max_length` for models that read more tokens."""
 INHERITED = ("license", "architecture")
 """Facts about a model that also hold for models trained from it."""
 FEW_MISTAKES = 5
@@ -64,7 +62,9 @@ def run(
             f"{unseen} of {len(held_out)}"
         )
     job.progress(0, 1, "loading the model")
-    encoder, tokenizer = _loaded(step, job)
+    if step.train != "head":
+        torch.manual_seed(job.seed)  # of new layers
+    encoder, tokenizer = open_encoder(step.model)
     classifier = _classifier(step, shape.form, fields, encoder, tokenizer)
     model = network(encoder, classifier)
     learned = [*lessons, *named]
@@ -131,43 +131,22 @@ def _held_out(validation: Dataset, shape: Shape) -> list[Lesson]:
     return lessons
 
 
-def _loaded(step: "Classify", job: Job) -> tuple[Any, Any]:
-    """(encoder in float32, tokenizer). Raises as `load_encoder`."""
-    if step.train != "head":
-        torch.manual_seed(job.seed)  # of new layers
-    encoder, tokenizer = load_encoder(step.model.path)
-    if tokenizer.pad_token is None:
-        raise DataError(
-            "the tokenizer of the model has no padding token, so the model isn't an encoder",
-            where="model",
-            fix="use an encoder, e.g. all-MiniLM-L6-v2",
-        )
-    return encoder, tokenizer
-
-
 def _classifier(
     step: "Classify", form: str, fields: list[Field], encoder: Any, tokenizer: Any
 ) -> Classifier:
     """The classifier before its training. `UsageError` for a length that the model can't read."""
-    embedding = step.model.meta.get("embedding", {})
-    positions = getattr(encoder.config, "max_position_embeddings", None)
-    limits = (embedding.get("longest"), tokenizer.model_max_length, positions)
-    longest = min(limit for limit in limits if limit is not None)
+    classifier = classifier_on(step.model, encoder, tokenizer, form, fields)
+    longest = classifier.max_length
     if step.max_length is not None and step.max_length > longest:
         raise UsageError(
             f"the model reads at most {longest} tokens",
             where="max_length",
             fix=f"max_length: {longest}; for longer texts, windows: 4",
         )
-    return Classifier(
-        form=form,
-        fields=fields,
-        pooling=step.pooling or embedding.get("pooling", "mean"),
-        normalise=True,
+    return classifier._replace(
+        pooling=step.pooling or classifier.pooling,
         max_length=step.max_length or min(longest, LONGEST),
         windows=step.windows,
-        prefix=embedding.get("question_prefix", ""),
-        lower=embedding.get("lower", False),
     )
 
 

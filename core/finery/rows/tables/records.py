@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 import msgspec
 
 from finery.errors import DataError
+from finery.rows.answers.jsonvalues import DuplicateKey, object_with_unique_keys
 from finery.rows.badrow import BadRow, kind_of
 from finery.rows.row import TURN_COLUMNS
 from finery.rows.tables.streams import (
@@ -222,8 +223,8 @@ def _duplicate_key(line: bytes) -> str | None:
     """The key, if there is one; none in a line that `json` takes otherwise than msgspec."""
     try:
         _DECODER.decode(line.decode())
-    except _DuplicateKeyError as error:
-        return error.key
+    except DuplicateKey as error:
+        return error.detail
     except (ValueError, RecursionError):
         return None
     return None
@@ -319,24 +320,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} isn't JSON")
 
 
-class _DuplicateKeyError(ValueError):
-    """An object that gives a key twice, of which a decoder would keep the last."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(f"the key '{key}' is given twice")
-        self.key = key
-
-
-def _object_with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        raise _DuplicateKeyError(next(key for key, count in counts.items() if count > 1))
-    return value
-
-
 _DECODER = json.JSONDecoder(
-    parse_constant=_refuse_constant, object_pairs_hook=_object_with_unique_keys
+    parse_constant=_refuse_constant, object_pairs_hook=object_with_unique_keys
 )
 
 
@@ -427,6 +412,8 @@ class _Document:
             return _DECODER.raw_decode(self.text, at)
         except json.JSONDecodeError as error:
             self._fail(error.msg, error.pos)
+        except DuplicateKey as error:
+            self._fail(f"the key '{error.detail}' is given twice", at)
         except (ValueError, RecursionError) as error:
             self._fail(str(error), at)
 

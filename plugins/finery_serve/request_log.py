@@ -48,13 +48,8 @@ class RequestLog:
     the file can't be written when the server starts.
     """
 
-    def __init__(
-        self, path: Path, mask: Callable[[str], str], *, most_bytes: int = MOST_BYTES,
-        most_files: int = MOST_FILES, most_waiting: int = MOST_WAITING,
-    ) -> None:  # fmt: skip
-        self._path, self._mask = path, mask
-        self._most_bytes, self._most_files = most_bytes, most_files
-        self._most_waiting, self._waiting = most_waiting, 0
+    def __init__(self, path: Path, mask: Callable[[str], str]) -> None:
+        self._path, self._mask, self._waiting = path, mask, 0
         self.dropped = self._told = self._written_drops = 0
         self._failed, self._said_at = "", 0.0
         self._lock = threading.Lock()
@@ -71,7 +66,7 @@ class RequestLog:
         of the answer."""
         cost = OVERHEAD + len(body) + size
         with self._lock:
-            if self._waiting + cost > self._most_waiting:
+            if self._waiting + cost > MOST_WAITING:
                 self.dropped += 1
                 return
             self._waiting += cost
@@ -153,7 +148,7 @@ class RequestLog:
             if line and os.write(file, line) < len(line):
                 os.ftruncate(file, size)
                 raise OSError(28, "no space left on device")
-            if size + len(line) >= self._most_bytes:
+            if size + len(line) >= MOST_BYTES:
                 with suppress(FileNotFoundError):  # another server has just renamed the file
                     if os.path.samestat(os.stat(self._path), os.fstat(file)):
                         self._rotate()
@@ -171,9 +166,9 @@ class RequestLog:
             return self._path.with_name(f"{stem}.{number:06}{suffix}")
 
         self._path.rename(named(full[-1] + 1 if full else 1))
-        for number in full[: len(full) + 1 - self._most_files]:
+        for number in full[: len(full) + 1 - MOST_FILES]:
             named(number).unlink(missing_ok=True)
-            print(f"{named(number)} is removed: {self._most_files} are kept", file=sys.stderr)
+            print(f"{named(number)} is removed: {MOST_FILES} are kept", file=sys.stderr)
 
     def _say(self, *, is_last: bool = False) -> None:
         """Say how many requests were dropped, now and then."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from finery_data.checks.personal import masked
+from finery_serve import request_log
 from finery_serve.logged import answer_in
 from finery_serve.request_log import RequestLog
 
@@ -68,15 +69,16 @@ def test_half_of_a_surrogate_pair_and_what_is_no_json_leave_readable_lines(tmp_p
 
 
 def test_requests_that_would_wait_too_long_are_dropped_counted_and_said(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(request_log, "MOST_WAITING", 5_000)
     free = threading.Event()
 
     def slow(text: str) -> str:
         free.wait(60)
         return text
 
-    log = RequestLog(tmp_path / "log.jsonl", slow, most_waiting=5_000)
+    log = RequestLog(tmp_path / "log.jsonl", slow)
     for number in range(50):
         log.add(body(f"question {number}"), 200, time.time(), None)  # would hang if it waited
     assert log.dropped == 46
@@ -137,10 +139,12 @@ def test_a_file_that_cant_be_written_is_an_error_at_the_start(tmp_path: Path) ->
 
 
 @pytest.fixture
-def two_logs(tmp_path: Path) -> list[RequestLog]:
+def two_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RequestLog]:
     """The logs of two servers in one file of at most 2,000 bytes."""
+    monkeypatch.setattr(request_log, "MOST_BYTES", 2_000)
+    monkeypatch.setattr(request_log, "MOST_FILES", 500)
     path = tmp_path / "log.jsonl"
-    return [RequestLog(path, masked, most_bytes=2_000, most_files=500) for _ in range(2)]
+    return [RequestLog(path, masked) for _ in range(2)]
 
 
 def test_files_rotate_and_two_servers_may_write_to_one(
@@ -163,10 +167,12 @@ def test_files_rotate_and_two_servers_may_write_to_one(
 
 
 def test_old_files_are_removed_and_others_stay(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(request_log, "MOST_BYTES", 1)
+    monkeypatch.setattr(request_log, "MOST_FILES", 3)
     (tmp_path / "log.old.jsonl").write_text("mine")
-    log = RequestLog(tmp_path / "log.jsonl", masked, most_bytes=1, most_files=3)
+    log = RequestLog(tmp_path / "log.jsonl", masked)
     for number in range(10):
         log.add(body(f"question {number}"), 200, time.time(), None)
     log.close()

@@ -1,7 +1,7 @@
 """Records of answered requests: their storage and their keys."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,13 +78,10 @@ class SqliteRecords:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._database: Database | None = None
 
-    @property
+    @cached_property
     def _db(self) -> Database:
-        if self._database is None:
-            self._database = Database(self._path, seconds=PATIENT_SECONDS)
-        return self._database
+        return Database(self._path, seconds=PATIENT_SECONDS)
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The existing records, by key."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from finery import Model, Note
-from finery.advanced import About, Graph, Node, Results, some_of
+from finery.advanced import About, Graph, Results, some_of
 from finery_advice.training import Training, trained_under, trainings
 
 
@@ -114,34 +114,21 @@ def few_rows(t: Training) -> Iterator[Finding]:
         return
     tasks = ((judge, TASKS.get(type(judge.step).__spec__.task)) for judge in t.judges_of_task)
     judge, task = next((pair for pair in tasks if pair[1] is not None), (None, None))
+    text, fix = "", ""
     if t.lessons.number < FEWEST:
+        text = f"{t.name} learns from only {t.lessons.words}"
         enough = f"{FEWEST} or more" if task is None else task.usual
-        yield Finding(
-            f"{t.name} learns from only {t.lessons.words}",
-            f"collect {enough}, or try `prompt.model` with some rows as examples",
-            t.input_as("train"),
-        )
-        return
-    if judge is not None and task is not None:
-        yield from _short_of(t, judge, task)
-
-
-def _short_of(t: Training, judge: Node, task: Task) -> Iterator[Finding]:
-    assert t.lessons is not None
-    fix = f"collect or generate more: {task.usual} are usual for {task.name}"
-    place = t.input_as("train")
-    if not task.by_class:
-        if t.lessons.number < task.least:
+        fix = f"collect {enough}, or try `prompt.model` with some rows as examples"
+    elif judge is not None and task is not None:
+        fix = f"collect or generate more: {task.usual} are usual for {task.name}"
+        label, count = (t.rarest_class(judge) if task.by_class else None) or ("", task.least)
+        if not task.by_class and t.lessons.number < task.least:
             text = f"{t.name} learns from {t.lessons.words}, too few for {task.name}"
-            yield Finding(text, fix, place)
-        return
-    rarest = t.rarest_class(judge)
-    if rarest is not None and rarest[1] < task.least:
-        label, count = rarest
-        text = (
-            f"{t.name} learns from {t.rows}, of which {count} are of its rarest class ({label:.40})"
-        )
-        yield Finding(text, fix, place)
+        elif count < task.least:
+            text = f"{t.name} learns from {t.rows}, of which {count} are of its rarest class "
+            text += f"({label:.40})"
+    if text:
+        yield Finding(text, fix, t.input_as("train"))
 
 
 @note(

@@ -5,7 +5,7 @@ No other module knows the names of its settings.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import chain, islice
 from statistics import fmean
@@ -45,6 +45,11 @@ def chains(graph: Graph, step: str, output: str) -> Iterator[Chain]:
     for source in before:
         for rest in chains(graph, source.step, source.output):
             yield [(step, output), *rest]
+
+
+def origins(graph: Graph, sources: Iterable[Source]) -> set[str]:
+    """The steps that read some rows from outside."""
+    return {path[-1][0] for source in sources for path in chains(graph, source.step, source.output)}
 
 
 def overlap(graph: Graph, one: Source, other: Source) -> str | None:
@@ -167,11 +172,11 @@ class Training:
         """The evaluators that show the task: those of the model, else those of the same rows."""
         if self.judges:
             return self.judges
-        learned = {step for source in self._row_sources for step in _origins(self.graph, source)}
+        learned = origins(self.graph, self._row_sources)
         return [
             node
             for node in self._evaluators
-            if any(_origins(self.graph, source) & learned for source in node.sources_of(Dataset))
+            if origins(self.graph, node.sources_of(Dataset)) & learned
         ]
 
     def has_baseline(self) -> bool:
@@ -306,14 +311,3 @@ def _replies(row: Row) -> int:
 def learned_from(node: Node) -> list[Source]:
     """The inputs with the rows to learn from."""
     return [s for s in node.sources if s.role == "train"]
-
-
-def _origins(graph: Graph, source: Source) -> set[str]:
-    """The steps that read some rows from outside."""
-    origins, stack = set[str](), [source.step]
-    while stack:
-        step = stack.pop()
-        before = [s.step for s in graph.nodes[step].sources_of(Dataset)]
-        stack += before
-        origins |= set() if before else {step}
-    return origins

@@ -298,16 +298,14 @@ def _text_pieces(text: str, common: Collection[str], tag: str) -> _TextPieces:
     return _TextPieces(all_pieces, all_pieces.difference(common))
 
 
-def similarity(
-    first: str, second: str, common: Collection[str] = frozenset(), tag: str = ""
-) -> float:
+def similarity(first: str, second: str, common: Collection[str] = frozenset()) -> float:
     """Jaccard similarity of the pieces of two normalised texts; 1 only if they are equal.
 
     Different texts are at most 0.999 similar, even if they consist of the same pieces.
     """
     if first == second:
         return 1.0
-    return _jaccard(_text_pieces(first, common, tag), _text_pieces(second, common, tag))
+    return _jaccard(_text_pieces(first, common, ""), _text_pieces(second, common, ""))
 
 
 def _jaccard(left: _TextPieces, right: _TextPieces) -> float:

@@ -270,18 +270,17 @@ def measure(
     counting: Counting,
     near_rows: int,
     samples: int,
-    seed: int = 0,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
     """The facts of some data sets, side by side.
 
     folder: for the texts that are compared meanwhile. near_rows: rows of each that are searched
-    for near copies. samples: rows of each to show, drawn with `seed`.
+    for near copies. samples: rows of each to show.
     """
     facts, classes = [], []
     for name, dataset in datasets.items():
         facts.append(Facts(name, dataset, len(dataset)))
-        classes.append(_Reading(facts[-1], counting, samples, seed).read(dataset, progress))
+        classes.append(_Reading(facts[-1], counting, samples).read(dataset, progress))
         facts[-1].copies = _copies(name, dataset, folder, near_rows, progress)
         _find_conflicts(facts[-1].copies, dataset, Labels(folder, [dataset]))
     for each, counts in zip(facts, Classes.found(classes), strict=True):
@@ -296,10 +295,9 @@ class _Reading:
     Samples are the rows that draw the lowest numbers, each as (draw, number of the row, row).
     """
 
-    def __init__(self, facts: Facts, counting: Counting, samples: int, seed: int) -> None:
+    def __init__(self, facts: Facts, counting: Counting, samples: int) -> None:
         self._facts = facts
         self._counting = counting
-        self._seed = seed
         self._classes = Classes()
         self._most = samples
         self._longest = -1
@@ -313,7 +311,7 @@ class _Reading:
             self._measure(batch)
             for row in batch:
                 self._note(row)
-            drawn = [(row_draw(row, self._seed), n, row) for n, row in enumerate(batch, done)]
+            drawn = [(row_draw(row, 0), n, row) for n, row in enumerate(batch, done)]
             texts = [(draw, n, prompt_text(row)[:2_000]) for draw, n, row in drawn]
             samples = nsmallest(self._most, chain(samples, drawn))
             spoken = nsmallest(SPOKEN, chain(spoken, texts))

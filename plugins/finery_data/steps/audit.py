@@ -3,7 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -222,7 +222,6 @@ class _Audit:
         self._rows = labelled
         self._texts = [prompt_text(one.row) for one in labelled]
         self._copies: Copies = copies_in([one.row for one in labelled], job.scratch)
-        self._vectors: Any = None
         self.agreement: list[float] = []  # of each field with classes
         if self._copies.crowded:
             job.log(crowd_note(self._copies.crowded))
@@ -249,14 +248,14 @@ class _Audit:
         labels = [numbers[value] for value in values]
         groups = self._copies.group
         folds = folds_of(labels, groups, min(self._step.folds, len(set(groups))))
-        probabilities = out_of_fold(self._embedded(), labels, folds, c=self._step.c)
+        probabilities = out_of_fold(self._vectors, labels, folds, c=self._step.c)
         verdicts = verdicts_on(probabilities, labels, self._copies.near)
         agreeing = sum(
             int(row.argmax()) == label for row, label in zip(probabilities, labels, strict=True)
         )
         self.agreement.append(agreeing / len(labels))
         wanted = {i: verdict.proposed for i, verdict in enumerate(verdicts) if verdict.is_suspect}
-        found = nearest_with(self._embedded(), labels, wanted.items(), 2 * NEAREST)
+        found = nearest_with(self._vectors, labels, wanted.items(), 2 * NEAREST)
         nearest = dict(zip(wanted, found, strict=True))
         for i, verdict in enumerate(verdicts):
             proposed, facts = classes[verdict.proposed], dict[str, Any]()
@@ -330,23 +329,23 @@ class _Audit:
         text = " ".join(self._texts[place].split())
         return row_id_of(self._rows[place].row), shortened(text, SNIPPET)
 
-    def _embedded(self) -> Any:
+    @cached_property
+    def _vectors(self) -> Any:
         """The vector of each row."""
-        if self._vectors is None:
-            from scipy.sparse import csr_matrix, hstack
+        from scipy.sparse import csr_matrix, hstack
 
-            from finery_baseline.vectors import vectors_of
+        from finery_baseline.vectors import vectors_of
 
-            words = vectors_of(self._texts, MAX_FEATURES)[2]
-            # What one text alone has says nothing about others, and is most of the features.
-            is_shared = words.getnnz(axis=0) > 1
-            self._vectors = words[:, is_shared] if is_shared.any() else words
-            if self._step.model is not None:
-                from finery_encoder.embedding import embed
+        words = vectors_of(self._texts, MAX_FEATURES)[2]
+        # What one text alone has says nothing about others, and is most of the features.
+        is_shared = words.getnnz(axis=0) > 1
+        vectors = words[:, is_shared] if is_shared.any() else words
+        if self._step.model is None:
+            return vectors
+        from finery_encoder.embedding import embed
 
-                embeddings = csr_matrix(embed(self._step.model, self._texts, self._job))
-                self._vectors = hstack([self._vectors, embeddings], format="csr")
-        return self._vectors
+        embeddings = csr_matrix(embed(self._step.model, self._texts, self._job))
+        return hstack([vectors, embeddings], format="csr")
 
 
 def _compared(value: str, form: str) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from finery import Dataset
 from finery.advanced import Manifest, counted, percent
 from finery.rows import snippet
 from finery.views import (
@@ -26,7 +25,7 @@ from finery.views import (
     Text,
 )
 from finery_data.checks.audits import Doubt, pairs_of, read_audit
-from finery_data.view.dataset import DatasetView
+from finery_data.view.dataset import DatasetView, dataset_of
 
 SHOWN = 10
 """Labels that a terminal shows, unless more rows are asked for."""
@@ -50,7 +49,7 @@ class AuditView(DatasetView):
 
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
         """Also the doubts about labels, the most suspicious first, and the pairs of classes."""
-        doubts = _doubts_of(output)
+        doubts = [*read_audit(dataset_of(output))]
         pairs = [
             {"field": field, "label": label, "proposed": proposed, "rows": len(found)}
             for (field, label, proposed), found in pairs_of(doubts).items()
@@ -91,14 +90,9 @@ def suspects_in(manifest: Manifest) -> int:
     return sum((manifest.meta.get("findings") or {}).values())
 
 
-def _doubts_of(output: Output) -> list[Doubt]:
-    assert isinstance(output.artifact, Dataset)
-    return [*read_audit(output.artifact)]
-
-
 def _parts(output: Output, most: int) -> Iterator[Part]:
-    assert isinstance(output.artifact, Dataset)
-    doubts, meta = _doubts_of(output), output.manifest.meta
+    dataset, meta = dataset_of(output), output.manifest.meta
+    doubts = [*read_audit(dataset)]
     count = suspects_in(output.manifest)
     audited = f"{meta['audited']:,} of {counted(meta['rows'], 'row')}, by {meta['column']}"
     yield Text(f"{counted(count, 'suspect')} among {audited}", "warning" if count else "")
@@ -116,7 +110,7 @@ def _parts(output: Output, most: int) -> Iterator[Part]:
     if doubts:
         shown = doubts[:most]
         numbers = {doubt.row for doubt in shown}
-        rows_shown = zip(range(1, meta["rows"] + 1), output.artifact, strict=True)
+        rows_shown = zip(range(1, meta["rows"] + 1), dataset, strict=True)
         texts = {n: snippet(row, SNIPPET) for n, row in rows_shown if n in numbers}
         records = [_record(doubt, texts[doubt.row]) for doubt in shown]
         more = f"finery show {output.title} --rows N: more of them"

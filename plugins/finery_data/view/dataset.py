@@ -52,13 +52,13 @@ class DatasetView(View):
 
     def data(self, output: Output, detail: Detail) -> dict[str, Any]:
         """The first rows, and what was dropped or found fault with."""
-        dataset = _dataset_of(output)
+        dataset = dataset_of(output)
         rows = list(islice(dataset, detail.rows))
         return {"rows": rows, **drops_data(dataset, every=detail.dropped)}
 
     def facts(self, output: Output) -> Mapping[str, Any]:
         """`meta`, and lengths and classes of the rows in a line each."""
-        return {**output.manifest.meta, **row_facts(_dataset_of(output))}
+        return {**output.manifest.meta, **row_facts(dataset_of(output))}
 
     def describe(self, outputs: Sequence[Output], context: Context) -> Iterator[Section]:
         """Facts, the first rows, and what was dropped or found fault with.
@@ -69,12 +69,12 @@ class DatasetView(View):
         if context.scope == "build":
             yield Section("Rows", _build_parts(outputs, context), rank=20)
         elif context.scope == "output" and context.medium == "page":
-            yield from report_on({o.title: _dataset_of(o) for o in outputs}, context)
+            yield from report_on({o.title: dataset_of(o) for o in outputs}, context)
         elif context.scope == "output":
             yield from (Section(o.title, self._parts(o, context.detail)) for o in outputs)
 
     def _parts(self, output: Output, detail: Detail) -> Iterator[Part]:
-        dataset = _dataset_of(output)
+        dataset = dataset_of(output)
         yield Facts(self.facts(output))
         rows = map(self.record, islice(dataset, detail.rows))
         yield Records(rows, len(dataset), shown=detail.rows, more="--rows N")
@@ -88,7 +88,7 @@ class DatasetView(View):
         """The rows that were added, removed and changed."""
         from finery_data.view.difference import difference_of
 
-        return difference_of(_dataset_of(before), _dataset_of(after))
+        return difference_of(dataset_of(before), dataset_of(after))
 
     def compare(self, before: Output, after: Output, context: Context) -> Iterator[Section]:
         """How many rows differ, and the first of each kind."""
@@ -98,7 +98,8 @@ class DatasetView(View):
         yield Section(after.title, difference_parts(data, context.detail.rows))
 
 
-def _dataset_of(output: Output) -> Dataset:
+def dataset_of(output: Output) -> Dataset:
+    """The data set of an output."""
     assert isinstance(output.artifact, Dataset)
     return output.artifact
 

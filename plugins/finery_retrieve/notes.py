@@ -220,14 +220,8 @@ def _retrieving(graph: Graph, step: str) -> Iterator[str]:
 
 def _index(graph: Graph) -> str:
     """The first step that makes an index, empty if none does."""
-    return next(
-        (
-            node.name
-            for node in graph.nodes.values()
-            if any(issubclass(kind, Index) for kind in node.outputs.values())
-        ),
-        "",
-    )
+    makers = (n.name for n in graph.nodes.values() if Index in n.outputs.values())
+    return next(makers, "")
 
 
 def _takes(graph: Graph, node: Node, origin: str) -> bool:

@@ -152,7 +152,8 @@ class _Twin:
         self.messages = [self._message(number, m) for number, m in enumerate(messages, 1)]
 
     def _new(self, turn: int | None, what: str, **more: Any) -> str:
-        mark = _Mark(_mark(next(self._numbers)), turn, what, **more)
+        # A word that no row has, and that no template changes.
+        mark = _Mark(f"finery{next(self._numbers):04d}mark", turn, what, **more)
         self.marks.append(mark)
         return mark.text
 
@@ -230,11 +231,6 @@ class _Twin:
 
 NUMBER = 730_000_000
 """Numbers from here on mark the numbers among arguments."""
-
-
-def _mark(number: int) -> str:
-    """A word that no row has, and that no template changes."""
-    return f"finery{number:04d}mark"
 
 
 def _not_objects(messages: Conversation) -> Iterator[Unwritten]:

@@ -107,7 +107,8 @@ def judgements(outputs: Sequence[Output], graph: Graph, *, answers: bool = True)
             role, source = _role_of(named.get(model, model), graph)
             if role == "base" and model in report.baselines:
                 role = "baseline"
-            if model in report.references or _is_released(named.get(model, model), graph):
+            step = graph.nodes.get(named.get(model, model))
+            if model in report.references or (step is not None and step.release is not None):
                 role = "reference"
             if CHOSEN in report.extra:  # a step that ranks variants of a model
                 role = "variant"
@@ -118,10 +119,6 @@ def judgements(outputs: Sequence[Output], graph: Graph, *, answers: bool = True)
                 )
             )
     return judged
-
-
-def _is_released(step: str, graph: Graph) -> bool:
-    return step in graph.nodes and graph.nodes[step].release is not None
 
 
 def _role_of(model: str, graph: Graph) -> tuple[Role, str]:

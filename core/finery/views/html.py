@@ -85,26 +85,15 @@ def render_sections(
     findings: Iterable[parts.Finding] = (),
     reload_seconds: int = 0,
     verdict: parts.Verdict | None = None,
+    template: str = PAGE,
+    script: str = "",
+    values: Mapping[str, Any] = {},
 ) -> str:
     """A page of sections, below the verdict and the answers to the first questions.
 
-    reload_seconds: how often browsers load it again, 0: never.
+    reload_seconds: how often browsers load it again, 0: never. template: one that extends that of
+    pages, with a script and values of its own.
     """
-    return render_page(PAGE, title, sections, intro, findings, reload_seconds, verdict)
-
-
-def render_page(
-    template: str,
-    title: str,
-    sections: Iterable[parts.Section],
-    intro: str = "",
-    findings: Iterable[parts.Finding] = (),
-    reload_seconds: int = 0,
-    verdict: parts.Verdict | None = None,
-    script: str = "",
-    **values: Any,
-) -> str:
-    """The same by a template that extends that of pages, with a script and values of its own."""
     import base64
     import hashlib
 

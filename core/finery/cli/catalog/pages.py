@@ -20,7 +20,7 @@ from finery.cli.catalog.probe import DistributionFacts, PluginFacts
 from finery.errors import UsageError
 from finery.util.paths import shown
 from finery.util.text import counted
-from finery.views.html import load_template, render_page
+from finery.views.html import load_template, render_sections
 from finery.views.parts import Cell, Column, Facts, Section, Table, Text, Tone
 
 DATA = "catalog.json"
@@ -158,8 +158,13 @@ def _page(listing: Listing) -> str:
     return _render(listing.name, sections, listing.facts.summary, badge=badge)
 
 
-def _render(title: str, sections: list[Section], intro: str, **values: Any) -> str:
-    return render_page(f"{_TEMPLATES}/catalog.html.jinja", title, sections, intro, **values)
+def _render(
+    title: str, sections: list[Section], intro: str, script: str = "", **values: Any
+) -> str:
+    template = f"{_TEMPLATES}/catalog.html.jinja"
+    return render_sections(
+        title, sections, intro=intro, template=template, script=script, values=values
+    )
 
 
 def _sections(listing: Listing) -> Iterator[Section]:

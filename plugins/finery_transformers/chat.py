@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finery import DataError, FineryError, outside_key
+from finery import DataError, FineryError, StepError, outside_key
 from finery.advanced import shown
 from finery.rows import Conversation, Message
 from finery.rows.chat.thinking import THINKING_TAGS, split_thinking
@@ -212,6 +212,16 @@ class PromptTemplate(NamedTuple):
             call = ""
         after = call.rpartition(_MARK)[2] if _MARK in call else ""  # else it writes no calls
         return ends | set(answered[:1]) | set(self.tokens(after.rstrip())[-1:]) & special
+
+    def ends_with(self, more: Set[int]) -> list[int]:
+        """Token ids that end an answer, with those of the model. `StepError` if there are none."""
+        if ends := self.ends_of_turn() | more:
+            return sorted(ends)
+        raise StepError(
+            "the end of the model's answers is unknown: its tokenizer has no end-of-sequence "
+            "token, and its chat template writes no special token after an answer",
+            fix="set eos_token in the model's tokenizer_config.json",
+        )
 
     def has_two_bos(self, ids: Sequence[int]) -> bool:
         """Whether token ids begin with two BOS tokens."""

@@ -17,7 +17,6 @@ from finery import (
     Model,
     Request,
     Sampling,
-    StepError,
 )
 from finery_local.facts import ModelFiles
 from finery_transformers.answering import constraint
@@ -281,13 +280,7 @@ def _ready(model: "PreTrainedModel", template: "PromptTemplate") -> _Loaded:
 
     from finery_transformers.answering.answers import TokenReader
 
-    ends = sorted(template.ends_of_turn() | _ends(model.generation_config))
-    if not ends:
-        raise StepError(
-            "the end of the model's answers is unknown: its tokenizer has no end-of-sequence "
-            "token, and its chat template writes no special token after an answer",
-            fix="set eos_token in the model's tokenizer_config.json",
-        )
+    ends = template.ends_with(_ends(model.generation_config))
     tokens: dict[str, Any] = {"eos_token_id": ends, "pad_token_id": ends[0]}
     settings = GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
     model.generation_config = settings

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finery import Model, StepError
+from finery import Model
 from finery_local.facts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelFiles, file_names
 
 if TYPE_CHECKING:
@@ -52,11 +52,4 @@ def linked(
 
 def ends_of(model: Model, template: "PromptTemplate") -> list[int]:
     """Token ids that end an answer: those of the trained template, and of the base's files."""
-    ends = template.ends_of_turn() | ModelFiles(model).end_tokens
-    if not ends:
-        raise StepError(
-            "the end of the model's answers is unknown: its tokenizer has no end-of-sequence "
-            "token, and its chat template writes no special token after an answer",
-            fix="set eos_token in the model's tokenizer_config.json",
-        )
-    return sorted(ends)
+    return template.ends_with(ModelFiles(model).end_tokens)

@@ -17,7 +17,8 @@ Any other exception is a bug and is shown with its traceback.
 
 import errno
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
@@ -87,6 +88,17 @@ class FineryError(Exception):
         known = {c.__name__: c for c in _tree(FineryError)}
         cls = known.get(data["error"], StepError)
         return cls(data["what"], where=data["where"], fix=data["fix"], details=data["details"])
+
+
+@contextmanager
+def raised_as(explain: Callable[[Exception], FineryError]) -> Iterator[None]:
+    """Replace what a plugin's code raises by the error for it, unless it is a `FineryError`."""
+    try:
+        yield
+    except FineryError:
+        raise
+    except Exception as error:
+        raise explain(error) from error
 
 
 def installing(fix: str) -> str:

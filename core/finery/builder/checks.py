@@ -3,12 +3,12 @@
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from finery.errors import FineryError, StepError, UsageError
+from finery.errors import FineryError, StepError, UsageError, raised_as
 from finery.execute.gpus import named_gpus
 from finery.plugin.forecasts import Forecasts, Inputs
 from finery.plugin.history import Results
@@ -133,15 +133,9 @@ def advice_on(
     return advice
 
 
-@contextmanager
-def _reporting(step: Step, method: str) -> Iterator[None]:
+def _reporting(step: Step, method: str) -> AbstractContextManager[None]:
     """Turn what a method of a step type raises into a `FineryError` that names it."""
-    try:
-        yield
-    except FineryError:
-        raise
-    except Exception as error:  # a plugin's code can raise anything
-        raise StepError.in_method(error, step, method) from error
+    return raised_as(lambda error: StepError.in_method(error, step, method))
 
 
 def verify(step: Step, store: "Store", result: "Result") -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pluggy
 
 from finery import builtin
-from finery.errors import FineryError, PluginError
+from finery.errors import FineryError, PluginError, raised_as
 from finery.plugin import hookspecs as hooks
 from finery.plugin.discovery import (
     GROUP,
@@ -468,14 +468,13 @@ def hook_failures() -> list[HookFailure]:
 
 def resolve(reference: Any, what: str, plugin: Plugin) -> Any:
     """The object that a plugin's table names: itself, or `"module:Name"`."""
-    try:
-        with surviving(plugin.title):
-            return load_reference(reference)
-    except FineryError:
-        raise
-    except Exception as error:
-        raise PluginError(
+
+    def explain(error: Exception) -> PluginError:
+        return PluginError(
             f"{what} of plugin '{plugin.name}' ({plugin.origin}) can't be loaded from "
             f"'{reference}': {in_words(error)}",
             fix="install the extra that it needs, or repair the plugin",
-        ) from error
+        )
+
+    with raised_as(explain), surviving(plugin.title):
+        return load_reference(reference)

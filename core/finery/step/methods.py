@@ -3,7 +3,6 @@
 import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import wraps
 from inspect import unwrap
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import msgspec
 
 from finery.artifact.kinds import Artifact
-from finery.errors import FineryError, PluginError, raised_at
+from finery.errors import PluginError, raised_as, raised_at
 from finery.key import Key
 from finery.step.forecast import Estimate, Forecast, Note
 from finery.step.inspect import inputs_of
@@ -53,24 +52,15 @@ def _checked(
                 fix=f"return what `{name}` is annotated with in finery's reference",
             )
 
-    @contextmanager
-    def placed(subject: Any) -> Iterator[None]:
-        try:
-            yield
-        except FineryError:
-            raise
-        except Exception as error:  # a plugin's code can raise anything
-            raise _failure(error, subject, name, title) from error
-
     def stream(items: Iterable[Any], subject: Any) -> Iterator[Any]:
-        with placed(subject):
+        with raised_as(lambda error: _failure(error, subject, name, title)):
             for item in items:
                 check(item, subject)
                 yield item
 
     @wraps(method)
     def call(subject: Any, *arguments: Any, **options: Any) -> Any:
-        with placed(subject):
+        with raised_as(lambda error: _failure(error, subject, name, title)):
             returned = method(subject, *arguments, **options)
             if name == "advise":  # it may be a generator
                 returned = [*returned]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
-from finery.errors import FineryError, PluginError
+from finery.errors import FineryError, PluginError, raised_as
 from finery.rows.report import Remark, Unit
 from finery.step.inspect import FILE_MODULE, full_name
 from finery.step.step import Step
@@ -295,13 +295,12 @@ def metrics_of(step_type: type[Step]) -> Mapping[str, LiveMetric]:
     reference = step_type.__spec__.metrics
     what = f"metrics={reference!r} of {full_name(step_type)}"
     fix = 'name a mapping as "module:NAME": {"loss": LiveMetric(…)}'
-    try:
+
+    def explain(error: Exception) -> PluginError:
+        return PluginError(f"{what} can't be loaded: {type(error).__name__}: {error}", fix=fix)
+
+    with raised_as(explain):
         styles = load_reference(reference) if reference else {}
-    except FineryError:
-        raise
-    except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise PluginError(f"{what} can't be loaded: {problem}", fix=fix) from error
     if isinstance(styles, Mapping) and all(isinstance(v, LiveMetric) for v in styles.values()):
         for name, style in styles.items():
             try:

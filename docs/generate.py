@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin, is_typeddict
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 import click
 import python_api
@@ -23,7 +23,7 @@ from finery.recipe.messages import phrase
 from finery.recipe.schema import settings_inside, step_schema
 from finery.step.inspect import RESERVED, inputs_of, sections_of
 from finery.step.step import Step
-from finery.util.events import EVENTS, BuildStarted, Error, field_descriptions
+from finery.util.events import EVENTS, BuildStarted, Error
 from finery.util.text import a_or_an, one_or_more
 
 FOLDER = Path(__file__).parent / "reference"
@@ -195,6 +195,15 @@ def events() -> str:
         parts.append(f"## `{name}`\n\n{kind.__doc__}\n\n{_fields(own)}")
     parts.append(f"## Errors\n\n{Error.__doc__}\n\n{_fields(field_descriptions(Error))}")
     return "\n".join(parts)
+
+
+def field_descriptions(kind: type) -> dict[str, tuple[Any, str]]:
+    """Field → (type, meaning) of an event's class or of a part of one."""
+    descriptions = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        text = getattr(hint, "__metadata__", ("",))[0]
+        descriptions[name] = get_args(hint)[0] if text else hint, text
+    return descriptions
 
 
 def _fields(fields: Mapping[str, tuple[Any, str]]) -> str:

@@ -3,13 +3,13 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
 from conftest import LIGHT_STEPS, Project, Ran
 
-from finery.util.events import EVENTS, field_descriptions, new_run_id
+from finery.util.events import EVENTS, new_run_id
 
 RECIPE = """
 finery: 1
@@ -56,7 +56,8 @@ def told(ran: list[Ran]) -> list[dict[str, Any]]:
 def test_every_event_and_each_of_its_fields_is_explained() -> None:
     for kind in EVENTS.values():
         assert (kind.__doc__ or "").endswith(".")
-        assert all(text for _, text in field_descriptions(kind).values())
+        hints = get_type_hints(kind, include_extras=True)
+        assert all(hint.__metadata__[0] for hint in hints.values())
 
 
 def test_json_is_these_events_and_nothing_else(ran: list[Ran]) -> None:
@@ -64,7 +65,7 @@ def test_json_is_these_events_and_nothing_else(ran: list[Ran]) -> None:
     assert {e["event"] for e in lines} == {*EVENTS} - {"verdict"}  # of a recipe about models
     for event in lines:
         kind = EVENTS[event["event"]]
-        assert [*event] == [*field_descriptions(kind)]
+        assert [*event] == [*get_type_hints(kind)]
         msgspec.convert(event, kind)  # its values are of the types that it declares
     assert [(r.code, r.err) for r in ran] == [(1, ""), (1, "")]
 

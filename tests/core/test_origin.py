@@ -5,7 +5,8 @@ from pathlib import Path
 import msgspec
 
 from finery import Dataset
-from finery.rows.generated import GENERATED, CheckResult, Origin, Origins, Template, read_origins
+from finery.rows.files import lines_of
+from finery.rows.generated import GENERATED, CheckResult, Origin, Origins, Template
 
 
 def test_origins_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -21,7 +22,10 @@ def test_origins_are_read_as_they_were_written(tmp_path: Path) -> None:
     with Origins(tmp_path) as out:
         for origin in made:
             out.add(origin)
-    assert list(read_origins(Dataset(tmp_path))) == made
+    read = [
+        msgspec.json.decode(line, type=Origin) for line in lines_of(Dataset(tmp_path), GENERATED)
+    ]
+    assert read == made
     lines = (tmp_path / GENERATED).read_text().splitlines()
     assert msgspec.json.decode(lines[1]) == {"id": "c", "use": "synth.answer", "model": "m"}
 
@@ -30,4 +34,4 @@ def test_nothing_generated_is_no_file(tmp_path: Path) -> None:
     with Origins(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
-    assert list(read_origins(Dataset(tmp_path))) == []
+    assert list(lines_of(Dataset(tmp_path), GENERATED)) == []

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ from finery.testing import TestJob, dataset, run_step
 from finery_retrieve.index.retriever import Retriever, fuse_rankings, top_scores
 from finery_retrieve.index.words import (
     FOLDER,
-    LANGUAGES,
     Bm25,
+    Language,
     Lexical,
     LexicalWriter,
     Words,
@@ -139,7 +139,7 @@ def test_texts_are_split_by_script(text: str, expected: list[str]) -> None:
     assert split(text) == expected
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", get_args(Language))
 def test_every_language_works(language: str) -> None:
     assert Words(language).of("Hamburg") != []
 

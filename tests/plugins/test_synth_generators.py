@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from conftest import MakeProject
 from hostile_server import Body, Reply, Server, said, serving
@@ -13,7 +14,8 @@ from needs import need
 from finery import Completion, Dataset, File, Model, StepError, UsageError
 from finery.rows import Row
 from finery.rows.dropped import read_dropped
-from finery.rows.generated import Origin, Template, read_origins
+from finery.rows.files import lines_of
+from finery.rows.generated import GENERATED, Origin, Template
 from finery.testing import TestJob, dataset, run_step
 from finery_openai.model import OpenaiModel
 from finery_synth.asking import Rejected, bare
@@ -55,7 +57,8 @@ def chat(user: str, assistant: str, system: str = "Be brief.", **columns: Any) -
 
 def made_by(step: Any) -> tuple[list[Row], list[Origin], Dataset]:
     made = run_step(step)
-    return list(made), list(read_origins(made)), made
+    origins = [msgspec.json.decode(line, type=Origin) for line in lines_of(made, GENERATED)]
+    return list(made), origins, made
 
 
 # -- answers -------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from finery.store.catalogue import Catalogue
 from finery.store.database import ABANDONED_DAYS, HEX, KEY_DIGITS, Store
 from finery.store.links import is_whole_view, open_view, prune_links
 from finery.store.uses import InUse, gate, is_quiet, read_uses
-from finery.util.files import hash_file, size_of
+from finery.util.files import hash_file, size_of, text_or_empty
 from finery.util.paths import PINNED_FOLDER, project_folder
 
 T = TypeVar("T")
@@ -319,7 +319,7 @@ def _collect_quietly(
         for m in with_references(output)
     }
     views = [p for p in (store.root / "views").iterdir() if _digest_of(p) not in artifacts]
-    locks = [_summary_text(path.with_suffix(".lock")) for path in stock.recipes.values()]
+    locks = [text_or_empty(path.with_suffix(".lock")) for path in stock.recipes.values()]
     pinned = [p for p in (store.root / PINNED_FOLDER).glob("*") if not _is_pinned(p, locks)]
     collected.views = len(views)
     collected.pinned = len(pinned), sum(map(size_of, pinned))
@@ -357,13 +357,6 @@ def _is_pinned(path: Path, locks: Collection[str]) -> bool:
     """Whether a lock file names pinned data, or it is new and may be of a check."""
     age = datetime.now(UTC).timestamp() - path.lstat().st_mtime
     return age < ABANDONED_DAYS * 86_400 or any(path.stem in text for text in locks)
-
-
-def _summary_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def _prune_links(root: Path, stock: Stock) -> None:

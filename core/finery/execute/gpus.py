@@ -14,6 +14,7 @@ from typing import Any
 from finery.errors import UsageError
 from finery.execute.gpu import DRIVER_FILES, ORDER, VISIBLE
 from finery.execute.gpu import Gpu as Gpu
+from finery.util.files import text_or_empty
 
 GPUS_FIELD = "gpus"
 """The setting of a step that lists the GPUs that it may use."""
@@ -27,7 +28,7 @@ def cpu_count() -> int:
 
 def processor() -> str:
     """The name of this machine's processor, or its architecture where that is unknown."""
-    text = _file_text(Path("/proc/cpuinfo"))
+    text = text_or_empty(Path("/proc/cpuinfo"))
     names = (line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line)
     return next(names, "") or platform.machine()
 
@@ -206,10 +207,3 @@ def _nvml() -> Any:
         return None if nvml.nvmlInit_v2() else nvml
     except (OSError, AttributeError):  # no library, or one that is too old
         return None
-
-
-def _file_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -21,18 +21,17 @@ times, no costs, and nothing that depends on the state of the cache.
 Empty and unknown values are omitted. A step may add its own fields in `more`.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from blake3 import blake3
 
-from finery.rows.files import SideFile, lines_of
+from finery.rows.files import SideFile
 from finery.rows.row import Conversation
 
 if TYPE_CHECKING:
-    from finery.artifact.kinds import Dataset, Model
+    from finery.artifact.kinds import Model
 
 GENERATED = "generated.jsonl"
 """In the dataset's folder: a line for each generated row."""
@@ -91,12 +90,6 @@ class Origins(SideFile):
     def add(self, origin: Origin) -> None:
         """Note how the next row was made."""
         self.write(msgspec.json.encode(origin))
-
-
-def read_origins(dataset: "Dataset") -> Iterator[Origin]:
-    """How the rows of a dataset were made, in their order; empty if none was generated."""
-    for line in lines_of(dataset, GENERATED):
-        yield msgspec.json.decode(line, type=Origin)
 
 
 def author_name(model: "Model") -> str:

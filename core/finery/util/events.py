@@ -9,7 +9,7 @@ Fields and events may be added, so a reader must ignore those that it doesn't kn
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypedDict, get_args, get_type_hints
+from typing import Annotated, Any, TypedDict
 
 Event = dict[str, Any]
 """An event as one of the classes in `EVENTS` describes it."""
@@ -183,12 +183,3 @@ def now() -> str:
 def new_run_id() -> str:
     """A new id for a run, which sorts by time: in UTC, e.g. `20260102-030405.678-1234`."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S.%f}"[:-3] + f"-{os.getpid()}"
-
-
-def field_descriptions(kind: type) -> dict[str, tuple[Any, str]]:
-    """Field → (type, meaning) of an event's class or of a part of one."""
-    descriptions = {}
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        text = getattr(hint, "__metadata__", ("",))[0]
-        descriptions[name] = get_args(hint)[0] if text else hint, text
-    return descriptions

@@ -136,6 +136,14 @@ def check_plain(path: Path) -> None:
         raise PermissionError(errno.EACCES, "permission denied")
 
 
+def text_or_empty(path: Path) -> str:
+    """The text of a file as UTF-8; empty if it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def read_plain(path: Path, max_bytes: int) -> bytes:
     """The content of a plain file of up to `most` bytes. Raises `OSError` as `check_plain` does."""
     check_plain(path)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finery.errors import UsageError
+from finery.util.files import text_or_empty
 from finery.util.paths import STORE_VARIABLE
 
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
@@ -118,8 +119,5 @@ def _has_open(pid: str, path: Path) -> bool:
 
 
 def _command(pid: str) -> str:
-    try:
-        line = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return f" ({' '.join(line.replace(chr(0), ' ').split())[:80]})"
+    line = text_or_empty(Path(f"/proc/{pid}/cmdline"))
+    return line and f" ({' '.join(line.replace(chr(0), ' ').split())[:80]})"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -92,7 +92,6 @@ Language = Literal[
     "none", "danish", "dutch", "english", "french", "german", "italian", "norwegian", "portuguese",
     "russian", "spanish", "swedish", "turkish",
 ]  # fmt: skip
-LANGUAGES: tuple[str, ...] = get_args(Language)
 
 
 class Bm25(Settings):

@@ -33,7 +33,7 @@ LIGHT_VENV = .venv-$(patsubst python%,%,$(notdir $(PYTHON)))
 LIGHT_EXTRAS := data,environments,remote,tests
 test-python:
 	@$(MAKE) --no-print-directory VENV=$(LIGHT_VENV) $(LIGHT_VENV)/.installed-$(LIGHT_EXTRAS)
-	LIGHT=true $(LIGHT_VENV)/bin/pytest -n 3 --dist worksteal -m "quick or not (slow or real)" tests/core tests/cli tests/test_definitions.py
+	LIGHT=true $(LIGHT_VENV)/bin/pytest -n 2 --dist worksteal -m "quick or not (slow or real)" tests/core tests/cli tests/test_definitions.py
 
 # All checks but the tests, two at a time, the longest first.
 checks: $(VENV)/.installed-dev
@@ -66,7 +66,7 @@ docs: $(VENV)/.installed-dev
 
 # With worksteal, few fixtures of modules are made twice.
 pytest: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 3 --dist worksteal -m "quick or not (slow or real)" --durations 40
+	$(BIN)/pytest -n 2 --dist worksteal -m "quick or not (slow or real)" --durations 40
 
 # Many of these tests wait for clusters and servers, so there is work for a third process.
 pytest-all: $(VENV)/.installed-dev

@@ -219,8 +219,9 @@ def _reservations(
     ship: Candidate, ranked: Sequence[Candidate], tests: Tests, margin: float | None
 ) -> Iterator[str]:
     """What a model may lose against another one, and smaller ones that may be as good."""
-    rivals = [each for each in ranked[1:] if each.name in tests]
-    test = tests[ship.name] if ship is not ranked[0] else tests[rivals[0].name] if rivals else None
+    test = tests.get(ship.name)
+    if ship is ranked[0] and len(ranked) > 1 and not _is_undecided(ranked[1], ship, tests):
+        test = tests.get(ranked[1].name)
     if test is not None:
         loss = -test.gains[1] if ship is not ranked[0] else test.gains[2]
         if loss > (margin or 0.0):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import judged
+import msgspec
 import pytest
 from conftest import MakeProject, Project
 
@@ -307,6 +308,12 @@ def test_which_release_a_rollback_goes_to(tmp_path: Path) -> None:
     assert previous(a, b, c, ("b", 3)) == 3
     with pytest.raises(UsageError, match="has no earlier release"):
         previous(a, b, ("a", 1))
+
+
+def test_an_output_without_bytes_can_be_released(tmp_path: Path) -> None:
+    made = msgspec.convert({**entry(), "size": 0}, Release)
+    assert Releases(tmp_path / "recipe.yaml").add("p", made) == 1
+    assert Releases(tmp_path / "recipe.yaml").numbered("p").size == 0
 
 
 def entry(**facts: object) -> dict[str, object]:

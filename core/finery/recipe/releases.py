@@ -172,7 +172,9 @@ class Releases:
         with changing(self.path, "names what is released"):
             content = self._read()
             entry: dict[str, Any] = msgspec.to_builtins(release)
-            entry = {k: v for k, v in entry.items() if v not in (None, False, {}, [])}
+            entry = {
+                k: v for k, v in entry.items() if not (v is None or v is False or v in ({}, []))
+            }
             content["releases"].setdefault(tag, []).append(entry)
             content["releases"] = dict(sorted(content["releases"].items()))
             text = NUMBERS.sub(

@@ -123,11 +123,9 @@ def list_releases(tag: str | None, recipe: Path, as_json: bool) -> None:
                 print_json(place | msgspec.to_builtins(release))
             continue
         click.secho(visible(name), bold=True)
-        rows = [_row(str(number), release) for number, release in enumerate(entries, 1)]
-        rows[-1] += [Text("current", "good")]
-        print_part(
-            stdout(), Table([""] * len(rows[-1]), [[*row, ""][: len(rows[-1])] for row in rows])
-        )
+        rows = [[*_row(str(number), release), ""] for number, release in enumerate(entries, 1)]
+        rows[-1][-1] = Text("current", "good")
+        print_part(stdout(), Table([""] * len(rows[0]), rows))
 
 
 def _row(label: str, release: "Release") -> "list[Cell]":

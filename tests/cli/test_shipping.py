@@ -105,6 +105,27 @@ def test_a_build_of_some_steps_or_without_models_says_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_labels_that_a_review_does_not_compare_are_named_too(tmp_path: Path) -> None:
+    """`review.apply` compares answers, `data.validate` another column."""
+    lines = [
+        json.dumps({"prompt": f"{noun} {n} is late", "completion": noun, "kind": noun})
+        for n in range(12)
+        for noun in ("parcel", "invoice")
+    ]
+    wrong = json.dumps({"prompt": "parcel 3 is late", "completion": "parcel", "kind": "invoice"})
+    recipe = SPLIT.replace(
+        "path: rows.jsonl}\ntrain",
+        "path: seen.jsonl, keep: [kind]}\n"
+        "  checked: {use: data.validate, rows: seen, label: kind}\n"
+        "  reviewed: {use: review.apply, rows: checked, reviews: none.jsonl}\ntrain",
+    ).replace("rows: seen, share", "rows: reviewed, share")
+    t = Project(tmp_path)
+    t.write(files(60, recipe.replace("eval.exact", "eval.classification")))
+    t.write({"seen.jsonl": "\n".join([*lines, wrong]), "rows.jsonl": "\n".join(lines)})
+    assert "1 row of checked contradicts" in t.run("build").out.splitlines()[0]
+
+
+@pytest.mark.slow
 def test_wrong_rows_are_named_before_a_longer_training(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

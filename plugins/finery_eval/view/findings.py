@@ -55,6 +55,7 @@ COMPARE_MORE = "Add the base with a good prompt (prompt.model){} to `models`."
 CHEAP = " and a cheap baseline (baseline.linear)"
 CONFLICT = "label-conflict"
 """The check of `data.validate` for a label that similar rows don't have."""
+REVIEW = "review.apply"
 RETENTION = ".retention"
 """Suffixes of the step types that measure abilities outside the training's task."""
 
@@ -406,16 +407,21 @@ def data_problems(
     trained = [
         source for node in graph.nodes.values() if node.trains for source in node.row_sources
     ]
-    conflicts, stack = dict[str, int](), trained
+    conflicts, seen = dict[str, int](), set[tuple[str, bool]]()
+    stack = [(source, False) for source in trained]
     while stack:
-        source = stack.pop()
-        if source.ref not in conflicts:
-            rows = built(source.ref)
-            meta = rows.meta if rows else {}
+        source, is_reviewed = stack.pop()
+        if (source.ref, is_reviewed) in seen:
+            continue
+        seen.add((source.ref, is_reviewed))
+        node, rows = graph.nodes[source.step], built(source.ref)
+        meta = rows.meta if rows else {}
+        usual = "label" if "label" in meta.get("columns", ()) else "output"
+        # `review.apply` compares the usual labels again, perhaps after they were corrected.
+        if not (is_reviewed and getattr(node.step, "label", None) in (None, usual)):
             conflicts[source.ref] = meta.get("findings", {}).get(CONFLICT, 0)
-            # What was found before `review.apply` may be corrected by it.
-            if "findings" not in meta or meta.get("format") == "audit":
-                stack += graph.nodes[source.step].sources_of(Dataset)
+        is_reviewed = is_reviewed or (node.use == REVIEW and rows is not None)
+        stack += [(each, is_reviewed) for each in node.sources_of(Dataset)]
     for ref, count in conflicts.items():
         if count:
             verb = "contradicts" if count == 1 else "contradict"
